@@ -1,0 +1,80 @@
+"""The nouns. All mathematics is written for ONE example; `jax.vmap` adds the batch, sharding adds the devices."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeVar, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Key = jax.Array
+PyTree = Any
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True)
+def pytree(cls: type[T]) -> type[T]:
+    """A frozen dataclass that is also a pytree: fields are leaves, `field(metadata={"static": True})` is structure."""
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+def static(**kwargs: Any) -> Any:
+    """A field of a `pytree` class that is part of its structure: hashable, compared, never traced."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+class Posterior(NamedTuple):
+    """What a denoiser knows of p(x_0 | x_t): mean, and diagonal (or scalar) variance, of x_0's shape and units."""
+
+    mean: Array
+    var: Array | float = 0.0
+
+    def sample(self, key: Key) -> Array:
+        """One draw of N(mean, var): the 'estimate' of estimate-and-correct (kexue 9262)."""
+        return self.mean + jnp.sqrt(self.var) * jax.random.normal(key, self.mean.shape, self.mean.dtype)
+
+
+class Schedule(Protocol):
+    """`t -> (alpha, sigma)` of x_t = alpha x_0 + sigma z on 0 <= t <= t_max: amplitudes, not squares; t = 0 is data."""
+
+    @property
+    def t_max(self) -> Any:
+        """The end of the domain: the time where sampling starts."""
+        ...
+
+    def __call__(self, t: Any) -> tuple[Array, Array]:
+        """(alpha_t, sigma_t); both broadcast against x."""
+        ...
+
+
+class Process(Protocol):
+    """How data is destroyed, and where sampling starts."""
+
+    def noise(self, key: Key, x0: Array) -> Array:
+        """One draw z of the noise law, of x0's shape."""
+        ...
+
+    def corrupt(self, x0: Array, z: Array, t: Any) -> Array:
+        """x_t, deterministic given z, so that a coupling can choose z."""
+        ...
+
+    def prior(self, key: Key, shape: tuple[int, ...]) -> Array:
+        """One draw of x_T."""
+        ...
+
+
+class Denoiser(Protocol):
+    """`(x_t, t) -> Posterior`, carrying the schedule it was made for; parameters, labels, guidance are closed over."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule that x_t and t refer to; a sampler planned for another one refuses this denoiser."""
+        ...
+
+    def __call__(self, x: Array, t: Any) -> Posterior:
+        """The posterior of x_0 given x_t = x."""
+        ...
+
+
+Network = Callable[..., Array]  # (x_in, c) -> F, of x's shape: parameters and label closed over; c is the log-SNR
