@@ -1,0 +1,250 @@
+"""Targets that are solved exactly: posterior mean and covariance, score, density and samples under any (alpha, sigma).
+
+A Gaussian mixture sum_k w_k N(m_k, C_k) stays one: with V_k = alpha^2 C_k + sigma^2 I and responsibilities
+r_k(x) ~ w_k N(x; alpha m_k, V_k), p(x_0 | x_t = x) = sum_k r_k N(m_k + alpha C_k V_k^-1 (x - alpha m_k), sigma^2 C_k V_k^-1).
+`Empirical` is the mixture of points: the ideal denoiser of a data set, which memorises it (kexue 9164; Karras et al.
+2022, appendix B.3). Every sampler, loss and likelihood of the library is tested against these.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.types import Array, Key, Posterior, Schedule, pytree, static
+
+
+@pytree
+class ExactDenoiser:
+    """The posterior of a solved target under a schedule.
+
+    Attributes:
+        target: `GaussianMixture` or `Empirical`.
+        schedule: what x_t and t refer to.
+        with_var: report Var[x_0 | x_t] too; ancestral samplers then add it, as they do for every denoiser that knows it.
+    """
+
+    target: Any
+    schedule: Schedule
+    with_var: bool = static(default=False)
+
+    def __call__(self, x: Array, t: Any) -> Posterior:
+        """p(x_0 | x_t = x): exact mean, and diagonal variance if asked for."""
+        posterior = self.target.posterior(x, *self.schedule(t))
+        return posterior if self.with_var else Posterior(posterior.mean)
+
+
+@pytree
+class GaussianMixture:
+    """sum_k w_k N(m_k, C_k) over examples of one shape; make one with `gaussian_mixture`.
+
+    Attributes:
+        log_weights: (K,).
+        means: (K, d).
+        variances: (K, d), the eigenvalues of C_k.
+        bases: (K, d, d), the eigenvectors of C_k as columns, or None if every C_k is a multiple of the identity.
+        shape: of one example, d entries in all.
+    """
+
+    log_weights: Array
+    means: Array
+    variances: Array
+    bases: Array | None
+    shape: tuple[int, ...] = static()
+
+    def denoiser(self, schedule: Schedule, with_var: bool = False) -> ExactDenoiser:
+        """The exact denoiser under a schedule."""
+        return ExactDenoiser(self, schedule, with_var)
+
+    def log_prob(self, x: Array, alpha: Any = 1.0, sigma: Any = 0.0) -> Array:
+        """log p(x_t = x), a scalar."""
+        return jax.nn.logsumexp(self._condition(x, alpha, sigma).log_joint)
+
+    def score(self, x: Array, alpha: Any = 1.0, sigma: Any = 0.0) -> Array:
+        """grad log p(x_t = x), of x's shape."""
+        given = self._condition(x, alpha, sigma)
+        pull = -given.offset / given.total
+        return (jax.nn.softmax(given.log_joint) @ self._to_data(pull)).reshape(self.shape)
+
+    def posterior(self, x: Array, alpha: Any, sigma: Any) -> Posterior:
+        """Mean and diagonal variance of p(x_0 | x_t = x), of x's shape."""
+        weights, means, spreads = self._posterior_components(x, alpha, sigma)
+        mean = weights @ means
+        own = spreads if self.bases is None else jnp.einsum("kij,kj->ki", self.bases**2, spreads)
+        var = weights @ (own + (means - mean[None]) ** 2)
+        return Posterior(mean.reshape(self.shape), var.reshape(self.shape))
+
+    def covariance(self, x: Array, alpha: Any, sigma: Any) -> Array:
+        """Cov[x_0 | x_t = x], (d, d)."""
+        weights, means, spreads = self._posterior_components(x, alpha, sigma)
+        centred = means - (weights @ means)[None]
+        bases = jnp.broadcast_to(jnp.eye(means.shape[1]), (means.shape[0], *(means.shape[1],) * 2))
+        bases = bases if self.bases is None else self.bases
+        own = jnp.einsum("k,kij,kj,klj->il", weights, bases, spreads, bases)
+        return own + jnp.einsum("k,ki,kj->ij", weights, centred, centred)
+
+    def sample(self, key: Key, n: int) -> Array:
+        """n examples, (n, *shape)."""
+        key_k, key_z = jax.random.split(key)
+        k = jax.random.categorical(key_k, self.log_weights, shape=(n,))
+        z = jnp.sqrt(self.variances[k]) * jax.random.normal(key_z, (n, self.means.shape[1]), self.means.dtype)
+        z = z if self.bases is None else jnp.einsum("nij,nj->ni", self.bases[k], z)
+        return (self.means[k] + z).reshape(n, *self.shape)
+
+    def _condition(self, x: Array, alpha: Any, sigma: Any) -> "_Given":
+        offset = self._to_basis(x.reshape(1, -1) - alpha * self.means)
+        total = alpha**2 * self.variances + sigma**2
+        log_normal = -0.5 * jnp.sum(offset**2 / total + jnp.log(2 * np.pi * total), axis=1)
+        return _Given(self.log_weights + log_normal, offset, total)
+
+    def _posterior_components(self, x: Array, alpha: Any, sigma: Any) -> tuple[Array, Array, Array]:
+        """Responsibilities (K,), component means (K, d), component variances in their bases (K, d)."""
+        given = self._condition(x, alpha, sigma)
+        means = self.means + self._to_data(alpha * self.variances / given.total * given.offset)
+        return jax.nn.softmax(given.log_joint), means, sigma**2 * self.variances / given.total
+
+    def _to_basis(self, rows: Array) -> Array:
+        return rows if self.bases is None else jnp.einsum("kij,ki->kj", self.bases, rows)
+
+    def _to_data(self, rows: Array) -> Array:
+        return rows if self.bases is None else jnp.einsum("kij,kj->ki", self.bases, rows)
+
+
+class _Given(NamedTuple):
+    log_joint: Array  # (K,) log w_k N(x; alpha m_k, V_k)
+    offset: Array  # (K, d) x - alpha m_k, in the eigenbasis of C_k
+    total: Array  # (K, d) eigenvalues of V_k
+
+
+def gaussian_mixture(weights: Any, means: Any, covariances: Any) -> GaussianMixture:
+    """A mixture of K Gaussians.
+
+    Args:
+        weights: (K,), non-negative; normalised here.
+        means: (K, *shape).
+        covariances: (K,) isotropic variances, or (K, d, d) matrices, d the number of entries of `shape`.
+
+    Raises:
+        ValueError: on shapes that do not fit, negative weights, or a covariance that is not symmetric and semidefinite.
+    """
+    dtype = jnp.zeros(()).dtype
+    weights, means, covariances = (np.asarray(a, np.float64) for a in (weights, means, covariances))
+    count, shape = len(means), means.shape[1:]
+    d = int(np.prod(shape))
+    if weights.shape != (count,) or np.any(weights < 0) or weights.sum() <= 0:
+        raise ValueError(f"weights have shape {weights.shape}, expected ({count},) non-negative numbers, not all 0.")
+    if covariances.shape == (count,):
+        variances, bases = np.repeat(covariances[:, None], d, 1), None
+    elif covariances.shape == (count, d, d):
+        if not np.allclose(covariances, covariances.transpose(0, 2, 1)):
+            raise ValueError("covariances are not symmetric.")
+        variances, bases = np.linalg.eigh(covariances)
+    else:
+        raise ValueError(f"covariances have shape {covariances.shape}, expected ({count},) or ({count}, {d}, {d}).")
+    if np.any(variances < -1e-10 * np.abs(variances).max()):
+        raise ValueError(f"A covariance has the negative eigenvalue {variances.min():.3g}, expected none.")
+    with np.errstate(divide="ignore"):
+        log_weights = np.log(weights / weights.sum())
+    arrays = (log_weights, means.reshape(count, d), np.maximum(variances, 0), bases)
+    return GaussianMixture(*(a if a is None else jnp.asarray(a, dtype) for a in arrays), shape)
+
+
+@pytree
+class Empirical:
+    """The mixture of a data set's points, visited in blocks so that memory stays bounded; make one with `empirical`.
+
+    Attributes:
+        data: (blocks, block, d), padded.
+        log_weights: (blocks, block), -inf on the padding.
+        shape: of one example.
+    """
+
+    data: Array
+    log_weights: Array
+    shape: tuple[int, ...] = static()
+
+    def denoiser(self, schedule: Schedule, with_var: bool = False) -> ExactDenoiser:
+        """The ideal denoiser of the data set under a schedule: exact, and it memorises."""
+        return ExactDenoiser(self, schedule, with_var)
+
+    def log_prob(self, x: Array, alpha: Any = 1.0, sigma: Any = 0.0) -> Array:
+        """log p(x_t = x), a scalar; sigma > 0."""
+        d = self.data.shape[-1]
+        sums = self._moments(x, alpha, sigma, lambda block: ())
+        return sums.peak + jnp.log(sums.mass) - 0.5 * d * jnp.log(2 * np.pi * jnp.square(jnp.asarray(sigma)))
+
+    def score(self, x: Array, alpha: Any = 1.0, sigma: Any = 0.0) -> Array:
+        """grad log p(x_t = x), of x's shape; sigma > 0."""
+        return (alpha * self.posterior(x, alpha, sigma).mean - x) / sigma**2
+
+    def posterior(self, x: Array, alpha: Any, sigma: Any) -> Posterior:
+        """Mean and diagonal variance of p(x_0 | x_t = x), of x's shape; sigma > 0."""
+        centre = self._mean(x, alpha, sigma)
+        sums = self._moments(x, alpha, sigma, lambda block: ((block - centre[None]) ** 2,))
+        var = sums.totals[0] / sums.mass
+        return Posterior(centre.reshape(self.shape), var.reshape(self.shape))
+
+    def covariance(self, x: Array, alpha: Any, sigma: Any) -> Array:
+        """Cov[x_0 | x_t = x], (d, d); sigma > 0."""
+        centre = self._mean(x, alpha, sigma)
+        outer = lambda block: (jnp.einsum("ni,nj->nij", block - centre[None], block - centre[None]),)
+        sums = self._moments(x, alpha, sigma, outer)
+        return sums.totals[0] / sums.mass
+
+    def sample(self, key: Key, n: int) -> Array:
+        """n of the points, drawn with replacement, (n, *shape)."""
+        flat = self.data.reshape(-1, self.data.shape[-1])
+        index = jax.random.categorical(key, self.log_weights.reshape(-1), shape=(n,))
+        return flat[index].reshape(n, *self.shape)
+
+    def _mean(self, x: Array, alpha: Any, sigma: Any) -> Array:
+        sums = self._moments(x, alpha, sigma, lambda block: (block,))
+        return sums.totals[0] / sums.mass
+
+    def _moments(self, x: Array, alpha: Any, sigma: Any, features: Any) -> "_Sums":
+        """sum_i w_i features(x_i) over all points, w_i ~ exp(-|x - alpha x_i|^2 / 2 sigma^2), scaled by the largest."""
+        flat = x.reshape(-1)
+
+        def add(sums: _Sums, block: Any) -> tuple[_Sums, None]:
+            points, log_weights = block
+            logits = log_weights - 0.5 * jnp.sum(((flat[None] - alpha * points) / sigma) ** 2, axis=1)
+            peak = jnp.maximum(sums.peak, logits.max())
+            old, new = jnp.exp(sums.peak - peak), jnp.exp(logits - peak)
+            totals = tuple(old * s + jnp.tensordot(new, f, 1) for s, f in zip(sums.totals, features(points)))
+            return _Sums(peak, old * sums.mass + new.sum(), totals), None
+
+        like = jax.eval_shape(features, jax.ShapeDtypeStruct(self.data.shape[1:], flat.dtype))
+        zeros = tuple(jnp.zeros(f.shape[1:], flat.dtype) for f in like)
+        start = _Sums(jnp.full((), -jnp.finfo(flat.dtype).max), jnp.zeros((), flat.dtype), zeros)
+        return jax.lax.scan(add, start, (self.data, self.log_weights))[0]
+
+
+class _Sums(NamedTuple):
+    peak: Array
+    mass: Array
+    totals: tuple[Array, ...]
+
+
+def empirical(data: Any, block: int = 256) -> Empirical:
+    """The empirical distribution of a data set.
+
+    Args:
+        data: (N, *shape).
+        block: points visited at a time: the working memory of one evaluation is block x d numbers (d^2 for covariances).
+
+    Raises:
+        ValueError: if there is no data, or block < 1.
+    """
+    data = np.asarray(data)
+    if data.ndim < 2 or len(data) == 0 or block < 1:
+        raise ValueError(
+            f"Got data of shape {data.shape} and block = {block}, expected (N, *shape) with N >= 1, block >= 1."
+        )
+    dtype = jnp.zeros(()).dtype
+    flat = data.reshape(len(data), -1)
+    blocks = -(-len(flat) // block)
+    padding = blocks * block - len(flat)
+    points = np.concatenate([flat, np.repeat(flat[:1], padding, 0)]).reshape(blocks, block, -1)
+    log_weights = np.where(np.arange(blocks * block) < len(flat), -np.log(len(flat)), -np.inf).reshape(blocks, block)
+    return Empirical(jnp.asarray(points, dtype), jnp.asarray(log_weights, dtype), data.shape[1:])

@@ -1,0 +1,5 @@
+"""What is known of p(x_0 | x_t): networks, and functions of denoisers."""
+
+from diffjax.denoisers.targets import EDM, X0, Eps, Score, V, Velocity, denoiser
+
+__all__ = ["EDM", "X0", "Eps", "Score", "V", "Velocity", "denoiser"]

@@ -1,0 +1,184 @@
+"""What a network predicts: F = a x_0 + b z. Every parameterisation of the field is the pair (a, b).
+
+Solving [alpha sigma; a b] (x_0, z) = (x_t, F) gives x_0 = c_skip x_t + c_out F with
+c_skip = b / (alpha b - sigma a) and c_out = -sigma / (alpha b - sigma a). Each target states those two in a form that
+is finite wherever the target is, where the quotient above may be 0 / 0; a test ties them to (a, b).
+The network sees x_t / sqrt(sigma^2 + alpha^2 sigma_data^2), of unit variance for data of standard deviation
+sigma_data, and the log-SNR: `inputs`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import host
+from diffjax.schedules import amplitudes, derivatives, log_snr
+from diffjax.types import Array, Network, Posterior, Schedule, pytree
+
+
+@pytree
+class X0:
+    """F = x_0."""
+
+    sigma_data: float = 1.0
+
+    def __call__(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
+        """(1, 0)."""
+        return 1.0, 0.0
+
+    def skip_out(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
+        """(0, 1): finite everywhere."""
+        return 0.0, 1.0
+
+
+@pytree
+class Eps:
+    """F = z (Ho et al. 2020). x_0 is lost where alpha = 0."""
+
+    sigma_data: float = 1.0
+
+    def __call__(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
+        """(0, 1)."""
+        return 0.0, 1.0
+
+    def skip_out(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
+        """(1, -sigma) / alpha: infinite where alpha = 0."""
+        alpha, sigma = schedule(t)
+        return 1 / alpha, -sigma / alpha
+
+
+@pytree
+class V:
+    """F = alpha z - sigma x_0 (Salimans & Ho 2022): finite everywhere."""
+
+    sigma_data: float = 1.0
+
+    def __call__(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
+        """(-sigma, alpha)."""
+        alpha, sigma = schedule(t)
+        return -sigma, alpha
+
+    def skip_out(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
+        """(alpha, -sigma) / (alpha^2 + sigma^2)."""
+        alpha, sigma = schedule(t)
+        norm = alpha**2 + sigma**2
+        return alpha / norm, -sigma / norm
+
+
+@pytree
+class Velocity:
+    """F = alpha' x_0 + sigma' z = dx_t/dt (Lipman et al. 2023; kexue 9497). Finite where sigma' is: not VP at t = 0."""
+
+    sigma_data: float = 1.0
+
+    def __call__(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
+        """(alpha', sigma')."""
+        return derivatives(schedule, t)[1]
+
+    def skip_out(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
+        """(sigma', -sigma) / (alpha sigma' - sigma alpha')."""
+        (alpha, sigma), (d_alpha, d_sigma) = derivatives(schedule, t)
+        wronskian = alpha * d_sigma - sigma * d_alpha
+        return d_sigma / wronskian, -sigma / wronskian
+
+
+@pytree
+class Score:
+    """F = -z / sigma, the score of p(x_t | x_0) (Vincent 2011). x_0 is lost where alpha = 0; F is infinite at sigma = 0."""
+
+    sigma_data: float = 1.0
+
+    def __call__(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
+        """(0, -1 / sigma)."""
+        return 0.0, -1 / schedule(t)[1]
+
+    def skip_out(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
+        """(1, sigma^2) / alpha: Tweedie's formula."""
+        alpha, sigma = schedule(t)
+        return 1 / alpha, sigma**2 / alpha
+
+
+@pytree
+class EDM:
+    """Karras et al. (2022), table 1, for any alpha: F has unit variance for data of standard deviation sigma_data.
+
+    With sigma_data = 1 on a variance-preserving schedule this is V with the opposite sign.
+    """
+
+    sigma_data: float = 0.5
+
+    def __call__(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
+        """(sigma, -alpha sigma_data^2) / (sigma_data sqrt(sigma^2 + alpha^2 sigma_data^2))."""
+        alpha, sigma = schedule(t)
+        total = jnp.hypot(sigma, alpha * self.sigma_data)
+        return sigma / (self.sigma_data * total), -alpha * self.sigma_data / total
+
+    def skip_out(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
+        """(alpha sigma_data^2, sigma sigma_data sqrt(total2)) / total2, total2 = sigma^2 + alpha^2 sigma_data^2."""
+        alpha, sigma = schedule(t)
+        total = jnp.hypot(sigma, alpha * self.sigma_data)
+        return alpha * (self.sigma_data / total) ** 2, sigma * self.sigma_data / total
+
+
+Target = X0 | Eps | V | Velocity | Score | EDM
+
+
+def inputs(schedule: Schedule, target: Target, x: Array, t: Any) -> tuple[Array, Array]:
+    """What the network sees of (x_t, t): x_t scaled to unit variance, and the scalar log-SNR (infinite at the ends)."""
+    alpha, sigma = schedule(t)
+    return x / jnp.hypot(sigma, alpha * target.sigma_data), log_snr(schedule, t)
+
+
+@pytree
+class NetworkDenoiser:
+    """Posterior mean from a network; a pytree, so that `jit` takes it as an argument and new parameters do not retrace.
+
+    Attributes:
+        net: (x_in, c) -> F, a `jax.tree_util.Partial` over its parameters (and label).
+        schedule: what x_t and t refer to.
+        target: what F is.
+    """
+
+    net: Network
+    schedule: Schedule
+    target: Target
+
+    def __call__(self, x: Array, t: Any) -> Posterior:
+        """E[x_0 | x_t = x] for one example; var is 0: unknown."""
+        c_skip, c_out = self.target.skip_out(self.schedule, t)
+        return Posterior(c_skip * x + c_out * self.net(*inputs(self.schedule, self.target, x, t)))
+
+
+def denoiser(net: Network, schedule: Schedule, target: Target) -> NetworkDenoiser:
+    """The denoiser of a network trained by `losses.regression` with this schedule and target.
+
+    Args:
+        net: (x_in, c) -> F for one example. Give a `jax.tree_util.Partial(apply, params)` to pass the denoiser through
+            `jit` as an argument; any other callable is taken as a constant.
+
+    Raises:
+        ValueError: if the target does not determine x_0 at the schedule's end.
+    """
+    check_target(target, schedule, schedule.t_max)
+    opaque = jax.tree_util.all_leaves([net])  # a plain function: no pytree, hence no argument of `jit`
+    return NetworkDenoiser(jax.tree_util.Partial(net) if opaque else net, schedule, target)
+
+
+def check_target(target: Target, schedule: Schedule, *times: Any) -> None:
+    """Refuses times at which the prediction does not determine x_0 (eps where alpha = 0, velocity where sigma' is infinite).
+
+    Raises:
+        ValueError: naming target, schedule, time, and the targets that work there.
+    """
+    if not host.concrete(target, schedule, times):
+        return
+    for t in times:
+        coefficients = host.float64(lambda target, schedule, t: target.skip_out(schedule, t), target, schedule, t)
+        if not np.all(np.isfinite(coefficients)):
+            alpha, sigma = (float(a[0]) for a in amplitudes(schedule, [t]))
+            raise ValueError(
+                f"{type(target).__name__}-prediction does not determine x_0 under {type(schedule).__name__} at t = {float(t):g} "
+                f"(alpha = {alpha:g}, sigma = {sigma:g}); predict V, X0 or EDM, or end the schedule earlier (t_max)."
+            )

@@ -1,0 +1,139 @@
+"""Time grids: host NumPy, float64, strictly decreasing, n steps = n + 1 times, from noise to data.
+
+Every grid has the form `grid(schedule, n, ...)`. With `zero` (the default) the last step goes to t = 0 itself, where a
+sampler returns the denoiser's mean; without it the grid ends at `t_min`. The next time is always the next entry of
+the grid, never a stride subtracted from the present one.
+"""
+
+import jax
+import numpy as np
+
+from diffjax import host, schedules
+from diffjax.types import Schedule
+
+
+def uniform(schedule: Schedule, n: int, *, t_max: float | None = None, t_min: float = 1e-3, zero: bool = True):
+    """Equal steps in t (Song et al. 2021: t_min = 1e-3 for VP, 1e-5 for VE)."""
+    return _grid(schedule, n, t_max, t_min, zero, lambda u, a, b: a + u * (b - a))
+
+
+def karras(
+    schedule: Schedule, n: int, *, rho: float = 7.0, t_max: float | None = None, t_min: float = 2e-3, zero: bool = True
+):
+    """Equal steps in (sigma / alpha)^(1/rho) (Karras et al. 2022, eq. 5); for the EDM schedule sigma is t itself."""
+
+    def warp(u, a, b):
+        first, last = (_noise_to_signal(schedule, t) ** (1 / rho) for t in (a, b))
+        return _time_of_log_snr(schedule, -2 * rho * np.log(first + u * (last - first)))
+
+    return _grid(schedule, n, t_max, t_min, zero, warp)
+
+
+def log_snr(schedule: Schedule, n: int, *, t_max: float | None = None, t_min: float = 1e-3, zero: bool = True):
+    """Equal steps in log-SNR (Lu et al. 2022, section 3.4)."""
+
+    def warp(u, a, b):
+        first, last = (-2 * np.log(_noise_to_signal(schedule, t)) for t in (a, b))
+        return _time_of_log_snr(schedule, first + u * (last - first))
+
+    return _grid(schedule, n, t_max, t_min, zero, warp)
+
+
+def quadratic(schedule: Schedule, n: int, *, steps: int = 1000, fraction: float = 0.8):
+    """DDIM's quadratic sub-sequence of a chain of `steps` (Song et al. 2020, appendix D.2), without its duplicates.
+
+    The published rule repeats small indices (13 times at n = 200): a repeat moves on to the next free index.
+    It starts at `fraction` of the chain, as published.
+    """
+    _check_chain(n, steps)
+    index = (np.linspace(0, np.sqrt(fraction * steps), n) ** 2).astype(int)
+    for i in range(1, n):
+        index[i] = max(index[i], index[i - 1] + 1)
+    if index[-1] >= steps:
+        raise ValueError(f"The quadratic grid of n = {n} runs past the chain of {steps} steps; use a smaller n.")
+    return _chain_times(schedule, index, steps)
+
+
+def leading(schedule: Schedule, n: int, *, steps: int = 1000):
+    """Every (steps // n)-th index, from index 0 up: it never starts at the noisiest step (DDIM, kexue's ddim.py)."""
+    _check_chain(n, steps)
+    return _chain_times(schedule, np.arange(n) * (steps // n), steps)
+
+
+def trailing(schedule: Schedule, n: int, *, steps: int = 1000):
+    """Every (steps / n)-th index, from the noisiest down (Lin et al. 2024, table 2)."""
+    _check_chain(n, steps)
+    return _chain_times(schedule, np.round(steps - np.arange(n)[::-1] * steps / n).astype(int) - 1, steps)
+
+
+def linspace(schedule: Schedule, n: int, *, steps: int = 1000):
+    """n indices evenly from 0 to steps - 1, both ends included (Nichol & Dhariwal 2021)."""
+    _check_chain(n, steps)
+    index = np.linspace(0, steps - 1, n) if n > 1 else np.asarray([steps - 1.0])
+    return _chain_times(schedule, np.round(index).astype(int), steps)
+
+
+def check(ts, t_max: float | None = None) -> np.ndarray:
+    """The grid as float64 (N + 1,).
+
+    Raises:
+        ValueError: unless it is finite, strictly decreasing, of at least two times, and inside [0, t_max].
+    """
+    ts = np.asarray(ts, np.float64)
+    if ts.ndim != 1 or ts.size < 2:
+        raise ValueError(f"The time grid has shape {ts.shape}, expected (N + 1,) with N >= 1 steps.")
+    if not np.all(np.isfinite(ts)):
+        raise ValueError(
+            f"The time grid holds {ts[~np.isfinite(ts)][0]} at index {np.flatnonzero(~np.isfinite(ts))[0]}."
+        )
+    rising = np.flatnonzero(np.diff(ts) >= 0)
+    if rising.size:
+        i = rising[0]
+        raise ValueError(f"The time grid must decrease strictly; ts[{i}] = {ts[i]:.6g}, ts[{i + 1}] = {ts[i + 1]:.6g}.")
+    if ts[-1] < 0 or (t_max is not None and ts[0] > t_max * (1 + 1e-6)):
+        raise ValueError(f"The time grid runs from {ts[0]:.6g} to {ts[-1]:.6g}, expected it inside [0, {t_max}].")
+    return ts
+
+
+def _grid(schedule, n, t_max, t_min, zero, warp) -> np.ndarray:
+    _check_steps(n)
+    t_max = float(schedule.t_max if t_max is None else t_max)
+    if not 0 <= t_min < t_max:
+        raise ValueError(f"Got t_min = {t_min} and t_max = {t_max}, expected 0 <= t_min < t_max.")
+    points = n if zero else n + 1
+    ts = np.asarray([t_max]) if points == 1 else np.array(warp(np.linspace(0, 1, points), t_max, t_min))
+    ts[0] = t_max
+    if points > 1:
+        ts[-1] = t_min  # the ends are exact, whatever the warp rounds
+    if zero and ts[-1] > 0:
+        ts = np.append(ts, 0.0)
+    return check(ts, float(schedule.t_max))
+
+
+def _noise_to_signal(schedule, t) -> float:
+    alpha, sigma = schedules.amplitudes(schedule, [t])
+    if alpha[0] == 0 or sigma[0] == 0:
+        raise ValueError(
+            f"log-SNR is infinite at t = {t} (alpha = {alpha[0]}, sigma = {sigma[0]}); move that end inwards."
+        )
+    return float(sigma[0] / alpha[0])
+
+
+def _time_of_log_snr(schedule, values) -> np.ndarray:
+    return host.float64(jax.vmap(schedules.time_of, in_axes=(None, 0)), schedule, values)
+
+
+def _check_steps(n) -> None:
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+        raise ValueError(f"The number of steps is {n!r}, expected an integer >= 1.")
+
+
+def _check_chain(n, steps) -> None:
+    _check_steps(n)
+    if n > steps:
+        raise ValueError(f"Got n = {n} steps out of a chain of {steps}, expected n <= {steps}.")
+
+
+def _chain_times(schedule, index, steps) -> np.ndarray:
+    """Index k of a DDPM chain (0 .. T-1) is the state after k + 1 steps: t = (k + 1) / T; then t = 0."""
+    return check(np.append((index[::-1] + 1) / steps, 0.0) * float(schedule.t_max), float(schedule.t_max))

@@ -1,0 +1,30 @@
+"""float64 on the host: coefficients are computed once, exactly, before anything is traced."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+# jax.enable_x64 is the name from jax 0.8 on; before that the same context manager lived in jax.experimental.
+enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+
+
+def concrete(*trees: Any) -> bool:
+    """True if no leaf of any tree is being traced, so that its values can be looked at."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def float64(function: Callable, *args: Any) -> Any:
+    """`function(*args)` on the CPU in float64; arguments and results are trees of NumPy arrays.
+
+    Raises:
+        ValueError: if an argument is being traced: plans are made outside `jit`, once, and reused inside.
+    """
+    if not concrete(args):
+        raise ValueError(
+            "Got traced values where a plan is computed on the host; build samplers and grids outside jit."
+        )
+    widen = lambda leaf: np.asarray(leaf, np.float64) if np.issubdtype(np.result_type(leaf), np.floating) else leaf
+    with enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return jax.tree.map(np.asarray, function(*jax.tree.map(widen, args)))

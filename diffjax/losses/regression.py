@@ -1,0 +1,32 @@
+"""w(t) |F - (a x_0 + b z)|^2: plain regression in network space, for every parameterisation.
+
+With unit weight this is L_simple for eps (Ho et al. 2020, eq. 14), sigma^2-weighted denoising score matching for the
+same (kexue 9509), EDM's lambda(sigma) for EDM (Karras et al. 2022, eq. 8), conditional flow matching for the velocity.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from diffjax.denoisers.targets import Target, inputs
+from diffjax.losses.weights import Weight, unit
+from diffjax.processes.gaussian import Gaussian
+from diffjax.types import Array, Network
+
+_UNIT = unit()
+
+
+def regression(
+    net: Network, process: Gaussian, target: Target, x0: Array, z: Array, t: Any, weight: Weight = _UNIT
+) -> Array:
+    """The loss of one example: a scalar, averaged over x_0's entries.
+
+    Args:
+        net: (x_in, c) -> F, of x_0's shape.
+        x0, z: data and the noise that the coupling gave it, of one shape.
+        t: scalar time.
+        weight: (schedule, target, t) -> scalar, in network space (`losses.weights`).
+    """
+    a, b = target(process.schedule, t)
+    prediction = net(*inputs(process.schedule, target, process.corrupt(x0, z, t), t))
+    return weight(process.schedule, target, t) * jnp.mean((prediction - a * x0 - b * z) ** 2)

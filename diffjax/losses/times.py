@@ -1,0 +1,46 @@
+"""The law of the training times, one example at a time: `(keys, index, batch_size) -> t`.
+
+`keys.step` is shared by the whole batch and `keys.example` is the example's own; `index` is its place in the global
+batch. So a stratified batch stays one whatever the number of devices it is spread over.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffjax.schedules import time_of
+from diffjax.types import Array, Schedule
+
+Times = Callable[[Any, Any, int], Array]
+
+
+def uniform(schedule: Schedule, t_min: float = 1e-5) -> Times:
+    """t ~ U[t_min, t_max], independently (Song et al. 2021)."""
+    low, high = _ends(schedule, t_min)
+    return lambda keys, index, batch_size: low + (high - low) * jax.random.uniform(keys.example)
+
+
+def stratified(schedule: Schedule, t_min: float = 1e-5) -> Times:
+    """One offset for the batch, times spread evenly behind it (Kingma et al. 2021, appendix I.1): each t is uniform."""
+    low, high = _ends(schedule, t_min)
+
+    def draw(keys: Any, index: Any, batch_size: int) -> Array:
+        place = jnp.asarray(index, float) / batch_size + jax.random.uniform(keys.step)
+        return low + (high - low) * (place - jnp.floor(place))
+
+    return draw
+
+
+def log_normal(schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> Times:
+    """log(sigma / alpha) ~ N(mean, std^2) (Karras et al. 2022, table 1), on any schedule with an inverse log-SNR."""
+    return lambda keys, index, batch_size: time_of(schedule, -2 * (mean + std * jax.random.normal(keys.example)))
+
+
+def _ends(schedule: Schedule, t_min: float) -> tuple[float, Any]:
+    if not 0 <= t_min < float(schedule.t_max):
+        raise ValueError(
+            f"Training times start at t_min = {t_min}, expected 0 <= t_min < t_max = {float(schedule.t_max)}."
+        )
+    return t_min, schedule.t_max

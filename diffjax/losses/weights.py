@@ -1,0 +1,54 @@
+"""Weights of the regression loss, named after their sources.
+
+A weight multiplies the squared error of F. The sources state theirs for the error of x_0, eps or the score; since
+x_0 - x_0_hat = c_out (F - F_hat), each is c_out^2 times its weight in x_0 space, whatever the network predicts.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from diffjax.schedules import rates
+from diffjax.types import Array, Schedule
+
+Weight = Callable[[Schedule, Any, Any], Any]  # (schedule, target, t) -> scalar
+
+
+def _of_x0_error(weight_x0: Callable[[Schedule, Any], Array]) -> Weight:
+    return lambda schedule, target, t: weight_x0(schedule, t) * target.skip_out(schedule, t)[1] ** 2
+
+
+def _snr(schedule: Schedule, t: Any) -> Array:
+    alpha, sigma = schedule(t)
+    return (alpha / sigma) ** 2
+
+
+def unit() -> Weight:
+    """1 in network space: each target's own natural weight."""
+    return lambda schedule, target, t: 1.0
+
+
+def simple() -> Weight:
+    """Unit weight on eps (Ho et al. 2020, L_simple): SNR on x_0."""
+    return _of_x0_error(_snr)
+
+
+def likelihood() -> Weight:
+    """g^2 on the score (Song et al. 2021b): bounds -log p. On x_0: g^2 alpha^2 / sigma^4 = -d SNR/dt."""
+    return _of_x0_error(lambda schedule, t: rates(schedule, t)[1] * _snr(schedule, t) / schedule(t)[1] ** 2)
+
+
+def min_snr(gamma: float = 5.0) -> Weight:
+    """min(SNR, gamma) on x_0 (Hang et al. 2023)."""
+    return _of_x0_error(lambda schedule, t: jnp.minimum(_snr(schedule, t), gamma))
+
+
+def edm(sigma_data: float = 0.5) -> Weight:
+    """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2 on x_0, sigma being sigma/alpha (Karras et al. 2022, table 1)."""
+    return _of_x0_error(lambda schedule, t: _snr(schedule, t) + 1 / sigma_data**2)
+
+
+def p2(gamma: float = 1.0, k: float = 1.0) -> Weight:
+    """1 / (k + SNR)^gamma on eps (Choi et al. 2022)."""
+    return _of_x0_error(lambda schedule, t: _snr(schedule, t) / (k + _snr(schedule, t)) ** gamma)

@@ -1,0 +1,52 @@
+"""DDPM and DDIM (Song, Meng, Ermon 2020, eq. 12; kexue 9181): one family, indexed by eta.
+
+    x_s = alpha_s m + k (x_t - alpha_t m) + noise,   k = sqrt(sigma_s^2 - nu^2) / sigma_t,   m = E[x_0 | x_t],
+    nu = eta sigma_s sqrt(1 - (alpha_t sigma_s / (alpha_s sigma_t))^2).
+
+It keeps the marginals alpha x_0 + sigma z for every schedule, variance preserving or not. eta = 1 is DDPM's ancestral
+sampling with the posterior variance (kexue 9164), eta = 0 is DDIM. If the denoiser knows Var[x_0 | x_t], the reverse
+variance is nu^2 + (alpha_s - k alpha_t)^2 Var[x_0 | x_t]: Analytic-DPM and Analytic-DDIM (Bao et al. 2022, theorem 1;
+kexue 9245), and SN-/NPR-DPM with their own variances.
+"""
+
+import numpy as np
+
+from diffjax.samplers.base import Linear, Sampler, linear_step
+from diffjax.schedules import amplitudes
+from diffjax.types import Schedule
+
+
+def ddim(schedule: Schedule, eta: float = 0.0) -> Sampler:
+    """The DDIM family.
+
+    Args:
+        eta: strength of the noise, in [0, 1].
+
+    Raises:
+        ValueError: if eta is outside [0, 1].
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta}, expected a number in [0, 1] (0: DDIM, 1: DDPM).")
+
+    def plan(ts: np.ndarray) -> Linear:
+        (alpha, sigma) = amplitudes(schedule, ts)
+        (alpha_t, alpha_s), (sigma_t, sigma_s) = (alpha[:-1], alpha[1:]), (sigma[:-1], sigma[1:])
+        noise_var = (eta * sigma_s) ** 2 * -np.expm1(_log_snr_change(alpha, sigma))
+        k = np.sqrt(sigma_s**2 - noise_var) / sigma_t
+        x0 = alpha_s - k * alpha_t
+        # No noise on the step that arrives at data: what is wanted there is the mean, not another draw.
+        return Linear(ts[:-1], k, x0, noise_var, np.where(sigma_s > 0, x0, 0.0))
+
+    return Sampler(linear_step, plan, schedule=schedule)
+
+
+def ddpm(schedule: Schedule) -> Sampler:
+    """DDPM's ancestral sampler with the posterior ('small') variance (Ho et al. 2020, eq. 7): DDIM at eta = 1."""
+    return ddim(schedule, eta=1.0)
+
+
+def _log_snr_change(alpha: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """log SNR_t - log SNR_s, negative; -inf where alpha_t = 0 or sigma_s = 0."""
+    with np.errstate(divide="ignore"):
+        log_snr = 2 * (np.log(alpha) - np.log(sigma))
+    return log_snr[:-1] - log_snr[1:]

@@ -1,0 +1,138 @@
+"""A sampler is four pure functions and a schedule; `sampling_fn` scans them along a time grid.
+
+Coefficients are computed once, on the host, in float64 (`plan`). A step sees numbers, not schedules: all it needs
+stands in its row, so it is branch-free, and one compile serves every schedule, grid and strength of one length.
+Where a method is a walk of single evaluations (all but the Langevin kernels and the adaptive ODE), a row is ONE call
+of the model: the number of rows is the NFE.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import grids, host, schedules
+from diffjax.types import Array, Denoiser, Key, PyTree, Schedule
+
+
+def _start(x: Array) -> Array:
+    return x
+
+
+def _finish(model: Any, state: Array) -> Array:
+    return state
+
+
+class Sampler(NamedTuple):
+    """An algorithm. `step`, `init` and `final` are module-level functions (or hashable values), so that two samplers
+    of one kind share one compile; what differs between them stands in the rows.
+
+    Attributes:
+        step: (model, key, state, row) -> state, for one example.
+        plan: host grid (N + 1,) float64 -> rows: a pytree of NumPy arrays with one leading axis.
+        init: x_T -> state.
+        final: (model, state) -> x_0.
+        schedule: what the rows are planned for; a model made for another one is refused. None: no check.
+    """
+
+    step: Callable[..., PyTree]
+    plan: Callable[[np.ndarray], PyTree]
+    init: Callable[[Array], PyTree] = _start
+    final: Callable[[Any, PyTree], Array] = _finish
+    schedule: Schedule | None = None
+
+
+class _Walk(NamedTuple):
+    """The static part of a sampling function: compares equal for every schedule, grid and strength."""
+
+    step: Callable
+    init: Callable
+    final: Callable
+    trace: Callable | None
+
+    def __call__(self, rows: PyTree, schedule: Schedule | None, model: Any, key: Key, x: Array) -> Any:
+        def body(state: PyTree, indexed_row: Any) -> Any:
+            index, row = indexed_row
+            state = self.step(model, jax.random.fold_in(key, index), state, row)
+            return state, (self.trace(state) if self.trace else None)
+
+        x = _refuse_other_schedules(schedule, model, x)
+        count = jax.tree.leaves(rows)[0].shape[0]
+        state, trajectory = jax.lax.scan(body, self.init(x), (jnp.arange(count), rows))
+        return (self.final(model, state), trajectory) if self.trace else self.final(model, state)
+
+
+def sampling_fn(sampler: Sampler, ts: Any, trace: Callable | None = None) -> jax.tree_util.Partial:
+    """`sample(model, key, x_T) -> x_0` along a grid, for one example; `vmap` it over (key, x_T).
+
+    The result is a `jax.tree_util.Partial` whose leaves are the rows: pass it to a jitted function as an argument, and
+    another grid, schedule or strength of the same length runs without a new compile.
+
+    Args:
+        sampler: an algorithm, with its schedule.
+        ts: decreasing times (N + 1,), from a function in `grids`.
+        trace: state -> anything; then `sample` returns (x_0, trajectory), stacked over the rows.
+
+    Raises:
+        ValueError: if the grid is not finite, decreasing and inside the schedule's domain, or does not suit the sampler.
+    """
+    end = None if sampler.schedule is None else float(sampler.schedule.t_max)
+    rows = jax.tree.map(jnp.asarray, sampler.plan(grids.check(ts, end)))
+    walk = _Walk(sampler.step, sampler.init, sampler.final, trace)
+    return jax.tree_util.Partial(walk, rows, sampler.schedule)
+
+
+def nfe(sample: jax.tree_util.Partial) -> int:
+    """The number of rows of a sampling function: its model evaluations, for single-evaluation samplers."""
+    return jax.tree.leaves(sample.args[0])[0].shape[0]
+
+
+def check_schedule(sampler_schedule: Schedule | None, model: Any) -> None:
+    """Refuses a model made for another schedule than the sampler was planned for.
+
+    Raises:
+        ValueError: if the model carries none, or another one (its class or its numbers differ).
+    """
+    if sampler_schedule is None:
+        return
+    carried = getattr(model, "schedule", None)
+    if carried is None:
+        raise ValueError(
+            f"The sampler is planned for {type(sampler_schedule).__name__}, but the model carries no schedule; "
+            "give a denoiser with a `schedule` attribute (denoisers.denoiser, analytic targets' `.denoiser(schedule)`)."
+        )
+    agreed = schedules.same(sampler_schedule, carried)
+    if not isinstance(agreed, jax.core.Tracer) and not agreed:
+        raise ValueError(f"The sampler is planned for {sampler_schedule}, but the denoiser was made for {carried}.")
+
+
+def _refuse_other_schedules(schedule: Schedule | None, model: Any, x: Array) -> Array:
+    """Raises on the host; inside `jit`, where values cannot be looked at, a mismatch turns the samples into NaN."""
+    check_schedule(schedule, model)
+    if schedule is None or host.concrete(schedule, model.schedule):
+        return x
+    return jnp.where(schedules.same(schedule, model.schedule), x, jnp.nan)
+
+
+class Linear(NamedTuple):
+    """Rows of every sampler that is one evaluation and a linear update: x_s = x_coef x_t + mean_coef E[x_0|x_t] + noise.
+
+    The noise has variance noise_var + x0_coef^2 Var[x_0 | x_t]: what the denoiser knows of x_0's spread is added.
+    """
+
+    t: Any
+    x: Any
+    mean: Any
+    noise_var: Any
+    x0: Any
+
+
+def linear_step(model: Denoiser, key: Key, x: Array, row: Linear) -> Array:
+    """x_s of `Linear`."""
+    mean, var = model(x, row.t)
+    variance = row.noise_var + row.x0**2 * var
+    positive = variance > 0
+    std = jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)  # the gradient of sqrt at 0 is inf
+    return row.x * x + row.mean * mean + std * jax.random.normal(key, x.shape, x.dtype)

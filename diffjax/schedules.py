@@ -1,0 +1,264 @@
+"""Noise schedules t -> (alpha, sigma) of x_t = alpha x_0 + sigma z, and what follows from them.
+
+alpha and sigma are amplitudes: kexue's alpha-bar and beta-bar, the square roots of DDPM's `alphas_cumprod` and
+`1 - alphas_cumprod`. Time runs from 0 (data) to `t_max` (noise). Every formula is written so that float32 is enough:
+the relative error of sigma stays below 1e-6 down to t = 1e-5. Hyper-parameters are pytree leaves: changing one does
+not retrace, and gradients with respect to them exist.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import host
+from diffjax.types import Array, Schedule, pytree
+
+_HALF_PI = np.pi / 2
+
+
+@pytree
+class VP:
+    """Variance preserving, beta(t) linear in t (Song et al. 2021, eq. 33; kexue 9209): alpha^2 + sigma^2 = 1."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    t_max: float = 1.0
+
+    def __call__(self, t: Any) -> tuple[Array, Array]:
+        """(alpha_t, sigma_t): alpha = exp(-B / 2), sigma^2 = 1 - exp(-B), B = integral of beta."""
+        integral = t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
+        return jnp.exp(-0.5 * integral), jnp.sqrt(-jnp.expm1(-integral))
+
+    def inverse(self, log_snr: Any) -> Array:
+        """The time of a log-SNR: B = softplus(-log_snr), then the stable root of the quadratic."""
+        return _linear_beta_time(self.beta_min, self.beta_max, jax.nn.softplus(-log_snr))
+
+
+@pytree
+class SubVP:
+    """VP's alpha with the smaller sigma = 1 - exp(-B) (Song et al. 2021, eq. 29)."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    t_max: float = 1.0
+
+    def __call__(self, t: Any) -> tuple[Array, Array]:
+        """(alpha_t, sigma_t); alpha^2 + sigma = 1."""
+        integral = t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
+        return jnp.exp(-0.5 * integral), -jnp.expm1(-integral)
+
+    def inverse(self, log_snr: Any) -> Array:
+        """The time of a log-SNR: snr sigma^2 + sigma = 1 gives sigma, and B = -log(1 - sigma) = -log(snr sigma^2)."""
+        log_sigma = jnp.log(2.0) - jnp.logaddexp(0.0, 0.5 * jnp.logaddexp(0.0, jnp.log(4.0) + log_snr))
+        small = jnp.minimum(jnp.exp(log_sigma), 0.5)
+        integral = jnp.where(log_sigma < -np.log(2.0), -jnp.log1p(-small), -(log_snr + 2 * log_sigma))
+        return _linear_beta_time(self.beta_min, self.beta_max, integral)
+
+
+def _linear_beta_time(beta_min: Any, beta_max: Any, integral: Any) -> Array:
+    """Solves beta_min t + (beta_max - beta_min) t^2 / 2 = integral without cancellation."""
+    return 2 * integral / (beta_min + jnp.sqrt(beta_min**2 + 2 * (beta_max - beta_min) * integral))
+
+
+@pytree
+class VE:
+    """Variance exploding, sigma geometric in t (Song et al. 2021, eq. 31): alpha = 1.
+
+    sigma(0) = sigma_min, as in the discrete NCSN: data at t = 0 carries noise of that size.
+    """
+
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+    t_max: float = 1.0
+
+    def __call__(self, t: Any) -> tuple[Array, Array]:
+        """(1, sigma_min (sigma_max / sigma_min)^t)."""
+        # exp of a small number times sigma_min, rather than a power: float32's pow loses a digit at large ratios.
+        sigma = self.sigma_min * jnp.exp(t * jnp.log(self.sigma_max / self.sigma_min))
+        return jnp.ones_like(sigma), sigma
+
+    def inverse(self, log_snr: Any) -> Array:
+        """The time of a log-SNR."""
+        return (-0.5 * log_snr - jnp.log(self.sigma_min)) / jnp.log(self.sigma_max / self.sigma_min)
+
+
+@pytree
+class EDM:
+    """alpha = 1, sigma = t: time is the noise level (Karras et al. 2022; the heat equation's clock, kexue 9280)."""
+
+    t_max: float = 80.0
+
+    def __call__(self, t: Any) -> tuple[Array, Array]:
+        """(1, t)."""
+        sigma = jnp.asarray(t, float)
+        return jnp.ones_like(sigma), sigma
+
+    def inverse(self, log_snr: Any) -> Array:
+        """The time of a log-SNR: sigma itself."""
+        return jnp.exp(-0.5 * log_snr)
+
+
+@pytree
+class Cosine:
+    """alpha = cos(u) / cos(u_0), u = (t + s) / (1 + s) pi / 2 (Nichol & Dhariwal 2021, eq. 17), in continuous time.
+
+    alpha reaches 0 at t = 1, where eps- and score-prediction lose x_0: they refuse it. Either end earlier
+    (`t_max = 0.999`), or use the published table, whose clipped betas never get there: `Tabulated.cosine()`.
+    """
+
+    s: float = 0.008
+    t_max: float = 1.0
+
+    def __call__(self, t: Any) -> tuple[Array, Array]:
+        """(alpha_t, sigma_t); alpha^2 + sigma^2 = 1, both as products of sines, exact at both ends."""
+        start, turn = self._angles()
+        travelled = t * turn
+        alpha = jnp.sin((1 - t) * turn) / jnp.cos(start)  # cos(u) = sin(pi/2 - u): exactly 0 at t = 1
+        # cos(u_0)^2 - cos(u)^2 = sin(u - u_0) sin(u + u_0): no cancellation at small t
+        return alpha, jnp.sqrt(jnp.sin(travelled) * jnp.sin(2 * start + travelled)) / jnp.cos(start)
+
+    def inverse(self, log_snr: Any) -> Array:
+        """The time of a log-SNR: alpha^2 = sigmoid(log_snr)."""
+        start, turn = self._angles()
+        cosine = jnp.sqrt(jax.nn.sigmoid(log_snr)) * jnp.cos(start)
+        sine = jnp.sqrt(jax.nn.sigmoid(-log_snr) * jnp.cos(start) ** 2 + jnp.sin(start) ** 2)
+        return (jnp.arctan2(sine, cosine) - start) / turn
+
+    def _angles(self) -> tuple[Any, Any]:
+        """u at t = 0, and how far u travels until t = 1."""
+        return self.s / (1 + self.s) * _HALF_PI, _HALF_PI / (1 + self.s)
+
+
+@pytree
+class Rectified:
+    """x_t = (1 - t) x_0 + t z, straight lines (Liu et al. 2022; kexue 9497, which has this orientation)."""
+
+    t_max: float = 1.0
+
+    def __call__(self, t: Any) -> tuple[Array, Array]:
+        """(1 - t, t)."""
+        sigma = jnp.asarray(t, float)
+        return 1 - sigma, sigma
+
+    def inverse(self, log_snr: Any) -> Array:
+        """The time of a log-SNR: t / (1 - t) = exp(-log_snr / 2)."""
+        return jax.nn.sigmoid(-0.5 * log_snr)
+
+
+@pytree
+class Tabulated:
+    """A discrete chain of T steps, `t = k / T` after k of them, from any DDPM-style betas.
+
+    Between two entries log alpha is linear, i.e. beta(t) is constant on a step. The table holds log alpha in float64
+    on the host (plans are made from it) and becomes float32 on the device; sigma^2 = -expm1(2 log alpha) keeps its
+    full relative precision there, which 1 - alphas_cumprod does not.
+
+    Attributes:
+        log_alpha: (T + 1,), decreasing, 0 first.
+    """
+
+    log_alpha: Any
+    t_max: float = 1.0
+
+    @classmethod
+    def from_betas(cls, betas: Any) -> "Tabulated":
+        """The chain x_k = sqrt(1 - beta_k) x_{k-1} + sqrt(beta_k) eps.
+
+        Raises:
+            ValueError: unless betas is a non-empty vector of numbers in (0, 1).
+        """
+        betas = np.asarray(betas, np.float64)
+        if betas.ndim != 1 or betas.size == 0:
+            raise ValueError(f"betas has shape {betas.shape}, expected a non-empty vector (T,).")
+        bad = np.flatnonzero(~((betas > 0) & (betas < 1)))
+        if bad.size:
+            raise ValueError(f"betas[{bad[0]}] is {betas[bad[0]]}, expected every beta in (0, 1).")
+        return cls(np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-betas))]))
+
+    @classmethod
+    def linear(cls, steps: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> "Tabulated":
+        """DDPM's linear betas (Ho et al. 2020, section 4), scaled by 1000 / steps (Nichol & Dhariwal 2021)."""
+        return cls.from_betas(np.linspace(beta_1, beta_T, steps) * (1000 / steps))
+
+    @classmethod
+    def cosine(cls, steps: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> "Tabulated":
+        """The published cosine table, betas clipped at `max_beta` (Nichol & Dhariwal 2021, section 3.2)."""
+        bar = np.cos((np.arange(steps + 1) / steps + s) / (1 + s) * _HALF_PI) ** 2
+        return cls.from_betas(np.minimum(1 - bar[1:] / bar[:-1], max_beta))
+
+    @classmethod
+    def kexue(cls, steps: int = 1000, last: float = 0.02) -> "Tabulated":
+        """alpha_t = sqrt(1 - last t / T): the chain of kexue 9119."""
+        return cls.from_betas(last * np.arange(1, steps + 1) / steps)
+
+    @property
+    def steps(self) -> int:
+        """T, the number of steps of the chain."""
+        return len(self.log_alpha) - 1
+
+    def __call__(self, t: Any) -> tuple[Array, Array]:
+        """(alpha_t, sigma_t); alpha^2 + sigma^2 = 1."""
+        log_alpha = jnp.interp(t * self.steps, jnp.arange(self.steps + 1.0), self.log_alpha)
+        return jnp.exp(log_alpha), jnp.sqrt(-jnp.expm1(2 * log_alpha))
+
+    def inverse(self, log_snr: Any) -> Array:
+        """The time of a log-SNR: alpha^2 = sigmoid(log_snr)."""
+        position = jnp.interp(
+            0.5 * jax.nn.softplus(-log_snr), -jnp.asarray(self.log_alpha), jnp.arange(self.steps + 1.0)
+        )
+        return position / self.steps
+
+
+def log_snr(schedule: Schedule, t: Any) -> Array:
+    """log(alpha^2 / sigma^2), the field's usual sense; half of it is DPM-Solver's lambda. Infinite where one is 0."""
+    alpha, sigma = schedule(t)
+    return 2 * (jnp.log(alpha) - jnp.log(sigma))
+
+
+def rates(schedule: Schedule, t: Any) -> tuple[Array, Array]:
+    """(f, g^2) of the SDE dx = f x dt + g dw with these marginals: f = alpha'/alpha, g^2 = alpha^2 (sigma^2/alpha^2)'.
+
+    Infinite where alpha = 0; write the probability-flow ODE as alpha' x_0 + sigma' z there (`derivatives`).
+    """
+    (alpha, sigma), (d_alpha, d_sigma) = derivatives(schedule, t)
+    f = d_alpha / alpha
+    return f, 2 * sigma * (d_sigma - f * sigma)
+
+
+def derivatives(schedule: Schedule, t: Any) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """((alpha, sigma), (alpha', sigma')) at t, by forward-mode differentiation."""
+    t = jnp.asarray(t, float)
+    return jax.jvp(schedule, (t,), (jnp.ones_like(t),))
+
+
+def time_of(schedule: Schedule, log_snr: Any) -> Array:
+    """The time at which the schedule has this log-SNR.
+
+    Raises:
+        ValueError: if the schedule has no inverse.
+    """
+    inverse = getattr(schedule, "inverse", None)
+    if inverse is None:
+        raise ValueError(
+            f"{type(schedule).__name__} has no inverse log-SNR; give it an `inverse(log_snr) -> t` method."
+        )
+    return inverse(log_snr)
+
+
+def amplitudes(schedule: Schedule, ts: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(alpha, sigma) at host times ts (N,), in float64: what plans are made of."""
+    return host.float64(jax.vmap(lambda s, t: s(t), in_axes=(None, 0)), schedule, np.asarray(ts, np.float64))
+
+
+def same(a: Any, b: Any) -> Any:
+    """Whether two schedules are one: same class, same float32 numbers. A traced scalar if either is being traced."""
+    if jax.tree.structure(a) != jax.tree.structure(b):
+        return False
+    xp = np if host.concrete(a, b) else jnp
+    pairs = list(zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+    if any(np.shape(x) != np.shape(y) for x, y in pairs):
+        return False
+    equal = [xp.all(xp.asarray(x, np.float32) == xp.asarray(y, np.float32)) for x, y in pairs]
+    return xp.all(xp.asarray(equal)) if equal else True
