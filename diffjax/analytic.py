@@ -1,7 +1,10 @@
 """Targets that are solved exactly: posterior mean and covariance, score, density and samples under any (alpha, sigma).
 
 A Gaussian mixture sum_k w_k N(m_k, C_k) stays one: with V_k = alpha^2 C_k + sigma^2 I and responsibilities
-r_k(x) ~ w_k N(x; alpha m_k, V_k), p(x_0 | x_t = x) = sum_k r_k N(m_k + alpha C_k V_k^-1 (x - alpha m_k), sigma^2 C_k V_k^-1).
+r_k(x) ~ w_k N(x; alpha m_k, V_k),
+
+    p(x_0 | x_t = x) = sum_k r_k N(m_k + alpha C_k V_k^-1 (x - alpha m_k), sigma^2 C_k V_k^-1).
+
 `Empirical` is the mixture of points: the ideal denoiser of a data set, which memorises it (kexue 9164; Karras et al.
 2022, appendix B.3). Every sampler, loss and likelihood of the library is tested against these.
 """
@@ -22,7 +25,7 @@ class ExactDenoiser:
     Attributes:
         target: `GaussianMixture` or `Empirical`.
         schedule: what x_t and t refer to.
-        with_var: report Var[x_0 | x_t] too; ancestral samplers then add it, as they do for every denoiser that knows it.
+        with_var: report Var[x_0 | x_t] too; ancestral samplers then add it, as for every denoiser that knows it.
     """
 
     target: Any
@@ -146,8 +149,14 @@ def gaussian_mixture(weights: Any, means: Any, covariances: Any) -> GaussianMixt
         raise ValueError(f"A covariance has the negative eigenvalue {variances.min():.3g}, expected none.")
     with np.errstate(divide="ignore"):
         log_weights = np.log(weights / weights.sum())
-    arrays = (log_weights, means.reshape(count, d), np.maximum(variances, 0), bases)
-    return GaussianMixture(*(a if a is None else jnp.asarray(a, dtype) for a in arrays), shape)
+    to_array = lambda a: jnp.asarray(a, dtype)
+    return GaussianMixture(
+        to_array(log_weights),
+        to_array(means.reshape(count, d)),
+        to_array(np.maximum(variances, 0)),
+        None if bases is None else to_array(bases),
+        shape,
+    )
 
 
 @pytree
@@ -231,7 +240,7 @@ def empirical(data: Any, block: int = 256) -> Empirical:
 
     Args:
         data: (N, *shape).
-        block: points visited at a time: the working memory of one evaluation is block x d numbers (d^2 for covariances).
+        block: points visited at a time; one evaluation works in block x d numbers (x d^2 for covariances).
 
     Raises:
         ValueError: if there is no data, or block < 1.

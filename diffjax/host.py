@@ -4,10 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.core
 import numpy as np
 
 # jax.enable_x64 is the name from jax 0.8 on; before that the same context manager lived in jax.experimental.
-enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+if hasattr(jax, "enable_x64"):
+    enable_x64 = jax.enable_x64
+else:
+    from jax.experimental import enable_x64  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def concrete(*trees: Any) -> bool:

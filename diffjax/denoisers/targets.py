@@ -86,7 +86,7 @@ class Velocity:
 
 @pytree
 class Score:
-    """F = -z / sigma, the score of p(x_t | x_0) (Vincent 2011). x_0 is lost where alpha = 0; F is infinite at sigma = 0."""
+    """F = -z / sigma, the score of p(x_t | x_0) (Vincent 2011). x_0 is lost where alpha = 0; F is infinite at 0 noise."""
 
     sigma_data: float = 1.0
 
@@ -167,7 +167,7 @@ def denoiser(net: Network, schedule: Schedule, target: Target) -> NetworkDenoise
 
 
 def check_target(target: Target, schedule: Schedule, *times: Any) -> None:
-    """Refuses times at which the prediction does not determine x_0 (eps where alpha = 0, velocity where sigma' is infinite).
+    """Refuses times at which the prediction does not determine x_0: eps where alpha = 0, say.
 
     Raises:
         ValueError: naming target, schedule, time, and the targets that work there.
@@ -179,6 +179,6 @@ def check_target(target: Target, schedule: Schedule, *times: Any) -> None:
         if not np.all(np.isfinite(coefficients)):
             alpha, sigma = (float(a[0]) for a in amplitudes(schedule, [t]))
             raise ValueError(
-                f"{type(target).__name__}-prediction does not determine x_0 under {type(schedule).__name__} at t = {float(t):g} "
-                f"(alpha = {alpha:g}, sigma = {sigma:g}); predict V, X0 or EDM, or end the schedule earlier (t_max)."
+                f"{type(target).__name__}-prediction does not determine x_0 under {type(schedule).__name__} "
+                f"at t = {float(t):g} (alpha = {alpha:g}, sigma = {sigma:g}); predict V, X0 or EDM, or end the schedule earlier (t_max)."
             )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -76,7 +77,7 @@ def sampling_fn(sampler: Sampler, ts: Any, trace: Callable | None = None) -> jax
         trace: state -> anything; then `sample` returns (x_0, trajectory), stacked over the rows.
 
     Raises:
-        ValueError: if the grid is not finite, decreasing and inside the schedule's domain, or does not suit the sampler.
+        ValueError: if the grid is not finite, decreasing, inside the schedule's domain, or does not suit the sampler.
     """
     end = None if sampler.schedule is None else float(sampler.schedule.t_max)
     rows = jax.tree.map(jnp.asarray, sampler.plan(grids.check(ts, end)))
@@ -117,9 +118,9 @@ def _refuse_other_schedules(schedule: Schedule | None, model: Any, x: Array) -> 
 
 
 class Linear(NamedTuple):
-    """Rows of every sampler that is one evaluation and a linear update: x_s = x_coef x_t + mean_coef E[x_0|x_t] + noise.
+    """Rows of the samplers that are one evaluation and a linear update: x_s = x x_t + mean E[x_0 | x_t] + noise.
 
-    The noise has variance noise_var + x0_coef^2 Var[x_0 | x_t]: what the denoiser knows of x_0's spread is added.
+    The noise has variance noise_var + x0^2 Var[x_0 | x_t]: what the denoiser knows of x_0's spread is added.
     """
 
     t: Any

@@ -88,8 +88,8 @@ def _raise_noise(schedule: Schedule, ts: np.ndarray, n: np.ndarray, gamma: np.nd
     if missed.size:  # the schedule ends before that noise level (a table, say)
         i = missed[0]
         raise ValueError(
-            f"Churn asks for sigma/alpha = {(1 + gamma[i]) * n[i]:.6g} at t = {ts[i]:.6g}, which {type(schedule).__name__} "
-            f"does not reach; set s_max below {n[i]:.6g}, or churn to 0."
+            f"Churn asks for sigma/alpha = {(1 + gamma[i]) * n[i]:.6g} at t = {ts[i]:.6g}, which "
+            f"{type(schedule).__name__} does not reach; set s_max below {n[i]:.6g}, or churn to 0."
         )
     return t_hat, alpha, sigma
 

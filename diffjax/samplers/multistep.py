@@ -56,7 +56,7 @@ def dpmpp_3m(schedule: Schedule, lower_final: bool = False) -> Sampler:
 
 
 def adams_weights(nodes: np.ndarray, h: float) -> np.ndarray:
-    """int_0^1 h exp(-h (1 - u)) l_j(u) du for the Lagrange basis l_j on `nodes`: exact for polynomials of degree < p."""
+    """int_0^1 h exp(-h (1 - u)) l_j(u) du for the Lagrange basis l_j on `nodes`: exact for degree < p."""
     moments = np.asarray([exponential_moment(k, h) for k in range(len(nodes))])
     return np.linalg.solve(np.vander(nodes, increasing=True).T, moments)
 

@@ -69,7 +69,7 @@ def probability_flow(
         raise ValueError(f"diffrax has no solver {solver!r}; it has {', '.join(names)}.")
 
     def plan(ts: np.ndarray) -> _Row:
-        alpha, sigma = amplitudes(schedule, ts)
+        _, sigma = amplitudes(schedule, ts)
         if sigma[-1] == 0:
             raise ValueError(
                 f"The probability-flow ODE is singular at t = {ts[-1]:g}; end the grid above it (zero = False)."
@@ -116,4 +116,5 @@ class _Integrate:
             stepsize_controller=control,
             max_steps=self.max_steps if self.adaptive else 4,
         )
+        assert solution.ys is not None  # it holds the end by default
         return _State(solution.ys[-1], row.s)
