@@ -12,6 +12,9 @@ from diffjax import host, schedules
 from diffjax.types import Schedule
 
 
+__all__ = ["karras", "leading", "linspace", "log_snr", "quadratic", "trailing", "uniform"]  # what a config may name
+
+
 def uniform(schedule: Schedule, n: int, *, t_max: float | None = None, t_min: float = 1e-3, zero: bool = True):
     """Equal steps in t (Song et al. 2021: t_min = 1e-3 for VP, 1e-5 for VE)."""
     return _grid(schedule, n, t_max, t_min, zero, lambda u, a, b: a + u * (b - a))

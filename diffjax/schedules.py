@@ -15,6 +15,8 @@ import numpy as np
 from diffjax import host
 from diffjax.types import Array, Schedule, pytree
 
+__all__ = ["EDM", "VE", "VP", "Cosine", "Rectified", "SubVP", "Tabulated"]  # what a config may name
+
 _HALF_PI = np.pi / 2
 
 

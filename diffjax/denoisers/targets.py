@@ -86,7 +86,7 @@ class Velocity:
 
 @pytree
 class Score:
-    """F = -z / sigma, the score of p(x_t | x_0) (Vincent 2011). x_0 is lost where alpha = 0; F is infinite at 0 noise."""
+    """F = -z / sigma, the score of p(x_t | x_0) (Vincent 2011). x_0 is lost at alpha = 0, F infinite at sigma = 0."""
 
     sigma_data: float = 1.0
 
@@ -180,5 +180,6 @@ def check_target(target: Target, schedule: Schedule, *times: Any) -> None:
             alpha, sigma = (float(a[0]) for a in amplitudes(schedule, [t]))
             raise ValueError(
                 f"{type(target).__name__}-prediction does not determine x_0 under {type(schedule).__name__} "
-                f"at t = {float(t):g} (alpha = {alpha:g}, sigma = {sigma:g}); predict V, X0 or EDM, or end the schedule earlier (t_max)."
+                f"at t = {float(t):g} (alpha = {alpha:g}, sigma = {sigma:g}); "
+                "predict V, X0 or EDM, or end the schedule earlier (t_max)."
             )

@@ -1,0 +1,226 @@
+"""Configs: a Python file with `get_config(variant)`, typed overrides, and `build`, which turns specs into objects.
+
+A spec is a dictionary whose "name" is looked up in a package's own namespace: the package IS the registry.
+    build(samplers, {"name": "ancestral.ddim", "eta": 1.0}, schedule) == samplers.ancestral.ddim(schedule, eta=1.0)
+"""
+
+import ast
+import difflib
+import importlib.util
+import inspect
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+
+class ConfigError(ValueError):
+    """Something the user wrote cannot be used; the message is one line for the terminal."""
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """'(nearest: x); the options' for an error message."""
+    options = sorted(options)
+    close = difflib.get_close_matches(name, options, 1)
+    return (f"nearest is {close[0]!r}; " if close else "") + f"it has {', '.join(options)}"
+
+
+def build(namespace: Any, spec: Mapping[str, Any], *args: Any) -> Any:
+    """Calls the member of `namespace` that the spec names, with `args` and the spec's other entries as keywords.
+
+    Raises:
+        ConfigError: if there is no such member, or it does not take these keywords; the alternatives are named.
+    """
+    title = getattr(namespace, "__name__", type(namespace).__name__).removeprefix("diffjax.")
+    keywords = dict(spec)
+    if "name" not in keywords:
+        raise ConfigError(
+            f"A spec for {title} needs a 'name'; got {dict(spec)}; {title}: {nearest('', _public(namespace))}."
+        )
+    path = str(keywords.pop("name"))
+    make = namespace
+    for part in path.split("."):
+        if part.startswith("_") or part not in _public(make):
+            owner = getattr(make, "__name__", title).removeprefix("diffjax.")
+            raise ConfigError(f"{owner} has no {path!r}: {nearest(part, _public(make))}.")
+        make = getattr(make, part)
+    if not callable(make):
+        raise ConfigError(f"{title}.{path} is a module, name one of its members: {nearest('', _public(make))}.")
+    parameters = inspect.signature(make).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    for key in keywords:
+        if key not in parameters and not takes_any:
+            own = [p for p in list(parameters)[len(args) :] if p != "self"]
+            raise ConfigError(f"{title}.{path} has no option {key!r}: {nearest(key, own)}.")
+    return make(*args, **keywords)
+
+
+def _public(namespace: Any) -> list[str]:
+    """The names a spec may use: __all__ where there is one, else what the module defines itself."""
+    if isinstance(namespace, ModuleType):
+        if hasattr(namespace, "__all__"):
+            return list(namespace.__all__)
+        own = lambda v: getattr(v, "__module__", None) == namespace.__name__ and callable(v)
+        return [n for n, v in vars(namespace).items() if not n.startswith("_") and own(v)]
+    return [n for n in vars(namespace) if not n.startswith("_") and callable(getattr(namespace, n))]
+
+
+def find(path: str) -> Path:
+    """The config file: in the working directory if it is there, else the one that ships with the package.
+
+    Raises:
+        ConfigError: if there is neither; the shipped ones are named.
+    """
+    package = Path(__file__).parent
+    shipped = [package / "configs", package.parent / "configs"]  # in a wheel; in a checkout
+    ours = [folder / Path(path).name for folder in shipped if Path(path).parent == Path("configs")]
+    for candidate in [Path(path), *ours]:
+        if candidate.is_file():
+            return candidate
+    names = [f"configs/{p.name}" for folder in shipped for p in folder.glob("*.py") if p.name != "__init__.py"]
+    raise ConfigError(f"There is no config file {path!r}: {nearest(path, set(names))}.")
+
+
+def load(path: str, overrides: Iterable[str] = ()) -> ConfigDict:
+    """`get_config(variant)` of "file.py" or "file.py:variant", with overrides "a.b=value" applied, locked.
+
+    Raises:
+        ConfigError: for a missing file, an unknown variant, an unknown field (the nearest is named) or a wrong type.
+    """
+    name, _, variant = path.partition(":")
+    file = find(name)
+    spec = importlib.util.spec_from_file_location(f"diffjax_config_{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None  # both hold for a .py file that exists
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"{file} has no get_config(variant) function.")
+    config = module.get_config(variant or None)
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(
+            f"get_config of {file} returned {type(config).__name__}, expected an ml_collections.ConfigDict."
+        )
+    config.name = file.stem + (f"-{variant}" if variant else "")
+    config.lock()
+    for text in sorted(overrides, key=lambda text: ".name=" not in text):  # names first: they reset their options
+        override(config, text)
+    return config
+
+
+def variant_of(variant: str | None, variants: Mapping[str, Any]) -> Any:
+    """The entry of a config file's table of variants; None is the first.
+
+    Raises:
+        ConfigError: naming the variants.
+    """
+    if variant is None:
+        return next(iter(variants.values()))
+    if variant not in variants:
+        raise ConfigError(f"The config has no variant {variant!r}: {nearest(variant, variants)}.")
+    return variants[variant]
+
+
+def override(config: ConfigDict, text: str) -> None:
+    """Applies "a.b=value" in place: the field must exist, and the value is read as the field's type.
+
+    A field that is None takes any value; a tuple is written (1, 2) or 1,2. Inside a spec (a group with a `name`) an
+    option may be new, and may be None: `build` holds it against what the named constructor takes. A new `name` drops
+    the options that belonged to the old one.
+
+    Raises:
+        ConfigError: in one line, with the nearest field or the expected type.
+    """
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"The override {text!r} has no value, expected field=value.")
+    *parents, leaf = path.split(".")
+    group: Any = config
+    for i, part in enumerate(parents):
+        if part not in group or not isinstance(group[part], ConfigDict):
+            _no_field(path, group, part, parents[:i])
+        group = group[part]
+    is_spec = "name" in group and group is not config
+    if leaf not in group and not is_spec:
+        _no_field(path, group, leaf, parents)
+    if isinstance(group.get(leaf), ConfigDict):
+        raise ConfigError(f"{path!r} is a group of fields; {nearest('', group[leaf])}: set one of them.")
+    parsed = _parse(path, value, group, leaf, is_spec)
+    with group.unlocked():
+        if is_spec and leaf == "name" and parsed != group.name:
+            for key in [k for k in group if k != "name"]:
+                del group[key]
+        with group.ignore_type():
+            group[leaf] = parsed
+
+
+def _no_field(path: str, group: ConfigDict, part: str, parents: list[str]) -> None:
+    where = f"config.{'.'.join(parents)}" if parents else "the config"
+    raise ConfigError(f"There is no field {path!r}: {part!r} is not in {where}; {nearest(part, group)}.")
+
+
+def _parse(path: str, text: str, group: Any, leaf: str, is_spec: bool) -> Any:
+    kind, present = (group.get_type(leaf), group[leaf]) if leaf in group else (type(None), None)
+    if text == "None" and (is_spec or present is None) and leaf != "name":
+        return None
+    if kind is str:
+        return text
+    value = text.lower() == "true" if kind is bool and text.lower() in ("true", "false") else _literal(text)
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind in (tuple, list):
+        value = tuple(value) if isinstance(value, tuple | list) else (value,)
+        first = next(iter(present or ()), None)
+        if any(first is not None and type(v) is not type(first) for v in value):
+            raise ConfigError(f"{path!r} got {text!r}, expected a tuple of {type(first).__name__}, such as {present}.")
+    elif kind is not type(None) and type(value) is not kind:
+        raise ConfigError(f"{path!r} got {text!r}, expected {_describe(kind)}, such as {present!r}.")
+    return value
+
+
+def _describe(kind: type) -> str:
+    return {int: "an integer", float: "a number", bool: "true or false", str: "text"}.get(kind, f"a {kind.__name__}")
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def to_json(config: ConfigDict) -> str:
+    """The resolved config as JSON text; tuples become lists and come back as tuples."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True)
+
+
+def from_json(text: str) -> ConfigDict:
+    """The config of `to_json`, locked."""
+    config = ConfigDict(_tuples(json.loads(text)))
+    return config.lock()
+
+
+def differences(a: ConfigDict, b: ConfigDict) -> list[str]:
+    """'field: value of a -> value of b' for every field that differs."""
+    flat_a, flat_b = _flatten(json.loads(to_json(a))), _flatten(json.loads(to_json(b)))
+    keys = sorted(flat_a.keys() | flat_b.keys())
+    pairs = [(k, flat_a.get(k, "absent"), flat_b.get(k, "absent")) for k in keys]
+    return [f"{k}: {old} -> {new}" for k, old, new in pairs if old != new]
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix[:-1]: tree}
+    return {k: v for key, sub in tree.items() for k, v in _flatten(sub, f"{prefix}{key}.").items()}
+
+
+placeholder = config_dict.placeholder  # a field that is None until it is set: placeholder(int)

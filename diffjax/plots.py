@@ -1,0 +1,132 @@
+"""Pictures of samples and of training: PNG files, no display and no global plotting state."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def to_pixels(images: Any) -> np.ndarray:
+    """[-1, 1] floats (..., H, W, C) -> uint8, clipped."""
+    return np.clip((np.asarray(images, np.float32) + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
+
+
+def tile(images: Any, columns: int, gap: int = 1) -> np.ndarray:
+    """Images (N, H, W, C) in [-1, 1] on a white board: (rows, columns) tiles, `gap` pixels apart; uint8 (H', W', C)."""
+    pixels = to_pixels(images)
+    n, height, width, channels = pixels.shape
+    rows = -(-n // columns)
+    board = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8)
+    for i, image in enumerate(pixels):
+        top, left = (i // columns) * (height + gap) + gap, (i % columns) * (width + gap) + gap
+        board[top : top + height, left : left + width] = image
+    return board
+
+
+def save_image(path: str | Path, board: np.ndarray, min_width: int = 480) -> None:
+    """Writes uint8 (H, W, C), C = 1 or 3, enlarged by whole pixels to about `min_width`."""
+    from PIL import Image
+
+    scale = max(1, round(min_width / board.shape[1]))
+    board = board.repeat(scale, 0).repeat(scale, 1)
+    _parent(path)
+    Image.fromarray(board[..., 0] if board.shape[-1] == 1 else board).save(path)
+
+
+def samples(path: str | Path, groups: Mapping[str, Any], columns: int = 8) -> None:
+    """Groups of examples side by side, each under its name: image tiles (N, H, W, C), or scatter plots (N, 2).
+
+    Raises:
+        ValueError: for examples of any other shape.
+    """
+    figure = _figure(3.4 * len(groups), 3.7)
+    for i, (name, examples) in enumerate(groups.items()):
+        examples = np.asarray(examples)
+        axes = figure.add_subplot(1, len(groups), i + 1, title=name)
+        if examples.ndim == 4 and examples.shape[-1] in (1, 3):
+            board = tile(examples, columns)
+            axes.imshow(board[..., 0] if board.shape[-1] == 1 else board, cmap="gray", interpolation="nearest")
+            axes.set_axis_off()
+        elif examples.ndim == 2 and examples.shape[-1] == 2:
+            axes.scatter(*examples.T, s=2, alpha=0.5, linewidths=0)
+            axes.set_aspect("equal")
+        else:
+            raise ValueError(
+                f"Cannot draw examples of shape {examples.shape[1:]}, expected (H, W, 1), (H, W, 3) or (2,)."
+            )
+    _save(figure, path)
+
+
+def filmstrip(path: str | Path, trajectory: Any, times: Sequence[float]) -> None:
+    """A trajectory (frames, N, ...) from noise to data, one row per example, one column per frame; its times on top."""
+    trajectory = np.asarray(trajectory)
+    if trajectory.ndim == 5:
+        frames, rows = trajectory.shape[:2]
+        peak = np.abs(trajectory).max(axis=(1, 2, 3, 4), keepdims=True)  # noise outgrows [-1, 1]: scale each frame
+        board = tile((trajectory / np.maximum(peak, 1)).swapaxes(0, 1).reshape(-1, *trajectory.shape[2:]), frames)
+        figure = _figure(0.8 * frames, 0.8 * rows + 0.5)
+        axes = figure.add_subplot()
+        axes.imshow(board[..., 0] if board.shape[-1] == 1 else board, cmap="gray", interpolation="nearest")
+        width = board.shape[1] / frames
+        axes.set_xticks([(i + 0.5) * width for i in range(frames)], [f"{t:.2g}" for t in times])
+        axes.set_yticks([])
+        axes.set_xlabel("t")
+    else:
+        figure = _figure(2.2 * len(times), 2.5)
+        for i, (points, t) in enumerate(zip(trajectory, times)):
+            axes = figure.add_subplot(1, len(times), i + 1, title=f"t = {t:.2g}")
+            axes.scatter(*points.T, s=1, linewidths=0)
+            axes.set_aspect("equal")
+    _save(figure, path)
+
+
+def loss_by_time(path: str | Path, edges: Sequence[float], curves: Mapping[str, Sequence[float]]) -> None:
+    """Mean loss per bin of t / t_max."""
+    figure = _figure(5, 3.4)
+    axes = figure.add_subplot(xlabel="t / t_max", ylabel="loss", yscale="log")
+    for name, values in curves.items():
+        axes.stairs(np.asarray(values, float), np.asarray(edges, float), label=name, baseline=None)
+    axes.legend()
+    _save(figure, path)
+
+
+def training_curve(path: str | Path, steps: Sequence[int], curves: Mapping[str, Sequence[float]]) -> None:
+    """Logged values against the step."""
+    figure = _figure(5, 3.4)
+    axes = figure.add_subplot(xlabel="step", yscale="log")
+    for name, values in curves.items():
+        axes.plot(steps, values, label=name)
+    axes.legend()
+    _save(figure, path)
+
+
+def schedule(path: str | Path, times: Sequence[float], alpha: Any, sigma: Any, grid: Sequence[float]) -> None:
+    """alpha and sigma against t, log-SNR beside them, and the sampler's grid as ticks."""
+    alpha, sigma = np.asarray(alpha), np.asarray(sigma)
+    figure = _figure(8, 3.2)
+    left = figure.add_subplot(1, 2, 1, xlabel="t")
+    left.plot(times, alpha, label="alpha")
+    left.plot(times, sigma, label="sigma")
+    left.legend()
+    right = figure.add_subplot(1, 2, 2, xlabel="t", ylabel="log SNR")
+    inside = (alpha > 0) & (sigma > 0)
+    right.plot(np.asarray(times)[inside], 2 * np.log(alpha[inside] / sigma[inside]))
+    right.plot(grid, np.full(len(grid), right.get_ylim()[0]), "|", clip_on=False, label="sampling grid")
+    right.legend()
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="tight", dpi=110)
+
+
+def _save(figure: Any, path: str | Path) -> None:
+    _parent(path)
+    figure.savefig(path)
+
+
+def _parent(path: str | Path) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
