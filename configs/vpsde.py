@@ -22,8 +22,10 @@ def digits() -> ConfigDict:
     config.weight = ConfigDict(dict(name="unit"))
     config.times = ConfigDict(dict(name="stratified", t_min=1e-5))
     config.model = ConfigDict(dict(name="UNet", channels=32, multipliers=(1, 2)))
-    config.optimizer = ConfigDict(dict(name="adam", learning_rate=2e-3, schedule="cosine", warmup_steps=200, clip_norm=1.0))
-    config.ema = ConfigDict(dict(decays=(0.999,)))
+    config.optimizer = ConfigDict(
+        dict(name="adam", learning_rate=2e-3, schedule="cosine", warmup_steps=200, clip_norm=1.0)
+    )
+    config.ema = ConfigDict(dict(name="warm_up", decays=(0.999,)))
     config.train = ConfigDict(
         dict(
             steps=4000,
@@ -63,7 +65,16 @@ def cifar10() -> ConfigDict:
     config = digits()
     config.data = ConfigDict(dict(name="tfds", dataset="cifar10", flip=True))
     config.model = ConfigDict(
-        dict(name="UNet", channels=128, multipliers=(1, 2, 2, 2), blocks=4, attention=(16,), dropout=0.1)
+        dict(
+            name="UNet",
+            channels=128,
+            multipliers=(1, 2, 2, 2),
+            blocks=4,
+            attention=(16,),
+            dropout=0.1,
+            skip_scale=0.5**0.5,
+            embedding="positional",
+        )
     )
     config.optimizer = ConfigDict(
         dict(name="adam", learning_rate=2e-4, schedule="constant", warmup_steps=5000, clip_norm=1.0)

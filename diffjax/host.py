@@ -30,5 +30,7 @@ def float64(function: Callable, *args: Any) -> Any:
             "Got traced values where a plan is computed on the host; build samplers and grids outside jit."
         )
     widen = lambda leaf: np.asarray(leaf, np.float64) if np.issubdtype(np.result_type(leaf), np.floating) else leaf
-    with enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+    cpu = jax.local_devices(backend="cpu")[0]
+    # Eager even inside somebody's trace: constants there are as concrete as anywhere.
+    with enable_x64(True), jax.default_device(cpu), jax.ensure_compile_time_eval():
         return jax.tree.map(np.asarray, function(*jax.tree.map(widen, args)))

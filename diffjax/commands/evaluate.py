@@ -1,0 +1,220 @@
+"""Judges a run on held-out data, each number beside its floor and a Gaussian-fit baseline, and writes the report."""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffjax import analytic, parallel, training
+from diffjax.commands import workdir as files
+from diffjax.commands.experiment import Experiment, loss_fn
+from diffjax.commands.sample import drawer, require_workdir, restore, served
+from diffjax.metrics import gate, neighbours, wasserstein
+from diffjax.schedules import amplitudes
+from diffjax.types import Array, PyTree
+
+REPEATS = 16  # noise draws per example in the loss by time
+SHOWN, FRAMES = 64, 10
+MOST = 2000  # examples that metrics between all pairs look at
+
+
+def main(config: ConfigDict | None, overrides: list[str], flags: Namespace) -> None:
+    """The command line's entry."""
+    require_workdir(flags)
+    options = {"sampler": flags.sampler, "nfe": flags.nfe, "step": flags.step, "overrides": overrides}
+    experiment, state, _ = restore(flags.workdir, **options)
+    run(flags.workdir, experiment=experiment, state=state)
+
+
+def run(workdir: str | Path, *, experiment: Experiment | None = None, state: Any = None) -> dict[str, Any]:
+    """Evaluates the EMA of a run and writes report.md, eval.json and figures/.
+
+    Args:
+        workdir: of a training run.
+        experiment, state: if they are at hand; default the run's newest good checkpoint.
+
+    Returns:
+        What eval.json holds: step, loss by time, metrics with floors and baselines, and the gate's verdict
+        (None for data that has no gate).
+    """
+    workdir = Path(workdir)
+    if experiment is None or state is None:
+        experiment, state, _ = restore(workdir)
+    params, config = served(experiment, state), experiment.config
+    draw = drawer(experiment, parallel.mesh(), trace=visible)
+    samples, trajectory = draw(params, range(config.eval.samples))
+    losses = loss_by_time(experiment, params)
+    measured, table, passed = judge(experiment, samples)
+    _figures(workdir, experiment, samples, trajectory, losses)
+    results = {
+        "step": int(state.step),
+        "samples": len(samples),
+        "sampler": config.sampler.to_dict(),
+        "grid": config.grid.to_dict(),
+        "held_out_loss": losses["held out"]["mean"],
+        "loss_by_time": losses,
+        "metrics": measured,
+        "gate": passed,
+    }
+    files.write_atomically(workdir / "eval.json", json.dumps(results, indent=2))
+    files.write_atomically(workdir / "report.md", _report(experiment, results, table))
+    print(f"{table}\n{workdir / 'report.md'}", flush=True)
+    return results
+
+
+def visible(state: Any) -> Array:
+    """The x of a sampler's state."""
+    return getattr(state, "x", state)
+
+
+def judge(experiment: Experiment, samples: np.ndarray) -> tuple[dict[str, Any], str, bool | None]:
+    """Metrics beside floors and baselines, the same as a Markdown table, and the gate's verdict: None without a gate."""
+    everything = lambda source: source.gather(np.arange(min(len(source), MOST)))["x"]
+    train, held_out = everything(experiment.dataset.train), everything(experiment.dataset.held_out)
+    if experiment.dataset.name == "digits":
+        report = gate.evaluate_digits(samples, train, held_out)
+        return report.as_dict(), report.table(), report.passed
+    n = min(len(samples), len(held_out), len(train))
+    fakes = {"value": samples, "floor": train, "gaussian": gate.fit_gaussian(train, n, np.random.default_rng(0))}
+    measured = {column: _distances(fake[:n], held_out[:n]) for column, fake in fakes.items()}
+    metrics = {name: {column: measured[column][name] for column in fakes} for name in measured["value"]}
+    rows = [f"| {name} | " + " | ".join(f"{row[c]:.4f}" for c in fakes) + " |" for name, row in metrics.items()]
+    head = ["| metric | value | floor | Gaussian fit |", "|---|---|---|---|"]
+    return metrics, "\n".join([*head, *rows, "", f"At n = {n}; this data set has no gate.", ""]), None
+
+
+def _distances(fake: np.ndarray, real: np.ndarray) -> dict[str, float]:
+    real_accuracy, fake_accuracy = neighbours.two_sample_accuracy(real, fake)
+    return {
+        "1-NN accuracy, real": real_accuracy,
+        "1-NN accuracy, fake": fake_accuracy,
+        "coverage, k = 5": neighbours.coverage(real, fake, 5),
+        "exact W2": wasserstein.exact(fake, real),
+        "sliced W2": wasserstein.sliced(fake, real),
+    }
+
+
+def loss_by_time(experiment: Experiment, params: PyTree) -> dict[str, Any]:
+    """The training loss per bin of t / t_max: on held-out data; on as much training data, its floor; of a Gaussian fit.
+
+    The same noise and times serve all three, so that their differences are not noise.
+    """
+    dataset, bins = experiment.dataset, experiment.config.eval.time_bins
+    n = min(len(dataset.held_out), 2048)
+    held_out, train = (source.gather(np.arange(n)) for source in (dataset.held_out, dataset.train))
+    network = _losses(experiment, loss_fn(experiment, train=False))
+    gaussian = _losses(experiment, _gaussian_loss(experiment))
+    curves = {
+        "held out": network(params, held_out),
+        "train": network(params, train),
+        "Gaussian fit": gaussian(params, held_out),
+    }
+    return {"edges": np.linspace(0, 1, bins + 1).tolist(), **curves}
+
+
+def _losses(experiment: Experiment, one: Any) -> Any:
+    """(params, examples) -> {"mean", "bins"} over REPEATS passes with fixed keys."""
+    bins = experiment.config.eval.time_bins
+
+    @jax.jit
+    def one_pass(params: PyTree, batch: PyTree, key: Any) -> tuple[Array, Array]:
+        size = jax.tree.leaves(batch)[0].shape[0]
+        losses, aux = training.batch_losses(one, params, key, batch, jnp.arange(size, dtype=jnp.int32), size)
+        return losses, aux["t01"]
+
+    def curve(params: PyTree, examples: PyTree) -> dict[str, Any]:
+        passes = [one_pass(params, examples, jax.random.key(i)) for i in range(REPEATS)]
+        losses, t01 = (np.concatenate([np.asarray(p[i], np.float64) for p in passes]) for i in range(2))
+        at = np.minimum((t01 * bins).astype(int), bins - 1)
+        total, count = np.bincount(at, losses, bins), np.bincount(at, minlength=bins)
+        return {"mean": float(losses.mean()), "bins": [float(s / c) if c else None for s, c in zip(total, count)]}
+
+    return curve
+
+
+def _gaussian_loss(experiment: Experiment) -> Any:
+    """The same loss of the best linear denoiser: the exact posterior of a Gaussian fitted to the training data."""
+    train = experiment.dataset.train
+    x = train.gather(np.arange(min(len(train), 10_000)))["x"]
+    flat = x.reshape(len(x), -1).astype(np.float64)
+    cov = np.cov(flat.T).reshape(1, flat.shape[1], flat.shape[1])
+    fit = analytic.gaussian_mixture([1.0], flat.mean(0).reshape(1, *x.shape[1:]), cov)
+    schedule, target = experiment.schedule, experiment.target
+    denoise = fit.denoiser(schedule)
+
+    def loss(
+        params: PyTree, keys: Any, example: PyTree, index: Array, batch_size: int
+    ) -> tuple[Array, dict[str, Array]]:
+        t = experiment.times(keys, index, batch_size)
+        key_noise, _ = jax.random.split(jax.random.fold_in(keys.example, 1))
+        z = experiment.process.noise(key_noise, example["x"])
+        error = jnp.mean((denoise(experiment.process.corrupt(example["x"], z, t), t).mean - example["x"]) ** 2)
+        in_network_space = error / target.skip_out(schedule, t)[1] ** 2
+        return experiment.weight(schedule, target, t) * in_network_space, {"t01": t / schedule.t_max}
+
+    return loss
+
+
+def _figures(workdir: Path, experiment: Experiment, samples: Any, trajectory: Any, losses: dict[str, Any]) -> None:
+    from diffjax import grids, plots
+    from diffjax.config import build
+
+    folder = workdir / "figures"
+    real = experiment.dataset.held_out.gather(np.arange(min(SHOWN, len(experiment.dataset.held_out))))["x"]
+    plots.samples(folder / "samples.png", {"samples": samples[:SHOWN], "held out": real})
+    ts = build(grids, experiment.config.grid, experiment.schedule)
+    rows = np.unique(np.linspace(0, trajectory.shape[1] - 1, FRAMES).astype(int))
+    times = [ts[min(int((row + 1) * (len(ts) - 1) / trajectory.shape[1] + 0.5), len(ts) - 1)] for row in rows]
+    plots.filmstrip(folder / "filmstrip.png", trajectory[: SHOWN // 8, rows].swapaxes(0, 1), times)
+    curves = {name: [np.nan if v is None else v for v in losses[name]["bins"]] for name in losses if name != "edges"}
+    plots.loss_by_time(folder / "loss_by_time.png", losses["edges"], curves)
+    fine = np.linspace(0, float(experiment.schedule.t_max), 400)
+    plots.schedule(folder / "schedule.png", fine, *amplitudes(experiment.schedule, fine), ts)
+    if logged := files.read_metrics(workdir):
+        steps = [line["step"] for line in logged]
+        kept = {
+            name: [np.nan if line[name] is None else line[name] for line in logged] for name in ("loss", "grad_norm")
+        }
+        plots.training_curve(folder / "training.png", steps, kept)
+
+
+def _report(experiment: Experiment, results: dict[str, Any], table: str) -> str:
+    config, losses = experiment.config, results["loss_by_time"]
+    rows = zip(
+        losses["edges"], losses["edges"][1:], *(losses[k]["bins"] for k in ("held out", "train", "Gaussian fit"))
+    )
+    shown = lambda v: "-" if v is None else f"{v:.4f}"
+    by_time = "\n".join(f"| {a:.1f} - {b:.1f} | {shown(h)} | {shown(t)} | {shown(g)} |" for a, b, h, t, g in rows)
+    means = " | ".join(shown(losses[k]["mean"]) for k in ("held out", "train", "Gaussian fit"))
+    return f"""# {config.name}: step {results["step"]}
+
+{len(experiment.dataset.train)} training and {len(experiment.dataset.held_out)} held-out examples of {experiment.dataset.name} \
+(split {experiment.dataset.fingerprint}); {results["samples"]} samples of EMA {config.sample.ema} by {config.sampler.name} on \
+the {config.grid.name} grid of {config.grid.n} steps.
+
+![samples](figures/samples.png)
+
+## Verdict
+
+{table}
+
+## Loss by time
+
+| t / t_max | held out | train (floor) | Gaussian fit |
+|---|---|---|---|
+{by_time}
+| all | {means} |
+
+![loss by time](figures/loss_by_time.png) ![training](figures/training.png)
+
+## From noise to data
+
+![filmstrip](figures/filmstrip.png)
+
+![schedule](figures/schedule.png)
+"""

@@ -1,0 +1,150 @@
+"""From a config to the objects of one experiment, and to the two pure functions made of them: loss and sampling."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from ml_collections import ConfigDict
+
+from diffjax import data, denoisers, ema, grids, losses, models, optimizers, processes, samplers, schedules, training
+from diffjax.config import ConfigError, build, nearest
+from diffjax.data import Dataset
+from diffjax.denoisers.targets import Target, check_target
+from diffjax.models import Network
+from diffjax.types import Array, Key, PyTree, Schedule
+
+
+class Experiment(NamedTuple):
+    """Everything a config names, built."""
+
+    config: ConfigDict
+    dataset: Dataset
+    schedule: Schedule
+    process: processes.Gaussian
+    target: Target
+    weight: Callable
+    times: Callable
+    network: Network
+    optimizer: Any
+    learning_rate: Callable
+    emas: ema.Ema
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the network takes labels."""
+        return self.config.model.get("classes") is not None
+
+
+class Request(NamedTuple):
+    """How to sample: along which rows, from which time on. A pytree: another request of the same length is no retrace."""
+
+    walk: Partial
+    start: Array
+
+
+def build_experiment(config: ConfigDict) -> Experiment:
+    """Builds what the config names, in an order that reports a slip of the pen before any data is read.
+
+    Raises:
+        ConfigError: in one line, naming the alternatives.
+    """
+    try:
+        return _build(config)
+    except (ValueError, FileNotFoundError) as error:
+        raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
+
+
+def _build(config: ConfigDict) -> Experiment:
+    _check_train(config.train)
+    schedule = build(schedules, config.schedule)
+    target = build(denoisers, config.target)
+    check_target(target, schedule, schedule.t_max)
+    times, weight = build(losses.times, config.times, schedule), build(losses.weights, config.weight)
+    emas = build(ema, config.ema)
+    if config.sample.ema not in (names := [str(float(decay)) for decay in config.ema.decays]):
+        raise ConfigError(f"sample.ema is {config.sample.ema!r}: {nearest(config.sample.ema, names)}.")
+    optimizer, learning_rate = optimizers.build_optimizer(config.optimizer.to_dict(), config.train.steps)
+    network = models.network(build(models, config.model))
+    plan(config, schedule)
+    dataset = build(data, config.data)
+    process = processes.Gaussian(schedule)
+    return Experiment(
+        config, dataset, schedule, process, target, weight, times, network, optimizer, learning_rate, emas
+    )
+
+
+def plan(config: ConfigDict, schedule: Schedule, trace: Callable | None = None) -> Request:
+    """The config's sampler along its grid."""
+    ts = build(grids, config.grid, schedule)
+    sampler = build(samplers, config.sampler, schedule)
+    return Request(samplers.sampling_fn(sampler, ts, trace), jnp.asarray(ts[0], jnp.float32))
+
+
+def init_state(experiment: Experiment) -> training.TrainState:
+    """The state before the first step: a function of the config's seed."""
+    key_params, key_train = jax.random.split(jax.random.key(experiment.config.seed))
+    label = 0 if experiment.conditional else None
+    try:
+        params = models.init(experiment.network, key_params, experiment.dataset.shape, label)
+    except ValueError as error:  # a shape that does not suit the network
+        raise ConfigError(str(error)) from error
+    return training.init_state(params, experiment.optimizer, experiment.emas, key_train)
+
+
+def loss_fn(experiment: Experiment, train: bool = True) -> Callable:
+    """(params, keys, example, index, batch_size) -> (loss, {"t01": t / t_max}) for one example."""
+
+    def loss(
+        params: PyTree, keys: Any, example: PyTree, index: Array, batch_size: int
+    ) -> tuple[Array, dict[str, Array]]:
+        t = experiment.times(keys, index, batch_size)
+        key_noise, key_dropout = jax.random.split(jax.random.fold_in(keys.example, 1))
+        net = _net(experiment, params, example.get("label"), train=train, key=key_dropout)
+        z = experiment.process.noise(key_noise, example["x"])
+        value = losses.regression(net, experiment.process, experiment.target, example["x"], z, t, experiment.weight)
+        return value, {"t01": t / experiment.schedule.t_max}
+
+    return loss
+
+
+def sample_one(experiment: Experiment) -> Callable:
+    """((params, request), (key, label)) -> x_0 for one example: its noise is a function of its key alone."""
+
+    def sample(shared: tuple[PyTree, Request], own: tuple[Key, Array]) -> Any:
+        (params, request), (key, label) = shared, own
+        net = _net(experiment, params, label)
+        denoise = denoisers.denoiser(net, experiment.schedule, experiment.target)
+        key_prior, key_walk = jax.random.split(key)
+        x = experiment.process.prior(key_prior, experiment.dataset.shape, request.start)
+        return request.walk(denoise, key_walk, x)
+
+    return sample
+
+
+def seed_inputs(experiment: Experiment, seeds: Any) -> tuple[Key, np.ndarray]:
+    """What makes each sample: the key of its seed; and its label, seed mod classes, for a conditional model."""
+    seeds = np.asarray(seeds, np.uint32)
+    classes = experiment.config.model.get("classes") or 1
+    return jax.vmap(jax.random.key)(seeds), (seeds % classes).astype(np.int32)
+
+
+def _net(experiment: Experiment, params: PyTree, label: Any, **options: Any) -> Partial:
+    label = label if experiment.conditional else None
+    return Partial(lambda params, label, x, c: experiment.network.apply(params, x, c, label, **options), params, label)
+
+
+def _check_train(train: ConfigDict) -> None:
+    for field in ("steps", "batch_size", "steps_per_dispatch", "log_every", "sample_every"):
+        if train[field] < 1:
+            raise ConfigError(f"train.{field} is {train[field]}, expected an integer >= 1.")
+    for field in ("steps", "log_every", "sample_every"):
+        if train[field] % train.steps_per_dispatch:
+            raise ConfigError(
+                f"train.{field} = {train[field]} is not a multiple of train.steps_per_dispatch = {train.steps_per_dispatch}."
+            )
+    for field, options in (("backend", ("jit", "pmap")), ("nonfinite", ("stop", "skip"))):
+        if train[field] not in options:
+            raise ConfigError(f"train.{field} is {train[field]!r}: {nearest(train[field], options)}.")

@@ -1,0 +1,139 @@
+"""What a run says while it works: JSON lines in the workdir, a bar or plain lines on the screen, loggers if asked."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+
+from diffjax.config import ConfigError, nearest
+
+LOGGERS = ("tensorboard", "wandb")
+_PLAIN_LINE_EVERY = 5.0  # seconds
+
+
+class CompileClock:
+    """Seconds that XLA has spent compiling in this process since the clock was made."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._add)
+
+    def _add(self, event: str, duration: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.seconds += duration
+
+
+class Log:
+    """A context manager over every output of a run.
+
+    Args:
+        workdir: where metrics.jsonl and TensorBoard files go.
+        total: the last step.
+        start: the step resumed from.
+        loggers: any of LOGGERS.
+        config: for loggers that record it.
+
+    Raises:
+        ConfigError: for an unknown logger, or one whose package is not installed.
+    """
+
+    def __init__(self, workdir: Path, total: int, start: int, loggers: Sequence[str], config: dict[str, Any]):
+        self._sinks = [_sink(name, workdir, config) for name in loggers]
+        self._file: TextIO = (workdir / "metrics.jsonl").open("a")
+        self._total, self._start, self._began, self._last_line = total, start, time.monotonic(), 0.0
+        self._bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._file.close()
+        for sink in self._sinks:
+            sink.close()
+        if self._bar is not None:
+            self._bar.close()
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """One logged step."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for sink in self._sinks:
+            sink.write(step, values)
+
+    def progress(self, step: int, batch_size: int, loss: float) -> None:
+        """Moves the bar, or prints a plain line every few seconds."""
+        now = time.monotonic()
+        rate = (step - self._start) / max(now - self._began, 1e-9)
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{rate * batch_size:,.0f} images/s, loss {loss:.4f}", refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif now - self._last_line > _PLAIN_LINE_EVERY or step == self._total:
+            self._last_line = now
+            left = (self._total - step) / rate
+            rates = f"{rate:.1f} step/s  {rate * batch_size:,.0f} images/s"
+            print(f"step {step}/{self._total}  loss {loss:.4f}  {rates}  {left:.0f} s left", flush=True)
+
+    def say(self, text: str) -> None:
+        """One line for the reader."""
+        if self._bar is not None:
+            self._bar.write(text)
+        else:
+            print(text, flush=True)
+
+
+def _sink(name: str, workdir: Path, config: dict[str, Any]) -> Any:
+    if name not in LOGGERS:
+        raise ConfigError(f"train.loggers holds {name!r}: {nearest(name, LOGGERS)}.")
+    try:
+        return _TensorBoard(workdir) if name == "tensorboard" else _WandB(workdir, config)
+    except ImportError as error:
+        raise ConfigError(f"The {name} logger needs {error.name}: pip install diffjax[{name}].") from error
+
+
+class _TensorBoard:
+    def __init__(self, workdir: Path):
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(workdir / "tensorboard"))
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        for name, value in _scalars(values):
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WandB:
+    def __init__(self, workdir: Path, config: dict[str, Any]):
+        import wandb  # pyright: ignore[reportMissingImports]
+
+        self._run = wandb.init(dir=str(workdir), config=config, resume="allow", id=workdir.name)
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        self._run.log(dict(_scalars(values)), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _scalars(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """Nested numbers under joined names; lists by index; None is left out."""
+    flat: list[tuple[str, float]] = []
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            flat += _scalars(value, f"{name}/")
+        elif isinstance(value, list):
+            flat += _scalars({str(i): v for i, v in enumerate(value)}, f"{name}/")
+        elif value is not None:
+            flat.append((name, float(value)))
+    return flat

@@ -1,0 +1,130 @@
+"""One image per seed: the same image whatever the number of seeds, of devices, or the order they are asked in."""
+
+from argparse import Namespace
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffjax import parallel, training
+from diffjax.checkpoint import Checkpoints
+from diffjax.commands import workdir as files
+from diffjax.commands.experiment import Experiment, build_experiment, init_state, plan, sample_one, seed_inputs
+from diffjax.config import ConfigError, override
+from diffjax.types import PyTree
+
+
+def main(config: ConfigDict | None, overrides: list[str], flags: Namespace) -> None:
+    """The command line's entry."""
+    require_workdir(flags)
+    options = {"sampler": flags.sampler, "nfe": flags.nfe, "step": flags.step, "overrides": overrides}
+    images = run(flags.workdir, flags.seeds, out=flags.out, **options)
+    print(f"{len(images)} samples in {flags.out or Path(flags.workdir) / 'samples' / 'seeds'}")
+
+
+def require_workdir(flags: Namespace) -> None:
+    """sample and eval work on a run."""
+    if not flags.workdir:
+        raise ConfigError(f"--mode={flags.mode} needs --workdir, the folder of a training run.")
+
+
+def run(
+    workdir: str | Path, seeds: str | Iterable[int] = "0-63", *, out: str | Path | None = None, **options: Any
+) -> np.ndarray:
+    """Samples the EMA of a run, one example per seed, and writes one file each and a grid.
+
+    Args:
+        workdir: of a training run.
+        seeds: "0-63", "1,5,10-12", or integers.
+        out: folder for the files, default WORKDIR/samples/seeds: seed_<n>.png for images, samples.npz always.
+        options: sampler, nfe, step, overrides (`restore`).
+
+    Returns:
+        (n, *shape) float32, in [-1, 1] for images.
+
+    Raises:
+        ConfigError: for malformed seeds, an unknown sampler, or a folder that holds no run.
+    """
+    from diffjax import plots
+
+    numbers = parse_seeds(seeds) if isinstance(seeds, str) else [int(s) for s in seeds]
+    experiment, state, _ = restore(workdir, **options)
+    examples = drawer(experiment, parallel.mesh())(served(experiment, state), numbers)
+    out = Path(out) if out else Path(workdir) / "samples" / "seeds"
+    out.mkdir(parents=True, exist_ok=True)
+    np.savez(out / "samples.npz", seeds=np.asarray(numbers), x=examples)
+    if examples.ndim == 4:
+        for seed, example in zip(numbers, examples):
+            plots.save_image(out / f"seed_{seed}.png", plots.to_pixels(example), min_width=1)
+    plots.samples(out / "grid.png", {f"{len(numbers)} samples": examples[:256]})
+    return examples
+
+
+def restore(
+    workdir: str | Path,
+    *,
+    sampler: str | None = None,
+    nfe: int | None = None,
+    step: int | None = None,
+    overrides: Iterable[str] = (),
+) -> tuple[Experiment, training.TrainState, int]:
+    """A run's experiment, state and step, from its config.json and a checkpoint.
+
+    Args:
+        sampler, nfe: in place of the config's sampler name and grid length.
+        step: a checkpoint; default the newest good one.
+        overrides: "a.b=value" on the saved config: sampler, grid, sample, eval.
+    """
+    config = files.read_config(Path(workdir))
+    changes = [f"sampler.name={sampler}"] if sampler else []
+    changes += [f"grid.n={nfe}"] if nfe is not None else []
+    for text in [*changes, *overrides]:
+        if not text.startswith(("sampler.", "grid.", "sample.", "eval.")):
+            raise ConfigError(
+                f"{text!r} would change a trained run; here only sampler, grid, sample and eval can be set."
+            )
+        override(config, text)
+    experiment = build_experiment(config)
+    try:
+        with Checkpoints(Path(workdir) / "checkpoints", create=False, report=print) as checkpoints:
+            found = checkpoints.restore(init_state(experiment), step=step)
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    if found is None:
+        raise ConfigError(f"{workdir} has no checkpoint yet; train it first: --mode=train --workdir={workdir}.")
+    return experiment, found.state, found.step
+
+
+def served(experiment: Experiment, state: training.TrainState) -> PyTree:
+    """The parameters that samples are made with: the EMA that the config names."""
+    return state.ema.averages[experiment.config.sample.ema]
+
+
+def drawer(experiment: Experiment, mesh: Any, trace: Callable | None = None) -> Callable[[PyTree, Iterable[int]], Any]:
+    """`draw(params, seeds) -> (n, *shape)` on the host, compiled once; with `trace`, also the trajectory (n, rows, ...)."""
+    batched = jax.vmap(sample_one(experiment), in_axes=(None, 0))
+    chunked = parallel.map_chunks(batched, experiment.config.sample.chunk, mesh)
+    request = plan(experiment.config, experiment.schedule, trace)
+    return lambda params, seeds: chunked((params, request), seed_inputs(experiment, list(seeds)))
+
+
+def parse_seeds(text: str) -> list[int]:
+    """'0-3,7' -> [0, 1, 2, 3, 7].
+
+    Raises:
+        ConfigError: for anything else, an empty range, or a seed outside [0, 2^32).
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not low.isdecimal() or (dash and not high.isdecimal()) or (dash and int(high) < int(low)):
+            raise ConfigError(
+                f"seeds {text!r}: cannot read {part!r}, expected numbers and ranges such as 0-63 or 1,5,10-12."
+            )
+        seeds += range(int(low), int(high or low) + 1)
+    if max(seeds) >= 2**32:
+        raise ConfigError(f"seeds {text!r}: {max(seeds)} is too large, expected less than 2^32.")
+    return seeds

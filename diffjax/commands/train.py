@@ -1,0 +1,194 @@
+"""Trains, resumes, samples as it goes, and ends with an evaluation and a report."""
+
+import json
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffjax import data, parallel, training
+from diffjax.checkpoint import Checkpoints
+from diffjax.commands import evaluate, workdir as files
+from diffjax.commands.experiment import Experiment, build_experiment, init_state, loss_fn
+from diffjax.commands.logs import CompileClock, Log
+from diffjax.commands.sample import drawer, served
+from diffjax.config import ConfigError
+from diffjax.signals import Stop, install_stop_handler
+
+SAMPLES_SHOWN = 64
+
+
+def main(config: ConfigDict | None, overrides: list[str], flags: Namespace) -> None:
+    """The command line's entry: --workdir alone resumes the run in it."""
+    if config is None:
+        config = files.read_config(Path(flags.workdir))
+    run(config, flags.workdir)
+
+
+def run(config: ConfigDict, workdir: str | Path | None = None) -> dict[str, Any]:
+    """Trains to the end, from scratch or from the newest good checkpoint in `workdir`.
+
+    Args:
+        config: a resolved config.
+        workdir: default runs/<config>-<time>; the workdir of this same config resumes.
+
+    Returns:
+        What results.json holds: status "done", or "interrupted" after SIGTERM or Ctrl-C, and the metrics.
+
+    Raises:
+        ConfigError: for anything in the config or the workdir that cannot be used.
+        training.NonFiniteError: a loss or gradient is not finite and the policy is "stop".
+    """
+    began, clock = time.monotonic(), CompileClock()
+    experiment = build_experiment(config)
+    workdir = Path(workdir) if workdir else files.default_name(config)
+    files.prepare(workdir, config)
+    mesh = parallel.mesh(_devices(config))
+    with install_stop_handler() as stop, open_checkpoints(workdir, config) as checkpoints:
+        loop = _Loop(experiment, workdir, mesh, checkpoints, clock)
+        with Log(workdir, config.train.steps, loop.step, config.train.loggers, config.to_dict()) as log:
+            log.say(f"{workdir}: {loop.opening()}")
+            try:
+                finished = loop.run(log, stop)
+            except training.NonFiniteError as error:
+                _write_results(workdir, {"status": "nonfinite", "error": str(error)})
+                raise
+        if not finished:
+            log.say(f"stopped at step {loop.step}, saved; the same command resumes")
+            return _write_results(workdir, {"status": "interrupted", "step": loop.step})
+        checkpoints.wait()
+    results = evaluate.run(workdir, experiment=experiment, state=loop.state)
+    minutes = (time.monotonic() - began) / 60
+    return _write_results(workdir, {"status": "done", "minutes": round(minutes, 2), **results})
+
+
+def open_checkpoints(workdir: Path, config: ConfigDict, **options: Any) -> Checkpoints:
+    """The checkpoints of a run, kept as its config says."""
+    report = lambda line: print(line, flush=True)
+    return Checkpoints(
+        workdir / "checkpoints", keep=config.checkpoint.keep, best=config.checkpoint.best, report=report, **options
+    )
+
+
+def _write_results(workdir: Path, results: dict[str, Any]) -> dict[str, Any]:
+    files.write_atomically(workdir / "results.json", json.dumps(results, indent=2))
+    return results
+
+
+def _devices(config: ConfigDict) -> Any:
+    count = config.train.devices
+    if count is not None and not 1 <= count <= jax.device_count():
+        raise ConfigError(f"train.devices is {count}, expected 1 to {jax.device_count()}, the devices that are here.")
+    return jax.devices()[:count]
+
+
+class _Loop:
+    """The state of a run, and its walk from one boundary (log, sample, checkpoint) to the next."""
+
+    def __init__(self, experiment: Experiment, workdir: Path, mesh: Any, checkpoints: Checkpoints, clock: CompileClock):
+        self.experiment, self.workdir, self.mesh = experiment, workdir, mesh
+        self.checkpoints, self.clock, self.train = checkpoints, clock, experiment.config.train
+        self.draw = drawer(experiment, mesh)
+        step = training.make_step(
+            loss_fn(experiment),
+            experiment.optimizer,
+            experiment.emas,
+            learning_rate=experiment.learning_rate,
+            time_bins=experiment.config.eval.time_bins,
+            axis_name=parallel.AXIS if self.train.backend == "pmap" else None,
+        )
+        self.steps = parallel.compile_step(training.make_steps(step), self.train.backend, mesh, leading=1)
+        self.state = parallel.replicate(mesh, init_state(experiment))
+        self.step, self.window, self.loss = 0, [], None
+        self._restore()
+
+    def _restore(self) -> None:
+        try:
+            found = self.checkpoints.restore(self.state)
+        except ValueError as error:
+            raise ConfigError(f"cannot resume in {self.workdir}: {error}") from error
+        if found is not None:
+            self.step, self.state = found.step, found.state
+            is_list = lambda node: isinstance(node, list)
+            self.window = jax.tree.map(np.asarray, found.info.config["window"], is_leaf=is_list)
+        files.cut_metrics(self.workdir, self.step)
+
+    def opening(self) -> str:
+        parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
+        where = f"resuming at step {self.step}" if self.step else "starting"
+        devices = f"{self.mesh.size} x {self.mesh.devices.flat[0].device_kind} ({self.train.backend})"
+        return f"{where} of {self.train.steps}, {parameters:,} parameters, {devices}"
+
+    def run(self, log: Log, stop: Stop) -> bool:
+        """True at the last step, False if asked to stop before it."""
+        per_dispatch, config = self.train.steps_per_dispatch, self.experiment.config
+        put = lambda batch: parallel.shard_batch(self.mesh, batch, leading=1)
+        batches = data.Batches(
+            self.experiment.dataset.train,
+            self.train.batch_size,
+            config.seed,
+            self.step,
+            steps_per_dispatch=per_dispatch,
+            flip=self.experiment.dataset.flip,
+            put=put,
+        )
+        due = lambda every: self.step % every == 0 or self.step == self.train.steps
+        began, compiled = time.monotonic(), self.clock.seconds
+        with batches:
+            for batch in batches:
+                if self.step >= self.train.steps:
+                    break
+                self.state, metrics = self.steps(self.state, batch)
+                self.step += per_dispatch
+                self.window.append(metrics)
+                if due(self.train.log_every):
+                    elapsed, compile_s = time.monotonic() - began, self.clock.seconds - compiled
+                    self._log(log, elapsed, compile_s)
+                    began, compiled = time.monotonic(), self.clock.seconds
+                paused = time.monotonic(), self.clock.seconds
+                if due(self.train.sample_every):
+                    self._draw()
+                stopping = bool(stop)  # read once: a signal may come between two looks
+                if due(config.checkpoint.every) or stopping:
+                    self._save()
+                began += time.monotonic() - paused[0]  # step/s and compile_s are of training alone
+                compiled += self.clock.seconds - paused[1]
+                if stopping and self.step < self.train.steps:
+                    return False
+        return True
+
+    def _fetch(self) -> list[training.Metrics]:
+        """The window on the host; raises if anything in it is not finite and the policy is to stop."""
+        self.window = jax.device_get(self.window)
+        if self.window:
+            first = self.step - sum(len(metrics["finite"]) for metrics in self.window)
+            training.check_finite(self.window, first, self.train.nonfinite)
+        return self.window
+
+    def _log(self, log: Log, elapsed: float, compile_s: float) -> None:
+        summary = training.summarize(self._fetch())
+        steps = sum(len(metrics["finite"]) for metrics in self.window)
+        rate = steps / max(elapsed - compile_s, 1e-9)
+        timing = {"steps_per_s": rate, "images_per_s": rate * self.train.batch_size, "compile_s": compile_s}
+        log.write(self.step, {**summary, "timing": {k: round(v, 3) for k, v in timing.items()}})
+        log.progress(self.step, self.train.batch_size, summary["loss"])
+        self.window, self.loss = [], summary["loss"]
+
+    def _save(self) -> None:
+        window = jax.tree.map(lambda values: values.tolist(), self._fetch())
+        metrics = {} if self.loss is None else {"loss": self.loss}
+        record = {"config": self.experiment.config.to_dict(), "window": window}
+        self.checkpoints.save(self.step, self.state, metrics=metrics, config=record)
+
+    def _draw(self) -> None:
+        """samples/step_*.png: the same seeds from the raw parameters and from the EMA, side by side."""
+        from diffjax import plots
+
+        seeds, name = range(SAMPLES_SHOWN), self.experiment.config.sample.ema
+        pairs = {"raw": self.state.params, f"EMA {name}": served(self.experiment, self.state)}
+        groups = {title: self.draw(params, seeds) for title, params in pairs.items()}
+        plots.samples(self.workdir / "samples" / f"step_{self.step:07d}.png", groups)

@@ -1,0 +1,120 @@
+"""A workdir: what a run leaves behind, and what makes it resume.
+
+config.json      the resolved config: resume, sample and eval read this, never Python from a workdir
+command.txt      one line per start
+env.json         git commit, versions, devices
+metrics.jsonl    one JSON object per log step
+checkpoints/     one directory per step
+samples/ figures/ report.md results.json
+"""
+
+import importlib.metadata
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from diffjax.config import ConfigError, differences, from_json, to_json
+
+
+def default_name(config: ConfigDict) -> Path:
+    """runs/<config>-<time>."""
+    return Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def prepare(workdir: Path, config: ConfigDict) -> None:
+    """Makes the workdir, or checks that it belongs to this config.
+
+    Raises:
+        ConfigError: if it holds another config (the differences are named) or files that no run of ours left.
+    """
+    saved = workdir / "config.json"
+    if saved.exists():
+        changed = differences(from_json(saved.read_text()), config)
+        if changed:
+            raise ConfigError(
+                f"{workdir} holds a run of another config ({'; '.join(changed[:4])}{'; ...' if len(changed) > 4 else ''}); "
+                "give another --workdir, or the config it was started with."
+            )
+    elif workdir.exists() and any(workdir.iterdir()):
+        raise ConfigError(f"{workdir} is not empty and holds no config.json; give a new or an empty --workdir.")
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_atomically(saved, to_json(config))
+    with (workdir / "command.txt").open("a") as file:
+        file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {shlex.join(sys.argv)}\n")
+    write_atomically(workdir / "env.json", json.dumps(environment(), indent=2))
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The config of a run.
+
+    Raises:
+        ConfigError: if there is no run.
+    """
+    saved = Path(workdir) / "config.json"
+    if not saved.is_file():
+        raise ConfigError(f"{workdir} holds no run (no config.json); give the --workdir of a training run.")
+    return from_json(saved.read_text())
+
+
+def environment() -> dict[str, Any]:
+    """Commit, versions and devices."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "diffrax", "ml_collections")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    devices = sorted({f"{d.platform}:{d.device_kind}" for d in jax.devices()})
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+        "devices": devices,
+        "device_count": jax.device_count(),
+        "process_count": jax.process_count(),
+    }
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file in one move: a reader, or a run killed meanwhile, sees the old text or the new one."""
+    part = path.with_suffix(path.suffix + ".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def cut_metrics(workdir: Path, step: int) -> None:
+    """Drops what was logged after `step`: a resumed run logs it again, and each step appears once."""
+    path = workdir / "metrics.jsonl"
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+        write_atomically(path, "".join(line + "\n" for line in lines))
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The logged steps."""
+    path = workdir / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):  # the last line of a killed run may be cut short
+        return float("inf")
+
+
+def _commit() -> str | None:
+    """The commit of a source checkout, "-dirty" if it has changes; None for an installed package."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    git = lambda *args: (
+        subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=False).stdout
+    )
+    head = git("rev-parse", "--short=12", "HEAD").strip()
+    return (head + ("-dirty" if git("status", "--porcelain").strip() else "")) or None

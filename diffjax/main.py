@@ -1,0 +1,76 @@
+"""python -m diffjax.main --config=configs/vpsde.py [--config.a.b=value ...] [--mode=train] [--workdir=DIR]
+
+A thin shell: flags -> config -> `commands.<mode>.run`. Every mistake in what the user wrote is one line on stderr and
+exit status 2; a run that fails in its own right (a loss that is not finite, say) exits with status 1.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+MODES = {"train": "train", "sample": "sample", "eval": "evaluate", "show": "show"}
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The flags, and the overrides "a.b=value" among them."""
+    parser = argparse.ArgumentParser(
+        prog="python -m diffjax.main",
+        allow_abbrev=False,
+        description="Train, sample, evaluate or show one experiment.",
+        epilog="--config.a.b=value overrides a field of the config; a mistyped field is refused and the nearest named.",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE[:VARIANT]", help="the recipe, such as configs/vpsde.py or configs/vpsde.py:tiny"
+    )
+    parser.add_argument("--mode", default="train", choices=MODES)
+    parser.add_argument(
+        "--workdir", help="default runs/<config>-<time>; the same one again resumes; sample and eval need only it"
+    )
+    parser.add_argument("--seeds", default="0-63", help="sample: one image per seed, such as 0-63 or 1,5,10-12")
+    parser.add_argument("--nfe", type=int, help="sample, eval: steps of the grid, in place of the config's")
+    parser.add_argument("--sampler", help="sample, eval: such as ancestral.ddim, multistep.dpmpp_2m, heun.edm")
+    parser.add_argument("--step", type=int, help="sample, eval: the checkpoint, in place of the newest")
+    parser.add_argument("--out", help="sample: the folder for images; default WORKDIR/samples/seeds")
+    known, rest = parser.parse_known_args(_join(argv))
+    overrides = [arg.removeprefix("--config.") for arg in rest if arg.startswith("--config.")]
+    unknown = [arg for arg in rest if not arg.startswith("--config.")]
+    if unknown:
+        parser.error(f"unknown argument {unknown[0]!r}; config fields are written --config.field=value")
+    return known, overrides
+
+
+def _join(argv: Sequence[str]) -> list[str]:
+    """'--config.a.b value' as '--config.a.b=value'."""
+    joined: list[str] = []
+    for arg in argv:
+        if joined and joined[-1].startswith("--config.") and "=" not in joined[-1] and not arg.startswith("--"):
+            joined[-1] += f"={arg}"
+        else:
+            joined.append(arg)
+    return joined
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; the exit status."""
+    flags, overrides = parse(sys.argv[1:] if argv is None else argv)
+    from diffjax.config import ConfigError, load
+    from diffjax.training import NonFiniteError
+
+    try:
+        config = load(flags.config, overrides) if flags.config else None
+        if config is None and (overrides or flags.mode in ("train", "show")) and not flags.workdir:
+            raise ConfigError(f"--mode={flags.mode} needs --config, such as --config=configs/vpsde.py.")
+        command = importlib.import_module(f"diffjax.commands.{MODES[flags.mode]}")
+        command.main(config, overrides, flags)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except NonFiniteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""Layers without a batch: each is written for one example, and takes leading batch dimensions all the same."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from diffjax.types import Array
+
+MAX_LOG_SNR = 20.0  # the log-SNR is infinite at the ends of a schedule; beyond this float32 cannot tell x_t from x_0
+DTYPES = ("float32", "bfloat16")
+EMBEDDINGS = ("positional", "fourier")
+
+
+def check_choice(field: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raises a ValueError that lists the choices unless value is one of them."""
+    if value not in choices:
+        raise ValueError(f"{field} = {value!r} is unknown; choose from {', '.join(choices)}.")
+
+
+def check_counts(**counts: Any) -> None:
+    """Raises a ValueError that names the first value that is not a positive integer."""
+    for field, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{field} = {value!r}: expected a positive integer.")
+
+
+def check_rate(field: str, value: float) -> None:
+    """Raises a ValueError unless 0 <= value < 1."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{field} = {value!r}: expected a probability in [0, 1).")
+
+
+def positional(c: Array, width: int) -> Array:
+    """cos and sin of the log-SNR at width / 2 frequencies: the timestep embedding of Ho et al. (2020, section B).
+
+    Its position in [0, 1000] is 25 (20 - c), c clipped to [-20, 20]: about that of DDPM's thousand times, data at 0.
+    """
+    position = (MAX_LOG_SNR - jnp.clip(c, -MAX_LOG_SNR, MAX_LOG_SNR)) * (500 / MAX_LOG_SNR)
+    return _waves(position, jnp.exp(jnp.linspace(0.0, -math.log(10_000), width // 2, dtype=jnp.float32)))
+
+
+def fourier(c: Array, width: int, scale: float = 16.0) -> Array:
+    """cos and sin of 2 pi f log(sigma / alpha), f ~ N(0, scale^2): Gaussian Fourier features (Song et al. 2021, C).
+
+    Deviation: f are the quantiles of that law instead of draws, so that nothing random has to be kept with the
+    parameters; only positive ones, since -f gives the same features up to sign. c is clipped to [-20, 20].
+    """
+    log_sigma = -jnp.clip(c, -MAX_LOG_SNR, MAX_LOG_SNR) / 2
+    quantiles = (jnp.arange(width // 2, dtype=jnp.float32) + 0.5) / (width // 2)
+    return _waves(log_sigma, 2 * math.pi * scale * jax.scipy.special.ndtri(0.5 + quantiles / 2))
+
+
+def _waves(position: Array, frequencies: Array) -> Array:
+    angles = jnp.tensordot(position.astype(jnp.float32), frequencies, axes=0)
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
+
+
+class Embedding(nn.Module):
+    """What the blocks are told: a vector of `width` floats made of the log-SNR and, if there are classes, of the label.
+
+    The table of labels has one row more than there are classes: label == classes, or None, means "no label".
+    """
+
+    width: int
+    classes: int | None = None
+    features: int = 128
+    kind: str = "positional"
+
+    @nn.compact
+    def __call__(self, c: Array, label: Array | None = None) -> Array:
+        if self.classes is None and label is not None:
+            raise ValueError("got a label, but the network has classes = None: set classes to their number.")
+        c = jnp.asarray(c, jnp.float32)
+        features = positional if self.kind == "positional" else fourier
+        embedding = nn.Dense(self.width, name="noise_0")(features(c, self.features))
+        embedding = nn.Dense(self.width, name="noise_1")(nn.silu(embedding))
+        if self.classes is not None:
+            label = jnp.full(c.shape, self.classes, jnp.int32) if label is None else jnp.asarray(label, jnp.int32)
+            init = nn.initializers.normal(1.0)  # as large as the entries of the noise embedding
+            embedding += nn.Embed(self.classes + 1, self.width, embedding_init=init, name="label")(label)
+        return nn.silu(embedding)
+
+
+def groups_of(channels: int, most: int = 32) -> int:
+    """The largest number of groups <= `most` that divides the channels into groups of 4 or more (fewer: one group)."""
+    return max(g for g in range(1, max(1, min(most, channels // 4)) + 1) if channels % g == 0)
+
+
+def normalize(x: Array, axes: tuple[int, ...], eps: float = 1e-6) -> Array:
+    """Zero mean and unit variance over the axes, in float32 (two passes: the squares of large means do not cancel)."""
+    x = x.astype(jnp.float32)
+    centred = x - jnp.mean(x, axes, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axes, keepdims=True) + eps)
+
+
+def group_norm(x: Array, groups: int, eps: float = 1e-6) -> Array:
+    """Group normalisation (Wu & He 2018) of (..., H, W, C) over (H, W, C / groups) of each example; float32."""
+    grouped = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    return normalize(grouped, (-4, -3, -1), eps).reshape(x.shape)
+
+
+class Norm(nn.Module):
+    """Group norm of images, or layer norm of vectors, then y -> scale y + shift per channel; float32.
+
+    Scale and shift are parameters, or, given an embedding, functions of it: 1 + a(e), b(e) with affine a, b
+    (adaptive group norm, Dhariwal & Nichol 2021, section 3.1).
+    """
+
+    images: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array, embedding: Array | None = None) -> Array:
+        channels = x.shape[-1]
+        if embedding is None:
+            scale = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
+            shift = self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
+        else:
+            scale, shift = jnp.split(nn.Dense(2 * channels, name="affine")(embedding), 2, axis=-1)
+            scale = 1 + scale
+        y = group_norm(x, groups_of(channels)) if self.images else normalize(x, (-1,))
+        return y * _like(scale, y) + _like(shift, y)
+
+
+def _like(per_channel: Array, x: Array) -> Array:
+    """(C,) or (batch, C) with unit axes put in, so that it multiplies x of shape (batch, ..., C)."""
+    batch, channels = per_channel.shape[:-1], per_channel.shape[-1]
+    if not batch:
+        return per_channel.reshape((1,) * (x.ndim - 1) + (channels,))
+    return per_channel.reshape(*batch, *(1,) * (x.ndim - len(batch) - 1), channels)
+
+
+def attention(q: Array, k: Array, v: Array) -> Array:
+    """softmax(q k^T / sqrt(D)) v over tokens: (..., T, heads, D) each (Vaswani et al. 2017, eq. 1), float32 softmax."""
+    logits = jnp.einsum("...qhd,...khd->...hqk", q, k, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(logits / math.sqrt(q.shape[-1]), axis=-1).astype(v.dtype)
+    return jnp.einsum("...hqk,...khd->...qhd", weights, v)
+
+
+class SelfAttention(nn.Module):
+    """x + projected attention over all positions of (..., H, W, C); the projection starts at zero."""
+
+    head_width: int | None = None  # None: one head of C channels
+    skip_scale: float = 1.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        height, width, channels = x.shape[-3:]
+        head = self.head_width or channels
+        if channels % head:
+            raise ValueError(
+                f"head_width = {head} does not divide the {channels} channels that attend at height {height}."
+            )
+        h = Norm(name="norm")(x).astype(self.dtype).reshape(*x.shape[:-3], height * width, channels)
+        qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(h)
+        q, k, v = (a.reshape(*a.shape[:-1], channels // head, head) for a in jnp.split(qkv, 3, axis=-1))
+        h = attention(q, k, v).reshape(h.shape)
+        h = nn.Dense(channels, dtype=self.dtype, kernel_init=nn.initializers.zeros_init(), name="out")(h)
+        return (x + h.reshape(x.shape)) * self.skip_scale
+
+
+def down(x: Array) -> Array:
+    """The mean of each 2 x 2 block: (..., H, W, C) to (..., H / 2, W / 2, C)."""
+    *batch, height, width, channels = x.shape
+    return jnp.mean(x.reshape(*batch, height // 2, 2, width // 2, 2, channels), axis=(-4, -2))
+
+
+def up(x: Array) -> Array:
+    """Each entry as a 2 x 2 block: the transpose of `down`, times four."""
+    *batch, height, width, channels = x.shape
+    blocks = jnp.broadcast_to(x[..., :, None, :, None, :], (*batch, height, 2, width, 2, channels))
+    return blocks.reshape(*batch, 2 * height, 2 * width, channels)
+
+
+def space_to_depth(x: Array, patch: int) -> Array:
+    """Each patch x patch block becomes the channels of one position: (..., H, W, C) to (..., H / p, W / p, p p C)."""
+    *batch, height, width, channels = x.shape
+    blocks = x.reshape(*batch, height // patch, patch, width // patch, patch, channels)
+    return jnp.swapaxes(blocks, -4, -3).reshape(*batch, height // patch, width // patch, patch * patch * channels)
+
+
+def depth_to_space(x: Array, patch: int) -> Array:
+    """The inverse of `space_to_depth`."""
+    *batch, height, width, channels = x.shape
+    blocks = x.reshape(*batch, height, width, patch, patch, channels // patch**2)
+    return jnp.swapaxes(blocks, -4, -3).reshape(*batch, height * patch, width * patch, channels // patch**2)

@@ -1,0 +1,56 @@
+"""A residual perceptron for vectors: 2-D toys, flattened digits, latent codes."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from diffjax.models.layers import DTYPES, EMBEDDINGS, Embedding, Norm, check_choice, check_counts, check_rate
+from diffjax.types import Array
+
+
+class MLP(nn.Module):
+    """x + f(x, c, label) `depth` times at one width: layer norm modulated by the embedding, two dense layers.
+
+    Called as `mlp(x, c, label=None, train=False)` with x (d,), c the scalar log-SNR (may be infinite), label an integer
+    scalar, `classes` or None for "no label". Returns F of shape (d,), float32, zero at initialisation.
+
+    Attributes:
+        width: of every layer.
+        depth: number of residual blocks.
+        classes: number of labels; None for an unconditional network.
+        dropout: its rate, inside the blocks, only where train is True (rng "dropout").
+        embedding: of the log-SNR: positional or fourier.
+        dtype: of the computation, float32 or bfloat16; parameters and normalisation are float32.
+
+    Raises:
+        ValueError: for an attribute out of its range, or an x that is no vector.
+    """
+
+    width: int = 128
+    depth: int = 4
+    classes: int | None = None
+    dropout: float = 0.0
+    embedding: str = "positional"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        check_counts(width=self.width, depth=self.depth, classes=self.classes if self.classes is not None else 1)
+        check_rate("dropout", self.dropout)
+        check_choice("embedding", self.embedding, EMBEDDINGS)
+        check_choice("dtype", self.dtype, DTYPES)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Array, c: Array, label: Array | None = None, train: bool = False) -> Array:
+        if x.ndim != 1 + jnp.ndim(c):
+            raise ValueError(f"the MLP takes vectors (d,), got {x.shape} with c of shape {jnp.shape(c)}: flatten x.")
+        dtype = jnp.dtype(self.dtype)
+        told = Embedding(self.width, self.classes, kind=self.embedding, name="embedding")(c, label)
+        h = nn.Dense(self.width, dtype=dtype, name="in")(x.astype(dtype))
+        zero = nn.initializers.zeros_init()
+        for i in range(self.depth):
+            y = nn.silu(Norm(images=False, name=f"norm_{i}")(h, told)).astype(dtype)
+            y = nn.silu(nn.Dense(self.width, dtype=dtype, name=f"dense_{i}_0")(y))
+            y = nn.Dropout(self.dropout, deterministic=not train)(y)
+            h = h + nn.Dense(self.width, dtype=dtype, kernel_init=zero, name=f"dense_{i}_1")(y)
+        h = nn.silu(Norm(images=False, name="norm_out")(h))
+        return nn.Dense(x.shape[-1], kernel_init=zero, name="out")(h)

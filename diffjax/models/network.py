@@ -1,0 +1,84 @@
+"""A network is a pair of pure functions; training, sampling and likelihoods see nothing else of it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from diffjax.types import Array, Key, PyTree
+
+
+class Network(NamedTuple):
+    """What a linen module, an nnx module or a plain function becomes.
+
+    `jax.tree_util.Partial(network.apply, params, label=label)` is the (x_in, c) -> F that denoisers and losses take.
+
+    Attributes:
+        init: (key, x, c, label=None) -> params, a pytree of float32 arrays that optax can update.
+        apply: (params, x, c, label=None, *, train=False, key=None) -> F of x's shape, float32. x is one example, c the
+            scalar log-SNR log(alpha^2 / sigma^2), infinite at the ends, label an integer scalar or None; with leading
+            batch dimensions on all of them the result is the same as that of `jax.vmap`. key feeds dropout, and is
+            needed only where train is True.
+    """
+
+    init: Callable[..., PyTree]
+    apply: Callable[..., Array]
+
+
+def network(module: nn.Module) -> Network:
+    """The network of a linen module called as `module(x, c, label, train=...)` whose only state is its parameters."""
+
+    def init_params(key: Key, x: Array, c: Array, label: Array | None = None) -> PyTree:
+        variables = dict(module.init(key, x, c, label))
+        params = variables.pop("params", {})
+        if variables:
+            raise ValueError(
+                f"{type(module).__name__} keeps state beside its parameters ({', '.join(sorted(variables))}); a "
+                "network is a pure function of its parameters: use group or layer norm instead of running statistics."
+            )
+        return params
+
+    def apply(
+        params: PyTree, x: Array, c: Array, label: Array | None = None, *, train: bool = False, key: Key | None = None
+    ) -> Array:
+        rngs = None if key is None else {"dropout": key}
+        return module.apply({"params": params}, x, c, label, train=train, rngs=rngs)  # pyright: ignore[reportReturnType]
+
+    return Network(init_params, apply)
+
+
+def init(net: Network, key: Key, shape: tuple[int, ...], label: int | None = None) -> PyTree:
+    """The first parameters for examples of this shape; computed in one compiled call."""
+    label_array = None if label is None else jnp.asarray(label, jnp.int32)
+    return jax.jit(net.init)(key, jnp.zeros(shape, jnp.float32), jnp.zeros((), jnp.float32), label_array)
+
+
+class Parameter(NamedTuple):
+    """One row of `parameter_table`."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    count: int
+
+
+def parameter_table(params: PyTree) -> list[Parameter]:
+    """One row per leaf of a tree of arrays, or of `jax.ShapeDtypeStruct`s, in the tree's order."""
+
+    def row(path: Any, leaf: Any) -> Parameter:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return Parameter(name, tuple(leaf.shape), str(leaf.dtype), leaf.size)
+
+    return [row(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
+
+
+def format_table(rows: list[Parameter]) -> str:
+    """The table as aligned text that ends with the total."""
+    cells = [("parameter", "shape", "dtype", "count")]
+    cells += [(r.path, "x".join(map(str, r.shape)) or "scalar", r.dtype, f"{r.count:,}") for r in rows]
+    cells += [("total", "", "", f"{sum(r.count for r in rows):,}")]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = (f"{p:<{widths[0]}}  {s:<{widths[1]}}  {d:<{widths[2]}}  {n:>{widths[3]}}" for p, s, d, n in cells)
+    return "\n".join(lines)

@@ -1,0 +1,156 @@
+"""The U-Net of DDPM++ (Ho et al. 2020; Song et al. 2021, section C; Dhariwal & Nichol 2021, section 3.1).
+
+The CIFAR-10 recipe of Song et al. is `UNet(channels=128, multipliers=(1, 2, 2, 2), blocks=4, attention=(16,),
+dropout=0.1, skip_scale=0.5**0.5)`; the defaults here suit 8 x 8 digits on a CPU.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from diffjax.models import layers
+from diffjax.models.layers import DTYPES, EMBEDDINGS, Embedding, Norm, SelfAttention
+from diffjax.types import Array
+
+
+class ResidualBlock(nn.Module):
+    """norm, silu, (resample), convolve, modulated norm, silu, dropout, convolve from zero; plus the (resampled) input.
+
+    Attributes:
+        features: channels of the result.
+        resample: None, or `layers.down` or `layers.up`, applied to both branches (Brock et al. 2019).
+        skip_scale: multiplies the sum; 1 / sqrt(2) keeps its variance.
+    """
+
+    features: int
+    dropout: float = 0.0
+    skip_scale: float = 1.0
+    dtype: Any = jnp.float32
+    resample: Any = None
+    train: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, embedding: Array) -> Array:
+        resample = self.resample or (lambda x: x)
+        h = resample(nn.silu(Norm(name="norm_0")(x)).astype(self.dtype))
+        h = nn.Conv(self.features, (3, 3), dtype=self.dtype, name="conv_0")(h)
+        h = nn.silu(Norm(name="norm_1")(h, embedding)).astype(self.dtype)
+        h = nn.Dropout(self.dropout, deterministic=not self.train)(h)
+        zero = nn.initializers.zeros_init()
+        h = nn.Conv(self.features, (3, 3), dtype=self.dtype, kernel_init=zero, name="conv_1")(h)
+        x = resample(x)
+        if x.shape[-1] != self.features:
+            x = nn.Dense(self.features, dtype=self.dtype, name="skip")(x)
+        return (x + h) * self.skip_scale
+
+
+class UNet(nn.Module):
+    """Residual blocks on the way down and up again, joined by skip connections, with self-attention in between.
+
+    Called as `unet(x, c, label=None, train=False)` with x (H, W, C), c the scalar log-SNR (may be infinite), label an
+    integer scalar, `classes` or None for "no label". Returns F of x's shape, float32, zero at initialisation.
+
+    Attributes:
+        channels: of the first level.
+        multipliers: channels of each level over those of the first; each level but the first halves the image.
+        blocks: residual blocks per level (one more on the way up).
+        attention: heights of the feature maps that attend, e.g. (16,); the middle attends too if any does.
+        head_width: channels per attention head; None for one head.
+        classes: number of labels; None for an unconditional network.
+        dropout: its rate, inside the blocks, only where train is True (rng "dropout").
+        skip_scale: multiplies each residual sum.
+        patch: the image enters as blocks of patch x patch pixels, (H / patch, W / patch, patch^2 C).
+        embedding: of the log-SNR: positional or fourier.
+        dtype: of the computation, float32 or bfloat16; parameters, normalisation and output are float32.
+        remat: recompute each block on the way back instead of storing it: less memory, a third more time.
+
+    Raises:
+        ValueError: for an attribute out of its range, or an image that the strides do not divide.
+    """
+
+    channels: int = 32
+    multipliers: tuple[int, ...] = (1, 2)
+    blocks: int = 1
+    attention: tuple[int, ...] = (4,)
+    head_width: int | None = None
+    classes: int | None = None
+    dropout: float = 0.0
+    skip_scale: float = 1.0
+    patch: int = 1
+    embedding: str = "positional"
+    dtype: str = "float32"
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        counts = {f"multipliers[{i}]": m for i, m in enumerate(self.multipliers)}
+        optional = {f: v for f in ("head_width", "classes") if (v := getattr(self, f)) is not None}
+        layers.check_counts(channels=self.channels, blocks=self.blocks, patch=self.patch, **counts, **optional)
+        if not self.multipliers:
+            raise ValueError("multipliers = (): expected one positive integer per level.")
+        layers.check_rate("dropout", self.dropout)
+        layers.check_choice("embedding", self.embedding, EMBEDDINGS)
+        layers.check_choice("dtype", self.dtype, DTYPES)
+        super().__post_init__()
+
+    def check_shape(self, x: Array, c: Array) -> None:
+        """Raises a ValueError unless the strides divide the image and `attention` names heights of its feature maps."""
+        if x.ndim != 3 + jnp.ndim(c):
+            raise ValueError(f"the U-Net takes images (H, W, C), got shape {x.shape} with c of shape {jnp.shape(c)}.")
+        height, width = x.shape[-3:-1]
+        levels = len(self.multipliers)
+        stride = self.patch * 2 ** (levels - 1)
+        if height % stride or width % stride:
+            raise ValueError(
+                f"image {height}x{width} is not divisible by {stride}, the U-Net's total stride (patch {self.patch}, "
+                f"{levels} levels): use sizes that are multiples of {stride}, fewer multipliers or a smaller patch."
+            )
+        heights = [height // self.patch // 2**i for i in range(levels)]
+        if absent := [a for a in self.attention if a not in heights]:
+            raise ValueError(
+                f"attention at {absent}: the feature maps of a {height}x{width} image have heights {heights}"
+            )
+
+    @nn.compact
+    def __call__(self, x: Array, c: Array, label: Array | None = None, train: bool = False) -> Array:
+        self.check_shape(x, c)
+        dtype = jnp.dtype(self.dtype)
+        told = Embedding(4 * self.channels, self.classes, self.channels, self.embedding, name="embedding")(c, label)
+        wrap: Any = nn.remat if self.remat else lambda cls: cls
+        Block, Attention = wrap(ResidualBlock), wrap(SelfAttention)
+
+        def block(name: str, h: Array, level: int, resample: Any = None) -> Array:
+            width = self.channels * self.multipliers[level]
+            return Block(width, self.dropout, self.skip_scale, dtype, resample, train, name=name)(h, told)
+
+        def attend(name: str, h: Array) -> Array:
+            return Attention(self.head_width, self.skip_scale, dtype, name=name)(h)
+
+        pixels = layers.space_to_depth(x.astype(dtype), self.patch)
+        h = nn.Conv(self.channels, (3, 3), dtype=dtype, name="conv_in")(pixels)
+        skips = [h]
+        levels = range(len(self.multipliers))
+        for level in levels:
+            if level > 0:
+                h = block(f"down_{level}", h, level - 1, layers.down)
+                skips.append(h)
+            for i in range(self.blocks):
+                h = block(f"encode_{level}_{i}", h, level)
+                h = attend(f"encode_{level}_{i}_attention", h) if h.shape[-3] in self.attention else h
+                skips.append(h)
+
+        h = block("middle_0", h, levels[-1])
+        h = attend("middle_attention", h) if self.attention else h
+        h = block("middle_1", h, levels[-1])
+
+        for level in reversed(levels):
+            for i in range(self.blocks + 1):
+                h = block(f"decode_{level}_{i}", jnp.concatenate([h, skips.pop()], -1), level)
+            h = attend(f"decode_{level}_attention", h) if h.shape[-3] in self.attention else h
+            if level > 0:
+                h = block(f"up_{level}", h, level, layers.up)
+
+        h = nn.silu(Norm(name="norm_out")(h))
+        # In float32 whatever the compute dtype: what bfloat16 rounds here stays in the sample.
+        h = nn.Conv(pixels.shape[-1], (3, 3), kernel_init=nn.initializers.zeros_init(), name="conv_out")(h)
+        return layers.depth_to_space(h, self.patch)

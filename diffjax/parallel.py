@@ -1,0 +1,178 @@
+"""Devices: one mesh, two shardings, two backends (`jit`, `pmap`) for one pure step, and chunks for sampling.
+
+Everything here changes where numbers live, never what they are: noise is a function of the global index (`training`).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from diffjax.types import Array, PyTree, T
+
+AXIS = "data"  # the mesh axis that batches are split over, and pmap's axis_name
+BACKENDS = ("jit", "pmap")
+
+
+def mesh(devices: Sequence[Any] | None = None, data: int | None = None) -> Mesh:
+    """A one-axis mesh over the first `data` of the devices (all of them by default), of every process.
+
+    Raises:
+        ValueError: if there are fewer devices than asked for.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    count = len(devices) if data is None else data
+    if not 1 <= count <= len(devices):
+        raise ValueError(f"Got data = {count} devices, expected 1 to {len(devices)}, those that there are.")
+    # Auto always: the default has been Auto and Explicit by turns, and Explicit forbids sharding constraints.
+    return Mesh(np.asarray(devices[:count]), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole value on every device: state, metrics."""
+    return NamedSharding(mesh, P())
+
+
+def sharded(mesh: Mesh, leading: int = 0) -> NamedSharding:
+    """Axis `leading` split over the devices: batches."""
+    return NamedSharding(mesh, P(*[None] * leading, AXIS))
+
+
+def replicate(mesh: Mesh, tree: T) -> T:
+    """`tree` on every device; every process must hold the same values."""
+    return jax.device_put(tree, replicated(mesh))
+
+
+def shard_batch(mesh: Mesh, batch: PyTree, leading: int = 0) -> PyTree:
+    """This process's part of a batch as global arrays; axis `leading` is the batch (1 for stacks of steps).
+
+    Raises:
+        ValueError: if the local devices do not divide the batch.
+    """
+    _check_divisible(batch, leading, len(mesh.local_devices))
+    put = lambda x: jax.make_array_from_process_local_data(sharded(mesh, leading), np.asarray(x))
+    return jax.tree.map(put, batch)
+
+
+def compile_step(
+    step: Callable, backend: str = "jit", mesh: Mesh | None = None, *, donate: bool = True, leading: int = 0
+) -> Callable:
+    """`(state, batch) -> (state, metrics)` compiled over the mesh; the caller sees one logical state and whole batches.
+
+    Args:
+        step: from `training.make_step` (leading = 0) or `make_steps` (leading = 1), made with axis_name=AXIS for pmap.
+        backend: "jit" (any number of processes) or "pmap" (one process).
+        donate: give the old state's memory to the new one; the old state is deleted.
+
+    Raises:
+        ValueError: for another backend, for pmap in several processes, and when called with a batch that the devices
+            do not divide.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"Got backend {backend!r}, expected one of {', '.join(BACKENDS)}.")
+    devices = _default(mesh)
+    compiled = (_jit if backend == "jit" else _pmap)(step, devices, (0,) if donate else (), leading)
+
+    def run(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
+        _check_divisible(batch, leading, devices.size)
+        return block_on_cpu(compiled(state, batch))
+
+    return run
+
+
+def _jit(step: Callable, mesh: Mesh, donated: tuple[int, ...], leading: int) -> Callable:
+    shardings = {"in_shardings": (replicated(mesh), sharded(mesh, leading)), "out_shardings": replicated(mesh)}
+    return jax.jit(step, donate_argnums=donated, **shardings)
+
+
+def _pmap(step: Callable, mesh: Mesh, donated: tuple[int, ...], leading: int) -> Callable:
+    if jax.process_count() > 1:
+        raise ValueError(f"Got backend 'pmap' in {jax.process_count()} processes, expected one; use backend 'jit'.")
+    devices = list(mesh.devices.flat)
+    # Axes None: the state goes in and out unmapped, one logical value that every device holds.
+    mapped = jax.pmap(step, AXIS, in_axes=(None, leading), out_axes=None, devices=devices, donate_argnums=donated)
+    split = lambda x: x.reshape(*x.shape[:leading], len(devices), -1, *x.shape[leading + 1 :])
+    return lambda state, batch: mapped(state, jax.tree.map(split, batch))
+
+
+def _default(mesh_or_none: Mesh | None) -> Mesh:
+    return mesh() if mesh_or_none is None else mesh_or_none
+
+
+def _check_divisible(batch: PyTree, leading: int, count: int) -> None:
+    shapes = {np.shape(leaf) for leaf in jax.tree.leaves(batch)}
+    if bad := [shape for shape in sorted(shapes) if len(shape) <= leading or shape[leading] % count]:
+        raise ValueError(
+            f"Got a batch of shape {bad[0]}, expected axis {leading} to be a multiple of {count}, the devices."
+        )
+
+
+def block_on_cpu(tree: T) -> T:
+    """`tree`, awaited if this is a CPU posing as several devices: there, unawaited steps wait for each other."""
+    several = jax.default_backend() == "cpu" and jax.device_count() > 1
+    return jax.block_until_ready(tree) if several else tree
+
+
+def initialize_distributed(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> None:
+    """Joins this process to a run of several hosts, before anything else touches a device; once is enough.
+
+    On TPU pods and under Slurm no argument is needed; elsewhere give the coordinator's "host:port", the number of
+    processes, and this one's place among them. From here on SIGTERM is JAX's: ask Orbax for preemption.
+    """
+    if not jax.distributed.is_initialized():
+        jax.distributed.initialize(coordinator, processes, process)
+
+
+def map_chunks(batched_fn: Callable, chunk: int, mesh: Mesh | None = None) -> Callable[[PyTree, PyTree], PyTree]:
+    """`(shared, rows (n, ...)) -> NumPy rows (n, ...)`, in chunks of one fixed size for each device.
+
+    Every device runs the very program of batch `chunk`, on rows that may be padding. So it compiles once, and the bits
+    of row i depend neither on n nor on the number of devices (on a CPU: on one core); a convolution compiled for
+    another batch size differs in the last bits. With several processes, all ask for the same rows and all get them.
+
+    Args:
+        batched_fn: pure, (shared, rows (chunk, ...)) -> (chunk, ...), each row on its own (`jax.vmap` of one sample).
+        chunk: rows for each device and dispatch.
+
+    Raises:
+        ValueError: if chunk < 1, or when called with no rows or with rows of several lengths.
+    """
+    if chunk < 1:
+        raise ValueError(f"Got chunk = {chunk}, expected at least 1.")
+    devices = _default(mesh)
+    # check_vma=False: a scan that starts from constants is no error.
+    per_device = jax.shard_map(batched_fn, mesh=devices, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False)
+    compiled = jax.jit(per_device)
+    width = chunk * devices.size
+
+    def run(shared: PyTree, rows: PyTree) -> PyTree:
+        n, shared = _length(rows), replicate(devices, shared)
+        parts = []
+        for start in range(0, n, width):
+            at = np.minimum(np.arange(start, start + width), n - 1)  # the tail repeats the last row
+            part = jax.device_put(jax.tree.map(lambda x: x[at], rows), sharded(devices))  # noqa: B023
+            parts.append(jax.tree.map(_to_host, compiled(shared, part)))
+        return jax.tree.map(lambda *xs: np.concatenate(xs)[:n], *parts)
+
+    return run
+
+
+def _length(rows: PyTree) -> int:
+    lengths = sorted({jnp.shape(leaf)[0] for leaf in jax.tree.leaves(rows)})
+    if len(lengths) != 1 or not lengths[0]:
+        raise ValueError(f"Got rows of lengths {lengths}, expected one length, at least 1.")
+    return lengths[0]
+
+
+def _to_host(x: Array) -> Any:
+    if x.is_fully_addressable:
+        return np.asarray(x)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(x, tiled=True)
