@@ -61,7 +61,7 @@ def tiny() -> ConfigDict:
 
 
 def cifar10() -> ConfigDict:
-    """Song et al.'s DDPM++ recipe on CIFAR-10: 1.3 M steps at batch 128; it stops at once where the data is not at hand."""
+    """Song et al.'s DDPM++ recipe on CIFAR-10: 1.3 M steps of batch 128; it stops at once where the data is missing."""
     config = digits()
     config.data = ConfigDict(dict(name="tfds", dataset="cifar10", flip=True))
     config.model = ConfigDict(

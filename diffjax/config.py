@@ -16,6 +16,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+Config = Any  # an ml_collections.ConfigDict: its fields have no static types
+
 
 class ConfigError(ValueError):
     """Something the user wrote cannot be used; the message is one line for the terminal."""
@@ -84,7 +86,7 @@ def find(path: str) -> Path:
     raise ConfigError(f"There is no config file {path!r}: {nearest(path, set(names))}.")
 
 
-def load(path: str, overrides: Iterable[str] = ()) -> ConfigDict:
+def load(path: str, overrides: Iterable[str] = ()) -> Config:
     """`get_config(variant)` of "file.py" or "file.py:variant", with overrides "a.b=value" applied, locked.
 
     Raises:
@@ -124,7 +126,7 @@ def variant_of(variant: str | None, variants: Mapping[str, Any]) -> Any:
     return variants[variant]
 
 
-def override(config: ConfigDict, text: str) -> None:
+def override(config: Config, text: str) -> None:
     """Applies "a.b=value" in place: the field must exist, and the value is read as the field's type.
 
     A field that is None takes any value; a tuple is written (1, 2) or 1,2. Inside a spec (a group with a `name`) an
@@ -157,7 +159,7 @@ def override(config: ConfigDict, text: str) -> None:
             group[leaf] = parsed
 
 
-def _no_field(path: str, group: ConfigDict, part: str, parents: list[str]) -> None:
+def _no_field(path: str, group: Config, part: str, parents: list[str]) -> None:
     where = f"config.{'.'.join(parents)}" if parents else "the config"
     raise ConfigError(f"There is no field {path!r}: {part!r} is not in {where}; {nearest(part, group)}.")
 
@@ -192,18 +194,18 @@ def _literal(text: str) -> Any:
         return text
 
 
-def to_json(config: ConfigDict) -> str:
+def to_json(config: Config) -> str:
     """The resolved config as JSON text; tuples become lists and come back as tuples."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True)
 
 
-def from_json(text: str) -> ConfigDict:
+def from_json(text: str) -> Config:
     """The config of `to_json`, locked."""
     config = ConfigDict(_tuples(json.loads(text)))
     return config.lock()
 
 
-def differences(a: ConfigDict, b: ConfigDict) -> list[str]:
+def differences(a: Config, b: Config) -> list[str]:
     """'field: value of a -> value of b' for every field that differs."""
     flat_a, flat_b = _flatten(json.loads(to_json(a))), _flatten(json.loads(to_json(b)))
     keys = sorted(flat_a.keys() | flat_b.keys())

@@ -101,7 +101,7 @@ def training_curve(path: str | Path, steps: Sequence[int], curves: Mapping[str, 
     _save(figure, path)
 
 
-def schedule(path: str | Path, times: Sequence[float], alpha: Any, sigma: Any, grid: Sequence[float]) -> None:
+def schedule(path: str | Path, times: Any, alpha: Any, sigma: Any, grid: Any) -> None:
     """alpha and sigma against t, log-SNR beside them, and the sampler's grid as ticks."""
     alpha, sigma = np.asarray(alpha), np.asarray(sigma)
     figure = _figure(8, 3.2)

@@ -19,8 +19,9 @@ def recipe(tmp_path):
     path.write_text(
         "from ml_collections import ConfigDict, config_dict\n"
         "def get_config(variant):\n"
-        "    return ConfigDict(dict(whole=1, real=0.5, flag=False, text='a', none=None, hole=config_dict.placeholder(int),\n"
-        "        pair=(1, 2), spec=dict(name='VP', beta_min=0.1), group=dict(inner=dict(deep=3)), variant=variant or 'plain'))\n"
+        "    return ConfigDict(dict(whole=1, real=0.5, flag=False, text='a', none=None,\n"
+        "        hole=config_dict.placeholder(int), group=dict(inner=dict(deep=3)),\n"
+        "        pair=(1, 2), spec=dict(name='VP', beta_min=0.1), variant=variant or 'plain'))\n"
     )
     return str(path)
 

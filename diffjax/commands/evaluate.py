@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from diffjax import analytic, parallel, training
 from diffjax.commands import workdir as files
 from diffjax.commands.experiment import Experiment, loss_fn
 from diffjax.commands.sample import drawer, require_workdir, restore, served
+from diffjax.config import Config
 from diffjax.metrics import gate, neighbours, wasserstein
 from diffjax.schedules import amplitudes
 from diffjax.types import Array, PyTree
@@ -23,7 +23,7 @@ SHOWN, FRAMES = 64, 10
 MOST = 2000  # examples that metrics between all pairs look at
 
 
-def main(config: ConfigDict | None, overrides: list[str], flags: Namespace) -> None:
+def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
     """The command line's entry."""
     require_workdir(flags)
     options = {"sampler": flags.sampler, "nfe": flags.nfe, "step": flags.step, "overrides": overrides}
@@ -73,7 +73,7 @@ def visible(state: Any) -> Array:
 
 
 def judge(experiment: Experiment, samples: np.ndarray) -> tuple[dict[str, Any], str, bool | None]:
-    """Metrics beside floors and baselines, the same as a Markdown table, and the gate's verdict: None without a gate."""
+    """Metrics beside floors and baselines, the same as Markdown, and the gate's verdict (None: there is no gate)."""
     everything = lambda source: source.gather(np.arange(min(len(source), MOST)))["x"]
     train, held_out = everything(experiment.dataset.train), everything(experiment.dataset.held_out)
     if experiment.dataset.name == "digits":
@@ -184,18 +184,18 @@ def _figures(workdir: Path, experiment: Experiment, samples: Any, trajectory: An
 
 
 def _report(experiment: Experiment, results: dict[str, Any], table: str) -> str:
-    config, losses = experiment.config, results["loss_by_time"]
+    config, losses, data = experiment.config, results["loss_by_time"], experiment.dataset
     rows = zip(
         losses["edges"], losses["edges"][1:], *(losses[k]["bins"] for k in ("held out", "train", "Gaussian fit"))
     )
     shown = lambda v: "-" if v is None else f"{v:.4f}"
     by_time = "\n".join(f"| {a:.1f} - {b:.1f} | {shown(h)} | {shown(t)} | {shown(g)} |" for a, b, h, t, g in rows)
     means = " | ".join(shown(losses[k]["mean"]) for k in ("held out", "train", "Gaussian fit"))
+    sizes = f"{len(data.train)} training and {len(data.held_out)} held-out examples of {data.name}"
+    how = f"{config.sampler.name} on the {config.grid.name} grid of {config.grid.n} steps"
     return f"""# {config.name}: step {results["step"]}
 
-{len(experiment.dataset.train)} training and {len(experiment.dataset.held_out)} held-out examples of {experiment.dataset.name} \
-(split {experiment.dataset.fingerprint}); {results["samples"]} samples of EMA {config.sample.ema} by {config.sampler.name} on \
-the {config.grid.name} grid of {config.grid.n} steps.
+{sizes} (split {data.fingerprint}); {results["samples"]} samples of EMA {config.sample.ema} by {how}.
 
 ![samples](figures/samples.png)
 

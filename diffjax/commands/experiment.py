@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from ml_collections import ConfigDict
 
 from diffjax import data, denoisers, ema, grids, losses, models, optimizers, processes, samplers, schedules, training
-from diffjax.config import ConfigError, build, nearest
+from diffjax.config import Config, ConfigError, build, nearest
 from diffjax.data import Dataset
 from diffjax.denoisers.targets import Target, check_target
 from diffjax.models import Network
@@ -20,7 +19,7 @@ from diffjax.types import Array, Key, PyTree, Schedule
 class Experiment(NamedTuple):
     """Everything a config names, built."""
 
-    config: ConfigDict
+    config: Config
     dataset: Dataset
     schedule: Schedule
     process: processes.Gaussian
@@ -39,13 +38,13 @@ class Experiment(NamedTuple):
 
 
 class Request(NamedTuple):
-    """How to sample: along which rows, from which time on. A pytree: another request of the same length is no retrace."""
+    """How to sample: along which rows, from which time; a pytree, so that another of its length is no retrace."""
 
     walk: Partial
     start: Array
 
 
-def build_experiment(config: ConfigDict) -> Experiment:
+def build_experiment(config: Config) -> Experiment:
     """Builds what the config names, in an order that reports a slip of the pen before any data is read.
 
     Raises:
@@ -57,7 +56,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
         raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
 
 
-def _build(config: ConfigDict) -> Experiment:
+def _build(config: Config) -> Experiment:
     _check_train(config.train)
     schedule = build(schedules, config.schedule)
     target = build(denoisers, config.target)
@@ -76,7 +75,7 @@ def _build(config: ConfigDict) -> Experiment:
     )
 
 
-def plan(config: ConfigDict, schedule: Schedule, trace: Callable | None = None) -> Request:
+def plan(config: Config, schedule: Schedule, trace: Callable | None = None) -> Request:
     """The config's sampler along its grid."""
     ts = build(grids, config.grid, schedule)
     sampler = build(samplers, config.sampler, schedule)
@@ -136,14 +135,15 @@ def _net(experiment: Experiment, params: PyTree, label: Any, **options: Any) -> 
     return Partial(lambda params, label, x, c: experiment.network.apply(params, x, c, label, **options), params, label)
 
 
-def _check_train(train: ConfigDict) -> None:
+def _check_train(train: Config) -> None:
     for field in ("steps", "batch_size", "steps_per_dispatch", "log_every", "sample_every"):
         if train[field] < 1:
             raise ConfigError(f"train.{field} is {train[field]}, expected an integer >= 1.")
     for field in ("steps", "log_every", "sample_every"):
         if train[field] % train.steps_per_dispatch:
             raise ConfigError(
-                f"train.{field} = {train[field]} is not a multiple of train.steps_per_dispatch = {train.steps_per_dispatch}."
+                f"train.{field} = {train[field]} is not a multiple of train.steps_per_dispatch, "
+                f"{train.steps_per_dispatch}."
             )
     for field, options in (("backend", ("jit", "pmap")), ("nonfinite", ("stop", "skip"))):
         if train[field] not in options:

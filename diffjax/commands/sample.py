@@ -7,17 +7,16 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from diffjax import parallel, training
 from diffjax.checkpoint import Checkpoints
 from diffjax.commands import workdir as files
 from diffjax.commands.experiment import Experiment, build_experiment, init_state, plan, sample_one, seed_inputs
-from diffjax.config import ConfigError, override
+from diffjax.config import Config, ConfigError, override
 from diffjax.types import PyTree
 
 
-def main(config: ConfigDict | None, overrides: list[str], flags: Namespace) -> None:
+def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
     """The command line's entry."""
     require_workdir(flags)
     options = {"sampler": flags.sampler, "nfe": flags.nfe, "step": flags.step, "overrides": overrides}
@@ -104,7 +103,7 @@ def served(experiment: Experiment, state: training.TrainState) -> PyTree:
 
 
 def drawer(experiment: Experiment, mesh: Any, trace: Callable | None = None) -> Callable[[PyTree, Iterable[int]], Any]:
-    """`draw(params, seeds) -> (n, *shape)` on the host, compiled once; with `trace`, also the trajectory (n, rows, ...)."""
+    """`draw(params, seeds) -> (n, *shape)` on the host, compiled once; with `trace`, (samples, trajectory)."""
     batched = jax.vmap(sample_one(experiment), in_axes=(None, 0))
     chunked = parallel.map_chunks(batched, experiment.config.sample.chunk, mesh)
     request = plan(experiment.config, experiment.schedule, trace)
@@ -121,9 +120,7 @@ def parse_seeds(text: str) -> list[int]:
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
         if not low.isdecimal() or (dash and not high.isdecimal()) or (dash and int(high) < int(low)):
-            raise ConfigError(
-                f"seeds {text!r}: cannot read {part!r}, expected numbers and ranges such as 0-63 or 1,5,10-12."
-            )
+            raise ConfigError(f"seeds {text!r}: cannot read {part!r}, expected numbers and ranges: 0-63 or 1,5,10-12.")
         seeds += range(int(low), int(high or low) + 1)
     if max(seeds) >= 2**32:
         raise ConfigError(f"seeds {text!r}: {max(seeds)} is too large, expected less than 2^32.")

@@ -6,40 +6,34 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from diffjax import models, samplers, training
 from diffjax.commands import workdir as files
 from diffjax.commands.experiment import Experiment, build_experiment, init_state, loss_fn, plan
-from diffjax.config import to_json
+from diffjax.config import Config, to_json
 
 
-def main(config: ConfigDict | None, overrides: list[str], flags: Namespace) -> None:
+def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
     """The command line's entry."""
     run(config if config is not None else files.read_config(Path(flags.workdir)))
 
 
-def run(config: ConfigDict, workdir: str | Path | None = None) -> dict[str, Any]:
+def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
     """Prints, and returns, a run's costs; memory and FLOPs are XLA's figures for one compiled step on one device."""
     experiment = build_experiment(config)
     state = jax.eval_shape(lambda: init_state(experiment))
-    shapes = {"batch": (config.train.batch_size, *experiment.dataset.shape), "label": (config.train.batch_size,)}
     costs = {**_step_costs(experiment, state), "nfe": samplers.nfe(plan(config, experiment.schedule).walk)}
+    data, size = experiment.dataset, config.train.batch_size
+    shapes = {"x": (size, *data.shape)} | ({"label": (size,)} if experiment.conditional else {})
+    gflop, mib = costs["flops"] / 1e9, 2.0**-20
     print(to_json(config))
     print(models.format_table(models.parameter_table(state.params)))
+    print(f"data       {data.name}: {len(data.train)} train, {len(data.held_out)} held out, split {data.fingerprint}")
+    print(f"batch      {', '.join(f'{name} {shape}' for name, shape in shapes.items())}")
+    print(f"dispatch   {config.train.steps_per_dispatch} steps")
+    print(f"step       {gflop:.3f} GFLOP, {1e3 * gflop / size:.2f} MFLOP per image")
     print(
-        f"data       {experiment.dataset.name}: {len(experiment.dataset.train)} train, {len(experiment.dataset.held_out)} held out"
-    )
-    print(
-        f"batch      x {shapes['batch']} float32"
-        + (f", label {shapes['label']} int32" if experiment.conditional else "")
-    )
-    print(f"dispatch   {config.train.steps_per_dispatch} steps of it")
-    print(
-        f"step       {costs['flops'] / 1e9:.3f} GFLOP, {costs['flops'] / config.train.batch_size / 1e6:.2f} MFLOP per image"
-    )
-    print(
-        f"memory     {costs['state_bytes'] / 2**20:.1f} MiB state, {costs['temporary_bytes'] / 2**20:.1f} MiB temporaries"
+        f"memory     {costs['state_bytes'] * mib:.1f} MiB state, {costs['temporary_bytes'] * mib:.1f} MiB temporaries"
     )
     print(f"sampling   {costs['nfe']} evaluations per sample")
     return {"shapes": shapes, **costs}

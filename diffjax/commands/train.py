@@ -8,28 +8,28 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from diffjax import data, parallel, training
 from diffjax.checkpoint import Checkpoints
-from diffjax.commands import evaluate, workdir as files
+from diffjax.commands import evaluate
+from diffjax.commands import workdir as files
 from diffjax.commands.experiment import Experiment, build_experiment, init_state, loss_fn
 from diffjax.commands.logs import CompileClock, Log
 from diffjax.commands.sample import drawer, served
-from diffjax.config import ConfigError
+from diffjax.config import Config, ConfigError
 from diffjax.signals import Stop, install_stop_handler
 
 SAMPLES_SHOWN = 64
 
 
-def main(config: ConfigDict | None, overrides: list[str], flags: Namespace) -> None:
+def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
     """The command line's entry: --workdir alone resumes the run in it."""
     if config is None:
         config = files.read_config(Path(flags.workdir))
     run(config, flags.workdir)
 
 
-def run(config: ConfigDict, workdir: str | Path | None = None) -> dict[str, Any]:
+def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
     """Trains to the end, from scratch or from the newest good checkpoint in `workdir`.
 
     Args:
@@ -66,7 +66,7 @@ def run(config: ConfigDict, workdir: str | Path | None = None) -> dict[str, Any]
     return _write_results(workdir, {"status": "done", "minutes": round(minutes, 2), **results})
 
 
-def open_checkpoints(workdir: Path, config: ConfigDict, **options: Any) -> Checkpoints:
+def open_checkpoints(workdir: Path, config: Config, **options: Any) -> Checkpoints:
     """The checkpoints of a run, kept as its config says."""
     report = lambda line: print(line, flush=True)
     return Checkpoints(
@@ -79,7 +79,7 @@ def _write_results(workdir: Path, results: dict[str, Any]) -> dict[str, Any]:
     return results
 
 
-def _devices(config: ConfigDict) -> Any:
+def _devices(config: Config) -> Any:
     count = config.train.devices
     if count is not None and not 1 <= count <= jax.device_count():
         raise ConfigError(f"train.devices is {count}, expected 1 to {jax.device_count()}, the devices that are here.")

@@ -19,17 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
-from diffjax.config import ConfigError, differences, from_json, to_json
+from diffjax.config import Config, ConfigError, differences, from_json, to_json
 
 
-def default_name(config: ConfigDict) -> Path:
+def default_name(config: Config) -> Path:
     """runs/<config>-<time>."""
     return Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def prepare(workdir: Path, config: ConfigDict) -> None:
+def prepare(workdir: Path, config: Config) -> None:
     """Makes the workdir, or checks that it belongs to this config.
 
     Raises:
@@ -39,10 +38,8 @@ def prepare(workdir: Path, config: ConfigDict) -> None:
     if saved.exists():
         changed = differences(from_json(saved.read_text()), config)
         if changed:
-            raise ConfigError(
-                f"{workdir} holds a run of another config ({'; '.join(changed[:4])}{'; ...' if len(changed) > 4 else ''}); "
-                "give another --workdir, or the config it was started with."
-            )
+            shown = "; ".join(changed[:4]) + ("; ..." if len(changed) > 4 else "")
+            raise ConfigError(f"{workdir} holds a run of another config ({shown}); give another --workdir.")
     elif workdir.exists() and any(workdir.iterdir()):
         raise ConfigError(f"{workdir} is not empty and holds no config.json; give a new or an empty --workdir.")
     workdir.mkdir(parents=True, exist_ok=True)
@@ -52,7 +49,7 @@ def prepare(workdir: Path, config: ConfigDict) -> None:
     write_atomically(workdir / "env.json", json.dumps(environment(), indent=2))
 
 
-def read_config(workdir: Path) -> ConfigDict:
+def read_config(workdir: Path) -> Config:
     """The config of a run.
 
     Raises:

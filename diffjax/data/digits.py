@@ -18,8 +18,8 @@ def digits() -> Dataset:
     """1500 training and 297 held-out digits: x (8, 8, 1) in [-1, 1], labels 0 .. 9."""
     from sklearn.datasets import load_digits
 
-    raw = load_digits()
-    levels, label = raw.images.astype(np.uint8), raw.target.astype(np.int32)
+    pixels, label = load_digits(return_X_y=True)
+    levels, label = np.asarray(pixels, np.uint8).reshape(-1, 8, 8), np.asarray(label, np.int32)
     held_out = _stratified(label)
     x = (levels.astype(np.float32) / 8 - 1)[..., None]
     parts = [Arrays(x[part], label[part]) for part in (~held_out, held_out)]
