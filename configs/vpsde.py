@@ -50,7 +50,7 @@ def digits() -> ConfigDict:
 def tiny() -> ConfigDict:
     """Every part of the default, at a size that runs in seconds."""
     config = digits()
-    config.model.channels = 8
+    config.model = ConfigDict(dict(name="UNet", channels=8, multipliers=(1, 1), attention=(4,)))
     config.train.update(dict(steps=40, batch_size=32, steps_per_dispatch=5, log_every=10, sample_every=20))
     config.optimizer.warmup_steps = 5
     config.grid.n = 5

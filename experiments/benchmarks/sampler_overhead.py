@@ -1,0 +1,56 @@
+"""What a sampler costs beside its network: FLOPs and time over NFE x forward, on the digits U-Net."""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+from counting import best_times, flops, report
+from jax.tree_util import Partial
+
+from diffjax import config, denoisers, grids, models, samplers, schedules
+
+STEPS = 20
+
+
+def main() -> None:
+    """One row per sampler."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--smoke", action="store_true", help="small batch and few repeats")
+    smoke = parser.parse_args().smoke
+    batch, repeats = (8, 2) if smoke else (64, 7)
+    recipe = config.load("configs/vpsde.py" + (":tiny" if smoke else ""))
+    schedule, network = schedules.VP(), models.network(config.build(models, recipe.model))
+    params = models.init(network, jax.random.key(0), (8, 8, 1))
+    params = jax.tree.map(lambda p: p + 0.01, params)  # away from the zero output of initialisation
+    denoise = denoisers.denoiser(Partial(network.apply, params), schedule, denoisers.Eps())
+    x, keys = jax.random.normal(jax.random.key(1), (batch, 8, 8, 1)), jax.random.split(jax.random.key(2), batch)
+
+    fine, short = grids.log_snr(schedule, STEPS), grids.log_snr(schedule, STEPS, zero=False)
+    table = {
+        "ddim": (samplers.ancestral.ddim(schedule), fine),
+        "ddpm": (samplers.ancestral.ddpm(schedule), fine),
+        "euler_maruyama": (samplers.sde.euler_maruyama(schedule), short),
+        "heun": (samplers.heun.edm(schedule), fine),
+        "adams_2": (samplers.multistep.adams(schedule, 2), fine),
+        "adams_3": (samplers.multistep.adams(schedule, 3), fine),
+        "dpmpp_2m": (samplers.multistep.dpmpp_2m(schedule), fine),
+        "dpmpp_3m": (samplers.multistep.dpmpp_3m(schedule), fine),
+    }
+    forward = lambda apply_params, x: jax.vmap(lambda x: network.apply(apply_params, x, jnp.zeros(())))(x)
+    per_forward = flops(forward, params, x)
+    walk = jax.jit(lambda sample, model, keys, x: jax.vmap(sample, in_axes=(None, 0, 0))(model, keys, x))
+    rows = {}
+    for name, (sampler, ts) in table.items():
+        sample = samplers.sampling_fn(sampler, ts)
+        n = samplers.nfe(sample)
+        bare = jax.jit(lambda params, x, n=n: jax.lax.scan(lambda x, _: (forward(params, x), None), x, length=n)[0])
+        ratio = flops(walk, sample, denoise, keys, x) / (n * per_forward)
+        calls = {"sampler": lambda s=sample: walk(s, denoise, keys, x), "bare": lambda f=bare: f(params, x)}
+        times = best_times(calls, repeats)
+        rows[name] = {"nfe": n, "flops": round(ratio, 5), "time": round(times["sampler"] / times["bare"], 3)}
+    worst = {what: max(row[what] for row in rows.values()) for what in ("flops", "time")}
+    report("sampler_overhead", {"batch": batch, "steps": STEPS, "worst": worst, "samplers": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The package list, the configs inside the wheel, and the README's commands."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from diffjax import config
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_every_package_is_listed():
+    found = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "diffjax").rglob("*.py")}
+    assert found | {"diffjax.configs"} == set(PROJECT["tool"]["setuptools"]["packages"])
+
+
+def test_data_files_are_listed():
+    files = {
+        p.relative_to(ROOT) for p in (ROOT / "diffjax").rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")
+    }
+    listed = PROJECT["tool"]["setuptools"]["package-data"]
+    matched = {
+        f
+        for package, globs in listed.items()
+        for g in globs
+        for f in (p.relative_to(ROOT) for p in (ROOT / package.replace(".", "/")).glob(g))
+    }
+    assert files == matched
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
+def test_every_config_loads_and_says_its_command(path):
+    text = path.read_text()
+    commands = re.findall(r"--config=(configs/\S+)", text)
+    assert commands, "the docstring gives the command"
+    for command in commands:
+        assert config.load(command).name.startswith(path.stem)
+
+
+def test_ci_runs_the_readmes_test_command():
+    readme = (ROOT / "README.md").read_text()
+    block = re.search(r"<!-- test command -->\n```bash\n(.+?)\n```", readme)
+    assert block
+    assert "pytest" in block[1]
+    assert "README.md" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_no_document_names_a_missing_file():
+    for document in ("README.md", "CONTRIBUTING.md"):
+        for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / document).read_text()):
+            assert link.startswith("http") or (ROOT / link).exists(), f"{document}: {link}"

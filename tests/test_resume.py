@@ -1,0 +1,119 @@
+"""A run that is killed at any moment and started again ends with the bytes of one that never was."""
+
+import json
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from run_command import run, start
+
+from diffjax.commands import sample
+
+STEPS = 240
+ARGS = ("--config=configs/vpsde.py:tiny", f"--config.train.steps={STEPS}", f"--config.train.sample_every={STEPS}")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, cache):
+    """The uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("runs") / "reference"
+    status, output = run(*ARGS, f"--workdir={workdir}", one_core=True, cache=cache)
+    assert status == 0, output
+    return workdir
+
+
+def logged(workdir: Path) -> list[dict]:
+    """metrics.jsonl without what a clock says."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "timing"} for line in lines]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    (_, one, step_a), (_, two, step_b) = sample.restore(a), sample.restore(b)
+    assert step_a == step_b == STEPS
+    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True):
+        x, y = (jax.random.key_data(v) if jax.dtypes.issubdtype(v.dtype, jax.dtypes.prng_key) else v for v in (x, y))
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), jax.tree_util.keystr(path)
+    assert logged(a) == logged(b)
+    assert [line["step"] for line in logged(a)] == list(range(10, STEPS + 1, 10))
+
+
+def progress(workdir: Path) -> int:
+    path = workdir / "metrics.jsonl"
+    return path.read_text().count("\n") * 10 if path.exists() else 0
+
+
+def kill_at_random_moments(workdir: Path, cache: Path, kills: int, rng: random.Random) -> int:
+    """Starts the run `kills` times and kills each; how many of the kills came before the end."""
+    landed = 0
+    for _ in range(kills):
+        process = start(*ARGS, f"--workdir={workdir}", one_core=True, cache=cache)
+        begun, ahead = progress(workdir), rng.choice([0, 10, 20, 30])
+        deadline = time.monotonic() + 120
+        while process.poll() is None and progress(workdir) < begun + ahead + 1 and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.25))  # into a step, a save, or between the two
+        landed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    return landed
+
+
+@pytest.mark.parametrize("kills", [5, pytest.param(30, marks=pytest.mark.slow)])
+def test_killed_and_restarted_run_ends_with_the_same_bytes(reference, cache, tmp_path, kills):
+    workdir = tmp_path / "killed"
+    landed = kill_at_random_moments(workdir, cache, kills, random.Random(kills))
+    assert landed >= min(kills, 5) - 1, "the kills came too late to interrupt anything"
+    status, output = run(*ARGS, f"--workdir={workdir}", one_core=True, cache=cache)
+    assert status == 0, output
+    assert_same_run(reference, workdir)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_saves_and_resumes_mid_window(reference, cache, tmp_path, number):
+    workdir = tmp_path / "stopped"
+    process = start(*ARGS, f"--workdir={workdir}", one_core=True, cache=cache)
+    while process.poll() is None and progress(workdir) < 20:
+        time.sleep(0.002)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert json.loads((workdir / "results.json").read_text())["status"] == "interrupted"
+    assert "the same command resumes" in output
+    status, output = run(*ARGS, f"--workdir={workdir}", one_core=True, cache=cache)
+    assert status == 0, output
+    assert "resuming at step" in output
+    assert_same_run(reference, workdir)
+
+
+def test_damaged_newest_checkpoint_is_skipped_by_name(reference, cache, tmp_path):
+    workdir = tmp_path / "damaged"
+    shutil.copytree(reference, workdir)
+    newest = workdir / "checkpoints" / str(STEPS)
+    data = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    data.write_bytes(content)
+    status, output = run(*ARGS, f"--workdir={workdir}", one_core=True, cache=cache)
+    assert status == 0, output
+    assert f"step {STEPS}" in next(line for line in output.splitlines() if "skipped checkpoint" in line)
+    assert f"resuming at step {STEPS - 10}" in output
+    assert_same_run(reference, workdir)
+
+
+def test_another_config_is_refused_and_nothing_is_overwritten(reference, cache):
+    before = {p: p.stat().st_mtime_ns for p in reference.rglob("*") if p.is_file()}
+    status, output = run(*ARGS, "--config.seed=1", f"--workdir={reference}", cache=cache)
+    assert status != 0
+    assert "holds a run of another config (seed: 0 -> 1)" in output.splitlines()[-1]
+    assert before == {p: p.stat().st_mtime_ns for p in reference.rglob("*") if p.is_file()}
