@@ -1,0 +1,183 @@
+"""The report on generated digits, and the gate that a run must pass.
+
+Every number is the mean over disjoint chunks of n = len(held_out) samples (297), each against the held-out digits. It
+stands beside the same number for chunks of training digits (its floor: what a perfect generator scores; a chunk is out
+of the training set while it plays the fake) and for draws of one Gaussian fitted to the training digits. Images are
+first clipped to [-1, 1] and rounded to the data's 17 grey levels, as images in a file are. Neighbours and W2 are in
+pixels; the Frechet distance and the classes are by `digits`.
+
+The bounds: twice the floor for the Frechet distance lies between real digits (0.7 to 1.5 x, at two chunks or more) and
+the mildest negative control (3.2 x, noise 0.2). The 1-NN accuracies are bounded around their floors and not around 1/2,
+since the held-out digits are spread evenly over the data and lie nearer to training digits than to each other. Copies
+of a part of the training set show in the copied share alone, a missing class that resembles others in its share alone.
+Real digits pass 90 times of 90 at two or three chunks; at one chunk they fail by a rare class 2 times of 60.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from diffjax.metrics import digits, frechet, neighbours, wasserstein
+
+COVERAGE_K = 5
+GAUSSIAN_CHUNKS = 3
+
+
+class Bound(NamedTuple):
+    """low <= value <= high, where each end is `times` x floor plus a constant (times = 0: the same for every floor)."""
+
+    low: float
+    high: float
+    times: float = 0.0
+
+    def interval(self, floor: float) -> tuple[float, float]:
+        """The interval beside this floor."""
+        return self.low + self.times * floor, self.high + self.times * floor
+
+
+BOUNDS = {  # what is judged; the rest is only printed
+    "Frechet distance": Bound(-np.inf, 0.0, times=2.0),
+    "1-NN accuracy, real": Bound(-0.10, 0.15, times=1.0),
+    "1-NN accuracy, fake": Bound(-0.10, 0.15, times=1.0),
+    f"coverage, k = {COVERAGE_K}": Bound(0.95, np.inf),
+    "train-neighbour ratio": Bound(0.9, 1.15),
+    "copied share": Bound(-np.inf, 0.05),
+    "rarest class, of its share": Bound(0.5, np.inf),
+}
+
+
+class Metric(NamedTuple):
+    """One line of the report; `low` and `high` are None where the metric is printed and not judged."""
+
+    name: str
+    value: float
+    floor: float
+    gaussian: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether low <= value <= high; None if not judged."""
+        return None if self.low is None or self.high is None else bool(self.low <= self.value <= self.high)
+
+    @property
+    def bound(self) -> str:
+        """The interval in words."""
+        if self.low is None or self.high is None:
+            return ""
+        if np.isinf(self.low):
+            return f"<= {self.high:.3g}"
+        return f">= {self.low:.3g}" if np.isinf(self.high) else f"[{self.low:.3g}, {self.high:.3g}]"
+
+
+class Report(NamedTuple):
+    """Metrics of `chunks` x `n` generated digits."""
+
+    metrics: tuple[Metric, ...]
+    n: int
+    chunks: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether every judged metric keeps its bounds."""
+        return all(m.passed is not False for m in self.metrics)
+
+    def as_dict(self) -> dict[str, dict[str, float | str | bool | None]]:
+        """Plain values for JSON: {metric: {value, floor, gaussian, bound, passed}}."""
+        fields = ("value", "floor", "gaussian", "bound", "passed")
+        return {m.name: {field: getattr(m, field) for field in fields} for m in self.metrics}
+
+    def table(self) -> str:
+        """The report in Markdown, one row per metric, the verdict below."""
+        verdict = {True: "pass", False: "**FAIL**", None: "not judged"}
+        rows = ["| metric | value | floor | Gaussian fit | bound | |", "|---|---|---|---|---|---|"]
+        rows += [
+            f"| {m.name} | {m.value:.3f} | {m.floor:.3f} | {m.gaussian:.3f} | {m.bound} | {verdict[m.passed]} |"
+            for m in self.metrics
+        ]
+        failed = [m.name for m in self.metrics if m.passed is False]
+        rows += [
+            "",
+            f"Gate: {'failed by ' + '; '.join(failed) if failed else 'passed'}. Means over {self.chunks} x "
+            f"{self.n} samples, each chunk against the same {self.n} held-out digits.",
+        ]
+        return "\n".join(rows) + "\n"
+
+
+def judge(report: Report) -> list[tuple[str, float, str, bool]]:
+    """The judged metrics as (name, value, bound, passed)."""
+    return [(m.name, m.value, m.bound, m.passed) for m in report.metrics if m.passed is not None]
+
+
+def _shares(logits: np.ndarray) -> np.ndarray:
+    return np.bincount(logits.argmax(1), minlength=digits.CLASSES) / len(logits)
+
+
+def _measure(fake: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
+    """All metrics of one chunk of fakes, as many as held_out."""
+    seen, expected, shares = digits.read(fake), digits.read(held_out), _shares(digits.read(train).logits)
+    real_accuracy, fake_accuracy = neighbours.two_sample_accuracy(held_out, fake)
+    found, present = _shares(seen.logits), shares > 0
+    return {
+        "Frechet distance": frechet.frechet(seen.features, expected.features),
+        "1-NN accuracy, real": real_accuracy,
+        "1-NN accuracy, fake": fake_accuracy,
+        f"coverage, k = {COVERAGE_K}": neighbours.coverage(held_out, fake, COVERAGE_K),
+        "train-neighbour ratio": neighbours.train_neighbour_ratio(fake, train, held_out),
+        "copied share": neighbours.copied_share(fake, train, held_out),
+        "rarest class, of its share": float((found[present] / shares[present]).min()),
+        "class histogram, total variation": float(np.abs(found - shares).sum() / 2),
+        "exact W2": wasserstein.exact(fake, held_out),
+        "sliced W2": wasserstein.sliced(fake, held_out),
+    }
+
+
+def _mean(measures: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([m[name] for m in measures])) for name in measures[0]}
+
+
+def _fakes(fake: np.ndarray, train: np.ndarray, held_out: np.ndarray, order: np.ndarray) -> dict[str, float]:
+    chunks = order[: len(order) // len(held_out) * len(held_out)].reshape(-1, len(held_out))
+    return _mean([_measure(fake[chunk], train, held_out) for chunk in chunks])
+
+
+def _floor(train: np.ndarray, held_out: np.ndarray, order: np.ndarray) -> dict[str, float]:
+    n = len(held_out)
+    chunks = [slice(start, start + n) for start in range(0, len(train) - n + 1, n)]
+    return _mean([_measure(train[order[c]], train[np.delete(order, c)], held_out) for c in chunks])
+
+
+def fit_gaussian(data: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` draws of the Gaussian with the mean and the full covariance of data (n, ...), in its shape."""
+    flat = data.reshape(len(data), -1).astype(np.float64)
+    draws = rng.multivariate_normal(flat.mean(0), np.cov(flat, rowvar=False), count, method="eigh")
+    return draws.reshape(count, *data.shape[1:])
+
+
+def _images(name: str, images: np.ndarray, least: int) -> np.ndarray:
+    images = np.asarray(images, np.float64)
+    if images.shape[1:] != digits.SHAPE or len(images) < least:
+        raise ValueError(f"{name} has shape {images.shape}; expected (m, 8, 8, 1) with m >= {least}")
+    if not np.isfinite(images).all():
+        raise ValueError(f"{name}: {np.sum(~np.isfinite(images))} of {images.size} pixels are not finite")
+    return np.round((images.clip(-1, 1) + 1) * 8) / 8 - 1
+
+
+def evaluate_digits(fake: np.ndarray, train: np.ndarray, held_out: np.ndarray, seed: int = 0) -> Report:
+    """The report on generated digits fake (m, 8, 8, 1), given the training and the held-out digits, all in [-1, 1].
+
+    m >= n = len(held_out), len(train) >= 2 n; of m samples the whole chunks of n are used, in an order that, like the
+    Gaussian draws, depends on the seed alone. ValueError for other shapes, too few samples, or a non-finite pixel.
+    """
+    held_out = _images("held_out", held_out, COVERAGE_K + 1)
+    n = len(held_out)
+    train, fake = _images("train", train, 2 * n), _images("fake", fake, n)
+    rng = np.random.default_rng(seed)
+    values = _fakes(fake, train, held_out, rng.permutation(len(fake)))
+    floors = _floor(train, held_out, rng.permutation(len(train)))
+    gaussian = _images("gaussian", fit_gaussian(train, GAUSSIAN_CHUNKS * n, rng), n)
+    baseline = _fakes(gaussian, train, held_out, np.arange(len(gaussian)))
+    bounds = {name: bound.interval(floors[name]) for name, bound in BOUNDS.items()}
+    metrics = (Metric(k, values[k], floors[k], baseline[k], *bounds.get(k, (None, None))) for k in values)
+    return Report(tuple(metrics), n, len(fake) // n)

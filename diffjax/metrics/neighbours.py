@@ -1,0 +1,68 @@
+"""Nearest-neighbour comparisons of samples with data, by Euclidean distance between flattened arrays.
+
+Two-sample accuracy (Lopez-Paz and Oquab 2017; Xu et al. 2018, arXiv:1806.07755), coverage (Naeem et al. 2020,
+arXiv:2002.09797, eq. 9), and two copying checks against the training set (in the manner of Meehan et al. 2020).
+"""
+
+import numpy as np
+
+
+def distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Euclidean distances (n, m) of x (n, ...) and y (m, ...). ValueError if the dimensions differ or one is empty."""
+    from scipy.spatial.distance import cdist
+
+    if not len(x) or not len(y) or np.shape(x)[1:] != np.shape(y)[1:]:
+        shapes = f"{np.shape(x)} and {np.shape(y)}"
+        raise ValueError(f"samples of shapes {shapes}; expected (n, ...) and (m, ...) with n, m >= 1")
+    flat = [np.asarray(a, np.float64).reshape(len(a), -1) for a in (x, y)]
+    return cdist(flat[0], flat[1])
+
+
+def two_sample_accuracy(real: np.ndarray, fake: np.ndarray) -> tuple[float, float]:
+    """Leave-one-out 1-nearest-neighbour accuracy of telling real from fake, on the real and on the fake ones.
+
+    About 1/2 each for equal laws and equal n. Real below fake: the fakes crowd the modes; both near 1: no overlap.
+    Equidistant neighbours share the vote.
+    """
+    if len(real) != len(fake):
+        raise ValueError(f"{len(real)} real and {len(fake)} fake samples: the accuracy is 1/2 only at equal numbers")
+    gaps = distances(both := np.concatenate([real, fake]), both)
+    np.fill_diagonal(gaps, np.inf)
+    nearest = gaps == gaps.min(1, keepdims=True)
+    is_real = np.arange(len(both)) < len(real)
+    correct = (nearest & (is_real[:, None] == is_real)).sum(1) / nearest.sum(1)
+    return float(correct[is_real].mean()), float(correct[~is_real].mean())
+
+
+def coverage(real: np.ndarray, fake: np.ndarray, k: int = 5) -> float:
+    """Share of the real samples with a fake one inside the ball that reaches their k-th real neighbour.
+
+    For equal laws and equal n its expectation is near 1 - 2^-k: 0.969 at k = 5.
+    """
+    if not 1 <= k < len(real):
+        raise ValueError(f"k = {k}; expected 1 <= k < {len(real)}, the number of real samples")
+    radius = np.partition(distances(real, real), k, axis=1)[:, k]  # column 0 is the sample itself
+    return float((distances(real, fake).min(1) <= radius).mean())
+
+
+def train_neighbour_ratio(fake: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> float:
+    """Median distance of fakes to their nearest training sample over the same median for held-out data.
+
+    1 for fresh data, 0 for copies of the training set, above 1 for samples off the data. ValueError when the held-out
+    median is 0 (data with duplicates has no such ratio).
+    """
+    typical = np.median(distances(held_out, train).min(1))
+    if typical == 0:
+        raise ValueError("more than half of the held-out samples are in the training set: the split leaks")
+    return float(np.median(distances(fake, train).min(1)) / typical)
+
+
+def copied_share(fake: np.ndarray, train: np.ndarray, held_out: np.ndarray, quantile: float = 0.01) -> float:
+    """Share of fakes nearer to a training sample than all but `quantile` of the held-out data; fresh data: about that.
+
+    It sees copies of a part of the training set, which leave the median of `train_neighbour_ratio` where it was.
+    """
+    if not 0 <= quantile <= 1:
+        raise ValueError(f"quantile = {quantile}; expected a number in [0, 1]")
+    limit = np.quantile(distances(held_out, train).min(1), quantile)
+    return float((distances(fake, train).min(1) < limit).mean())
