@@ -22,15 +22,15 @@ def digits() -> ConfigDict:
     config.weight = ConfigDict(dict(name="unit"))
     config.times = ConfigDict(dict(name="stratified", t_min=1e-5))
     config.model = ConfigDict(dict(name="UNet", channels=32, multipliers=(1, 2)))
-    config.optimizer = ConfigDict(
-        dict(name="adam", learning_rate=2e-3, schedule="cosine", warmup_steps=200, clip_norm=1.0)
-    )
+    config.optimizer = ConfigDict(dict(name="adam"))  # any optax optimizer, with its own options
+    config.learning_rate = ConfigDict(dict(peak=2e-3, schedule="cosine", warmup_steps=200))
     config.ema = ConfigDict(dict(name="warm_up", decays=(0.999,)))
     config.train = ConfigDict(
         dict(
             steps=4000,
             batch_size=128,
-            steps_per_dispatch=20,
+            clip_norm=1.0,  # inf: off
+            steps_per_dispatch=1,  # more hide the dispatch of small steps; XLA runs convolutions slowly in a loop on CPUs
             log_every=100,
             sample_every=500,
             backend="jit",  # or "pmap"
@@ -51,8 +51,8 @@ def tiny() -> ConfigDict:
     """Every part of the default, at a size that runs in seconds."""
     config = digits()
     config.model = ConfigDict(dict(name="UNet", channels=8, multipliers=(1, 1), attention=(4,)))
-    config.train.update(dict(steps=40, batch_size=32, steps_per_dispatch=5, log_every=10, sample_every=20))
-    config.optimizer.warmup_steps = 5
+    config.train.update(dict(steps=40, batch_size=32, log_every=10, sample_every=20))
+    config.learning_rate.warmup_steps = 5
     config.grid.n = 5
     config.checkpoint.every = 10
     config.sample.chunk = 16
@@ -76,9 +76,7 @@ def cifar10() -> ConfigDict:
             embedding="positional",
         )
     )
-    config.optimizer = ConfigDict(
-        dict(name="adam", learning_rate=2e-4, schedule="constant", warmup_steps=5000, clip_norm=1.0)
-    )
+    config.learning_rate = ConfigDict(dict(peak=2e-4, schedule="constant", warmup_steps=5000))
     config.ema.decays = (0.9999,)
     config.train.update(dict(steps=1_300_000, steps_per_dispatch=10, log_every=100, sample_every=10_000))
     config.grid = ConfigDict(dict(name="uniform", n=1000, t_min=1e-3))

@@ -170,9 +170,12 @@ def _parse(path: str, text: str, group: Any, leaf: str, is_spec: bool) -> Any:
         return None
     if kind is str:
         return text
+    if kind is float:
+        try:
+            return float(text)  # inf and 1e-3 too
+        except ValueError:
+            raise ConfigError(f"{path!r} got {text!r}, expected a number, such as {present!r}.") from None
     value = text.lower() == "true" if kind is bool and text.lower() in ("true", "false") else _literal(text)
-    if kind is float and type(value) is int:
-        return float(value)
     if kind in (tuple, list):
         value = tuple(value) if isinstance(value, tuple | list) else (value,)
         first = next(iter(present or ()), None)

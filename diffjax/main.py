@@ -8,13 +8,22 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 MODES = {"train": "train", "sample": "sample", "eval": "evaluate", "show": "show"}
 
 
+class _Parser(argparse.ArgumentParser):
+    """Mistakes in one line, without the usage; --help has that."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit status 2."""
+        self.exit(2, f"error: {message}\n")
+
+
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The flags, and the overrides "a.b=value" among them."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m diffjax.main",
         allow_abbrev=False,
         description="Train, sample, evaluate or show one experiment.",

@@ -43,8 +43,8 @@ def sharded(mesh: Mesh, leading: int = 0) -> NamedSharding:
 
 
 def replicate(mesh: Mesh, tree: T) -> T:
-    """`tree` on every device; every process must hold the same values."""
-    return jax.device_put(tree, replicated(mesh))
+    """`tree` on every device: where a state goes before its first step. Every process must hold the same values."""
+    return _put(tree, replicated(mesh))
 
 
 def shard_batch(mesh: Mesh, batch: PyTree, leading: int = 0) -> PyTree:
@@ -97,6 +97,17 @@ def _pmap(step: Callable, mesh: Mesh, donated: tuple[int, ...], leading: int) ->
     mapped = jax.pmap(step, AXIS, in_axes=(None, leading), out_axes=None, devices=devices, donate_argnums=donated)
     split = lambda x: x.reshape(*x.shape[:leading], len(devices), -1, *x.shape[leading + 1 :])
     return lambda state, batch: mapped(state, jax.tree.map(split, batch))
+
+
+def _put(tree: T, sharding: NamedSharding) -> T:
+    """`device_put`, which takes no typed keys in several processes."""
+
+    def put(x: Any) -> Array:
+        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(x)), impl=jax.random.key_impl(x))
+        return jax.device_put(x, sharding)
+
+    return jax.device_put(tree, sharding) if jax.process_count() == 1 else jax.tree.map(put, tree)
 
 
 def _default(mesh_or_none: Mesh | None) -> Mesh:
@@ -156,7 +167,7 @@ def map_chunks(batched_fn: Callable, chunk: int, mesh: Mesh | None = None) -> Ca
         parts = []
         for start in range(0, n, width):
             at = np.minimum(np.arange(start, start + width), n - 1)  # the tail repeats the last row
-            part = jax.device_put(jax.tree.map(lambda x: x[at], rows), sharded(devices))  # noqa: B023
+            part = _put(jax.tree.map(lambda x: x[at], rows), sharded(devices))  # noqa: B023
             parts.append(jax.tree.map(_to_host, compiled(shared, part)))
         return jax.tree.map(lambda *xs: np.concatenate(xs)[:n], *parts)
 

@@ -32,6 +32,7 @@ def recipe(tmp_path):
         ("whole=7", "whole", 7),
         ("real=2", "real", 2.0),
         ("real=1e-3", "real", 1e-3),
+        ("real=inf", "real", float("inf")),
         ("flag=true", "flag", True),
         ("flag=False", "flag", False),
         ("text=3", "text", "3"),

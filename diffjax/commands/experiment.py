@@ -9,6 +9,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from diffjax import data, denoisers, ema, grids, losses, models, optimizers, processes, samplers, schedules, training
+from diffjax.commands.logs import LOGGERS
 from diffjax.config import Config, ConfigError, build, nearest
 from diffjax.data import Dataset
 from diffjax.denoisers.targets import Target, check_target
@@ -65,14 +66,16 @@ def _build(config: Config) -> Experiment:
     emas = build(ema, config.ema)
     if config.sample.ema not in (names := [str(float(decay)) for decay in config.ema.decays]):
         raise ConfigError(f"sample.ema is {config.sample.ema!r}: {nearest(config.sample.ema, names)}.")
-    optimizer, learning_rate = optimizers.build_optimizer(config.optimizer.to_dict(), config.train.steps)
+    optimizer, learning_rate = _optimizer(config)
     network = models.network(build(models, config.model))
     plan(config, schedule)
     dataset = build(data, config.data)
     process = processes.Gaussian(schedule)
-    return Experiment(
+    experiment = Experiment(
         config, dataset, schedule, process, target, weight, times, network, optimizer, learning_rate, emas
     )
+    jax.eval_shape(lambda: init_state(experiment))  # a network that does not suit the data is found here
+    return experiment
 
 
 def plan(config: Config, schedule: Schedule, trace: Callable | None = None) -> Request:
@@ -135,6 +138,17 @@ def _net(experiment: Experiment, params: PyTree, label: Any, **options: Any) -> 
     return Partial(lambda params, label, x, c: experiment.network.apply(params, x, c, label, **options), params, label)
 
 
+def _optimizer(config: Config) -> tuple[Any, Callable]:
+    rate = config.learning_rate.to_dict()
+    spec = {
+        **config.optimizer.to_dict(),
+        "learning_rate": rate.pop("peak"),
+        **rate,
+        "clip_norm": config.train.clip_norm,
+    }
+    return optimizers.build_optimizer(spec, config.train.steps)
+
+
 def _check_train(train: Config) -> None:
     for field in ("steps", "batch_size", "steps_per_dispatch", "log_every", "sample_every"):
         if train[field] < 1:
@@ -145,6 +159,9 @@ def _check_train(train: Config) -> None:
                 f"train.{field} = {train[field]} is not a multiple of train.steps_per_dispatch, "
                 f"{train.steps_per_dispatch}."
             )
+    for name in train.loggers:
+        if name not in LOGGERS:
+            raise ConfigError(f"train.loggers holds {name!r}: {nearest(name, LOGGERS)}.")
     for field, options in (("backend", ("jit", "pmap")), ("nonfinite", ("stop", "skip"))):
         if train[field] not in options:
             raise ConfigError(f"train.{field} is {train[field]!r}: {nearest(train[field], options)}.")

@@ -45,9 +45,9 @@ def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
     """
     began, clock = time.monotonic(), CompileClock()
     experiment = build_experiment(config)
+    mesh = parallel.mesh(_devices(config))
     workdir = Path(workdir) if workdir else files.default_name(config)
     files.prepare(workdir, config)
-    mesh = parallel.mesh(_devices(config))
     with install_stop_handler() as stop, open_checkpoints(workdir, config) as checkpoints:
         loop = _Loop(experiment, workdir, mesh, checkpoints, clock)
         with Log(workdir, config.train.steps, loop.step, config.train.loggers, config.to_dict()) as log:
@@ -83,7 +83,12 @@ def _devices(config: Config) -> Any:
     count = config.train.devices
     if count is not None and not 1 <= count <= jax.device_count():
         raise ConfigError(f"train.devices is {count}, expected 1 to {jax.device_count()}, the devices that are here.")
-    return jax.devices()[:count]
+    devices = jax.devices()[:count]
+    if config.train.batch_size % len(devices):
+        raise ConfigError(
+            f"train.batch_size is {config.train.batch_size}, expected a multiple of {len(devices)}, the devices."
+        )
+    return devices
 
 
 class _Loop:
@@ -182,7 +187,8 @@ class _Loop:
         window = jax.tree.map(lambda values: values.tolist(), self._fetch())
         metrics = {} if self.loss is None else {"loss": self.loss}
         record = {"config": self.experiment.config.to_dict(), "window": window}
-        self.checkpoints.save(self.step, self.state, metrics=metrics, config=record)
+        state = parallel.replicate(self.mesh, self.state)  # pmap's own sharding is not for files
+        self.checkpoints.save(self.step, state, metrics=metrics, config=record)
 
     def _draw(self) -> None:
         """samples/step_*.png: the same seeds from the raw parameters and from the EMA, side by side."""

@@ -12,46 +12,11 @@ import jax.extend.core
 import numpy as np
 
 # Data movement, integer bits and comparisons: no floating-point operation.
-_FREE = {
-    "and",
-    "argsort",
-    "bitcast_convert_type",
-    "broadcast_in_dim",
-    "concatenate",
-    "convert_element_type",
-    "copy",
-    "dynamic_slice",
-    "dynamic_update_slice",
-    "eq",
-    "expand_dims",
-    "gather",
-    "ge",
-    "gt",
-    "iota",
-    "le",
-    "lt",
-    "ne",
-    "not",
-    "or",
-    "pad",
-    "random_bits",
-    "random_fold_in",
-    "random_seed",
-    "random_split",
-    "random_unwrap",
-    "random_wrap",
-    "reshape",
-    "rev",
-    "select_n",
-    "shift_left",
-    "shift_right_logical",
-    "slice",
-    "split",
-    "squeeze",
-    "stop_gradient",
-    "transpose",
-    "xor",
-}
+_MOVES = """and argsort bitcast_convert_type broadcast_in_dim concatenate convert_element_type copy dynamic_slice
+dynamic_update_slice eq expand_dims gather ge gt iota le lt ne not or pad random_bits random_fold_in random_seed
+random_split random_unwrap random_wrap reshape rev select_n shift_left shift_right_logical slice split squeeze
+stop_gradient transpose xor"""
+_FREE = frozenset(_MOVES.split())
 
 
 def flops(function: Callable, *args: Any) -> float:

@@ -1,0 +1,232 @@
+"""The commands as functions and as a command line: a whole tiny run, what it leaves, and every way to misuse it."""
+
+import json
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from run_command import environment, run
+
+from diffjax import config as C
+from diffjax import main as command_line
+from diffjax import training
+from diffjax.commands import evaluate, sample, show, train
+from diffjax.commands.experiment import build_experiment
+
+TINY = "configs/vpsde.py:tiny"
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory):
+    """A finished run and what train.run returned."""
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    return workdir, train.run(C.load(TINY, ["train.loggers=('tensorboard',)"]), workdir)
+
+
+def test_a_run_leaves_what_the_readme_promises(tiny_run):
+    workdir, results = tiny_run
+    for name in ("config.json", "command.txt", "env.json", "metrics.jsonl", "report.md", "results.json", "eval.json"):
+        assert (workdir / name).stat().st_size > 0, name
+    for name in ("samples", "filmstrip", "loss_by_time", "schedule", "training"):
+        assert (workdir / "figures" / f"{name}.png").stat().st_size > 1000, name
+    assert {p.name for p in (workdir / "samples").iterdir()} == {"step_0000020.png", "step_0000040.png"}
+    assert any((workdir / "tensorboard").iterdir())
+    assert results["status"] == "done"
+    assert results == json.loads((workdir / "results.json").read_text())
+    assert results["gate"] is False, "forty steps make no digits"
+    assert "**FAIL**" in (workdir / "report.md").read_text()
+
+
+def test_metrics_are_json_lines_with_every_promised_field(tiny_run):
+    lines = [json.loads(line) for line in (tiny_run[0] / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10, 20, 30, 40]
+    for line in lines:
+        assert line.keys() >= {
+            "loss",
+            "loss_by_time",
+            "grad_norm",
+            "param_norm",
+            "update_norm",
+            "learning_rate",
+            "ema_decay",
+        }
+        assert line["timing"].keys() == {"steps_per_s", "images_per_s", "compile_s"}
+        assert len(line["loss_by_time"]) == 10
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert lines[0]["timing"]["compile_s"] > 0
+
+
+def test_finished_run_started_again_does_no_step(tiny_run, capsys):
+    workdir, _ = tiny_run
+    before = (workdir / "metrics.jsonl").read_bytes()
+    train.run(C.load(TINY, ["train.loggers=('tensorboard',)"]), workdir)
+    assert "resuming at step 40 of 40" in capsys.readouterr().out
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_sample_writes_one_file_per_seed(tiny_run, tmp_path):
+    examples = sample.run(tiny_run[0], "3,5-6", out=tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"seed_3.png", "seed_5.png", "seed_6.png", "grid.png", "samples.npz"}
+    saved = np.load(tmp_path / "samples.npz")
+    np.testing.assert_array_equal(saved["seeds"], [3, 5, 6])
+    np.testing.assert_array_equal(saved["x"], examples)
+    assert np.ptp(examples, axis=0).max() > 0, "seeds differ"
+
+
+@pytest.mark.parametrize("name", ["multistep.adams", "multistep.dpmpp_2m", "heun.edm", "ancestral.ddpm"])
+def test_sample_with_another_sampler_and_length(tiny_run, tmp_path, name):
+    examples = sample.run(tiny_run[0], [0, 1], out=tmp_path, sampler=name, nfe=3)
+    assert examples.shape == (2, 8, 8, 1)
+    assert np.isfinite(examples).all()
+
+
+def test_samples_of_a_seed_have_the_same_bits_for_any_batch_and_device_count(tiny_run, tmp_path):
+    """1, 7 and 64 seeds on 1, 2 and 8 forced devices, each on one core."""
+    script = (
+        "import sys; from diffjax.commands import sample\n"
+        "for seeds in ('0', '0-6', '0-63'): sample.run(sys.argv[1], seeds, out=f'{sys.argv[2]}/{seeds}')"
+    )
+    found = {}
+    for devices in (1, 2, 8):
+        out = tmp_path / str(devices)
+        command = ["taskset", "-c", "0", sys.executable, "-c", script, str(tiny_run[0]), str(out)]
+        done = subprocess.run(command, env=environment(devices), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        for seeds in ("0", "0-6", "0-63"):
+            found[devices, seeds] = np.load(out / seeds / "samples.npz")["x"]
+    whole = found[1, "0-63"]
+    for (devices, seeds), x in found.items():
+        assert x.tobytes() == whole[: len(x)].tobytes(), f"{devices} devices, seeds {seeds}"
+
+
+def test_eval_runs_from_the_workdir_alone(tiny_run):
+    workdir, results = tiny_run
+    again = evaluate.run(workdir)
+    assert again["metrics"].keys() == results["metrics"].keys()
+    losses = again["loss_by_time"]
+    assert losses["Gaussian fit"]["mean"] < losses["held out"]["mean"], "forty steps do not beat a Gaussian fit"
+
+
+def test_show_counts_parameters_and_batches(capsys):
+    costs = show.run(C.load(TINY))
+    printed = capsys.readouterr().out
+    assert costs["shapes"] == {"x": (32, 8, 8, 1)}
+    assert costs["nfe"] == 5
+    assert costs["flops"] > 0
+    assert "conv_in/kernel" in printed
+    assert "1500 train, 297 held out" in printed
+
+
+def test_conditional_model_trains_and_samples_by_label(tmp_path):
+    config = C.load(TINY, ["model.classes=10", "train.steps=10", "train.sample_every=10"])
+    train.run(config, tmp_path / "run")
+    assert sample.run(tmp_path / "run", [0, 1]).shape == (2, 8, 8, 1)
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_non_finite_updates(tmp_path, policy, capsys):
+    config = C.load(TINY, ["learning_rate.peak=1e38", "learning_rate.warmup_steps=0", f"train.nonfinite={policy}"])
+    if policy == "stop":
+        with pytest.raises(training.NonFiniteError, match=r"is inf at step 0 \(in steps 0 to 9\)"):
+            train.run(config, tmp_path / "run")
+        assert json.loads((tmp_path / "run" / "results.json").read_text())["status"] == "nonfinite"
+    else:
+        train.run(config, tmp_path / "run")
+        lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+        assert lines[0]["skipped"] == 10
+        _, state, _ = sample.restore(tmp_path / "run")
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+MISTAKES = {
+    "no config": ([], "needs --config"),
+    "unknown config": (["--config=configs/vpsd.py"], "nearest is 'configs/vpsde.py'"),
+    "unknown variant": (["--config=configs/vpsde.py:tny"], "nearest is 'tiny'"),
+    "unknown field": ([f"--config={TINY}", "--config.train.stpes=3"], "nearest is 'steps'"),
+    "unknown option": ([f"--config={TINY}", "--config.model.chanels=3"], "nearest is 'channels'"),
+    "wrong type": ([f"--config={TINY}", "--config.seed=abc"], "expected an integer"),
+    "wrong type, spaced": ([f"--config={TINY}", "--config.seed", "abc"], "expected an integer"),
+    "unknown sampler": ([f"--config={TINY}", "--config.sampler.name=ancestral.ddmp"], "nearest is 'dd"),
+    "unknown schedule": ([f"--config={TINY}", "--config.schedule.name=VPP"], "nearest is 'VP'"),
+    "unknown data": ([f"--config={TINY}", "--config.data.name=digit"], "nearest is 'digits'"),
+    "unknown optimizer": ([f"--config={TINY}", "--config.optimizer.name=admw"], "adamw"),
+    "unknown logger": ([f"--config={TINY}", "--config.train.loggers=tensorbord"], "nearest is 'tensorboard'"),
+    "unknown EMA": ([f"--config={TINY}", "--config.sample.ema=0.99"], "0.999"),
+    "eta": ([f"--config={TINY}", "--config.sampler.eta=1.5"], r"expected a number in \[0, 1\]"),
+    "negative steps": ([f"--config={TINY}", "--config.train.steps=-20"], "expected an integer >= 1"),
+    "no grid steps": ([f"--config={TINY}", "--config.grid.n=0"], "expected an integer >= 1"),
+    "uneven dispatch": ([f"--config={TINY}", "--config.train.steps=41"], "not a multiple"),
+    "indivisible image": ([f"--config={TINY}", "--config.model.multipliers=1,1,1,1,1"], "not divisible"),
+    "eps where alpha is 0": ([f"--config={TINY}", "--config.schedule.name=Cosine"], "predict V, X0 or EDM"),
+    "unknown flag": (["--frobnicate=1"], "unknown argument"),
+    "unknown mode": (["--mode=dream"], "invalid choice: 'dream'"),
+    "too many devices": ([f"--config={TINY}", "--config.train.devices=99"], "expected 1 to"),
+    "missing data": (["--config=configs/vpsde.py:cifar10"], "diffjax.data.prepare cifar10"),
+    "sample, no workdir": (["--mode=sample"], "needs --workdir"),
+    "sample, no run": (["--mode=sample", "--workdir=nowhere"], "holds no run"),
+    "eval, no run": (["--mode=eval", "--workdir=nowhere"], "holds no run"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_line_and_touch_nothing(mistake, tmp_path, monkeypatch, capsys):
+    arguments, match = MISTAKES[mistake]
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = command_line.main(arguments)
+    except SystemExit as error:
+        status = error.code
+    lines = capsys.readouterr().err.splitlines()
+    assert status == 2
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert re.search(match, lines[0]), lines[0]
+    assert list(tmp_path.iterdir()) == [], "nothing was written"
+
+
+@pytest.mark.parametrize("seeds", ["", "a", "3-1", "1,,2", "-1", "1-", "0-3-5", "4294967296", "1.5"])
+def test_malformed_seeds(tiny_run, tmp_path, seeds, capsys):
+    assert (
+        command_line.main(["--mode=sample", f"--workdir={tiny_run[0]}", f"--seeds={seeds}", f"--out={tmp_path}/o"]) == 2
+    )
+    assert "seeds" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        (["--sampler=nope"], "samplers has no 'nope'"),
+        (["--sampler=ancestral"], "is a module"),
+        (["--nfe=0"], "expected an integer >= 1"),
+        (["--step=35"], "it holds 30, 40|no step 35"),
+        (["--config.train.steps=80"], "only sampler, grid, sample and eval"),
+    ],
+)
+def test_mistakes_about_a_run(tiny_run, flags, match, capsys):
+    assert command_line.main(["--mode=sample", f"--workdir={tiny_run[0]}", *flags]) == 2
+    assert re.search(match, capsys.readouterr().err)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert command_line.main([f"--config={TINY}", f"--workdir={tmp_path}"]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_the_published_cosine_table_works_with_eps():
+    config = C.load(TINY, ["schedule.name=Tabulated.cosine", "schedule.steps=1000"])
+    assert build_experiment(config).schedule.steps == 1000
+
+
+def test_the_command_line_in_a_process_of_its_own(tmp_path):
+    status, output = run(f"--config={TINY}", "--mode=show")
+    assert status == 0, output
+    assert "MFLOP per image" in output
+    status, output = run(f"--config={TINY}", "--config.train.stpes=3")
+    assert status == 2
+    assert output.count("\n") == 1
