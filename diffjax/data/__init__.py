@@ -2,6 +2,27 @@
 
 from diffjax.data.batches import Batches, batch_at
 from diffjax.data.digits import digits
+from diffjax.data.folder import folder
+from diffjax.data.npz import npz
+from diffjax.data.records import Records
 from diffjax.data.source import Arrays, Dataset, Source
+from diffjax.data.tfds import tfds
+from diffjax.data.toys import checkerboard, eight_gaussians, moons, spirals, swiss_roll
 
-__all__ = ["Arrays", "Batches", "Dataset", "Source", "batch_at", "digits"]
+__all__ = [
+    "Arrays",
+    "Batches",
+    "Dataset",
+    "Records",
+    "Source",
+    "batch_at",
+    "checkerboard",
+    "digits",
+    "eight_gaussians",
+    "folder",
+    "moons",
+    "npz",
+    "spirals",
+    "swiss_roll",
+    "tfds",
+]

@@ -5,74 +5,99 @@ permutation of (seed, e) says which example it is. The shuffle comes before the 
 does not depend on their number; resuming is starting at another step.
 """
 
+import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import numpy as np
 
-from diffjax.data.source import Batch, Source
+from diffjax.data.source import Batch, Source, check_flip
 
 
-def indices_at(n: int, seed: int, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which examples form batch `step`, and their positions in the walk; both (batch_size,)."""
-    positions = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
-    epochs, places = positions // n, positions % n
-    orders = {epoch: _permutation(n, seed, epoch) for epoch in np.unique(epochs).tolist()}
-    return np.asarray([orders[e][p] for e, p in zip(epochs.tolist(), places.tolist())], np.int64), positions
+def order_at(n: int, seed: int, positions: np.ndarray) -> np.ndarray:
+    """Which of n examples stand at these positions (m,) of the walk, (m,)."""
+    epochs, places = np.divmod(positions, n)
+    indices = np.empty_like(positions)
+    for epoch in np.unique(epochs).tolist():
+        here = epochs == epoch
+        indices[here] = _permutation(n, seed, epoch)[places[here]]
+    return indices
 
 
 @lru_cache(maxsize=4)
 def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
     # Sorting counter-based random words: fixed by Philox's definition, not by NumPy's way of shuffling.
-    words = np.random.Philox(key=np.asarray([seed, epoch], np.uint64)).random_raw(n)
+    words = np.random.Philox(key=_key(seed, epoch)).random_raw(n)
     return np.argsort(words, kind="stable")
 
 
-def batch_at(
+def _key(seed: int, stream: int) -> np.ndarray:
+    return np.asarray([seed % 2**64, stream], np.uint64)
+
+
+def batch_at(source: Source, batch_size: int, seed: int, step: int, **options: Any) -> Batch:
+    """This host's part of the global batch of `step`, leaves (batch_size / process_count, ...); see `stack_at`."""
+    return {name: part[0] for name, part in stack_at(source, batch_size, seed, step, 1, **options).items()}
+
+
+def stack_at(
     source: Source,
     batch_size: int,
     seed: int,
     step: int,
+    steps: int,
     *,
     process_index: int = 0,
     process_count: int = 1,
     flip: bool = False,
 ) -> Batch:
-    """This host's part of the global batch of `step`: batch_size / process_count consecutive examples of it.
+    """The batches of step, ..., step + steps - 1, in one gather; leaves (steps, batch_size / process_count, ...).
 
     Args:
+        process_index, process_count: this host takes the consecutive examples that are its share of each batch.
         flip: mirror each image left to right with probability 1/2, a function of (seed, position).
 
     Raises:
-        ValueError: unless process_count divides batch_size.
+        ValueError: for a batch_size that process_count does not divide, or other numbers that make no batch.
     """
+    if min(batch_size, steps) < 1 or step < 0 or not 0 <= process_index < process_count:
+        raise ValueError(f"There is no {batch_size=}, {step=}, {steps=} on host {process_index} of {process_count}.")
     if batch_size % process_count:
         raise ValueError(f"batch_size is {batch_size}, expected a multiple of {process_count}, the number of hosts.")
-    own = slice(process_index * batch_size // process_count, (process_index + 1) * batch_size // process_count)
-    indices, positions = (part[own] for part in indices_at(len(source), seed, step, batch_size))
-    batch = source.gather(indices)
+    local = batch_size // process_count
+    starts = np.arange(step, step + steps, dtype=np.int64) * batch_size + process_index * local
+    positions = (starts[:, None] + np.arange(local)).reshape(-1)
+    batch = source.gather(order_at(len(source), seed, positions))
     if flip:
-        mirrored = _coins(seed, positions)[:, None, None, None]
-        batch = {**batch, "x": np.where(mirrored, batch["x"][:, :, ::-1], batch["x"])}
-    return batch
+        batch = {**batch, "x": _mirror(batch["x"], _coins(seed, positions))}
+    return {name: part.reshape(steps, local, *part.shape[1:]) for name, part in batch.items()}
+
+
+def _mirror(x: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """The images x (m, H, W, C), left and right exchanged in those of `which` (m,)."""
+    check_flip(x.shape[1:])
+    x = x.copy()
+    x[which] = x[which][:, :, ::-1]
+    return x
 
 
 def _coins(seed: int, positions: np.ndarray) -> np.ndarray:
-    """One fair bit per position of the walk."""
-    first = int(positions[0])
-    stream = np.random.Philox(key=np.asarray([seed, 2**64 - 1], np.uint64))
+    """One fair bit per position of the walk; positions (m,) ascend."""
+    first = int(positions[0]) // 4 * 4
+    stream = np.random.Philox(key=_key(seed, 2**64 - 1))  # no epoch has this number
     stream.advance(first // 4)  # one step of the counter is four words
-    return (stream.random_raw(first % 4 + len(positions))[first % 4 :] >> np.uint64(63)).astype(bool)
+    words = stream.random_raw(int(positions[-1]) - first + 1)
+    return (words[positions - first] >> np.uint64(63)).astype(bool)
 
 
 class Batches:
     """An endless iterator over stacks of batches, prepared by a thread that stays a few ahead; a context manager.
 
-    Iterating gives `put(stack)`, leaves (steps_per_dispatch, local batch, ...), for steps start_step, start_step + 1, ...
+    Iterating gives `put(stack)`, leaves (steps_per_dispatch, local batch, ...), from step start_step on.
     """
 
     def __init__(
@@ -93,15 +118,13 @@ class Batches:
             "process_index": jax.process_index() if process_index is None else process_index,
             "process_count": jax.process_count() if process_count is None else process_count,
         }
-        make = lambda step: batch_at(source, batch_size, seed, step, flip=flip, **hosts)
-        make(start_step)  # what is wrong with the data is raised here, not in the thread
+        make = partial(stack_at, source, batch_size, seed, steps=steps_per_dispatch, flip=flip, **hosts)
+        first = make(step=start_step)  # what is wrong with the data is raised here, not in the thread
 
         def stacks() -> Iterator[Any]:
-            step = start_step
-            while True:
-                parts = [make(step + i) for i in range(steps_per_dispatch)]
-                yield put({name: np.stack([part[name] for part in parts]) for name in parts[0]})
-                step += steps_per_dispatch
+            yield put(first)
+            for step in itertools.count(start_step + steps_per_dispatch, steps_per_dispatch):
+                yield put(make(step=step))
 
         self._ready: queue.Queue = queue.Queue(max(prefetch, 1))
         self._closed = threading.Event()
@@ -129,6 +152,8 @@ class Batches:
         return self
 
     def __next__(self) -> Any:
+        if self._closed.is_set():
+            raise StopIteration
         stack, error = self._ready.get()
         if error is not None:
             self.close()

@@ -1,5 +1,8 @@
-"""What a data set is: two sources of examples, addressed by index."""
+"""What a data set is: two sources of examples, addressed by index; and what all kinds of data set share."""
 
+import difflib
+import hashlib
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -49,8 +52,7 @@ class Arrays:
 
     def gather(self, indices: np.ndarray) -> Batch:
         """The examples at `indices`, in one vectorised read."""
-        x = self.x[indices]
-        batch = {"x": x.astype(np.float32) / 127.5 - 1 if x.dtype == np.uint8 else x}
+        batch = {"x": unit(self.x[indices])}
         return batch if self.label is None else {**batch, "label": self.label[indices]}
 
 
@@ -75,3 +77,66 @@ class Dataset(NamedTuple):
     levels: int | None
     fingerprint: str
     flip: bool = False
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """uint8 pixels 0 .. 255 as float32 in [-1, 1]; anything else as float32, unscaled."""
+    scaled = x.astype(np.float32)
+    if x.dtype == np.uint8:  # in place: on a batch of images, temporaries cost ten times the arithmetic
+        scaled /= 127.5
+        scaled -= 1
+    return scaled
+
+
+def fingerprint(*parts: Any) -> str:
+    """16 hexadecimal digits of a SHA-256 over arrays (their bytes, dtype and shape), Nones and texts, in order."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype.str}{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).data)
+        else:
+            digest.update(repr(part).encode())
+    return digest.hexdigest()[:16]
+
+
+def in_memory(
+    name: str, train: Arrays, held_out: Arrays, *, classes: int | None, levels: int | None = None, flip: bool = False
+) -> Dataset:
+    """The data set of two array sources, its fingerprint taken from all they hold.
+
+    Raises:
+        ValueError: for parts whose examples differ in shape, or `flip` for examples that are not images (H, W, C).
+    """
+    shape = train.x.shape[1:]
+    if held_out.x.shape[1:] != shape:
+        raise ValueError(f"{name}: training examples have shape {shape}, held-out ones {held_out.x.shape[1:]}.")
+    if flip:
+        check_flip(shape)
+    digest = fingerprint(train.x, train.label, held_out.x, held_out.label)
+    return Dataset(name, train, held_out, shape, classes, levels, digest, flip)
+
+
+def check_flip(shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless examples are images."""
+    if len(shape) != 3:
+        raise ValueError(f"flip mirrors images (H, W, C); the examples have shape {shape}: set flip=False.")
+
+
+def evenly(n: int, share: float) -> np.ndarray:
+    """Which of n examples are held out, (n,) bool: round(n share) of them, evenly spaced in the order they come in.
+
+    Raises:
+        ValueError: unless that leaves at least one example in each part.
+    """
+    count = round(n * share)
+    if not 0 < count < n:
+        raise ValueError(f"held_out={share} of {n} examples is {count}; expected at least one example in each part.")
+    return np.diff(np.arange(n + 1) * count // n) > 0
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """'nearest is x; it has x, y, z', to end an error message."""
+    options = sorted(options)
+    close = difflib.get_close_matches(name, options, 1)
+    return (f"nearest is {close[0]!r}; " if close else "") + f"it has {', '.join(options) or 'none'}"

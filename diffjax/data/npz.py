@@ -1,0 +1,87 @@
+"""Arrays from a NumPy .npz file."""
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from diffjax.data.source import Arrays, Dataset, evenly, in_memory, nearest
+
+
+def npz(
+    path: str,
+    x: str = "x",
+    label: str | None = "label",
+    held_out: float | str = 0.1,
+    held_out_label: str | None = None,
+    flip: bool = False,
+) -> Dataset:
+    """Images (N, H, W, C) or (N, H, W), or vectors (N, d), named by their arrays in the file.
+
+    Args:
+        x: the examples; uint8 images become [-1, 1], floating ones must be in it; vectors are kept as they are.
+        label: the labels, (N,) integers from 0; None for a set without.
+        held_out: a share, taken evenly spaced over the order of the file, or the name of the held-out examples.
+        held_out_label: their labels, if they are named and `label` is.
+        flip: mirror training images at random.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a truncated file, an array that is missing, or values outside of what is stated here.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no file {path!r}; data.npz needs path=, a file written by numpy.savez.")
+    named = isinstance(held_out, str)
+    if named and (label is None) != (held_out_label is None):
+        raise ValueError(f"npz: got label={label!r} and held_out_label={held_out_label!r}; expected both or neither.")
+    if not named and held_out_label is not None:
+        raise ValueError(f"npz: held_out_label={held_out_label!r} needs held_out=, the name of the held-out examples.")
+    train = _arrays(file, x, label)
+    if isinstance(held_out, str):
+        parts = [train, _arrays(file, held_out, held_out_label)]
+    else:
+        apart = evenly(len(train), held_out)
+        parts = [Arrays(train.x[p], None if train.label is None else train.label[p]) for p in (~apart, apart)]
+    labels = [part.label.max() for part in parts if part.label is not None]
+    classes = int(max(labels)) + 1 if labels else None
+    return in_memory(file.stem, *parts, classes=classes, levels=256 if train.x.dtype == np.uint8 else None, flip=flip)
+
+
+def _arrays(file: Path, x: str, label: str | None) -> Arrays:
+    examples = _read(file, x)
+    if examples.ndim not in (2, 3, 4):
+        raise ValueError(f"{file}: {x!r} has shape {examples.shape}, expected (N, H, W, C), (N, H, W) or (N, d).")
+    examples = examples[..., None] if examples.ndim == 3 else examples
+    labels = None if label is None else _labels(file, label)
+    try:
+        arrays = Arrays(examples, labels)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    if arrays.x.ndim == 4 and arrays.x.dtype != np.uint8 and np.abs(arrays.x).max() > 1:
+        low, high = arrays.x.min(), arrays.x.max()
+        raise ValueError(f"{file}: floating images {x!r} span [{low:g}, {high:g}], expected [-1, 1], or uint8 pixels.")
+    return arrays
+
+
+def _labels(file: Path, name: str) -> np.ndarray:
+    labels = _read(file, name)
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{file}: {name!r} is {labels.dtype} of shape {labels.shape}, expected integers (N,).")
+    if labels.size and (labels.min() < 0 or labels.max() >= 2**31):
+        raise ValueError(f"{file}: {name!r} spans [{labels.min()}, {labels.max()}], expected labels from 0.")
+    return labels
+
+
+def _read(file: Path, name: str) -> np.ndarray:
+    if not zipfile.is_zipfile(file):
+        raise ValueError(f"{file} is not an .npz file, or a truncated one; write it again with numpy.savez.")
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            if name not in arrays.files:
+                unlabelled = " (label=None for a set without labels)" if name == "label" else ""
+                raise ValueError(f"{file} has no array {name!r}{unlabelled}: {nearest(name, arrays.files)}.")
+            return arrays[name]
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise ValueError(f"{file} is damaged at {name!r}: {error}.") from error

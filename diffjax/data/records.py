@@ -1,0 +1,46 @@
+"""Examples that stay in files, read by Grain's threads when they are gathered."""
+
+from collections.abc import Callable
+from contextlib import closing
+
+import numpy as np
+
+from diffjax.data.source import Arrays, Batch, unit
+
+PER_READ = 16  # records that one thread takes at a time
+IN_MEMORY = 4 * 2**30  # bytes: sets up to this size are loaded, larger ones stay in their files
+
+
+class Records:
+    """A source over `read`, which takes indices (b,) to {"x": (b, ...) uint8 or floating, "label": (b,) integers}.
+
+    Which examples form a batch is decided above, by (seed, step): threads change the speed, never the result.
+    """
+
+    def __init__(self, count: int, read: Callable[[np.ndarray], Batch], threads: int = 16):
+        if count < 1:
+            raise ValueError("The data set holds no example.")
+        self.count, self.read, self.threads = count, read, threads
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return self.count
+
+    def gather(self, indices: np.ndarray) -> Batch:
+        """The examples at `indices`; "x" as float32, bytes in [-1, 1]."""
+        batch = self.gather_raw(indices)
+        return {name: unit(part) if name == "x" else part.astype(np.int32) for name, part in batch.items()}
+
+    def gather_raw(self, indices: np.ndarray) -> Batch:
+        """The examples at `indices`, as they are stored."""
+        import grain
+
+        chunks = np.array_split(np.asarray(indices), -(-len(indices) // PER_READ))
+        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * self.threads)
+        with closing(iter(grain.MapDataset.source(chunks).map(self.read).to_iter_dataset(options))) as reads:
+            parts = list(reads)
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def load(self) -> Arrays:
+        """All of them, in memory."""
+        return Arrays(**self.gather_raw(np.arange(self.count)))

@@ -1,0 +1,152 @@
+"""TensorFlow Datasets without TensorFlow: prepared array_record files, read at random.
+
+Only what is on the disk is read: nothing is downloaded, prepared or substituted here.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffjax.data.records import IN_MEMORY, Records
+from diffjax.data.source import Batch, Dataset, check_flip, fingerprint, nearest
+from diffjax.data.source import in_memory as arrays
+
+ARCHIVES = {"cifar10": "cifar-10-python.tar.gz"}  # what diffjax.data.prepare takes
+
+
+def tfds(
+    dataset: str = "cifar10",
+    data_dir: str | None = None,
+    train: str = "train",
+    held_out: str = "test",
+    image: str = "image",
+    label: str | None = "label",
+    flip: bool = False,
+    in_memory: bool | None = None,
+) -> Dataset:
+    """A prepared data set of images or vectors.
+
+    Args:
+        dataset: its name, as "name", "name/config" or "name/config:1.0.0"; without a version, the newest here.
+        data_dir: where data sets are; default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+        train, held_out: splits in TFDS's notation, such as "train[:90%]" and "train[90%:]"; they must not overlap.
+        image: the feature that holds the examples: an image, or a tensor of uint8 or floating numbers.
+        label: the class feature; None for a set without.
+        flip: mirror training images at random.
+        in_memory: hold both splits in memory; None: if they need less than 4 GiB. Otherwise Grain reads the files.
+
+    Raises:
+        FileNotFoundError: if it is not there; the ways to get it are listed.
+        ValueError: for another file format, unknown splits or features, or splits that overlap.
+    """
+    root = Path(data_dir or default_dir()).expanduser()
+    builder = _builder(find(dataset, root), dataset)
+    _check_splits(builder, dataset, train, held_out)
+    shape, dtype, classes = _features(builder, dataset, image, label)
+    if flip:
+        check_flip(shape)
+    parts = [_records(builder.as_data_source(split), image, label) for split in (train, held_out)]
+    name, levels = builder.info.name, 256 if dtype == np.uint8 else None
+    fits = sum(map(len, parts)) * int(np.prod(shape)) * dtype.itemsize <= IN_MEMORY
+    if fits if in_memory is None else in_memory:
+        return arrays(name, parts[0].load(), parts[1].load(), classes=classes, levels=levels, flip=flip)
+    digest = _fingerprint(builder, train, held_out, image, label)
+    return Dataset(name, parts[0], parts[1], shape, classes, levels, digest, flip)
+
+
+def default_dir() -> str:
+    """TFDS's own rule for where data sets are."""
+    return os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+
+
+def find(dataset: str, root: Path) -> Path:
+    """The folder of the newest prepared version of "name[/config][:version]" below `root`.
+
+    Raises:
+        FileNotFoundError: listing what is there, and the ways to get the rest.
+    """
+    name, _, wanted = dataset.partition(":")
+    is_version = re.compile(r"\d+\.\d+\.\d+").fullmatch
+    prepared = sorted(
+        (tuple(map(int, folder.name.split("."))), folder)
+        for folder in (root / name).glob("*")
+        if is_version(folder.name) and (folder / "dataset_info.json").is_file() and wanted in ("", folder.name)
+    )
+    if prepared:
+        return prepared[-1][1]
+    infos = [*root.glob("*/*/dataset_info.json"), *root.glob("*/*/*/dataset_info.json")]
+    here = {info.parent.parent.relative_to(root).as_posix() for info in infos}
+    get = f"tfds build {name} --file_format=array_record --data_dir={root} (on a machine with network and TensorFlow)"
+    if name in ARCHIVES:
+        get = f"python -m diffjax.data.prepare {name} --from={ARCHIVES[name]} --data_dir={root}; or {get}"
+    raise FileNotFoundError(
+        f"There is no prepared data set {dataset!r} in {str(root)!r} ({nearest(name, here)}). Ways to get it: {get}; "
+        "or point data.data_dir to where it is; or use your own files: data.name=npz data.path=FILE, or "
+        "data.name=folder data.path=FOLDER."
+    )
+
+
+def _builder(folder: Path, dataset: str) -> Any:
+    import tensorflow_datasets
+
+    builder = tensorflow_datasets.builder_from_directory(str(folder))
+    file_format = getattr(builder.info.file_format, "value", None)
+    if file_format != "array_record":
+        raise ValueError(
+            f"{dataset!r} in {str(folder)!r} is prepared as {file_format}, which cannot be read at random; "
+            "prepare it with --file_format=array_record."
+        )
+    return builder
+
+
+def _check_splits(builder: Any, dataset: str, train: str, held_out: str) -> None:
+    """Both splits exist and hold examples, and no example is in both."""
+    spans = []
+    for split in (train, held_out):
+        try:
+            files = builder.info.splits[split].file_instructions
+        except (KeyError, ValueError, AssertionError) as error:  # which of them depends on what is wrong with it
+            known = nearest(split, builder.info.splits)
+            raise ValueError(f"{dataset!r} has no split {split!r}: {known}; parts are train[:90%].") from error
+        if not files:
+            raise ValueError(f"The split {split!r} of {dataset!r} holds no example.")
+        spans.append([(f.filename, f.skip, f.skip + f.take) for f in files])
+    shared = [(a, b) for a in spans[0] for b in spans[1] if a[0] == b[0] and max(a[1], b[1]) < min(a[2], b[2])]
+    if shared:
+        raise ValueError(f"The splits {train!r} and {held_out!r} of {dataset!r} share examples; they must not.")
+
+
+def _features(builder: Any, dataset: str, image: str, label: str | None) -> tuple[tuple, np.dtype, int | None]:
+    """Shape and dtype of one example, and the number of classes."""
+    features = builder.info.features
+    for name in (image, label):
+        if name is not None and name not in features:
+            raise ValueError(f"{dataset!r} has no feature {name!r}: {nearest(name, features)}.")
+    shape, dtype = features[image].shape, np.dtype(features[image].np_dtype)
+    if None in shape:
+        raise ValueError(f"{dataset!r} has {image}s of varied shape {shape}; expected one: prepare it resized.")
+    if dtype != np.uint8 and not np.issubdtype(dtype, np.floating):
+        raise ValueError(f"{dataset!r} has {image}s of dtype {dtype}, expected uint8 or floating.")
+    classes = None if label is None else getattr(features[label], "num_classes", None)
+    if label is not None and classes is None:
+        raise ValueError(f"The feature {label!r} of {dataset!r} is no class label; set label=None, or one of its own.")
+    return tuple(shape), dtype, classes
+
+
+def _records(examples: Any, image: str, label: str | None) -> Records:
+    def read(indices: np.ndarray) -> Batch:
+        rows = examples.__getitems__(indices.tolist())
+        batch = {"x": np.stack([row[image] for row in rows])}
+        return batch if label is None else {**batch, "label": np.asarray([row[label] for row in rows])}
+
+    return Records(len(examples), read)
+
+
+def _fingerprint(builder: Any, *options: str | None) -> str:
+    """Of the description, the splits, and names and sizes of the record files: their content is too large to hash."""
+    files = sorted(Path(builder.data_path).iterdir())
+    described = [file.read_text() for file in files if file.suffix == ".json"]
+    return fingerprint(*described, *((file.name, file.stat().st_size) for file in files), *options)
