@@ -5,7 +5,8 @@ step behind. What it does not notice is damage: flipped bytes restore as wrong n
 dtype is cast. So every step also records the shape, dtype and checksum of each leaf. `restore` compares the first two
 with its target before reading, the third with what was read, and walks back to the newest step that passes.
 
-In a multi-process run every process calls every method, the state holds global arrays, and the directory is shared.
+In a multi-process run every process calls every method, the state holds global arrays, and the directory is shared. A
+data file that one process cannot read then ends the run, naming the step, since its peers may have read theirs.
 """
 
 import contextlib
@@ -91,9 +92,8 @@ class Checkpoints:
             raise FileNotFoundError(f"no checkpoints at {path}: expected the directory that training wrote")
         self._keep, self._best, self._metric, self._every = keep, best, best_metric, keep_every
         self._report = report
-        self._records: dict[int, dict[str, Any] | None] = {}  # what is known of each step; None: not to be trusted
-        self._pending: int | None = None
-        self._cleared = False
+        self._records: dict[int, Any] = {}  # what is known of each step; None: not to be trusted
+        self._pending, self._cleared = None, False
         logging.getLogger("absl").addFilter(_not_orbax)
         options = ocp.CheckpointManagerOptions(create=create, preservation_policy=_Preserve(self._kept))
         handlers = {"state": ocp.StandardCheckpointHandler(), "info": ocp.JsonCheckpointHandler()}
@@ -166,7 +166,7 @@ class Checkpoints:
         record = _record(step, state, metrics, config)
         recorded = self._recorded(self.steps())
         self._clear_leftovers()
-        if step in recorded and (self._records[step] or {})["leaves"] == record["leaves"]:
+        if step in recorded and self._records[step]["leaves"] == record["leaves"]:
             return False
         if recorded and recorded[-1] >= step:
             raise ValueError(f"cannot save step {step}: {self.directory} already holds {_listed(recorded)}")
@@ -212,7 +212,7 @@ class Checkpoints:
                 skipped.append(str(error))
             else:
                 return found._replace(info=found.info._replace(skipped=tuple(skipped)))
-        if any(any(self._place(k).iterdir()) for k in steps):  # to start afresh would replace them silently
+        if any(map(self._entries, steps)):  # to start afresh would replace them silently
             raise ValueError(f"no checkpoint in {self.directory} can be restored: {'; '.join(skipped)}")
         return None
 
@@ -223,21 +223,19 @@ class Checkpoints:
             state = self._load(step, "state", ocp.args.StandardRestore(target))
             for (name, leaf), (found, _) in zip(_named(state).items(), checksums(state)):
                 if found != record["leaves"][name]["checksum"]:
-                    raise DamagedError(
-                        f"step {step}: {name} ({_kind(leaf)}) is not what was saved, its checksum differs"
-                    )
+                    raise DamagedError(f"step {step}: {name} ({_kind(leaf)}) is not what was saved: checksum")
         except DamagedError:
             self._records[step] = None
             raise
         return Restored(step, state, Info(record["config"], record["metrics"]))
 
     def _load_record(self, step: int) -> dict[str, Any]:
-        present = {p.name for p in self._place(step).iterdir()}
+        present = self._entries(step)
         if missing := [name for name in _ITEMS if name not in present]:
             raise DamagedError(f"step {step}: incomplete, it lacks {', '.join(missing)}")
         record = self._load(step, "info", ocp.args.JsonRestore())
         if not isinstance(record, dict) or record.pop("crc32", None) != _crc32(record):
-            raise DamagedError(f"step {step}: its record is not what was saved, its checksum differs")
+            raise DamagedError(f"step {step}: its record is not what was saved: checksum")
         return record
 
     def _load(self, step: int, item: str, args: ocp.args.CheckpointArgs) -> Any:
@@ -247,14 +245,16 @@ class Checkpoints:
             except (MemoryError, jax.errors.JaxRuntimeError):  # this machine's fault, not the step's
                 raise
             except Exception as error:  # on damaged files Orbax and TensorStore raise anything, bare Exception included
-                reason = _line(error)
+                reason = f"step {step}: cannot read its {item}: {_line(error)}"
             time.sleep(0.05)  # the other reads of the same step end, and their tasks are collected, in silence
             gc.collect()
-        raise DamagedError(f"step {step}: cannot read its {item}: {reason}")
+        if item == "state" and jax.process_count() > 1:  # the others read other shards, and wait for this process
+            raise ValueError(f"{reason}; several processes cannot walk back together: move the step away, start again")
+        raise DamagedError(reason)
 
     def _recorded(self, steps: Iterable[int]) -> list[int]:
         """Those of the steps that have a sound record and were not found damaged."""
-        for k in set(steps) - self._records.keys():
+        for k in sorted(set(steps) - self._records.keys()):
             try:
                 self._records[k] = self._load_record(k)
             except DamagedError:  # said by `restore`, if it comes to that
@@ -262,7 +262,7 @@ class Checkpoints:
         return [k for k in steps if self._records[k] is not None]
 
     def _ranked(self, steps: Iterable[int]) -> list[int]:
-        scores = {k: (self._records[k] or {})["metrics"].get(self._metric) for k in self._recorded(steps)}
+        scores = {k: self._records[k]["metrics"].get(self._metric) for k in self._recorded(steps)}
         return sorted((k for k, score in scores.items() if score is not None), key=lambda k: (scores[k], -k))
 
     def _kept(self, steps: Sequence[int]) -> list[bool]:
@@ -273,6 +273,12 @@ class Checkpoints:
 
     def _place(self, step: int) -> Any:
         return self.directory / str(step)
+
+    def _entries(self, step: int) -> list[str]:
+        try:
+            return [p.name for p in self._place(step).iterdir()]
+        except FileNotFoundError:  # a run that is going on has deleted it meanwhile
+            return []
 
     def _set_aside(self, step: int) -> None:
         """Renames what stands where a step is to be saved: a damaged step, or something that is none."""
@@ -301,7 +307,6 @@ class _Preserve(NamedTuple):
     kept: Callable[[Sequence[int]], list[bool]]
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        del context
         return self.kept([c.step for c in checkpoints])
 
 
