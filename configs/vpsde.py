@@ -21,18 +21,18 @@ def digits() -> ConfigDict:
     config.target = ConfigDict(dict(name="Eps"))
     config.weight = ConfigDict(dict(name="unit"))
     config.times = ConfigDict(dict(name="stratified", t_min=1e-5))
-    config.model = ConfigDict(dict(name="UNet", channels=32, multipliers=(1, 2)))
+    config.model = ConfigDict(dict(name="UNet", channels=64, multipliers=(1,), blocks=2, attention=(4,), patch=2))
     config.optimizer = ConfigDict(dict(name="adam"))  # any optax optimizer, with its own options
     config.learning_rate = ConfigDict(dict(peak=2e-3, schedule="cosine", warmup_steps=200))
     config.ema = ConfigDict(dict(name="warm_up", decays=(0.999,)))
     config.train = ConfigDict(
         dict(
-            steps=4000,
+            steps=3000,
             batch_size=128,
             clip_norm=1.0,  # inf: off
             steps_per_dispatch=1,  # more hide the dispatch of small steps; XLA runs convolutions slowly in a loop on CPUs
             log_every=100,
-            sample_every=500,
+            sample_every=1000,
             backend="jit",  # or "pmap"
             devices=config_dict.placeholder(int),  # None: all of them
             nonfinite="stop",  # or "skip"
@@ -40,7 +40,7 @@ def digits() -> ConfigDict:
         )
     )
     config.sampler = ConfigDict(dict(name="ancestral.ddim", eta=1.0))
-    config.grid = ConfigDict(dict(name="log_snr", n=50, t_min=1e-3))
+    config.grid = ConfigDict(dict(name="log_snr", n=30, t_min=1e-3))
     config.sample = ConfigDict(dict(chunk=64, ema="0.999"))
     config.checkpoint = ConfigDict(dict(every=500, keep=2, best=1))
     config.eval = ConfigDict(dict(samples=1024, time_bins=10))
