@@ -35,50 +35,55 @@ def save_image(path: str | Path, board: np.ndarray, min_width: int = 480) -> Non
 
 
 def samples(path: str | Path, groups: Mapping[str, Any], columns: int = 8) -> None:
-    """Groups of examples side by side, each under its name: image tiles (N, H, W, C), or scatter plots (N, 2).
-
-    Raises:
-        ValueError: for examples of any other shape.
-    """
+    """Groups of examples (N, ...) side by side, each under its name (`_panel` says how)."""
     figure = _figure(3.4 * len(groups), 3.7)
     for i, (name, examples) in enumerate(groups.items()):
-        examples = np.asarray(examples)
         axes = figure.add_subplot(1, len(groups), i + 1, title=name)
-        if examples.ndim == 4 and examples.shape[-1] in (1, 3):
-            board = tile(examples, columns)
-            axes.imshow(board[..., 0] if board.shape[-1] == 1 else board, cmap="gray", interpolation="nearest")
-            axes.set_axis_off()
-        elif examples.ndim == 2 and examples.shape[-1] == 2:
-            axes.scatter(*examples.T, s=2, alpha=0.5, linewidths=0)
-            axes.set_aspect("equal")
-        else:
-            raise ValueError(
-                f"Cannot draw examples of shape {examples.shape[1:]}, expected (H, W, 1), (H, W, 3) or (2,)."
-            )
+        _panel(axes, np.asarray(examples), columns)
     _save(figure, path)
 
 
 def filmstrip(path: str | Path, trajectory: Any, times: Sequence[float]) -> None:
-    """A trajectory (frames, N, ...) from noise to data, one row per example, one column per frame; its times on top."""
+    """A trajectory (frames, N, ...) from noise to data: for images one row per example, one column per frame."""
     trajectory = np.asarray(trajectory)
-    if trajectory.ndim == 5:
+    if _are_images(trajectory[0]):
         frames, rows = trajectory.shape[:2]
         peak = np.abs(trajectory).max(axis=(1, 2, 3, 4), keepdims=True)  # noise outgrows [-1, 1]: scale each frame
-        board = tile((trajectory / np.maximum(peak, 1)).swapaxes(0, 1).reshape(-1, *trajectory.shape[2:]), frames)
+        strip = (trajectory / np.maximum(peak, 1)).swapaxes(0, 1).reshape(-1, *trajectory.shape[2:])
         figure = _figure(0.8 * frames, 0.8 * rows + 0.5)
         axes = figure.add_subplot()
-        axes.imshow(board[..., 0] if board.shape[-1] == 1 else board, cmap="gray", interpolation="nearest")
-        width = board.shape[1] / frames
+        _panel(axes, strip, frames)
+        axes.set_axis_on()
+        width = trajectory.shape[3] + 1
         axes.set_xticks([(i + 0.5) * width for i in range(frames)], [f"{t:.2g}" for t in times])
         axes.set_yticks([])
         axes.set_xlabel("t")
     else:
         figure = _figure(2.2 * len(times), 2.5)
         for i, (points, t) in enumerate(zip(trajectory, times)):
-            axes = figure.add_subplot(1, len(times), i + 1, title=f"t = {t:.2g}")
-            axes.scatter(*points.T, s=1, linewidths=0)
-            axes.set_aspect("equal")
+            _panel(figure.add_subplot(1, len(times), i + 1, title=f"t = {t:.2g}"), points, 1)
     _save(figure, path)
+
+
+def _are_images(examples: np.ndarray) -> bool:
+    return examples.ndim == 4 and examples.shape[-1] in (1, 3)
+
+
+def _panel(axes: Any, examples: np.ndarray, columns: int) -> None:
+    """Images as tiles; anything else as points: its first two entries, or a histogram where there is but one."""
+    if _are_images(examples):
+        board = tile(examples, columns)
+        axes.imshow(board[..., 0] if board.shape[-1] == 1 else board, cmap="gray", interpolation="nearest")
+        axes.set_axis_off()
+        return
+    flat = examples.reshape(len(examples), -1)
+    if flat.shape[1] == 1:
+        axes.hist(flat[:, 0], bins=50)
+        return
+    axes.scatter(flat[:, 0], flat[:, 1], s=2, alpha=0.5, linewidths=0)
+    axes.set_aspect("equal")
+    if flat.shape[1] > 2:
+        axes.set_xlabel(f"entries 1 and 2 of {flat.shape[1]}")
 
 
 def loss_by_time(path: str | Path, edges: Sequence[float], curves: Mapping[str, Sequence[float]]) -> None:

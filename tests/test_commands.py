@@ -120,6 +120,15 @@ def test_show_counts_parameters_and_batches(capsys):
     assert "1500 train, 297 held out" in printed
 
 
+def test_points_of_the_plane_train_an_mlp(tmp_path):
+    config = C.load(
+        TINY, ["data.name=moons", "model.name=MLP", "model.width=16", "train.steps=10", "train.sample_every=10"]
+    )
+    results = train.run(config, tmp_path / "run")
+    assert results["gate"] is None
+    assert results["metrics"]["exact W2"]["floor"] < results["metrics"]["exact W2"]["value"]
+
+
 def test_conditional_model_trains_and_samples_by_label(tmp_path):
     config = C.load(TINY, ["model.classes=10", "train.steps=10", "train.sample_every=10"])
     train.run(config, tmp_path / "run")
@@ -158,7 +167,10 @@ MISTAKES = {
     "eta": ([f"--config={TINY}", "--config.sampler.eta=1.5"], r"expected a number in \[0, 1\]"),
     "negative steps": ([f"--config={TINY}", "--config.train.steps=-20"], "expected an integer >= 1"),
     "no grid steps": ([f"--config={TINY}", "--config.grid.n=0"], "expected an integer >= 1"),
-    "uneven dispatch": ([f"--config={TINY}", "--config.train.steps=41"], "not a multiple"),
+    "uneven dispatch": (
+        [f"--config={TINY}", "--config.train.steps=41", "--config.train.steps_per_dispatch=2"],
+        "not a multiple",
+    ),
     "indivisible image": ([f"--config={TINY}", "--config.model.multipliers=1,1,1,1,1"], "not divisible"),
     "eps where alpha is 0": ([f"--config={TINY}", "--config.schedule.name=Cosine"], "predict V, X0 or EDM"),
     "unknown flag": (["--frobnicate=1"], "unknown argument"),

@@ -422,10 +422,10 @@ def test_flip_only_for_images():
 
 @pytest.mark.parametrize(
     "options", [{"batch_size": 0}, {"batch_size": 6, "process_count": 4}, {"start_step": -1}, {"steps_per_dispatch": 0},
-                {"process_index": 2, "process_count": 2}],
+                {"process_index": 2, "process_count": 2}, {"prefetch": 0}],
 )  # fmt: skip
 def test_batches_refuse_numbers_that_make_no_batch(options):
-    with pytest.raises(ValueError, match=r"batch_size|step"):
+    with pytest.raises(ValueError, match=r"batch_size|step|prefetch"):
         data.Batches(Numbers(9), **{"batch_size": 4, "seed": 0, **options})
 
 
@@ -440,6 +440,16 @@ def test_thread_stops_when_the_consumer_does():
     assert not threads_named("batches")
     stream.close()
     assert next(stream, "over") == "over"
+
+
+def test_thread_stops_when_the_iterator_is_dropped():
+    stream = data.Batches(Numbers(9), 4, 0, prefetch=1)
+    next(stream)
+    del stream
+    deadline = time.monotonic() + 5
+    while threads_named("batches") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not threads_named("batches")
 
 
 @pytest.mark.parametrize("culprit", ["source", "put"])

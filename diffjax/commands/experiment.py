@@ -74,7 +74,7 @@ def _build(config: Config) -> Experiment:
     experiment = Experiment(
         config, dataset, schedule, process, target, weight, times, network, optimizer, learning_rate, emas
     )
-    jax.eval_shape(lambda: init_state(experiment))  # a network that does not suit the data is found here
+    abstract_state(experiment)  # a network that does not suit the data is found here
     return experiment
 
 
@@ -87,12 +87,28 @@ def plan(config: Config, schedule: Schedule, trace: Callable | None = None) -> R
 
 def init_state(experiment: Experiment) -> training.TrainState:
     """The state before the first step: a function of the config's seed."""
-    key_params, key_train = jax.random.split(jax.random.key(experiment.config.seed))
-    label = 0 if experiment.conditional else None
+    return _state(experiment, lambda key, label: models.init(experiment.network, key, experiment.dataset.shape, label))
+
+
+def abstract_state(experiment: Experiment) -> training.TrainState:
+    """Shapes and dtypes of the state; nothing is computed.
+
+    Raises:
+        ConfigError: for a network that does not suit the data.
+    """
+    x, c = jnp.zeros(experiment.dataset.shape, jnp.float32), jnp.zeros((), jnp.float32)
+    init = lambda key, label: experiment.network.init(
+        key, x, c, None if label is None else jnp.asarray(label, jnp.int32)
+    )
     try:
-        params = models.init(experiment.network, key_params, experiment.dataset.shape, label)
-    except ValueError as error:  # a shape that does not suit the network
+        return jax.eval_shape(lambda: _state(experiment, init))
+    except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _state(experiment: Experiment, init: Callable[[Key, int | None], PyTree]) -> training.TrainState:
+    key_params, key_train = jax.random.split(jax.random.key(experiment.config.seed))
+    params = init(key_params, 0 if experiment.conditional else None)
     return training.init_state(params, experiment.optimizer, experiment.emas, key_train)
 
 

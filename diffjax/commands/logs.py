@@ -68,9 +68,10 @@ class Log:
         for sink in self._sinks:
             sink.write(step, values)
 
-    def progress(self, step: int, batch_size: int, loss: float) -> None:
+    def progress(self, step: int, batch_size: int, loss: float | None) -> None:
         """Moves the bar, or prints a plain line every few seconds."""
         now = time.monotonic()
+        loss = float("nan") if loss is None else loss  # every step of the window was skipped
         rate = (step - self._start) / max(now - self._began, 1e-9)
         if self._bar is not None:
             self._bar.set_postfix_str(f"{rate * batch_size:,.0f} images/s, loss {loss:.4f}", refresh=False)

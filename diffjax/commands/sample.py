@@ -11,7 +11,7 @@ import numpy as np
 from diffjax import parallel, training
 from diffjax.checkpoint import Checkpoints
 from diffjax.commands import workdir as files
-from diffjax.commands.experiment import Experiment, build_experiment, init_state, plan, sample_one, seed_inputs
+from diffjax.commands.experiment import Experiment, abstract_state, build_experiment, plan, sample_one, seed_inputs
 from diffjax.config import Config, ConfigError, override
 from diffjax.types import PyTree
 
@@ -89,7 +89,7 @@ def restore(
     experiment = build_experiment(config)
     try:
         with Checkpoints(Path(workdir) / "checkpoints", create=False, report=print) as checkpoints:
-            found = checkpoints.restore(init_state(experiment), step=step)
+            found = checkpoints.restore(abstract_state(experiment), step=step)
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(str(error)) from error
     if found is None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from diffjax import models, samplers, training
 from diffjax.commands import workdir as files
-from diffjax.commands.experiment import Experiment, build_experiment, init_state, loss_fn, plan
+from diffjax.commands.experiment import Experiment, abstract_state, build_experiment, loss_fn, plan
 from diffjax.config import Config, to_json
 
 
@@ -21,7 +21,7 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
 def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
     """Prints, and returns, a run's costs; memory and FLOPs are XLA's figures for one compiled step on one device."""
     experiment = build_experiment(config)
-    state = jax.eval_shape(lambda: init_state(experiment))
+    state = abstract_state(experiment)
     costs = {**_step_costs(experiment, state), "nfe": samplers.nfe(plan(config, experiment.schedule).walk)}
     data, size = experiment.dataset, config.train.batch_size
     shapes = {"x": (size, *data.shape)} | ({"label": (size,)} if experiment.conditional else {})

@@ -8,6 +8,7 @@ does not depend on their number; resuming is starting at another step.
 import itertools
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import Any
@@ -95,9 +96,13 @@ def _coins(seed: int, positions: np.ndarray) -> np.ndarray:
 
 
 class Batches:
-    """An endless iterator over stacks of batches, prepared by a thread that stays a few ahead; a context manager.
+    """An endless iterator over stacks of batches, prepared by a thread that stays `prefetch` ahead; a context manager.
 
-    Iterating gives `put(stack)`, leaves (steps_per_dispatch, local batch, ...), from step start_step on.
+    Iterating gives `put(stack)`, leaves (steps_per_dispatch, local batch, ...), from step start_step on; `put` runs in
+    the thread, which ends with the `with` block, at `close`, or when the iterator is dropped.
+
+    Raises:
+        ValueError: for numbers that make no batch (see `stack_at`), or a `prefetch` below 1.
     """
 
     def __init__(
@@ -114,6 +119,8 @@ class Batches:
         process_index: int | None = None,
         process_count: int | None = None,
     ):
+        if prefetch < 1:
+            raise ValueError(f"prefetch is {prefetch!r}, expected the number of stacks to stay ahead, at least 1.")
         hosts = {
             "process_index": jax.process_index() if process_index is None else process_index,
             "process_count": jax.process_count() if process_count is None else process_count,
@@ -126,27 +133,12 @@ class Batches:
             for step in itertools.count(start_step + steps_per_dispatch, steps_per_dispatch):
                 yield put(make(step=step))
 
-        self._ready: queue.Queue = queue.Queue(max(prefetch, 1))
+        self._ready: queue.Queue = queue.Queue(prefetch)
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._fill, args=(stacks(),), daemon=True, name="batches")
+        arguments = (stacks(), self._ready, self._closed)  # not self, which can then be collected
+        self._thread = threading.Thread(target=_fill, args=arguments, daemon=True, name="batches")
         self._thread.start()
-
-    def _fill(self, stacks: Iterator[Any]) -> None:
-        try:
-            for stack in stacks:
-                if not self._offer((stack, None)):
-                    return
-        except BaseException as error:  # handed to the consumer, whoever it concerns
-            self._offer((None, error))
-
-    def _offer(self, item: Any) -> bool:
-        while not self._closed.is_set():
-            try:
-                self._ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
+        weakref.finalize(self, self._closed.set)
 
     def __iter__(self) -> "Batches":
         return self
@@ -170,3 +162,23 @@ class Batches:
         """Stops the thread; idempotent."""
         self._closed.set()
         self._thread.join()
+
+
+def _fill(stacks: Iterator[Any], ready: queue.Queue, closed: threading.Event) -> None:
+    try:
+        for stack in stacks:
+            if not _offer((stack, None), ready, closed):
+                return
+    except BaseException as error:  # handed to the consumer, whoever it concerns
+        _offer((None, error), ready, closed)
+
+
+def _offer(item: Any, ready: queue.Queue, closed: threading.Event) -> bool:
+    """Whether there was room before the consumer went away."""
+    while not closed.is_set():
+        try:
+            ready.put(item, timeout=0.1)
+        except queue.Full:
+            continue
+        return True
+    return False

@@ -84,8 +84,8 @@ def find(dataset: str, root: Path) -> Path:
         get = f"python -m diffjax.data.prepare {name} --from={ARCHIVES[name]} --data_dir={root}; or {get}"
     raise FileNotFoundError(
         f"There is no prepared data set {dataset!r} in {str(root)!r} ({nearest(name, here)}). Ways to get it: {get}; "
-        "or point data.data_dir to where it is; or use your own files: data.name=npz data.path=FILE, or "
-        "data.name=folder data.path=FOLDER."
+        "or say where it is: --config.data.data_dir=DIR; or use your own files: --config.data.name=npz "
+        "--config.data.path=FILE, or --config.data.name=folder --config.data.path=FOLDER."
     )
 
 
