@@ -133,9 +133,11 @@ def gaussian_mixture(weights: Any, means: Any, covariances: Any) -> GaussianMixt
     """
     dtype = jnp.zeros(()).dtype
     weights, means, covariances = (np.asarray(a, np.float64) for a in (weights, means, covariances))
+    if means.ndim < 1 or not (np.all(np.isfinite(means)) and np.all(np.isfinite(covariances))):
+        raise ValueError(f"Got means of shape {means.shape}, expected finite means (K, *shape) and finite covariances.")
     count, shape = len(means), means.shape[1:]
     d = int(np.prod(shape))
-    if weights.shape != (count,) or np.any(weights < 0) or weights.sum() <= 0:
+    if weights.shape != (count,) or not np.all(weights >= 0) or not 0 < weights.sum() < np.inf:
         raise ValueError(f"weights have shape {weights.shape}, expected ({count},) non-negative numbers, not all 0.")
     if covariances.shape == (count,):
         variances, bases = np.repeat(covariances[:, None], d, 1), None

@@ -11,7 +11,6 @@ import numpy as np
 from diffjax import host, schedules
 from diffjax.types import Schedule
 
-
 __all__ = ["karras", "leading", "linspace", "log_snr", "quadratic", "trailing", "uniform"]  # what a config may name
 
 
@@ -24,6 +23,9 @@ def karras(
     schedule: Schedule, n: int, *, rho: float = 7.0, t_max: float | None = None, t_min: float = 2e-3, zero: bool = True
 ):
     """Equal steps in (sigma / alpha)^(1/rho) (Karras et al. 2022, eq. 5); for the EDM schedule sigma is t itself."""
+
+    if not 0 < rho < np.inf:
+        raise ValueError(f"rho is {rho}, expected a positive number (Karras et al.: 7).")
 
     def warp(u, a, b):
         first, last = (_noise_to_signal(schedule, t) ** (1 / rho) for t in (a, b))
@@ -49,11 +51,11 @@ def quadratic(schedule: Schedule, n: int, *, steps: int = 1000, fraction: float 
     It starts at `fraction` of the chain, as published.
     """
     _check_chain(n, steps)
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction is {fraction}, expected it between 0 and 1, both excluded (published: 0.8).")
     index = (np.linspace(0, np.sqrt(fraction * steps), n) ** 2).astype(int)
     for i in range(1, n):
         index[i] = max(index[i], index[i - 1] + 1)
-    if index[-1] >= steps:
-        raise ValueError(f"The quadratic grid of n = {n} runs past the chain of {steps} steps; use a smaller n.")
     return _chain_times(schedule, index, steps)
 
 
@@ -100,17 +102,17 @@ def check(ts, t_max: float | None = None) -> np.ndarray:
 
 def _grid(schedule, n, t_max, t_min, zero, warp) -> np.ndarray:
     _check_steps(n)
-    t_max = float(schedule.t_max if t_max is None else t_max)
-    if not 0 <= t_min < t_max:
-        raise ValueError(f"Got t_min = {t_min} and t_max = {t_max}, expected 0 <= t_min < t_max.")
+    end = float(schedule.t_max)
+    t_max = end if t_max is None else float(t_max)
+    if not 0 <= t_min < t_max <= end * (1 + 1e-6):
+        raise ValueError(f"Got t_min = {t_min} and t_max = {t_max}, expected 0 <= t_min < t_max <= {end}.")
+    zero = zero and t_min > 0  # t_min = 0 is that last time already
     points = n if zero else n + 1
     ts = np.asarray([t_max]) if points == 1 else np.array(warp(np.linspace(0, 1, points), t_max, t_min))
     ts[0] = t_max
     if points > 1:
         ts[-1] = t_min  # the ends are exact, whatever the warp rounds
-    if zero and ts[-1] > 0:
-        ts = np.append(ts, 0.0)
-    return check(ts, float(schedule.t_max))
+    return check(np.append(ts, 0.0) if zero else ts, end)
 
 
 def _noise_to_signal(schedule, t) -> float:
@@ -126,13 +128,14 @@ def _time_of_log_snr(schedule, values) -> np.ndarray:
     return host.float64(jax.vmap(schedules.time_of, in_axes=(None, 0)), schedule, values)
 
 
-def _check_steps(n) -> None:
+def _check_steps(n, what="The number of steps") -> None:
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-        raise ValueError(f"The number of steps is {n!r}, expected an integer >= 1.")
+        raise ValueError(f"{what} is {n!r}, expected an integer >= 1.")
 
 
 def _check_chain(n, steps) -> None:
     _check_steps(n)
+    _check_steps(steps, "The length of the chain")
     if n > steps:
         raise ValueError(f"Got n = {n} steps out of a chain of {steps}, expected n <= {steps}.")
 

@@ -30,6 +30,7 @@ class VP:
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """(alpha_t, sigma_t): alpha = exp(-B / 2), sigma^2 = 1 - exp(-B), B = integral of beta."""
+        t = jnp.asarray(t, float)
         integral = t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
         return jnp.exp(-0.5 * integral), jnp.sqrt(-jnp.expm1(-integral))
 
@@ -48,6 +49,7 @@ class SubVP:
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """(alpha_t, sigma_t); alpha^2 + sigma = 1."""
+        t = jnp.asarray(t, float)
         integral = t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
         return jnp.exp(-0.5 * integral), -jnp.expm1(-integral)
 
@@ -78,7 +80,7 @@ class VE:
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """(1, sigma_min (sigma_max / sigma_min)^t)."""
         # exp of a small number times sigma_min, rather than a power: float32's pow loses a digit at large ratios.
-        sigma = self.sigma_min * jnp.exp(t * jnp.log(self.sigma_max / self.sigma_min))
+        sigma = self.sigma_min * jnp.exp(jnp.asarray(t, float) * jnp.log(self.sigma_max / self.sigma_min))
         return jnp.ones_like(sigma), sigma
 
     def inverse(self, log_snr: Any) -> Array:
@@ -115,6 +117,7 @@ class Cosine:
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """(alpha_t, sigma_t); alpha^2 + sigma^2 = 1, both as products of sines, exact at both ends."""
+        t = jnp.asarray(t, float)
         start, turn = self._angles()
         travelled = t * turn
         alpha = jnp.sin((1 - t) * turn) / jnp.cos(start)  # cos(u) = sin(pi/2 - u): exactly 0 at t = 1
@@ -122,11 +125,13 @@ class Cosine:
         return alpha, jnp.sqrt(jnp.sin(travelled) * jnp.sin(2 * start + travelled)) / jnp.cos(start)
 
     def inverse(self, log_snr: Any) -> Array:
-        """The time of a log-SNR: alpha^2 = sigmoid(log_snr)."""
+        """The time of a log-SNR: alpha^2 = sigmoid(log_snr) gives cos(u) and sin(u)."""
         start, turn = self._angles()
-        cosine = jnp.sqrt(jax.nn.sigmoid(log_snr)) * jnp.cos(start)
-        sine = jnp.sqrt(jax.nn.sigmoid(-log_snr) * jnp.cos(start) ** 2 + jnp.sin(start) ** 2)
-        return (jnp.arctan2(sine, cosine) - start) / turn
+        first_cos, first_sin = jnp.cos(start), jnp.sin(start)
+        product = jax.nn.sigmoid(-log_snr) * first_cos**2  # sin(u - u_0) sin(u + u_0): a difference of angles cancels
+        cosine, sine = jnp.sqrt(jax.nn.sigmoid(log_snr)) * first_cos, jnp.sqrt(product + first_sin**2)
+        sine_of_sum = sine * first_cos + cosine * first_sin
+        return jnp.arctan2(product, (cosine * first_cos + sine * first_sin) * sine_of_sum) / turn
 
     def _angles(self) -> tuple[Any, Any]:
         """u at t = 0, and how far u travels until t = 1."""
@@ -182,17 +187,20 @@ class Tabulated:
     @classmethod
     def linear(cls, steps: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> "Tabulated":
         """DDPM's linear betas (Ho et al. 2020, section 4), scaled by 1000 / steps (Nichol & Dhariwal 2021)."""
+        _check_chain(steps)
         return cls.from_betas(np.linspace(beta_1, beta_T, steps) * (1000 / steps))
 
     @classmethod
     def cosine(cls, steps: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> "Tabulated":
         """The published cosine table, betas clipped at `max_beta` (Nichol & Dhariwal 2021, section 3.2)."""
+        _check_chain(steps)
         bar = np.cos((np.arange(steps + 1) / steps + s) / (1 + s) * _HALF_PI) ** 2
         return cls.from_betas(np.minimum(1 - bar[1:] / bar[:-1], max_beta))
 
     @classmethod
     def kexue(cls, steps: int = 1000, last: float = 0.02) -> "Tabulated":
         """alpha_t = sqrt(1 - last t / T): the chain of kexue 9119."""
+        _check_chain(steps)
         return cls.from_betas(last * np.arange(1, steps + 1) / steps)
 
     @property
@@ -202,8 +210,9 @@ class Tabulated:
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """(alpha_t, sigma_t); alpha^2 + sigma^2 = 1."""
-        log_alpha = jnp.interp(t * self.steps, jnp.arange(self.steps + 1.0), self.log_alpha)
-        return jnp.exp(log_alpha), jnp.sqrt(-jnp.expm1(2 * log_alpha))
+        position = jnp.asarray(t, float) * self.steps
+        log_alpha = jnp.interp(position, jnp.arange(self.steps + 1.0), self.log_alpha)
+        return jnp.exp(log_alpha), jnp.sqrt(0.0 - jnp.expm1(2 * log_alpha))  # 0 - y: -y would make sigma_0 = -0
 
     def inverse(self, log_snr: Any) -> Array:
         """The time of a log-SNR: alpha^2 = sigmoid(log_snr)."""
@@ -211,6 +220,11 @@ class Tabulated:
             0.5 * jax.nn.softplus(-log_snr), -jnp.asarray(self.log_alpha), jnp.arange(self.steps + 1.0)
         )
         return position / self.steps
+
+
+def _check_chain(steps: Any) -> None:
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
+        raise ValueError(f"The chain has {steps!r} steps, expected an integer >= 1.")
 
 
 def log_snr(schedule: Schedule, t: Any) -> Array:
@@ -222,7 +236,8 @@ def log_snr(schedule: Schedule, t: Any) -> Array:
 def rates(schedule: Schedule, t: Any) -> tuple[Array, Array]:
     """(f, g^2) of the SDE dx = f x dt + g dw with these marginals: f = alpha'/alpha, g^2 = alpha^2 (sigma^2/alpha^2)'.
 
-    Infinite where alpha = 0; write the probability-flow ODE as alpha' x_0 + sigma' z there (`derivatives`).
+    Defined for sigma > 0 (most sigma leave 0 with infinite slope). Infinite where alpha = 0; write the probability-flow
+    ODE as alpha' x_0 + sigma' z there (`derivatives`).
     """
     (alpha, sigma), (d_alpha, d_sigma) = derivatives(schedule, t)
     f = d_alpha / alpha
@@ -256,7 +271,7 @@ def amplitudes(schedule: Schedule, ts: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def same(a: Any, b: Any) -> Any:
     """Whether two schedules are one: same class, same float32 numbers. A traced scalar if either is being traced."""
-    if jax.tree.structure(a) != jax.tree.structure(b):
+    if type(a) is not type(b) or jax.tree.structure(a) != jax.tree.structure(b):
         return False
     xp = np if host.concrete(a, b) else jnp
     pairs = list(zip(jax.tree.leaves(a), jax.tree.leaves(b)))

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffjax.schedules import time_of
 from diffjax.types import Array, Schedule
@@ -34,8 +35,18 @@ def stratified(schedule: Schedule, t_min: float = 1e-5) -> Times:
 
 
 def log_normal(schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> Times:
-    """log(sigma / alpha) ~ N(mean, std^2) (Karras et al. 2022, table 1), on any schedule with an inverse log-SNR."""
-    return lambda keys, index, batch_size: time_of(schedule, -2 * (mean + std * jax.random.normal(keys.example)))
+    """log(sigma / alpha) ~ N(mean, std^2) (Karras et al. 2022, table 1), on any schedule with an inverse log-SNR.
+
+    Draws beyond the schedule's ends go to the ends (0.2 % of them at t = 0 for VE's sigma_min = 0.01).
+    """
+    if not (np.isfinite(mean) and 0 < std < np.inf):
+        raise ValueError(f"Got mean = {mean} and std = {std}, expected finite numbers with std > 0.")
+
+    def draw(keys: Any, index: Any, batch_size: int) -> Array:
+        t = time_of(schedule, -2 * (mean + std * jax.random.normal(keys.example)))
+        return jnp.clip(t, 0.0, schedule.t_max)
+
+    return draw
 
 
 def _ends(schedule: Schedule, t_min: float) -> tuple[float, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from diffjax.schedules import rates
 from diffjax.types import Array, Schedule
@@ -41,14 +42,23 @@ def likelihood() -> Weight:
 
 def min_snr(gamma: float = 5.0) -> Weight:
     """min(SNR, gamma) on x_0 (Hang et al. 2023)."""
+    _check_positive(gamma=gamma)
     return _of_x0_error(lambda schedule, t: jnp.minimum(_snr(schedule, t), gamma))
 
 
 def edm(sigma_data: float = 0.5) -> Weight:
     """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2 on x_0, sigma being sigma/alpha (Karras et al. 2022, table 1)."""
+    _check_positive(sigma_data=sigma_data)
     return _of_x0_error(lambda schedule, t: _snr(schedule, t) + 1 / sigma_data**2)
 
 
 def p2(gamma: float = 1.0, k: float = 1.0) -> Weight:
     """1 / (k + SNR)^gamma on eps (Choi et al. 2022)."""
+    _check_positive(gamma=gamma, k=k)
     return _of_x0_error(lambda schedule, t: _snr(schedule, t) / (k + _snr(schedule, t)) ** gamma)
+
+
+def _check_positive(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 < value < np.inf:
+            raise ValueError(f"{name} is {value}, expected a positive number.")

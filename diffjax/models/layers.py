@@ -1,5 +1,6 @@
 """Layers without a batch: each is written for one example, and takes leading batch dimensions all the same."""
 
+import functools
 import math
 from typing import Any
 
@@ -12,6 +13,10 @@ from diffjax.types import Array
 MAX_LOG_SNR = 20.0  # the log-SNR is infinite at the ends of a schedule; beyond this float32 cannot tell x_t from x_0
 DTYPES = ("float32", "bfloat16")
 EMBEDDINGS = ("positional", "fourier")
+ZEROS = nn.initializers.zeros_init()
+UNIFORM = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")  # of Ho et al. and Song et al.
+Dense = functools.partial(nn.Dense, kernel_init=UNIFORM)
+Conv = functools.partial(nn.Conv, kernel_size=(3, 3), kernel_init=UNIFORM)
 
 
 def check_choice(field: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -75,8 +80,8 @@ class Embedding(nn.Module):
             raise ValueError("got a label, but the network has classes = None: set classes to their number.")
         c = jnp.asarray(c, jnp.float32)
         features = positional if self.kind == "positional" else fourier
-        embedding = nn.Dense(self.width, name="noise_0")(features(c, self.features))
-        embedding = nn.Dense(self.width, name="noise_1")(nn.silu(embedding))
+        embedding = Dense(self.width, name="noise_0")(features(c, self.features))
+        embedding = Dense(self.width, name="noise_1")(nn.silu(embedding))
         if self.classes is not None:
             label = jnp.full(c.shape, self.classes, jnp.int32) if label is None else jnp.asarray(label, jnp.int32)
             init = nn.initializers.normal(1.0)  # as large as the entries of the noise embedding
@@ -106,7 +111,7 @@ class Norm(nn.Module):
     """Group norm of images, or layer norm of vectors, then y -> scale y + shift per channel; float32.
 
     Scale and shift are parameters, or, given an embedding, functions of it: 1 + a(e), b(e) with affine a, b
-    (adaptive group norm, Dhariwal & Nichol 2021, section 3.1).
+    (adaptive group norm, Dhariwal & Nichol 2021, section 3.1). a and b start at zero, as in EDM2: a plain norm.
     """
 
     images: bool = True
@@ -116,9 +121,9 @@ class Norm(nn.Module):
         channels = x.shape[-1]
         if embedding is None:
             scale = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
-            shift = self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
+            shift = self.param("bias", ZEROS, (channels,), jnp.float32)
         else:
-            scale, shift = jnp.split(nn.Dense(2 * channels, name="affine")(embedding), 2, axis=-1)
+            scale, shift = jnp.split(Dense(2 * channels, kernel_init=ZEROS, name="affine")(embedding), 2, axis=-1)
             scale = 1 + scale
         y = group_norm(x, groups_of(channels)) if self.images else normalize(x, (-1,))
         return y * _like(scale, y) + _like(shift, y)
@@ -155,10 +160,10 @@ class SelfAttention(nn.Module):
                 f"head_width = {head} does not divide the {channels} channels that attend at height {height}."
             )
         h = Norm(name="norm")(x).astype(self.dtype).reshape(*x.shape[:-3], height * width, channels)
-        qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(h)
+        qkv = Dense(3 * channels, dtype=self.dtype, name="qkv")(h)
         q, k, v = (a.reshape(*a.shape[:-1], channels // head, head) for a in jnp.split(qkv, 3, axis=-1))
         h = attention(q, k, v).reshape(h.shape)
-        h = nn.Dense(channels, dtype=self.dtype, kernel_init=nn.initializers.zeros_init(), name="out")(h)
+        h = Dense(channels, dtype=self.dtype, kernel_init=ZEROS, name="out")(h)
         return (x + h.reshape(x.shape)) * self.skip_scale
 
 

@@ -3,7 +3,17 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffjax.models.layers import DTYPES, EMBEDDINGS, Embedding, Norm, check_choice, check_counts, check_rate
+from diffjax.models.layers import (
+    DTYPES,
+    EMBEDDINGS,
+    ZEROS,
+    Dense,
+    Embedding,
+    Norm,
+    check_choice,
+    check_counts,
+    check_rate,
+)
 from diffjax.types import Array
 
 
@@ -45,12 +55,11 @@ class MLP(nn.Module):
             raise ValueError(f"the MLP takes vectors (d,), got {x.shape} with c of shape {jnp.shape(c)}: flatten x.")
         dtype = jnp.dtype(self.dtype)
         told = Embedding(self.width, self.classes, kind=self.embedding, name="embedding")(c, label)
-        h = nn.Dense(self.width, dtype=dtype, name="in")(x.astype(dtype))
-        zero = nn.initializers.zeros_init()
+        h = Dense(self.width, dtype=dtype, name="in")(x.astype(dtype))
         for i in range(self.depth):
             y = nn.silu(Norm(images=False, name=f"norm_{i}")(h, told)).astype(dtype)
-            y = nn.silu(nn.Dense(self.width, dtype=dtype, name=f"dense_{i}_0")(y))
+            y = nn.silu(Dense(self.width, dtype=dtype, name=f"dense_{i}_0")(y))
             y = nn.Dropout(self.dropout, deterministic=not train)(y)
-            h = h + nn.Dense(self.width, dtype=dtype, kernel_init=zero, name=f"dense_{i}_1")(y)
+            h = h + Dense(self.width, dtype=dtype, kernel_init=ZEROS, name=f"dense_{i}_1")(y)
         h = nn.silu(Norm(images=False, name="norm_out")(h))
-        return nn.Dense(x.shape[-1], kernel_init=zero, name="out")(h)
+        return Dense(x.shape[-1], kernel_init=ZEROS, name="out")(h)

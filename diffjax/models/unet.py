@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from diffjax.models import layers
-from diffjax.models.layers import DTYPES, EMBEDDINGS, Embedding, Norm, SelfAttention
+from diffjax.models.layers import DTYPES, EMBEDDINGS, ZEROS, Conv, Dense, Embedding, Norm, SelfAttention
 from diffjax.types import Array
 
 
@@ -34,14 +34,13 @@ class ResidualBlock(nn.Module):
     def __call__(self, x: Array, embedding: Array) -> Array:
         resample = self.resample or (lambda x: x)
         h = resample(nn.silu(Norm(name="norm_0")(x)).astype(self.dtype))
-        h = nn.Conv(self.features, (3, 3), dtype=self.dtype, name="conv_0")(h)
+        h = Conv(self.features, dtype=self.dtype, name="conv_0")(h)
         h = nn.silu(Norm(name="norm_1")(h, embedding)).astype(self.dtype)
         h = nn.Dropout(self.dropout, deterministic=not self.train)(h)
-        zero = nn.initializers.zeros_init()
-        h = nn.Conv(self.features, (3, 3), dtype=self.dtype, kernel_init=zero, name="conv_1")(h)
+        h = Conv(self.features, dtype=self.dtype, kernel_init=ZEROS, name="conv_1")(h)
         x = resample(x)
         if x.shape[-1] != self.features:
-            x = nn.Dense(self.features, dtype=self.dtype, name="skip")(x)
+            x = Dense(self.features, dtype=self.dtype, name="skip")(x)
         return (x + h) * self.skip_scale
 
 
@@ -127,7 +126,7 @@ class UNet(nn.Module):
             return Attention(self.head_width, self.skip_scale, dtype, name=name)(h)
 
         pixels = layers.space_to_depth(x.astype(dtype), self.patch)
-        h = nn.Conv(self.channels, (3, 3), dtype=dtype, name="conv_in")(pixels)
+        h = Conv(self.channels, dtype=dtype, name="conv_in")(pixels)
         skips = [h]
         levels = range(len(self.multipliers))
         for level in levels:
@@ -152,5 +151,5 @@ class UNet(nn.Module):
 
         h = nn.silu(Norm(name="norm_out")(h))
         # In float32 whatever the compute dtype: what bfloat16 rounds here stays in the sample.
-        h = nn.Conv(pixels.shape[-1], (3, 3), kernel_init=nn.initializers.zeros_init(), name="conv_out")(h)
+        h = Conv(pixels.shape[-1], kernel_init=ZEROS, name="conv_out")(h)
         return layers.depth_to_space(h, self.patch)

@@ -17,6 +17,9 @@ from diffjax.samplers.base import Sampler
 from diffjax.schedules import amplitudes, derivatives
 from diffjax.types import Array, Denoiser, Key, Schedule
 
+EXPLICIT = ("Bosh3", "Dopri5", "Dopri8", "Heun", "Midpoint", "Ralston", "Tsit5")
+IMPLICIT = ("ImplicitEuler", "Kvaerno3", "Kvaerno4", "Kvaerno5")  # they take their tolerances from the step control
+
 
 class _Row(NamedTuple):
     t: Any
@@ -49,24 +52,22 @@ def probability_flow(
     """Integrates the probability flow along the grid, which must end above t = 0, where the ODE is singular.
 
     Args:
-        solver: name of a diffrax solver for ODEs ("Tsit5", "Dopri5", "Heun", "Euler", "Kvaerno5", ...).
+        solver: name of a diffrax solver: one of `EXPLICIT`; also of `IMPLICIT` if adaptive, "Euler" if not.
         rtol, atol: tolerances of the adaptive step size, in units of x.
         adaptive: False takes exactly one step per interval.
         denoise: return E[x_0 | x] at the grid's last time (one more evaluation) in place of x.
         max_steps: bound on the solver's steps per interval; running into it raises at run time.
 
     Raises:
-        ValueError: for an unknown solver, or (at planning) a grid that touches t = 0 or a time of infinite slope.
+        ValueError: for another solver, tolerances or a bound that are not positive, or (at planning) a grid that
+            touches t = 0.
     """
-    import diffrax
-
-    kind = getattr(diffrax, solver, None)
-    if not (isinstance(kind, type) and issubclass(kind, diffrax.AbstractSolver)):
-        known = [n for n in dir(diffrax) if isinstance(getattr(diffrax, n), type) and n[0].isupper()]
-        names = sorted(
-            n for n in known if issubclass(getattr(diffrax, n), diffrax.AbstractSolver) and "Abstract" not in n
-        )
-        raise ValueError(f"diffrax has no solver {solver!r}; it has {', '.join(names)}.")
+    known = (*EXPLICIT, *(IMPLICIT if adaptive else ("Euler",)))
+    if solver not in known:
+        kind = "adaptive" if adaptive else "fixed-step"
+        raise ValueError(f"There is no {kind} ODE solver {solver!r}; there is {', '.join(known)}.")
+    if not (rtol > 0 and atol > 0 and max_steps >= 1):
+        raise ValueError(f"Got rtol = {rtol}, atol = {atol}, max_steps = {max_steps}, expected all positive.")
 
     def plan(ts: np.ndarray) -> _Row:
         _, sigma = amplitudes(schedule, ts)

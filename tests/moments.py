@@ -1,0 +1,156 @@
+"""Published samplers and solved targets in float64 NumPy: what the sampler tests expect. No library code in here.
+
+Updates are written in the papers' own variables, for `denoise(x, alpha, sigma) = E[x_0 | x_t = x]`. A level is the pair
+(alpha, sigma). A trajectory holds x after every step.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import optimize, special
+
+Denoise = Callable[..., Any]  # (x, alpha, sigma) -> E[x_0 | x]
+Level = tuple[Any, Any]
+
+
+class Mixture(NamedTuple):
+    """sum_k w_k N(m_k, v_k) on the line; entries of x are independent numbers. One component is a Gaussian."""
+
+    weights: tuple[float, ...]
+    means: tuple[float, ...]
+    variances: tuple[float, ...]
+
+    def denoise(self, x, alpha, sigma) -> np.ndarray:
+        """E[x_0 | x]: responsibilities times the components' regressions."""
+        w, m, v = (np.asarray(a)[:, None] for a in self)
+        x, total = np.asarray(x).reshape(1, -1), alpha**2 * v + sigma**2
+        logits = np.log(w) - (x - alpha * m) ** 2 / (2 * total) - np.log(total) / 2
+        share = np.exp(logits - special.logsumexp(logits, axis=0))
+        return np.sum(share * (m + alpha * v / total * (x - alpha * m)), 0)
+
+    def cdf(self, x, alpha=1.0, sigma=0.0) -> np.ndarray:
+        """P(x_t <= x)."""
+        w, m, v = (np.asarray(a)[:, None] for a in self)
+        return np.sum(w * special.ndtr((np.reshape(x, (1, -1)) - alpha * m) / np.sqrt(alpha**2 * v + sigma**2)), 0)
+
+    def transport(self, x, start: Level, end: Level) -> np.ndarray:
+        """The probability flow's map between two levels: on the line, the quantile map to the last bits."""
+        if len(self.weights) == 1:  # affine
+            (m,), (v,) = self.means, self.variances
+            ratio = np.sqrt((end[0] ** 2 * v + end[1] ** 2) / (start[0] ** 2 * v + start[1] ** 2))
+            return end[0] * m + ratio * (np.asarray(x) - start[0] * m)
+        width = 12 * np.sqrt(end[0] ** 2 * max(self.variances) + end[1] ** 2) + max(np.abs(self.means))
+        miss = lambda y, level: self.cdf(y, *end)[0] - level
+        return np.array([optimize.brentq(miss, -width, width, (p,), 1e-16, 1e-15) for p in self.cdf(x, *start)])
+
+    def moments(self) -> tuple[float, float]:
+        """Mean and variance of the data."""
+        w, m, v = (np.asarray(a) for a in self)
+        return w @ m, w @ (v + m**2) - (w @ m) ** 2
+
+    def draw(self, rng, n) -> np.ndarray:
+        """n exact samples."""
+        k = rng.choice(len(self.weights), n, p=self.weights)
+        return np.asarray(self.means)[k] + np.sqrt(np.asarray(self.variances)[k]) * rng.standard_normal(n)
+
+
+def w1(a, b) -> float:
+    """Wasserstein-1 distance of two samples of one size on the line."""
+    return float(np.mean(np.abs(np.sort(a) - np.sort(b))))
+
+
+def ddim_step(denoise: Denoise, now: Level, then: Level, x, z, eta=0.0, var=0.0):
+    """Song et al. 2020, eq. 12 and 16, in noise form; sigma^2 = eta^2 Var[x_s | x_t, x_0] of the forward chain.
+
+    `var` is Var[x_0 | x_t]: Bao et al. 2022, eq. 10 in this notation adds gamma^2 var. No noise is added at the data.
+    """
+    (a, s), (a_next, s_next) = now, then
+    kept = a / a_next  # the forward step is x_t = kept x_s + sqrt(fresh) noise
+    fresh = s**2 - kept**2 * s_next**2
+    noise = eta**2 * s_next**2 * fresh / s**2
+    mean = denoise(x, a, s)
+    eps = (x - a * mean) / s
+    direction = np.sqrt(np.maximum(s_next**2 - noise, 0))
+    gamma = (a_next - a * direction / s) * (s_next > 0)
+    return a_next * mean + direction * eps + np.sqrt(noise + gamma**2 * var) * z
+
+
+def ddpm_step(denoise: Denoise, now: Level, then: Level, x, z):
+    """Ho et al. 2020, eq. 7: the posterior mean and variance of a VP chain with alpha_t = a^2 / a_next^2."""
+    (a, s), (a_next, s_next) = now, then
+    alpha = (a / a_next) ** 2
+    beta = 1 - alpha
+    mean = (a_next * beta * denoise(x, a, s) + np.sqrt(alpha) * s_next**2 * x) / s**2
+    return mean + np.sqrt(s_next**2 / s**2 * beta) * z
+
+
+def sde_step(denoise: Denoise, now: Level, x, z, dt, f, g2, churn=1.0):
+    """Euler-Maruyama on dx = [f x - (1 + churn^2) / 2 g^2 score] dt + churn g dw, dt < 0 (Song et al. 2021)."""
+    score = (now[0] * denoise(x, *now) - x) / now[1] ** 2
+    return x + (f * x - (1 + churn**2) / 2 * g2 * score) * dt + churn * np.sqrt(g2 * -dt) * z
+
+
+def edm_step(denoise: Denoise, n: float, n_next: float, x, z, gamma=0.0, s_noise=1.0):
+    """Karras et al. 2022, algorithm 2, lines 5 to 11, for alpha = 1 and sigma = t."""
+    n_hat = n + gamma * n
+    x_hat = x + np.sqrt(n_hat**2 - n**2) * s_noise * z
+    d = (x_hat - denoise(x_hat, 1.0, n_hat)) / n_hat
+    x = x_hat + (n_next - n_hat) * d
+    if n_next == 0:
+        return x
+    return x_hat + (n_next - n_hat) * (d / 2 + (x - denoise(x, 1.0, n_next)) / n_next / 2)
+
+
+def multistep(update, denoise: Denoise, alpha, sigma, x, order: int, lower_final=False) -> list[np.ndarray]:
+    """x after every step of `update(lams, means, lam_next) -> data term of x_s / alpha_s`, newest first.
+
+    Evaluations at alpha = 0 have no place on the lambda axis: they serve their own step only, as does any at sigma = 0.
+    """
+    lams, means, out = [], [], []
+    for i in range(len(alpha) - 1):
+        m = denoise(x, alpha[i], sigma[i])
+        p = min(order, len(alpha) - 1 - i) if lower_final else order
+        if alpha[i] == 0 or sigma[i + 1] == 0:
+            data = m
+        else:
+            lams, means = [np.log(alpha[i] / sigma[i]), *lams], [m, *means]
+            data = update(lams[:p], means[:p], np.log(alpha[i + 1] / sigma[i + 1]))
+        x = sigma[i + 1] / sigma[i] * x + alpha[i + 1] * data
+        out.append(x)
+    return out
+
+
+def adams(lams, means, lam_next):
+    """int e^(lam - lam_next) p(lam) dlam, p through the evaluations (Lu et al. 2022b, eq. 8), by Gauss-Legendre."""
+    nodes, weights = np.polynomial.legendre.leggauss(60)
+    h = lam_next - lams[0]
+    lam = lams[0] + h * (nodes + 1) / 2
+    total = 0.0
+    for j, mean in enumerate(means):
+        others = [other for i, other in enumerate(lams) if i != j]
+        basis = np.prod([(lam - other) / (lams[j] - other) for other in others], axis=0) * np.ones_like(lam)
+        total = total + mean * (h / 2 * np.sum(weights * np.exp(lam - lam_next) * basis))
+    return total
+
+
+def dpmpp_2m(lams, means, lam_next):
+    """Lu et al. 2022b, algorithm 2."""
+    h = lam_next - lams[0]
+    if len(means) == 1:
+        return -np.expm1(-h) * means[0]
+    r = (lams[0] - lams[1]) / h
+    return -np.expm1(-h) * ((1 + 1 / (2 * r)) * means[0] - 1 / (2 * r) * means[1])
+
+
+def dpmpp_3m(lams, means, lam_next):
+    """The multistep third-order update as its public implementations have it (after Lu et al. 2022b, appendix B)."""
+    if len(means) < 3:
+        return dpmpp_2m(lams, means, lam_next)
+    h = lam_next - lams[0]
+    r0, r1 = (lams[0] - lams[1]) / h, (lams[1] - lams[2]) / h
+    d1_0, d1_1 = (means[0] - means[1]) / r0, (means[1] - means[2]) / r1
+    d1 = d1_0 + r0 / (r0 + r1) * (d1_0 - d1_1)
+    d2 = (d1_0 - d1_1) / (r0 + r1)
+    decay = np.expm1(-h)
+    return -decay * means[0] + (decay / h + 1) * d1 - ((decay + h) / h**2 - 0.5) * d2

@@ -1,0 +1,126 @@
+"""Imports point down: the source is parsed, imports inside functions included."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import diffjax
+
+ROOT = Path(diffjax.__file__).parent
+
+# From the ground up; a part may import its own files and any layer below. grids are made of schedules.
+CORE = [
+    {"types", "host"},
+    {"schedules"},
+    {"grids"},
+    {"processes", "analytic", "denoisers"},
+    {"couplings", "losses", "samplers"},
+    {"likelihood", "theory"},
+]
+# Beside the tower: know the types and nothing else of the library, and nothing but the commands knows them.
+LEAVES = {
+    "checkpoint",
+    "checksum",
+    "config",
+    "data",
+    "ema",
+    "metrics",
+    "models",
+    "optimizers",
+    "parallel",
+    "plots",
+    "signals",
+    "training",
+}
+NEIGHBOURS = {"training": {"ema"}, "checkpoint": {"checksum"}}  # parts of one thing, in two files
+TOP = [{"commands"}, {"main"}]
+
+LIBRARIES = {"jax", "numpy", "optax"}  # what core and training may import at module level; flax is for models
+COMPUTING = [*CORE, {"training", "ema", "parallel", "optimizers", "checksum", "models"}]
+
+
+def allowed(part):
+    """The parts of the library that a part may import."""
+    below = set()
+    for layer in CORE:
+        if part in layer:
+            return below | {part}
+        below |= layer
+    if part in LEAVES:
+        return {"types", part} | NEIGHBOURS.get(part, set())
+    for layer in TOP:
+        below |= LEAVES | layer
+        if part in layer:
+            return below
+    raise AssertionError(f"diffjax.{part} has no layer: give it one in this test, and in the design.")
+
+
+def sources():
+    return [
+        (p.relative_to(ROOT).with_suffix("").parts[0], p)
+        for p in sorted(ROOT.rglob("*.py"))
+        if p.parent != ROOT or p.name != "__init__.py"
+    ]
+
+
+def imports(tree):
+    """Absolute dotted names of everything that is imported anywhere below an AST node."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: imports are absolute here"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def parts(tree):
+    return {name.split(".")[1] for name in imports(tree) if name.startswith("diffjax.")}
+
+
+@pytest.mark.parametrize(("part", "path"), sources(), ids=lambda v: v if isinstance(v, str) else v.stem)
+def test_imports_point_down(part, path):
+    above = parts(ast.parse(path.read_text())) - allowed(part)
+    assert not above, f"{path.relative_to(ROOT)} imports {sorted(above)}; it may import {sorted(allowed(part))}"
+
+
+def module_level(tree):
+    """The statements that run on import: not the bodies of functions."""
+    skipped = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.Lambda) for n in ast.walk(f)}
+    body = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom) and id(n) not in skipped]
+    return ast.Module(body, [])
+
+
+@pytest.mark.parametrize(
+    ("part", "path"),
+    [(part, path) for part, path in sources() if part in set().union(*COMPUTING)],
+    ids=lambda v: v if isinstance(v, str) else v.stem,
+)
+def test_the_core_imports_with_jax_and_optax_alone(part, path):
+    libraries = LIBRARIES | {"diffjax"} | ({"flax"} if part == "models" else set())
+    roots = {name.split(".")[0] for name in imports(module_level(ast.parse(path.read_text())))}
+    foreign = roots - libraries - set(sys.stdlib_module_names)
+    assert not foreign, f"{path.relative_to(ROOT)} imports {sorted(foreign)} at module level"
+
+
+def test_tensorflow_is_imported_nowhere():
+    for _, path in sources():
+        assert not {n for n in imports(ast.parse(path.read_text())) if n.split(".")[0] in ("tensorflow", "torch")}
+
+
+def test_the_check_sees_what_it_forbids():
+    """Every form of import, also inside functions and classes."""
+    text = "import diffjax.commands\nfrom diffjax import losses, main as m\ndef f():\n    from diffjax.data.x import y"
+    assert parts(ast.parse(text)) == {"commands", "losses", "main", "data"}
+    assert "samplers" not in allowed("losses")
+    assert "models" not in allowed("samplers")
+    assert "schedules" not in allowed("models")
+    assert {"models", "samplers", "config"} <= allowed("commands")
+    assert "commands" not in allowed("data") | allowed("samplers")
+    lazy = (
+        "import jax\nclass A:\n    import optax\n    def f(self):\n        import sklearn\nif True:\n    import scipy"
+    )
+    assert set(imports(module_level(ast.parse(lazy)))) == {"jax", "optax", "scipy"}
+    with pytest.raises(AssertionError, match="no layer"):
+        allowed("utils")

@@ -1,0 +1,232 @@
+"""Orders of convergence in float64, down to sigma / alpha = 0.002, against the exact probability flow.
+
+On the line the flow is the quantile map between marginals (affine for a Gaussian): no reference solver is needed.
+Errors are the largest over five starting points; a slope is log2 of how the last doubling of the steps shrinks them.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from moments import Mixture
+from samplers_table import FINITE, SAMPLERS, SETTINGS, amplitudes, known_at_knots, laws
+
+from diffjax import analytic, grids, schedules
+from diffjax.samplers import heun, multistep, ode, sampling_fn
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+TARGETS = {
+    "gaussian": Mixture((1.0,), (0.7,), (0.25,)),
+    "mixture": Mixture((0.3, 0.7), (-0.6, 0.5), (0.16, 0.09)),
+}
+Z = np.array([-1.4, -0.6, 0.1, 0.8, 1.5])
+STEPS = (320, 640)
+
+
+def library_target(target: Mixture):
+    """Two components always, so that all share one compile."""
+    w, m, v = (list(a) * (2 // len(a)) for a in target)
+    return analytic.gaussian_mixture(w, m, v)
+
+
+def level_grid(setting, n, first=2.0, last=0.002):
+    """n steps between two values of sigma / alpha, spaced as Karras et al. have it."""
+    schedule = SETTINGS[setting].schedule
+    t_max, t_min = (float(schedules.time_of(schedule, jnp.asarray(-2 * np.log(level)))) for level in (first, last))
+    return grids.karras(schedule, n, t_max=t_max, t_min=t_min, zero=False)
+
+
+def start(form, t, target):
+    """Five points of the marginal at t."""
+    alpha, sigma = amplitudes(form, t)
+    mean, var = target.moments()
+    return alpha * mean + np.sqrt(alpha**2 * var + sigma**2) * Z
+
+
+@jax.jit
+def run(sample, model, x):
+    return jax.vmap(lambda x: sample(model, jax.random.key(0), x))(x)
+
+
+def slope(errors):
+    return np.log2(errors[-2] / errors[-1])
+
+
+def errors(name, setting, target, **levels):
+    form = SETTINGS[setting].form
+    out = []
+    for n in STEPS:
+        ts = level_grid(setting, n, **levels)
+        sample, knots = known_at_knots(SAMPLERS[name].make(SETTINGS[setting].schedule), ts)
+        x = start(form, ts[0], target)
+        got = run(sample, library_target(target).denoiser(knots), jnp.asarray(x))
+        expected = target.transport(x, amplitudes(form, ts[0]), amplitudes(form, ts[-1]))
+        out.append(np.abs(np.asarray(got) - expected).max())
+    return out
+
+
+SMOOTH = [name for name in FINITE if not name.startswith("table")]  # a table's rates jump, its levels do not
+DETERMINISTIC = [
+    (name, setting)
+    for name, row in SAMPLERS.items()
+    if row.deterministic
+    for setting in (SMOOTH if name == "pf_euler" else FINITE)
+    if setting != "ve"
+]
+
+
+CASES = [(*pair, "mixture") for pair in DETERMINISTIC]
+CASES += [(*pair, "gaussian") for pair in DETERMINISTIC if pair[1] in ("vp", "edm")]
+
+
+@pytest.mark.parametrize(("name", "setting", "target"), CASES)
+def test_order(name, setting, target):
+    assert slope(errors(name, setting, TARGETS[target])) == pytest.approx(SAMPLERS[name].order, abs=0.1)
+
+
+@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("heun", 2), ("dpmpp_2m", 2), ("adams_3", 3)])
+def test_order_from_the_noisiest_level(name, order):
+    """From sigma = 70 alpha the data looks like one point: Adams(3) loses nothing by starting at order 1."""
+    found = errors(name, "edm", TARGETS["mixture"], first=70.0)
+    assert slope(found) == pytest.approx(order, abs=0.1)
+
+
+def primed_error(name, n, target, wrong=0.0):
+    """The error of a multistep sampler whose first order - 1 steps are exact."""
+    schedule, form, _ = SETTINGS["edm"]
+    ts = level_grid("edm", n)
+    sampler = SAMPLERS[name].make(schedule)
+    sample, knots = known_at_knots(sampler, ts)
+    model = library_target(target).denoiser(knots)
+    x, done = start(form, ts[0], target), len(sampler.init(jnp.zeros(())).means) - 1
+    levels = [amplitudes(form, t) for t in ts]
+    exact = [target.transport(x, levels[0], levels[i]) for i in range(done + 1)]
+    means = [target.denoise(exact[i], *levels[i]) * (1 + wrong) for i in reversed(range(done))]
+    means = jnp.asarray(np.stack([*means, 0 * x], 1))  # newest first; the oldest entry is shifted out unused
+    rows = jax.tree.map(lambda a: a[done:], sample.args[0])
+    state = jax.vmap(lambda x, m: sampler.init(x)._replace(means=m))(jnp.asarray(exact[-1]), means)
+    got = walk_from(sampler.step, model, state, rows).x
+    return np.abs(np.asarray(got) - target.transport(x, levels[0], levels[-1])).max()
+
+
+def walk_from(step, model, state, rows):
+    scan = lambda state: jax.lax.scan(lambda state, row: (step(model, None, state, row), None), state, rows)[0]
+    return jax.vmap(scan)(state)
+
+
+@pytest.mark.parametrize("name", [name for name, row in SAMPLERS.items() if row.primed])
+def test_order_with_an_exact_history(name):
+    """Adams(3) is of order 3; the published 3M of order 2, for it halves the weight of the second difference."""
+    for target in TARGETS.values():
+        found = [primed_error(name, n, target) for n in STEPS]
+        assert slope(found) == pytest.approx(SAMPLERS[name].primed, abs=0.1)
+
+
+def test_an_inexact_history_costs_the_third_order():
+    found = [primed_error("adams_3", n, TARGETS["gaussian"], wrong=1e-3) for n in STEPS]
+    assert slope(found) < 1.5
+
+
+# Random samplers: mean and variance on a Gaussian, exactly.
+
+
+WEAK = [
+    (name, setting)
+    for name, row in SAMPLERS.items()
+    if not row.deterministic
+    for setting in (SMOOTH if name.startswith("em") else FINITE)
+    if setting != "ve" and not (name == "heun_churn" and setting == "table_cosine")
+]
+
+
+def weak_errors(sampler, setting, steps, m=0.7, v=0.25):
+    out = []
+    for n in steps:
+        ts = level_grid(setting, n)
+        alpha, sigma = amplitudes(SETTINGS[setting].form, ts[-1])
+        out.append(abs(laws(sampler, ts, m, v)[1][-1] - (alpha**2 * v + sigma**2)))
+    return out
+
+
+@pytest.mark.parametrize(("name", "setting"), WEAK)
+def test_weak_order(name, setting):
+    """The variance from the exact law of x_T; churned Heun keeps Heun's order, for noise is added exactly."""
+    schedule, row = SETTINGS[setting].schedule, SAMPLERS[name]
+    sampler = heun.edm(schedule, churn=4.0) if name == "heun_churn" else row.make(schedule)
+    assert slope(weak_errors(sampler, setting, STEPS)) == pytest.approx(row.order, abs=0.1)
+
+
+# Published slopes on data of std 0.5, Karras et al.'s n + 1 levels from 80 to 0.002, from x = 3 sigma_max.
+
+
+def test_euler_and_heun_on_the_gaussian_ode():
+    schedule, form, _ = SETTINGS["edm"]
+    steps, found = (8, 16, 32, 256, 512), {}
+    target = Mixture((1.0,), (0.0,), (0.25,))
+    for name in ("ddim", "heun"):
+        found[name] = []
+        for n in steps:
+            ts = grids.karras(schedule, n, zero=False)
+            sample, knots = known_at_knots(SAMPLERS[name].make(schedule), ts)
+            got = float(run(sample, library_target(target).denoiser(knots), jnp.asarray([240.0]))[0])
+            end = target.transport(np.array([240.0]), amplitudes(form, ts[0]), amplitudes(form, ts[-1]))[0]
+            found[name].append(abs(got - end))
+    slopes = {name: np.log2(np.divide(e[:-1], e[1:])) for name, e in found.items()}
+    assert (slopes["ddim"][0], slopes["ddim"][-1]) == pytest.approx((0.89, 1.00), abs=0.005)
+    assert (slopes["heun"][0], slopes["heun"][-1]) == pytest.approx((2.14, 2.01), abs=0.005)
+    assert found["ddim"][2] == pytest.approx(0.128, rel=0.005)
+    assert found["heun"][2] == pytest.approx(0.0221, rel=0.005)
+
+
+# diffrax, one fixed step per interval: one compile a solver, walked from the host.
+
+
+def fixed_step_error(solver, setting, ts, target):
+    schedule, form, _ = SETTINGS[setting]
+    model = library_target(target).denoiser(schedule)
+    sample = sampling_fn(ode.probability_flow(schedule, solver, adaptive=False), ts)
+    start_x = start(form, ts[0], target)
+    x = jnp.asarray(start_x)
+    for i in range(len(ts) - 1):
+        rows = jax.tree.map(lambda a, i=i: a[i : i + 1], sample.args[0])
+        x = run(jax.tree_util.Partial(sample.func, rows, schedule), model, x)
+    expected = target.transport(start_x, amplitudes(form, ts[0]), amplitudes(form, ts[-1]))
+    return np.abs(np.asarray(x) - expected).max()
+
+
+@pytest.mark.parametrize(("solver", "order"), [("Euler", 1), ("Heun", 2), ("Midpoint", 2)])
+def test_order_of_fixed_steps(solver, order):
+    found = [fixed_step_error(solver, "vp", level_grid("vp", n), TARGETS["gaussian"]) for n in (80, 160)]
+    assert slope(found) == pytest.approx(order, abs=0.1)
+
+
+def test_order_of_tsit5():
+    """Where the flow is smooth on the scale of the steps, before rounding ends it: 7e-12 and 2e-13."""
+    error = lambda n: fixed_step_error("Tsit5", "rectified_1", np.linspace(0.9, 0.1, n + 1), TARGETS["gaussian"])
+    found = [error(40), error(80)]
+    assert slope(found) == pytest.approx(5, abs=0.1)
+
+
+@pytest.mark.parametrize("setting", ["vp", "rectified_1", "cosine_1", "edm"])
+def test_adaptive_flow_is_the_quantile_map(setting):
+    """To 1e-8, from t_max, where alpha may be 0: x_T ~ N(0, sigma_T^2) goes to the marginal at the grid's end."""
+    schedule, form, _ = SETTINGS[setting]
+    target = TARGETS["mixture"]
+    ts = np.array([float(schedule.t_max), 1e-2])
+    sampler = ode.probability_flow(schedule, "Dopri8", rtol=1e-11, atol=1e-11)
+    x = start(form, ts[0], target)
+    got = run(sampling_fn(sampler, ts), library_target(target).denoiser(schedule), jnp.asarray(x))
+    np.testing.assert_allclose(got, target.transport(x, *(amplitudes(form, t) for t in ts)), atol=1e-8)
+
+
+def test_the_order_of_adams_is_that_of_its_weights():
+    """The weights integrate h exp(-h (1 - u)) u^k exactly for k < p, whatever the spacing: by quadrature."""
+    u, w = np.polynomial.legendre.leggauss(60)
+    u, w = (u + 1) / 2, w / 2
+    for h in (1e-6, 0.01, 0.9, 1.1, 8.0):
+        for nodes in ([0.0], [0.0, -0.4], [0.0, -1.3, -1.9]):
+            weights = multistep.adams_weights(np.asarray(nodes), h)
+            for k in range(len(nodes)):
+                exact = np.sum(w * h * np.exp(-h * (1 - u)) * u**k)
+                assert weights @ np.asarray(nodes) ** k == pytest.approx(exact, rel=1e-11)
