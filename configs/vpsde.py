@@ -39,8 +39,8 @@ def digits() -> ConfigDict:
             loggers=(),  # any of "tensorboard", "wandb"
         )
     )
-    config.sampler = ConfigDict(dict(name="ancestral.ddim", eta=1.0))
-    config.grid = ConfigDict(dict(name="log_snr", n=30, t_min=1e-3))
+    config.sampler = ConfigDict(dict(name="multistep.adams", order=2))
+    config.grid = ConfigDict(dict(name="log_snr", n=20, t_min=1e-3))
     config.sample = ConfigDict(dict(chunk=64, ema="0.999"))
     config.checkpoint = ConfigDict(dict(every=500, keep=2, best=1))
     config.eval = ConfigDict(dict(samples=1024, time_bins=10))

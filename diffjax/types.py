@@ -15,8 +15,28 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True)
 def pytree(cls: type[T]) -> type[T]:
-    """A frozen dataclass that is also a pytree: fields are leaves, `field(metadata={"static": True})` is structure."""
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+    """A frozen dataclass that is also a pytree: fields are leaves, `field(metadata={"static": True})` is structure.
+
+    Not `jax.tree_util.register_dataclass`: in jax 0.10.2 its structures compare equal for any two classes with the same
+    fields, so that `jit`, which looks programs up by structure, sometimes runs that of one class on the other.
+    """
+    made = dataclasses.dataclass(frozen=True)(cls)
+    fields = dataclasses.fields(made)  # pyright: ignore[reportArgumentType]
+    leaves = [field.name for field in fields if not field.metadata.get("static")]
+    fixed = [field.name for field in fields if field.metadata.get("static")]
+
+    def flatten(node: Any) -> tuple[tuple, tuple]:
+        return tuple(getattr(node, name) for name in leaves), tuple(getattr(node, name) for name in fixed)
+
+    def flatten_with_keys(node: Any) -> tuple[tuple, tuple]:
+        children, structure = flatten(node)
+        return tuple(zip(map(jax.tree_util.GetAttrKey, leaves), children)), structure
+
+    def unflatten(structure: tuple, children: Any) -> T:
+        return made(**dict(zip(leaves, children)), **dict(zip(fixed, structure)))
+
+    jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
+    return made
 
 
 def static(**kwargs: Any) -> Any:
