@@ -79,6 +79,7 @@ def cifar10() -> ConfigDict:
     config.learning_rate = ConfigDict(dict(peak=2e-4, schedule="constant", warmup_steps=5000))
     config.ema.decays = (0.9999,)
     config.train.update(dict(steps=1_300_000, steps_per_dispatch=10, log_every=100, sample_every=10_000))
+    config.sampler = ConfigDict(dict(name="ancestral.ddim", eta=1.0))
     config.grid = ConfigDict(dict(name="uniform", n=1000, t_min=1e-3))
     config.sample = ConfigDict(dict(chunk=128, ema="0.9999"))
     config.checkpoint = ConfigDict(dict(every=10_000, keep=2, best=1))

@@ -164,7 +164,10 @@ MISTAKES = {
     "unknown optimizer": ([f"--config={TINY}", "--config.optimizer.name=admw"], "adamw"),
     "unknown logger": ([f"--config={TINY}", "--config.train.loggers=tensorbord"], "nearest is 'tensorboard'"),
     "unknown EMA": ([f"--config={TINY}", "--config.sample.ema=0.99"], "0.999"),
-    "eta": ([f"--config={TINY}", "--config.sampler.eta=1.5"], r"expected a number in \[0, 1\]"),
+    "eta": (
+        [f"--config={TINY}", "--config.sampler.name=ancestral.ddim", "--config.sampler.eta=1.5"],
+        r"expected a number in \[0, 1\]",
+    ),
     "negative steps": ([f"--config={TINY}", "--config.train.steps=-20"], "expected an integer >= 1"),
     "no grid steps": ([f"--config={TINY}", "--config.grid.n=0"], "expected an integer >= 1"),
     "uneven dispatch": (

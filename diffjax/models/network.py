@@ -54,7 +54,7 @@ def init(net: Network, key: Key, shape: tuple[int, ...], label: int | None = Non
     label_array = None if label is None else jnp.asarray(label, jnp.int32)
     args = (key, jnp.zeros(shape, jnp.float32), jnp.zeros((), jnp.float32), label_array)
     # It runs once: at full optimisation the CPU compiler spends four times as long on the random draws (11 s for 2.5).
-    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    options: Any = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     return jax.jit(net.init).lower(*args).compile(compiler_options=options)(*args)
 
 
