@@ -30,7 +30,7 @@ def digits() -> ConfigDict:
             steps=3000,
             batch_size=128,
             clip_norm=1.0,  # inf: off
-            steps_per_dispatch=1,  # more hide the dispatch of small steps; XLA runs convolutions slowly in a loop on CPUs
+            steps_per_dispatch=1,  # on CPUs, XLA slows convolutions down inside loops
             log_every=100,
             sample_every=1000,
             backend="jit",  # or "pmap"
