@@ -21,26 +21,26 @@ def digits() -> ConfigDict:
     config.target = ConfigDict(dict(name="Eps"))
     config.weight = ConfigDict(dict(name="unit"))
     config.times = ConfigDict(dict(name="stratified", t_min=1e-5))
-    config.model = ConfigDict(dict(name="UNet", channels=64, multipliers=(1,), blocks=2, attention=(4,), patch=2))
+    config.model = ConfigDict(dict(name="UNet", channels=16, multipliers=(1, 2), blocks=1, attention=(4,)))
     config.optimizer = ConfigDict(dict(name="adam"))  # any optax optimizer, with its own options
     config.learning_rate = ConfigDict(dict(peak=2e-3, schedule="cosine", warmup_steps=200))
     config.ema = ConfigDict(dict(name="warm_up", decays=(0.999,)))
     config.train = ConfigDict(
         dict(
-            steps=3000,
+            steps=2400,
             batch_size=128,
             clip_norm=1.0,  # inf: off
             steps_per_dispatch=1,  # on CPUs, XLA slows convolutions down inside loops
             log_every=100,
-            sample_every=1000,
+            sample_every=800,
             backend="jit",  # or "pmap"
             devices=config_dict.placeholder(int),  # None: all of them
             nonfinite="stop",  # or "skip"
             loggers=(),  # any of "tensorboard", "wandb"
         )
     )
-    config.sampler = ConfigDict(dict(name="multistep.adams", order=2))
-    config.grid = ConfigDict(dict(name="log_snr", n=20, t_min=1e-3))
+    config.sampler = ConfigDict(dict(name="ancestral.ddim", eta=0.7))
+    config.grid = ConfigDict(dict(name="log_snr", n=40, t_min=1e-3))
     config.sample = ConfigDict(dict(chunk=64, ema="0.999"))
     config.checkpoint = ConfigDict(dict(every=500, keep=2, best=1))
     config.eval = ConfigDict(dict(samples=1024, time_bins=10))
