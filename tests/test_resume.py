@@ -14,8 +14,13 @@ from run_command import run, start
 
 from diffjax.commands import sample
 
-STEPS = 240
-ARGS = ("--config=configs/vpsde.py:tiny", f"--config.train.steps={STEPS}", f"--config.train.sample_every={STEPS}")
+STEPS = 600
+ARGS = (
+    "--config=configs/vpsde.py:tiny",
+    f"--config.train.steps={STEPS}",
+    f"--config.train.sample_every={STEPS}",
+    "--config.checkpoint.every=20",
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +67,7 @@ def kill_at_random_moments(workdir: Path, cache: Path, kills: int, rng: random.R
         deadline = time.monotonic() + 120
         while process.poll() is None and progress(workdir) < begun + ahead + 1 and time.monotonic() < deadline:
             time.sleep(0.002)
-        time.sleep(rng.uniform(0, 0.25))  # into a step, a save, or between the two
+        time.sleep(rng.uniform(0, 0.15))  # into a step, a save, or between the two
         landed += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -107,7 +112,7 @@ def test_damaged_newest_checkpoint_is_skipped_by_name(reference, cache, tmp_path
     status, output = run(*ARGS, f"--workdir={workdir}", one_core=True, cache=cache)
     assert status == 0, output
     assert f"step {STEPS}" in next(line for line in output.splitlines() if "skipped checkpoint" in line)
-    assert f"resuming at step {STEPS - 10}" in output
+    assert f"resuming at step {STEPS - 20}" in output
     assert_same_run(reference, workdir)
 
 

@@ -119,7 +119,8 @@ class _Loop:
         if found is not None:
             self.step, self.state = found.step, found.state
             is_list = lambda node: isinstance(node, list)
-            self.window = jax.tree.map(np.asarray, found.info.config["window"], is_leaf=is_list)
+            saved = found.info.config["window"]
+            self.window = [jax.tree.map(np.asarray, metrics, is_leaf=is_list) for metrics in saved]
         files.cut_metrics(self.workdir, self.step)
 
     def opening(self) -> str:
