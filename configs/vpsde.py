@@ -39,7 +39,7 @@ def digits() -> ConfigDict:
             loggers=(),  # any of "tensorboard", "wandb"
         )
     )
-    config.sampler = ConfigDict(dict(name="ancestral.ddim", eta=0.7))
+    config.sampler = ConfigDict(dict(name="ancestral.ddim", eta=1.0))
     config.grid = ConfigDict(dict(name="log_snr", n=40, t_min=1e-3))
     config.sample = ConfigDict(dict(chunk=64, ema="0.999"))
     config.checkpoint = ConfigDict(dict(every=500, keep=2, best=1))

@@ -30,8 +30,7 @@ class VP:
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """(alpha_t, sigma_t): alpha = exp(-B / 2), sigma^2 = 1 - exp(-B), B = integral of beta."""
-        t = jnp.asarray(t, float)
-        integral = t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
+        integral = _linear_beta_integral(self.beta_min, self.beta_max, t)
         return jnp.exp(-0.5 * integral), jnp.sqrt(-jnp.expm1(-integral))
 
     def inverse(self, log_snr: Any) -> Array:
@@ -49,8 +48,7 @@ class SubVP:
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """(alpha_t, sigma_t); alpha^2 + sigma = 1."""
-        t = jnp.asarray(t, float)
-        integral = t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
+        integral = _linear_beta_integral(self.beta_min, self.beta_max, t)
         return jnp.exp(-0.5 * integral), -jnp.expm1(-integral)
 
     def inverse(self, log_snr: Any) -> Array:
@@ -59,6 +57,12 @@ class SubVP:
         small = jnp.minimum(jnp.exp(log_sigma), 0.5)
         integral = jnp.where(log_sigma < -np.log(2.0), -jnp.log1p(-small), -(log_snr + 2 * log_sigma))
         return _linear_beta_time(self.beta_min, self.beta_max, integral)
+
+
+def _linear_beta_integral(beta_min: Any, beta_max: Any, t: Any) -> Array:
+    """B(t), the integral of beta from 0 to t."""
+    t = jnp.asarray(t, float)
+    return t * (beta_min + 0.5 * t * (beta_max - beta_min))
 
 
 def _linear_beta_time(beta_min: Any, beta_max: Any, integral: Any) -> Array:
@@ -211,7 +215,10 @@ class Tabulated:
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """(alpha_t, sigma_t); alpha^2 + sigma^2 = 1."""
         position = jnp.asarray(t, float) * self.steps
-        log_alpha = jnp.interp(position, jnp.arange(self.steps + 1.0), self.log_alpha)
+        # A knot belongs to the step that ends there: beta(k / T) is beta_k, what a sampler that leaves it needs.
+        k = jnp.clip(jnp.ceil(position * (1 - jnp.finfo(position.dtype).eps)), 1, self.steps)
+        table, end = jnp.asarray(self.log_alpha, float), k.astype(int)
+        log_alpha = table[end - 1] + (position - (k - 1)) * (table[end] - table[end - 1])
         return jnp.exp(log_alpha), jnp.sqrt(0.0 - jnp.expm1(2 * log_alpha))  # 0 - y: -y would make sigma_0 = -0
 
     def inverse(self, log_snr: Any) -> Array:
@@ -225,6 +232,34 @@ class Tabulated:
 def _check_chain(steps: Any) -> None:
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
         raise ValueError(f"The chain has {steps!r} steps, expected an integer >= 1.")
+
+
+def check(schedule: Schedule, points: int = 257) -> None:
+    """Looks at a schedule on the host, before anything is traced.
+
+    Raises:
+        ValueError: unless alpha and sigma are finite and not negative on [0, t_max], and log-SNR falls strictly.
+    """
+    end, name = float(schedule.t_max), type(schedule).__name__
+    if not 0 < end < np.inf:
+        raise ValueError(f"{name} ends at t_max = {end}, expected a positive number.")
+    ts = np.linspace(0, end, points)
+    with np.errstate(all="ignore"):
+        alpha, sigma = amplitudes(schedule, ts)
+    bad = np.flatnonzero(~(np.isfinite(alpha) & np.isfinite(sigma) & (alpha >= 0) & (sigma >= 0)))
+    if bad.size:
+        i = bad[0]
+        raise ValueError(
+            f"{name} has alpha = {alpha[i]:g}, sigma = {sigma[i]:g} at t = {ts[i]:g}, expected finite numbers >= 0; "
+            f"it was given {schedule}."
+        )
+    rising = np.flatnonzero(~(sigma[1:] * alpha[:-1] > sigma[:-1] * alpha[1:]))
+    if rising.size:
+        i = rising[0]
+        raise ValueError(
+            f"{name} destroys nothing between t = {ts[i]:g} and {ts[i + 1]:g}: log-SNR must fall strictly; "
+            f"it was given {schedule}."
+        )
 
 
 def log_snr(schedule: Schedule, t: Any) -> Array:

@@ -80,6 +80,7 @@ SAMPLERS = {
     "adams_1": Row(lambda s: multistep.adams(s, 1), 1, ALL),
     "adams_2": Row(lambda s: multistep.adams(s, 2), 2, ALL, primed=2),
     "adams_3": Row(lambda s: multistep.adams(s, 3), 2, ALL, primed=3),
+    "adams_2_tau": Row(lambda s: multistep.adams(s, 2, tau=0.7), 1, ALL, deterministic=False),
     "adams_3_lower": Row(lambda s: multistep.adams(s, 3, lower_final=True), 2, ALL),
     "dpmpp_2m": Row(multistep.dpmpp_2m, 2, ALL, primed=2),
     "dpmpp_2m_lower": Row(lambda s: multistep.dpmpp_2m(s, lower_final=True), 2, ALL),

@@ -99,13 +99,13 @@ def primed_error(name, n, target, wrong=0.0):
     sampler = SAMPLERS[name].make(schedule)
     sample, knots = known_at_knots(sampler, ts)
     model = library_target(target).denoiser(knots)
-    x, done = start(form, ts[0], target), len(sampler.init(jnp.zeros(())).means) - 1
+    x, done = start(form, ts[0], target), len(sampler.init(jnp.zeros(())).ys) - 1
     levels = [amplitudes(form, t) for t in ts]
     exact = [target.transport(x, levels[0], levels[i]) for i in range(done + 1)]
     means = [target.denoise(exact[i], *levels[i]) * (1 + wrong) for i in reversed(range(done))]
     means = jnp.asarray(np.stack([*means, 0 * x], 1))  # newest first; the oldest entry is shifted out unused
     rows = jax.tree.map(lambda a: a[done:], sample.args[0])
-    state = jax.vmap(lambda x, m: sampler.init(x)._replace(means=m))(jnp.asarray(exact[-1]), means)
+    state = jax.vmap(lambda x, m: sampler.init(x)._replace(ys=m))(jnp.asarray(exact[-1]), means)
     got = walk_from(sampler.step, model, state, rows).x
     return np.abs(np.asarray(got) - target.transport(x, levels[0], levels[-1])).max()
 

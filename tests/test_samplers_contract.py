@@ -318,3 +318,52 @@ def test_inside_jit_other_numbers_give_nan_and_other_classes_raise():
     sample = sampling_fn(ancestral.ddim(table), grid(10, table))
     assert np.all(np.isfinite(batched(sample, TARGET.denoiser(Tabulated.linear()), keys, x)))
     assert np.all(np.isnan(batched(sample, TARGET.denoiser(Tabulated.kexue()), keys, x)))
+
+
+# One compile for every length.
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name != "flow"])
+def test_padded_rows_change_nothing(name):
+    schedule = VP()
+    sampler, ts = sampler_and_grid(name, schedule, 5)
+    keys, x = examples(3)
+    model = TARGET.denoiser(schedule)
+    plain, padded = sampling_fn(sampler, ts), sampling_fn(sampler, ts, max_rows=13)
+    assert nfe(plain) == nfe(padded)
+    np.testing.assert_allclose(batched(padded, model, keys, x), batched(plain, model, keys, x), rtol=1e-5, atol=1e-6)
+
+
+def test_one_compile_serves_every_length_up_to_a_maximum():
+    calls, run, schedule = Calls(), jax.jit(sample_batch), VP()
+    keys, x = examples(3)
+    model = Counting(schedule, jnp.float32(0.1), calls)
+    for n in (1, 4, 9, 20):
+        run(sampling_fn(multistep.adams(schedule), grid(n, schedule), max_rows=20), model, keys, x)
+        after = len(calls) if n == 1 else after
+    assert len(calls) == after
+
+
+def test_padded_rows_are_not_run():
+    """A model that counts at run time."""
+    schedule, seen = VP(), []
+
+    class Model:
+        def __call__(self, x, t):
+            jax.debug.callback(lambda t: seen.append(float(t)), t)
+            return Posterior(x)
+
+    model = Model()
+    model.schedule = schedule
+    sample = sampling_fn(multistep.adams(schedule), grid(4, schedule), max_rows=50)
+    sample(model, jax.random.key(0), jnp.zeros(2))
+    jax.effects_barrier()
+    np.testing.assert_allclose(seen, grid(4, schedule)[:-1], rtol=1e-6)
+
+
+def test_bad_padding_is_refused():
+    sampler, ts = multistep.adams(VP()), grid(10, VP())
+    with pytest.raises(ValueError, match="10 rows, expected at most max_rows = 9"):
+        sampling_fn(sampler, ts, max_rows=9)
+    with pytest.raises(ValueError, match="trace or max_rows"):
+        sampling_fn(sampler, ts, trace=lambda s: s, max_rows=20)

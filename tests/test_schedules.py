@@ -337,3 +337,36 @@ def test_float64_helper_is_float64_and_refuses_tracers():
     assert schedules.amplitudes(VP(), [0.1, 0.2])[1].dtype == np.float64
     with pytest.raises(ValueError, match="outside jit"):
         jax.jit(lambda t: schedules.amplitudes(VP(beta_max=t), [0.5])[0])(3.0)
+
+
+@pytest.mark.parametrize("steps", [7, 100, 1000])
+def test_rates_at_a_knot_are_those_of_the_step_that_ends_there(steps, x64):
+    """beta(k / T) = -T log(1 - beta_k): what Euler-Maruyama from x_k to x_{k-1} needs."""
+    schedule, betas = Tabulated.cosine(steps), cosine_betas(steps).astype(float)
+    f, _ = jax.vmap(schedules.rates, in_axes=(None, 0))(schedule, jnp.arange(1, steps + 1) / steps)
+    np.testing.assert_allclose(f, 0.5 * steps * np.log1p(-betas), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "schedule", [*(s for s, _ in SCHEDULES.values()), Tabulated.cosine(7), Tabulated.from_betas([0.3])]
+)
+def test_check_passes_every_schedule(schedule):
+    schedules.check(schedule)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "what"),
+    [
+        (VE(sigma_min=0.0), "VE has"),
+        (VE(sigma_min=2.0, sigma_max=1.0), "log-SNR must fall"),
+        (VP(beta_min=-1.0), "VP has"),
+        (VP(beta_min=0.0, beta_max=0.0), "log-SNR must fall"),
+        (VP(t_max=0.0), "t_max = 0.0"),
+        (Cosine(t_max=1.1), "Cosine has"),
+        (Rectified(t_max=2.0), "Rectified has"),
+        (Tabulated(np.asarray([0.0, -0.1, np.nan])), "Tabulated has alpha = nan"),
+    ],
+)
+def test_check_names_what_is_wrong(schedule, what):
+    with pytest.raises(ValueError, match=what):
+        schedules.check(schedule)

@@ -60,6 +60,7 @@ def build_experiment(config: Config) -> Experiment:
 def _build(config: Config) -> Experiment:
     _check_train(config.train)
     schedule = build(schedules, config.schedule)
+    schedules.check(schedule)
     target = build(denoisers, config.target)
     check_target(target, schedule, schedule.t_max)
     times, weight = build(losses.times, config.times, schedule), build(losses.weights, config.weight)

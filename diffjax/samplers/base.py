@@ -65,7 +65,25 @@ class _Walk(NamedTuple):
         return (self.final(model, state), trajectory) if self.trace else self.final(model, state)
 
 
-def sampling_fn(sampler: Sampler, ts: Any, trace: Callable | None = None) -> jax.tree_util.Partial:
+class _PaddedWalk(NamedTuple):
+    """`_Walk` along the first `count` rows, a number known only at run time."""
+
+    step: Callable
+    init: Callable
+    final: Callable
+
+    def __call__(self, rows: PyTree, schedule: Schedule | None, count: Array, model: Any, key: Key, x: Array) -> Any:
+        def body(index: Array, state: PyTree) -> PyTree:
+            row = jax.tree.map(lambda column: column[index], rows)
+            return self.step(model, jax.random.fold_in(key, index), state, row)
+
+        x = _refuse_other_schedules(schedule, model, x)
+        return self.final(model, jax.lax.fori_loop(0, count, body, self.init(x)))
+
+
+def sampling_fn(
+    sampler: Sampler, ts: Any, trace: Callable | None = None, max_rows: int | None = None
+) -> jax.tree_util.Partial:
     """`sample(model, key, x_T) -> x_0` along a grid, for one example; `vmap` it over (key, x_T).
 
     The result is a `jax.tree_util.Partial` whose leaves are the rows: pass it to a jitted function as an argument, and
@@ -75,19 +93,31 @@ def sampling_fn(sampler: Sampler, ts: Any, trace: Callable | None = None) -> jax
         sampler: an algorithm, with its schedule.
         ts: decreasing times (N + 1,), from a function in `grids`.
         trace: state -> anything; then `sample` returns (x_0, trajectory), stacked over the rows.
+        max_rows: pads the rows to this number, so that one compile serves every length up to it. Only the true rows
+            are run (by a loop of variable length, which has no reverse-mode gradient and no trajectory).
 
     Raises:
-        ValueError: if the grid is not finite, decreasing, inside the schedule's domain, or does not suit the sampler.
+        ValueError: if the grid is not finite, decreasing, inside the schedule's domain, or does not suit the sampler;
+            if there are more rows than max_rows, or both trace and max_rows.
     """
     end = None if sampler.schedule is None else float(sampler.schedule.t_max)
     rows = jax.tree.map(jnp.asarray, sampler.plan(grids.check(ts, end)))
-    walk = _Walk(sampler.step, sampler.init, sampler.final, trace)
-    return jax.tree_util.Partial(walk, rows, sampler.schedule)
+    if max_rows is None:
+        return jax.tree_util.Partial(_Walk(sampler.step, sampler.init, sampler.final, trace), rows, sampler.schedule)
+    count = jax.tree.leaves(rows)[0].shape[0]
+    if trace is not None:
+        raise ValueError("A walk padded to max_rows keeps no trajectory: give trace or max_rows, not both.")
+    if count > max_rows:
+        raise ValueError(f"The walk has {count} rows, expected at most max_rows = {max_rows}.")
+    padded = jax.tree.map(lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], max_rows - count, 0)]), rows)
+    walk = _PaddedWalk(sampler.step, sampler.init, sampler.final)
+    return jax.tree_util.Partial(walk, padded, sampler.schedule, jnp.asarray(count, jnp.int32))
 
 
 def nfe(sample: jax.tree_util.Partial) -> int:
     """The number of rows of a sampling function: its model evaluations, for single-evaluation samplers."""
-    return jax.tree.leaves(sample.args[0])[0].shape[0]
+    rows, _, *count = sample.args
+    return int(count[0]) if count else jax.tree.leaves(rows)[0].shape[0]
 
 
 def check_schedule(sampler_schedule: Schedule | None, model: Any) -> None:

@@ -1,62 +1,73 @@
-"""Linear multistep samplers in half log-SNR, lambda = log(alpha / sigma): a method is a table of coefficients.
+"""Linear multistep samplers in half log-SNR, lambda = log(alpha / sigma): a method is a rule for weights.
 
-The exact solution over one step, with h = lambda_s - lambda_t and u = (lambda - lambda_t) / h, is
+The exact solution over one step of the reverse SDE with noise level tau (0: the probability flow, 1: the reverse SDE),
+with h = lambda_s - lambda_t, H = (1 + tau^2) h and u = (lambda - lambda_t) / h, is
 
-    x_s = sigma_s / sigma_t x_t + alpha_s int_0^1 h exp(-h (1 - u)) m(u) du,    m = E[x_0 | x]
+    x_s = sigma_s / sigma_t e^(-tau^2 h) x_t + alpha_s int_0^1 H e^(-H (1 - u)) m(u) du
+          + sigma_s sqrt(1 - e^(-2 tau^2 h)) z,    m = E[x_0 | x]
 
-(Lu et al. 2022b, eq. 8). Putting the polynomial through the last p evaluations for m gives the exponential
-Adams-Bashforth method of order p (`adams`): order 1 is DDIM. The published DPM-Solver++ 2M and 3M approximate those
-integrals; `dpmpp_2m` and `dpmpp_3m` are their update rules as published. That of 3M takes half the exact weight of the
-second divided difference, phi_3 for 2 phi_3, so that it is of order two, with a smaller error constant, where
+(Lu et al. 2022b, eq. 8; Xue et al. 2023, eq. 11). Putting the polynomial through the last p evaluations for m gives the
+exponential Adams-Bashforth method of order p (`adams`): order 1 is DDIM at tau = 0 and DDPM at tau = 1. The published
+DPM-Solver++ 2M, 3M and their SDE variants approximate those integrals. 3M takes half the exact weight of the second
+divided difference, phi_3 for 2 phi_3, so that it is of order two, with a smaller error constant, where
 `adams(order=3)` is of order three: tests/test_order.py measures both.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from math import factorial
-from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
+from diffjax.samplers import table
 from diffjax.samplers.base import Sampler
-from diffjax.schedules import amplitudes
-from diffjax.types import Array, Denoiser, Key, Schedule
+from diffjax.types import Schedule
 
-Weights = Callable[[np.ndarray, float], np.ndarray]  # nodes (p,) in units of h, 0 first; h -> weights (p,)
-
-
-class _Row(NamedTuple):
-    t: Any
-    x: Any  # coefficient of x_t
-    means: Any  # (order,) coefficients of the last evaluations, newest first
+Weights = Callable[[np.ndarray, float], np.ndarray]  # nodes (p,) in units of h, 0 first; H -> weights (p,)
 
 
-class _State(NamedTuple):
-    x: Array
-    means: Array  # (order, ...) the last evaluations, newest first
-
-
-def adams(schedule: Schedule, order: int = 3, lower_final: bool = False) -> Sampler:
+def adams(schedule: Schedule, order: int = 3, tau: float = 0.0, lower_final: bool = False) -> Sampler:
     """Exponential Adams-Bashforth of order 1, 2 or 3 with exact integrals, for any spacing; starts at order 1.
 
+    With tau > 0 it is the predictor of SA-Solver (Xue et al. 2023) at constant tau.
+
     Args:
+        tau: noise level in units of g.
         lower_final: end with orders p - 1, ..., 1 (steadier on very short grids that end above t = 0).
     """
-    return _sampler(schedule, order, lower_final, adams_weights)
+    return _sampler(schedule, order, tau, lower_final, adams_weights)
 
 
 def dpmpp_2m(schedule: Schedule, lower_final: bool = False) -> Sampler:
     """DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2)."""
-    return _sampler(schedule, 2, lower_final, _dpmpp_2m_weights)
+    return _sampler(schedule, 2, 0.0, lower_final, _dpmpp_2m_weights)
 
 
 def dpmpp_3m(schedule: Schedule, lower_final: bool = False) -> Sampler:
     """DPM-Solver++(3M) as in its public implementations; see the module's remark on its order."""
-    return _sampler(schedule, 3, lower_final, _dpmpp_3m_weights)
+    return _sampler(schedule, 3, 0.0, lower_final, _dpmpp_3m_weights)
+
+
+def dpmpp_2m_sde(schedule: Schedule, eta: float = 1.0, kind: str = "midpoint") -> Sampler:
+    """SDE-DPM-Solver++(2M) (Lu et al. 2022b, section 5 and appendix B), with the noise of `eta` as in its public code.
+
+    Args:
+        eta: tau^2: 1 is the reverse SDE, 0 the probability flow.
+        kind: "midpoint" or "heun": phi_1 / 2 or phi_2 as the weight of the difference.
+    """
+    kinds = {"midpoint": _dpmpp_2m_weights, "heun": adams_weights}
+    if kind not in kinds:
+        raise ValueError(f"The kind is {kind!r}, expected 'midpoint' or 'heun'.")
+    return _sampler(schedule, 2, _tau(eta), False, kinds[kind])
+
+
+def dpmpp_3m_sde(schedule: Schedule, eta: float = 1.0) -> Sampler:
+    """DPM-Solver++(3M) SDE as in its public implementations: 3M with H = (1 + eta) h in place of h."""
+    return _sampler(schedule, 3, _tau(eta), False, _dpmpp_3m_sde_weights)
 
 
 def adams_weights(nodes: np.ndarray, h: float) -> np.ndarray:
-    """int_0^1 h exp(-h (1 - u)) l_j(u) du for the Lagrange basis l_j on `nodes`: exact for degree < p."""
+    """int_0^1 H exp(-H (1 - u)) l_j(u) du for the Lagrange basis l_j on `nodes`: exact for degree < p."""
     moments = np.asarray([exponential_moment(k, h) for k in range(len(nodes))])
     return np.linalg.solve(np.vander(nodes, increasing=True).T, moments)
 
@@ -91,39 +102,37 @@ def _dpmpp_3m_weights(nodes: np.ndarray, h: float) -> np.ndarray:
     return phi[0] * np.asarray([1.0, 0, 0]) + phi[1] * (first + r0 * second) + 0.5 * phi[2] * second
 
 
-def _sampler(schedule: Schedule, order: int, lower_final: bool, weights: Weights) -> Sampler:
+def _dpmpp_3m_sde_weights(nodes: np.ndarray, h: float) -> np.ndarray:
+    """The 3M rule, whose second step takes phi_2 for the difference where the ODE's takes phi_1 / 2."""
+    return adams_weights(nodes, h) if len(nodes) < 3 else _dpmpp_3m_weights(nodes, h)
+
+
+def _tau(eta: float) -> float:
+    if not 0 <= eta < np.inf:
+        raise ValueError(f"eta is {eta}, expected a finite number >= 0 (0: probability flow, 1: reverse SDE).")
+    return eta**0.5
+
+
+def _sampler(schedule: Schedule, order: int, tau: float, lower_final: bool, weights: Weights) -> Sampler:
     if order not in (1, 2, 3):
         raise ValueError(f"The multistep order is {order!r}, expected 1, 2 or 3.")
+    if not 0 <= tau < np.inf:
+        raise ValueError(f"tau is {tau}, expected a finite number >= 0 (0: probability flow, 1: reverse SDE).")
 
-    def plan(ts: np.ndarray) -> _Row:
-        alpha, sigma = amplitudes(schedule, ts)
-        with np.errstate(divide="ignore"):
-            half_log_snr = np.log(alpha) - np.log(sigma)
-        steps = len(ts) - 1
-        table = np.zeros((steps, order))
-        for i in range(steps):
-            past = min(i + 1, order, steps - i if lower_final else order)
-            h = half_log_snr[i + 1] - half_log_snr[i]
-            lam = half_log_snr[i - np.arange(past)]
-            usable = np.isfinite(lam) if np.isfinite(h) else np.arange(past) == 0  # from alpha = 0, or to sigma = 0
-            nodes = (lam[usable] - lam[0]) / h if np.isfinite(h) else np.zeros(1)
-            table[i, : len(nodes)] = alpha[i + 1] * weights(nodes, h)
-        return _Row(ts[:-1], sigma[1:] / sigma[:-1], table)
+    def program(walk: table.Walk) -> table.Form:
+        x, past, steps = walk.start, [], len(walk.levels) - 1
+        for i, (now, then) in enumerate(pairwise(walk.levels)):
+            past = [(now.lam, walk.evaluate(x, now)), *past][: min(order, steps - i if lower_final else order)]
+            h = then.lam - now.lam
+            if np.isfinite(h):
+                usable = [(lam, mean) for lam, mean in past if np.isfinite(lam)]  # not those from alpha = 0
+                w = weights(np.asarray([(lam - now.lam) / h for lam, _ in usable]), (1 + tau**2) * h)
+            else:  # from alpha = 0, or to sigma = 0
+                usable, w = past[:1], np.ones(1)
+            data = sum(weight * mean for weight, (_, mean) in zip(w, usable))
+            x = then.sigma / now.sigma * np.exp(-(tau**2) * h if tau else 0.0) * x + then.alpha * data
+            if tau:
+                x = x + then.sigma * np.sqrt(-np.expm1(-2 * tau**2 * h)) * walk.normal()
+        return x
 
-    return Sampler(_step, plan, _Init(order), _final, schedule)
-
-
-class _Init(NamedTuple):
-    order: int
-
-    def __call__(self, x: Array) -> _State:
-        return _State(x, jnp.zeros((self.order, *x.shape), x.dtype))
-
-
-def _step(model: Denoiser, key: Key, state: _State, row: _Row) -> _State:
-    means = jnp.concatenate([model(state.x, row.t).mean[None], state.means[:-1]])
-    return _State(row.x * state.x + jnp.tensordot(row.means, means, 1), means)
-
-
-def _final(model: Denoiser, state: _State) -> Array:
-    return state.x
+    return table.sampler(schedule, program, order, random=tau > 0)

@@ -1,0 +1,188 @@
+"""Samplers written once, as in their papers, on linear forms: their tables of coefficients fall out.
+
+Most methods use x, what the model said so far and normal noise linearly. At planning such a method (a `Program`) is run
+with linear forms in place of arrays: vectors of coefficients on x_T, on the evaluations y_0, y_1, ... and on the noises
+z_0, z_1, ... Between one evaluation and the next, x is then
+
+    x_{i+1} = a_i x_i + sum_k c_ik y_{i-k} + b_i z_i,
+
+one row of `Row`, whatever the method: multistep, single-step, predictor-corrector or stochastic. What is kept of an
+evaluation is the data prediction E[x_0 | x] or the noise prediction (x - alpha E[x_0 | x]) / sigma, whichever one the
+method extrapolates: then a few of the last ones are enough, which planning verifies.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import host
+from diffjax.samplers.base import Sampler
+from diffjax.schedules import amplitudes, time_of
+from diffjax.types import Array, Denoiser, Key, Schedule
+
+Form = Any  # np.ndarray: coefficients on (x_T, y_0, y_1, ..., z_0, z_1, ...)
+
+
+class Level(NamedTuple):
+    """A time and its amplitudes, in float64."""
+
+    t: float
+    alpha: float
+    sigma: float
+
+    @property
+    def noise(self) -> float:
+        """n = sigma / alpha; infinite where alpha = 0."""
+        return self.sigma / self.alpha if self.alpha else np.inf
+
+    @property
+    def lam(self) -> float:
+        """lambda = log(alpha / sigma), half the log-SNR; infinite where one of them is 0."""
+        return -np.log(self.noise) if self.noise else np.inf
+
+
+class Row(NamedTuple):
+    """One evaluation, and the linear update that follows it."""
+
+    t: Any
+    y_x: Any  # y = y_x x + y_mean E[x_0 | x]
+    y_mean: Any
+    x: Any  # a
+    ys: Any  # (history,) c, newest first
+    noise: Any  # b
+
+
+class State(NamedTuple):
+    """Where x is, and the last evaluations, newest first."""
+
+    x: Array
+    ys: Array
+
+
+class Walk:
+    """What a program sees: the levels of the grid, and the model and the noise as linear forms.
+
+    Attributes:
+        levels: of the grid's times, N + 1 of them.
+        start: x_T.
+    """
+
+    def __init__(self, schedule: Schedule, ts: np.ndarray, rows: int, random: bool):
+        self.schedule, self._rows, self._size = schedule, rows, 1 + rows * (2 if random else 1)
+        alpha, sigma = amplitudes(schedule, ts)
+        self.levels = [Level(*map(float, level)) for level in zip(ts, alpha, sigma)]
+        self.start = self._unit(0)
+        self._at: list[Level] = []
+        self._x: list[Form] = []
+
+    def evaluate(self, x: Form, level: Level) -> Form:
+        """The model's data or noise prediction at x, as the method keeps it: a new unit vector."""
+        assert len(self._at) < self._rows, "the program makes more evaluations than it announced"
+        self._at.append(level)
+        self._x.append(x)
+        return self._unit(len(self._at))
+
+    def normal(self) -> Form:
+        """The standard normal noise of the row of the last evaluation."""
+        return self._unit(self._rows + len(self._at))
+
+    def level_at(self, lam: Any) -> Level:
+        """The level with this lambda.
+
+        Raises:
+            ValueError: if the schedule has no inverse, or does not reach that far.
+        """
+        t = host.float64(lambda schedule, value: time_of(schedule, value), self.schedule, np.float64(2 * lam))
+        level = self.level_of(float(t))
+        if not np.isclose(level.lam, lam, rtol=1e-6, atol=1e-6):
+            raise ValueError(
+                f"{type(self.schedule).__name__} does not reach log-SNR {2 * lam:.6g}, a node of the sampler."
+            )
+        return level
+
+    def level_of(self, t: float) -> Level:
+        """The level of a time."""
+        alpha, sigma = amplitudes(self.schedule, [t])
+        return Level(t, float(alpha[0]), float(sigma[0]))
+
+    def table(self, end: Form, history: int, predicts: str) -> Row:
+        """The rows of the walk that has arrived at `end`."""
+        count = len(self._at)
+        at, x = np.asarray(self._at), np.stack([*self._x, end])
+        scale = x[1:, 0] / x[:-1, 0]
+        step = x[1:] - scale[:, None] * x[:-1]  # what each row adds: recent evaluations and its own noise
+        noise, ys, i = np.zeros(count), np.zeros((count, history)), np.arange(count)
+        for k in range(min(history, count)):
+            ys[k:, k] = step[i[k:], 1 + i[k:] - k]
+            step[i[k:], 1 + i[k:] - k] = 0.0
+        if self._size > 1 + self._rows:
+            noise = step[i, 1 + self._rows + i]
+            step[i, 1 + self._rows + i] = 0.0
+        assert np.all(np.abs(step) <= 1e-9 * np.abs(x).max()), "the program looks further back than it announced"
+        one, zero = np.ones(count), np.zeros(count)
+        if predicts == "data":
+            return Row(at[:, 0], zero, one, scale, ys, noise)
+        return Row(at[:, 0], 1 / at[:, 2], -at[:, 1] / at[:, 2], scale, ys, noise)
+
+    def _unit(self, i: int) -> Form:
+        form = np.zeros(self._size)
+        form[i] = 1.0
+        return form
+
+
+Program = Callable[[Walk], Form]  # walks from `walk.start` to the x it returns
+
+
+def sampler(
+    schedule: Schedule,
+    program: Program,
+    history: int,
+    *,
+    predicts: str = "data",
+    random: bool = False,
+    evaluations: Callable[[int], int] = lambda n: n,
+) -> Sampler:
+    """The sampler of a program.
+
+    Args:
+        history: how many evaluations a row uses, the newest included.
+        predicts: what is kept of an evaluation: "data" or "noise".
+        random: whether the program draws noise.
+        evaluations: number of grid steps -> a bound on the evaluations.
+    """
+
+    def plan(ts: np.ndarray) -> Row:
+        walk = Walk(schedule, ts, evaluations(len(ts) - 1), random)
+        return walk.table(program(walk), history, predicts)
+
+    return Sampler(noisy_step if random else step, plan, Init(history), final, schedule)
+
+
+class Init(NamedTuple):
+    """x_T -> state, with room for `history` evaluations."""
+
+    history: int
+
+    def __call__(self, x: Array) -> State:
+        return State(x, jnp.zeros((self.history, *x.shape), x.dtype))
+
+
+def step(model: Denoiser, key: Key, state: State, row: Row) -> State:
+    """One row without noise."""
+    y = row.y_x * state.x + row.y_mean * model(state.x, row.t).mean
+    ys = jnp.concatenate([y[None], state.ys[:-1]])
+    return State(row.x * state.x + jnp.tensordot(row.ys, ys, 1), ys)
+
+
+def noisy_step(model: Denoiser, key: Key, state: State, row: Row) -> State:
+    """One row with noise."""
+    x, ys = step(model, key, state, row)
+    return State(x + row.noise * jax.random.normal(key, x.shape, x.dtype), ys)
+
+
+def final(model: Denoiser, state: State) -> Array:
+    """x_0 is x."""
+    return state.x
