@@ -1,6 +1,20 @@
 """How to walk from noise to data: one file per family; `sampling_fn` runs any of them along a grid."""
 
-from diffjax.samplers import ancestral, heun, multistep, ode, sde
+from diffjax.samplers import ancestral, deis, heun, multistep, ode, pndm, restart, sde, singlestep, unipc
 from diffjax.samplers.base import Sampler, nfe, sampling_fn
 
-__all__ = ["Sampler", "ancestral", "heun", "multistep", "nfe", "ode", "sampling_fn", "sde"]
+__all__ = [
+    "Sampler",
+    "ancestral",
+    "deis",
+    "heun",
+    "multistep",
+    "nfe",
+    "ode",
+    "pndm",
+    "restart",
+    "sampling_fn",
+    "sde",
+    "singlestep",
+    "unipc",
+]

@@ -133,6 +133,13 @@ class Walk:
         return form
 
 
+def ddim(x: Form, y: Form, now: Level, then: Level, predicts: str) -> Form:
+    """The exact step for a constant prediction y, of the data or of the noise: DDIM."""
+    if predicts == "data":
+        return then.sigma / now.sigma * x + (then.alpha - now.alpha * then.sigma / now.sigma) * y
+    return then.alpha / now.alpha * x + (then.sigma - now.sigma * then.alpha / now.alpha) * y
+
+
 Program = Callable[[Walk], Form]  # walks from `walk.start` to the x it returns
 
 
@@ -152,10 +159,18 @@ def sampler(
         predicts: what is kept of an evaluation: "data" or "noise".
         random: whether the program draws noise.
         evaluations: number of grid steps -> a bound on the evaluations.
+
+    Raises:
+        ValueError: (at planning) if the grid starts where alpha is 0 and the noise prediction is extrapolated.
     """
 
     def plan(ts: np.ndarray) -> Row:
         walk = Walk(schedule, ts, evaluations(len(ts) - 1), random)
+        if predicts == "noise" and walk.levels[0].alpha == 0:
+            raise ValueError(
+                f"At t = {ts[0]:g} alpha is 0: the noise prediction, which this sampler extrapolates, loses x_0 there; "
+                "start the grid below it (t_max), or use a multistep, unipc or ancestral sampler."
+            )
         return walk.table(program(walk), history, predicts)
 
     return Sampler(noisy_step if random else step, plan, Init(history), final, schedule)

@@ -1,0 +1,80 @@
+"""Restart sampling (Xu et al. 2023): Heun's method on the probability flow, with leaps back up in noise.
+
+When the walk arrives at n_min (n = sigma / alpha), fresh noise takes x up to n_max, and the flow brings it down again,
+several times: the added noise contracts the errors made above, the flow adds few of its own.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from diffjax.samplers import table
+from diffjax.samplers.base import Sampler
+from diffjax.types import Schedule
+
+
+def restart(
+    schedule: Schedule,
+    intervals: Sequence[tuple[int, int, float, float]] = ((3, 1, 0.06, 0.3),),
+    rho: float = 7.0,
+) -> Sampler:
+    """Xu et al. 2023, algorithm 1: two evaluations a step, on the way down and in restarts; the last step is Euler's.
+
+    Args:
+        intervals: (steps, repeats, n_min, n_max): `repeats` restarts from the grid's level nearest to n_min up to
+            n_max, each back down in `steps` steps of a Karras grid.
+        rho: of those grids.
+
+    Raises:
+        ValueError: for intervals that are empty or upside down, or (at planning) that start outside the grid, or if the
+            grid starts where alpha is 0.
+    """
+    intervals = tuple(intervals)
+    for interval in intervals:
+        steps, repeats, low, high = interval
+        if not (steps >= 1 and repeats >= 1 and 0 < low < high < np.inf):
+            raise ValueError(
+                f"Got the restart interval {interval}, expected (steps >= 1, repeats >= 1, 0 < n_min < n_max)."
+            )
+
+    def program(walk: table.Walk) -> table.Form:
+        noise = np.asarray([level.noise for level in walk.levels])
+        plan = {_nearest(noise, low, high): (steps, repeats, high) for steps, repeats, low, high in intervals}
+        if len(plan) < len(intervals):
+            raise ValueError(f"Two of the restart intervals {intervals} begin at the same level of the grid.")
+        u = walk.start / walk.levels[0].alpha
+        for i, (now, then) in enumerate(pairwise(walk.levels)):
+            u = _heun(walk, u, now, then)
+            if i + 1 in plan:
+                steps, repeats, high = plan[i + 1]
+                ramp = np.linspace(high ** (1 / rho), then.noise ** (1 / rho), steps + 1)[:-1] ** rho
+                levels = [*(walk.level_at(-np.log(n)) for n in ramp), then]
+                for _ in range(repeats):
+                    u = u + np.sqrt(levels[0].noise ** 2 - then.noise**2) * walk.normal()
+                    for upper, lower in pairwise(levels):
+                        u = _heun(walk, u, upper, lower)
+        return walk.levels[-1].alpha * u
+
+    extra = sum(2 * steps * repeats for steps, repeats, _, _ in intervals)
+    return table.sampler(schedule, program, 2, predicts="noise", random=True, evaluations=lambda n: 2 * n + extra)
+
+
+def _nearest(noise: np.ndarray, low: float, high: float) -> int:
+    """The index of the level where a restart begins: inside the grid, above 0, below n_max."""
+    inside = np.flatnonzero((noise[1:] > 0) & (noise[1:] < high)) + 1
+    if not inside.size or not noise[noise > 0].min() * 0.5 <= low <= noise[0]:
+        raise ValueError(
+            f"A restart begins at sigma / alpha = {low:g}, outside the grid, which runs from {noise[0]:g} to "
+            f"{noise[noise > 0].min():g}."
+        )
+    return int(inside[np.argmin(np.abs(noise[inside] - low))])
+
+
+def _heun(walk: table.Walk, u: table.Form, now: table.Level, then: table.Level) -> table.Form:
+    """One step in u = x / alpha, clocked by n: Euler to sigma = 0."""
+    step = then.noise - now.noise
+    slope = walk.evaluate(now.alpha * u, now)
+    if then.sigma == 0:
+        return u + step * slope
+    return u + step / 2 * (slope + walk.evaluate(then.alpha * (u + step * slope), then))

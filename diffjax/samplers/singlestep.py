@@ -1,0 +1,74 @@
+"""Single-step solvers in half log-SNR: every interval starts afresh and pays for its order in evaluations.
+
+With h = lambda_s - lambda_t the probability flow is, for the noise prediction,
+
+    x_s = alpha_s / alpha_t x_t - sigma_s int e^(lambda_s - lambda) eps dlambda
+
+(Lu et al. 2022a, eq. 3.4), and has its twin for the data prediction (`multistep`). Intermediate nodes lie at fractions
+of h, so the schedule needs an inverse. The step that arrives at sigma = 0, where h is infinite, is one of DDIM.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+
+from diffjax.samplers import table
+from diffjax.samplers.base import Sampler
+from diffjax.types import Schedule
+
+
+def dpm_solver(schedule: Schedule, order: int = 2) -> Sampler:
+    """DPM-Solver-2 or -3 (Lu et al. 2022a, algorithms 1 and 2, r_1 = 1/2; r_1 = 1/3, r_2 = 2/3): `order` rows a step.
+
+    Raises:
+        ValueError: for another order, or (at planning) if the grid starts where alpha is 0.
+    """
+    steps = {2: _dpm_solver_2, 3: _dpm_solver_3}
+    if order not in steps:
+        raise ValueError(f"The order of DPM-Solver is {order!r}, expected 2 or 3 (order 1 is ancestral.ddim).")
+    program = lambda walk: _walk(walk, steps[order], "noise")
+    return table.sampler(schedule, program, order, predicts="noise", evaluations=lambda n: order * n)
+
+
+def dpmpp_2s(schedule: Schedule) -> Sampler:
+    """DPM-Solver++(2S) (Lu et al. 2022b, algorithm 1, r = 1/2): two rows a step."""
+    return table.sampler(schedule, lambda walk: _walk(walk, _dpmpp_2s, "data"), 2, evaluations=lambda n: 2 * n)
+
+
+def _walk(walk: table.Walk, step, predicts: str) -> table.Form:
+    x = walk.start
+    for now, then in pairwise(walk.levels):
+        if np.isfinite(then.lam - now.lam):
+            x = step(walk, x, now, then)
+        else:
+            y = walk.evaluate(x, now)
+            x = table.ddim(x, y, now, then, predicts)
+    return x
+
+
+def _dpm_solver_2(walk: table.Walk, x: table.Form, now: table.Level, then: table.Level) -> table.Form:
+    h = then.lam - now.lam
+    middle = walk.level_at(now.lam + h / 2)
+    eps = walk.evaluate(x, now)
+    eps_middle = walk.evaluate(middle.alpha / now.alpha * x - middle.sigma * np.expm1(h / 2) * eps, middle)
+    # r_1 = 1/2: the difference comes with 1 / (2 r_1) = 1, so that the first evaluation drops out
+    return then.alpha / now.alpha * x - then.sigma * np.expm1(h) * eps_middle
+
+
+def _dpm_solver_3(walk: table.Walk, x: table.Form, now: table.Level, then: table.Level) -> table.Form:
+    h, (r1, r2) = then.lam - now.lam, (1 / 3, 2 / 3)
+    first, second = walk.level_at(now.lam + r1 * h), walk.level_at(now.lam + r2 * h)
+    phi_2 = lambda r: np.expm1(r * h) / (r * h) - 1
+    eps = walk.evaluate(x, now)
+    d1 = walk.evaluate(first.alpha / now.alpha * x - first.sigma * np.expm1(r1 * h) * eps, first) - eps
+    u2 = second.alpha / now.alpha * x - second.sigma * (np.expm1(r2 * h) * eps + r2 / r1 * phi_2(r2) * d1)
+    d2 = walk.evaluate(u2, second) - eps
+    return then.alpha / now.alpha * x - then.sigma * (np.expm1(h) * eps + phi_2(1) / r2 * d2)
+
+
+def _dpmpp_2s(walk: table.Walk, x: table.Form, now: table.Level, then: table.Level) -> table.Form:
+    h = then.lam - now.lam
+    middle = walk.level_at(now.lam + h / 2)
+    mean = walk.evaluate(x, now)
+    u = middle.sigma / now.sigma * x - middle.alpha * np.expm1(-h / 2) * mean
+    return then.sigma / now.sigma * x - then.alpha * np.expm1(-h) * walk.evaluate(u, middle)
