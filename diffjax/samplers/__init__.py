@@ -2,11 +2,13 @@
 
 from diffjax.samplers import ancestral, deis, heun, multistep, ode, pndm, restart, sde, singlestep, unipc
 from diffjax.samplers.base import Sampler, nfe, sampling_fn
+from diffjax.samplers.encoding import encoding_fn
 
 __all__ = [
     "Sampler",
     "ancestral",
     "deis",
+    "encoding_fn",
     "heun",
     "multistep",
     "nfe",

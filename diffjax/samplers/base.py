@@ -32,7 +32,8 @@ class Sampler(NamedTuple):
 
     Attributes:
         step: (model, key, state, row) -> state, for one example.
-        plan: host grid (N + 1,) float64 -> rows: a pytree of NumPy arrays with one leading axis.
+        plan: host grid (N + 1,) float64 -> rows: a named tuple of NumPy arrays with one leading axis. Fields whose
+            names begin with "noise" say how much noise is added.
         init: x_T -> state.
         final: (model, state) -> x_0.
         schedule: what the rows are planned for; a model made for another one is refused. None: no check.
