@@ -1,7 +1,7 @@
 """From data to its noise along the probability flow, and between noises: encode, interpolate, decode (kexue 9181).
 
 A deterministic sampler run up its grid is an encoder (Song et al. 2020, section 4.3). It evaluates the model at the
-lower end of every step where decoding evaluates it at the upper one: the round trip is exact only to the sampler's order.
+lower end of every step where decoding evaluates it at the upper one: a round trip is exact only to the sampler's order.
 """
 
 from typing import Any
