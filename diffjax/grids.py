@@ -11,7 +11,16 @@ import numpy as np
 from diffjax import host, schedules
 from diffjax.types import Schedule
 
-__all__ = ["karras", "leading", "linspace", "log_snr", "quadratic", "trailing", "uniform"]  # what a config may name
+__all__ = [
+    "angle",
+    "karras",
+    "leading",
+    "linspace",
+    "log_snr",
+    "quadratic",
+    "trailing",
+    "uniform",
+]  # what a config may name
 
 
 def uniform(schedule: Schedule, n: int, *, t_max: float | None = None, t_min: float = 1e-3, zero: bool = True):
@@ -42,6 +51,24 @@ def log_snr(schedule: Schedule, n: int, *, t_max: float | None = None, t_min: fl
         return _time_of_log_snr(schedule, first + u * (last - first))
 
     return _grid(schedule, n, t_max, t_min, zero, warp)
+
+
+def angle(
+    schedule: Schedule, n: int, *, sigma_data: float = 0.5, power: float = 1.25, t_max: float | None = None
+) -> np.ndarray:
+    """Steps in phi^(1/power), phi = arctan(sigma / (alpha sigma_data)): evenly turning TrigFlow at power 1; ends at 0.
+
+    Between the evenness of `karras` and of `log_snr`, without a t_min to choose: phi runs to 0 itself.
+    """
+    for name, value in dict(sigma_data=sigma_data, power=power).items():
+        if not 0 < value < np.inf:
+            raise ValueError(f"{name} is {value}, expected a positive number.")
+
+    def warp(u, a, b):
+        noise = sigma_data * np.tan(np.arctan(_noise_to_signal(schedule, a) / sigma_data) * (1 - u[:-1]) ** power)
+        return np.append(_time_of_log_snr(schedule, -2 * np.log(noise)), 0.0)
+
+    return _grid(schedule, n, t_max, 0.0, True, warp)
 
 
 def quadratic(schedule: Schedule, n: int, *, steps: int = 1000, fraction: float = 0.8):

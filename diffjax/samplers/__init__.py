@@ -1,6 +1,6 @@
 """How to walk from noise to data: one file per family; `sampling_fn` runs any of them along a grid."""
 
-from diffjax.samplers import ancestral, deis, heun, multistep, ode, pndm, restart, sde, singlestep, unipc
+from diffjax.samplers import ancestral, deis, heun, multistep, ode, pndm, restart, sde, singlestep, trigflow, unipc
 from diffjax.samplers.base import Sampler, nfe, sampling_fn
 from diffjax.samplers.encoding import encoding_fn
 
@@ -18,5 +18,6 @@ __all__ = [
     "sampling_fn",
     "sde",
     "singlestep",
+    "trigflow",
     "unipc",
 ]

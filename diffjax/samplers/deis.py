@@ -77,4 +77,4 @@ def _sampler(schedule: Schedule, order: int, clock: Callable[[table.Level], floa
                 u = u + eps * np.sum(dn * np.prod([(at - o) / (node - o) for o in others], axis=0))
         return walk.levels[-1].alpha * u
 
-    return table.sampler(schedule, program, order, predicts="noise")
+    return table.sampler(schedule, program, order, predicts=table.noise)

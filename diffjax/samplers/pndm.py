@@ -11,7 +11,7 @@ import numpy as np
 
 from diffjax.samplers import table
 from diffjax.samplers.base import Sampler
-from diffjax.samplers.table import ddim
+from diffjax.samplers.table import ddim_of_noise
 from diffjax.types import Schedule
 
 ADAMS_BASHFORTH = (  # newest first
@@ -39,10 +39,10 @@ def ipndm(schedule: Schedule, order: int = 4) -> Sampler:
         x, past = walk.start, []
         for now, then in pairwise(walk.levels):
             past = [walk.evaluate(x, now), *past][:order]
-            x = ddim(x, _average(past), now, then, "noise")
+            x = ddim_of_noise(x, _average(past), now, then)
         return x
 
-    return table.sampler(schedule, program, order, predicts="noise")
+    return table.sampler(schedule, program, order, predicts=table.noise)
 
 
 def pndm(schedule: Schedule) -> Sampler:
@@ -62,11 +62,13 @@ def pndm(schedule: Schedule) -> Sampler:
                 eps = _average(past)
             else:
                 eps = _runge_kutta(walk, x, past[0], now, then) if then.sigma > 0 else past[0]
-            x = ddim(x, eps, now, then, "noise")
+            x = ddim_of_noise(x, eps, now, then)
         return x
 
     # The first multistep row reaches back over three Runge-Kutta steps.
-    return table.sampler(schedule, program, 4 * WARM_UP + 1, predicts="noise", evaluations=lambda n: n + 3 * WARM_UP)
+    return table.sampler(
+        schedule, program, 4 * WARM_UP + 1, predicts=table.noise, evaluations=lambda n: n + 3 * WARM_UP
+    )
 
 
 def _average(past: list[table.Form]) -> table.Form:
@@ -76,7 +78,7 @@ def _average(past: list[table.Form]) -> table.Form:
 def _runge_kutta(walk: table.Walk, x: table.Form, eps: table.Form, now: table.Level, then: table.Level) -> table.Form:
     """Liu et al. 2022, eq. 13: stages at t, twice at the middle of t and s, and at s."""
     middle = walk.level_of((now.t + then.t) / 2)
-    second = walk.evaluate(ddim(x, eps, now, middle, "noise"), middle)
-    third = walk.evaluate(ddim(x, second, now, middle, "noise"), middle)
-    fourth = walk.evaluate(ddim(x, third, now, then, "noise"), then)
+    second = walk.evaluate(ddim_of_noise(x, eps, now, middle), middle)
+    third = walk.evaluate(ddim_of_noise(x, second, now, middle), middle)
+    fourth = walk.evaluate(ddim_of_noise(x, third, now, then), then)
     return (eps + 2 * second + 2 * third + fourth) / 6

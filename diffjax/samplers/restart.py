@@ -57,7 +57,7 @@ def restart(
         return walk.levels[-1].alpha * u
 
     extra = sum(2 * steps * repeats for steps, repeats, _, _ in intervals)
-    return table.sampler(schedule, program, 2, predicts="noise", random=True, evaluations=lambda n: 2 * n + extra)
+    return table.sampler(schedule, program, 2, predicts=table.noise, random=True, evaluations=lambda n: 2 * n + extra)
 
 
 def _nearest(noise: np.ndarray, low: float, high: float) -> int:

@@ -8,6 +8,7 @@ With h = lambda_s - lambda_t the probability flow is, for the noise prediction,
 of h, so the schedule needs an inverse. The step that arrives at sigma = 0, where h is infinite, is one of DDIM.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -26,23 +27,24 @@ def dpm_solver(schedule: Schedule, order: int = 2) -> Sampler:
     steps = {2: _dpm_solver_2, 3: _dpm_solver_3}
     if order not in steps:
         raise ValueError(f"The order of DPM-Solver is {order!r}, expected 2 or 3 (order 1 is ancestral.ddim).")
-    program = lambda walk: _walk(walk, steps[order], "noise")
-    return table.sampler(schedule, program, order, predicts="noise", evaluations=lambda n: order * n)
+    program = lambda walk: _walk(walk, steps[order], table.ddim_of_noise)
+    return table.sampler(schedule, program, order, predicts=table.noise, evaluations=lambda n: order * n)
 
 
 def dpmpp_2s(schedule: Schedule) -> Sampler:
     """DPM-Solver++(2S) (Lu et al. 2022b, algorithm 1, r = 1/2): two rows a step."""
-    return table.sampler(schedule, lambda walk: _walk(walk, _dpmpp_2s, "data"), 2, evaluations=lambda n: 2 * n)
+    return table.sampler(
+        schedule, lambda walk: _walk(walk, _dpmpp_2s, table.ddim_of_data), 2, evaluations=lambda n: 2 * n
+    )
 
 
-def _walk(walk: table.Walk, step, predicts: str) -> table.Form:
+def _walk(walk: table.Walk, step: Callable, ddim: Callable) -> table.Form:
     x = walk.start
     for now, then in pairwise(walk.levels):
         if np.isfinite(then.lam - now.lam):
             x = step(walk, x, now, then)
         else:
-            y = walk.evaluate(x, now)
-            x = table.ddim(x, y, now, then, predicts)
+            x = ddim(x, walk.evaluate(x, now), now, then)
     return x
 
 

@@ -7,7 +7,7 @@ z_0, z_1, ... Between one evaluation and the next, x is then
     x_{i+1} = a_i x_i + sum_k c_ik y_{i-k} + b_i z_i,
 
 one row of `Row`, whatever the method: multistep, single-step, predictor-corrector or stochastic. What is kept of an
-evaluation is the data prediction E[x_0 | x] or the noise prediction (x - alpha E[x_0 | x]) / sigma, whichever one the
+evaluation is the data prediction E[x_0 | x], the noise prediction (x - alpha E[x_0 | x]) / sigma, or whatever else the
 method extrapolates: then a few of the last ones are enough, which planning verifies.
 """
 
@@ -108,7 +108,7 @@ class Walk:
         alpha, sigma = amplitudes(self.schedule, [t])
         return Level(t, float(alpha[0]), float(sigma[0]))
 
-    def table(self, end: Form, history: int, predicts: str) -> Row:
+    def table(self, end: Form, history: int, predicts: "Prediction") -> Row:
         """The rows of the walk that has arrived at `end`."""
         count = len(self._at)
         at, x = np.asarray(self._at), np.stack([*self._x, end])
@@ -122,10 +122,8 @@ class Walk:
             noise = step[i, 1 + self._rows + i]
             step[i, 1 + self._rows + i] = 0.0
         assert np.all(np.abs(step) <= 1e-9 * np.abs(x).max()), "the program looks further back than it announced"
-        one, zero = np.ones(count), np.zeros(count)
-        if predicts == "data":
-            return Row(at[:, 0], zero, one, scale, ys, noise)
-        return Row(at[:, 0], 1 / at[:, 2], -at[:, 1] / at[:, 2], scale, ys, noise)
+        y_x, y_mean = np.transpose([predicts(level) for level in self._at])
+        return Row(at[:, 0], y_x, y_mean, scale, ys, noise)
 
     def _unit(self, i: int) -> Form:
         form = np.zeros(self._size)
@@ -133,14 +131,28 @@ class Walk:
         return form
 
 
-def ddim(x: Form, y: Form, now: Level, then: Level, predicts: str) -> Form:
-    """The exact step for a constant prediction y, of the data or of the noise: DDIM."""
-    if predicts == "data":
-        return then.sigma / now.sigma * x + (then.alpha - now.alpha * then.sigma / now.sigma) * y
-    return then.alpha / now.alpha * x + (then.sigma - now.sigma * then.alpha / now.alpha) * y
-
-
 Program = Callable[[Walk], Form]  # walks from `walk.start` to the x it returns
+Prediction = Callable[[Level], tuple[float, float]]  # (y_x, y_mean) of what is kept of an evaluation there
+
+
+def data(level: Level) -> tuple[float, float]:
+    """y = E[x_0 | x]."""
+    return 0.0, 1.0
+
+
+def noise(level: Level) -> tuple[float, float]:
+    """y = (x - alpha E[x_0 | x]) / sigma: eps."""
+    return 1 / level.sigma, -level.alpha / level.sigma
+
+
+def ddim_of_data(x: Form, mean: Form, now: Level, then: Level) -> Form:
+    """DDIM: the exact step for a constant data prediction."""
+    return then.sigma / now.sigma * x + (then.alpha - now.alpha * then.sigma / now.sigma) * mean
+
+
+def ddim_of_noise(x: Form, eps: Form, now: Level, then: Level) -> Form:
+    """DDIM: the exact step for a constant noise prediction."""
+    return then.alpha / now.alpha * x + (then.sigma - now.sigma * then.alpha / now.alpha) * eps
 
 
 def sampler(
@@ -148,7 +160,7 @@ def sampler(
     program: Program,
     history: int,
     *,
-    predicts: str = "data",
+    predicts: Prediction = data,
     random: bool = False,
     evaluations: Callable[[int], int] = lambda n: n,
 ) -> Sampler:
@@ -156,7 +168,7 @@ def sampler(
 
     Args:
         history: how many evaluations a row uses, the newest included.
-        predicts: what is kept of an evaluation: "data" or "noise".
+        predicts: what is kept of an evaluation: `data`, `noise` or another combination of x and E[x_0 | x].
         random: whether the program draws noise.
         evaluations: number of grid steps -> a bound on the evaluations.
 
@@ -166,7 +178,7 @@ def sampler(
 
     def plan(ts: np.ndarray) -> Row:
         walk = Walk(schedule, ts, evaluations(len(ts) - 1), random)
-        if predicts == "noise" and walk.levels[0].alpha == 0:
+        if predicts(walk.levels[0])[1] == 0:
             raise ValueError(
                 f"At t = {ts[0]:g} alpha is 0: the noise prediction, which this sampler extrapolates, loses x_0 there; "
                 "start the grid below it (t_max), or use a multistep, unipc or ancestral sampler."

@@ -44,7 +44,7 @@ def unipc(schedule: Schedule, order: int = 3, variant: str = "bh2", lower_final:
             usable = [entry for entry in past if np.isfinite(entry[0].lam)][:p]
             arrives = i == steps - 1
             if not (usable and past[0][0] is usable[0][0] and np.isfinite(then.lam)):  # from alpha = 0, or to sigma = 0
-                x = table.ddim(x, past[0][1], past[0][0], then, "data")
+                x = table.ddim_of_data(x, past[0][1], past[0][0], then)
                 if not arrives:
                     past = [(then, walk.evaluate(x, then)), *past][:order]
                 continue

@@ -26,6 +26,7 @@ def main() -> None:
     x, keys = jax.random.normal(jax.random.key(1), (batch, 8, 8, 1)), jax.random.split(jax.random.key(2), batch)
 
     fine, short = grids.log_snr(schedule, STEPS), grids.log_snr(schedule, STEPS, zero=False)
+    half = grids.log_snr(schedule, STEPS // 2)  # for two evaluations a step
     table = {
         "ddim": (samplers.ancestral.ddim(schedule), fine),
         "ddpm": (samplers.ancestral.ddpm(schedule), fine),
@@ -35,6 +36,17 @@ def main() -> None:
         "adams_3": (samplers.multistep.adams(schedule, 3), fine),
         "dpmpp_2m": (samplers.multistep.dpmpp_2m(schedule), fine),
         "dpmpp_3m": (samplers.multistep.dpmpp_3m(schedule), fine),
+        "dpmpp_3m_sde": (samplers.multistep.dpmpp_3m_sde(schedule), fine),
+        "unipc_3": (samplers.unipc.unipc(schedule, 3), fine),
+        "deis_tab3": (samplers.deis.tab(schedule, 3), fine),
+        "lms_4": (samplers.deis.lms(schedule, 4), fine),
+        "ipndm": (samplers.pndm.ipndm(schedule), fine),
+        "pndm": (samplers.pndm.pndm(schedule), fine),
+        "trigflow_2": (samplers.trigflow.adams(schedule, 2), fine),
+        "dpm_solver_2": (samplers.singlestep.dpm_solver(schedule, 2), half),
+        "dpmpp_2s": (samplers.singlestep.dpmpp_2s(schedule), half),
+        "dpm_solver_3": (samplers.singlestep.dpm_solver(schedule, 3), grids.log_snr(schedule, STEPS // 3)),
+        "restart": (samplers.restart.restart(schedule), half),
     }
     forward = lambda apply_params, x: jax.vmap(lambda x: network.apply(apply_params, x, jnp.zeros(())))(x)
     per_forward = flops(forward, params, x)

@@ -1,13 +1,15 @@
 """What a training step costs beside its network: FLOPs over 3 x forward, donated memory, compiles, transfers, data."""
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from counting import best_times, flops, report
 
 from diffjax import config, data, parallel, training
-from diffjax.commands.experiment import build_experiment, init_state, loss_fn
+from diffjax.commands.experiment import Experiment, build_experiment, init_state, loss_fn
 
 
 def main() -> None:
@@ -16,64 +18,65 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="the tiny recipe, few repeats")
     smoke = parser.parse_args().smoke
     recipe = config.load("configs/vpsde.py" + (":tiny" if smoke else ""))
-    dispatches, repeats = (2, 2) if smoke else (3, 5)
     experiment = build_experiment(recipe)
     size, per_dispatch = recipe.train.batch_size, recipe.train.steps_per_dispatch
     step = training.make_step(loss_fn(experiment), experiment.optimizer, experiment.emas)
     state = init_state(experiment)
-    source = experiment.dataset.train
-    batch = {name: jnp.asarray(v) for name, v in data.batch_at(source, size, 0, 0).items()}
+    batch = {name: jnp.asarray(v) for name, v in data.batch_at(experiment.dataset.train, size, 0, 0).items()}
+    stack = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (per_dispatch, *leaf.shape)) + 0, batch)
+    results = {"config": recipe.name, "batch": size, **static_costs(experiment, step, state, batch, stack)}
+    results |= running_costs(experiment.dataset.train, step, state, stack, *((2, 2) if smoke else (3, 5)))
+    report("train_step", results)
 
+
+def static_costs(experiment: Experiment, step: Any, state: Any, batch: dict, stack: dict) -> dict:
+    """Counts of the compiler's, free of noise."""
     apply = lambda params, x: jax.vmap(lambda x: experiment.network.apply(params, x, jnp.zeros(())))(x)
     ratio = flops(step, state, batch) / (3 * flops(apply, state.params, batch["x"]))
-
-    mesh = parallel.mesh(jax.devices()[:1])
-    compiled = parallel.compile_step(training.make_steps(step), "jit", mesh, leading=1)
     donated = jax.jit(training.make_steps(step), donate_argnums=0)
-    stack = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (per_dispatch, *leaf.shape)) + 0, batch)
     memory = donated.lower(state, stack).compile().memory_analysis()
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    return {
+        "flops_over_3_forward": round(ratio, 4),
+        "donated_over_state_bytes": round(getattr(memory, "alias_size_in_bytes", 0) / state_bytes, 4),
+    }
 
+
+def running_costs(source: Any, step: Any, state: Any, stack: dict, dispatches: int, repeats: int) -> dict:
+    """Compiles and transfers of a warm step, and its time with real data beside one constant batch."""
+    per_dispatch, size = jax.tree.leaves(stack)[0].shape[:2]
+    mesh = parallel.mesh(jax.devices()[:1])
+    compiled = parallel.compile_step(training.make_steps(step), "jit", mesh, leading=1)
     holder = {"state": parallel.replicate(mesh, state)}
-    constant = parallel.shard_batch(mesh, jax.device_get(stack), leading=1)
     put = lambda stack: parallel.shard_batch(mesh, stack, leading=1)
+    constant = put(jax.device_get(stack))
 
     def advance(stack: dict) -> None:
         holder["state"], _ = compiled(holder["state"], stack)
 
     advance(constant)
     compiles = []
-    listen = lambda event, **_: compiles.append(event)
     jax.monitoring.register_event_duration_secs_listener(
-        lambda event, duration_secs, **_: listen(event) if event.endswith("backend_compile_duration") else None
+        lambda event, duration_secs, **_: compiles.append(event) if event.endswith("backend_compile_duration") else None
     )
     with jax.transfer_guard("disallow"):  # a transfer inside the step would raise
         advance(constant)
     with data.Batches(source, size, 0, steps_per_dispatch=per_dispatch, put=put) as batches:
         stream = iter(batches)
 
-        def real() -> object:
+        def run(next_stack: Callable) -> Any:
             for _ in range(dispatches):
-                advance(next(stream))
+                advance(next_stack())
             return holder["state"].params
 
-        def one_batch() -> object:
-            for _ in range(dispatches):
-                advance(constant)
-            return holder["state"].params
-
-        times = best_times({"real": real, "constant": one_batch}, repeats)
-    results = {
-        "config": recipe.name,
-        "batch": size,
-        "flops_over_3_forward": round(ratio, 4),
-        "donated_over_state_bytes": round(getattr(memory, "alias_size_in_bytes", 0) / state_bytes, 4),
+        both = {"real": lambda: run(lambda: next(stream)), "constant": lambda: run(lambda: constant)}
+        times = best_times(both, repeats)
+    return {
         "recompiles": len(compiles),
         "host_transfers_in_step": 0,
         "real_over_constant_data_time": round(times["real"] / times["constant"], 3),
         "steps_per_s": round(dispatches * per_dispatch / times["real"], 2),
     }
-    report("train_step", results)
 
 
 if __name__ == "__main__":

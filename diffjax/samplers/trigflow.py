@@ -1,0 +1,55 @@
+"""Adams-Bashforth in the angle of TrigFlow: a clock without singular ends, on a field of unit size.
+
+With u = x / alpha, n = sigma / alpha and s = sigma_data, let phi = arctan(n / s) and r = u / sqrt(n^2 + s^2). Then
+
+    dr / dphi = y,    y = (s^2 u - (n^2 + s^2) E[x_0 | x]) / (n s sqrt(n^2 + s^2))
+
+is -F of EDM's preconditioning (Lu & Song 2024, eq. 8). It vanishes on Gaussian data of standard deviation s, where
+every step is then exact, and phi runs from pi / 2, pure noise, to 0, the data: the last step keeps its full order.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+
+from diffjax.samplers import table
+from diffjax.samplers.base import Sampler
+from diffjax.types import Schedule
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(4)  # exact for the cubics of the highest order
+
+
+def adams(schedule: Schedule, order: int = 2, sigma_data: float = 0.5) -> Sampler:
+    """The polynomial in phi through the last evaluations of y, integrated exactly; starts at order 1.
+
+    Args:
+        order: 1 to 4.
+        sigma_data: standard deviation of the data, s.
+
+    Raises:
+        ValueError: for another order or a sigma_data that is not positive, or (at planning) if the grid starts where
+            alpha is 0.
+    """
+    if order not in (1, 2, 3, 4):
+        raise ValueError(f"The order is {order!r}, expected 1, 2, 3 or 4.")
+    if not 0 < sigma_data < np.inf:
+        raise ValueError(f"sigma_data is {sigma_data}, expected a positive number.")
+    angle = lambda level: np.arctan(level.noise / sigma_data)
+    radius = lambda level: level.alpha * np.hypot(level.noise, sigma_data)  # x / r
+
+    def field(level: table.Level) -> tuple[float, float]:
+        n, total = level.noise, np.hypot(level.noise, sigma_data)
+        return sigma_data / (n * total * level.alpha), -total / (n * sigma_data)
+
+    def program(walk: table.Walk) -> table.Form:
+        r, past = walk.start / radius(walk.levels[0]), []
+        for now, then in pairwise(walk.levels):
+            past = [(angle(now), walk.evaluate(radius(now) * r, now)), *past][:order]
+            turn = angle(then) - angle(now)
+            at = angle(now) + turn * (1 + _NODES) / 2
+            for j, (node, y) in enumerate(past):
+                others = [other for i, (other, _) in enumerate(past) if i != j]
+                r = r + y * np.sum(turn / 2 * _WEIGHTS * np.prod([(at - o) / (node - o) for o in others], axis=0))
+        return radius(walk.levels[-1]) * r
+
+    return table.sampler(schedule, program, order, predicts=field)
