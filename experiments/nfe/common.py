@@ -1,0 +1,145 @@
+"""What the study and the fit share: targets, methods, grids, and errors against the exact probability flow."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from sklearn.mixture import GaussianMixture
+
+from diffjax import analytic, denoisers, grids, samplers
+from diffjax.samplers import ancestral, deis, heun, multistep, pndm, singlestep, table, trigflow, unipc
+from diffjax.schedules import VP
+from diffjax.types import Schedule
+
+SCHEDULE = VP()
+NFES = (5, 6, 8, 10, 20, 50)
+LONGEST = 64  # rows: one compile serves every method of one history, every grid and every number of steps
+
+
+class Target(NamedTuple):
+    """A model whose flow is walked, the shape of an example, and the steps that make a reference."""
+
+    model: Any
+    shape: tuple[int, ...]
+    reference_steps: int = 800
+
+
+class Method(NamedTuple):
+    """A sampler, its evaluations per step of the grid, and whether it is one of the baselines to beat."""
+
+    make: Callable[[Schedule], samplers.Sampler]
+    per_step: int = 1
+    baseline: bool = False
+
+
+METHODS = {
+    "DDIM": Method(ancestral.ddim),
+    "Heun": Method(heun.edm, 2),
+    "DPM-Solver-2": Method(lambda s: singlestep.dpm_solver(s, 2), 2),
+    "DPM-Solver-3": Method(lambda s: singlestep.dpm_solver(s, 3), 3),
+    "DPM-Solver++(2S)": Method(singlestep.dpmpp_2s, 2),
+    "DPM-Solver++(2M)": Method(multistep.dpmpp_2m),
+    "DPM-Solver++(3M)": Method(multistep.dpmpp_3m, baseline=True),
+    "exponential Adams 2": Method(lambda s: multistep.adams(s, 2)),
+    "exponential Adams 3": Method(lambda s: multistep.adams(s, 3)),
+    "tAB-DEIS 2": Method(lambda s: deis.tab(s, 2), baseline=True),
+    "tAB-DEIS 3": Method(lambda s: deis.tab(s, 3), baseline=True),
+    "tAB-DEIS 4": Method(lambda s: deis.tab(s, 4), baseline=True),
+    "LMS 4": Method(lambda s: deis.lms(s, 4)),
+    "iPNDM 2": Method(lambda s: pndm.ipndm(s, 2), baseline=True),
+    "iPNDM 3": Method(lambda s: pndm.ipndm(s, 3), baseline=True),
+    "iPNDM 4": Method(lambda s: pndm.ipndm(s, 4), baseline=True),
+    "UniPC-2": Method(lambda s: unipc.unipc(s, 2), baseline=True),
+    "UniPC-3": Method(lambda s: unipc.unipc(s, 3), baseline=True),
+    "TrigFlow Adams 2": Method(lambda s: trigflow.adams(s, 2)),
+    "TrigFlow Adams 3": Method(lambda s: trigflow.adams(s, 3)),
+}
+GRIDS: dict[str, Callable[[Schedule, int], np.ndarray]] = {
+    "uniform": lambda s, n: grids.uniform(s, n, t_min=1e-3),
+    **{f"karras {rho} {t}": lambda s, n, rho=rho, t=t: grids.karras(s, n, rho=rho, t_min=t) for rho in (7, 12)
+       for t in (1e-3, 5e-3, 1e-2)},
+    **{f"log-SNR {t}": lambda s, n, t=t: grids.log_snr(s, n, t_min=t) for t in (1e-3, 5e-3, 1e-2)},
+    **{f"angle {d} {p}": lambda s, n, d=d, p=p: grids.angle(s, n, sigma_data=d, power=p) for d in (0.35, 0.7)
+       for p in (1.0, 1.5, 2.0)},
+}  # fmt: skip
+
+
+def targets(digits: np.ndarray) -> dict[str, Target]:
+    """The exact ones: mixtures in 2 and 64 dimensions, and the ideal denoiser of the digits (n, 64) in [-1, 1]."""
+    turn = np.arange(8) * np.pi / 4
+    ring = analytic.gaussian_mixture(np.ones(8) / 8, np.stack([np.cos(turn), np.sin(turn)], 1), [0.02] * 8)
+    ideal = analytic.empirical(digits[:600])
+    return {
+        "mixture, 2-D": Target(ring.denoiser(SCHEDULE), (2,)),
+        "mixture, 64-D": Target(random_mixture(5, 64).denoiser(SCHEDULE), (64,)),
+        "digits, ideal denoiser": Target(ideal.denoiser(SCHEDULE), (64,), 400),
+    }
+
+
+def network_target(workdir: str) -> Target:
+    """A trained digits network: what `python -m diffjax.main --config=configs/vpsde.py --workdir=...` leaves."""
+    from diffjax.commands.sample import restore, served
+
+    experiment, state, _ = restore(workdir)
+    net = Partial(lambda params, x, c: experiment.network.apply(params, x, c), served(experiment, state))
+    model = denoisers.denoiser(net, experiment.schedule, experiment.target)
+    return Target(model, experiment.dataset.shape, 300)
+
+
+def random_mixture(seed: int, d: int, components: int = 10) -> analytic.GaussianMixture:
+    """Components with full covariances, eigenvalues from 0.05^2 to 0.5^2, means of standard deviation 0.5."""
+    rng = np.random.default_rng(seed)
+    bases = [np.linalg.qr(rng.standard_normal((d, d)))[0] for _ in range(components)]
+    spectra = np.exp(rng.uniform(np.log(0.05**2), np.log(0.5**2), (components, d)))
+    covariances = [basis @ np.diag(values) @ basis.T for basis, values in zip(bases, spectra)]
+    weights, means = rng.dirichlet(np.full(components, 3.0)), 0.5 * rng.standard_normal((components, d))
+    return analytic.gaussian_mixture(weights, means, np.stack(covariances))
+
+
+def surrogate(data: np.ndarray, components: int, seed: int) -> analytic.GaussianMixture:
+    """A Gaussian mixture fitted to data (n, d) by expectation maximisation: cheap, exact, of the data's shape."""
+    fit = GaussianMixture(components, reg_covar=2e-3, random_state=seed, max_iter=50).fit(data)
+    return analytic.gaussian_mixture(fit.weights_, fit.means_, fit.covariances_)
+
+
+def starts(seed: int, n: int, shape: tuple[int, ...]) -> jax.Array:
+    """x_T, (n, *shape)."""
+    sigma = float(SCHEDULE(SCHEDULE.t_max)[1])
+    return sigma * jax.random.normal(jax.random.key(seed), (n, *shape))
+
+
+@jax.jit
+def run(sample: Partial, model: Any, x: jax.Array) -> jax.Array:
+    """x_0 of a deterministic walk, for a batch."""
+    return jax.vmap(lambda x: sample(model, jax.random.key(0), x))(x)
+
+
+def reference(target: Target, x: jax.Array) -> jax.Array:
+    """The end of the probability flow, by Adams(3) in many steps."""
+    ts = grids.karras(SCHEDULE, target.reference_steps, t_min=1e-5)
+    return run(samplers.sampling_fn(multistep.adams(SCHEDULE, 3), ts), target.model, x)
+
+
+def walk(method: Method, grid: Callable, nfe: int) -> Partial | None:
+    """The method on the longest such grid of at most `nfe` evaluations, padded; None if there is none."""
+    for n in range(nfe // method.per_step + 1, 0, -1):
+        try:
+            sample = samplers.sampling_fn(method.make(SCHEDULE), grid(SCHEDULE, n), max_rows=LONGEST)
+        except ValueError:  # a grid or a sampler that needs more steps
+            continue
+        if samplers.nfe(sample) <= nfe:
+            return sample
+    return None
+
+
+def error(x: jax.Array, exact: jax.Array) -> float:
+    """Root mean square, in units of the standard deviation of `exact`."""
+    return float(jnp.sqrt(jnp.mean((x - exact) ** 2) / jnp.mean(jnp.var(exact, axis=0))))
+
+
+def from_rows(rows: table.Row) -> samplers.Sampler:
+    """The sampler that walks along given rows, whatever grid it is given: fitted coefficients."""
+    return samplers.Sampler(table.step, lambda ts: rows, table.Init(rows.ys.shape[1]), table.final, SCHEDULE)

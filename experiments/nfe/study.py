@@ -1,0 +1,134 @@
+"""Error against evaluations, of every deterministic sampler on its best grid: the table and the figure of the README.
+
+The error is the distance to the end of the model's own probability flow from the same x_T: what a solver answers for,
+free of what the model does. Every sampler is tried on every grid, at each number of evaluations, and keeps its best.
+
+    python experiments/nfe/study.py --out=OUT [--network=WORKDIR] [--fitted=FITTED.npz] [--smoke]
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import common
+import jax
+import numpy as np
+from fit import training_digits
+
+from diffjax import samplers
+from diffjax.samplers import table
+
+SEEDS, PER_SEED = (11, 12, 13), 64
+
+
+def main() -> None:
+    """Writes results.json, table.md and figure.png."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--network", help="workdir of a digits run; without it the network's column is left out")
+    parser.add_argument("--fitted", help="what fit.py has written")
+    parser.add_argument("--smoke", action="store_true")
+    args = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    targets = common.targets(training_digits())
+    if args.network:
+        targets["digits, network"] = common.network_target(args.network)
+    nfes, seeds, size = ((5, 10), SEEDS[:1], 8) if args.smoke else (common.NFES, SEEDS, PER_SEED)
+    results: dict[str, Any] = {}
+    for name, target in targets.items():
+        x = np.stack([common.starts(seed, size, target.shape) for seed in seeds])
+        exact = [common.reference(target, part) for part in x]
+        results[name] = {}
+        for nfe in nfes:
+            results[name][nfe] = row = compare(target, x, exact, nfe)
+            if fitted := load_fitted(args.fitted, nfe):
+                row["fitted on mixtures"] = measured(fitted, target, x, exact) | {"grid": "fitted", "baseline": False}
+            best = sorted(row, key=lambda method: row[method]["error"])
+            print(name, nfe, ", ".join(f"{m} {row[m]['error']:.4f}" for m in best[:5]), flush=True)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.json").write_text(json.dumps(results, indent=1))
+    (out / "table.md").write_text(markdown(results))
+    figure(results, out / "figure.png")
+
+
+def compare(target: common.Target, x: np.ndarray, exact: list, nfe: int) -> dict[str, Any]:
+    """Every method on the best of its grids."""
+    found = {}
+    for name, method in common.METHODS.items():
+        tried = []
+        for grid_name, grid in common.GRIDS.items():
+            sample = common.walk(method, grid, nfe)
+            if sample is not None:
+                tried.append(measured(sample, target, x, exact) | {"grid": grid_name, "baseline": method.baseline})
+        if tried:
+            found[name] = min(tried, key=lambda result: result["error"])
+    return found
+
+
+def measured(sample: Any, target: common.Target, x: np.ndarray, exact: list) -> dict[str, Any]:
+    """Mean error over the seeds, and the errors themselves."""
+    errors = [common.error(common.run(sample, target.model, part), end) for part, end in zip(x, exact)]
+    return {"error": float(np.mean(errors)), "by_seed": errors, "nfe": samplers.nfe(sample)}
+
+
+def load_fitted(path: str | None, nfe: int) -> Any:
+    """The sampling function of fitted rows, or None where none were fitted."""
+    if path is None:
+        return None
+    arrays = np.load(path)
+    if f"{nfe}/t" not in arrays:
+        return None
+    rows = table.Row(*(arrays[f"{nfe}/{field}"] for field in table.Row._fields))
+    ts = np.append(rows.t, 0.0)
+    return samplers.sampling_fn(common.from_rows(rows), ts, max_rows=common.LONGEST)
+
+
+def markdown(results: dict) -> str:
+    """Per target and number of evaluations: the best baseline, the best of ours, and their ratio."""
+    lines = [
+        "| target | NFE | best baseline (grid) | error | best other (grid) | error | ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for target, rows in results.items():
+        for nfe, row in rows.items():
+            pick = lambda is_baseline, row=row: min(
+                (item for item in row.items() if item[1]["baseline"] == is_baseline), key=lambda item: item[1]["error"]
+            )
+            (a, theirs), (b, ours) = pick(True), pick(False)
+            lines.append(
+                f"| {target} | {nfe} | {a} ({theirs['grid']}) | {theirs['error']:.4f} | {b} ({ours['grid']}) | "
+                f"{ours['error']:.4f} | {ours['error'] / theirs['error']:.2f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def figure(results: dict, path: Path) -> None:
+    """One panel per target, error over NFE, both logarithmic."""
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(4 * len(results), 3.6), layout="constrained")
+    axes = drawing.subplots(1, len(results), squeeze=False)[0]
+    shown = (
+        "DDIM",
+        "DPM-Solver++(3M)",
+        "UniPC-3",
+        "iPNDM 3",
+        "tAB-DEIS 3",
+        "exponential Adams 3",
+        "TrigFlow Adams 2",
+        "fitted on mixtures",
+    )
+    for ax, (target, rows) in zip(axes, results.items()):
+        for method in shown:
+            points = [(row[method]["nfe"], row[method]["error"]) for row in rows.values() if method in row]
+            if points:
+                ax.loglog(*zip(*points), "o-", ms=3, label=method)
+        ax.set(title=target, xlabel="evaluations", ylabel="error / standard deviation")
+    axes[0].legend(fontsize=7)
+    drawing.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
