@@ -33,7 +33,7 @@ def largest_distance(x: Any, block: int = 1024) -> float:
 
 
 def overlap(ratio: float, dim: int) -> float:
-    """How much of a level the level above reaches: the difference of Phi above; 1 if they are one, 0 if far apart.
+    """Which share of a level's radii lies within three standard deviations of the level above: the criterion.
 
     Raises:
         ValueError: unless ratio > 1 and dim >= 1.
