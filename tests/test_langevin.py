@@ -248,7 +248,10 @@ def density(x, alpha, sigma):
 @pytest.mark.parametrize("churn2", [0.0, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("setting", ["vp", "sub_vp", "ve", "edm", "cosine"])
 def test_every_strength_solves_the_fokker_planck_equation(setting, churn2):
-    """-dp/dt = -(b p - D p' / 2)' for the drift b and the noise D of the sampler's rows, by central differences."""
+    """-dp/dt = -(b p - D p' / 2)' for the drift b and the noise D of the sampler's rows, by central differences.
+
+    Without noise and under VE that is the heat equation backwards (kexue 9280).
+    """
     schedule, form, _ = SETTINGS[setting]
     t, dt = 0.3 * float(schedule.t_max), 1e-3
     row = jax.tree.map(lambda a: a[0], sde.euler_maruyama(schedule, np.sqrt(churn2)).plan(np.array([t, t - dt])))
