@@ -14,6 +14,7 @@ from diffjax.types import Schedule
 __all__ = [
     "angle",
     "karras",
+    "ladder",
     "leading",
     "linspace",
     "log_snr",
@@ -26,6 +27,16 @@ __all__ = [
 def uniform(schedule: Schedule, n: int, *, t_max: float | None = None, t_min: float = 1e-3, zero: bool = True):
     """Equal steps in t (Song et al. 2021: t_min = 1e-3 for VP, 1e-5 for VE)."""
     return _grid(schedule, n, t_max, t_min, zero, lambda u, a, b: a + u * (b - a))
+
+
+def ladder(schedule: Schedule, n: int):
+    """n noise levels, hence n - 1 steps: even in t from t_max to 0, both included. For VE a geometric ladder (NCSN).
+
+    Raises:
+        ValueError: unless n is an integer >= 2.
+    """
+    _check_steps(n, "The number of noise levels", 2)
+    return uniform(schedule, n - 1, t_min=0.0)
 
 
 def karras(
@@ -155,9 +166,9 @@ def _time_of_log_snr(schedule, values) -> np.ndarray:
     return host.float64(jax.vmap(schedules.time_of, in_axes=(None, 0)), schedule, values)
 
 
-def _check_steps(n, what="The number of steps") -> None:
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-        raise ValueError(f"{what} is {n!r}, expected an integer >= 1.")
+def _check_steps(n, what="The number of steps", least=1) -> None:
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < least:
+        raise ValueError(f"{what} is {n!r}, expected an integer >= {least}.")
 
 
 def _check_chain(n, steps) -> None:

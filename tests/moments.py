@@ -91,6 +91,24 @@ def sde_step(denoise: Denoise, now: Level, x, z, dt, f, g2, churn=1.0):
     return x + (f * x - (1 + churn**2) / 2 * g2 * score) * dt + churn * np.sqrt(g2 * -dt) * z
 
 
+def reverse_diffusion_step(denoise: Denoise, now: Level, then: Level, x, z):
+    """Song et al. 2021, eq. 46: x_s = x_t - f(x_t) + G^2 score + G z for a chain x_t = x_s + f(x_s) + G z."""
+    (a, s), (a_next, s_next) = now, then
+    f = (a / a_next - 1) * x
+    g2 = s**2 - (a / a_next * s_next) ** 2
+    score = (a * denoise(x, a, s) - x) / s**2
+    return x - f + g2 * score + np.sqrt(g2) * z * (s_next > 0)
+
+
+def large_variance_step(denoise: Denoise, now: Level, then: Level, x, z):
+    """Ho et al. 2020, algorithm 2 with sigma_t^2 = beta_t, that is Song et al. 2021, eq. 4, for a chain of any kind."""
+    (a, s), (a_next, s_next) = now, then
+    kept = a / a_next  # the forward step is x_t = kept x_s + sqrt(fresh) noise
+    fresh = s**2 - kept**2 * s_next**2
+    eps = (x - a * denoise(x, a, s)) / s
+    return (x - fresh / s * eps) / kept + np.sqrt(fresh) * z * (s_next > 0)
+
+
 def edm_step(denoise: Denoise, n: float, n_next: float, x, z, gamma=0.0, s_noise=1.0):
     """Karras et al. 2022, algorithm 2, lines 5 to 11, for alpha = 1 and sigma = t."""
     n_hat = n + gamma * n

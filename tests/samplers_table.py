@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import grids, schedules
-from diffjax.samplers import Sampler, ancestral, heun, multistep, sampling_fn, sde
+from diffjax.samplers import Sampler, ancestral, heun, multistep, predictor, sampling_fn, sde
 from diffjax.schedules import EDM, VE, VP, Cosine, Rectified, SubVP, Tabulated
 from diffjax.types import Posterior, Schedule, pytree, static
 
@@ -75,6 +75,8 @@ SAMPLERS = {
     "pf_euler": Row(lambda s: sde.euler_maruyama(s, churn=0.0), 1, FINITE),
     "em_half": Row(lambda s: sde.euler_maruyama(s, churn=0.5), 1, FINITE, deterministic=False),
     "em": Row(sde.euler_maruyama, 1, FINITE, deterministic=False),
+    "reverse_diffusion": Row(predictor.reverse_diffusion, 1, FINITE, deterministic=False),
+    "large_variance": Row(predictor.ancestral, 1, FINITE, deterministic=False),
     "heun": Row(heun.edm, 2, FINITE),
     "heun_churn": Row(lambda s: heun.edm(s, churn=4.0, s_min=0.05, s_max=20.0), 2, FINITE, deterministic=False),
     "adams_1": Row(lambda s: multistep.adams(s, 1), 1, ALL),

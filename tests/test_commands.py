@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -236,6 +237,13 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
 def test_the_published_cosine_table_works_with_eps():
     config = C.load(TINY, ["schedule.name=Tabulated.cosine", "schedule.steps=1000"])
     assert build_experiment(config).schedule.steps == 1000
+
+
+@pytest.mark.parametrize("variant", ["", ":tiny"])
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs").glob("*.py")), ids=lambda p: p.stem)
+def test_every_config_builds(path, variant):
+    """Every name and option in it exists, and its sampler can be planned on its grid."""
+    assert build_experiment(C.load(f"configs/{path.name}{variant}")).dataset.shape
 
 
 def test_the_command_line_in_a_process_of_its_own(tmp_path):

@@ -48,6 +48,9 @@ def published(name, setting, ts, x, z, denoise=TARGET.denoise):
     if name in ("ddim", "ddim_half", "ddpm"):
         eta = {"ddim": 0.0, "ddim_half": 0.5, "ddpm": 1.0}[name]
         return stepwise(lambda i, *step: moments.ddim_step(denoise, *step, eta=eta), levels, x, z)
+    if name in ("reverse_diffusion", "large_variance"):
+        rule = getattr(moments, name + "_step")
+        return stepwise(lambda i, *step: rule(denoise, *step), levels, x, z)
     if name in ("pf_euler", "em_half", "em"):
         churn = {"pf_euler": 0.0, "em_half": 0.5, "em": 1.0}[name]
         # A chain's rates are constant on each of its steps: at t = 1 they are those of the step that ends there.

@@ -14,7 +14,7 @@ ROOT = Path(diffjax.__file__).parent
 CORE = [
     {"types", "host"},
     {"schedules"},
-    {"grids"},
+    {"grids", "ladders"},
     {"processes", "analytic", "denoisers"},
     {"couplings", "losses", "samplers"},
     {"likelihood", "theory"},

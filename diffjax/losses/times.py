@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax import grids
 from diffjax.schedules import time_of
 from diffjax.types import Array, Schedule
 
@@ -47,6 +48,16 @@ def log_normal(schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> Time
         return jnp.clip(t, 0.0, schedule.t_max)
 
     return draw
+
+
+def ladder(schedule: Schedule, levels: int) -> Times:
+    """t uniform over the `levels` times of `grids.ladder`, independently: NCSN's discrete noise levels.
+
+    Raises:
+        ValueError: unless levels is an integer >= 2.
+    """
+    ts = np.asarray(grids.ladder(schedule, levels), np.float32)
+    return lambda keys, index, batch_size: jnp.asarray(ts)[jax.random.randint(keys.example, (), 0, levels)]
 
 
 def _ends(schedule: Schedule, t_min: float) -> tuple[float, Any]:

@@ -164,7 +164,15 @@ class Linear(NamedTuple):
 def linear_step(model: Denoiser, key: Key, x: Array, row: Linear) -> Array:
     """x_s of `Linear`."""
     mean, var = model(x, row.t)
-    variance = row.noise_var + row.x0**2 * var
+    return row.x * x + row.mean * mean + std(row.noise_var + row.x0**2 * var) * jax.random.normal(key, x.shape, x.dtype)
+
+
+def std(variance: Any) -> Array:
+    """The square root of a variance, with a gradient of 0 in place of infinity at 0."""
     positive = variance > 0
-    std = jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)  # the gradient of sqrt at 0 is inf
-    return row.x * x + row.mean * mean + std * jax.random.normal(key, x.shape, x.dtype)
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
+
+
+def then_mean(rows: Linear, t: float, sigma: float) -> Linear:
+    """The rows and, if sigma > 0 where they end, one more: x_0 = E[x_0 | x_t], Tweedie's formula."""
+    return Linear(*(np.append(a, b) for a, b in zip(rows, (t, 0.0, 1.0, 0.0, 0.0)))) if sigma > 0 else rows

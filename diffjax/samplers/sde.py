@@ -9,16 +9,17 @@ import jax
 import numpy as np
 
 from diffjax import host
-from diffjax.samplers.base import Linear, Sampler, linear_step
+from diffjax.samplers.base import Linear, Sampler, linear_step, then_mean
 from diffjax.schedules import amplitudes, rates
 from diffjax.types import Schedule
 
 
-def euler_maruyama(schedule: Schedule, churn: float = 1.0) -> Sampler:
+def euler_maruyama(schedule: Schedule, churn: float = 1.0, denoise: bool = False) -> Sampler:
     """One Euler-Maruyama step per interval of the grid; weak order 1.
 
     Args:
         churn: noise level in units of g, at least 0.
+        denoise: end with E[x_0 | x] at the grid's last time, one more evaluation, if that time has noise.
 
     Raises:
         ValueError: if churn is negative, or (at planning) if the grid touches a time where alpha or sigma is 0.
@@ -27,7 +28,7 @@ def euler_maruyama(schedule: Schedule, churn: float = 1.0) -> Sampler:
         raise ValueError(f"churn is {churn}, expected a finite number >= 0 (0: probability flow, 1: reverse SDE).")
 
     def plan(ts: np.ndarray) -> Linear:
-        alpha, sigma = (a[:-1] for a in amplitudes(schedule, ts))
+        alpha, (*sigma, end) = amplitudes(schedule, ts)
         f, g2 = host.float64(jax.vmap(rates, in_axes=(None, 0)), schedule, ts[:-1])
         if not np.all(np.isfinite(f) & np.isfinite(g2)):
             where = ts[:-1][~(np.isfinite(f) & np.isfinite(g2))][0]
@@ -35,7 +36,10 @@ def euler_maruyama(schedule: Schedule, churn: float = 1.0) -> Sampler:
                 f"The SDE of {type(schedule).__name__} is singular at t = {where:g}; start the grid below it (t_max), "
                 "or use a sampler that needs no rates (ancestral, multistep)."
             )
-        step, pull = np.diff(ts), 0.5 * (1 + churn**2) * g2 / sigma**2  # score = (alpha m - x) / sigma^2
-        return Linear(ts[:-1], 1 + step * (f + pull), -step * pull * alpha, -step * churn**2 * g2, np.zeros_like(f))
+        step, pull = np.diff(ts), 0.5 * (1 + churn**2) * g2 / np.square(sigma)  # score = (alpha m - x) / sigma^2
+        rows = Linear(
+            ts[:-1], 1 + step * (f + pull), -step * pull * alpha[:-1], -step * churn**2 * g2, np.zeros_like(f)
+        )
+        return then_mean(rows, ts[-1], end) if denoise else rows
 
     return Sampler(linear_step, plan, schedule=schedule)
