@@ -3,9 +3,9 @@
     average <- average + r_n (params - average),    n being the number of updates before this one.
 
 `warm_up`, r_n = 1 - min(decay, (1 + n) / (10 + n)): the `num_updates` rule of TensorFlow's ExponentialMovingAverage,
-which Song et al. 2021 train with. `half_life`, r_n = 1 - 2^(-1 / h_n) with h_n = min(half-life, ramp n): that of Karras et
-al. 2022. An average starts at the parameters themselves, so it is a weighted mean at every moment (the weights sum to
-one) and needs no debiasing; either beginning makes the untrained parameters fade within tens of updates, or at once.
+which Song et al. 2021 train with. `half_life`, r_n = 1 - 2^(-1 / h_n) with h_n = min(half-life, ramp n): that of Karras
+et al. 2022. An average starts at the parameters themselves, so it is a weighted mean at every moment (the weights sum
+to one) and needs no debiasing; either beginning makes the untrained parameters fade within tens of updates, or at once.
 """
 
 import math

@@ -10,14 +10,14 @@ profile's standard deviation over t is its width (eq. 123), between 0 and that o
 
 Averages of two widths or more, stored now and then, make the average of any width: the combination whose profile is
 nearest to the wanted one in least squares (algorithm 3). Since all widths are stored together, combinations of their
-profiles are just those functions that, between one storing and the next, are any combination of the powers tau^gamma: the
-problem falls apart into one of as many unknowns as there are widths for each interval. That is how it is solved here, in
-float64, without the nearly singular matrix of all inner products.
+profiles are just those functions that, between one storing and the next, are any combination of the powers tau^gamma:
+the problem falls apart, for each interval, into one of as many unknowns as there are widths. That is how it is solved
+here, in float64, without the nearly singular matrix of all inner products.
 
-The error falls with the number S of storings as S^-2 for the profile and S^-4 for parameters that move smoothly: over 4096
-updates, widths 0.02 to 0.15 from 0.05 and 0.1 are exact to 1e-6 with 256 storings of a smooth course, 1024 of a random
-walk, 2048 of white noise. Keep between half the narrowest tracked width and twice the widest: beyond, weights of both
-signs amplify what single precision rounds (14 times at 0.03, 250 times at 0.01), and the run's first interval shows.
+The error falls with the number S of storings as S^-2 for the profile and S^-4 for parameters that move smoothly: over
+4096 updates, widths 0.02 to 0.15 from 0.05 and 0.1 are exact to 1e-6 with 256 storings of a smooth course, 1024 of a
+random walk, 2048 of white noise. Keep between half the narrowest tracked width and twice the widest: beyond, weights of
+both signs amplify what single precision rounds (14 times at 0.03, 250 times at 0.01), and the first interval shows.
 """
 
 from collections.abc import Sequence
