@@ -70,7 +70,7 @@ def _named(tree: PyTree) -> dict[str, np.ndarray]:
 def _read(path: Path, like: State) -> State:
     """A state of the same structure and shapes, from a file."""
     try:
-        with np.load(path) as arrays:  # the archive holds a checksum of each array
+        with path.open("rb") as file, np.load(file) as arrays:  # the archive holds a checksum of each array
             found = {key: arrays[key] for key in _named(like)}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ConfigError(f"{path} is damaged ({error}); without it, the others make a coarser average.") from error
