@@ -108,6 +108,12 @@ def test_rounded_grids_go_to_the_nearest_level(base, options):
     np.testing.assert_allclose(grids.rounded(EDM(), 18), grids.karras(EDM(), 18), rtol=1e-14)
 
 
+def test_nearest_is_meant_in_sigma():
+    """4 is nearer to 1 than to 10, though not in the logarithm."""
+    found = [float(Rounded(np.array([1.0, 10.0])).inverse(-2 * np.log(sigma))) for sigma in (0.3, 4.0, 5.6, 99.0)]
+    assert found == [1, 1, 10, 10]
+
+
 def test_churn_goes_to_the_nearest_level(x64):
     """Algorithm 2 with rounding where the published code has it: t_hat = round(sigma + gamma sigma)."""
     target = moments.Mixture((0.3, 0.7), (-0.6, 0.5), (0.04, 0.02))
