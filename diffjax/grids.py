@@ -11,17 +11,21 @@ import numpy as np
 from diffjax import host, schedules
 from diffjax.types import Schedule
 
-__all__ = [
+__all__ = [  # what a config may name
     "angle",
+    "iddpm",
     "karras",
     "ladder",
     "leading",
     "linspace",
     "log_snr",
     "quadratic",
+    "rounded",
     "trailing",
     "uniform",
-]  # what a config may name
+    "ve",
+    "vp",
+]
 
 
 def uniform(schedule: Schedule, n: int, *, t_max: float | None = None, t_min: float = 1e-3, zero: bool = True):
@@ -116,6 +120,77 @@ def linspace(schedule: Schedule, n: int, *, steps: int = 1000):
     return _chain_times(schedule, np.round(index).astype(int), steps)
 
 
+def vp(schedule: Schedule, n: int, *, beta_d: float = 19.9, beta_min: float = 0.1, t_min: float = 1e-3):
+    """The noise levels of VP at equal steps in its time (Song et al. 2021), on any schedule; then 0.
+
+    Column VP of Karras et al. 2022, table 1: sigma^2 = exp(beta_d t^2 / 2 + beta_min t) - 1 at t from 1 to t_min.
+    """
+    source = schedules.VP(beta_min, beta_min + beta_d)
+    return at_levels(schedule, _levels(source, uniform(source, n, t_min=t_min)[:-1]))
+
+
+def ve(schedule: Schedule, n: int, *, sigma_max: float = 100.0, sigma_min: float = 0.02):
+    """Noise levels in geometric progression, those of VE (Song et al. 2021), on any schedule; then 0.
+
+    Column VE of Karras et al. 2022, table 1: sigma^2 = sigma_max^2 (sigma_min^2 / sigma_max^2)^(i / (n - 1)).
+    """
+    _check_steps(n)
+    if not 0 < sigma_min < sigma_max < np.inf:
+        raise ValueError(
+            f"Got sigma_min = {sigma_min} and sigma_max = {sigma_max}, expected 0 < sigma_min < sigma_max."
+        )
+    return at_levels(schedule, sigma_max * (sigma_min / sigma_max) ** (np.arange(n) / max(n - 1, 1)))
+
+
+def iddpm(
+    schedule: Schedule,
+    n: int,
+    *,
+    steps: int = 1000,
+    s: float = 0.008,
+    max_beta: float = 0.999,
+    sigma_max: float = 81.0,
+    sigma_min: float = 0.002,
+):
+    """n of the noise levels of iDDPM's chain (Nichol & Dhariwal 2021), evenly by index, on any schedule; then 0.
+
+    Column iDDPM of Karras et al. 2022, table 1, whose recursion for u_j (M = steps, C_1 = 1 - max_beta, C_2 = s) gives
+    the ratios sigma / alpha of the clipped cosine table. The levels between sigma_min and sigma_max are taken.
+    """
+    _check_chain(n, steps)
+    levels = chain_levels(schedules.Tabulated.cosine(steps, s, max_beta))[::-1]
+    levels = levels[(levels >= sigma_min) & (levels <= sigma_max)]
+    if len(levels) < n:
+        raise ValueError(f"Got n = {n} steps out of {len(levels)} levels between {sigma_min} and {sigma_max}.")
+    index = np.round((len(levels) - 1) / max(n - 1, 1) * np.arange(n)).astype(int)
+    return at_levels(schedule, levels[index])
+
+
+def rounded(schedule: Schedule, n: int, *, base: str = "karras", **options):
+    """Another grid, each of its times but 0 moved to where the schedule's inverse puts it.
+
+    For a `schedules.Rounded` schedule that is the nearest level that a discrete network knows.
+    """
+    if base not in __all__ or base == "rounded":
+        raise ValueError(
+            f"There is no grid {base!r} to round; there are {', '.join(g for g in __all__ if g != 'rounded')}."
+        )
+    ts = globals()[base](schedule, n, **options)
+    moved = at_levels(schedule, _levels(schedule, ts[ts > 0]))
+    return moved if ts[-1] == 0 else moved[:-1]
+
+
+def at_levels(schedule: Schedule, levels) -> np.ndarray:
+    """The grid at these falling noise levels sigma / alpha, then 0."""
+    ts = _time_of_log_snr(schedule, -2 * np.log(np.asarray(levels, np.float64)))
+    return check(np.append(ts, 0.0), float(schedule.t_max))
+
+
+def chain_levels(chain: schedules.Tabulated) -> np.ndarray:
+    """sigma / alpha after each of the steps of a chain, rising, (T,)."""
+    return np.sqrt(np.expm1(-2 * np.asarray(chain.log_alpha, np.float64)[1:]))
+
+
 def check(ts, t_max: float | None = None) -> np.ndarray:
     """The grid as float64 (N + 1,).
 
@@ -151,6 +226,11 @@ def _grid(schedule, n, t_max, t_min, zero, warp) -> np.ndarray:
     if points > 1:
         ts[-1] = t_min  # the ends are exact, whatever the warp rounds
     return check(np.append(ts, 0.0) if zero else ts, end)
+
+
+def _levels(schedule, ts) -> np.ndarray:
+    """sigma / alpha at times where neither is 0."""
+    return np.asarray([_noise_to_signal(schedule, t) for t in ts])
 
 
 def _noise_to_signal(schedule, t) -> float:

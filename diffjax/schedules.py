@@ -15,7 +15,7 @@ import numpy as np
 from diffjax import host
 from diffjax.types import Array, Schedule, pytree
 
-__all__ = ["EDM", "VE", "VP", "Cosine", "Rectified", "SubVP", "Tabulated"]  # what a config may name
+__all__ = ["EDM", "VE", "VP", "Cosine", "Rectified", "Rounded", "SubVP", "Tabulated"]  # what a config may name
 
 _HALF_PI = np.pi / 2
 
@@ -227,6 +227,43 @@ class Tabulated:
             0.5 * jax.nn.softplus(-log_snr), -jnp.asarray(self.log_alpha), jnp.arange(self.steps + 1.0)
         )
         return position / self.steps
+
+
+@pytree
+class Rounded:
+    """EDM's clock for a network that knows some noise levels only: `inverse` gives the nearest (Karras et al. 2022).
+
+    Grids made through the inverse (`grids.rounded`) and churn, which raises the noise through it, stay on the levels.
+
+    Attributes:
+        levels: (M,) rising values of sigma / alpha.
+    """
+
+    levels: Any
+
+    @classmethod
+    def chain(cls, kind: str = "linear", **options: Any) -> "Rounded":
+        """The levels of a DDPM-style chain: `Tabulated.linear`, `cosine` or `kexue`."""
+        makers = {"linear": Tabulated.linear, "cosine": Tabulated.cosine, "kexue": Tabulated.kexue}
+        if kind not in makers:
+            raise ValueError(f"There is no chain {kind!r}; there are {', '.join(makers)}.")
+        log_alpha = np.asarray(makers[kind](**options).log_alpha)
+        return cls(np.sqrt(np.expm1(-2 * log_alpha[1:])))
+
+    @property
+    def t_max(self) -> Any:
+        """The noisiest level."""
+        return self.levels[-1]
+
+    def __call__(self, t: Any) -> tuple[Array, Array]:
+        """(1, t)."""
+        sigma = jnp.asarray(t, float)
+        return jnp.ones_like(sigma), sigma
+
+    def inverse(self, log_snr: Any) -> Array:
+        """The level nearest to sigma / alpha = exp(-log_snr / 2), in sigma."""
+        levels = jnp.asarray(self.levels, float)
+        return levels[jnp.argmin(jnp.abs(levels - jnp.exp(-0.5 * jnp.asarray(log_snr))))]
 
 
 def _check_chain(steps: Any) -> None:

@@ -48,7 +48,6 @@ def test_several_decays_are_each_their_own():
 
 @pytest.mark.parametrize(("count", "expected"), [(0, 1 / 10), (1, 2 / 11), (80, 81 / 90), (81, 0.9), (10**6, 0.9)])
 def test_decay_at(count, expected):
-    np.testing.assert_allclose(ema.decay_at(0.9, count), expected, rtol=1e-6)
     rule = ema.warm_up([0.9])
     state = rule.init(jnp.zeros(2))._replace(count=jnp.int32(count))
     np.testing.assert_allclose(rule.decays(state)["0.9"], expected, rtol=1e-6)
@@ -87,3 +86,40 @@ def test_refuses_decays_out_of_range(decays):
 def test_refuses_the_same_decay_twice():
     with pytest.raises(ValueError, match="each of them once"):
         ema.warm_up([0.9, 0.90])
+
+
+def half_life_decays(half_life, ramp, n):
+    """2^(-1 / h) with h = min(half-life, ramp x updates so far), 0 at the start (Karras et al. 2022)."""
+    lives = [half_life if ramp is None else min(half_life, ramp * k) for k in range(n)]
+    return [2 ** (-1 / h) if h else 0.0 for h in lives]
+
+
+@pytest.mark.parametrize(("half_life", "ramp"), [(3.0, 0.05), (3.0, None), (50.0, 0.5), (976.5625, 0.05)])
+@pytest.mark.parametrize("n", [0, 1, 2, 80])
+def test_half_life_is_the_explicit_weighted_sum(x64, half_life, ramp, n):
+    trajectory = np.random.default_rng(0).normal(size=(n + 1, 3))
+    decays = half_life_decays(half_life, ramp, n)
+    own = [1.0, *(1 - d for d in decays)]
+    w = np.array([own[k] * np.prod(decays[k:]) for k in range(n + 1)])
+    rule = ema.half_life(half_life, ramp)
+    state = run(rule, [jnp.asarray(p) for p in trajectory])
+    np.testing.assert_allclose(state.averages["half_life"], w @ trajectory, rtol=0, atol=1e-13)
+    expected = half_life_decays(half_life, ramp, n + 1)[-1]
+    np.testing.assert_allclose(rule.decays(state)["half_life"], expected, rtol=1e-13)
+
+
+def test_half_life_halves():
+    """Past the ramp, what an average knew weighs half after that many updates."""
+    rule = ema.half_life(20.0)
+    state = rule.init(jnp.float32(1))._replace(count=jnp.int32(400))
+    for _ in range(20):
+        state = rule.update(state, jnp.float32(0))
+    np.testing.assert_allclose(state.averages["half_life"], 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("updates", "ramp", "match"), [(0.0, 0.05, "updates = 0"), (-3.0, None, "updates"), (5.0, 0.0, "ramp = 0")]
+)
+def test_refuses_half_lives_out_of_range(updates, ramp, match):
+    with pytest.raises(ValueError, match=match):
+        ema.half_life(updates, ramp)

@@ -45,7 +45,7 @@ def run(workdir: str | Path, *, experiment: Experiment | None = None, state: Any
     workdir = Path(workdir)
     if experiment is None or state is None:
         experiment, state, _ = restore(workdir)
-    params, config = served(experiment, state), experiment.config
+    params, config = served(experiment, state, workdir), experiment.config
     draw = drawer(experiment, parallel.mesh(), trace=visible)
     samples, trajectory = draw(params, range(config.eval.samples))
     losses = loss_by_time(experiment, params)

@@ -12,6 +12,8 @@ from diffjax import data, denoisers, ema, grids, losses, models, optimizers, pro
 from diffjax.commands.logs import LOGGERS
 from diffjax.config import Config, ConfigError, build, nearest
 from diffjax.data import Dataset
+from diffjax.data import augment as augmentation
+from diffjax.data.augment import Augment
 from diffjax.denoisers.targets import Target, check_target
 from diffjax.models import Network
 from diffjax.types import Array, Key, PyTree, Schedule
@@ -31,6 +33,7 @@ class Experiment(NamedTuple):
     optimizer: Any
     learning_rate: Callable
     emas: ema.Ema
+    augment: Augment
 
     @property
     def conditional(self) -> bool:
@@ -65,17 +68,18 @@ def _build(config: Config) -> Experiment:
     check_target(target, schedule, schedule.t_max)
     times, weight = build(losses.times, config.times, schedule), build(losses.weights, config.weight)
     emas = build(ema, config.ema)
-    if config.sample.ema not in (names := [str(float(decay)) for decay in config.ema.decays]):
-        raise ConfigError(f"sample.ema is {config.sample.ema!r}: {nearest(config.sample.ema, names)}.")
+    _check_ema(config, emas)
+    augment = build(augmentation, config.get("augment", {"name": "none"}))
     optimizer, learning_rate = _optimizer(config)
     network = models.network(build(models, config.model))
     plan(config, schedule)
     dataset = build(data, config.data)
     process = processes.Gaussian(schedule)
     experiment = Experiment(
-        config, dataset, schedule, process, target, weight, times, network, optimizer, learning_rate, emas
+        config, dataset, schedule, process, target, weight, times, network, optimizer, learning_rate, emas, augment
     )
     abstract_state(experiment)  # a network that does not suit the data is found here
+    _check_augment(experiment)
     return experiment
 
 
@@ -121,9 +125,12 @@ def loss_fn(experiment: Experiment, train: bool = True) -> Callable:
     ) -> tuple[Array, dict[str, Array]]:
         t = experiment.times(keys, index, batch_size)
         key_noise, key_dropout = jax.random.split(jax.random.fold_in(keys.example, 1))
-        net = _net(experiment, params, example.get("label"), train=train, key=key_dropout)
-        z = experiment.process.noise(key_noise, example["x"])
-        value = losses.regression(net, experiment.process, experiment.target, example["x"], z, t, experiment.weight)
+        augment = experiment.augment if train else augmentation.none()
+        x, done = augment(jax.random.fold_in(keys.example, 2), example["x"])
+        options = {"train": train, "key": key_dropout} | ({} if done is None else {"augment": done})
+        net = _net(experiment, params, example.get("label"), **options)
+        z = experiment.process.noise(key_noise, x)
+        value = losses.regression(net, experiment.process, experiment.target, x, z, t, experiment.weight)
         return value, {"t01": t / experiment.schedule.t_max}
 
     return loss
@@ -164,6 +171,43 @@ def _optimizer(config: Config) -> tuple[Any, Callable]:
         "clip_norm": config.train.clip_norm,
     }
     return optimizers.build_optimizer(spec, config.train.steps)
+
+
+def _check_ema(config: Config, emas: ema.Ema) -> None:
+    """sample.ema is tracked, or can be made of what is stored along the run."""
+    name, every, train = config.sample.ema, config.checkpoint.get("snapshot_every"), config.train
+    names = list(jax.eval_shape(emas.init, jnp.zeros(())).averages)
+    if every is not None and (every < 1 or every % train.steps_per_dispatch):
+        raise ConfigError(
+            f"checkpoint.snapshot_every is {every}, expected a multiple of train.steps_per_dispatch, "
+            f"{train.steps_per_dispatch}, or None to store no averages."
+        )
+    if every is not None and emas.combine is None:
+        raise ConfigError(
+            f"checkpoint.snapshot_every is {every}, but ema.{config.ema.name} makes nothing of snapshots."
+        )
+    if name in names:
+        return
+    if emas.combine is None:
+        raise ConfigError(f"sample.ema is {name!r}: {nearest(name, names)}.")
+    emas.combine(name, [1])
+    if every is None or every > train.sample_every:
+        raise ConfigError(
+            f"sample.ema is {name!r}, which is not tracked ({', '.join(names)} are) and needs stored "
+            f"averages: train with checkpoint.snapshot_every <= train.sample_every, {train.sample_every}; got {every}."
+        )
+
+
+def _check_augment(experiment: Experiment) -> None:
+    """The network takes the label that the augmentation gives."""
+    x = jax.ShapeDtypeStruct(experiment.dataset.shape, jnp.float32)
+    _, label = jax.eval_shape(experiment.augment, jax.eval_shape(lambda: jax.random.key(0)), x)
+    taken = experiment.config.model.get("augment", 0)
+    if label is not None and label.size != taken:
+        raise ConfigError(
+            f"augment.{experiment.config.augment.name} gives a label of {label.size} entries, but model.augment is "
+            f"{taken}; set model.augment={label.size} (UNet has it), or augment.name=none."
+        )
 
 
 def _check_train(train: Config) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from diffjax import parallel, training
 from diffjax.checkpoint import Checkpoints
+from diffjax.commands import snapshots
 from diffjax.commands import workdir as files
 from diffjax.commands.experiment import Experiment, abstract_state, build_experiment, plan, sample_one, seed_inputs
 from diffjax.config import Config, ConfigError, override
@@ -51,7 +52,7 @@ def run(
 
     numbers = parse_seeds(seeds) if isinstance(seeds, str) else [int(s) for s in seeds]
     experiment, state, _ = restore(workdir, **options)
-    examples = drawer(experiment, parallel.mesh())(served(experiment, state), numbers)
+    examples = drawer(experiment, parallel.mesh())(served(experiment, state, workdir), numbers)
     out = Path(out) if out else Path(workdir) / "samples" / "seeds"
     out.mkdir(parents=True, exist_ok=True)
     np.savez(out / "samples.npz", seeds=np.asarray(numbers), x=examples)
@@ -97,9 +98,12 @@ def restore(
     return experiment, found.state, found.step
 
 
-def served(experiment: Experiment, state: training.TrainState) -> PyTree:
-    """The parameters that samples are made with: the EMA that the config names."""
-    return state.ema.averages[experiment.config.sample.ema]
+def served(experiment: Experiment, state: training.TrainState, workdir: str | Path) -> PyTree:
+    """The parameters that samples are made with: the EMA that the config names, tracked or made of stored ones."""
+    name = experiment.config.sample.ema
+    if name in state.ema.averages:
+        return state.ema.averages[name]
+    return snapshots.combine(Path(workdir), experiment.emas, name, int(state.step), state.ema)
 
 
 def drawer(experiment: Experiment, mesh: Any, trace: Callable | None = None) -> Callable[[PyTree, Iterable[int]], Any]:

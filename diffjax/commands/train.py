@@ -11,7 +11,7 @@ import numpy as np
 
 from diffjax import data, parallel, training
 from diffjax.checkpoint import Checkpoints
-from diffjax.commands import evaluate
+from diffjax.commands import evaluate, snapshots
 from diffjax.commands import workdir as files
 from diffjax.commands.experiment import Experiment, build_experiment, init_state, loss_fn
 from diffjax.commands.logs import CompileClock, Log
@@ -156,6 +156,8 @@ class _Loop:
                     self._log(log, elapsed, compile_s)
                     began, compiled = time.monotonic(), self.clock.seconds
                 paused = time.monotonic(), self.clock.seconds
+                if config.checkpoint.get("snapshot_every") and due(config.checkpoint.snapshot_every):
+                    snapshots.write(self.workdir, self.step, parallel.replicate(self.mesh, self.state.ema))
                 if due(self.train.sample_every):
                     self._draw()
                 stopping = bool(stop)  # read once: a signal may come between two looks
@@ -196,6 +198,6 @@ class _Loop:
         from diffjax import plots
 
         seeds, name = range(SAMPLES_SHOWN), self.experiment.config.sample.ema
-        pairs = {"raw": self.state.params, f"EMA {name}": served(self.experiment, self.state)}
+        pairs = {"raw": self.state.params, f"EMA {name}": served(self.experiment, self.state, self.workdir)}
         groups = {title: self.draw(params, seeds) for title, params in pairs.items()}
         plots.samples(self.workdir / "samples" / f"step_{self.step:07d}.png", groups)

@@ -5,6 +5,7 @@ command.txt      one line per start
 env.json         git commit, versions, devices
 metrics.jsonl    one JSON object per log step
 checkpoints/     one directory per step
+ema/             averages stored along the run, one file per step, if checkpoint.snapshot_every says so
 samples/ figures/ report.md results.json
 """
 
@@ -77,10 +78,10 @@ def environment() -> dict[str, Any]:
     }
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file in one move: a reader, or a run killed meanwhile, sees the old text or the new one."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replaces a file in one move: a reader, or a run killed meanwhile, sees the old content or the new one."""
     part = path.with_suffix(path.suffix + ".part")
-    part.write_text(text)
+    part.write_bytes(content.encode() if isinstance(content, str) else content)
     part.replace(path)
 
 

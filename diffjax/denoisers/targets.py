@@ -170,10 +170,15 @@ def check_target(target: Target, schedule: Schedule, *times: Any) -> None:
     """Refuses times at which the prediction does not determine x_0: eps where alpha = 0, say.
 
     Raises:
-        ValueError: naming target, schedule, time, and the targets that work there.
+        ValueError: naming target, schedule, time, and the targets that work there; or if sigma_data is not positive.
     """
     if not host.concrete(target, schedule, times):
         return
+    if not 0 < float(target.sigma_data) < np.inf:
+        raise ValueError(
+            f"{type(target).__name__}'s sigma_data is {float(target.sigma_data)}, expected a positive number: the "
+            "standard deviation of the data."
+        )
     for t in times:
         coefficients = host.float64(lambda target, schedule, t: target.skip_out(schedule, t), target, schedule, t)
         if not np.all(np.isfinite(coefficients)):

@@ -66,21 +66,31 @@ def _waves(position: Array, frequencies: Array) -> Array:
 class Embedding(nn.Module):
     """What the blocks are told: a vector of `width` floats made of the log-SNR and, if there are classes, of the label.
 
-    The table of labels has one row more than there are classes: label == classes, or None, means "no label".
+    The table of labels has one row more than there are classes: label == classes, or None, means "no label". If
+    `augment` is not 0, a vector of that many entries joins the features of the log-SNR linearly, without a bias, so
+    that None means zeros (Karras et al. 2022, appendix F.2).
     """
 
     width: int
     classes: int | None = None
     features: int = 128
     kind: str = "positional"
+    augment: int = 0
 
     @nn.compact
-    def __call__(self, c: Array, label: Array | None = None) -> Array:
+    def __call__(self, c: Array, label: Array | None = None, augment: Array | None = None) -> Array:
         if self.classes is None and label is not None:
             raise ValueError("got a label, but the network has classes = None: set classes to their number.")
         c = jnp.asarray(c, jnp.float32)
-        features = positional if self.kind == "positional" else fourier
-        embedding = Dense(self.width, name="noise_0")(features(c, self.features))
+        if augment is not None and augment.shape[-1:] != (self.augment,):
+            raise ValueError(
+                f"got an augmentation label of shape {augment.shape}, but the network has augment = {self.augment}."
+            )
+        features = (positional if self.kind == "positional" else fourier)(c, self.features)
+        if self.augment:
+            told = jnp.zeros((*c.shape, self.augment), jnp.float32) if augment is None else augment
+            features += Dense(self.features, use_bias=False, name="augment")(told)
+        embedding = Dense(self.width, name="noise_0")(features)
         embedding = Dense(self.width, name="noise_1")(nn.silu(embedding))
         if self.classes is not None:
             label = jnp.full(c.shape, self.classes, jnp.int32) if label is None else jnp.asarray(label, jnp.int32)

@@ -17,10 +17,10 @@ class Network(NamedTuple):
 
     Attributes:
         init: (key, x, c, label=None) -> params, a pytree of float32 arrays that optax can update.
-        apply: (params, x, c, label=None, *, train=False, key=None) -> F of x's shape, float32. x is one example, c the
-            scalar log-SNR log(alpha^2 / sigma^2), infinite at the ends, label an integer scalar or None; with leading
-            batch dimensions on all of them the result is the same as that of `jax.vmap`. key feeds dropout, and is
-            needed only where train is True.
+        apply: (params, x, c, label=None, *, train=False, key=None, **told) -> F of x's shape, float32. x is one
+            example, c the scalar log-SNR log(alpha^2 / sigma^2), infinite at the ends, label an integer scalar or None;
+            with leading batch dimensions on all of them the result is the same as that of `jax.vmap`. key feeds
+            dropout, and is needed only where train is True. `told` is what else the module takes, each optional.
     """
 
     init: Callable[..., PyTree]
@@ -41,10 +41,17 @@ def network(module: nn.Module) -> Network:
         return params
 
     def apply(
-        params: PyTree, x: Array, c: Array, label: Array | None = None, *, train: bool = False, key: Key | None = None
+        params: PyTree,
+        x: Array,
+        c: Array,
+        label: Array | None = None,
+        *,
+        train: bool = False,
+        key: Key | None = None,
+        **told: Any,
     ) -> Array:
         rngs = None if key is None else {"dropout": key}
-        return module.apply({"params": params}, x, c, label, train=train, rngs=rngs)  # pyright: ignore[reportReturnType]
+        return module.apply({"params": params}, x, c, label, train=train, rngs=rngs, **told)  # pyright: ignore[reportReturnType]
 
     return Network(init_params, apply)
 

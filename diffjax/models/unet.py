@@ -47,8 +47,9 @@ class ResidualBlock(nn.Module):
 class UNet(nn.Module):
     """Residual blocks on the way down and up again, joined by skip connections, with self-attention in between.
 
-    Called as `unet(x, c, label=None, train=False)` with x (H, W, C), c the scalar log-SNR (may be infinite), label an
-    integer scalar, `classes` or None for "no label". Returns F of x's shape, float32, zero at initialisation.
+    Called as `unet(x, c, label=None, train=False, augment=None)` with x (H, W, C), c the scalar log-SNR (may be
+    infinite), label an integer scalar, `classes` or None for "no label", augment the label of what was done to x, or
+    None for nothing. Returns F of x's shape, float32, zero at initialisation.
 
     Attributes:
         channels: of the first level.
@@ -61,6 +62,7 @@ class UNet(nn.Module):
         skip_scale: multiplies each residual sum.
         patch: the image enters as blocks of patch x patch pixels, (H / patch, W / patch, patch^2 C).
         embedding: of the log-SNR: positional or fourier.
+        augment: entries of the augmentation label (`data.augment`); 0 for a network that takes none.
         dtype: of the computation, float32 or bfloat16; parameters, normalisation and output are float32.
         remat: recompute each block on the way back instead of storing it: less memory, a third more time.
 
@@ -78,6 +80,7 @@ class UNet(nn.Module):
     skip_scale: float = 1.0
     patch: int = 1
     embedding: str = "positional"
+    augment: int = 0
     dtype: str = "float32"
     remat: bool = False
 
@@ -87,6 +90,8 @@ class UNet(nn.Module):
         layers.check_counts(channels=self.channels, blocks=self.blocks, patch=self.patch, **counts, **optional)
         if not self.multipliers:
             raise ValueError("multipliers = (): expected one positive integer per level.")
+        if self.augment:
+            layers.check_counts(augment=self.augment)
         layers.check_rate("dropout", self.dropout)
         layers.check_choice("embedding", self.embedding, EMBEDDINGS)
         layers.check_choice("dtype", self.dtype, DTYPES)
@@ -111,10 +116,15 @@ class UNet(nn.Module):
             )
 
     @nn.compact
-    def __call__(self, x: Array, c: Array, label: Array | None = None, train: bool = False) -> Array:
+    def __call__(
+        self, x: Array, c: Array, label: Array | None = None, train: bool = False, augment: Array | None = None
+    ) -> Array:
         self.check_shape(x, c)
         dtype = jnp.dtype(self.dtype)
-        told = Embedding(4 * self.channels, self.classes, self.channels, self.embedding, name="embedding")(c, label)
+        embed = Embedding(
+            4 * self.channels, self.classes, self.channels, self.embedding, self.augment, name="embedding"
+        )
+        told = embed(c, label, augment)
         wrap: Any = nn.remat if self.remat else lambda cls: cls
         Block, Attention = wrap(ResidualBlock), wrap(SelfAttention)
 

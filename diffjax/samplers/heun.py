@@ -84,8 +84,12 @@ def _raise_noise(schedule: Schedule, ts: np.ndarray, n: np.ndarray, gamma: np.nd
     raised = host.float64(jax.vmap(time_of, in_axes=(None, 0)), schedule, -2 * np.log((1 + gamma) * n))
     t_hat = np.where(gamma > 0, raised, ts)
     alpha, sigma = amplitudes(schedule, t_hat)
-    missed = np.flatnonzero(~np.isclose(sigma, (1 + gamma) * n * alpha, rtol=1e-6))
-    if missed.size:  # the schedule ends before that noise level (a table, say)
+    short = sigma < (1 - 1e-6) * (1 + gamma) * n * alpha
+    ended = t_hat >= (1 - 1e-6) * float(schedule.t_max)
+    missed = np.flatnonzero((short & ended) | ~(sigma >= (1 - 1e-6) * n * alpha))
+    if (
+        missed.size
+    ):  # the schedule ends before that noise level (a table, say); one that is rounded may fall short of it
         i = missed[0]
         raise ValueError(
             f"Churn asks for sigma/alpha = {(1 + gamma[i]) * n[i]:.6g} at t = {ts[i]:.6g}, which "
