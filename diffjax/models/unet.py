@@ -48,7 +48,8 @@ class UNet(nn.Module):
     """Residual blocks on the way down and up again, joined by skip connections, with self-attention in between.
 
     Called as `unet(x, c, label=None, train=False)` with x (H, W, C), c the scalar log-SNR (may be infinite), label an
-    integer scalar, `classes` or None for "no label". Returns F of x's shape, float32, zero at initialisation.
+    integer scalar, `classes` or None for "no label". Returns F of x's shape, with `outputs` times its channels,
+    float32, zero at initialisation.
 
     Attributes:
         channels: of the first level.
@@ -59,6 +60,7 @@ class UNet(nn.Module):
         classes: number of labels; None for an unconditional network.
         dropout: its rate, inside the blocks, only where train is True (rng "dropout").
         skip_scale: multiplies each residual sum.
+        outputs: maps of x's shape that are returned, one after the other in the channels (2: F and a variance).
         patch: the image enters as blocks of patch x patch pixels, (H / patch, W / patch, patch^2 C).
         embedding: of the log-SNR: positional or fourier.
         dtype: of the computation, float32 or bfloat16; parameters, normalisation and output are float32.
@@ -76,6 +78,7 @@ class UNet(nn.Module):
     classes: int | None = None
     dropout: float = 0.0
     skip_scale: float = 1.0
+    outputs: int = 1
     patch: int = 1
     embedding: str = "positional"
     dtype: str = "float32"
@@ -84,7 +87,8 @@ class UNet(nn.Module):
     def __post_init__(self) -> None:
         counts = {f"multipliers[{i}]": m for i, m in enumerate(self.multipliers)}
         optional = {f: v for f in ("head_width", "classes") if (v := getattr(self, f)) is not None}
-        layers.check_counts(channels=self.channels, blocks=self.blocks, patch=self.patch, **counts, **optional)
+        sizes = {f: getattr(self, f) for f in ("channels", "blocks", "outputs", "patch")}
+        layers.check_counts(**sizes, **counts, **optional)
         if not self.multipliers:
             raise ValueError("multipliers = (): expected one positive integer per level.")
         layers.check_rate("dropout", self.dropout)
@@ -151,5 +155,5 @@ class UNet(nn.Module):
 
         h = nn.silu(Norm(name="norm_out")(h))
         # In float32 whatever the compute dtype: what bfloat16 rounds here stays in the sample.
-        h = Conv(pixels.shape[-1], kernel_init=ZEROS, name="conv_out")(h)
+        h = Conv(pixels.shape[-1] * self.outputs, kernel_init=ZEROS, name="conv_out")(h)
         return layers.depth_to_space(h, self.patch)
