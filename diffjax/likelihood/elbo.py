@@ -50,7 +50,7 @@ def elbo(ts: Any, schedule: Any, levels: int | None = None, prior_var: float | N
         prior_var: of p(x_T) = N(0, prior_var); default sigma_T^2, with which `Gaussian.prior` starts the samplers.
 
     Raises:
-        ValueError: for a bad grid, levels < 2, or a grid that starts without noise.
+        ValueError: for a bad grid, levels < 2, or a prior_var that is not positive.
     """
     if levels is not None:
         check_levels(levels)
@@ -63,7 +63,8 @@ def elbo(ts: Any, schedule: Any, levels: int | None = None, prior_var: float | N
         times, gains = ts, np.asarray(chains.chain(schedule, ts).gain)
     if prior_var is not None and not 0 < prior_var < np.inf:
         raise ValueError(f"prior_var is {prior_var}, expected a positive number.")
-    top = (alpha[0], sigma[0], sigma[0] if prior_var is None else np.sqrt(prior_var))
+    ratio = 1.0 if prior_var is None else sigma[0] ** 2 / prior_var
+    top = (alpha[0] / sigma[0] * np.sqrt(ratio), 0.5 * (ratio - 1 - np.log(ratio)))
     alpha, sigma = alpha[: len(times)], sigma[: len(times)]
     rows = (jnp.asarray(times), jnp.asarray(alpha), jnp.asarray(sigma), jnp.asarray(np.append(gains, np.inf)))
     return jax.tree_util.Partial(_Bounding(levels), tuple(map(jnp.asarray, top)), rows)
@@ -86,6 +87,6 @@ class _Bounding(NamedTuple):
         body = jax.tree.map(lambda column: column[:-1], rows)
         diffusion, _ = jax.lax.scan(add, jnp.zeros((), x0.dtype), (jnp.arange(count - 1), body))
         said = posterior(count - 1, jax.tree.map(lambda column: column[-1], rows))
-        alpha, sigma, prior = top
-        spread = (sigma**2 + (alpha * x0) ** 2) / prior**2 - 1 - 2 * jnp.log(sigma / prior)
-        return Bound(0.5 * spread.sum(), diffusion, -log_likelihood(said, x0, self.levels).sum())
+        pull, spread = top
+        prior = (0.5 * (pull * x0) ** 2 + spread).sum()
+        return Bound(prior, diffusion, -log_likelihood(said, x0, self.levels).sum())

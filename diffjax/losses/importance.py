@@ -72,10 +72,11 @@ def probabilities(seen: Seen, uniform: Any) -> Array:
 def remember(seen: Seen, k: Array, squares: Array) -> Seen:
     """The ring after losses of the steps k (B,), as if they had come one by one: of many alike the last stay."""
     T, history = seen.squares.shape
-    alike, order = k[:, None] == k[None, :], jnp.arange(len(k))
-    earlier = (alike & (order[None, :] < order[:, None])).sum(1)
-    later = (alike & (order[None, :] > order[:, None])).sum(1)
+    alike, order = k[:, None] == k[None, :], jnp.arange(len(k), dtype=jnp.int32)
+    earlier = (alike & (order[None, :] < order[:, None])).sum(1, dtype=jnp.int32)
+    later = (alike & (order[None, :] > order[:, None])).sum(1, dtype=jnp.int32)
     place = (seen.count[k] + earlier) % history
     kept = jnp.where(later < history, k, T)  # T is out of range: dropped
     added = jnp.zeros_like(seen.count).at[k].add(1)
-    return Seen(seen.squares.at[kept, place].set(squares, mode="drop"), seen.count + added)
+    squares = seen.squares.at[kept, place].set(squares.astype(seen.squares.dtype), mode="drop")
+    return Seen(squares, seen.count + added)
