@@ -94,11 +94,7 @@ def load(path: str, overrides: Iterable[str] = ()) -> Config:
     """
     name, _, variant = path.partition(":")
     file = find(name)
-    spec = importlib.util.spec_from_file_location(f"diffjax_config_{file.stem}", file)
-    assert spec is not None
-    assert spec.loader is not None  # both hold for a .py file that exists
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = _module(file)
     if not hasattr(module, "get_config"):
         raise ConfigError(f"{file} has no get_config(variant) function.")
     config = module.get_config(variant or None)
@@ -111,6 +107,29 @@ def load(path: str, overrides: Iterable[str] = ()) -> Config:
     for text in sorted(overrides, key=lambda text: ".name=" not in text):  # names first: they reset their options
         override(config, text)
     return config
+
+
+def beside(file: str, name: str) -> ModuleType:
+    """Another config file as a module, for recipes to start from: `beside(__file__, "vpsde.py").digits()`.
+
+    Args:
+        file: of the config that asks; its neighbour is taken, else the one that ships with the package.
+
+    Raises:
+        ConfigError: if there is neither.
+    """
+    neighbour = Path(file).with_name(name)
+    return _module(neighbour if neighbour.is_file() else find(f"configs/{name}"))
+
+
+def _module(file: Path) -> ModuleType:
+    """A Python file, run: a fresh module each time, so that nobody shares a recipe."""
+    spec = importlib.util.spec_from_file_location(f"diffjax_config_{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None  # both hold for a .py file that exists
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def variant_of(variant: str | None, variants: Mapping[str, Any]) -> Any:

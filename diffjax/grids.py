@@ -5,6 +5,9 @@ sampler returns the denoiser's mean; without it the grid ends at `t_min`. The ne
 the grid, never a stride subtracted from the present one.
 """
 
+import re
+from fractions import Fraction
+
 import jax
 import numpy as np
 
@@ -21,6 +24,7 @@ __all__ = [  # what a config may name
     "log_snr",
     "quadratic",
     "rounded",
+    "sections",
     "trailing",
     "uniform",
     "ve",
@@ -189,6 +193,40 @@ def at_levels(schedule: Schedule, levels) -> np.ndarray:
 def chain_levels(chain: schedules.Tabulated) -> np.ndarray:
     """sigma / alpha after each of the steps of a chain, rising, (T,)."""
     return np.sqrt(np.expm1(-2 * np.asarray(chain.log_alpha, np.float64)[1:]))
+
+
+def sections(schedule: Schedule, n: str | int, *, steps: int = 1000):
+    """The sub-sequences of iDDPM, in its notation (Nichol & Dhariwal 2021, code): the model keeps its original times.
+
+    Args:
+        n: "ddim25": every i-th index from 0 up, i the smallest stride that keeps exactly 25 (Song et al. 2020);
+            "10,15,20": the chain cut into equal parts, so many indices evenly from each, both ends included; "25" or
+            25: one such part, which is `linspace`, and keeps other indices than "ddim25".
+
+    Raises:
+        ValueError: for another text, a stride that does not exist, or a part that is shorter than its count.
+    """
+    _check_steps(steps, "The length of the chain")
+    text = str(n).replace(" ", "")
+    if re.fullmatch(r"ddim[0-9]+", text):
+        return _chain_times(schedule, _strided(int(text[4:]), steps), steps)
+    if not re.fullmatch(r"[0-9]+(,[0-9]+)*", text):
+        raise ValueError(f'The sections are {n!r}, expected counts such as "10,15,20", or "ddim25".')
+    counts, index, start = [int(count) for count in text.split(",")], [], 0
+    for i, count in enumerate(counts):
+        size = steps // len(counts) + (i < steps % len(counts))
+        if not 1 <= count <= size:
+            raise ValueError(f"Section {i} of {n!r} is to keep {count} of its {size} indices, expected 1 to {size}.")
+        kept = [start + round(Fraction(j * (size - 1), max(count - 1, 1))) for j in range(count)]
+        index, start = index + kept, start + size
+    return _chain_times(schedule, np.asarray(index), steps)
+
+
+def _strided(count: int, steps: int) -> np.ndarray:
+    for stride in range(1, steps + 1):
+        if len(index := np.arange(0, steps, stride)) == count:
+            return index
+    raise ValueError(f"No integer stride keeps exactly {count} of {steps} indices; give their number alone: {count}.")
 
 
 def check(ts, t_max: float | None = None) -> np.ndarray:

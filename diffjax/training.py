@@ -15,7 +15,7 @@ import optax
 
 from diffjax.ema import Ema
 from diffjax.ema import State as EmaState
-from diffjax.types import Array, Key, PyTree
+from diffjax.types import Array, Key, Prepare, PyTree
 
 Metrics = dict[str, Any]
 POLICIES = ("stop", "skip")
@@ -38,15 +38,19 @@ class TrainState(NamedTuple):
     opt_state: PyTree
     key: Key  # never advanced: step k folds k into it
     skipped: Array  # steps whose update was not applied because something was not finite
+    memory: PyTree = ()  # what `Prepare` remembers
 
 
 # (params, keys, example, index in the global batch, global batch size) -> (scalar loss, scalars to log). The scalar
-# "t01" among these, in [0, 1], says at which time the loss was taken and feeds the loss by time bin.
+# "t01" among these, in [0, 1], says at which time the loss was taken and feeds the loss by time bin. "unweighted", if
+# it is there, is the loss before the weight of importance sampling: it is what those bins, and `Prepare`, are told.
 LossFn = Callable[[PyTree, Keys, PyTree, Array, int], tuple[Array, dict[str, Array]]]
 Step = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
 
 
-def init_state(params: PyTree, optimizer: optax.GradientTransformation, emas: Ema, key: Key) -> TrainState:
+def init_state(
+    params: PyTree, optimizer: optax.GradientTransformation, emas: Ema, key: Key, prepare: Prepare | None = None
+) -> TrainState:
     """The state before the first step, in buffers of its own: donating it takes nothing from the caller.
 
     Raises:
@@ -56,7 +60,8 @@ def init_state(params: PyTree, optimizer: optax.GradientTransformation, emas: Em
         raise ValueError(f"Got a key of dtype {key.dtype}, expected a typed key: jax.random.key(seed).")
     params, key = jax.tree.map(lambda p: jnp.array(p, jnp.result_type(p)), params), jnp.copy(key)  # no weak types
     zero = lambda: jnp.zeros((), jnp.int32)  # one buffer each: a buffer that stands twice cannot be donated
-    return TrainState(zero(), params, emas.init(params), optimizer.init(params), key, zero())
+    memory = prepare.init() if prepare else ()
+    return TrainState(zero(), params, emas.init(params), optimizer.init(params), key, zero(), memory)
 
 
 def make_step(
@@ -65,6 +70,7 @@ def make_step(
     emas: Ema,
     *,
     learning_rate: Callable[[Array], Any] | None = None,
+    prepare: Prepare | None = None,
     time_bins: int = 10,
     axis_name: str | None = None,
 ) -> Step:
@@ -80,13 +86,22 @@ def make_step(
 
     Args:
         learning_rate: schedule of applied updates, for the metric alone; the optimizer has its own.
+        prepare: what happens to the whole batch before the losses; None: nothing.
         axis_name: the mapped axis of `jax.pmap`, over which gradients and metrics are averaged; None under `jit`.
     """
     if time_bins < 1:
         raise ValueError(f"Got time_bins = {time_bins}, expected at least 1.")
     mean = (lambda tree: jax.lax.pmean(tree, axis_name)) if axis_name else (lambda tree: tree)
     total = (lambda tree: jax.lax.psum(tree, axis_name)) if axis_name else (lambda tree: tree)
+    whole = (lambda tree: jax.lax.all_gather(tree, axis_name, tiled=True)) if axis_name else (lambda tree: tree)
     devices, place = (jax.lax.axis_size, jax.lax.axis_index) if axis_name else (lambda _: 1, lambda _: 0)
+
+    def prepared(memory: PyTree, key: Key, batch: PyTree) -> PyTree:
+        if prepare is None:
+            return batch
+        size = jax.tree.leaves(batch)[0].shape[0]
+        batch = prepare.apply(memory, jax.random.fold_in(key, 2), whole(batch))  # 0 and 1 are those of `split`
+        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, place(axis_name) * size, size), batch)
 
     def mean_loss(params: PyTree, key: Key, batch: PyTree) -> tuple[Array, tuple[Array, dict[str, Array]]]:
         size = jax.tree.leaves(batch)[0].shape[0]
@@ -96,6 +111,7 @@ def make_step(
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
+        batch = prepared(state.memory, key, batch)
         (loss, (losses, aux)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params, key, batch)
         loss, grads = mean((loss, grads))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -103,17 +119,19 @@ def make_step(
         guarded = dict(zip(GUARDED, (loss, *map(optax.tree.norm, (grads, updates, params))), strict=True))
         finite = jnp.isfinite(jnp.stack(list(guarded.values()))).all()
 
-        proposed = (params, emas.update(state.ema, params), opt_state)
-        current = (state.params, state.ema, state.opt_state)
-        params, ema, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), proposed, current)
+        plain = aux.pop("unweighted", losses)
+        memory = prepare.update(state.memory, *whole((plain, aux))) if prepare else state.memory
+        proposed = (params, emas.update(state.ema, params), opt_state, memory)
+        current = (state.params, state.ema, state.opt_state, state.memory)
+        params, ema, opt_state, memory = jax.tree.map(lambda new, old: jnp.where(finite, new, old), proposed, current)
         skipped = state.skipped + (~finite).astype(jnp.int32)
         metrics = {**guarded, "finite": finite, "skipped": skipped, "ema_decay": emas.decays(state.ema)}
         if learning_rate is not None:  # the optimizer's own count stands still while updates are skipped
             metrics["learning_rate"] = jnp.asarray(learning_rate(state.step - state.skipped))
         if "t01" in aux:
-            metrics |= total(_by_time(losses, aux["t01"], time_bins, finite))
+            metrics |= total(_by_time(plain, aux["t01"], time_bins, finite))
         metrics["aux"] = mean({name: values.mean() for name, values in aux.items() if name != "t01"})
-        return TrainState(state.step + 1, params, ema, opt_state, state.key, skipped), metrics
+        return TrainState(state.step + 1, params, ema, opt_state, state.key, skipped, memory), metrics
 
     return step
 

@@ -98,3 +98,20 @@ class Denoiser(Protocol):
 
 
 Network = Callable[..., Array]  # (x_in, c) -> F, of x's shape: parameters and label closed over; c is the log-SNR
+
+
+class Prepare(NamedTuple):
+    """What a training step does to its whole batch before the losses, and what it remembers of them afterwards.
+
+    It sees the global batch, in order, whatever the devices: what it does is a function of (seed, step) alone. What it
+    remembers is part of the training state, and stands still on steps that are skipped.
+
+    Attributes:
+        init: () -> memory, a pytree of arrays.
+        apply: (memory, key of the step, batch) -> batch, with entries added or changed.
+        update: (memory, losses (B,), logged scalars (B,) by name) -> memory.
+    """
+
+    init: Callable[[], PyTree]
+    apply: Callable[[PyTree, Key, PyTree], PyTree]
+    update: Callable[[PyTree, Array, dict[str, Array]], PyTree]

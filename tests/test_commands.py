@@ -219,7 +219,7 @@ def test_malformed_seeds(tiny_run, tmp_path, seeds, capsys):
         (["--sampler=ancestral"], "is a module"),
         (["--nfe=0"], "expected an integer >= 1"),
         (["--step=35"], "it holds 30, 40|no step 35"),
-        (["--config.train.steps=80"], "only sampler, grid, sample and eval"),
+        (["--config.train.steps=80"], "only sampler, grid, denoiser, sample and eval"),
     ],
 )
 def test_mistakes_about_a_run(tiny_run, flags, match, capsys):

@@ -15,6 +15,7 @@ CORE = [
     {"types", "host"},
     {"schedules"},
     {"grids", "ladders"},
+    {"chains"},
     {"processes", "analytic", "denoisers"},
     {"couplings", "losses", "samplers"},
     {"likelihood", "theory"},

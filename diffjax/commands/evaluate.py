@@ -11,7 +11,7 @@ import numpy as np
 
 from diffjax import analytic, parallel, training
 from diffjax.commands import workdir as files
-from diffjax.commands.experiment import Experiment, loss_fn
+from diffjax.commands.experiment import Experiment, mean_denoiser
 from diffjax.commands.sample import drawer, require_workdir, restore, served
 from diffjax.config import Config
 from diffjax.metrics import gate, neighbours, wasserstein
@@ -100,15 +100,16 @@ def _distances(fake: np.ndarray, real: np.ndarray) -> dict[str, float]:
 
 
 def loss_by_time(experiment: Experiment, params: PyTree) -> dict[str, Any]:
-    """The training loss per bin of t / t_max: on held-out data; on as much training data, its floor; of a Gaussian fit.
+    """The regression loss by t / t_max: on held-out data; on as much training data, its floor; of a Gaussian fit.
 
     The same noise and times serve all three, so that their differences are not noise.
     """
     dataset, bins = experiment.dataset, experiment.config.eval.time_bins
     n = min(len(dataset.held_out), 2048)
     held_out, train = (source.gather(np.arange(n)) for source in (dataset.held_out, dataset.train))
-    network = _losses(experiment, loss_fn(experiment, train=False))
-    gaussian = _losses(experiment, _gaussian_loss(experiment))
+    network = _losses(experiment, _regression(experiment, mean_denoiser(experiment)))
+    fit = _gaussian_fit(experiment).denoiser(experiment.schedule)
+    gaussian = _losses(experiment, _regression(experiment, lambda params, label: fit))
     curves = {
         "held out": network(params, held_out),
         "train": network(params, train),
@@ -137,23 +138,26 @@ def _losses(experiment: Experiment, one: Any) -> Any:
     return curve
 
 
-def _gaussian_loss(experiment: Experiment) -> Any:
-    """The same loss of the best linear denoiser: the exact posterior of a Gaussian fitted to the training data."""
+def _gaussian_fit(experiment: Experiment) -> analytic.GaussianMixture:
+    """A Gaussian fitted to the training data: its posterior mean is the best linear denoiser."""
     train = experiment.dataset.train
     x = train.gather(np.arange(min(len(train), 10_000)))["x"]
     flat = x.reshape(len(x), -1).astype(np.float64)
     cov = np.cov(flat.T).reshape(1, flat.shape[1], flat.shape[1])
-    fit = analytic.gaussian_mixture([1.0], flat.mean(0).reshape(1, *x.shape[1:]), cov)
+    return analytic.gaussian_mixture([1.0], flat.mean(0).reshape(1, *x.shape[1:]), cov)
+
+
+def _regression(experiment: Experiment, denoise: Any) -> Any:
+    """The weighted regression loss of `denoise(params, label)`'s mean, whatever the training loss was."""
     schedule, target = experiment.schedule, experiment.target
-    denoise = fit.denoiser(schedule)
 
     def loss(
         params: PyTree, keys: Any, example: PyTree, index: Array, batch_size: int
     ) -> tuple[Array, dict[str, Array]]:
-        t = experiment.times(keys, index, batch_size)
+        t, x = experiment.times(keys, index, batch_size), example["x"]
         key_noise, _ = jax.random.split(jax.random.fold_in(keys.example, 1))
-        z = experiment.process.noise(key_noise, example["x"])
-        error = jnp.mean((denoise(experiment.process.corrupt(example["x"], z, t), t).mean - example["x"]) ** 2)
+        x_t = experiment.process.corrupt(x, experiment.process.noise(key_noise, x), t)
+        error = jnp.mean((denoise(params, example.get("label"))(x_t, t).mean - x) ** 2)
         in_network_space = error / target.skip_out(schedule, t)[1] ** 2
         return experiment.weight(schedule, target, t) * in_network_space, {"t01": t / schedule.t_max}
 

@@ -8,7 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from diffjax import data, denoisers, ema, grids, losses, models, optimizers, processes, samplers, schedules, training
+from diffjax import (
+    chains,
+    data,
+    denoisers,
+    ema,
+    grids,
+    losses,
+    models,
+    optimizers,
+    processes,
+    samplers,
+    schedules,
+    training,
+)
 from diffjax.commands.logs import LOGGERS
 from diffjax.config import Config, ConfigError, build, nearest
 from diffjax.data import Dataset
@@ -16,7 +29,7 @@ from diffjax.data import augment as augmentation
 from diffjax.data.augment import Augment
 from diffjax.denoisers.targets import Target, check_target
 from diffjax.models import Network
-from diffjax.types import Array, Key, PyTree, Schedule
+from diffjax.types import Array, Denoiser, Key, Prepare, PyTree, Schedule
 
 
 class Experiment(NamedTuple):
@@ -29,6 +42,7 @@ class Experiment(NamedTuple):
     target: Target
     weight: Callable
     times: Callable
+    prepare: Prepare | None
     network: Network
     optimizer: Any
     learning_rate: Callable
@@ -46,6 +60,7 @@ class Request(NamedTuple):
 
     walk: Partial
     start: Array
+    chain: chains.Chain
 
 
 def build_experiment(config: Config) -> Experiment:
@@ -67,6 +82,7 @@ def _build(config: Config) -> Experiment:
     target = build(denoisers, config.target)
     check_target(target, schedule, schedule.t_max)
     times, weight = build(losses.times, config.times, schedule), build(losses.weights, config.weight)
+    prepare = build(losses.prepare, config.prepare, schedule)
     emas = build(ema, config.ema)
     _check_ema(config, emas)
     augment = build(augmentation, config.get("augment", {"name": "none"}))
@@ -76,18 +92,44 @@ def _build(config: Config) -> Experiment:
     dataset = build(data, config.data)
     process = processes.Gaussian(schedule)
     experiment = Experiment(
-        config, dataset, schedule, process, target, weight, times, network, optimizer, learning_rate, emas, augment
+        config,
+        dataset,
+        schedule,
+        process,
+        target,
+        weight,
+        times,
+        prepare,
+        network,
+        optimizer,
+        learning_rate,
+        emas,
+        augment,
     )
-    abstract_state(experiment)  # a network that does not suit the data is found here
     _check_augment(experiment)
+    _check_calls(experiment, abstract_state(experiment).params)  # a network that does not suit is found here
     return experiment
+
+
+def _check_calls(experiment: Experiment, params: PyTree) -> None:
+    """Traces the loss and a sample of one example: what they refuse is said before anything runs."""
+    key, label = jax.random.key(0), jnp.int32(0)
+    x, keys = jnp.zeros(experiment.dataset.shape, jnp.float32), training.Keys(key, key)
+    t = experiment.times(keys, jnp.int32(0), 1)
+    if experiment.prepare is not None:
+        prepared = experiment.prepare.apply(experiment.prepare.init(), key, {"x": x[None]})
+        t = prepared["t"][0] if "t" in prepared else t
+    request = plan(experiment.config, experiment.schedule)
+    jax.eval_shape(lambda params: loss_fn(experiment)(params, keys, {"x": x, "label": label, "t": t}, label, 1), params)
+    jax.eval_shape(lambda params: sample_one(experiment)((params, request), (key, label)), params)
 
 
 def plan(config: Config, schedule: Schedule, trace: Callable | None = None) -> Request:
     """The config's sampler along its grid."""
     ts = build(grids, config.grid, schedule)
     sampler = build(samplers, config.sampler, schedule)
-    return Request(samplers.sampling_fn(sampler, ts, trace), jnp.asarray(ts[0], jnp.float32))
+    chain = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), chains.chain(schedule, ts))
+    return Request(samplers.sampling_fn(sampler, ts, trace), jnp.asarray(ts[0], jnp.float32), chain)
 
 
 def init_state(experiment: Experiment) -> training.TrainState:
@@ -114,26 +156,44 @@ def abstract_state(experiment: Experiment) -> training.TrainState:
 def _state(experiment: Experiment, init: Callable[[Key, int | None], PyTree]) -> training.TrainState:
     key_params, key_train = jax.random.split(jax.random.key(experiment.config.seed))
     params = init(key_params, 0 if experiment.conditional else None)
-    return training.init_state(params, experiment.optimizer, experiment.emas, key_train)
+    return training.init_state(params, experiment.optimizer, experiment.emas, key_train, experiment.prepare)
 
 
-def loss_fn(experiment: Experiment, train: bool = True) -> Callable:
-    """(params, keys, example, index, batch_size) -> (loss, {"t01": t / t_max}) for one example."""
+def loss_fn(experiment: Experiment) -> Callable:
+    """(params, keys, example, index, batch_size) -> (loss, {"t01": t / t_max}) for one example.
+
+    Where `config.prepare` gave the example its time "t" and the loss's "t_weight", these are taken.
+    """
 
     def loss(
         params: PyTree, keys: Any, example: PyTree, index: Array, batch_size: int
     ) -> tuple[Array, dict[str, Array]]:
-        t = experiment.times(keys, index, batch_size)
+        t = example["t"] if "t" in example else experiment.times(keys, index, batch_size)
         key_noise, key_dropout = jax.random.split(jax.random.fold_in(keys.example, 1))
-        augment = experiment.augment if train else augmentation.none()
-        x, done = augment(jax.random.fold_in(keys.example, 2), example["x"])
-        options = {"train": train, "key": key_dropout} | ({} if done is None else {"augment": done})
-        net = _net(experiment, params, example.get("label"), **options)
+        x, done = experiment.augment(jax.random.fold_in(keys.example, 2), example["x"])
+        options = {} if done is None else {"augment": done}
+        net = _net(experiment, params, example.get("label"), train=True, key=key_dropout, **options)
         z = experiment.process.noise(key_noise, x)
-        value = losses.regression(net, experiment.process, experiment.target, x, z, t, experiment.weight)
-        return value, {"t01": t / experiment.schedule.t_max}
+        parts = (net, experiment.process, experiment.target, x, z, t, experiment.weight)
+        value, aux = build(losses, experiment.config.loss, *parts), {"t01": t / experiment.schedule.t_max}
+        if "t_weight" in example:
+            return example["t_weight"] * value, {**aux, "unweighted": value}
+        return value, aux
 
     return loss
+
+
+def denoiser_of(experiment: Experiment, params: PyTree, label: Any, chain: chains.Chain) -> Denoiser:
+    """What the config's denoiser says with these parameters, for a walk along the chain."""
+    net = _net(experiment, params, label)
+    return build(denoisers.variance, experiment.config.denoiser, net, experiment.schedule, experiment.target, chain)
+
+
+def mean_denoiser(experiment: Experiment) -> Callable[[PyTree, Any], Denoiser]:
+    """(params, label) -> the denoiser without options: what the network says of x_0's mean."""
+    return lambda params, label: denoisers.denoiser(
+        _net(experiment, params, label), experiment.schedule, experiment.target
+    )
 
 
 def sample_one(experiment: Experiment) -> Callable:
@@ -141,8 +201,7 @@ def sample_one(experiment: Experiment) -> Callable:
 
     def sample(shared: tuple[PyTree, Request], own: tuple[Key, Array]) -> Any:
         (params, request), (key, label) = shared, own
-        net = _net(experiment, params, label)
-        denoise = denoisers.denoiser(net, experiment.schedule, experiment.target)
+        denoise = denoiser_of(experiment, params, label, request.chain)
         key_prior, key_walk = jax.random.split(key)
         x = experiment.process.prior(key_prior, experiment.dataset.shape, request.start)
         return request.walk(denoise, key_walk, x)

@@ -76,15 +76,15 @@ def restore(
     Args:
         sampler, nfe: in place of the config's sampler name and grid length.
         step: a checkpoint; default the newest good one.
-        overrides: "a.b=value" on the saved config: sampler, grid, sample, eval.
+        overrides: "a.b=value" on the saved config: sampler, grid, denoiser, sample, eval.
     """
     config = files.read_config(Path(workdir))
     changes = [f"sampler.name={sampler}"] if sampler else []
     changes += [f"grid.n={nfe}"] if nfe is not None else []
     for text in [*changes, *overrides]:
-        if not text.startswith(("sampler.", "grid.", "sample.", "eval.")):
+        if not text.startswith(("sampler.", "grid.", "denoiser.", "sample.", "eval.")):
             raise ConfigError(
-                f"{text!r} would change a trained run; here only sampler, grid, sample and eval can be set."
+                f"{text!r} would change a trained run; here only sampler, grid, denoiser, sample and eval can be set."
             )
         override(config, text)
     experiment = build_experiment(config)

@@ -40,7 +40,7 @@ def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
 
 
 def _step_costs(experiment: Experiment, state: Any) -> dict[str, Any]:
-    step = training.make_step(loss_fn(experiment), experiment.optimizer, experiment.emas)
+    step = training.make_step(loss_fn(experiment), experiment.optimizer, experiment.emas, prepare=experiment.prepare)
     size = experiment.config.train.batch_size
     batch = {"x": jax.ShapeDtypeStruct((size, *experiment.dataset.shape), jnp.float32)}
     if experiment.conditional:

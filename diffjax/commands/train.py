@@ -103,6 +103,7 @@ class _Loop:
             experiment.optimizer,
             experiment.emas,
             learning_rate=experiment.learning_rate,
+            prepare=experiment.prepare,
             time_bins=experiment.config.eval.time_bins,
             axis_name=parallel.AXIS if self.train.backend == "pmap" else None,
         )

@@ -131,12 +131,30 @@ def inputs(schedule: Schedule, target: Target, x: Array, t: Any) -> tuple[Array,
     return x / jnp.hypot(sigma, alpha * target.sigma_data), log_snr(schedule, t)
 
 
+def maps(prediction: Array, x: Array, at_least: int = 1) -> list[Array]:
+    """The maps of a network's output, each of x's shape: they stand one after the other in the last axis.
+
+    Raises:
+        ValueError: if the output is not made of whole maps, or of fewer than are needed.
+    """
+    if prediction.shape == x.shape and at_least == 1:
+        return [prediction]
+    *space, channels = x.shape or (1,)
+    count = prediction.shape[-1] // max(channels, 1) if prediction.ndim else 1
+    if prediction.shape != (*space, count * channels) or count < at_least:
+        raise ValueError(
+            f"The network gives shape {prediction.shape} for x of shape {x.shape}, expected "
+            f"{(*space, at_least * channels)}: {at_least} map(s) per channel (the model's option `outputs`)."
+        )
+    return jnp.split(prediction, count, -1)
+
+
 @pytree
 class NetworkDenoiser:
     """Posterior mean from a network; a pytree, so that `jit` takes it as an argument and new parameters do not retrace.
 
     Attributes:
-        net: (x_in, c) -> F, a `jax.tree_util.Partial` over its parameters (and label).
+        net: (x_in, c) -> F, a `jax.tree_util.Partial` over its parameters (and label); of several maps F is the first.
         schedule: what x_t and t refer to.
         target: what F is.
     """
@@ -147,8 +165,16 @@ class NetworkDenoiser:
 
     def __call__(self, x: Array, t: Any) -> Posterior:
         """E[x_0 | x_t = x] for one example; var is 0: unknown."""
+        return Posterior(self.mean(x, maps(self.predict(x, t), x)[0], t))
+
+    def predict(self, x: Array, t: Any) -> Array:
+        """The network's output: F, and what further maps there are."""
+        return self.net(*inputs(self.schedule, self.target, x, t))
+
+    def mean(self, x: Array, F: Array, t: Any) -> Array:
+        """E[x_0 | x_t = x] from F."""
         c_skip, c_out = self.target.skip_out(self.schedule, t)
-        return Posterior(c_skip * x + c_out * self.net(*inputs(self.schedule, self.target, x, t)))
+        return c_skip * x + c_out * F
 
 
 def denoiser(net: Network, schedule: Schedule, target: Target) -> NetworkDenoiser:

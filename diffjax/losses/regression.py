@@ -26,7 +26,15 @@ def regression(
         x0, z: data and the noise that the coupling gave it, of one shape.
         t: scalar time.
         weight: (schedule, target, t) -> scalar, in network space (`losses.weights`).
+
+    Raises:
+        ValueError: if F has another shape: a second map that nothing would train.
     """
     a, b = target(process.schedule, t)
     prediction = net(*inputs(process.schedule, target, process.corrupt(x0, z, t), t))
+    if prediction.shape != x0.shape:
+        raise ValueError(
+            f"The network gives shape {prediction.shape} for x of shape {x0.shape}, expected the same; for a second "
+            "map (`outputs`) train with losses.hybrid or losses.variational."
+        )
     return weight(process.schedule, target, t) * jnp.mean((prediction - a * x0 - b * z) ** 2)

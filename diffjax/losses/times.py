@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import grids
+from diffjax import chains, grids
 from diffjax.schedules import time_of
 from diffjax.types import Array, Schedule
 
@@ -31,6 +31,31 @@ def stratified(schedule: Schedule, t_min: float = 1e-5) -> Times:
     def draw(keys: Any, index: Any, batch_size: int) -> Array:
         place = jnp.asarray(index, float) / batch_size + jax.random.uniform(keys.step)
         return low + (high - low) * (place - jnp.floor(place))
+
+    return draw
+
+
+def chain(schedule: Schedule, steps: int | None = None, evenly: bool = False) -> Times:
+    """t / t_max = k / T, k uniform on 1 .. T: the times of a discrete chain (Ho et al. 2020, algorithm 1).
+
+    Args:
+        steps: T; default the schedule's own number of steps, 1000 for a continuous one.
+        evenly: stratified over the batch: each k is uniform all the same.
+
+    Raises:
+        ValueError: unless T is an integer >= 1.
+    """
+    T = chains.length(schedule, steps)
+    if isinstance(T, bool) or not isinstance(T, int | np.integer) or T < 1:
+        raise ValueError(f"The chain has {T!r} steps, expected an integer >= 1.")
+
+    def draw(keys: Any, index: Any, batch_size: int) -> Array:
+        place = jax.random.uniform(keys.step if evenly else keys.example)
+        if evenly:
+            place = place + jnp.asarray(index, float) / batch_size
+            place = place - jnp.floor(place)
+        k = jnp.minimum(jnp.floor(place * T), T - 1) + 1
+        return k / T * schedule.t_max
 
     return draw
 

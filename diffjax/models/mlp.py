@@ -29,6 +29,7 @@ class MLP(nn.Module):
         classes: number of labels; None for an unconditional network.
         dropout: its rate, inside the blocks, only where train is True (rng "dropout").
         embedding: of the log-SNR: positional or fourier.
+        outputs: maps of x's size: F has shape (outputs * d,) (2: F and a variance).
         dtype: of the computation, float32 or bfloat16; parameters and normalisation are float32.
 
     Raises:
@@ -40,10 +41,12 @@ class MLP(nn.Module):
     classes: int | None = None
     dropout: float = 0.0
     embedding: str = "positional"
+    outputs: int = 1
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        check_counts(width=self.width, depth=self.depth, classes=self.classes if self.classes is not None else 1)
+        check_counts(width=self.width, depth=self.depth, outputs=self.outputs)
+        check_counts(classes=self.classes if self.classes is not None else 1)
         check_rate("dropout", self.dropout)
         check_choice("embedding", self.embedding, EMBEDDINGS)
         check_choice("dtype", self.dtype, DTYPES)
@@ -62,4 +65,4 @@ class MLP(nn.Module):
             y = nn.Dropout(self.dropout, deterministic=not train)(y)
             h = h + Dense(self.width, dtype=dtype, kernel_init=ZEROS, name=f"dense_{i}_1")(y)
         h = nn.silu(Norm(images=False, name="norm_out")(h))
-        return Dense(x.shape[-1], kernel_init=ZEROS, name="out")(h)
+        return Dense(x.shape[-1] * self.outputs, kernel_init=ZEROS, name="out")(h)

@@ -49,7 +49,7 @@ class UNet(nn.Module):
 
     Called as `unet(x, c, label=None, train=False, augment=None)` with x (H, W, C), c the scalar log-SNR (may be
     infinite), label an integer scalar, `classes` or None for "no label", augment the label of what was done to x, or
-    None for nothing. Returns F of x's shape, float32, zero at initialisation.
+    None for nothing. Returns F of x's shape, with `outputs` times its channels, float32, zero at initialisation.
 
     Attributes:
         channels: of the first level.
@@ -60,6 +60,7 @@ class UNet(nn.Module):
         classes: number of labels; None for an unconditional network.
         dropout: its rate, inside the blocks, only where train is True (rng "dropout").
         skip_scale: multiplies each residual sum.
+        outputs: maps of x's shape that are returned, one after the other in the channels (2: F and a variance).
         patch: the image enters as blocks of patch x patch pixels, (H / patch, W / patch, patch^2 C).
         embedding: of the log-SNR: positional or fourier.
         augment: entries of the augmentation label (`data.augment`); 0 for a network that takes none.
@@ -78,6 +79,7 @@ class UNet(nn.Module):
     classes: int | None = None
     dropout: float = 0.0
     skip_scale: float = 1.0
+    outputs: int = 1
     patch: int = 1
     embedding: str = "positional"
     augment: int = 0
@@ -87,7 +89,8 @@ class UNet(nn.Module):
     def __post_init__(self) -> None:
         counts = {f"multipliers[{i}]": m for i, m in enumerate(self.multipliers)}
         optional = {f: v for f in ("head_width", "classes") if (v := getattr(self, f)) is not None}
-        layers.check_counts(channels=self.channels, blocks=self.blocks, patch=self.patch, **counts, **optional)
+        sizes = {f: getattr(self, f) for f in ("channels", "blocks", "outputs", "patch")}
+        layers.check_counts(**sizes, **counts, **optional)
         if not self.multipliers:
             raise ValueError("multipliers = (): expected one positive integer per level.")
         if self.augment:
@@ -161,5 +164,5 @@ class UNet(nn.Module):
 
         h = nn.silu(Norm(name="norm_out")(h))
         # In float32 whatever the compute dtype: what bfloat16 rounds here stays in the sample.
-        h = Conv(pixels.shape[-1], kernel_init=ZEROS, name="conv_out")(h)
+        h = Conv(pixels.shape[-1] * self.outputs, kernel_init=ZEROS, name="conv_out")(h)
         return layers.depth_to_space(h, self.patch)

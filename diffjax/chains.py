@@ -1,0 +1,98 @@
+"""A process seen along a time grid: q(x_s | x_t, x_0), from which ancestral steps and variational bounds are made.
+
+For x_t = alpha x_0 + sigma z with independent increments and s < t, conditioning of Gaussians gives (Ho et al. 2020,
+eq. 6 and 7; kexue 9164, by Bayes' rule)
+
+    q(x_s | x_t, x_0) = N(k x_t + gamma x_0, beta_tilde),
+    beta_tilde = sigma_s^2 (1 - SNR_t / SNR_s),  gamma = alpha_s (1 - SNR_t / SNR_s),  gamma^2 / beta_tilde = gain,
+    gain = SNR_s - SNR_t:  what the step adds to the knowledge of x_0.
+
+A model that knows x_0 up to N(mean, var) then has the reverse variance
+
+    beta_tilde + gamma^2 var = beta_tilde (1 + gain var),
+
+so that var and gain are all that a variance, or a term of the variational bound, depends on. Where s is data
+(sigma_s = 0) the gain is infinite, beta_tilde = 0, and the reverse variance is var itself.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import grids, host
+from diffjax.schedules import amplitudes
+from diffjax.types import Array, Schedule, pytree
+
+
+@pytree
+class Chain:
+    """The steps of a grid, noisiest first; make one with `chain`.
+
+    Attributes:
+        t: (N,), where each step starts.
+        gain: (N,), SNR_s - SNR_t of each step; infinite on a step that arrives at data.
+        floor: the smallest beta_tilde that is not 0 at the data end: that of the last step but one, which stands in for
+            beta_tilde = 0 where its logarithm is asked for (Ho et al. 2020; Nichol & Dhariwal 2021, code).
+    """
+
+    t: Any
+    gain: Any
+    floor: Any
+
+    def gain_at(self, t: Any) -> Array:
+        """The gain of the step that starts at t; NaN for a time that is none of the chain's."""
+        ts = jnp.asarray(self.t, float)
+        distance = jnp.abs(ts - t)
+        i = jnp.argmin(distance)
+        return jnp.where(distance[i] <= 1e-5 * ts[i], jnp.asarray(self.gain, float)[i], jnp.nan)
+
+    def check(self, t: Any) -> None:
+        """Looks at a time, unless it is being traced.
+
+        Raises:
+            ValueError: if it is none of the chain's.
+        """
+        if not host.concrete(self, t):
+            return
+        ts, now = np.asarray(self.t), float(t)
+        i = np.argmin(np.abs(ts - now))
+        if not abs(ts[i] - now) <= 1e-5 * ts[i]:
+            raise ValueError(
+                f"t = {now:.6g} is none of the {len(ts)} times of the chain, the nearest is {ts[i]:.6g}; "
+                "draw training times by losses.times.chain with the same number of steps."
+            )
+
+
+def chain(schedule: Schedule, ts: Any) -> Chain:
+    """The chain along a grid (N + 1,), computed on the host in float64.
+
+    Raises:
+        ValueError: if the grid is not finite, decreasing and inside the schedule's domain.
+    """
+    ts = grids.check(ts, float(schedule.t_max))
+    alpha, sigma = amplitudes(schedule, ts)
+    with np.errstate(divide="ignore"):
+        snr = (alpha / sigma) ** 2
+        change = 2 * (np.log(alpha[:-1]) - np.log(sigma[:-1]) - np.log(alpha[1:]) + np.log(sigma[1:]))
+    gain = snr[1:] * -np.expm1(change)
+    if len(gain) > 1:
+        floor = -np.expm1(change[-2]) * sigma[-2] ** 2
+    else:  # a single step leaves no choice: the variance of unit data
+        floor = sigma[0] ** 2 / (alpha[0] ** 2 + sigma[0] ** 2)
+    return Chain(ts[:-1], gain, floor)
+
+
+def whole(schedule: Schedule, steps: int | None = None) -> Chain:
+    """The chain of all T steps, at t / t_max = k / T.
+
+    Args:
+        steps: T; default the schedule's own number of steps, 1000 for a continuous one.
+    """
+    steps = length(schedule, steps)
+    return chain(schedule, grids.trailing(schedule, steps, steps=steps))
+
+
+def length(schedule: Schedule, steps: int | None = None) -> int:
+    """T as `whole` has it."""
+    return getattr(schedule, "steps", 1000) if steps is None else steps

@@ -1,0 +1,43 @@
+"""Confining E[x_0 | x_t] to the range of the data (Ho et al. 2020, code): an option of a denoiser, off by default.
+
+Every sampler here is written in x_0, so that the noise it implies, (x - alpha mean) / sigma, is that of the clipped
+mean: Dhariwal & Nichol (2021) recompute it so. The variance stays what the denoiser says, as published.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree
+
+
+@pytree
+class Clipped:
+    """A denoiser whose mean is confined to [low, high]."""
+
+    denoise: Denoiser
+    low: float
+    high: float
+
+    @property
+    def schedule(self) -> Schedule:
+        """The denoiser's."""
+        return self.denoise.schedule
+
+    def __call__(self, x: Array, t: Any) -> Posterior:
+        """The clipped mean, and the variance as it was."""
+        mean, var = self.denoise(x, t)
+        return Posterior(jnp.clip(mean, self.low, self.high), var)
+
+
+def clipped(denoise: Denoiser, clip: tuple[float, float] | None) -> Denoiser:
+    """The denoiser confined to clip = (low, high); None: as it is.
+
+    Raises:
+        ValueError: unless low < high.
+    """
+    if clip is None:
+        return denoise
+    if not (isinstance(clip, tuple | list) and len(clip) == 2 and clip[0] < clip[1]):
+        raise ValueError(f"clip is {clip}, expected (low, high) with low < high, such as (-1, 1), or None.")
+    return Clipped(denoise, float(clip[0]), float(clip[1]))

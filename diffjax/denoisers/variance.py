@@ -1,0 +1,135 @@
+"""The reverse variances of DDPM and iDDPM, as what a network knows of Var[x_0 | x_t].
+
+The reverse variance of `ancestral.ddpm` is beta_tilde (1 + gain var) (`chains`), with var = Var[x_0 | x_t]:
+
+    small          var = 0: right for data that is one point (Ho et al. 2020, section 3.2; kexue 9152)
+    large          var = sigma^2 v / (alpha^2 v + sigma^2): right for N(0, v) data; v = 1 gives beta_t on a variance-
+                   preserving chain
+    learned range  log(1 + gain var) = frac log(1 + gain large), frac = (u + 1) / 2, u a second map of the network: the
+                   log of the variance goes from beta_tilde to beta_t, those of the very steps that are walked
+                   (Nichol & Dhariwal 2021, eq. 15)
+
+Each function is what a config names: (net, schedule, target, chain) -> denoiser, `chain` being that of the grid to be
+walked. `clip` confines the mean (`clipping`).
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from diffjax.chains import Chain
+from diffjax.denoisers.clipping import clipped
+from diffjax.denoisers.targets import NetworkDenoiser, Target, denoiser, maps
+from diffjax.types import Array, Denoiser, Network, Posterior, Schedule, pytree
+
+__all__ = ["large", "learned_range", "mean", "small"]  # what a config may name
+
+Clip = tuple[float, float] | None
+
+
+def mean(net: Network, schedule: Schedule, target: Target, chain: Chain | None = None, *, clip: Clip = None):
+    """No variance: what DDIM and the ODE samplers need, and DDPM's small one, on any grid."""
+    return clipped(denoiser(net, schedule, target), clip)
+
+
+def small(net: Network, schedule: Schedule, target: Target, chain: Chain, *, clip: Clip = None) -> Denoiser:
+    """No variance but the chain's `floor` on the step that arrives at data.
+
+    The samples are those of `mean`; the variational bound, which needs p(x_0 | x_t) there, is finite.
+    """
+    return clipped(Small(denoiser(net, schedule, target), chain), clip)
+
+
+def large(
+    net: Network, schedule: Schedule, target: Target, chain: Chain | None = None, *, v: float = 1.0, clip: Clip = None
+) -> Denoiser:
+    """The posterior variance of N(0, v) data, on any grid.
+
+    Raises:
+        ValueError: unless v is a positive number.
+    """
+    if not 0 < v < float("inf"):
+        raise ValueError(f"The variance of the data is v = {v}, expected a positive number.")
+    return clipped(Large(denoiser(net, schedule, target), v), clip)
+
+
+def learned_range(net: Network, schedule: Schedule, target: Target, chain: Chain, *, clip: Clip = None) -> Denoiser:
+    """A network of two maps per channel, F and u; trained by `losses.hybrid` or `losses.variational`.
+
+    Raises:
+        ValueError: when called, if the network has one map only.
+    """
+    return clipped(LearnedRange(denoiser(net, schedule, target), chain), clip)
+
+
+@pytree
+class Small:
+    """`small` of any denoiser."""
+
+    denoise: Denoiser
+    chain: Chain
+
+    @property
+    def schedule(self) -> Schedule:
+        """The denoiser's."""
+        return self.denoise.schedule
+
+    def __call__(self, x: Array, t: Any) -> Posterior:
+        """NaN variance at a time that is none of the chain's."""
+        gain = self.chain.gain_at(t)
+        var = jnp.where(jnp.isinf(gain), self.chain.floor, 0.0 * gain)
+        return Posterior(self.denoise(x, t).mean, var)
+
+
+@pytree
+class Large:
+    """`large` of any denoiser."""
+
+    denoise: Denoiser
+    v: float = 1.0
+
+    @property
+    def schedule(self) -> Schedule:
+        """The denoiser's."""
+        return self.denoise.schedule
+
+    def __call__(self, x: Array, t: Any) -> Posterior:
+        """The mean, and the variance of N(0, v) data."""
+        return Posterior(self.denoise(x, t).mean, unit_variance(self.schedule, t, self.v))
+
+
+@pytree
+class LearnedRange:
+    """`learned_range` of a network's denoiser.
+
+    The published network does not confine u to [-1, 1]. Beyond, var is extrapolated and may be negative, but the
+    reverse variance of `ancestral.ddpm` along this chain stays positive; at eta < 1 a negative one counts as 0.
+    """
+
+    denoise: NetworkDenoiser
+    chain: Chain
+
+    @property
+    def schedule(self) -> Schedule:
+        """The denoiser's."""
+        return self.denoise.schedule
+
+    def __call__(self, x: Array, t: Any) -> Posterior:
+        """NaN variance at a time that is none of the chain's."""
+        F, u = maps(self.denoise.predict(x, t), x, 2)
+        return Posterior(self.denoise.mean(x, F, t), self.var(u, t))
+
+    def var(self, u: Array, t: Any) -> Array:
+        """The posterior variance that u stands for; on the step that arrives at data, between `floor` and large."""
+        gain, most, frac = self.chain.gain_at(t), unit_variance(self.schedule, t), (u + 1) / 2
+        arrives = jnp.isinf(gain)
+        finite = jnp.where(arrives, 1.0, gain)
+        inside = jnp.expm1(frac * jnp.log1p(finite * most)) / finite
+        last = jnp.exp(frac * jnp.log(most) + (1 - frac) * jnp.log(self.chain.floor))
+        return jnp.where(arrives, last, inside)
+
+
+def unit_variance(schedule: Schedule, t: Any, v: Any = 1.0) -> Array:
+    """Var[x_0 | x_t] of N(0, v) data."""
+    alpha, sigma = schedule(t)
+    return sigma**2 * v / (alpha**2 * v + sigma**2)

@@ -1,0 +1,92 @@
+"""The variational bound on -log p(x_0), and its three parts (Ho et al. 2020, eq. 5; Kingma et al. 2021, eq. 11).
+
+    prior           KL(q(x_T | x_0) || p(x_T)): what the noisiest state still tells of x_0
+    diffusion       the sum of the steps' divergences (`losses.variational.kl`), each at one draw of x_t
+    reconstruction  -log p(x_0 | x_t) at the last time of the grid that still has noise, one draw too
+
+It is a bound for the sampler `ancestral.ddpm` along the same grid, followed by the decoder; the fewer the steps, the
+looser. With x_0 on a lattice of levels it bounds the codelength of the data as stored, no dequantisation needed.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import chains, grids
+from diffjax.losses.variational import check_levels, kl, log_likelihood
+from diffjax.schedules import amplitudes
+from diffjax.types import Array, Denoiser, Key
+
+
+class Bound(NamedTuple):
+    """The parts of the bound in nats, scalars: sums over the entries of x_0."""
+
+    prior: Array
+    diffusion: Array
+    reconstruction: Array
+
+    @property
+    def total(self) -> Array:
+        """An unbiased estimate of a bound on -log p(x_0)."""
+        return self.prior + self.diffusion + self.reconstruction
+
+    def bits(self, dimensions: int) -> "Bound":
+        """The same in bits per dimension."""
+        return Bound(*(part / (dimensions * np.log(2)) for part in self))
+
+
+def elbo(ts: Any, schedule: Any, levels: int | None = None, prior_var: float | None = None) -> jax.tree_util.Partial:
+    """`bound(denoise, key, x_0) -> Bound` along a grid, for one example; average it over keys and examples.
+
+    A `jax.tree_util.Partial`: another schedule or grid of the same length runs without a new compile. N evaluations.
+
+    Args:
+        ts: decreasing times (N + 1,); a last time without noise (sigma = 0) is where x_0 itself stands.
+        schedule: of the denoiser, whose posterior variance must not be 0 at the last time with noise
+            (`denoisers.variance.small`, `large`, `learned_range`, an exact posterior).
+        levels: of x_0 (`losses.variational.log_likelihood`); None: x_0 is continuous.
+        prior_var: of p(x_T) = N(0, prior_var); default sigma_T^2, with which `Gaussian.prior` starts the samplers.
+
+    Raises:
+        ValueError: for a bad grid, levels < 2, or a prior_var that is not positive.
+    """
+    if levels is not None:
+        check_levels(levels)
+    ts = grids.check(ts, float(schedule.t_max))
+    alpha, sigma = amplitudes(schedule, ts)
+    if sigma[-1] == 0:
+        steps = chains.chain(schedule, ts)
+        times, gains = ts[:-1], np.asarray(steps.gain)[:-1]
+    else:
+        times, gains = ts, np.asarray(chains.chain(schedule, ts).gain)
+    if prior_var is not None and not 0 < prior_var < np.inf:
+        raise ValueError(f"prior_var is {prior_var}, expected a positive number.")
+    ratio = 1.0 if prior_var is None else sigma[0] ** 2 / prior_var
+    top = (alpha[0] / sigma[0] * np.sqrt(ratio), 0.5 * (ratio - 1 - np.log(ratio)))
+    alpha, sigma = alpha[: len(times)], sigma[: len(times)]
+    rows = (jnp.asarray(times), jnp.asarray(alpha), jnp.asarray(sigma), jnp.asarray(np.append(gains, np.inf)))
+    return jax.tree_util.Partial(_Bounding(levels), tuple(map(jnp.asarray, top)), rows)
+
+
+class _Bounding(NamedTuple):
+    levels: int | None
+
+    def __call__(self, top: Any, rows: Any, denoise: Denoiser, key: Key, x0: Array) -> Bound:
+        def posterior(i: Any, row: Any) -> Any:
+            t, alpha, sigma, _ = row
+            z = jax.random.normal(jax.random.fold_in(key, i), x0.shape, x0.dtype)
+            return denoise(alpha * x0 + sigma * z, t)
+
+        def add(total: Array, indexed_row: Any) -> tuple[Array, None]:
+            i, row = indexed_row
+            return total + kl(posterior(i, row), row[3], x0).sum(), None
+
+        count = len(rows[0])
+        body = jax.tree.map(lambda column: column[:-1], rows)
+        diffusion, _ = jax.lax.scan(add, jnp.zeros((), x0.dtype), (jnp.arange(count - 1), body))
+        said = posterior(count - 1, jax.tree.map(lambda column: column[-1], rows))
+        pull, spread = top
+        prior = (0.5 * (pull * x0) ** 2 + spread).sum()
+        return Bound(prior, diffusion, -log_likelihood(said, x0, self.levels).sum())

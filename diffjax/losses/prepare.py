@@ -1,0 +1,10 @@
+"""What happens to a whole batch before its losses, by name: what `config.prepare` may say."""
+
+from diffjax.losses.importance import importance
+from diffjax.types import Schedule
+
+__all__ = ["importance", "nothing"]
+
+
+def nothing(schedule: Schedule) -> None:
+    """The batch as it is."""
