@@ -26,6 +26,9 @@ def digits() -> ConfigDict:
     config.weight = ConfigDict(dict(name="unit"))  # lambda(sigma) of the paper, in network space
     config.times = ConfigDict(dict(name="log_normal", mean=-1.2, std=1.2))
     config.augment = ConfigDict(dict(name="none"))
+    config.prepare = ConfigDict(dict(name="nothing"))
+    config.loss = ConfigDict(dict(name="regression"))
+    config.denoiser = ConfigDict(dict(name="mean"))
     config.model = ConfigDict(dict(name="UNet", channels=16, multipliers=(1, 2), blocks=1, attention=(4,)))
     config.optimizer = ConfigDict(dict(name="adam"))
     config.learning_rate = ConfigDict(dict(peak=2e-3, schedule="cosine", warmup_steps=200))

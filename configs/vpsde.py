@@ -24,6 +24,7 @@ def digits() -> ConfigDict:
     config.prepare = ConfigDict(dict(name="nothing"))  # of the batch: "importance" draws its times
     config.loss = ConfigDict(dict(name="regression"))
     config.denoiser = ConfigDict(dict(name="mean"))  # "large", "learned_range", ...; clip=(-1, 1) confines x_0
+    config.augment = ConfigDict(dict(name="none"))
     config.model = ConfigDict(dict(name="UNet", channels=16, multipliers=(1, 2), blocks=1, attention=(4,)))
     config.optimizer = ConfigDict(dict(name="adam"))  # any optax optimizer, with its own options
     config.learning_rate = ConfigDict(dict(peak=2e-3, schedule="cosine", warmup_steps=200))

@@ -212,6 +212,11 @@ class Tabulated:
         """T, the number of steps of the chain."""
         return len(self.log_alpha) - 1
 
+    @property
+    def knots(self) -> np.ndarray:
+        """(T + 1,): the times between which beta is constant."""
+        return np.arange(self.steps + 1) / self.steps
+
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """(alpha_t, sigma_t); alpha^2 + sigma^2 = 1."""
         position = jnp.asarray(t, float) * self.steps

@@ -120,27 +120,35 @@ def edm_step(denoise: Denoise, n: float, n_next: float, x, z, gamma=0.0, s_noise
     return x_hat + (n_next - n_hat) * (d / 2 + (x - denoise(x, 1.0, n_next)) / n_next / 2)
 
 
-def multistep(update, denoise: Denoise, alpha, sigma, x, order: int, lower_final=False) -> list[np.ndarray]:
+def multistep(update, denoise: Denoise, alpha, sigma, x, order: int, lower_final=False, tau2=0.0, z=None) -> list:
     """x after every step of `update(lams, means, lam_next) -> data term of x_s / alpha_s`, newest first.
 
+    tau2 is the square of the noise level in units of g (Xue et al. 2023, eq. 11), `eta` of the public SDE samplers.
     Evaluations at alpha = 0 have no place on the lambda axis: they serve their own step only, as does any at sigma = 0.
     """
     lams, means, out = [], [], []
     for i in range(len(alpha) - 1):
         m = denoise(x, alpha[i], sigma[i])
         p = min(order, len(alpha) - 1 - i) if lower_final else order
+        kept = 1.0  # e^(-tau2 h)
         if alpha[i] == 0 or sigma[i + 1] == 0:
-            data = m
+            data, kept = m, kept if tau2 == 0 else 0.0
         else:
-            lams, means = [np.log(alpha[i] / sigma[i]), *lams], [m, *means]
-            data = update(lams[:p], means[:p], np.log(alpha[i + 1] / sigma[i + 1]))
-        x = sigma[i + 1] / sigma[i] * x + alpha[i + 1] * data
+            lam, lam_next = np.log(alpha[i] / sigma[i]), np.log(alpha[i + 1] / sigma[i + 1])
+            lams, means, kept = [lam, *lams], [m, *means], np.exp(-tau2 * (lam_next - lam))
+            data = update(lams[:p], means[:p], lam_next)
+        x = sigma[i + 1] / sigma[i] * kept * x + alpha[i + 1] * data
+        if tau2:
+            x = x + sigma[i + 1] * np.sqrt(1 - kept**2) * z[i]
         out.append(x)
     return out
 
 
-def adams(lams, means, lam_next):
-    """int e^(lam - lam_next) p(lam) dlam, p through the evaluations (Lu et al. 2022b, eq. 8), by Gauss-Legendre."""
+def adams(lams, means, lam_next, tau2=0.0):
+    """int c e^(c (lam - lam_next)) p(lam) dlam, c = 1 + tau2, p through the evaluations, by Gauss-Legendre.
+
+    Lu et al. 2022b, eq. 8; with tau2, the predictor of SA-Solver (Xue et al. 2023, eq. 14).
+    """
     nodes, weights = np.polynomial.legendre.leggauss(60)
     h = lam_next - lams[0]
     lam = lams[0] + h * (nodes + 1) / 2
@@ -148,7 +156,8 @@ def adams(lams, means, lam_next):
     for j, mean in enumerate(means):
         others = [other for i, other in enumerate(lams) if i != j]
         basis = np.prod([(lam - other) / (lams[j] - other) for other in others], axis=0) * np.ones_like(lam)
-        total = total + mean * (h / 2 * np.sum(weights * np.exp(lam - lam_next) * basis))
+        decay = (1 + tau2) * np.exp((1 + tau2) * (lam - lam_next))
+        total = total + mean * (h / 2 * np.sum(weights * decay * basis))
     return total
 
 
@@ -172,3 +181,26 @@ def dpmpp_3m(lams, means, lam_next):
     d2 = (d1_0 - d1_1) / (r0 + r1)
     decay = np.expm1(-h)
     return -decay * means[0] + (decay / h + 1) * d1 - ((decay + h) / h**2 - 0.5) * d2
+
+
+def dpmpp_2m_sde(lams, means, lam_next, eta: float, kind: str):
+    """SDE-DPM-Solver++(2M) as in k-diffusion: its two rules for the difference of the last two evaluations."""
+    h = lam_next - lams[0]
+    grown = -np.expm1(-(1 + eta) * h)
+    if len(means) == 1:
+        return grown * means[0]
+    weight = {"midpoint": 0.5 * grown, "heun": 1 - grown / ((1 + eta) * h)}[kind]
+    return grown * means[0] + weight * h / (lams[0] - lams[1]) * (means[0] - means[1])
+
+
+def dpmpp_3m_sde(lams, means, lam_next, eta: float):
+    """DPM-Solver++(3M) SDE as in k-diffusion; its second step is the "heun" rule of 2M."""
+    if len(means) < 3:
+        return dpmpp_2m_sde(lams, means, lam_next, eta, "heun")
+    h = lam_next - lams[0]
+    grown, big = -np.expm1(-(1 + eta) * h), (1 + eta) * h
+    r0, r1 = (lams[0] - lams[1]) / h, (lams[1] - lams[2]) / h
+    d1_0, d1_1 = (means[0] - means[1]) / r0, (means[1] - means[2]) / r1
+    d1, d2 = d1_0 + (d1_0 - d1_1) * r0 / (r0 + r1), (d1_0 - d1_1) / (r0 + r1)
+    phi_2 = 1 - grown / big
+    return grown * means[0] + phi_2 * d1 - (phi_2 / big - 0.5) * d2

@@ -85,7 +85,7 @@ def _build(config: Config) -> Experiment:
     prepare = build(losses.prepare, config.prepare, schedule)
     emas = build(ema, config.ema)
     _check_ema(config, emas)
-    augment = build(augmentation, config.get("augment", {"name": "none"}))
+    augment = build(augmentation, config.augment)
     optimizer, learning_rate = _optimizer(config)
     network = models.network(build(models, config.model))
     plan(config, schedule)

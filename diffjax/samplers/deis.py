@@ -18,8 +18,11 @@ from diffjax.samplers.base import Sampler
 from diffjax.schedules import derivatives
 from diffjax.types import Schedule
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(128)
-Measure = Callable[[Schedule, table.Level, table.Level], tuple[np.ndarray, np.ndarray]]
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
+_GRADED = np.arange(-128, 129) / 32  # tanh-sinh quadrature of (0, 1): nodes crowd at both ends
+_SHARE, _REST = (1 / (1 + np.exp(sign * np.pi * np.sinh(_GRADED))) for sign in (-1, 1))
+_MEASURE = np.pi / 32 * np.cosh(_GRADED) * _SHARE * _REST
+Measure = Callable[[Schedule, list[table.Level]], list[tuple[np.ndarray, np.ndarray]]]
 
 
 def tab(schedule: Schedule, order: int = 3) -> Sampler:
@@ -46,21 +49,27 @@ def lms(schedule: Schedule, order: int = 4) -> Sampler:
     return _sampler(schedule, order, lambda level: level.noise, _in_n)
 
 
-def _in_t(schedule: Schedule, now: table.Level, then: table.Level) -> tuple[np.ndarray, np.ndarray]:
-    """Times between the levels, and the measure dn = n'(t) dt on them; Gauss-Legendre in the root of t - s.
+def _in_t(schedule: Schedule, levels: list[table.Level]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each step, times and the measure dn = n'(t) dt on them.
 
-    n' may grow like (t - s)^(-1/2) at the data: in that variable it is smooth.
+    n' may grow like (t - s)^(-1/2) at the data and like (1 - t)^(-2) at the noise, which tanh-sinh integrates; at the
+    knots of a chain it jumps, so that the steps are cut there.
     """
-    root = (1 + _NODES) / 2
-    ts = then.t + (now.t - then.t) * root**2
-    (alpha, sigma), (d_alpha, d_sigma) = host.float64(jax.vmap(derivatives, in_axes=(None, 0)), schedule, ts)
-    return ts, (then.t - now.t) * root * _WEIGHTS * (d_sigma * alpha - sigma * d_alpha) / alpha**2
+    ends = np.asarray([level.t for level in levels])
+    edges = np.unique(np.concatenate([ends, np.clip(getattr(schedule, "knots", ends), ends[-1], ends[0])]))[::-1]
+    width = np.diff(edges)[:, None]
+    ts = edges[1:, None] - width * _SHARE
+    slopes = jax.vmap(jax.vmap(derivatives, in_axes=(None, 0)), in_axes=(None, 0))
+    (alpha, sigma), (d_alpha, d_sigma) = host.float64(slopes, schedule, ts)
+    dn = width * _MEASURE * (d_sigma * alpha - sigma * d_alpha) / alpha**2
+    cuts = np.searchsorted(-edges, -ends)
+    return [(ts[i:j].ravel(), dn[i:j].ravel()) for i, j in pairwise(cuts)]
 
 
-def _in_n(schedule: Schedule, now: table.Level, then: table.Level) -> tuple[np.ndarray, np.ndarray]:
+def _in_n(schedule: Schedule, levels: list[table.Level]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Gauss-Legendre, exact for the polynomials."""
-    change = then.noise - now.noise
-    return now.noise + change * (1 + _NODES) / 2, change / 2 * _WEIGHTS
+    steps = [(now.noise, then.noise - now.noise) for now, then in pairwise(levels)]
+    return [(n + step * (1 + _NODES) / 2, step / 2 * _WEIGHTS) for n, step in steps]
 
 
 def _sampler(schedule: Schedule, order: int, clock: Callable[[table.Level], float], measure: Measure) -> Sampler:
@@ -69,9 +78,8 @@ def _sampler(schedule: Schedule, order: int, clock: Callable[[table.Level], floa
 
     def program(walk: table.Walk) -> table.Form:
         u, past = walk.start / walk.levels[0].alpha, []  # u = x / alpha
-        for now, then in pairwise(walk.levels):
+        for now, (at, dn) in zip(walk.levels, measure(schedule, walk.levels)):
             past = [(clock(now), walk.evaluate(now.alpha * u, now)), *past][:order]
-            at, dn = measure(schedule, now, then)
             for j, (node, eps) in enumerate(past):
                 others = [other for i, (other, _) in enumerate(past) if i != j]
                 u = u + eps * np.sum(dn * np.prod([(at - o) / (node - o) for o in others], axis=0))

@@ -16,14 +16,14 @@ from diffjax.types import Schedule
 
 def restart(
     schedule: Schedule,
-    intervals: Sequence[tuple[int, int, float, float]] = ((3, 1, 0.06, 0.3),),
+    intervals: Sequence[tuple[int, int, float, float]] = ((3, 2, 0.06, 0.3),),
     rho: float = 7.0,
 ) -> Sampler:
     """Xu et al. 2023, algorithm 1: two evaluations a step, on the way down and in restarts; the last step is Euler's.
 
     Args:
-        intervals: (steps, repeats, n_min, n_max): `repeats` restarts from the grid's level nearest to n_min up to
-            n_max, each back down in `steps` steps of a Karras grid.
+        intervals: (levels, repeats, n_min, n_max), as published: `repeats` restarts from the grid's level nearest to
+            n_min up to n_max, each back down along a Karras grid of so many levels, both ends counted.
         rho: of those grids.
 
     Raises:
@@ -32,23 +32,23 @@ def restart(
     """
     intervals = tuple(intervals)
     for interval in intervals:
-        steps, repeats, low, high = interval
-        if not (steps >= 1 and repeats >= 1 and 0 < low < high < np.inf):
+        count, repeats, low, high = interval
+        if not (count >= 2 and repeats >= 1 and 0 < low < high < np.inf):
             raise ValueError(
-                f"Got the restart interval {interval}, expected (steps >= 1, repeats >= 1, 0 < n_min < n_max)."
+                f"Got the restart interval {interval}, expected (levels >= 2, repeats >= 1, 0 < n_min < n_max)."
             )
 
     def program(walk: table.Walk) -> table.Form:
         noise = np.asarray([level.noise for level in walk.levels])
-        plan = {_nearest(noise, low, high): (steps, repeats, high) for steps, repeats, low, high in intervals}
+        plan = {_nearest(noise, low, high): (count, repeats, high) for count, repeats, low, high in intervals}
         if len(plan) < len(intervals):
             raise ValueError(f"Two of the restart intervals {intervals} begin at the same level of the grid.")
         u = walk.start / walk.levels[0].alpha
         for i, (now, then) in enumerate(pairwise(walk.levels)):
             u = _heun(walk, u, now, then)
             if i + 1 in plan:
-                steps, repeats, high = plan[i + 1]
-                ramp = np.linspace(high ** (1 / rho), then.noise ** (1 / rho), steps + 1)[:-1] ** rho
+                count, repeats, high = plan[i + 1]
+                ramp = np.linspace(high ** (1 / rho), then.noise ** (1 / rho), count)[:-1] ** rho
                 levels = [*(walk.level_at(-np.log(n)) for n in ramp), then]
                 for _ in range(repeats):
                     u = u + np.sqrt(levels[0].noise ** 2 - then.noise**2) * walk.normal()
@@ -56,7 +56,7 @@ def restart(
                         u = _heun(walk, u, upper, lower)
         return walk.levels[-1].alpha * u
 
-    extra = sum(2 * steps * repeats for steps, repeats, _, _ in intervals)
+    extra = sum(2 * (count - 1) * repeats for count, repeats, _, _ in intervals)
     return table.sampler(schedule, program, 2, predicts=table.noise, random=True, evaluations=lambda n: 2 * n + extra)
 
 

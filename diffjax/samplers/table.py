@@ -105,14 +105,17 @@ class Walk:
 
     def level_of(self, t: float) -> Level:
         """The level of a time."""
-        alpha, sigma = amplitudes(self.schedule, [t])
-        return Level(t, float(alpha[0]), float(sigma[0]))
+        alpha, sigma = host.float64(lambda schedule, t: schedule(t), self.schedule, np.float64(t))
+        return Level(t, float(alpha), float(sigma))
 
     def table(self, end: Form, history: int, predicts: "Prediction") -> Row:
         """The rows of the walk that has arrived at `end`."""
         count = len(self._at)
         at, x = np.asarray(self._at), np.stack([*self._x, end])
-        scale = x[1:, 0] / x[:-1, 0]
+        # a, by what x_T or an earlier noise still weighs: x may forget x_T, as at once where alpha is 0.
+        carried = x[:, np.r_[0, 1 + self._rows : self._size]]
+        heaviest = np.argmax(np.abs(carried[:-1]), 1)
+        scale = carried[np.arange(1, count + 1), heaviest] / carried[np.arange(count), heaviest]
         step = x[1:] - scale[:, None] * x[:-1]  # what each row adds: recent evaluations and its own noise
         noise, ys, i = np.zeros(count), np.zeros((count, history)), np.arange(count)
         for k in range(min(history, count)):
