@@ -1,4 +1,4 @@
-"""Langevin kernels, predictor-corrector and annealing against the papers' algorithms, exact laws, and Fokker-Planck."""
+"""Langevin kernels, predictor-corrector and annealing against the papers' algorithms and on exact laws."""
 
 import closed_forms as forms
 import jax
@@ -50,10 +50,10 @@ def ve_algorithm(sigmas, x, z, r, corrections):
 
 
 @exact
-@pytest.mark.parametrize("corrections", [0, 1, 3])
+@pytest.mark.parametrize("corrections", [0, 2])
 def test_ve_predictor_corrector_is_the_published_one(corrections):
     """The published last step, to sigma = 0 without noise, is the final mean."""
-    levels, schedule = 12, VE()
+    levels, schedule = 6, VE()
     sampler = langevin.predictor_corrector(schedule, strength=0.2, corrections=corrections)
     ts = grids.ladder(schedule, levels)
     z = np.random.default_rng(0).standard_normal((levels * (corrections + 1), X.size))
@@ -89,7 +89,7 @@ VP_RULES = {
 @pytest.mark.parametrize("name", VP_RULES)
 @pytest.mark.parametrize("corrections", [0, 2])
 def test_vp_predictor_corrector_is_the_published_one(name, corrections):
-    steps = 12
+    steps = 6
     betas = np.linspace(0.1, 20, steps) / (4 * steps)
     schedule = Tabulated.from_betas(betas)
     sampler = langevin.predictor_corrector(schedule, name, strength=0.16, corrections=corrections)
@@ -117,7 +117,7 @@ def ncsn(sigmas, x, z, eps, steps, convention):
 @pytest.mark.parametrize("denoise", [False, True])
 def test_annealed_langevin_is_the_published_one_and_corrector_only(convention, denoise):
     """Equivalence E10: the corrector alone, along VE's ladder."""
-    schedule, levels, steps, eps = VE(sigma_max=2.0), 7, 4, 2e-5
+    schedule, levels, steps, eps = VE(sigma_max=2.0), 5, 3, 2e-5
     ts = grids.ladder(schedule, levels)
     form = SETTINGS["ve"].form._replace(amplitudes=lambda t: (np.ones_like(t), np.longdouble("0.01") * 200**t))
     model = HostModel(TARGET.denoise, schedule, form)
@@ -232,42 +232,6 @@ def test_the_snr_corrector_settles_at_its_own_law(name):
     x = np.float32(np.sqrt(total)) * jax.random.normal(jax.random.key(0), (d,))
     variances = jax.jit(sample)(model, jax.random.key(1), x)[1]
     assert float(variances[29]) == pytest.approx(total * (1 + (r * alpha / after) ** 2), rel=4 * np.sqrt(2 / d))
-
-
-# The Fokker-Planck family.
-
-
-def density(x, alpha, sigma):
-    """p of the mixture's x_t, and its slope."""
-    w, m, v = (np.asarray(a)[:, None] for a in TARGET)
-    total = alpha**2 * v + sigma**2
-    parts = w * np.exp(-((x - alpha * m) ** 2) / (2 * total)) / np.sqrt(2 * np.pi * total)
-    return parts.sum(0), (parts * (alpha * m - x) / total).sum(0)
-
-
-@pytest.mark.parametrize("churn2", [0.0, 0.5, 1.0, 2.0])
-@pytest.mark.parametrize("setting", ["vp", "sub_vp", "ve", "edm", "cosine"])
-def test_every_strength_solves_the_fokker_planck_equation(setting, churn2):
-    """-dp/dt = -(b p - D p' / 2)' for the drift b and the noise D of the sampler's rows, by central differences.
-
-    Without noise and under VE that is the heat equation backwards (kexue 9280).
-    """
-    schedule, form, _ = SETTINGS[setting]
-    t, dt = 0.3 * float(schedule.t_max), 1e-3
-    row = jax.tree.map(lambda a: a[0], sde.euler_maruyama(schedule, np.sqrt(churn2)).plan(np.array([t, t - dt])))
-    level = amplitudes(form, t)
-
-    def flux(x):
-        p, slope = density(x, *level)
-        drift = ((row.x - 1) * x + row.mean * TARGET.denoise(x, *level)) / dt
-        return drift * p - row.noise_var / dt / 2 * slope
-
-    width = np.sqrt(level[0] ** 2 * 0.2 + level[1] ** 2)
-    x, h = np.linspace(-1.0, 1.0, 7) * width, 1e-4
-    outflow = (flux(x + h * width) - flux(x - h * width)) / (2 * h * width)
-    ahead, behind = (density(x, *amplitudes(form, t * (1 + sign * h)))[0] for sign in (1, -1))
-    fall = (behind - ahead) / (2 * h * t)
-    np.testing.assert_allclose(-outflow, fall, atol=2e-6 * np.abs(fall).max())
 
 
 # What a walk promises.

@@ -2,7 +2,7 @@
 
 Coefficients are computed once, on the host, in float64 (`plan`). A step sees numbers, not schedules: all it needs
 stands in its row, so it is branch-free, and one compile serves every schedule, grid and strength of one length.
-Where a method is a walk of single evaluations (all but the Langevin kernels and the adaptive ODE), a row is ONE call
+Where a method is a walk of single evaluations (all but the adaptive ODE), a row is ONE call
 of the model: the number of rows is the NFE.
 """
 
