@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from diffjax import config as C
+from diffjax import training
 from diffjax.commands import sample, show, snapshots, train
-from diffjax.commands.experiment import build_experiment
+from diffjax.commands.experiment import abstract_state, build_experiment, loss_fn, plan
 from diffjax.ema.power_function import exponent
+from diffjax.samplers import nfe
 
 OVERRIDES = ["model.name=MLP", "model.width=8", "model.depth=1", "data.name=moons", "augment.name=none"]
 OVERRIDES += ["target.sigma_data=1.0", "train.batch_size=8", "eval.samples=20", "eval.time_bins=2"]
@@ -191,3 +193,18 @@ def test_the_published_recipe_in_figures():
     assert (config.times.mean, config.times.std) == (-1.2, 1.2)
     with pytest.raises(C.ConfigError, match=r"diffjax\.data\.prepare cifar10"):
         show.run(config)
+
+
+def test_the_published_recipe_trains_on_images_of_that_size(tmp_path):
+    """Every shape of a training step, on stand-in images; nothing is computed."""
+    path = tmp_path / "images.npz"
+    np.savez(path, x=np.zeros((20, 32, 32, 3), np.uint8))
+    config = C.load("configs/edm.py:cifar10", ["data.name=npz", f"data.path={path}", "data.label=None"])
+    experiment = build_experiment(config)
+    step = training.make_step(loss_fn(experiment), experiment.optimizer, experiment.emas)
+    batch = {"x": jax.ShapeDtypeStruct((512, 32, 32, 3), np.float32)}
+    state, metrics = jax.eval_shape(step, abstract_state(experiment), batch)
+    assert state.params["embedding"]["augment"]["kernel"].shape == (9, 128)
+    assert 50e6 < sum(leaf.size for leaf in jax.tree.leaves(state.params)) < 70e6
+    assert metrics["loss"].shape == ()
+    assert nfe(plan(config, experiment.schedule).walk) == 35
