@@ -10,7 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import grids, schedules
-from diffjax.samplers import Sampler, ancestral, heun, multistep, predictor, sampling_fn, sde
+from diffjax.samplers import (
+    Sampler,
+    ancestral,
+    deis,
+    heun,
+    multistep,
+    pndm,
+    predictor,
+    restart,
+    sampling_fn,
+    sde,
+    singlestep,
+    unipc,
+)
 from diffjax.schedules import EDM, VE, VP, Cosine, Rectified, SubVP, Tabulated
 from diffjax.types import Posterior, Schedule, pytree, static
 
@@ -33,6 +46,8 @@ class Row(NamedTuple):
         settings: names of the schedules on which it is defined.
         deterministic: whether it ignores its key.
         primed: the method's own order, which a multistep sampler shows once its history is exact.
+        first: sigma / alpha where the walks start of which `order` is measured.
+        steps: of those walks.
     """
 
     make: Callable[[Schedule], Sampler]
@@ -40,6 +55,8 @@ class Row(NamedTuple):
     settings: tuple[str, ...]
     deterministic: bool = True
     primed: int | None = None
+    first: float = 2.0
+    steps: tuple[int, int] = (320, 640)
 
 
 def _linear_betas(steps=1000):
@@ -65,6 +82,7 @@ SETTINGS = {
 }
 ALL = tuple(SETTINGS)
 FINITE = tuple(name for name, setting in SETTINGS.items() if not setting.from_pure_noise)  # those of finite SNR
+FEW = ("vp", "edm", "cosine", "rectified", "table_linear")
 
 # Adams(3) starts with one step of order 1 and one of order 2: local errors h^2 and h^3, so that the whole is of order
 # 2. The published 3M takes half the weight of the second difference: order 2 even with an exact history.
@@ -82,12 +100,45 @@ SAMPLERS = {
     "adams_1": Row(lambda s: multistep.adams(s, 1), 1, ALL),
     "adams_2": Row(lambda s: multistep.adams(s, 2), 2, ALL, primed=2),
     "adams_3": Row(lambda s: multistep.adams(s, 3), 2, ALL, primed=3),
-    "adams_2_tau": Row(lambda s: multistep.adams(s, 2, tau=0.7), 1, ALL, deterministic=False),
     "adams_3_lower": Row(lambda s: multistep.adams(s, 3, lower_final=True), 2, ALL),
     "dpmpp_2m": Row(multistep.dpmpp_2m, 2, ALL, primed=2),
     "dpmpp_2m_lower": Row(lambda s: multistep.dpmpp_2m(s, lower_final=True), 2, ALL),
     "dpmpp_3m": Row(multistep.dpmpp_3m, 2, ALL, primed=2),
     "dpmpp_3m_lower": Row(lambda s: multistep.dpmpp_3m(s, lower_final=True), 2, ALL),
+}
+
+RESTARTS = ((3, 2, 0.06, 0.3), (2, 1, 0.6, 1.5))
+
+# One step of order k in a walk of order p > k costs an error h^(k+1), once.
+# - Noise: the covariance of x_t and x_s has a kink at t = s, so that no multistep rule is of weak order above 2.
+# - Adams-Bashforth on the noise (tab, lms): 2 by the first step, of order 1. From sigma = 70 alpha, where the noise is
+#   known, that step costs nothing, and their own order p shows. PNDM and iPNDM take the weights of equal steps: 2.
+# - UniPC-p: p + 1 by its corrector; 3 by the first step, corrected to order 2, which is free from sigma = 70 alpha too.
+#   lower_final ends with a step of order 1, whose error has the small factor (sigma / alpha)^2.
+SAMPLERS |= {
+    "adams_2_tau": Row(lambda s: multistep.adams(s, 2, tau=0.7), 2, ALL, deterministic=False),
+    "adams_3_tau": Row(lambda s: multistep.adams(s, 3, tau=1.0), 2, (*FEW, "rectified_1"), deterministic=False),
+    "dpmpp_2m_sde": Row(multistep.dpmpp_2m_sde, 2, (*FEW, "cosine_1"), deterministic=False),
+    "dpmpp_2m_sde_heun": Row(lambda s: multistep.dpmpp_2m_sde(s, 0.6, "heun"), 2, FEW, deterministic=False),
+    "dpmpp_3m_sde": Row(multistep.dpmpp_3m_sde, 2, (*FEW, "rectified_1"), deterministic=False),
+    "dpm_solver_2": Row(singlestep.dpm_solver, 2, FEW, steps=(160, 320)),
+    "dpm_solver_3": Row(lambda s: singlestep.dpm_solver(s, 3), 3, FEW, steps=(160, 320)),
+    "dpmpp_2s": Row(singlestep.dpmpp_2s, 2, (*FEW, "rectified_1"), steps=(160, 320)),
+    "tab_2": Row(lambda s: deis.tab(s, 2), 2, FEW, primed=2),
+    "tab_3": Row(deis.tab, 3, FEW, primed=3, first=70.0),
+    "tab_4": Row(lambda s: deis.tab(s, 4), 2, FEW, primed=4),
+    "lms_3": Row(lambda s: deis.lms(s, 3), 3, FEW, primed=3, first=70.0),
+    "lms_4": Row(deis.lms, 4, FEW, primed=4, first=70.0),
+    "ipndm_2": Row(lambda s: pndm.ipndm(s, 2), 2, FEW, primed=2),
+    "ipndm_4": Row(pndm.ipndm, 2, FEW, primed=2),
+    "pndm": Row(pndm.pndm, 2, FEW, steps=(160, 320)),
+    "unipc_1": Row(lambda s: unipc.unipc(s, 1), 2, (*FEW, "cosine_1")),
+    "unipc_2_bh1": Row(lambda s: unipc.unipc(s, 2, "bh1"), 3, FEW, steps=(160, 320)),
+    "unipc_2_full": Row(lambda s: unipc.unipc(s, 2, "bh2", lower_final=False), 3, FEW, primed=3),
+    "unipc_3": Row(unipc.unipc, 4, (*FEW, "rectified_1"), first=70.0, steps=(80, 160)),
+    "unipc_3_exact": Row(lambda s: unipc.unipc(s, 3, "exact"), 4, FEW, first=70.0, steps=(80, 160)),
+    "unipc_3_full": Row(lambda s: unipc.unipc(s, 3, "bh1", lower_final=False), 4, FEW, primed=4, first=70.0),
+    "restart": Row(lambda s: restart.restart(s, RESTARTS), 2, FEW, deterministic=False),
 }
 EVERY_PAIR = [(sampler, setting) for sampler, row in SAMPLERS.items() for setting in row.settings]
 
@@ -118,6 +169,11 @@ def amplitudes(form: forms.Form, t) -> tuple[Any, Any]:
     """(alpha, sigma) of a closed form, float64; cos(pi / 2) is 0."""
     alpha, sigma = form.amplitudes(np.asarray(t, forms.wide))
     return np.float64(np.where(np.abs(alpha) < 1e-18, 0, alpha)), np.float64(sigma)
+
+
+def row_times(sampler: Sampler, ts) -> np.ndarray:
+    """The times of x after the rows: where the next evaluations are made, and the end."""
+    return np.append(np.asarray(sampler.plan(ts).t)[1:], ts[-1])
 
 
 def walk(sampler: Sampler, ts, model: Any, x, noise) -> tuple[np.ndarray, np.ndarray]:
