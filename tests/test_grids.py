@@ -61,6 +61,69 @@ def test_index_sets_by_exact_arithmetic(n, steps):
         assert indices(grids.linspace(VP(), n, steps=steps), steps) == linspace
 
 
+SECTIONS = [  # n, T, indices from the noisiest down, by hand
+    ("3", 10, [9, 4, 0]),  # 4.5 rounds to even
+    (4, 10, [9, 6, 3, 0]),
+    ("1", 10, [0]),
+    ("2,3", 10, [9, 7, 5, 4, 0]),
+    (" 1, 2,2 ", 10, [9, 7, 6, 4, 0]),  # parts of 4, 3 and 3
+    ("10", 10, [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]),
+    ("ddim3", 10, [8, 4, 0]),
+    ("ddim4", 10, [9, 6, 3, 0]),
+    ("ddim5", 10, [8, 6, 4, 2, 0]),
+    ("ddim3", 1000, [668, 334, 0]),  # leading, with its stride 333: 666, 333, 0
+    ("ddim1", 10, [0]),
+]
+
+
+@pytest.mark.parametrize(("n", "steps", "expected"), SECTIONS)
+def test_sections_of_a_chain(n, steps, expected):
+    assert indices(grids.sections(VP(), n, steps=steps), steps) == expected
+
+
+def test_the_published_sections():
+    """10 + 15 + 20 of 300: each part of 100 with both of its ends; and ddim50 is not 50."""
+    index = indices(grids.sections(VP(), "10,15,20", steps=300), 300)[::-1]
+    parts = [round(start + Fraction(99 * j, n - 1)) for start, n in ((0, 10), (100, 15), (200, 20)) for j in range(n)]
+    assert index == parts
+    assert {0, 99, 100, 199, 200, 299} <= set(index)
+    np.testing.assert_array_equal(grids.sections(CHAIN, 50), grids.linspace(CHAIN, 50))
+    strided = indices(grids.sections(CHAIN, "ddim50"))
+    assert strided == list(range(980, -1, -20))
+    assert strided != indices(grids.sections(CHAIN, "50"))
+
+
+@pytest.mark.parametrize("n", ["10,15,20", "ddim25", "250"])
+def test_a_respaced_chain_keeps_the_alphas_of_the_times_it_keeps(n):
+    """New betas from the kept products: their cumulative product is the kept one, at the original times."""
+    ts = grids.sections(CHAIN, n)
+    alpha, _ = schedules.amplitudes(CHAIN, ts)
+    bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[[*indices(ts)[::-1]]]
+    betas = 1 - bar / np.append(1.0, bar[:-1])
+    np.testing.assert_allclose(np.cumprod(1 - betas), alpha[:-1][::-1] ** 2, rtol=1e-11)
+    np.testing.assert_allclose(1 - (alpha[:-1] / alpha[1:]) ** 2, betas[::-1], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("n", "match"),
+    [
+        ("ddim7", "No integer stride keeps exactly 7 of 10"),
+        ("ddim0", "No integer stride keeps exactly 0 of 10"),
+        ("5,6", r"Section 1 of '5,6' is to keep 6 of its 5 indices"),
+        ("0", "keep 0 of its 10"),
+        (11, "keep 11 of its 10"),
+        ("", "expected counts such as"),
+        ("ddim", "expected counts such as"),
+        ("3,-1", "expected counts such as"),
+        (2.5, "expected counts such as"),
+        ("1,1,1,1,1,1,1,1,1,1,1", "Section 10 of .* is to keep 1 of its 0"),
+    ],
+)
+def test_bad_sections_are_refused(n, match):
+    with pytest.raises(ValueError, match=match):
+        grids.sections(VP(), n, steps=10)
+
+
 def test_the_next_time_is_not_a_stride_away():
     """On linspace with n = 10 the rule t - T // n is wrong for 9 of 9 pairs, so nothing may rely on it."""
     index = indices(grids.linspace(CHAIN, 10))

@@ -14,6 +14,7 @@ import pytest
 
 from diffjax import ema, parallel, training
 from diffjax.optimizers import build_optimizer
+from diffjax.types import Prepare
 
 BATCH, STEPS = 16, 4
 RUNS = {1: ("jit", "pmap-k"), 8: ("jit", "jit-k", "pmap")}  # k: several steps in one dispatch
@@ -30,6 +31,18 @@ def loss_fn(params, keys, example, index, global_size):
     return jnp.mean((hidden @ params["out"] - noise) ** 2), {"t01": t01, "norm": jnp.abs(hidden).mean()}
 
 
+def shuffled():
+    """A batch-level hook: it rolls the whole batch by a random amount and remembers losses in their order."""
+
+    def apply(memory, key, batch):
+        return {"x": jnp.roll(batch["x"], jax.random.randint(key, (), 0, BATCH), 0) + 0.1 * memory["last"].mean()}
+
+    def update(memory, losses, logged):
+        return {"last": losses * logged["norm"], "count": memory["count"] + 1}
+
+    return Prepare(lambda: {"last": jnp.zeros(BATCH), "count": jnp.zeros((), jnp.int32)}, apply, update)
+
+
 def problem():
     rng = np.random.default_rng(0)
     normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
@@ -44,8 +57,8 @@ def train(mode, mesh):
     backend, _, k = mode.partition("-")
     params, batches, optimizer, schedule, emas = problem()
     axis_name = parallel.AXIS if backend == "pmap" else None
-    step = training.make_step(loss_fn, optimizer, emas, learning_rate=schedule, axis_name=axis_name)
-    state = parallel.replicate(mesh, training.init_state(params, optimizer, emas, jax.random.key(3)))
+    step = training.make_step(loss_fn, optimizer, emas, learning_rate=schedule, prepare=shuffled(), axis_name=axis_name)
+    state = parallel.replicate(mesh, training.init_state(params, optimizer, emas, jax.random.key(3), shuffled()))
     if k:
         run, leading, feeds = training.make_steps(step), 1, [{"x": x} for x in np.split(batches["x"], 2)]
     else:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import analytic, parallel, training
+from diffjax.commands import codelength
 from diffjax.commands import workdir as files
 from diffjax.commands.experiment import Experiment, mean_denoiser
 from diffjax.commands.sample import drawer, require_workdir, restore, served
@@ -49,6 +50,7 @@ def run(workdir: str | Path, *, experiment: Experiment | None = None, state: Any
     draw = drawer(experiment, parallel.mesh(), trace=visible)
     samples, trajectory = draw(params, range(config.eval.samples))
     losses = loss_by_time(experiment, params)
+    bits = codelength.measure(experiment, params, lambda spread: gaussian_fit(experiment, spread))
     measured, table, passed = judge(experiment, samples)
     _figures(workdir, experiment, samples, trajectory, losses)
     results = {
@@ -58,6 +60,7 @@ def run(workdir: str | Path, *, experiment: Experiment | None = None, state: Any
         "grid": config.grid.to_dict(),
         "held_out_loss": losses["held out"]["mean"],
         "loss_by_time": losses,
+        "bits_per_dimension": bits,
         "metrics": measured,
         "gate": passed,
     }
@@ -108,7 +111,7 @@ def loss_by_time(experiment: Experiment, params: PyTree) -> dict[str, Any]:
     n = min(len(dataset.held_out), 2048)
     held_out, train = (source.gather(np.arange(n)) for source in (dataset.held_out, dataset.train))
     network = _losses(experiment, _regression(experiment, mean_denoiser(experiment)))
-    fit = _gaussian_fit(experiment).denoiser(experiment.schedule)
+    fit = gaussian_fit(experiment).denoiser(experiment.schedule)
     gaussian = _losses(experiment, _regression(experiment, lambda params, label: fit))
     curves = {
         "held out": network(params, held_out),
@@ -138,13 +141,13 @@ def _losses(experiment: Experiment, one: Any) -> Any:
     return curve
 
 
-def _gaussian_fit(experiment: Experiment) -> analytic.GaussianMixture:
-    """A Gaussian fitted to the training data: its posterior mean is the best linear denoiser."""
+def gaussian_fit(experiment: Experiment, spread: float = 0.0) -> analytic.GaussianMixture:
+    """A Gaussian fitted to the training data (`spread` wider): its posterior mean is the best linear denoiser."""
     train = experiment.dataset.train
     x = train.gather(np.arange(min(len(train), 10_000)))["x"]
     flat = x.reshape(len(x), -1).astype(np.float64)
-    cov = np.cov(flat.T).reshape(1, flat.shape[1], flat.shape[1])
-    return analytic.gaussian_mixture([1.0], flat.mean(0).reshape(1, *x.shape[1:]), cov)
+    cov = np.cov(flat.T).reshape(flat.shape[1], flat.shape[1]) + spread * np.eye(flat.shape[1])
+    return analytic.gaussian_mixture([1.0], flat.mean(0).reshape(1, *x.shape[1:]), cov[None])
 
 
 def _regression(experiment: Experiment, denoise: Any) -> Any:
@@ -216,6 +219,7 @@ def _report(experiment: Experiment, results: dict[str, Any], table: str) -> str:
 
 ![loss by time](figures/loss_by_time.png) ![training](figures/training.png)
 
+{codelength.table(results["bits_per_dimension"])}
 ## From noise to data
 
 ![filmstrip](figures/filmstrip.png)
