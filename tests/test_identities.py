@@ -11,7 +11,20 @@ import published as pub
 import pytest
 from moments import Mixture
 from published import Journal
-from samplers_table import ALL, EVERY_PAIR, FEW, FINITE, RESTARTS, SAMPLERS, SETTINGS, HostModel, amplitudes, grid, walk
+from samplers_table import (
+    ALL,
+    EVERY_PAIR,
+    FINITE,
+    RESTARTS,
+    SAMPLERS,
+    SETTINGS,
+    HostModel,
+    amplitudes,
+    grid,
+    grid_for,
+    row_times,
+    walk,
+)
 
 from diffjax import denoisers, grids
 from diffjax.samplers import ancestral, deis, heun, multistep, nfe, pndm, restart, sampling_fn, sde, unipc
@@ -19,7 +32,6 @@ from diffjax.schedules import EDM, VP
 
 TARGET = Mixture((0.3, 0.7), (-0.6, 0.5), (0.04, 0.02))
 X = np.linspace(-1.5, 1.5, 5)
-TAB_GRID = grids.uniform  # where steps in t are tiny, high powers of t cancel
 pytestmark = pytest.mark.usefixtures("x64")
 
 
@@ -111,8 +123,7 @@ def test_trajectory_is_the_published_one(name, setting):
     schedule, form, _ = SETTINGS[setting]
     model = HostModel(TARGET.denoise, schedule, form)
     for n, zero in ((1, True), (10, False), (10, True))[name == "restart" :]:  # a restart needs a level inside
-        ts = TAB_GRID(schedule, n, t_min=2.3e-3, zero=zero) if name.startswith("tab") else grid(setting, n, zero=zero)
-        z = noise(4 * n)
+        ts, z = grid_for(name, setting, n, zero), noise(4 * n)
         x = X * amplitudes(form, ts[0])[1]
         _, path = walk(SAMPLERS[name].make(schedule), ts, model, x, z)
         expected = np.array(published(name, setting, ts, x, z))
@@ -133,7 +144,7 @@ LEVEL_SAMPLERS = [name for name in SAMPLERS if not name.startswith(("pf_euler", 
 def test_only_the_ratio_of_noise_to_signal_matters(name):
     """x / alpha walks one path whatever the schedule: that of EDM at t = sigma / alpha."""
     plain = EDM(t_max=1e9)
-    for setting in FINITE if SAMPLERS[name].settings in (ALL, FINITE) else FEW:
+    for setting in FINITE if SAMPLERS[name].settings in (ALL, FINITE) else ("rectified", "table_linear"):
         schedule, form, _ = SETTINGS[setting]
         ts, z = grid(setting, 10), noise(40)
         alpha, sigma = amplitudes(form, ts)
@@ -298,7 +309,7 @@ def test_without_noise_the_sde_samplers_are_the_ode_ones():
     same_walk(multistep.dpmpp_2m_sde(schedule, 0.5, "heun"), multistep.adams(schedule, 2, tau=0.5**0.5), "vp", ts)
     a, b = (path_of(s, "vp", ts) for s in (multistep.dpmpp_3m_sde(schedule, 0.0), multistep.dpmpp_3m(schedule)))
     np.testing.assert_allclose(a[0], b[0], rtol=1e-13)
-    assert np.abs(a[1] - b[1]).max() > 1e-4
+    assert np.abs(a[1] - b[1]).max() > 1e-7
 
 
 @pytest.mark.parametrize("setting", ["vp", "rectified_1", "table_linear"])

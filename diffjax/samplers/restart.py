@@ -27,16 +27,14 @@ def restart(
         rho: of those grids.
 
     Raises:
-        ValueError: for intervals that are empty or upside down, or (at planning) that start outside the grid, or if the
-            grid starts where alpha is 0.
+        ValueError: for intervals that are upside down or too short, or (at planning) that start outside the grid, at
+            the same level, or end outside the schedule, or if the grid starts where alpha is 0.
     """
     intervals = tuple(intervals)
     for interval in intervals:
-        count, repeats, low, high = interval
-        if not (count >= 2 and repeats >= 1 and 0 < low < high < np.inf):
-            raise ValueError(
-                f"Got the restart interval {interval}, expected (levels >= 2, repeats >= 1, 0 < n_min < n_max)."
-            )
+        _check(interval)
+    if not 0 < rho < np.inf:
+        raise ValueError(f"rho is {rho}, expected a positive number (Karras et al.: 7).")
 
     def program(walk: table.Walk) -> table.Form:
         noise = np.asarray([level.noise for level in walk.levels])
@@ -58,6 +56,16 @@ def restart(
 
     extra = sum(2 * (count - 1) * repeats for count, repeats, _, _ in intervals)
     return table.sampler(schedule, program, 2, predicts=table.noise, random=True, evaluations=lambda n: 2 * n + extra)
+
+
+def _check(interval: tuple[int, int, float, float]) -> None:
+    if len(interval) == 4 and all(isinstance(count, int | np.integer) for count in interval[:2]):
+        count, repeats, low, high = interval
+        if count >= 2 and repeats >= 1 and 0 < low < high < np.inf:
+            return
+    raise ValueError(
+        f"Got the restart interval {interval}, expected (levels >= 2, repeats >= 1, 0 < n_min < n_max), integers first."
+    )
 
 
 def _nearest(noise: np.ndarray, low: float, high: float) -> int:

@@ -97,7 +97,7 @@ class Walk:
         """
         t = host.float64(lambda schedule, value: time_of(schedule, value), self.schedule, np.float64(2 * lam))
         level = self.level_of(float(t))
-        if not np.isclose(level.lam, lam, rtol=1e-6, atol=1e-6):
+        if level.t > float(self.schedule.t_max) * (1 + 1e-6) or not np.isclose(level.lam, lam, rtol=1e-6, atol=1e-6):
             raise ValueError(
                 f"{type(self.schedule).__name__} does not reach log-SNR {2 * lam:.6g}, a node of the sampler."
             )
