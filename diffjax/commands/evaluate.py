@@ -50,7 +50,7 @@ def run(workdir: str | Path, *, experiment: Experiment | None = None, state: Any
     draw = drawer(experiment, parallel.mesh(), trace=visible)
     samples, trajectory = draw(params, range(config.eval.samples))
     losses = loss_by_time(experiment, params)
-    bits = codelength.measure(experiment, params, lambda spread: gaussian_fit(experiment, spread))
+    bits = codelength.measure(experiment, params)
     measured, table, passed = judge(experiment, samples)
     _figures(workdir, experiment, samples, trajectory, losses)
     results = {
@@ -111,7 +111,7 @@ def loss_by_time(experiment: Experiment, params: PyTree) -> dict[str, Any]:
     n = min(len(dataset.held_out), 2048)
     held_out, train = (source.gather(np.arange(n)) for source in (dataset.held_out, dataset.train))
     network = _losses(experiment, _regression(experiment, mean_denoiser(experiment)))
-    fit = gaussian_fit(experiment).denoiser(experiment.schedule)
+    fit = _gaussian_fit(experiment).denoiser(experiment.schedule)
     gaussian = _losses(experiment, _regression(experiment, lambda params, label: fit))
     curves = {
         "held out": network(params, held_out),
@@ -141,13 +141,13 @@ def _losses(experiment: Experiment, one: Any) -> Any:
     return curve
 
 
-def gaussian_fit(experiment: Experiment, spread: float = 0.0) -> analytic.GaussianMixture:
-    """A Gaussian fitted to the training data (`spread` wider): its posterior mean is the best linear denoiser."""
+def _gaussian_fit(experiment: Experiment) -> analytic.GaussianMixture:
+    """A Gaussian fitted to the training data: its posterior mean is the best linear denoiser."""
     train = experiment.dataset.train
     x = train.gather(np.arange(min(len(train), 10_000)))["x"]
     flat = x.reshape(len(x), -1).astype(np.float64)
-    cov = np.cov(flat.T).reshape(flat.shape[1], flat.shape[1]) + spread * np.eye(flat.shape[1])
-    return analytic.gaussian_mixture([1.0], flat.mean(0).reshape(1, *x.shape[1:]), cov[None])
+    cov = np.cov(flat.T).reshape(1, flat.shape[1], flat.shape[1])
+    return analytic.gaussian_mixture([1.0], flat.mean(0).reshape(1, *x.shape[1:]), cov)
 
 
 def _regression(experiment: Experiment, denoise: Any) -> Any:
