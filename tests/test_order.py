@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from moments import Mixture
-from samplers_table import ALL, FEW, FINITE, SAMPLERS, SETTINGS, amplitudes, known_at_knots, laws
+from samplers_table import ALL, FINITE, SAMPLERS, SETTINGS, amplitudes, known_at_knots, laws
 
 from diffjax import analytic, grids, schedules
 from diffjax.samplers import heun, multistep, ode, restart, sampling_fn
@@ -72,7 +72,7 @@ IN_TIME = ("pf_euler", "tab", "pndm")  # others walk along sigma / alpha: test_i
 
 def order_settings(name):
     """Where an order is measured."""
-    if SAMPLERS[name].settings != FEW:
+    if SAMPLERS[name].settings in (ALL, FINITE):
         return SMOOTH if name == "pf_euler" else FINITE
     if name in ("tab_3", "tab_4"):  # a polynomial in the time of a chain sees its kinks: order 2
         return "vp", "rectified"
