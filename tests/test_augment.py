@@ -9,7 +9,8 @@ from scipy import ndimage
 
 from diffjax import config as C
 from diffjax import losses, models
-from diffjax.commands.experiment import build_experiment, init_state, loss_fn
+from diffjax.commands import evaluate
+from diffjax.commands.experiment import build_experiment, init_state, loss_fn, mean_denoiser
 from diffjax.data import augment
 from diffjax.data.augment import TRANSFORMS, Drawn
 from diffjax.models import layers
@@ -255,8 +256,8 @@ def test_training_sees_augmented_images_and_says_so_evaluation_does_not():
         net = lambda x, c: experiment.network.apply(params, x, c, **told)
         return losses.regression(net, experiment.process, experiment.target, x, z, t)
 
-    both = {train: loss_fn(experiment, train=train) for train in (True, False)}
-    run = jax.jit(lambda params: [both[train](params, keys, example, 0, 1)[0] for train in (True, False)])
+    both = loss_fn(experiment), evaluate.regression(experiment, mean_denoiser(experiment))
+    run = jax.jit(lambda params: [loss(params, keys, example, 0, 1)[0] for loss in both])
     train, held_out = run(params)
     np.testing.assert_allclose(train, expected(x, {"augment": label}), rtol=1e-5)
     np.testing.assert_allclose(held_out, expected(example["x"], {"augment": jnp.zeros(9)}), rtol=1e-5)

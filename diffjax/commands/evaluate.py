@@ -110,9 +110,9 @@ def loss_by_time(experiment: Experiment, params: PyTree) -> dict[str, Any]:
     dataset, bins = experiment.dataset, experiment.config.eval.time_bins
     n = min(len(dataset.held_out), 2048)
     held_out, train = (source.gather(np.arange(n)) for source in (dataset.held_out, dataset.train))
-    network = _losses(experiment, _regression(experiment, mean_denoiser(experiment)))
+    network = _losses(experiment, regression(experiment, mean_denoiser(experiment)))
     fit = _gaussian_fit(experiment).denoiser(experiment.schedule)
-    gaussian = _losses(experiment, _regression(experiment, lambda params, label: fit))
+    gaussian = _losses(experiment, regression(experiment, lambda params, label: fit))
     curves = {
         "held out": network(params, held_out),
         "train": network(params, train),
@@ -150,7 +150,7 @@ def _gaussian_fit(experiment: Experiment) -> analytic.GaussianMixture:
     return analytic.gaussian_mixture([1.0], flat.mean(0).reshape(1, *x.shape[1:]), cov)
 
 
-def _regression(experiment: Experiment, denoise: Any) -> Any:
+def regression(experiment: Experiment, denoise: Any) -> Any:
     """The weighted regression loss of `denoise(params, label)`'s mean, whatever the training loss was."""
     schedule, target = experiment.schedule, experiment.target
 
