@@ -27,7 +27,7 @@ def nearest(name: str, options: Iterable[str]) -> str:
     """'(nearest: x); the options' for an error message."""
     options = sorted(options)
     close = difflib.get_close_matches(name, options, 1)
-    return (f"nearest is {close[0]!r}; " if close else "") + f"it has {', '.join(options)}"
+    return (f"nearest is {close[0]!r}; " if close else "") + f"it has {', '.join(options) or 'none'}"
 
 
 def build(namespace: Any, spec: Mapping[str, Any], *args: Any) -> Any:
@@ -57,6 +57,11 @@ def build(namespace: Any, spec: Mapping[str, Any], *args: Any) -> Any:
         if key not in parameters and not takes_any:
             own = [p for p in list(parameters)[len(args) :] if p != "self"]
             raise ConfigError(f"{title}.{path} has no option {key!r}: {nearest(key, own)}.")
+    given = {*list(parameters)[: len(args)], *keywords}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    missing = [k for k, p in parameters.items() if p.kind in named and p.default is p.empty and k not in given]
+    if missing:
+        raise ConfigError(f"{title}.{path} also needs {', '.join(missing)}: a new name drops the old one's options.")
     return make(*args, **keywords)
 
 

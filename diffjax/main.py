@@ -70,6 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load(flags.config, overrides) if flags.config else None
         if config is None and (overrides or flags.mode in ("train", "show")) and not flags.workdir:
             raise ConfigError(f"--mode={flags.mode} needs --config, such as --config=configs/vpsde.py.")
+        if flags.mode in ("train", "show") and (flags.sampler or flags.nfe is not None or flags.step is not None):
+            raise ConfigError(
+                f"--sampler, --nfe and --step are for sample and eval; --mode={flags.mode} takes "
+                "--config.sampler.name=... and --config.grid.n=..."
+            )
         command = importlib.import_module(f"diffjax.commands.{MODES[flags.mode]}")
         command.main(config, overrides, flags)
     except ConfigError as error:

@@ -165,3 +165,27 @@ def test_build_errors_name_the_alternatives(namespace, spec, match):
     with pytest.raises(C.ConfigError, match=match) as error:
         C.build(namespace, spec, *([schedules.VP()] if namespace is not schedules else []))
     assert "\n" not in str(error.value)
+
+
+def test_missing_arguments_are_named():
+    with pytest.raises(C.ConfigError, match=r"karras also needs n"):
+        C.build(grids, {"name": "karras"}, schedules.VP())
+    with pytest.raises(C.ConfigError, match=r"Tabulated also needs log_alpha"):
+        C.build(schedules, {"name": "Tabulated"})
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ("eval.samples=0", "eval.samples is 0"),
+        ("eval.time_bins=0", "eval.time_bins is 0"),
+        ("sample.chunk=-4", "sample.chunk is -4"),
+        ("checkpoint.every=0", "checkpoint.every is 0"),
+        ("sampler.name=restart.restart;sampler.intervals=3", "expected tuples"),
+    ],
+)
+def test_what_is_used_late_is_refused_early(change, match):
+    from diffjax.commands.experiment import build_experiment
+
+    with pytest.raises(C.ConfigError, match=match):
+        build_experiment(C.load("configs/vpsde.py:tiny", change.split(";")))

@@ -77,6 +77,7 @@ def build_experiment(config: Config) -> Experiment:
 
 def _build(config: Config) -> Experiment:
     _check_train(config.train)
+    _check_counts(config)
     schedule = build(schedules, config.schedule)
     schedules.check(schedule)
     target = build(denoisers, config.target)
@@ -267,6 +268,14 @@ def _check_augment(experiment: Experiment) -> None:
             f"augment.{experiment.config.augment.name} gives a label of {label.size} entries, but model.augment is "
             f"{taken}; set model.augment={label.size} (UNet has it), or augment.name=none."
         )
+
+
+def _check_counts(config: Config) -> None:
+    """What is only used late in a run is looked at before it begins."""
+    for path in ("eval.samples", "eval.time_bins", "sample.chunk", "checkpoint.every", "checkpoint.keep"):
+        group, field = path.split(".")
+        if config[group][field] < 1:
+            raise ConfigError(f"{path} is {config[group][field]}, expected an integer >= 1.")
 
 
 def _check_train(train: Config) -> None:

@@ -58,7 +58,7 @@ def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
                 _write_results(workdir, {"status": "nonfinite", "error": str(error)})
                 raise
         if not finished:
-            log.say(f"stopped at step {loop.step}, saved; the same command resumes")
+            log.say(f"stopped at step {loop.step}, saved; --workdir={workdir} resumes")
             return _write_results(workdir, {"status": "interrupted", "step": loop.step})
         checkpoints.wait()
     results = evaluate.run(workdir, experiment=experiment, state=loop.state)

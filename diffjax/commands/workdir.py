@@ -35,6 +35,8 @@ def prepare(workdir: Path, config: Config) -> None:
     Raises:
         ConfigError: if it holds another config (the differences are named) or files that no run of ours left.
     """
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"{workdir} is a file, expected a folder for the run; give another --workdir.")
     saved = workdir / "config.json"
     if saved.exists():
         changed = differences(from_json(saved.read_text()), config)
