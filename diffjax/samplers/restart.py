@@ -30,9 +30,7 @@ def restart(
         ValueError: for intervals that are upside down or too short, or (at planning) that start outside the grid, at
             the same level, or end outside the schedule, or if the grid starts where alpha is 0.
     """
-    if not isinstance(intervals, tuple | list) or not all(
-        isinstance(i, tuple | list) and len(i) == 4 for i in intervals
-    ):
+    if not isinstance(intervals, tuple | list):
         raise ValueError(f"Got intervals = {intervals}, expected tuples (levels, repeats, n_min, n_max).")
     intervals = tuple(intervals)
     for interval in intervals:
