@@ -15,11 +15,12 @@ Expected of the default: a pass of the gate in report.md.
 
 from ml_collections import ConfigDict
 
-from diffjax.config import load, variant_of
+from diffjax.config import beside, variant_of
+
+_base = beside(__file__, "vpsde.py")
 
 
-def _ladder(variant: str, levels: int, sigma_min: float, sigma_max: float, **sampler: object) -> ConfigDict:
-    config = load("configs/vpsde.py" + variant).unlock()
+def _ladder(config: ConfigDict, levels: int, sigma_min: float, sigma_max: float, **sampler: object) -> ConfigDict:
     config.schedule = ConfigDict(dict(name="VE", sigma_min=sigma_min, sigma_max=sigma_max))
     config.times = ConfigDict(dict(name="ladder", levels=levels))
     config.grid = ConfigDict(dict(name="ladder", n=levels))
@@ -29,22 +30,22 @@ def _ladder(variant: str, levels: int, sigma_min: float, sigma_max: float, **sam
 
 def ncsnv2() -> ConfigDict:
     """The default: 480 Langevin steps, and the last denoising. Half of them pass the gate too, with no margin."""
-    return _ladder("", 24, 0.01, 10.0, eps=9.92e-6, steps=20, convention="ncsnv2", denoise=True)
+    return _ladder(_base.digits(), 24, 0.01, 10.0, eps=9.92e-6, steps=20, convention="ncsnv2", denoise=True)
 
 
 def ncsn() -> ConfigDict:
     """2019's ladder, 10 levels from 1 to 0.01 in [0, 1], with 20 steps each in place of 100; no last denoising."""
-    return _ladder("", 10, 0.02, 2.0, eps=8e-5, steps=20, convention="ncsn", denoise=False)
+    return _ladder(_base.digits(), 10, 0.02, 2.0, eps=8e-5, steps=20, convention="ncsn", denoise=False)
 
 
 def tiny() -> ConfigDict:
     """Every part of the default, at a size that runs in seconds."""
-    return _ladder(":tiny", 4, 0.01, 10.0, eps=1.57e-5, steps=1, convention="ncsnv2", denoise=True)
+    return _ladder(_base.tiny(), 4, 0.01, 10.0, eps=1.57e-5, steps=1, convention="ncsnv2", denoise=True)
 
 
 def cifar10() -> ConfigDict:
     """NCSNv2 on CIFAR-10: 232 levels from 50 to 0.01 in [0, 1], 5 steps each at eps = 6.2e-6; Adam at 1e-4."""
-    config = _ladder(":cifar10", 232, 0.02, 100.0, eps=2.48e-5, steps=5, convention="ncsnv2", denoise=True)
+    config = _ladder(_base.cifar10(), 232, 0.02, 100.0, eps=2.48e-5, steps=5, convention="ncsnv2", denoise=True)
     config.learning_rate.update(dict(peak=1e-4, warmup_steps=0))
     config.train.steps = 300_000
     config.ema.decays = (0.999,)

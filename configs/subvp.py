@@ -12,18 +12,19 @@ Expected of the default: a pass of the gate in report.md.
 
 from ml_collections import ConfigDict
 
-from diffjax.config import load, variant_of
+from diffjax.config import beside, variant_of
+
+_base = beside(__file__, "vpsde.py")
 
 
-def _subvp(variant: str = "") -> ConfigDict:
-    config = load("configs/vpsde.py" + variant).unlock()
+def _subvp(config: ConfigDict) -> ConfigDict:
     config.schedule = ConfigDict(dict(name="SubVP", beta_min=0.1, beta_max=20.0))
     return config
 
 
 def digits() -> ConfigDict:
     """The default recipe; ancestral steps, for 40 are too few for the reverse-diffusion predictor."""
-    config = _subvp()
+    config = _subvp(_base.digits())
     config.sampler = ConfigDict(dict(name="langevin.predictor_corrector", predictor="ddpm", rule="snr", strength=0.16))
     config.grid = ConfigDict(dict(name="log_snr", n=40, t_min=1e-3))
     return config
@@ -31,7 +32,7 @@ def digits() -> ConfigDict:
 
 def tiny() -> ConfigDict:
     """Every part of the default, at a size that runs in seconds."""
-    config = _subvp(":tiny")
+    config = _subvp(_base.tiny())
     config.sampler = digits().sampler
     config.grid.n = 3
     return config
@@ -39,7 +40,7 @@ def tiny() -> ConfigDict:
 
 def cifar10() -> ConfigDict:
     """DDPM++ (continuous, sub-VP) on CIFAR-10: Euler-Maruyama, 1000 steps, the last mean."""
-    config = _subvp(":cifar10")
+    config = _subvp(_base.cifar10())
     config.sampler = ConfigDict(dict(name="sde.euler_maruyama", churn=1.0, denoise=True))
     config.grid = ConfigDict(dict(name="uniform", n=1000, t_min=1e-3, zero=False))
     return config

@@ -12,18 +12,16 @@ Expected of the default: a pass of the gate in report.md.
 
 from ml_collections import ConfigDict
 
-from diffjax.config import load, variant_of
+from diffjax.config import beside, variant_of
+
+_base = beside(__file__, "vpsde.py")
 
 CORRECTED = dict(name="langevin.predictor_corrector", predictor="reverse_diffusion", rule="snr", strength=0.16)
 
 
-def _vp(variant: str = "") -> ConfigDict:
-    return load("configs/vpsde.py" + variant).unlock()
-
-
 def digits() -> ConfigDict:
     """The default recipe."""
-    config = _vp()
+    config = _base.digits()
     config.schedule = ConfigDict(dict(name="VE", sigma_min=0.01, sigma_max=10.0))
     config.sampler = ConfigDict(CORRECTED)
     config.grid = ConfigDict(dict(name="ladder", n=60))
@@ -32,7 +30,7 @@ def digits() -> ConfigDict:
 
 def tiny() -> ConfigDict:
     """Every part of the default, at a size that runs in seconds."""
-    config = _vp(":tiny")
+    config = _base.tiny()
     config.schedule, config.sampler = digits().schedule, digits().sampler
     config.grid = ConfigDict(dict(name="ladder", n=3))
     return config
@@ -43,7 +41,7 @@ def cifar10() -> ConfigDict:
 
     Their sigma from 0.01 to 50 and their snr are for images in [0, 1]: in [-1, 1] sigma doubles, snr has no unit.
     """
-    config = _vp(":cifar10")
+    config = _base.cifar10()
     config.schedule = ConfigDict(dict(name="VE", sigma_min=0.02, sigma_max=100.0))
     config.model.embedding = "fourier"
     config.ema.decays = (0.999,)

@@ -64,6 +64,27 @@ def init_state(
     return TrainState(zero(), params, emas.init(params), optimizer.init(params), key, zero(), memory)
 
 
+class _Across(NamedTuple):
+    """The devices of a mapped axis (`jax.pmap`), or, under `jit`, where arrays are whole already, nothing to do."""
+
+    axis: str | None
+
+    def mean(self, tree: PyTree) -> PyTree:
+        return jax.lax.pmean(tree, self.axis) if self.axis else tree
+
+    def total(self, tree: PyTree) -> PyTree:
+        return jax.lax.psum(tree, self.axis) if self.axis else tree
+
+    def whole(self, tree: PyTree) -> PyTree:
+        return jax.lax.all_gather(tree, self.axis, tiled=True) if self.axis else tree
+
+    def devices(self) -> Any:
+        return jax.lax.axis_size(self.axis) if self.axis else 1
+
+    def place(self) -> Any:
+        return jax.lax.axis_index(self.axis) if self.axis else 0
+
+
 def make_step(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
@@ -91,36 +112,33 @@ def make_step(
     """
     if time_bins < 1:
         raise ValueError(f"Got time_bins = {time_bins}, expected at least 1.")
-    mean = (lambda tree: jax.lax.pmean(tree, axis_name)) if axis_name else (lambda tree: tree)
-    total = (lambda tree: jax.lax.psum(tree, axis_name)) if axis_name else (lambda tree: tree)
-    whole = (lambda tree: jax.lax.all_gather(tree, axis_name, tiled=True)) if axis_name else (lambda tree: tree)
-    devices, place = (jax.lax.axis_size, jax.lax.axis_index) if axis_name else (lambda _: 1, lambda _: 0)
+    across = _Across(axis_name)
 
     def prepared(memory: PyTree, key: Key, batch: PyTree) -> PyTree:
         if prepare is None:
             return batch
         size = jax.tree.leaves(batch)[0].shape[0]
-        batch = prepare.apply(memory, jax.random.fold_in(key, 2), whole(batch))  # 0 and 1 are those of `split`
-        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, place(axis_name) * size, size), batch)
+        batch = prepare.apply(memory, jax.random.fold_in(key, 2), across.whole(batch))  # 0 and 1 are those of `split`
+        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, across.place() * size, size), batch)
 
     def mean_loss(params: PyTree, key: Key, batch: PyTree) -> tuple[Array, tuple[Array, dict[str, Array]]]:
         size = jax.tree.leaves(batch)[0].shape[0]
-        index = place(axis_name) * size + jnp.arange(size, dtype=jnp.int32)
-        losses, aux = batch_losses(loss_fn, params, key, batch, index, devices(axis_name) * size)
+        index = across.place() * size + jnp.arange(size, dtype=jnp.int32)
+        losses, aux = batch_losses(loss_fn, params, key, batch, index, across.devices() * size)
         return losses.mean(), (losses, aux)
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         batch = prepared(state.memory, key, batch)
         (loss, (losses, aux)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params, key, batch)
-        loss, grads = mean((loss, grads))
+        loss, grads = across.mean((loss, grads))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         guarded = dict(zip(GUARDED, (loss, *map(optax.tree.norm, (grads, updates, params))), strict=True))
         finite = jnp.isfinite(jnp.stack(list(guarded.values()))).all()
 
         plain = aux.pop("unweighted", losses)
-        memory = prepare.update(state.memory, *whole((plain, aux))) if prepare else state.memory
+        memory = prepare.update(state.memory, *across.whole((plain, aux))) if prepare else state.memory
         proposed = (params, emas.update(state.ema, params), opt_state, memory)
         current = (state.params, state.ema, state.opt_state, state.memory)
         params, ema, opt_state, memory = jax.tree.map(lambda new, old: jnp.where(finite, new, old), proposed, current)
@@ -129,8 +147,8 @@ def make_step(
         if learning_rate is not None:  # the optimizer's own count stands still while updates are skipped
             metrics["learning_rate"] = jnp.asarray(learning_rate(state.step - state.skipped))
         if "t01" in aux:
-            metrics |= total(_by_time(plain, aux["t01"], time_bins, finite))
-        metrics["aux"] = mean({name: values.mean() for name, values in aux.items() if name != "t01"})
+            metrics |= across.total(_by_time(plain, aux["t01"], time_bins, finite))
+        metrics["aux"] = across.mean({name: values.mean() for name, values in aux.items() if name != "t01"})
         return TrainState(state.step + 1, params, ema, opt_state, state.key, skipped, memory), metrics
 
     return step

@@ -178,6 +178,7 @@ def test_missing_arguments_are_named():
     ("change", "match"),
     [
         ("eval.samples=0", "eval.samples is 0"),
+        ("eval.samples=8", "at least 297: the gate"),
         ("eval.time_bins=0", "eval.time_bins is 0"),
         ("sample.chunk=-4", "sample.chunk is -4"),
         ("checkpoint.every=0", "checkpoint.every is 0"),

@@ -91,6 +91,11 @@ def _build(config: Config) -> Experiment:
     network = models.network(build(models, config.model))
     plan(config, schedule)
     dataset = build(data, config.data)
+    if dataset.name == "digits" and config.eval.samples < len(dataset.held_out):
+        raise ConfigError(
+            f"eval.samples is {config.eval.samples}, expected at least {len(dataset.held_out)}: the gate compares with "
+            "as many held-out digits."
+        )
     process = processes.Gaussian(schedule)
     experiment = Experiment(
         config,

@@ -8,21 +8,17 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree
+from diffjax.denoisers.wrapper import Wrapper
+from diffjax.types import Array, Denoiser, Posterior, pytree
 
 
 @pytree
-class Clipped:
+class Clipped(Wrapper):
     """A denoiser whose mean is confined to [low, high]."""
 
     denoise: Denoiser
     low: float
     high: float
-
-    @property
-    def schedule(self) -> Schedule:
-        """The denoiser's."""
-        return self.denoise.schedule
 
     def __call__(self, x: Array, t: Any) -> Posterior:
         """The clipped mean, and the variance as it was."""

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from diffjax.chains import Chain
 from diffjax.denoisers.clipping import clipped
 from diffjax.denoisers.targets import NetworkDenoiser, Target, denoiser, maps
+from diffjax.denoisers.wrapper import Wrapper
 from diffjax.types import Array, Denoiser, Network, Posterior, Schedule, pytree
 
 __all__ = ["large", "learned_range", "mean", "small"]  # what a config may name
@@ -63,16 +64,11 @@ def learned_range(net: Network, schedule: Schedule, target: Target, chain: Chain
 
 
 @pytree
-class Small:
+class Small(Wrapper):
     """`small` of any denoiser."""
 
     denoise: Denoiser
     chain: Chain
-
-    @property
-    def schedule(self) -> Schedule:
-        """The denoiser's."""
-        return self.denoise.schedule
 
     def __call__(self, x: Array, t: Any) -> Posterior:
         """NaN variance at a time that is none of the chain's."""
@@ -82,16 +78,11 @@ class Small:
 
 
 @pytree
-class Large:
+class Large(Wrapper):
     """`large` of any denoiser."""
 
     denoise: Denoiser
     v: float = 1.0
-
-    @property
-    def schedule(self) -> Schedule:
-        """The denoiser's."""
-        return self.denoise.schedule
 
     def __call__(self, x: Array, t: Any) -> Posterior:
         """The mean, and the variance of N(0, v) data."""
@@ -99,7 +90,7 @@ class Large:
 
 
 @pytree
-class LearnedRange:
+class LearnedRange(Wrapper):
     """`learned_range` of a network's denoiser.
 
     The published network does not confine u to [-1, 1]. Beyond, var is extrapolated and may be negative, but the
@@ -108,11 +99,6 @@ class LearnedRange:
 
     denoise: NetworkDenoiser
     chain: Chain
-
-    @property
-    def schedule(self) -> Schedule:
-        """The denoiser's."""
-        return self.denoise.schedule
 
     def __call__(self, x: Array, t: Any) -> Posterior:
         """NaN variance at a time that is none of the chain's."""

@@ -87,9 +87,7 @@ def _raise_noise(schedule: Schedule, ts: np.ndarray, n: np.ndarray, gamma: np.nd
     short = sigma < (1 - 1e-6) * (1 + gamma) * n * alpha
     ended = t_hat >= (1 - 1e-6) * float(schedule.t_max)
     missed = np.flatnonzero((short & ended) | ~(sigma >= (1 - 1e-6) * n * alpha))
-    if (
-        missed.size
-    ):  # the schedule ends before that noise level (a table, say); one that is rounded may fall short of it
+    if missed.size:  # the schedule ends before that level (a table, say); a rounded one may fall short of it inside
         i = missed[0]
         raise ValueError(
             f"Churn asks for sigma/alpha = {(1 + gamma[i]) * n[i]:.6g} at t = {ts[i]:.6g}, which "

@@ -1,0 +1,14 @@
+"""What denoisers that wrap another denoiser share."""
+
+from diffjax.types import Denoiser, Schedule
+
+
+class Wrapper:
+    """Mixin of a `pytree` class with a field `denoise`: its schedule is that denoiser's."""
+
+    denoise: Denoiser
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule that the wrapped denoiser was made for."""
+        return self.denoise.schedule
