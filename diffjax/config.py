@@ -9,6 +9,7 @@ import difflib
 import importlib.util
 import inspect
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -24,9 +25,11 @@ class ConfigError(ValueError):
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """'(nearest: x); the options' for an error message."""
+    """'nearest is x; it has the options' for an error message; a part of an option may be what was meant."""
     options = sorted(options)
+    by_part = {part: option for option in options for part in re.split("[./]", option)}
     close = difflib.get_close_matches(name, options, 1)
+    close = close or [by_part[part] for part in difflib.get_close_matches(name, by_part, 1)]
     return (f"nearest is {close[0]!r}; " if close else "") + f"it has {', '.join(options) or 'none'}"
 
 
@@ -47,7 +50,7 @@ def build(namespace: Any, spec: Mapping[str, Any], *args: Any) -> Any:
     for part in path.split("."):
         if part.startswith("_") or part not in _public(make):
             owner = getattr(make, "__name__", title).removeprefix("diffjax.")
-            raise ConfigError(f"{owner} has no {path!r}: {nearest(part, _public(make))}.")
+            raise ConfigError(f"{owner} has no {path!r}: {nearest(part, _paths(make))}.")
         make = getattr(make, part)
     if not callable(make):
         raise ConfigError(f"{title}.{path} is a module, name one of its members: {nearest('', _public(make))}.")
@@ -73,6 +76,12 @@ def _public(namespace: Any) -> list[str]:
         own = lambda v: getattr(v, "__module__", None) == namespace.__name__ and callable(v)
         return [n for n, v in vars(namespace).items() if not n.startswith("_") and own(v)]
     return [n for n in vars(namespace) if not n.startswith("_") and callable(getattr(namespace, n))]
+
+
+def _paths(namespace: Any) -> list[str]:
+    """The names a spec may use, each module among them replaced by its members."""
+    inner = lambda n: [f"{n}.{m}" for m in _public(getattr(namespace, n))]
+    return [p for n in _public(namespace) for p in (inner(n) if isinstance(getattr(namespace, n), ModuleType) else [n])]
 
 
 def find(path: str) -> Path:

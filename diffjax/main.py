@@ -40,7 +40,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--nfe", type=int, help="sample, eval: steps of the grid, in place of the config's")
     parser.add_argument("--sampler", help="sample, eval: such as ancestral.ddim, multistep.dpmpp_2m, heun.edm")
     parser.add_argument("--step", type=int, help="sample, eval: the checkpoint, in place of the newest")
-    parser.add_argument("--out", help="sample: the folder for images; default WORKDIR/samples/seeds")
+    parser.add_argument(
+        "--out", help="sample: the folder for images, default WORKDIR/samples/seeds; eval: for the report"
+    )
     known, rest = parser.parse_known_args(_join(argv))
     overrides = [arg.removeprefix("--config.") for arg in rest if arg.startswith("--config.")]
     unknown = [arg for arg in rest if not arg.startswith("--config.")]

@@ -77,13 +77,7 @@ def build_optimizer(spec: Mapping[str, Any], total_steps: int) -> tuple[optax.Gr
     schedule = _schedule(spec, total_steps)
     allowed = inspect.signature(make).parameters
     if unknown := [key for key in spec if key not in allowed]:
-        names = [
-            *(n for n in allowed if n != "learning_rate"),
-            "learning_rate",
-            "schedule",
-            "warmup_steps",
-            "clip_norm",
-        ]
+        names = [n for n in allowed if n != "learning_rate"]
         raise ValueError(
             f"Optimizer {name!r} takes no {unknown[0]!r}{_nearest(unknown[0], names)}; it takes {', '.join(names)}."
         )

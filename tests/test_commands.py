@@ -64,7 +64,7 @@ def test_finished_run_started_again_does_no_step(tiny_run, capsys):
     workdir, _ = tiny_run
     before = (workdir / "metrics.jsonl").read_bytes()
     train.run(C.load(TINY, ["train.loggers=('tensorboard',)"]), workdir)
-    assert "resuming at step 40 of 40" in capsys.readouterr().out
+    assert "all 40 steps are trained, evaluating again" in capsys.readouterr().out
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
@@ -109,6 +109,16 @@ def test_eval_runs_from_the_workdir_alone(tiny_run):
     assert again["metrics"].keys() == results["metrics"].keys()
     losses = again["loss_by_time"]
     assert losses["Gaussian fit"]["mean"] < losses["held out"]["mean"], "forty steps do not beat a Gaussian fit"
+
+
+def test_eval_of_another_sampler_leaves_the_runs_report(tiny_run):
+    workdir, _ = tiny_run
+    before = (workdir / "report.md").read_bytes()
+    assert command_line.main(["--mode=eval", f"--workdir={workdir}", "--sampler=heun.edm", "--nfe=3"]) == 0
+    report = workdir / "eval" / "sampler.name=heun.edm,grid.n=3" / "report.md"
+    assert "heun.edm on the" in report.read_text()
+    assert (report.parent / "figures" / "samples.png").exists()
+    assert (workdir / "report.md").read_bytes() == before
 
 
 def test_show_counts_parameters_and_batches(capsys):
@@ -170,6 +180,14 @@ MISTAKES = {
         r"expected a number in \[0, 1\]",
     ),
     "negative steps": ([f"--config={TINY}", "--config.train.steps=-20"], "expected an integer >= 1"),
+    "a sampler without its family": ([f"--config={TINY}", "--config.sampler.name=dpmpp_2m"], "'multistep.dpmpp_2m'"),
+    "a helper as a sampler": ([f"--config={TINY}", "--config.sampler.name=nfe"], "samplers has no 'nfe'"),
+    "a config without its folder": (["--config=vpsde"], "nearest is 'configs/vpsde.py'"),
+    "misplaced rate": (
+        [f"--config={TINY}", "--config.optimizer.learning_rate=1"],
+        "set learning_rate.peak",
+    ),
+    "negative seed": ([f"--config={TINY}", "--config.seed=-1"], r"expected an integer in \[0, 2\^32\)"),
     "no grid steps": ([f"--config={TINY}", "--config.grid.n=0"], "expected an integer >= 1"),
     "uneven dispatch": (
         [f"--config={TINY}", "--config.train.steps=41", "--config.train.steps_per_dispatch=2"],

@@ -126,12 +126,14 @@ class _Loop:
 
     def opening(self) -> str:
         parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
-        where = f"resuming at step {self.step}" if self.step else "starting"
+        steps = self.train.steps
+        known = {0: f"training {steps} steps", steps: f"all {steps} steps are trained, evaluating again"}
+        where = known.get(self.step, f"resuming at step {self.step} of {steps}")
         devices = f"{self.mesh.size} x {self.mesh.devices.flat[0].device_kind} ({self.train.backend})"
-        return f"{where} of {self.train.steps}, {parameters:,} parameters, {devices}"
+        return f"{where}, {parameters:,} parameters, {devices}"
 
     def run(self, log: Log, stop: Stop) -> bool:
-        """True at the last step, False if asked to stop before it."""
+        """True at the last step, False if asked to stop."""
         per_dispatch, config = self.train.steps_per_dispatch, self.experiment.config
         put = lambda batch: parallel.shard_batch(self.mesh, batch, leading=1)
         batches = data.Batches(
@@ -166,7 +168,7 @@ class _Loop:
                     self._save()
                 began += time.monotonic() - paused[0]  # step/s and compile_s are of training alone
                 compiled += self.clock.seconds - paused[1]
-                if stopping and self.step < self.train.steps:
+                if stopping:
                     return False
         return True
 

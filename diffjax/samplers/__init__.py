@@ -15,23 +15,21 @@ from diffjax.samplers import (
     trigflow,
     unipc,
 )
-from diffjax.samplers.base import Sampler, nfe, sampling_fn
-from diffjax.samplers.encoding import encoding_fn
+from diffjax.samplers.base import Sampler as Sampler
+from diffjax.samplers.base import nfe as nfe
+from diffjax.samplers.base import sampling_fn as sampling_fn
+from diffjax.samplers.encoding import encoding_fn as encoding_fn
 
-__all__ = [
-    "Sampler",
+__all__ = [  # what a config may name
     "ancestral",
     "deis",
-    "encoding_fn",
     "heun",
     "langevin",
     "multistep",
-    "nfe",
     "ode",
     "pndm",
     "predictor",
     "restart",
-    "sampling_fn",
     "sde",
     "singlestep",
     "trigflow",

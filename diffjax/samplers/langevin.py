@@ -100,7 +100,8 @@ def predictor_corrector(
         noisy = int(np.sum(sigma[:-1] > 0))  # all times of the grid, or all but the last
         if move is None and noisy < len(ts):
             raise ValueError(
-                f"There is no score at t = {ts[-1]:g}, where sigma = 0; end the ladder above it (zero = False)."
+                f"There is no score at t = {ts[-1]:g}, where sigma = 0; end the ladder above it "
+                "(--config.grid.zero=False)."
             )
         kept = (alpha[:-1] / alpha[1:])[:noisy] ** 2
         kernel = _kernel(ts[:noisy], alpha[:noisy], sigma[:noisy], RULES[rule](strength, kept, sigma[:noisy]))

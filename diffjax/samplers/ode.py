@@ -73,7 +73,8 @@ def probability_flow(
         _, sigma = amplitudes(schedule, ts)
         if sigma[-1] == 0:
             raise ValueError(
-                f"The probability-flow ODE is singular at t = {ts[-1]:g}; end the grid above it (zero = False)."
+                f"The probability-flow ODE is singular at t = {ts[-1]:g}; end the grid above it "
+                "(--config.grid.zero=False)."
             )
         full = np.full(len(ts) - 1, 1.0)
         return _Row(ts[:-1], ts[1:], rtol * full, atol * full)

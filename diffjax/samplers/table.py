@@ -80,7 +80,8 @@ class Walk:
 
     def evaluate(self, x: Form, level: Level) -> Form:
         """The model's data or noise prediction at x, as the method keeps it: a new unit vector."""
-        assert len(self._at) < self._rows, "the program makes more evaluations than it announced"
+        if len(self._at) >= self._rows:
+            raise ValueError(f"The program makes more than the {self._rows} evaluations that it announced.")
         self._at.append(level)
         self._x.append(x)
         return self._unit(len(self._at))
@@ -124,7 +125,11 @@ class Walk:
         if self._size > 1 + self._rows:
             noise = step[i, 1 + self._rows + i]
             step[i, 1 + self._rows + i] = 0.0
-        assert np.all(np.abs(step) <= 1e-9 * np.abs(x).max()), "the program looks further back than it announced"
+        if np.any(np.abs(step) > 1e-9 * np.abs(x).max()):
+            raise ValueError(
+                f"A row of the program needs more than x, its own noise and the last {history} evaluations; "
+                "announce a longer history, or write the step without an earlier x."
+            )
         y_x, y_mean = np.transpose([predicts(level) for level in self._at])
         return Row(at[:, 0], y_x, y_mean, scale, ys, noise)
 
