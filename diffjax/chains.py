@@ -30,10 +30,11 @@ class Chain:
     """The steps of a grid, noisiest first; make one with `chain`.
 
     Attributes:
-        t: (N,), where each step starts.
-        gain: (N,), SNR_s - SNR_t of each step; infinite on a step that arrives at data.
-        floor: the smallest beta_tilde that is not 0 at the data end: that of the last step but one, which stands in for
-            beta_tilde = 0 where its logarithm is asked for (Ho et al. 2020; Nichol & Dhariwal 2021, code).
+        t: (N,), where each step starts; a grid that ends with noise adds its last time, whose step is the decoder's.
+        gain: SNR_s - SNR_t of each step; infinite on the last, which arrives at data.
+        floor: the variance of that last step where a chain alone must give it. Of a grid that ends in data it is the
+            beta_tilde of the step before (Ho et al. 2020; Nichol & Dhariwal 2021, code); of one that ends with noise
+            sigma^2 / alpha^2, what x_t alone says of x_0 (Kingma et al. 2021, section 3.2).
     """
 
     t: Any
@@ -76,6 +77,8 @@ def chain(schedule: Schedule, ts: Any) -> Chain:
         snr = (alpha / sigma) ** 2
         change = 2 * (np.log(alpha[:-1]) - np.log(sigma[:-1]) - np.log(alpha[1:]) + np.log(sigma[1:]))
     gain = snr[1:] * -np.expm1(change)
+    if sigma[-1] > 0:
+        return Chain(ts, np.append(gain, np.inf), (sigma[-1] / alpha[-1]) ** 2)
     if len(gain) > 1:
         floor = -np.expm1(change[-2]) * sigma[-2] ** 2
     else:  # a single step leaves no choice: the variance of unit data

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.core
+import jax.numpy as jnp
 import numpy as np
 
 # jax.enable_x64 is the name from jax 0.8 on; before that the same context manager lived in jax.experimental.
@@ -29,7 +30,7 @@ def float64(function: Callable, *args: Any) -> Any:
         raise ValueError(
             "Got traced values where a plan is computed on the host; build samplers and grids outside jit."
         )
-    widen = lambda leaf: np.asarray(leaf, np.float64) if np.issubdtype(np.result_type(leaf), np.floating) else leaf
+    widen = lambda leaf: np.asarray(leaf, np.float64) if jnp.issubdtype(jnp.result_type(leaf), np.floating) else leaf
     cpu = jax.local_devices(backend="cpu")[0]
     # Eager even inside somebody's trace: constants there are as concrete as anywhere.
     with enable_x64(True), jax.default_device(cpu), jax.ensure_compile_time_eval():

@@ -15,7 +15,7 @@ import numpy as np
 from diffjax import host
 from diffjax.types import Array, Schedule, pytree
 
-__all__ = ["EDM", "VE", "VP", "Cosine", "Rectified", "Rounded", "SubVP", "Tabulated"]  # what a config may name
+__all__ = ["EDM", "VDM", "VE", "VP", "Cosine", "Rectified", "Rounded", "SubVP", "Tabulated"]  # what a config may name
 
 _HALF_PI = np.pi / 2
 
@@ -36,6 +36,28 @@ class VP:
     def inverse(self, log_snr: Any) -> Array:
         """The time of a log-SNR: B = softplus(-log_snr), then the stable root of the quadratic."""
         return _linear_beta_time(self.beta_min, self.beta_max, jax.nn.softplus(-log_snr))
+
+
+@pytree
+class VDM:
+    """Variance preserving, log-SNR linear in t (Kingma et al. 2021, appendix H): alpha^2 = sigmoid(-gamma).
+
+    gamma, minus the log-SNR, rises from gamma_min to gamma_max; data at t = 0 carries noise of variance
+    sigmoid(gamma_min). `losses.learned` bends the straight line.
+    """
+
+    gamma_min: float = -13.3
+    gamma_max: float = 5.0
+    t_max: float = 1.0
+
+    def __call__(self, t: Any) -> tuple[Array, Array]:
+        """(alpha_t, sigma_t)."""
+        gamma = self.gamma_min + (self.gamma_max - self.gamma_min) * jnp.asarray(t, float) / self.t_max
+        return jnp.exp(-0.5 * jax.nn.softplus(gamma)), jnp.exp(-0.5 * jax.nn.softplus(-gamma))
+
+    def inverse(self, log_snr: Any) -> Array:
+        """The time of a log-SNR."""
+        return self.t_max * (-log_snr - self.gamma_min) / (self.gamma_max - self.gamma_min)
 
 
 @pytree

@@ -110,8 +110,10 @@ class Prepare(NamedTuple):
         init: () -> memory, a pytree of arrays.
         apply: (memory, key of the step, batch) -> batch, with entries added or changed.
         update: (memory, losses (B,), logged scalars (B,) by name) -> memory.
+        schedule: memory -> the schedule that was learned, another clock of the same process; None: nothing was.
     """
 
     init: Callable[[], PyTree]
     apply: Callable[[PyTree, Key, PyTree], PyTree]
     update: Callable[[PyTree, Array, dict[str, Array]], PyTree]
+    schedule: Callable[[PyTree], Schedule] | None = None

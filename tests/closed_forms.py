@@ -48,6 +48,16 @@ def _ve(t, sigma_min=HUNDREDTH, sigma_max=FIFTY):
     return np.ones_like(t), sigma_min * (sigma_max / sigma_min) ** t
 
 
+def _vdm(t):
+    snr = np.exp(wide("13.3") - wide("18.3") * t)
+    return np.sqrt(snr / (1 + snr)), np.sqrt(1 / (1 + snr))
+
+
+def _vdm_rates(t):
+    g2 = wide("18.3") * _vdm(t)[1] ** 2
+    return -g2 / 2, g2
+
+
 def _cosine(t, s=COSINE_S):
     alpha = np.cos((t + s) / (1 + s) * PI / 2) / np.cos(s / (1 + s) * PI / 2)
     return alpha, np.sqrt(1 - alpha**2)
@@ -61,6 +71,7 @@ def _cosine_rates(t, s=COSINE_S):
 VP = Form(_vp, lambda t: (-_beta(t) / 2, _beta(t)))
 SUB_VP = Form(_sub_vp, _sub_vp_rates)
 VE = Form(_ve, lambda t: (0 * t, 2 * _ve(t)[1] ** 2 * np.log(FIFTY / HUNDREDTH)))
+VDM = Form(_vdm, _vdm_rates)
 EDM = Form(lambda t: (np.ones_like(t), t), lambda t: (0 * t, 2 * t))
 COSINE = Form(_cosine, _cosine_rates)
 RECTIFIED = Form(lambda t: (1 - t, t), lambda t: (-1 / (1 - t), 2 * t / (1 - t)))

@@ -53,7 +53,10 @@ def test_the_gain_is_what_the_step_adds_to_the_snr(schedule):
     ts = grids.uniform(schedule, 9, t_min=0.02 * schedule.t_max, zero=False)
     alpha, sigma = schedules.amplitudes(schedule, ts)
     snr = (alpha / sigma) ** 2
-    np.testing.assert_allclose(chains.chain(schedule, ts).gain, np.diff(snr), rtol=1e-9)
+    chain = chains.chain(schedule, ts)
+    np.testing.assert_allclose(chain.gain, [*np.diff(snr), np.inf], rtol=1e-9)
+    np.testing.assert_array_equal(chain.t, ts)
+    np.testing.assert_allclose(chain.floor, 1 / snr[-1], rtol=1e-9)  # of a flat density: x_0 = x_t / alpha + ...
     rows = ancestral.ddpm(schedule).plan(ts)
     np.testing.assert_allclose(rows.mean**2 / rows.noise_var, np.diff(snr), rtol=1e-9)
 

@@ -14,7 +14,7 @@ ROOT = Path(diffjax.__file__).parent
 CORE = [
     {"types", "host"},
     {"schedules"},
-    {"grids", "ladders"},
+    {"grids", "ladders", "clock"},
     {"chains"},
     {"processes", "analytic", "denoisers"},
     {"couplings", "losses", "samplers"},

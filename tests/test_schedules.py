@@ -8,7 +8,7 @@ import pytest
 from closed_forms import wide
 
 from diffjax import host, schedules
-from diffjax.schedules import EDM, VE, VP, Cosine, Rectified, SubVP, Tabulated
+from diffjax.schedules import EDM, VDM, VE, VP, Cosine, Rectified, SubVP, Tabulated
 
 
 def ddpm_betas(steps=1000):
@@ -29,6 +29,7 @@ SCHEDULES = {  # name: (schedule, closed form)
     "sub_vp": (SubVP(), forms.SUB_VP),
     "ve": (VE(), forms.VE),
     "edm": (EDM(), forms.EDM),
+    "vdm": (VDM(), forms.VDM),
     "cosine": (Cosine(), forms.COSINE),
     "rectified": (Rectified(), forms.RECTIFIED),
     "table_linear": (Tabulated.linear(), forms.chain(ddpm_betas())),
@@ -73,6 +74,7 @@ def test_float32_keeps_six_digits_of_both_amplitudes_down_to_1e_5(name):
         (SubVP(), (1, 0), (np.exp(-5.025), 1 - np.exp(-10.05))),
         (VE(), (1, 0.01), (1, 50)),
         (EDM(), (1, 0), (1, 80)),
+        (VDM(-2 * np.log(3), 0.0), (np.sqrt(0.9), np.sqrt(0.1)), (np.sqrt(0.5), np.sqrt(0.5))),
         (Cosine(), (1, 0), (0, 1)),
         (Rectified(), (1, 0), (0, 1)),
         (Tabulated.from_betas([0.19, 0.36]), (1, 0), (0.72, np.sqrt(1 - 0.72**2))),

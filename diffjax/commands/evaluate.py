@@ -13,7 +13,7 @@ from diffjax import analytic, parallel, training
 from diffjax.commands import codelength
 from diffjax.commands import workdir as files
 from diffjax.commands.experiment import Experiment, mean_denoiser
-from diffjax.commands.sample import drawer, require_workdir, restore, served
+from diffjax.commands.sample import as_overrides, drawer, require_workdir, restore, served
 from diffjax.config import Config
 from diffjax.metrics import gate, neighbours, wasserstein
 from diffjax.schedules import amplitudes
@@ -27,32 +27,45 @@ MOST = 2000  # examples that metrics between all pairs look at
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
     """The command line's entry."""
     require_workdir(flags)
-    options = {"sampler": flags.sampler, "nfe": flags.nfe, "step": flags.step, "overrides": overrides}
-    experiment, state, _ = restore(flags.workdir, **options)
-    run(flags.workdir, experiment=experiment, state=state)
+    changes = as_overrides(flags.sampler, flags.nfe, overrides)
+    experiment, state, _ = restore(flags.workdir, step=flags.step, overrides=changes)
+    asked = changes if flags.step is None else [f"step={flags.step}", *changes]
+    name = ",".join(asked).replace("/", "_")
+    own = Path(flags.workdir, "eval", name) if asked else None  # the run's own report stays what it was
+    run(flags.workdir, experiment=experiment, state=state, out=flags.out or own)
 
 
-def run(workdir: str | Path, *, experiment: Experiment | None = None, state: Any = None) -> dict[str, Any]:
+def run(
+    workdir: str | Path,
+    *,
+    experiment: Experiment | None = None,
+    state: Any = None,
+    out: str | Path | None = None,
+) -> dict[str, Any]:
     """Evaluates the EMA of a run and writes report.md, eval.json and figures/.
 
     Args:
         workdir: of a training run.
         experiment, state: if they are at hand; default the run's newest good checkpoint.
+        out: the folder for these; default the workdir. From the command line, WORKDIR/eval/<what was changed>.
 
     Returns:
         What eval.json holds: step, loss by time, metrics with floors and baselines, and the gate's verdict
         (None for data that has no gate).
     """
     workdir = Path(workdir)
+    out = Path(out or workdir)
+    out.mkdir(parents=True, exist_ok=True)
     if experiment is None or state is None:
         experiment, state, _ = restore(workdir)
+    experiment = experiment.learned(state)
     params, config = served(experiment, state, workdir), experiment.config
     draw = drawer(experiment, parallel.mesh(), trace=visible)
     samples, trajectory = draw(params, range(config.eval.samples))
     losses = loss_by_time(experiment, params)
     bits = codelength.measure(experiment, params)
     measured, table, passed = judge(experiment, samples)
-    _figures(workdir, experiment, samples, trajectory, losses)
+    _figures(out / "figures", workdir, experiment, samples, trajectory, losses)
     results = {
         "step": int(state.step),
         "samples": len(samples),
@@ -64,9 +77,9 @@ def run(workdir: str | Path, *, experiment: Experiment | None = None, state: Any
         "metrics": measured,
         "gate": passed,
     }
-    files.write_atomically(workdir / "eval.json", json.dumps(results, indent=2))
-    files.write_atomically(workdir / "report.md", _report(experiment, results, table))
-    print(f"{table}\n{workdir / 'report.md'}", flush=True)
+    files.write_atomically(out / "eval.json", json.dumps(results, indent=2))
+    files.write_atomically(out / "report.md", _report(experiment, results, table))
+    print(f"{table}\n{out / 'report.md'}", flush=True)
     return results
 
 
@@ -122,7 +135,7 @@ def loss_by_time(experiment: Experiment, params: PyTree) -> dict[str, Any]:
 
 
 def _losses(experiment: Experiment, one: Any) -> Any:
-    """(params, examples) -> {"mean", "bins"} over REPEATS passes with fixed keys."""
+    """(params, examples) -> {"mean", "std" of one draw, "bins"} over REPEATS passes with fixed keys."""
     bins = experiment.config.eval.time_bins
 
     @jax.jit
@@ -136,7 +149,8 @@ def _losses(experiment: Experiment, one: Any) -> Any:
         losses, t01 = (np.concatenate([np.asarray(p[i], np.float64) for p in passes]) for i in range(2))
         at = np.minimum((t01 * bins).astype(int), bins - 1)
         total, count = np.bincount(at, losses, bins), np.bincount(at, minlength=bins)
-        return {"mean": float(losses.mean()), "bins": [float(s / c) if c else None for s, c in zip(total, count)]}
+        means = [float(s / c) if c else None for s, c in zip(total, count)]
+        return {"mean": float(losses.mean()), "std": float(losses.std()), "bins": means}
 
     return curve
 
@@ -167,11 +181,12 @@ def regression(experiment: Experiment, denoise: Any) -> Any:
     return loss
 
 
-def _figures(workdir: Path, experiment: Experiment, samples: Any, trajectory: Any, losses: dict[str, Any]) -> None:
+def _figures(
+    folder: Path, workdir: Path, experiment: Experiment, samples: Any, trajectory: Any, losses: dict[str, Any]
+) -> None:
     from diffjax import grids, plots
     from diffjax.config import build
 
-    folder = workdir / "figures"
     real = experiment.dataset.held_out.gather(np.arange(min(SHOWN, len(experiment.dataset.held_out))))["x"]
     plots.samples(folder / "samples.png", {"samples": samples[:SHOWN], "held out": real})
     ts = build(grids, experiment.config.grid, experiment.schedule)

@@ -54,6 +54,14 @@ class Experiment(NamedTuple):
         """Whether the network takes labels."""
         return self.config.model.get("classes") is not None
 
+    def learned(self, state: training.TrainState) -> "Experiment":
+        """The experiment by the schedule that the run has learned, if it learns one: the same process and network."""
+        if self.prepare is None or self.prepare.schedule is None:
+            return self
+        schedule = self.prepare.schedule(jax.device_get(state.memory))
+        times = build(losses.times, self.config.times, schedule)
+        return self._replace(schedule=schedule, process=processes.Gaussian(schedule), times=times)
+
 
 class Request(NamedTuple):
     """How to sample: along which rows, from which time; a pytree, so that another of its length is no retrace."""
@@ -229,6 +237,11 @@ def _net(experiment: Experiment, params: PyTree, label: Any, **options: Any) -> 
 
 def _optimizer(config: Config) -> tuple[Any, Callable]:
     rate = config.learning_rate.to_dict()
+    homes = {"learning_rate": "learning_rate.peak", "clip_norm": "train.clip_norm"}
+    homes |= {name: f"learning_rate.{name}" for name in ("schedule", "warmup_steps", "final", "decay_start")}
+    for name in config.optimizer:
+        if name in homes:
+            raise ConfigError(f"optimizer has no option {name!r}: set {homes[name]}.")
     spec = {
         **config.optimizer.to_dict(),
         "learning_rate": rate.pop("peak"),
@@ -277,6 +290,8 @@ def _check_augment(experiment: Experiment) -> None:
 
 def _check_counts(config: Config) -> None:
     """What is only used late in a run is looked at before it begins."""
+    if not 0 <= config.seed < 2**32:
+        raise ConfigError(f"seed is {config.seed}, expected an integer in [0, 2^32).")
     for path in ("eval.samples", "eval.time_bins", "sample.chunk", "checkpoint.every", "checkpoint.keep"):
         group, field = path.split(".")
         if config[group][field] < 1:

@@ -20,9 +20,15 @@ from diffjax.types import PyTree
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
     """The command line's entry."""
     require_workdir(flags)
-    options = {"sampler": flags.sampler, "nfe": flags.nfe, "step": flags.step, "overrides": overrides}
-    images = run(flags.workdir, flags.seeds, out=flags.out, **options)
+    changes = as_overrides(flags.sampler, flags.nfe, overrides)
+    images = run(flags.workdir, flags.seeds, out=flags.out, step=flags.step, overrides=changes)
     print(f"{len(images)} samples in {flags.out or Path(flags.workdir) / 'samples' / 'seeds'}")
+
+
+def as_overrides(sampler: str | None, nfe: int | None, overrides: Iterable[str] = ()) -> list[str]:
+    """The flags --sampler and --nfe in the words of --config, and the others as they are."""
+    short = {"sampler.name": sampler, "grid.n": nfe}
+    return [*(f"{field}={value}" for field, value in short.items() if value is not None), *overrides]
 
 
 def require_workdir(flags: Namespace) -> None:
@@ -79,9 +85,7 @@ def restore(
         overrides: "a.b=value" on the saved config: sampler, grid, denoiser, sample, eval.
     """
     config = files.read_config(Path(workdir))
-    changes = [f"sampler.name={sampler}"] if sampler else []
-    changes += [f"grid.n={nfe}"] if nfe is not None else []
-    for text in [*changes, *overrides]:
+    for text in as_overrides(sampler, nfe, overrides):
         if not text.startswith(("sampler.", "grid.", "denoiser.", "sample.", "eval.")):
             raise ConfigError(
                 f"{text!r} would change a trained run; here only sampler, grid, denoiser, sample and eval can be set."
@@ -95,7 +99,7 @@ def restore(
         raise ConfigError(str(error)) from error
     if found is None:
         raise ConfigError(f"{workdir} has no checkpoint yet; train it first: --mode=train --workdir={workdir}.")
-    return experiment, found.state, found.step
+    return experiment.learned(found.state), found.state, found.step
 
 
 def served(experiment: Experiment, state: training.TrainState, workdir: str | Path) -> PyTree:

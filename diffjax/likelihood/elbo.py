@@ -56,11 +56,8 @@ def elbo(ts: Any, schedule: Any, levels: int | None = None, prior_var: float | N
         check_levels(levels)
     ts = grids.check(ts, float(schedule.t_max))
     alpha, sigma = amplitudes(schedule, ts)
-    if sigma[-1] == 0:
-        steps = chains.chain(schedule, ts)
-        times, gains = ts[:-1], np.asarray(steps.gain)[:-1]
-    else:
-        times, gains = ts, np.asarray(chains.chain(schedule, ts).gain)
+    steps = chains.chain(schedule, ts)
+    times, gains = np.asarray(steps.t), np.asarray(steps.gain)[:-1]
     if prior_var is not None and not 0 < prior_var < np.inf:
         raise ValueError(f"prior_var is {prior_var}, expected a positive number.")
     ratio = 1.0 if prior_var is None else sigma[0] ** 2 / prior_var

@@ -1,9 +1,10 @@
 """What happens to a whole batch before its losses, by name: what `config.prepare` may say."""
 
 from diffjax.losses.importance import importance
+from diffjax.losses.learned import learned
 from diffjax.types import Schedule
 
-__all__ = ["importance", "nothing"]
+__all__ = ["importance", "learned", "nothing"]
 
 
 def nothing(schedule: Schedule) -> None:

@@ -1,0 +1,95 @@
+"""A clock that can be learned: a monotone network u -> v on [0, 1], and the schedule that runs by it.
+
+The bound on the likelihood does not depend on how fast log-SNR falls between its ends, only the variance of its
+estimates does (Kingma et al. 2021, section 5.1): so the way between the ends is free to be learned
+(`losses.learned`), and the process, its prior and every network trained for it stay what they are.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.schedules import time_of
+from diffjax.types import Array, Schedule, pytree
+
+HALVINGS = 60
+
+
+@pytree
+class Monotone:
+    """v(u) = f(u) / f(1), f(u) = a u + sum_j c_j (sigmoid(k_j u + b_j) - sigmoid(b_j)), with positive a, c, k.
+
+    A network of one hidden layer with positive weights beside a straight line (Kingma et al. 2021, appendix H), so
+    v(0) = 0, v(1) = 1, and v' > 0. Each is kept as its logarithm; b is free.
+
+    Attributes:
+        a: scalar.
+        b, c, k: (features,).
+    """
+
+    a: Any
+    b: Any
+    c: Any
+    k: Any
+
+    @classmethod
+    def near_identity(cls, features: int = 64) -> "Monotone":
+        """The straight line with a twentieth of sigmoids, whose middles lie evenly on [0, 1]."""
+        if isinstance(features, bool) or not isinstance(features, int | np.integer) or features < 1:
+            raise ValueError(f"features is {features!r}, expected an integer >= 1.")
+        slope = 16.0
+        middles = (np.arange(features) + 0.5) / features
+        full = lambda value: np.full(features, value, np.float32)
+        return cls(
+            np.float32(0.0), (-slope * middles).astype(np.float32), full(np.log(0.05 / features)), full(np.log(slope))
+        )
+
+    def __call__(self, u: Any) -> Array:
+        """v, with its full relative precision near 0."""
+        return self._rise(u) / self._rise(1.0)
+
+    def inverse(self, v: Any) -> Array:
+        """u, by bisection, then one step of Newton: this also makes it differentiable."""
+        v = jnp.asarray(v, float)
+
+        def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = ends
+            middle = (low + high) / 2
+            below = self(middle) < v
+            return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+        low, high = jax.lax.fori_loop(0, HALVINGS, halve, (jnp.zeros_like(v), jnp.ones_like(v)))
+        u = jax.lax.stop_gradient((low + high) / 2)
+        found, slope = jax.jvp(self, (u,), (jnp.ones_like(u),))
+        return u - (found - v) / jax.lax.stop_gradient(slope)
+
+    def _rise(self, u: Any) -> Array:
+        u = jnp.asarray(u, float)
+        b, c, k = (jnp.asarray(leaf, float).reshape((1,) * u.ndim + (-1,)) for leaf in (self.b, self.c, self.k))
+        step = jnp.exp(k) * u[..., None]
+        # sigmoid(b + step) - sigmoid(b), without the cancellation
+        bumps = jax.nn.sigmoid(b + step) * jax.nn.sigmoid(-b) * -jnp.expm1(-step)
+        return jnp.exp(jnp.asarray(self.a, float)) * u + (jnp.exp(c) * bumps).sum(-1)
+
+
+@pytree
+class Warped:
+    """Another schedule by another clock: (alpha, sigma) at t are those of `base` at t_max clock(t / t_max)."""
+
+    base: Schedule
+    clock: Monotone
+
+    @property
+    def t_max(self) -> Any:
+        """The base's."""
+        return self.base.t_max
+
+    def __call__(self, t: Any) -> tuple[Array, Array]:
+        """(alpha_t, sigma_t)."""
+        return self.base(self.t_max * self.clock(jnp.asarray(t, float) / self.t_max))
+
+    def inverse(self, log_snr: Any) -> Array:
+        """The time of a log-SNR; needs the base's inverse."""
+        return self.t_max * self.clock.inverse(time_of(self.base, log_snr) / self.t_max)
