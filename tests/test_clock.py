@@ -8,7 +8,9 @@ import pytest
 from scipy.integrate import quad
 
 from diffjax import analytic, ema, grids, losses, samplers, schedules, training
+from diffjax import config as C
 from diffjax.clock import Monotone, Warped
+from diffjax.commands import evaluate, sample, train
 from diffjax.losses.learned import _log_variance
 from diffjax.schedules import EDM, VDM, VP
 
@@ -129,6 +131,21 @@ def test_the_clock_learns_to_make_every_loss_equally_large():
     learned = prepare.schedule(state.memory)
     assert isinstance(learned, Warped)
     schedules.check(learned)
+
+
+def test_a_run_is_sampled_and_judged_by_the_clock_that_it_has_learned(tmp_path):
+    moons = ["data.name=moons", "model.name=MLP", "model.width=16", "model.depth=1"]
+    short = ["train.steps=20", "train.sample_every=20", "eval.samples=100", "prepare.learning_rate=0.05"]
+    results = train.run(C.load("configs/vdm.py:tiny", [*moons, *short]), tmp_path / "run")
+    experiment, state, _ = sample.restore(tmp_path / "run")
+    assert isinstance(experiment.schedule, Warped)
+    assert experiment.process.schedule is experiment.schedule
+    new = Monotone.near_identity()
+    assert np.abs(np.asarray(experiment.schedule.clock(U) - new(U))).max() > 1e-3, "it has moved"
+    assert results["loss_by_time"] == evaluate.run(tmp_path / "run")["loss_by_time"]
+    base = experiment.prepare.schedule(state.memory).base
+    fresh = experiment._replace(schedule=base).learned(state)
+    assert schedules.same(fresh.schedule, experiment.schedule), "learned() starts from the config's schedule each time"
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,16 @@ def test_missing_arguments_are_named():
         C.build(schedules, {"name": "Tabulated"})
 
 
+def test_a_config_without_a_group_is_told_which():
+    from diffjax.commands.experiment import build_experiment
+
+    config = C.load("configs/vpsde.py:tiny")
+    with config.unlocked():
+        del config.prepare
+    with pytest.raises(C.ConfigError, match="The config has no prepare; it needs seed, data, schedule"):
+        build_experiment(config)
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [

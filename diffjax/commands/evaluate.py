@@ -212,7 +212,9 @@ def _report(experiment: Experiment, results: dict[str, Any], table: str) -> str:
     )
     shown = lambda v: "-" if v is None else f"{v:.4f}"
     by_time = "\n".join(f"| {a:.1f} - {b:.1f} | {shown(h)} | {shown(t)} | {shown(g)} |" for a, b, h, t, g in rows)
-    means = " | ".join(shown(losses[k]["mean"]) for k in ("held out", "train", "Gaussian fit"))
+    means, stds = (
+        " | ".join(shown(losses[k][what]) for k in ("held out", "train", "Gaussian fit")) for what in ("mean", "std")
+    )
     sizes = f"{len(data.train)} training and {len(data.held_out)} held-out examples of {data.name}"
     how = f"{config.sampler.name} on the {config.grid.name} grid of {config.grid.n} steps"
     return f"""# {config.name}: step {results["step"]}
@@ -231,6 +233,7 @@ def _report(experiment: Experiment, results: dict[str, Any], table: str) -> str:
 |---|---|---|---|
 {by_time}
 | all | {means} |
+| standard deviation of one draw | {stds} |
 
 ![loss by time](figures/loss_by_time.png) ![training](figures/training.png)
 

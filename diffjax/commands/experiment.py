@@ -31,6 +31,11 @@ from diffjax.denoisers.targets import Target, check_target
 from diffjax.models import Network
 from diffjax.types import Array, Denoiser, Key, Prepare, PyTree, Schedule
 
+GROUPS = (
+    *("seed", "data", "schedule", "target", "weight", "times", "augment", "prepare", "loss", "denoiser", "model"),
+    *("optimizer", "learning_rate", "ema", "train", "sampler", "grid", "sample", "checkpoint", "eval"),
+)
+
 
 class Experiment(NamedTuple):
     """Everything a config names, built."""
@@ -84,6 +89,11 @@ def build_experiment(config: Config) -> Experiment:
 
 
 def _build(config: Config) -> Experiment:
+    missing = [group for group in GROUPS if group not in config]
+    if missing:
+        raise ConfigError(
+            f"The config has no {', '.join(missing)}; it needs {', '.join(GROUPS)}, as configs/vpsde.py has them."
+        )
     _check_train(config.train)
     _check_counts(config)
     schedule = build(schedules, config.schedule)

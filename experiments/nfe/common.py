@@ -20,11 +20,12 @@ LONGEST = 64  # rows: one compile serves every method of one history, every grid
 
 
 class Target(NamedTuple):
-    """A model whose flow is walked, the shape of an example, and the steps that make a reference."""
+    """A model whose flow is walked, the shape of an example, the steps that make a reference, starts per seed."""
 
     model: Any
     shape: tuple[int, ...]
     reference_steps: int = 800
+    starts: int = 64
 
 
 class Method(NamedTuple):
@@ -86,7 +87,7 @@ def network_target(workdir: str) -> Target:
     experiment, state, _ = restore(workdir)
     net = Partial(lambda params, x, c: experiment.network.apply(params, x, c), served(experiment, state))
     model = denoisers.denoiser(net, experiment.schedule, experiment.target)
-    return Target(model, experiment.dataset.shape, 300)
+    return Target(model, experiment.dataset.shape, 300, 16)
 
 
 def random_mixture(seed: int, d: int, components: int = 10) -> analytic.GaussianMixture:
