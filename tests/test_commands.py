@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from diffjax import main as command_line
 from diffjax import training
 from diffjax.commands import evaluate, sample, show, train
 from diffjax.commands.experiment import build_experiment
+from diffjax.commands.logs import Log
 
 TINY = "configs/vpsde.py:tiny"
 
@@ -58,6 +60,24 @@ def test_metrics_are_json_lines_with_every_promised_field(tiny_run):
         assert len(line["loss_by_time"]) == 10
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert lines[0]["timing"]["compile_s"] > 0
+
+
+def test_wandb_is_told_the_config_the_steps_and_the_end(tmp_path, monkeypatch):
+    """Its package is not needed: what matters is what is called."""
+    told = []
+    run = SimpleNamespace(log=lambda values, step: told.append((step, values)), finish=lambda: told.append("finished"))
+    module = SimpleNamespace(init=lambda **options: told.append(options) or run)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    with Log(tmp_path, 20, 0, ("wandb",), {"seed": 3}) as log:
+        log.write(10, {"loss": 0.5, "loss_by_time": [1.0, None], "timing": {"steps_per_s": 2}})
+    assert told[0] == {"dir": str(tmp_path), "config": {"seed": 3}, "resume": "allow", "id": tmp_path.name}
+    assert told[1:] == [(10, {"loss": 0.5, "loss_by_time/0": 1.0, "timing/steps_per_s": 2.0}), "finished"]
+
+
+def test_a_logger_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(C.ConfigError, match=r"pip install diffjax\[wandb\]"):
+        Log(tmp_path, 20, 0, ("wandb",), {})
 
 
 def test_finished_run_started_again_does_no_step(tiny_run, capsys):

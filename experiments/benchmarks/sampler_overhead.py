@@ -47,6 +47,11 @@ def main() -> None:
         "dpmpp_2s": (samplers.singlestep.dpmpp_2s(schedule), half),
         "dpm_solver_3": (samplers.singlestep.dpm_solver(schedule, 3), grids.log_snr(schedule, STEPS // 3)),
         "restart": (samplers.restart.restart(schedule), half),
+        "adams_3_tau": (samplers.multistep.adams(schedule, 3, tau=1.0), fine),
+        "dpmpp_2m_sde": (samplers.multistep.dpmpp_2m_sde(schedule), fine),
+        "reverse_diffusion": (samplers.predictor.reverse_diffusion(schedule), fine),
+        "predictor_corrector": (samplers.langevin.predictor_corrector(schedule), half),
+        "annealed_langevin": (samplers.langevin.annealed(schedule, eps=1e-5, steps=2), short),
     }
     forward = lambda apply_params, x: jax.vmap(lambda x: network.apply(apply_params, x, jnp.zeros(())))(x)
     per_forward = flops(forward, params, x)
