@@ -28,7 +28,7 @@ def digits() -> ConfigDict:
     config.ema = ConfigDict(dict(name="power", widths=(0.05, 0.1)))
     config.sampler = ConfigDict(dict(name="heun.edm", churn=0.0))
     config.grid = ConfigDict(dict(name="karras", n=18, rho=7.0, t_min=2e-3))
-    config.sample = ConfigDict(dict(chunk=64, ema="0.05"))
+    config.sample.update(dict(chunk=64, ema="0.05"))
     config.checkpoint = ConfigDict(dict(every=500, keep=2, best=1, snapshot_every=100))
     return config
 
@@ -82,7 +82,7 @@ def cifar10() -> ConfigDict:
             sample_every=5000,
         )
     )
-    config.sample = ConfigDict(dict(chunk=256, ema="half_life"))
+    config.sample.update(dict(chunk=256, ema="half_life"))
     config.checkpoint = ConfigDict(
         dict(every=5000, keep=2, best=1, snapshot_every=config_dict.placeholder(int))  # set ema.name=power to use it
     )

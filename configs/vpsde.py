@@ -24,6 +24,7 @@ def digits() -> ConfigDict:
     config.prepare = ConfigDict(dict(name="nothing"))  # of the batch: "importance" draws its times
     config.loss = ConfigDict(dict(name="regression"))
     config.denoiser = ConfigDict(dict(name="mean"))  # "large", "learned_range", ...; clip=(-1, 1) confines x_0
+    config.guidance = ConfigDict(dict(name="none"))  # "classifier_free", for a model with classes
     config.augment = ConfigDict(dict(name="none"))
     config.model = ConfigDict(dict(name="UNet", channels=16, multipliers=(1, 2), blocks=1, attention=(4,)))
     config.optimizer = ConfigDict(dict(name="adam"))  # any optax optimizer, with its own options
@@ -34,6 +35,7 @@ def digits() -> ConfigDict:
             steps=2400,
             batch_size=128,
             clip_norm=1.0,  # inf: off
+            label_dropout=0.0,  # share of examples whose label is hidden: what guidance without a classifier needs
             steps_per_dispatch=1,  # on CPUs, XLA slows convolutions down inside loops
             log_every=100,
             sample_every=800,
@@ -45,7 +47,9 @@ def digits() -> ConfigDict:
     )
     config.sampler = ConfigDict(dict(name="ancestral.ddim", eta=1.0))
     config.grid = ConfigDict(dict(name="log_snr", n=40, t_min=1e-3))
-    config.sample = ConfigDict(dict(chunk=64, ema="0.999"))
+    config.sample = ConfigDict(
+        dict(chunk=64, ema="0.999", label=config_dict.placeholder(int))
+    )  # label: of every sample
     config.checkpoint = ConfigDict(dict(every=500, keep=2, best=1))
     config.eval = ConfigDict(dict(samples=1024, time_bins=10))
     return config
@@ -85,7 +89,7 @@ def cifar10() -> ConfigDict:
     config.train.update(dict(steps=1_300_000, steps_per_dispatch=10, log_every=100, sample_every=10_000))
     config.sampler = ConfigDict(dict(name="ancestral.ddim", eta=1.0))
     config.grid = ConfigDict(dict(name="uniform", n=1000, t_min=1e-3))
-    config.sample = ConfigDict(dict(chunk=128, ema="0.9999"))
+    config.sample.update(dict(chunk=128, ema="0.9999"))
     config.checkpoint = ConfigDict(dict(every=10_000, keep=2, best=1))
     return config
 

@@ -43,10 +43,7 @@ class Chain:
 
     def gain_at(self, t: Any) -> Array:
         """The gain of the step that starts at t; NaN for a time that is none of the chain's."""
-        ts = jnp.asarray(self.t, float)
-        distance = jnp.abs(ts - t)
-        i = jnp.argmin(distance)
-        return jnp.where(distance[i] <= 1e-5 * ts[i], jnp.asarray(self.gain, float)[i], jnp.nan)
+        return look_up(self.t, self.gain, t)
 
     def check(self, t: Any) -> None:
         """Looks at a time, unless it is being traced.
@@ -63,6 +60,14 @@ class Chain:
                 f"t = {now:.6g} is none of the {len(ts)} times of the chain, the nearest is {ts[i]:.6g}; "
                 "draw training times by losses.times.chain with the same number of steps."
             )
+
+
+def look_up(ts: Any, values: Any, t: Any) -> Array:
+    """The entry of values (N,) that stands at the time t of ts (N,); NaN for a time that is none of them."""
+    ts = jnp.asarray(ts, float)
+    distance = jnp.abs(ts - t)
+    i = jnp.argmin(distance)
+    return jnp.where(distance[i] <= 1e-5 * ts[i], jnp.asarray(values, float)[i], jnp.nan)
 
 
 def chain(schedule: Schedule, ts: Any) -> Chain:

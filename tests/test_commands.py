@@ -207,6 +207,17 @@ MISTAKES = {
         [f"--config={TINY}", "--config.optimizer.learning_rate=1"],
         "set learning_rate.peak",
     ),
+    "guidance without labels": ([f"--config={TINY}", "--config.guidance.name=classifier_free"], "set model.classes"),
+    "guidance, labels never hidden": (
+        [f"--config={TINY}", "--config.model.classes=10", "--config.guidance.name=classifier_free"],
+        "also needs w|set train.label_dropout",
+    ),
+    "fewer classes than labels": ([f"--config={TINY}", "--config.model.classes=7"], "digits has 10 labels"),
+    "label out of range": (
+        [f"--config={TINY}", "--config.model.classes=10", "--config.sample.label=11"],
+        "expected 0 to 9, or 10 for no label",
+    ),
+    "label dropout": ([f"--config={TINY}", "--config.train.label_dropout=1.0"], r"a share in \[0, 1\)"),
     "negative seed": ([f"--config={TINY}", "--config.seed=-1"], r"expected an integer in \[0, 2\^32\)"),
     "no grid steps": ([f"--config={TINY}", "--config.grid.n=0"], "expected an integer >= 1"),
     "uneven dispatch": (
@@ -257,7 +268,7 @@ def test_malformed_seeds(tiny_run, tmp_path, seeds, capsys):
         (["--sampler=ancestral"], "is a module"),
         (["--nfe=0"], "expected an integer >= 1"),
         (["--step=35"], "it holds 30, 40|no step 35"),
-        (["--config.train.steps=80"], "only sampler, grid, denoiser, sample and eval"),
+        (["--config.train.steps=80"], "only sampler, grid, denoiser, guidance, sample and eval"),
     ],
 )
 def test_mistakes_about_a_run(tiny_run, flags, match, capsys):

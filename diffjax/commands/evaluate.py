@@ -12,10 +12,10 @@ import numpy as np
 from diffjax import analytic, parallel, training
 from diffjax.commands import codelength
 from diffjax.commands import workdir as files
-from diffjax.commands.experiment import Experiment, mean_denoiser
+from diffjax.commands.experiment import Experiment, mean_denoiser, seed_inputs
 from diffjax.commands.sample import as_overrides, drawer, require_workdir, restore, served
 from diffjax.config import Config
-from diffjax.metrics import gate, neighbours, wasserstein
+from diffjax.metrics import digits, gate, neighbours, wasserstein
 from diffjax.schedules import amplitudes
 from diffjax.types import Array, PyTree
 
@@ -65,6 +65,12 @@ def run(
     losses = loss_by_time(experiment, params)
     bits = codelength.measure(experiment, params)
     measured, table, passed = judge(experiment, samples)
+    if experiment.conditional and experiment.dataset.name == "digits":
+        measured["class accuracy"] = accuracy = class_accuracy(experiment, samples)
+        table += (
+            f"\nThe classifier reads the label asked for in {accuracy['value']:.3f} of the samples; "
+            f"in {accuracy['floor']:.3f} of real digits their own.\n"
+        )
     _figures(out / "figures", workdir, experiment, samples, trajectory, losses)
     results = {
         "step": int(state.step),
@@ -102,6 +108,14 @@ def judge(experiment: Experiment, samples: np.ndarray) -> tuple[dict[str, Any], 
     rows = [f"| {name} | " + " | ".join(f"{row[c]:.4f}" for c in fakes) + " |" for name, row in metrics.items()]
     head = ["| metric | value | floor | Gaussian fit |", "|---|---|---|---|"]
     return metrics, "\n".join([*head, *rows, "", f"At n = {n}; this data set has no gate.", ""]), None
+
+
+def class_accuracy(experiment: Experiment, samples: np.ndarray) -> dict[str, float]:
+    """How often the evaluation classifier reads the label that a sample was asked for, and a real digit's own."""
+    held_out = experiment.dataset.held_out.gather(np.arange(len(experiment.dataset.held_out)))
+    _, asked = seed_inputs(experiment, range(len(samples)))
+    share = lambda images, labels: float(np.mean(digits.read(images).logits.argmax(-1) == labels))
+    return {"value": share(samples, asked), "floor": share(held_out["x"], held_out["label"])}
 
 
 def _distances(fake: np.ndarray, real: np.ndarray) -> dict[str, float]:

@@ -32,8 +32,8 @@ from diffjax.models import Network
 from diffjax.types import Array, Denoiser, Key, Prepare, PyTree, Schedule
 
 GROUPS = (
-    *("seed", "data", "schedule", "target", "weight", "times", "augment", "prepare", "loss", "denoiser", "model"),
-    *("optimizer", "learning_rate", "ema", "train", "sampler", "grid", "sample", "checkpoint", "eval"),
+    *("seed", "data", "schedule", "target", "weight", "times", "augment", "prepare", "loss", "denoiser", "guidance"),
+    *("model", "optimizer", "learning_rate", "ema", "train", "sampler", "grid", "sample", "checkpoint", "eval"),
 )
 
 
@@ -131,6 +131,7 @@ def _build(config: Config) -> Experiment:
         augment,
     )
     _check_augment(experiment)
+    _check_labels(experiment)
     _check_calls(experiment, abstract_state(experiment).params)  # a network that does not suit is found here
     return experiment
 
@@ -196,7 +197,8 @@ def loss_fn(experiment: Experiment) -> Callable:
         key_noise, key_dropout = jax.random.split(jax.random.fold_in(keys.example, 1))
         x, done = experiment.augment(jax.random.fold_in(keys.example, 2), example["x"])
         options = {} if done is None else {"augment": done}
-        net = _net(experiment, params, example.get("label"), train=True, key=key_dropout, **options)
+        label = _hide(experiment, jax.random.fold_in(keys.example, 3), example.get("label"))
+        net = _net(experiment, params, label, train=True, key=key_dropout, **options)
         z = experiment.process.noise(key_noise, x)
         parts = (net, experiment.process, experiment.target, x, z, t, experiment.weight)
         value, aux = build(losses, experiment.config.loss, *parts), {"t01": t / experiment.schedule.t_max}
@@ -213,6 +215,20 @@ def denoiser_of(experiment: Experiment, params: PyTree, label: Any, chain: chain
     return build(denoisers.variance, experiment.config.denoiser, net, experiment.schedule, experiment.target, chain)
 
 
+def guided_denoiser_of(experiment: Experiment, params: PyTree, label: Any, chain: chains.Chain) -> Denoiser:
+    """The same under the config's guidance: what samples are made with."""
+    branch = lambda label: denoiser_of(experiment, params, label, chain)
+    return build(denoisers.guidance, experiment.config.guidance, branch, label, experiment.config.model.get("classes"))
+
+
+def _hide(experiment: Experiment, key: Key, label: Any) -> Any:
+    """The label of "none" in place of this one, for a share of the examples (Ho & Salimans 2022, algorithm 1)."""
+    share = experiment.config.train.label_dropout
+    if share == 0 or label is None:
+        return label
+    return jnp.where(jax.random.bernoulli(key, share), jnp.int32(experiment.config.model.classes), label)
+
+
 def mean_denoiser(experiment: Experiment) -> Callable[[PyTree, Any], Denoiser]:
     """(params, label) -> the denoiser without options: what the network says of x_0's mean."""
     return lambda params, label: denoisers.denoiser(
@@ -225,7 +241,7 @@ def sample_one(experiment: Experiment) -> Callable:
 
     def sample(shared: tuple[PyTree, Request], own: tuple[Key, Array]) -> Any:
         (params, request), (key, label) = shared, own
-        denoise = denoiser_of(experiment, params, label, request.chain)
+        denoise = guided_denoiser_of(experiment, params, label, request.chain)
         key_prior, key_walk = jax.random.split(key)
         x = experiment.process.prior(key_prior, experiment.dataset.shape, request.start)
         return request.walk(denoise, key_walk, x)
@@ -234,10 +250,11 @@ def sample_one(experiment: Experiment) -> Callable:
 
 
 def seed_inputs(experiment: Experiment, seeds: Any) -> tuple[Key, np.ndarray]:
-    """What makes each sample: the key of its seed; and its label, seed mod classes, for a conditional model."""
+    """What makes each sample: the key of its seed; and its label, sample.label or else seed mod classes."""
     seeds = np.asarray(seeds, np.uint32)
-    classes = experiment.config.model.get("classes") or 1
-    return jax.vmap(jax.random.key)(seeds), (seeds % classes).astype(np.int32)
+    classes, label = experiment.config.model.get("classes") or 1, experiment.config.sample.label
+    labels = seeds % classes if label is None else np.full(len(seeds), label)
+    return jax.vmap(jax.random.key)(seeds), labels.astype(np.int32)
 
 
 def _net(experiment: Experiment, params: PyTree, label: Any, **options: Any) -> Partial:
@@ -296,6 +313,30 @@ def _check_augment(experiment: Experiment) -> None:
             f"augment.{experiment.config.augment.name} gives a label of {label.size} entries, but model.augment is "
             f"{taken}; set model.augment={label.size} (UNet has it), or augment.name=none."
         )
+
+
+def _check_labels(experiment: Experiment) -> None:
+    """Labels are in range, and what guidance needs was trained."""
+    config, data = experiment.config, experiment.dataset
+    classes, dropout, label = config.model.get("classes"), config.train.label_dropout, config.sample.label
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"train.label_dropout is {dropout}, expected a share in [0, 1); Ho and Salimans: 0.1 to 0.2.")
+    if classes is None:
+        for field, used in (("train.label_dropout", dropout), ("sample.label", label is not None)):
+            if used:
+                raise ConfigError(f"{field} is set, but the model takes no labels: set model.classes.")
+        if config.guidance.name != "none":
+            raise ConfigError(f"guidance.{config.guidance.name} needs a conditional model: set model.classes.")
+        return
+    if data.classes is None or data.classes > classes:
+        raise ConfigError(f"model.classes is {classes}, but {data.name} has {data.classes or 'no'} labels.")
+    if config.guidance.name != "none" and dropout == 0:
+        raise ConfigError(
+            f"guidance.{config.guidance.name} needs a model that was trained without labels too: "
+            "set train.label_dropout, to 0.1 say."
+        )
+    if label is not None and not 0 <= label <= classes:
+        raise ConfigError(f"sample.label is {label}, expected 0 to {classes - 1}, or {classes} for no label.")
 
 
 def _check_counts(config: Config) -> None:

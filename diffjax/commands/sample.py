@@ -82,13 +82,14 @@ def restore(
     Args:
         sampler, nfe: in place of the config's sampler name and grid length.
         step: a checkpoint; default the newest good one.
-        overrides: "a.b=value" on the saved config: sampler, grid, denoiser, sample, eval.
+        overrides: "a.b=value" on the saved config: sampler, grid, denoiser, guidance, sample, eval.
     """
     config = files.read_config(Path(workdir))
     for text in as_overrides(sampler, nfe, overrides):
-        if not text.startswith(("sampler.", "grid.", "denoiser.", "sample.", "eval.")):
+        if not text.startswith(("sampler.", "grid.", "denoiser.", "guidance.", "sample.", "eval.")):
             raise ConfigError(
-                f"{text!r} would change a trained run; here only sampler, grid, denoiser, sample and eval can be set."
+                f"{text!r} would change a trained run; here only sampler, grid, denoiser, "
+                "guidance, sample and eval can be set."
             )
         override(config, text)
     experiment = build_experiment(config)

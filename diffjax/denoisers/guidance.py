@@ -1,0 +1,277 @@
+"""Guidance: denoisers made of other denoisers, which any sampler walks with (kexue 9257).
+
+Without a classifier (Ho & Salimans 2022), from what a model says with and without the condition, or a better and a
+weaker model say (autoguidance, Karras et al. 2024):
+
+    mean = cond + (w - 1) (cond - uncond)
+
+w = 1 is off; the paper's own w, and that of kexue 9257, is this one minus 1; GLIDE's s is this w. The same combination
+of eps, v or scores is this one, for each is affine in the mean at a given x_t.
+
+With a potential, log p(y | x_t) of a classifier (Dhariwal & Nichol 2021, algorithm 2) or a similarity (Liu et al.
+2021):
+
+    score + w grad potential(x_t, t),   that is   mean + w sigma^2 / alpha grad potential.
+
+Guidances add: a guided denoiser can be guided again.
+
+None of them samples p(x) p(y | x)^w: the guided field at x_t is not that of any noised target unless w = 1. For data
+N(0, 1), y = x + N(0, 1/2), y = 1.5 and w = 3 the flow from sigma = 80 ends in N(1.659, 0.1925^2); the tempered target
+is N(1.286, 0.378^2) (tests/test_guidance.py).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import grids, host, schedules
+from diffjax.chains import look_up
+from diffjax.denoisers.wrapper import Wrapper
+from diffjax.schedules import amplitudes
+from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree
+
+__all__ = ["classifier_free", "none"]  # what a config may name; the others need more than a label
+
+Potential = Callable[[Array, Any], Array]  # (x, t) -> scalar, of one example
+
+
+def extrapolated(
+    denoise: Denoiser, other: Denoiser, w: Any, low: Any = 0.0, high: Any = np.inf, rescale: Any = 0.0
+) -> "Extrapolated":
+    """Away from what `other` says, in two evaluations: it knows no condition, or is weaker (autoguidance).
+
+    Args:
+        w: 1 is off.
+        low, high: it acts where low <= sigma / alpha <= high (Kynkaanniemi et al. 2024); outside w counts as 1.
+        rescale: how far the mean's standard deviation over its entries is brought back to that of `denoise`'s, in
+            [0, 1] (Lin et al. 2024, section 3.4, there for v).
+
+    Raises:
+        ValueError: for denoisers of two schedules, a scale that is not finite, an empty interval, a rescale outside.
+    """
+    _check_same(denoise, other)
+    return Extrapolated(denoise, other, *_checked(w, low, high, rescale))
+
+
+def none(branch: Callable[[Any], Denoiser], label: Any, null: Any) -> Denoiser:
+    """The conditional denoiser."""
+    return branch(label)
+
+
+def classifier_free(
+    branch: Callable[[Any], Denoiser],
+    label: Any,
+    null: Any,
+    w: Any,
+    low: Any = 0.0,
+    high: Any = np.inf,
+    rescale: Any = 0.0,
+) -> Denoiser:
+    """The same with one network for both, in one evaluation of two examples.
+
+    Args:
+        branch: label -> denoiser.
+        label, null: of the condition, and of none: the row that label dropout has trained.
+        w, low, high, rescale: as in `extrapolated`. A w that is the number 1 gives the conditional denoiser itself.
+    """
+    w, low, high, rescale = _checked(w, low, high, rescale)
+    if host.concrete(w) and w == 1:
+        return branch(label)
+    return ClassifierFree(jax.tree_util.Partial(branch), (label, null), w, low, high, rescale)
+
+
+@pytree
+class Extrapolated(Wrapper):
+    """`extrapolated`."""
+
+    denoise: Denoiser
+    other: Denoiser
+    w: Any
+    low: Any
+    high: Any
+    rescale: Any
+
+    def __call__(self, x: Array, t: Any) -> Posterior:
+        """The guided mean, and the variance of the first."""
+        said = self.denoise(x, t)
+        w = _strength(self.schedule, t, self.w, self.low, self.high)
+        return Posterior(combine(said.mean, self.other(x, t).mean, w, self.rescale), said.var)
+
+
+@pytree
+class ClassifierFree:
+    """`classifier_free`."""
+
+    branch: Callable[[Any], Denoiser]
+    labels: Any
+    w: Any
+    low: Any
+    high: Any
+    rescale: Any
+
+    @property
+    def schedule(self) -> Schedule:
+        """That of both branches."""
+        return self.branch(self.labels[0]).schedule
+
+    def __call__(self, x: Array, t: Any) -> Posterior:
+        """The guided mean, and the variance of the conditional branch."""
+        labels = jax.tree.map(lambda *both: jnp.stack([jnp.asarray(one) for one in both]), *self.labels)
+        mean, var = jax.vmap(lambda label: self.branch(label)(x, t))(labels)
+        w = _strength(self.schedule, t, self.w, self.low, self.high)
+        return Posterior(combine(mean[0], mean[1], w, self.rescale), jax.tree.map(lambda var: var[0], var))
+
+
+def combine(cond: Array, uncond: Array, w: Any, rescale: Any = 0.0) -> Array:
+    """cond + (w - 1) (cond - uncond), with its standard deviation over all entries brought back; w = 1 gives cond."""
+    guided = cond + (w - 1) * (cond - uncond)
+    spread = jnp.std(guided)
+    ratio = jnp.where(spread > 0, jnp.std(cond) / jnp.where(spread > 0, spread, 1.0), 1.0)
+    return guided * jnp.where(rescale > 0, 1 + rescale * (ratio - 1), 1.0)
+
+
+def tilted(denoise: Denoiser, potential: Potential, w: Any = 1.0) -> "Tilted":
+    """Classifier or similarity guidance by the gradient at x_t, for deterministic and random samplers alike.
+
+    Args:
+        potential: (x_t, t) -> scalar; a classifier's must know the noise. If it has a `schedule`, that must be the
+            denoiser's.
+
+    Raises:
+        ValueError: for a potential made for another schedule, a scale that is not finite, or alpha = 0 at the start.
+    """
+    _check_potential(denoise, potential, w)
+    return Tilted(denoise, _partial(potential), w)
+
+
+@pytree
+class Tilted(Wrapper):
+    """`tilted`."""
+
+    denoise: Denoiser
+    potential: Potential
+    w: Any
+
+    def __call__(self, x: Array, t: Any) -> Posterior:
+        """The shifted mean, and the variance as it was."""
+        alpha, sigma = self.schedule(t)
+        mean, var = self.denoise(x, t)
+        return Posterior(mean + self.w * (sigma**2 / alpha) * jax.grad(self.potential)(x, t), var)
+
+
+def tilted_by_prediction(denoise: Denoiser, potential: Potential, w: Any = 1.0) -> "TiltedByPrediction":
+    """The same for a potential of clean data, taken at the predicted mean: its gradient passes through the denoiser.
+
+    Costs a backward pass of the denoiser. Of log p(y | x_0) it is the approximation of Chung et al. 2023 (DPS).
+
+    Raises:
+        ValueError: as for `tilted`.
+    """
+    _check_potential(denoise, potential, w)
+    return TiltedByPrediction(denoise, _partial(potential), w)
+
+
+@pytree
+class TiltedByPrediction(Wrapper):
+    """`tilted_by_prediction`."""
+
+    denoise: Denoiser
+    potential: Potential
+    w: Any
+
+    def __call__(self, x: Array, t: Any) -> Posterior:
+        """The shifted mean, and the variance as it was."""
+        alpha, sigma = self.schedule(t)
+
+        def at_mean(x: Array) -> tuple[Array, Posterior]:
+            said = self.denoise(x, t)
+            return self.potential(said.mean, t), said
+
+        gradient, (mean, var) = jax.grad(at_mean, has_aux=True)(x)
+        return Posterior(mean + self.w * (sigma**2 / alpha) * gradient, var)
+
+
+def mean_shift(denoise: Denoiser, potential: Potential, ts: Any, w: Any = 1.0) -> "MeanShift":
+    """Classifier guidance as first published, for `ancestral.ddpm` along `ts` (Dhariwal & Nichol 2021, algorithm 1).
+
+    The mean of each step moves by w Var grad potential(x_t, t), Var being the step's variance. In terms of x_0 that is
+    a shift by w (sigma_s^2 / alpha_s + gamma var) grad potential, gamma being the weight of the mean in the step: on a
+    fine grid, `tilted`; on a step to data without variance, nothing.
+
+    Raises:
+        ValueError: as for `tilted`, and for a grid that is not decreasing.
+    """
+    _check_potential(denoise, potential, w)
+    schedule = denoise.schedule
+    ts = grids.check(ts, float(schedule.t_max))
+    alpha, sigma = amplitudes(schedule, ts)
+    gamma = alpha[1:] * (1 - (alpha[:-1] / sigma[:-1] * sigma[1:] / alpha[1:]) ** 2)
+    return MeanShift(denoise, _partial(potential), w, ts[:-1], sigma[1:] ** 2 / alpha[1:], gamma)
+
+
+@pytree
+class MeanShift(Wrapper):
+    """`mean_shift`."""
+
+    denoise: Denoiser
+    potential: Potential
+    w: Any
+    ts: Any
+    least: Any
+    gamma: Any
+
+    def __call__(self, x: Array, t: Any) -> Posterior:
+        """The shifted mean, and the variance as it was; NaN at a time that is none of the grid's."""
+        mean, var = self.denoise(x, t)
+        reach = look_up(self.ts, self.least, t) + look_up(self.ts, self.gamma, t) * var
+        return Posterior(mean + self.w * reach * jax.grad(self.potential)(x, t), var)
+
+
+def _strength(schedule: Schedule, t: Any, w: Any, low: Any, high: Any) -> Array:
+    """w inside the interval of noise levels, 1 outside."""
+    alpha, sigma = schedule(t)
+    inside = (sigma >= low * alpha) & ((sigma <= high * alpha) | jnp.isinf(high))
+    return jnp.where(inside, w, 1.0)
+
+
+def _checked(w: Any, low: Any, high: Any, rescale: Any) -> tuple[Any, Any, Any, Any]:
+    _check_scale(w)
+    if host.concrete(low, high) and not 0 <= low < high:
+        raise ValueError(f"Guidance acts for sigma / alpha from {low} to {high}, expected 0 <= low < high.")
+    if host.concrete(rescale) and not 0 <= rescale <= 1:
+        raise ValueError(f"rescale is {rescale}, expected a number in [0, 1]; 0 is off.")
+    return w, low, high, rescale
+
+
+def _check_scale(w: Any) -> None:
+    if host.concrete(w) and not np.all(np.isfinite(w)):
+        raise ValueError(f"The guidance scale w is {w}, expected a finite number; 1 is the conditional model.")
+
+
+def _check_same(denoise: Denoiser, other: Any) -> None:
+    same = schedules.same(denoise.schedule, other.schedule)
+    if host.concrete(same) and not same:
+        raise ValueError(
+            f"{type(other).__name__} was made for {other.schedule}, but the denoiser for {denoise.schedule}: "
+            "the two must agree on what x_t is."
+        )
+
+
+def _check_potential(denoise: Denoiser, potential: Any, w: Any) -> None:
+    _check_scale(w)
+    if hasattr(potential, "schedule"):
+        _check_same(denoise, potential)
+    schedule = denoise.schedule
+    if host.concrete(schedule) and amplitudes(schedule, [float(schedule.t_max)])[0][0] <= 0:
+        raise ValueError(
+            f"alpha is 0 at the end of {type(schedule).__name__}, t = {float(schedule.t_max):g}, where no gradient "
+            "moves x_0 by a finite amount; end the schedule earlier (t_max)."
+        )
+
+
+def _partial(potential: Potential) -> Potential:
+    """A plain function is no pytree: wrapped, `jit` takes it as a constant."""
+    return jax.tree_util.Partial(potential) if jax.tree_util.all_leaves([potential]) else potential

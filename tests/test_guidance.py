@@ -1,0 +1,356 @@
+"""Guidance against Bayes' rule, closed forms of guided flows, and the formulas of one step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate, special
+
+from diffjax import analytic, denoisers, grids, models, samplers, schedules
+from diffjax.denoisers import guidance, similarity
+from diffjax.processes import Gaussian
+from diffjax.schedules import EDM, VP, Cosine, Rectified
+from diffjax.types import Posterior, Schedule, pytree
+
+MEANS, SPREADS = [[-1.0, 0.2], [0.8, 0.5], [0.1, -1.2]], [0.05, 0.1, 0.2]
+X = np.asarray([[0.3, -0.7], [2.0, 0.4], [-1.1, 0.1]])
+
+
+def whole(schedule):
+    """The exact denoiser, in the precision of the test."""
+    return analytic.gaussian_mixture([0.5, 0.3, 0.2], MEANS, SPREADS).denoiser(schedule)
+
+
+def first(schedule):
+    """The same of the class of the first two components."""
+    return analytic.gaussian_mixture([0.5, 0.3], MEANS[:2], SPREADS[:2]).denoiser(schedule)
+
+
+def log_posterior(schedule):
+    """log p(class | x_t) up to a constant, by Bayes: the ratio of two densities, written out."""
+
+    def density(x, t, weights, means, spreads):
+        alpha, sigma = schedule(t)
+        total = 0.0
+        for w, m, v in zip(weights, means, spreads):
+            var = alpha**2 * v + sigma**2
+            total += w / var * jnp.exp(-0.5 * jnp.sum((x - alpha * jnp.asarray(m)) ** 2) / var)
+        return total
+
+    return lambda x, t: jnp.log(
+        density(x, t, [0.5, 0.3], MEANS[:2], SPREADS[:2]) / density(x, t, [0.5, 0.3, 0.2], MEANS, SPREADS)
+    )
+
+
+@pytest.mark.parametrize("w", [0.0, 1.0, 2.5, -1.0])
+@pytest.mark.parametrize("schedule", [VP(), EDM(t_max=5.0), Rectified(t_max=0.98)], ids=lambda s: type(s).__name__)
+def test_exact_branches_are_guided_as_by_the_bayes_classifier(schedule, w, x64):
+    """Equivalence E8."""
+    cond, uncond = first(schedule), whole(schedule)
+    free = guidance.extrapolated(cond, uncond, w)
+    classifier = guidance.tilted(uncond, log_posterior(schedule), w)
+    means = jax.jit(jax.vmap(lambda x, t: (free(x, t).mean, classifier(x, t).mean)))
+    got, expected = means(jnp.repeat(jnp.asarray(X), 3, 0), jnp.asarray([0.1, 0.5, 0.9] * 3))
+    np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12)
+
+
+V, R2, Y = 1.0, 0.5, 1.5
+
+
+def gaussian_likelihood(schedule):
+    """log p(y | x_t) for x_0 ~ N(0, V), y = x_0 + N(0, R2): Gaussian with the moments of x_0 given x_t."""
+
+    def potential(x, t):
+        alpha, sigma = schedule(t)
+        share = V / (alpha**2 * V + sigma**2)
+        mean, var = alpha * share * x, sigma**2 * share
+        return jnp.sum(-0.5 * (Y - mean) ** 2 / (var + R2) - 0.5 * jnp.log(var + R2))
+
+    return potential
+
+
+def guided_flow(w):
+    """Mean and standard deviation of the flow's end, by the library: it is affine, so that two points tell."""
+    schedule = EDM()
+    denoise = analytic.gaussian_mixture([1.0], [[0.0]], [V]).denoiser(schedule)
+    guided = guidance.tilted(denoise, gaussian_likelihood(schedule), w)
+    sample = samplers.sampling_fn(samplers.heun.edm(schedule), grids.karras(schedule, 400, t_min=1e-4))
+    ends = jax.jit(jax.vmap(lambda x: sample(guided, jax.random.key(0), x)))(jnp.asarray([[0.0], [80.0]]))
+    return float(ends[0, 0]), float(ends[1, 0] - ends[0, 0])
+
+
+def solved_flow(w):
+    """The same by SciPy, from dx / dsigma = -sigma score."""
+
+    def slope(s, x):
+        gain = V / (V + s**2)
+        return s * (x / (V + s**2) - w * gain * (Y - gain * x) / (gain * s**2 + R2))
+
+    low, high = (integrate.solve_ivp(slope, (80, 0), [x], rtol=1e-10, atol=1e-12).y[0, -1] for x in (0.0, 80.0))
+    return low, high - low
+
+
+@pytest.mark.parametrize("w", [1.0, 3.0])
+def test_the_guided_flow_of_a_gaussian(w, x64):
+    """At full strength it samples the conditional; its closed form for sigma_max without bound is near at 80."""
+    mean, std = guided_flow(w)
+    assert (mean, std) == pytest.approx(solved_flow(w), rel=5e-4)
+    conditional = V * R2 / (V + R2)
+    assert std == pytest.approx(V ** ((1 - w) / 2) * conditional ** (w / 2), rel=1e-3)
+    if w == 1:
+        assert mean == pytest.approx(V * Y / (V + R2), rel=1e-2)
+
+
+def test_guidance_is_not_tempering(x64):
+    """p(x) p(y | x)^3 is what y with the variance r^2 / 3 would give; the flow ends elsewhere, and narrower."""
+    mean, std = guided_flow(3.0)
+    tempered = 1 / (1 / V + 3 / R2)
+    assert (tempered * 3 * Y / R2, np.sqrt(tempered)) == pytest.approx((1.286, 0.378), abs=1e-3)
+    assert (mean, std) == pytest.approx((1.66, 0.1925), abs=1e-2)
+
+
+def test_one_is_off_to_the_bit():
+    cond, uncond = jax.random.normal(jax.random.key(0), (2, 10_000)) * 10.0
+    combined = jax.jit(guidance.combine)(cond, uncond, jnp.float32(1.0), jnp.float32(0.0))
+    assert np.asarray(combined).tobytes() == np.asarray(cond).tobytes()
+    branches = {True: first(VP()), False: whole(VP())}
+    assert guidance.classifier_free(branches.get, True, False, 1.0) is branches[True]
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Label -> denoiser of a small conditional U-Net with random parameters; label 3 is none."""
+    net = models.network(models.UNet(channels=8, multipliers=(1, 2), attention=(4,), classes=3))
+    params = models.init(net, jax.random.key(0), (8, 8, 1), 0)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * rng.standard_normal(leaf.shape).astype(np.float32), params)
+
+    def branch(label):
+        apply = lambda params, label, x, c: net.apply(params, x, c, label)
+        return denoisers.denoiser(jax.tree_util.Partial(apply, params, label), VP(), denoisers.V())
+
+    return branch
+
+
+def test_one_fused_evaluation_is_two(network):
+    x, label, null = jax.random.normal(jax.random.key(5), (8, 8, 1)), jnp.int32(1), jnp.int32(3)
+    fused = guidance.classifier_free(network, label, null, 2.5)
+    apart = guidance.extrapolated(network(label), network(null), 2.5)
+    means = jax.jit(lambda x, t: [denoise(x, t).mean for denoise in (fused, apart, network(label))])
+    got, expected, plain = means(x, jnp.float32(0.4))
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(np.asarray(expected - plain)).max() > 1e-2
+    assert schedules.same(fused.schedule, VP())
+
+
+def test_the_fused_evaluation_costs_twice_the_network(network):
+    """Counted by the compiler."""
+    x, label, null = jnp.zeros((8, 8, 1)), jnp.int32(1), jnp.int32(3)
+    count = lambda denoise: jax.jit(lambda x: denoise(x, jnp.float32(0.4)).mean).lower(x).compile().cost_analysis()
+    plain, fused = (count(d)["flops"] for d in (network(label), guidance.classifier_free(network, label, null, 2.5)))
+    assert fused <= 2.02 * plain
+
+
+def test_combining_means_noises_velocities_or_scores_is_the_same(x64):
+    schedule, t, w, x = VP(), 0.4, 3.0, jnp.asarray(X[0])
+    alpha, sigma = schedule(t)
+    cond, uncond = (d(schedule)(x, t).mean for d in (first, whole))
+    got = guidance.combine(cond, uncond, w)
+    spaces = {
+        "eps": (lambda m: (x - alpha * m) / sigma, lambda e: (x - sigma * e) / alpha),
+        "v": (lambda m: (alpha * x - m) / sigma, lambda v: alpha * x - sigma * v),
+        "score": (lambda m: (alpha * m - x) / sigma**2, lambda s: (x + sigma**2 * s) / alpha),
+    }
+    for there, back in spaces.values():
+        np.testing.assert_allclose(back(guidance.combine(there(cond), there(uncond), w)), got, rtol=1e-12)
+
+
+def test_the_interval_is_one_of_noise_levels(x64):
+    schedule = VP()
+    cond, uncond = first(schedule), whole(schedule)
+    limited = guidance.extrapolated(cond, uncond, 4.0, low=0.3, high=2.0)
+    always = guidance.extrapolated(cond, uncond, 4.0)
+    for level, acts in ((0.1, False), (0.31, True), (1.0, True), (1.9, True), (3.0, False)):
+        t = schedule.inverse(-2 * np.log(level))
+        expected = always if acts else cond
+        np.testing.assert_array_equal(limited(jnp.asarray(X[0]), t).mean, expected(jnp.asarray(X[0]), t).mean)
+
+
+def test_rescaling_gives_the_spread_of_the_conditional_mean_back():
+    cond, uncond = jax.random.normal(jax.random.key(1), (2, 6, 6, 1)) + 0.5
+    guided = cond + 6.0 * (cond - uncond)
+    assert float(jnp.std(guidance.combine(cond, uncond, 7.0, 1.0))) == pytest.approx(float(jnp.std(cond)), rel=1e-5)
+    half = guided * (0.5 + 0.5 * jnp.std(cond) / jnp.std(guided))
+    np.testing.assert_allclose(guidance.combine(cond, uncond, 7.0, 0.5), half, rtol=1e-5)
+
+
+def test_the_shifted_mean_of_a_step_moves_by_its_variance_times_the_gradient(x64):
+    """As published: x_s moves by w Var[x_s | x_t] c for a potential c x, whatever its size (the tilted Gaussian)."""
+    schedule, (t, s), w, c = VP(), (0.6, 0.45), 1.7, np.asarray([0.4, -2.0])
+    x = jnp.asarray(X[0])
+    (a, n), (b, m) = (tuple(map(float, schedule(time))) for time in (t, s))
+    share = 1 - (a / n * m / b) ** 2
+    for var in (0.0, 0.2):
+        denoise = Made(VP(), var)
+        guided = guidance.mean_shift(denoise, lambda x, t: jnp.vdot(c, x), [t, s], w)
+        sample = samplers.sampling_fn(samplers.ancestral.ddpm(schedule), [t, s])
+        moved = sample(guided, jax.random.key(3), x) - sample(denoise, jax.random.key(3), x)
+        variance = m**2 * share + (b * share) ** 2 * var
+        np.testing.assert_allclose(moved, w * variance * c, rtol=1e-9)
+    last = guidance.mean_shift(Made(VP(), 0.0), lambda x, t: jnp.vdot(c, x), [t, 0.0], w)
+    np.testing.assert_allclose(last(x, t).mean, 0.3 * x, rtol=1e-12)  # without variance nothing moves
+
+
+@pytree
+class Made:
+    """A denoiser of nothing in particular."""
+
+    schedule: Schedule
+    var: float
+
+    def __call__(self, x, t):
+        return Posterior(0.3 * x, self.var)
+
+
+def test_the_first_order_shift_misses_a_quadratic_tilt_by_the_square_of_the_strength(x64):
+    """Exactly, N(m, S) exp(-w |x - y|^2 / 2) has the mean (m + S w y) / (1 + S w); its gradient is taken at m here."""
+    mean, y, errors = np.asarray([0.5]), np.asarray([2.0]), []
+    for s in (0.02, 0.01, 0.005):
+        shifted = mean + s * (y - mean)
+        errors.append(np.abs(shifted - (mean + s * y) / (1 + s))[0])
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.02)
+    assert errors[1] / errors[2] == pytest.approx(4, rel=0.02)
+
+
+def test_potentials_add(x64):
+    schedule, denoise, x = VP(), whole(VP()), jnp.asarray(X[1])
+    one, two = (lambda x, t: -jnp.sum(x**4) * t), (lambda x, t: jnp.sum(jnp.sin(x)))
+    nested = guidance.tilted(guidance.tilted(denoise, one, 2.0), two, 0.5)
+    summed = guidance.tilted(denoise, lambda x, t: 2.0 * one(x, t) + 0.5 * two(x, t))
+    np.testing.assert_allclose(nested(x, 0.3).mean, summed(x, 0.3).mean, rtol=1e-12)
+    alpha, sigma = schedule(0.3)
+    by_hand = denoise(x, 0.3).mean + sigma**2 / alpha * (-8 * x**3 * 0.3 + 0.5 * jnp.cos(x))
+    np.testing.assert_allclose(nested(x, 0.3).mean, by_hand, rtol=1e-12)
+
+
+def test_at_the_prediction_the_gradient_passes_through_the_denoiser(x64):
+    """Of Gaussian data the mean is g x, so that the gradient at x is g times that at the mean."""
+    schedule, t, x = VP(), 0.4, jnp.asarray(X[0])
+    alpha, sigma = map(float, schedule(t))
+    denoise = analytic.gaussian_mixture([1.0], [[0.0, 0.0]], [V]).denoiser(schedule)
+    gain = alpha * V / (alpha**2 * V + sigma**2)
+    guided = guidance.tilted_by_prediction(denoise, lambda m, t: -jnp.sum((m - Y) ** 2), 0.7)
+    expected = gain * x + 0.7 * sigma**2 / alpha * gain * -2 * (gain * x - Y)
+    np.testing.assert_allclose(guided(x, t).mean, expected, rtol=1e-10)
+    np.testing.assert_allclose(guided(x, t).var, denoise(x, t).var)
+
+
+FEATURES = jax.random.normal(jax.random.key(2), (3, 4, 5))
+encode = lambda x, t: jnp.tanh(jnp.stack([k * x for k in (1.0, 2.0, 3.0, 4.0, 5.0)], -1))
+
+
+def test_style_is_blind_to_where_things_are_and_structure_is_not():
+    x = jax.random.normal(jax.random.key(3), (3, 4))
+    shuffled = jax.random.permutation(jax.random.key(4), x.ravel()).reshape(x.shape)
+    style, structure = (make(encode, encode(x, 0.0)) for make in (similarity.style, similarity.structure))
+    assert float(style(x, 0.0)) == float(structure(x, 0.0)) == 0
+    assert float(style(shuffled, 0.0)) == pytest.approx(0, abs=1e-9)
+    assert float(structure(shuffled, 0.0)) < -0.1
+    gram = np.einsum("ijc,ijd->cd", *2 * [np.asarray(encode(2 * x, 0.0))]) / 12
+    own = np.einsum("ijc,ijd->cd", *2 * [np.asarray(encode(x, 0.0))]) / 12
+    assert float(style(2 * x, 0.0)) == pytest.approx(-np.sum((gram - own) ** 2), rel=1e-4)
+
+
+def test_content_is_a_cosine():
+    x = jax.random.normal(jax.random.key(3), (3, 4))
+    content = similarity.content(encode, FEATURES)
+    mine, other = np.asarray(encode(x, 0.0)).mean((0, 1)), np.asarray(FEATURES).mean((0, 1))
+    expected = mine @ other / np.sqrt((mine @ mine) * (other @ other))
+    assert float(content(x, 0.0)) == pytest.approx(expected, rel=1e-5)
+    assert float(similarity.content(encode, 3 * encode(x, 0.0))(x, 0.0)) == pytest.approx(1, rel=1e-5)
+
+
+def test_a_classifier_is_a_log_probability_at_the_scale_that_its_network_sees(x64):
+    """Against SciPy: a linear network of x at unit variance and of the log-SNR."""
+    rng, schedule, t = np.random.default_rng(0), EDM(), 1.5
+    weights, x = rng.standard_normal((3, 2)), jnp.asarray(X[0])
+    net = jax.tree_util.Partial(lambda w, x, c: w @ x + c * jnp.asarray([0.1, 0.0, -0.2]), jnp.asarray(weights))
+    classifier = denoisers.Classifier(net, schedule, jnp.int32(2), sigma_data=0.5)
+    logits = weights @ X[0] / np.hypot(1.5, 0.5) - 2 * np.log(1.5) * np.asarray([0.1, 0, -0.2])
+    assert float(classifier(x, t)) == pytest.approx(special.log_softmax(logits)[2], rel=1e-12)
+    probabilities = special.softmax(logits)
+    gradient = (weights[2] - probabilities @ weights) / np.hypot(1.5, 0.5)
+    shift = guidance.tilted(Made(schedule, 0.0), classifier, 2.0)(x, t).mean - 0.3 * x
+    np.testing.assert_allclose(shift, 2.0 * 1.5**2 * gradient, rtol=1e-10)
+    z = rng.standard_normal(2)
+    noised = classifier(x + 1.5 * z, t)
+    assert float(denoisers.cross_entropy(classifier, Gaussian(schedule), x, z, t)) == -float(noised)
+
+
+def test_the_classifier_network():
+    """It starts without an opinion, and each kind of mistake is named."""
+    net = models.network(models.Classifier(classes=4, channels=8, multipliers=(1,), attention=()))
+    params = models.init(net, jax.random.key(0), (4, 4, 1))
+    np.testing.assert_array_equal(net.apply(params, jnp.ones((4, 4, 1)), jnp.float32(0.3)), np.zeros(4))
+    with pytest.raises(ValueError, match="classes = 0"):
+        models.Classifier(classes=0)
+    with pytest.raises(ValueError, match=r"multiples of 2, got \(5, 5, 1\)"):
+        models.init(models.network(models.Classifier(classes=4)), jax.random.key(0), (5, 5, 1))
+
+
+def test_guided_denoisers_are_arguments_of_jit():
+    """Another strength is no retrace."""
+    traces = []
+
+    @jax.jit
+    def mean(denoise, x):
+        traces.append(1)
+        return denoise(x, 0.5).mean
+
+    cond, uncond = first(VP()), whole(VP())
+    for w in (1.5, 2.0, 3.0):
+        mean(guidance.extrapolated(cond, uncond, w), jnp.asarray(X[0], jnp.float32))
+    assert len(traces) == 1
+
+
+BAD = {
+    "other schedule": (
+        lambda: guidance.extrapolated(first(VP()), whole(VP(beta_max=10.0)), 2.0),
+        "must agree on what x_t is",
+    ),
+    "classifier of another schedule": (
+        lambda: guidance.tilted(first(VP()), Made(VP(beta_max=10.0), 0.0)),
+        "Made was made for VP",
+    ),
+    "scale": (
+        lambda: guidance.tilted(first(VP()), log_posterior(VP()), np.nan),
+        "w is nan, expected a finite",
+    ),
+    "interval": (
+        lambda: guidance.extrapolated(first(VP()), whole(VP()), 2.0, low=3.0, high=1.0),
+        "from 3.0 to 1.0, expected 0 <= low < high",
+    ),
+    "rescale": (
+        lambda: guidance.extrapolated(first(VP()), whole(VP()), 2.0, rescale=1.5),
+        r"rescale is 1\.5, expected a number in \[0, 1\]",
+    ),
+    "no signal at the end": (
+        lambda: guidance.tilted(first(Cosine()), log_posterior(Cosine())),
+        "alpha is 0 at the end of Cosine",
+    ),
+    "features": (
+        lambda: similarity.structure(encode, FEATURES)(jnp.zeros((2, 2)), 0.0),
+        r"features of shape \(2, 2, 5\), the reference has \(3, 4, 5\)",
+    ),
+    "grid": (
+        lambda: guidance.mean_shift(first(VP()), log_posterior(VP()), [0.1, 0.5]),
+        "decreas",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name):
+    call, match = BAD[name]
+    with pytest.raises(ValueError, match=match):
+        call()
