@@ -1,9 +1,22 @@
 """What is known of p(x_0 | x_t): networks, and functions of denoisers."""
 
-from diffjax.denoisers import guidance, similarity, variance
+from diffjax.denoisers import guidance, optimal, similarity, variance
 from diffjax.denoisers.classifier import Classifier as Classifier
 from diffjax.denoisers.classifier import cross_entropy as cross_entropy
 from diffjax.denoisers.clipping import clipped
 from diffjax.denoisers.targets import EDM, X0, Eps, Score, V, Velocity, denoiser
 
-__all__ = ["EDM", "X0", "Eps", "Score", "V", "Velocity", "clipped", "denoiser", "guidance", "similarity", "variance"]
+__all__ = [
+    "EDM",
+    "X0",
+    "Eps",
+    "Score",
+    "V",
+    "Velocity",
+    "clipped",
+    "denoiser",
+    "guidance",
+    "optimal",
+    "similarity",
+    "variance",
+]

@@ -1,0 +1,187 @@
+"""The optimal reverse variance without training (Bao et al. 2022, Analytic-DPM; kexue 9245, 9246).
+
+For a model N(mean(x_t), v I) of p(x_0 | x_t) the best v is what the mean misses, E|x_0 - mean|^2 / d at x_t's time.
+Three estimates from one pass over data, `measure`:
+
+    error   E|x_0 - mean|^2 / d                              the loss itself: right for any mean, on data not trained on
+    noise   sigma^2 / alpha^2 (1 - E|eps_hat|^2 / d)         Bao et al., theorem 1: right for the exact mean alone
+    spread  Var[x_0] - E|mean - E x_0|^2 / d                 the same by the law of total variance (kexue 9245)
+
+The posterior's variance is all that a method has to say here: samplers make beta_tilde + gamma^2 v of it, also on
+chains with few steps, where it matters. `jacobian` finds it per entry, for each x_t, in the denoiser's own derivative:
+
+    Cov[x_0 | x_t] = sigma^2 / alpha d mean / d x_t          (Efron 2011, second-order Tweedie)
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import grids
+from diffjax.chains import look_up
+from diffjax.denoisers.wrapper import Wrapper
+from diffjax.schedules import amplitudes
+from diffjax.types import Array, Denoiser, Key, Posterior, Process, pytree
+
+
+class Moments(NamedTuple):
+    """Estimates of E[Var[x_0 | x_t]], averaged over entries, at each of `ts` (N,); not clipped."""
+
+    ts: np.ndarray
+    error: np.ndarray
+    noise: np.ndarray
+    spread: np.ndarray
+
+
+def measure(
+    denoise: Callable[[Any], Denoiser], process: Process, key: Key, examples: Any, ts: Any, batch: int = 256
+) -> Moments:
+    """One noise for each example and time, sums in float64 on the host.
+
+    Args:
+        denoise: example -> denoiser: of its label, if the model has labels.
+        examples: a tree of arrays (n, ...) with the data in "x".
+        ts: times (N,) with noise, as those that the steps of a grid start from.
+        batch: examples in one compiled call.
+
+    Raises:
+        ValueError: without examples, or for a time without noise or without signal.
+    """
+    n = len(examples["x"])
+    if n == 0:
+        raise ValueError("The second moments need examples; got none.")
+    ts = np.asarray(ts, np.float64)
+    schedule = denoise(jax.tree.map(lambda leaf: leaf[0], examples)).schedule
+    alpha, sigma = amplitudes(schedule, ts)
+    if not np.all((alpha > 0) & (sigma > 0)):
+        bad = ts[~((alpha > 0) & (sigma > 0))][0]
+        raise ValueError(f"At t = {bad:g} there is no signal or no noise to measure with; leave that time out.")
+
+    @jax.jit
+    def sums(examples: Any, keys: Any, t: Any) -> tuple[Array, Array, Array]:
+        def one(example: Any, key: Any) -> tuple[Array, Array, Array]:
+            x0, (a, s) = example["x"], schedule(t)
+            x = process.corrupt(x0, process.noise(key, x0), t)
+            mean = denoise(example)(x, t).mean
+            return jnp.mean((x0 - mean) ** 2), jnp.mean(((x - a * mean) / s) ** 2), jnp.mean((mean - centre) ** 2)
+
+        return jax.vmap(one)(examples, keys)
+
+    centre = jnp.asarray(np.mean(examples["x"], 0))
+    variance = np.mean((np.asarray(examples["x"], np.float64) - np.mean(examples["x"], 0, dtype=np.float64)) ** 2)
+    found = np.zeros((3, len(ts)))
+    for j, t in enumerate(ts):
+        for i in range(0, n, batch):
+            part = jax.tree.map(lambda leaf: leaf[i : i + batch], examples)  # noqa: B023
+            places = np.arange(i, min(i + batch, n)) + j * n
+            keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, places)
+            found[:, j] += [
+                np.sum(np.asarray(values, np.float64)) for values in sums(part, keys, jnp.asarray(t, float))
+            ]
+    error, noise, spread = found / n
+    return Moments(ts, error, (sigma / alpha) ** 2 * (1 - noise), variance - spread)
+
+
+def isotropic(denoise: Denoiser, ts: Any, var: Any, most: Any = 1.0) -> "Isotropic":
+    """The denoiser with the variance var (N,) at the times ts, clipped to [0, most] (data in [-1, 1]: most = 1).
+
+    Raises:
+        ValueError: for lengths that differ, or entries that are not finite.
+    """
+    ts, var = np.asarray(ts, np.float64), np.asarray(var, np.float64)
+    if ts.shape != var.shape or ts.ndim != 1 or not (np.isfinite(var).all() and np.isfinite(ts).all()):
+        raise ValueError(f"Got {var.shape} variances for {ts.shape} times, expected as many finite numbers of each.")
+    return Isotropic(denoise, ts, np.clip(var, 0.0, most))
+
+
+@pytree
+class Isotropic(Wrapper):
+    """`isotropic`."""
+
+    denoise: Denoiser
+    ts: Any
+    var: Any
+
+    def __call__(self, x: Array, t: Any) -> Posterior:
+        """The mean as it was; NaN variance at a time that was not measured."""
+        return Posterior(self.denoise(x, t).mean, look_up(self.ts, self.var, t))
+
+
+def jacobian(denoise: Denoiser, key: Key | None = None, probes: int = 1) -> "Jacobian":
+    """The denoiser with the diagonal of sigma^2 / alpha d mean / d x_t as its variance, not below 0.
+
+    Args:
+        key: of the probes v = +-1 of Hutchinson's estimate E[v (J v)], the same ones at every call: each costs one
+            derivative beside the evaluation. None: exactly, by as many derivatives as x has entries.
+        probes: how many.
+
+    Raises:
+        ValueError: unless probes is an integer >= 1.
+    """
+    if isinstance(probes, bool) or not isinstance(probes, int | np.integer) or probes < 1:
+        raise ValueError(f"probes is {probes!r}, expected an integer >= 1.")
+    return Jacobian(denoise, None if key is None else jax.random.split(key, probes))
+
+
+@pytree
+class Jacobian(Wrapper):
+    """`jacobian`."""
+
+    denoise: Denoiser
+    keys: Any
+
+    def __call__(self, x: Array, t: Any) -> Posterior:
+        """Mean and per-entry variance at x."""
+        alpha, sigma = self.schedule(t)
+        mean, push = jax.linearize(lambda x: self.denoise(x, t).mean, x)
+        if self.keys is None:
+            basis = jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape)
+            diagonal = jax.vmap(lambda v: jnp.vdot(v, push(v)))(basis).reshape(x.shape)
+        else:
+            signs = jax.vmap(lambda key: jax.random.rademacher(key, x.shape, x.dtype))(self.keys)
+            diagonal = jnp.mean(jax.vmap(lambda v: v * push(v))(signs), 0)
+        return Posterior(mean, jnp.maximum(sigma**2 / alpha * diagonal, 0.0))
+
+
+def trajectory(schedule: Any, ts: Any, var: Any, steps: int) -> np.ndarray:
+    """The steps on times of ts along which the bound is tightest (Bao et al. 2022, section 4; Watson et al. 2021).
+
+    With the optimal variances a bound is the sum over its steps t -> s of log(1 + gain var) / 2 (`chains`): dynamic
+    programming finds the least in O(steps N^2). The last step, from ts[N - 1] to data, is in all of them.
+
+    Args:
+        ts: decreasing times (N + 1,), the last one without noise.
+        var: (N,), the posterior's variance at each but the last.
+        steps: 2 .. N.
+
+    Returns:
+        (steps + 1,) of the times, both ends among them.
+
+    Raises:
+        ValueError: for lengths that do not fit, or a last time with noise.
+    """
+    ts, var = grids.check(ts, float(schedule.t_max)), np.asarray(var, np.float64)
+    n = len(ts) - 1
+    alpha, sigma = amplitudes(schedule, ts)
+    if var.shape != (n,) or not np.all(var >= 0) or sigma[-1] > 0:
+        raise ValueError(
+            f"Got {len(ts)} times and variances of shape {var.shape}, expected times that end in data and {n} >= 0."
+        )
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or not 2 <= steps <= n:
+        raise ValueError(f"steps is {steps!r}, expected an integer from 2 to {n}, those of the grid.")
+    snr = (alpha[:-1] / sigma[:-1]) ** 2
+    gain = snr[None, :] - snr[:, None]  # of the step from row to column
+    cost = np.where(gain > 0, 0.5 * np.log1p(np.maximum(gain, 0) * var[:, None]), np.inf)
+    best, came = np.full(n, np.inf), []
+    best[0] = 0.0
+    for _ in range(steps - 1):
+        through = best[:, None] + cost
+        came.append(np.argmin(through, 0))
+        best = np.min(through, 0)
+    path = [n - 1]
+    for back in reversed(came):
+        path.append(back[path[-1]])
+    return ts[[*reversed(path), n]]

@@ -1,0 +1,181 @@
+"""Optimal variances: against exact posteriors, for means that are wrong too, and in what they do to short chains."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffjax import analytic, chains, grids, samplers, schedules
+from diffjax.denoisers import optimal
+from diffjax.processes import Gaussian
+from diffjax.schedules import VP, Tabulated
+from diffjax.types import Posterior, pytree
+
+TABLE = Tabulated.linear()
+V = 0.25
+
+
+@pytree
+class Linear:
+    """The exact mean of N(0, V) data, its noise prediction times `scale` plus `shift`."""
+
+    schedule: schedules.Tabulated
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def __call__(self, x, t):
+        alpha, sigma = self.schedule(t)
+        eps = sigma * x / (alpha**2 * V + sigma**2)
+        return Posterior((x - sigma * (self.scale * eps + self.shift)) / alpha)
+
+
+def posterior_variance(t):
+    alpha, sigma = schedules.amplitudes(TABLE, np.atleast_1d(t))
+    return sigma**2 * V / (alpha**2 * V + sigma**2)
+
+
+@pytest.fixture
+def examples():
+    """Data N(0, V): 40 000 numbers whose mean and variance are those of the law."""
+    x = np.random.default_rng(0).standard_normal((4000, 10))
+    return {"x": np.sqrt(V) * (x - x.mean(0)) / x.std(0)}
+
+
+TS = np.asarray([0.8, 0.4, 0.15, 0.05])
+
+
+def test_of_an_exact_mean_all_estimates_are_the_posteriors_variance(examples, x64):
+    found = optimal.measure(lambda example: Linear(TABLE), Gaussian(TABLE), jax.random.key(0), examples, TS)
+    exact = posterior_variance(TS)
+    np.testing.assert_allclose(found.error, exact, rtol=0.03)
+    np.testing.assert_allclose(found.spread, exact, rtol=0.03)
+    alpha, sigma = schedules.amplitudes(TABLE, TS)
+    np.testing.assert_allclose(found.noise, exact, atol=float(np.max(0.03 * (sigma / alpha) ** 2)))
+    np.testing.assert_array_equal(found.ts, TS)
+
+
+def test_of_a_wrong_mean_the_error_alone_is_right(examples, x64):
+    """eps_hat = 1.2 eps* + 0.1: the best variance grows by sigma^2 / alpha^2 (0.2^2 E eps*^2 + 0.1^2)."""
+    denoise = lambda example: Linear(TABLE, 1.2, 0.1)
+    found = optimal.measure(denoise, Gaussian(TABLE), jax.random.key(0), examples, TS)
+    alpha, sigma = schedules.amplitudes(TABLE, TS)
+    squared = sigma**2 / (alpha**2 * V + sigma**2)  # E eps*^2
+    best = posterior_variance(TS) + (sigma / alpha) ** 2 * (0.04 * squared + 0.01)
+    np.testing.assert_allclose(found.error, best, rtol=0.04)
+    assert found.noise[0] < 0 < 5 * best[0]
+
+
+def std_of_samples(sampler, ts, denoise):
+    """40 000 entries at once, from the exact law at the start."""
+    alpha, sigma = schedules.amplitudes(TABLE, ts[:1])
+    x = jax.random.normal(jax.random.key(1), (40_000,)) * np.sqrt(alpha**2 * V + sigma**2)
+    sample = samplers.sampling_fn(sampler, ts)
+    return float(jnp.std(jax.jit(lambda x: sample(denoise, jax.random.key(2), x))(x)))
+
+
+@pytest.mark.parametrize("steps", [5, 25, 100])
+def test_every_number_of_steps_keeps_the_standard_deviation(steps, x64):
+    """Analytic-DDPM, -DDIM and between; DDIM without the variance loses it: 0.225 at 5 steps."""
+    ts = grids.linspace(TABLE, steps)
+    exact = optimal.isotropic(Linear(TABLE), ts[:-1], posterior_variance(ts[:-1]))
+    for eta in (0.0, 0.5, 1.0):
+        assert std_of_samples(samplers.ancestral.ddim(TABLE, eta=eta), ts, exact) == pytest.approx(0.5, rel=0.015)
+    bare = std_of_samples(samplers.ancestral.ddim(TABLE), ts, Linear(TABLE))
+    assert bare == pytest.approx(0.225, abs=0.005) if steps == 5 else bare < 0.495
+
+
+def test_the_bounds_gap_by_the_choice_of_variance(x64):
+    """Of 10 and 50 steps for data of variance 0.25: the sum over steps of (log(s2 / best) + best / s2 - 1) / 2."""
+    for steps, large, small in ((10, 0.102, 454.6), (50, 0.022, 29.0)):
+        alpha, sigma = schedules.amplitudes(TABLE, grids.linspace(TABLE, steps)[:-1])
+        kept = (alpha[:-1] / alpha[1:]) ** 2
+        noise_small = sigma[1:] ** 2 * (1 - kept) / sigma[:-1] ** 2
+        gamma = alpha[1:] * (1 - kept) / sigma[:-1] ** 2
+        best = noise_small + gamma**2 * posterior_variance(grids.linspace(TABLE, steps)[:-2])
+        gap = lambda s2: np.sum(0.5 * (np.log(s2 / best) + best / s2 - 1))  # noqa: B023
+        assert gap(1 - kept) == pytest.approx(large, abs=6e-4)
+        assert gap(noise_small) == pytest.approx(small, rel=2e-3)
+        gain = chains.chain(TABLE, grids.linspace(TABLE, steps)).gain[:-1]
+        reverse = noise_small * (1 + gain * posterior_variance(grids.linspace(TABLE, steps)[:-2]))
+        np.testing.assert_allclose(reverse, best, rtol=1e-8)  # what samplers make of the posterior's variance
+
+
+@pytest.mark.parametrize("steps", [2, 4, 7, 8])
+def test_the_optimal_trajectory_is_the_best_of_all(steps, x64):
+    """By enumeration of every subset, with costs from the definition: log of the variance over beta_tilde."""
+    ts = grids.linspace(TABLE, 8)
+    var = posterior_variance(ts[:-1]) * np.asarray([1, 0.2, 3, 1, 0.5, 2, 1, 1])
+    alpha, sigma = schedules.amplitudes(TABLE, ts)
+
+    def cost(path):
+        total = 0.0
+        for t, s in itertools.pairwise(path):
+            kept = (alpha[t] / alpha[s]) ** 2
+            least = sigma[s] ** 2 * (1 - kept) / sigma[t] ** 2
+            gamma = alpha[s] * (1 - kept) / sigma[t] ** 2
+            total += 0.5 * np.log((least + gamma**2 * var[t]) / least)
+        return total
+
+    paths = [(0, *middle, 7) for middle in itertools.combinations(range(1, 7), steps - 2)]
+    found = optimal.trajectory(TABLE, ts, var, steps)
+    np.testing.assert_array_equal(found, ts[[*min(paths, key=cost), 8]])
+    assert len(found) == steps + 1
+
+
+MIXTURE = ([0.3, 0.7], [[-1.0, 0.3, 0.0], [0.8, 0.0, -0.5]], [np.diag([0.1, 0.3, 0.2]), 0.2 * np.eye(3) + 0.05])
+
+
+def test_the_denoisers_derivative_is_the_posteriors_variance(x64):
+    """Of a mixture in 3-D; per entry and for each x, exactly and by probes."""
+    schedule, mixture, x = VP(), analytic.gaussian_mixture(*MIXTURE), jnp.asarray([0.2, -0.3, 0.1])
+    for t in (0.1, 0.4, 0.8):
+        alpha, sigma = schedule(t)
+        exact = np.diag(np.asarray(mixture.covariance(x, alpha, sigma)))
+        found = optimal.jacobian(mixture.denoiser(schedule))(x, t)
+        np.testing.assert_allclose(found.var, exact, rtol=1e-9)
+        np.testing.assert_allclose(found.mean, mixture.denoiser(schedule)(x, t).mean, rtol=1e-12)
+        guess = optimal.jacobian(mixture.denoiser(schedule), jax.random.key(0), probes=4000)(x, t).var
+        np.testing.assert_allclose(guess, exact, rtol=0.1, atol=0.02 * exact.max())
+    assert len(np.unique(np.round(exact, 6))) == 3
+
+
+def test_variances_are_clipped(x64):
+    denoise = optimal.isotropic(Linear(TABLE), [0.5, 0.3, 0.1], [3.0, -1.0, 0.2])
+    assert [float(denoise(jnp.ones(2), t).var) for t in (0.5, 0.3, 0.1)] == [1.0, 0.0, 0.2]
+    assert np.isnan(float(denoise(jnp.ones(2), 0.2).var)), "a time that was not measured"
+
+
+BAD = {
+    "no examples": (
+        lambda: optimal.measure(
+            lambda e: Linear(TABLE), Gaussian(TABLE), jax.random.key(0), {"x": np.zeros((0, 2))}, TS
+        ),
+        "needs? examples; got none",
+    ),
+    "no noise": (
+        lambda: optimal.measure(
+            lambda e: Linear(TABLE), Gaussian(TABLE), jax.random.key(0), {"x": np.zeros((1, 2))}, [0.5, 0.0]
+        ),
+        "At t = 0 there is no signal or no noise",
+    ),
+    "lengths": (lambda: optimal.isotropic(Linear(TABLE), [0.5, 0.1], [1.0]), r"\(1,\) variances for \(2,\) times"),
+    "not finite": (lambda: optimal.isotropic(Linear(TABLE), [0.5], [np.nan]), "finite"),
+    "probes": (lambda: optimal.jacobian(Linear(TABLE), jax.random.key(0), 0), "probes is 0, expected an integer >= 1"),
+    "steps": (
+        lambda: optimal.trajectory(TABLE, grids.linspace(TABLE, 4), np.ones(4), 5),
+        "steps is 5, expected an integer from 2 to 4",
+    ),
+    "variances": (
+        lambda: optimal.trajectory(TABLE, grids.linspace(TABLE, 4), np.ones(3), 2),
+        r"5 times and variances of shape \(3,\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name):
+    call, match = BAD[name]
+    with pytest.raises(ValueError, match=match):
+        call()
