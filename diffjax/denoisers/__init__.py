@@ -1,6 +1,6 @@
 """What is known of p(x_0 | x_t): networks, and functions of denoisers."""
 
-from diffjax.denoisers import guidance, optimal, similarity, variance
+from diffjax.denoisers import guidance, inverse, optimal, similarity, variance
 from diffjax.denoisers.classifier import Classifier as Classifier
 from diffjax.denoisers.classifier import cross_entropy as cross_entropy
 from diffjax.denoisers.clipping import clipped
@@ -16,6 +16,7 @@ __all__ = [
     "clipped",
     "denoiser",
     "guidance",
+    "inverse",
     "optimal",
     "similarity",
     "variance",

@@ -1,0 +1,239 @@
+"""Linear inverse problems: the denoiser of p(x_0 | y), y = A x_0 + r n, made of the denoiser of p(x_0).
+
+If p(x_0 | x_t) were N(mean, K), conditioning on y too would move the mean to
+
+    mean + K A^T (r^2 + A K A^T)^-1 (y - A mean).                                                          (1)
+
+The methods of the field are this with different K:
+
+    replacement   K = 1, r = 0: what y determines is taken from y (Song et al. 2021, appendix I.2; Wang et al. 2023);
+                  with `samplers.restart` it is RePaint (Lugmayr et al. 2022)
+    diffpir       K = sigma^2 / alpha^2 / strength: a proximal step (Zhu et al. 2023, eq. 13)
+    diagonal      K = the denoiser's own variance, per entry: `optimal.jacobian`, `optimal.isotropic`, exact posteriors
+    tmpd          K = sigma^2 / alpha d mean / d x_t, the whole covariance by Tweedie's formula (Boys et al. 2023)
+
+or are guidance by log p(y | x_t), whose gradient passes through the denoiser: by Tweedie's formula that puts the whole
+covariance sigma^2 / alpha d mean / d x_t in front, and a guess in the brackets:
+
+    dps           nothing but r^2 (Chung et al. 2023, eq. 16)
+    pigdm         r^2 + v_t A A^T, v_t the posterior's variance of N(0, v) data (Song et al. 2023, eq. 8)
+
+Any sampler walks with any of them. With K = 0 nothing moves; (1) is exact if the data are Gaussian and K is right.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import host
+from diffjax.denoisers.variance import unit_variance
+from diffjax.denoisers.wrapper import Wrapper
+from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree, static
+
+
+@pytree
+class Observation:
+    """What was seen of x_0: y = A x_0 + noise n; make it with `observe`.
+
+    Attributes:
+        operator: x -> A x, linear, for one example.
+        y: what it gives, and noise.
+        noise: r, the standard deviation of the noise.
+    """
+
+    operator: Callable[[Array], Array]
+    y: Array
+    noise: Any
+
+    def transpose(self, residual: Array, like: Array) -> Array:
+        """A^T residual, of the shape of `like`."""
+        return jax.linear_transpose(self.operator, like)(residual)[0]
+
+
+def observe(operator: Callable[[Array], Array], y: Any, shape: tuple[int, ...], noise: Any = 0.0) -> Observation:
+    """The observation y of an example of that shape.
+
+    Raises:
+        ValueError: if the operator gives another shape than y's, is not linear, or the noise is negative.
+    """
+    y = jnp.asarray(y)
+    example = jax.ShapeDtypeStruct(shape, y.dtype)
+    if not jax.tree_util.all_leaves([operator]):
+        apply = operator
+    else:
+        apply = jax.tree_util.Partial(operator)
+    given = jax.eval_shape(apply, example)
+    if given.shape != y.shape:
+        raise ValueError(f"The operator makes {given.shape} of an example {shape}, but y has shape {y.shape}.")
+    if host.concrete(noise) and not np.all(np.asarray(noise) >= 0):
+        raise ValueError(f"The noise of the observation is {noise}, expected a standard deviation >= 0.")
+    if host.concrete(y, apply):
+        zero = np.abs(np.asarray(apply(jnp.zeros(shape, y.dtype)))).max(initial=0.0)
+        if zero > 0:
+            raise ValueError(f"The operator is not linear: of zero it makes up to {zero:g}; subtract that from y.")
+    return Observation(apply, y, noise)
+
+
+def replacement(denoise: Denoiser, observation: Observation) -> "Conditioned":
+    """What y determines of the mean is replaced; for observations whose noise does not matter."""
+    return Conditioned(denoise, Observation(observation.operator, observation.y, 0.0), _Constant(1.0))
+
+
+def diffpir(denoise: Denoiser, observation: Observation, strength: Any = 1.0) -> "Conditioned":
+    """The proximal step at each noise level; a larger strength trusts the denoiser more (lambda in the paper).
+
+    Raises:
+        ValueError: unless strength is positive.
+    """
+    if host.concrete(strength) and not strength > 0:
+        raise ValueError(f"strength is {strength}, expected a positive number.")
+    return Conditioned(denoise, observation, _Flat(strength))
+
+
+def diagonal(denoise: Denoiser, observation: Observation) -> "Conditioned":
+    """Conditioning of N(mean, var); a denoiser whose variance is 0 is left as it was."""
+    return Conditioned(denoise, observation, _Own())
+
+
+def tmpd(denoise: Denoiser, observation: Observation, iterations: int = 20) -> "Projected":
+    """Conditioning of N(mean, whole covariance), by conjugate gradients on the denoiser's derivative.
+
+    Args:
+        iterations: at most so many, each a derivative of the denoiser: as many as y has entries solve exactly.
+
+    Raises:
+        ValueError: unless iterations is an integer >= 1.
+    """
+    if isinstance(iterations, bool) or not isinstance(iterations, int | np.integer) or iterations < 1:
+        raise ValueError(f"iterations is {iterations!r}, expected an integer >= 1.")
+    return Projected(denoise, observation, iterations)
+
+
+@pytree
+class Projected(Wrapper):
+    """`tmpd`."""
+
+    denoise: Denoiser
+    observation: Observation
+    iterations: int = static()
+
+    def __call__(self, x: Array, t: Any) -> Posterior:
+        """The conditional mean, and the variance as it was."""
+        alpha, sigma = self.schedule(t)
+        seen = self.observation
+
+        def mean_of(x: Array) -> tuple[Array, Posterior]:
+            said = self.denoise(x, t)
+            return said.mean, said
+
+        mean, push, said = jax.linearize(mean_of, x, has_aux=True)
+        spread = lambda u: (sigma**2 / alpha) * push(seen.transpose(u, mean))  # K A^T u
+        matrix = lambda u: seen.noise**2 * u + seen.operator(spread(u))
+        return Posterior(mean + spread(_conjugate(matrix, seen.y - seen.operator(mean), self.iterations)), said.var)
+
+
+@pytree
+class Conditioned(Wrapper):
+    """Equation (1)."""
+
+    denoise: Denoiser
+    observation: Observation
+    spread: Any
+
+    def __call__(self, x: Array, t: Any) -> Posterior:
+        """The conditional mean, and the variance as it was."""
+        said, seen = self.denoise(x, t), self.observation
+        k = self.spread(self.schedule, t, said)
+        pushed = seen.transpose(_solve(seen, k, seen.y - seen.operator(said.mean), said.mean), said.mean)
+        return Posterior(said.mean + k * pushed, said.var)
+
+
+def dps(denoise: Denoiser, observation: Observation, w: Any = 1.0) -> "Guided":
+    """Diffusion posterior sampling by its equation; the paper's normalised step size, of its own sampler, is not there.
+
+    Raises:
+        ValueError: for an observation without noise.
+    """
+    if host.concrete(observation.noise) and not np.all(np.asarray(observation.noise) > 0):
+        raise ValueError("DPS divides by the noise of the observation, which is 0: use pigdm, tmpd or replacement.")
+    return Guided(denoise, observation, _Constant(0.0), w)
+
+
+def pigdm(denoise: Denoiser, observation: Observation, w: Any = 1.0, v: Any = 1.0) -> "Guided":
+    """Pseudo-inverse guidance; v is the variance of the data that the guess is for.
+
+    Raises:
+        ValueError: unless v is positive.
+    """
+    if host.concrete(v) and not v > 0:
+        raise ValueError(f"The variance of the data v is {v}, expected a positive number.")
+    return Guided(denoise, observation, _Unit(v), w)
+
+
+@pytree
+class Guided(Wrapper):
+    """Guidance by log N(y; A mean, r^2 + A K A^T), through the denoiser."""
+
+    denoise: Denoiser
+    observation: Observation
+    spread: Any
+    w: Any
+
+    def __call__(self, x: Array, t: Any) -> Posterior:
+        """The guided mean, and the variance as it was."""
+        alpha, sigma = self.schedule(t)
+        seen = self.observation
+
+        def mean_of(x: Array) -> tuple[Array, Posterior]:
+            said = self.denoise(x, t)
+            return said.mean, said
+
+        mean, pull, said = jax.vjp(mean_of, x, has_aux=True)
+        k = self.spread(self.schedule, t, said)
+        (gradient,) = pull(seen.transpose(_solve(seen, k, seen.y - seen.operator(mean), mean), mean))
+        return Posterior(mean + self.w * (sigma**2 / alpha) * gradient, said.var)
+
+
+def _solve(seen: Observation, k: Any, residual: Array, like: Array) -> Array:
+    """(r^2 + A K A^T)^-1 residual by conjugate gradients; where that is singular, the least of the solutions."""
+    matrix = lambda u: seen.noise**2 * u + seen.operator(k * seen.transpose(u, like))
+    return _conjugate(matrix, residual, 2 * residual.size)
+
+
+def _conjugate(matrix: Callable[[Array], Array], residual: Array, iterations: int) -> Array:
+    tolerance = 10 * float(jnp.finfo(residual.dtype).eps)
+    return jax.scipy.sparse.linalg.cg(matrix, residual, tol=tolerance, maxiter=iterations)[0]
+
+
+@pytree
+class _Constant:
+    value: Any
+
+    def __call__(self, schedule: Schedule, t: Any, said: Posterior) -> Any:
+        return self.value
+
+
+@pytree
+class _Flat:
+    strength: Any
+
+    def __call__(self, schedule: Schedule, t: Any, said: Posterior) -> Any:
+        alpha, sigma = schedule(t)
+        return (sigma / alpha) ** 2 / self.strength
+
+
+@pytree
+class _Unit:
+    v: Any
+
+    def __call__(self, schedule: Schedule, t: Any, said: Posterior) -> Any:
+        return unit_variance(schedule, t, self.v)
+
+
+@pytree
+class _Own:
+    def __call__(self, schedule: Schedule, t: Any, said: Posterior) -> Any:
+        return said.var
