@@ -32,9 +32,10 @@ def test_van_loan_is_the_integral(x64, dt):
     close(linear.linear_sde(F, L, U).discretize(dt), by_quadrature(F, L, U, dt))
 
 
-def test_ornstein_uhlenbeck_in_closed_form(x64):
+@pytest.mark.parametrize("t", [0.6, 0.5 / 1.7, 0.51 / 1.7])  # on both sides of where the step is first halved
+def test_ornstein_uhlenbeck_in_closed_form(x64, t):
     """dx = -k (x - c) dt + g dw: mean c + (m - c) e^-kt, variance g^2 / 2k + (v - g^2 / 2k) e^-2kt."""
-    k, c, g, m, v, t = 1.7, 0.4, 0.9, -2.0, 0.3, 0.6
+    k, c, g, m, v = 1.7, 0.4, 0.9, -2.0, 0.3
     sde = linear.linear_sde([[-k]], [[g]], [k * c])
     law = sde.discretize(t).push(linear.Moments(jnp.array([m]), jnp.array([[v]])))
     stay = g**2 / (2 * k)

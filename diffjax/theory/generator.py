@@ -150,7 +150,7 @@ def _osmosis(sde: Dynamics, score: Field, x: Array, t: Any) -> Array:
 
 def _spread(sde: Dynamics, x: Array, t: Any) -> Array:
     G = sde.diffusion(x, t)
-    return G @ G.T
+    return jnp.matmul(G, G.T, precision="highest")
 
 
 def _row_divergence(matrix: Callable[[Array], Array], x: Array) -> Array:

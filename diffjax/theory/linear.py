@@ -86,8 +86,9 @@ class LinearSDE:
 
     def moment_rates(self, law: Moments) -> Moments:
         """(dm/dt, dP/dt)."""
-        pull = self.F @ law.cov
-        return Moments(self.F @ law.mean + self.u, pull + pull.T + self.L @ self.L.T)
+        with jax.default_matmul_precision("highest"):
+            pull = self.F @ law.cov
+            return Moments(self.F @ law.mean + self.u, pull + pull.T + self.L @ self.L.T)
 
     def discretize(self, dt: Any) -> Transition:
         """The exact transition over a time dt >= 0; differentiable in dt.
