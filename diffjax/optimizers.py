@@ -60,8 +60,8 @@ def build_optimizer(spec: Mapping[str, Any], total_steps: int) -> tuple[optax.Gr
         spec: `name`, an optimizer of optax ("adamw", "lion", "contrib.muon", ...), and `learning_rate`, the peak.
             Optional: `schedule`, a name of SCHEDULES ("constant"), with its `final` or `decay_start`; `warmup_steps`
             (0); `clip_norm`, the global L2 norm that gradients are scaled down to (None: no clipping); `mask_1d`
-            (False): spare biases and norm scales, all parameters of fewer than two axes, from weight decay. The rest is
-            passed to the optax function.
+            (False): spare biases and norm scales, all parameters of fewer than two axes, from weight decay and from the
+            trust ratio of lamb and lars, as both were published. The rest is passed to the optax function.
         total_steps: updates in the whole run, where the decay ends.
 
     Raises:
@@ -82,7 +82,7 @@ def build_optimizer(spec: Mapping[str, Any], total_steps: int) -> tuple[optax.Gr
             f"Optimizer {name!r} takes no {unknown[0]!r}{_nearest(unknown[0], names)}; it takes {', '.join(names)}."
         )
     if mask_1d:
-        spec[_mask_name(name, allowed)] = matrices
+        spec |= dict.fromkeys(_mask_names(name, allowed), matrices)
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"Got clip_norm = {clip_norm}, expected a positive number, or None for no clipping.")
     optimizer = _dry_run(name, make, {**spec, "learning_rate": schedule})
@@ -91,8 +91,30 @@ def build_optimizer(spec: Mapping[str, Any], total_steps: int) -> tuple[optax.Gr
     return optax.GradientTransformation(_standard(optimizer.init), _standard(optimizer.update)), schedule
 
 
+def lamb(
+    learning_rate: Any,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-6,
+    eps_root: float = 0.0,
+    weight_decay: float = 0.0,
+    mask: Any = None,
+    trust_ratio_mask: Any = True,
+) -> optax.GradientTransformation:
+    """`optax.lamb` (You et al. 2020, algorithm 2) with a mask for its trust ratio too, as `optax.lars` has one.
+
+    Parameters outside the mask take the step of Adam, without |theta| / |r|: a bias that starts at 0 has no scale yet.
+    """
+    return optax.chain(
+        optax.scale_by_adam(b1, b2, eps, eps_root),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.masked(optax.scale_by_trust_ratio(), trust_ratio_mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
 def matrices(params: PyTree) -> PyTree:
-    """The mask of parameters with two axes or more: those that weight decay is for."""
+    """The mask of parameters with two axes or more: those that weight decay and trust ratios are for."""
     return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
 
 
@@ -119,19 +141,21 @@ def _schedule(spec: dict[str, Any], total_steps: int) -> Schedule:
 
 
 def _optimizers() -> dict[str, Callable]:
-    """All of optax that takes a learning rate, by its name there."""
+    """All of optax that takes a learning rate, by its name there; lamb with one more mask."""
     spaces = {"": vars(optax), "contrib.": vars(optax.contrib)}
     named = {prefix + name: f for prefix, space in spaces.items() for name, f in sorted(space.items())}
     functions = {name: f for name, f in named.items() if isinstance(f, FunctionType | functools.partial)}
     public = {name: f for name, f in functions.items() if not name.split(".")[-1].startswith(("_", "scale_by_"))}
-    return {name: f for name, f in public.items() if "learning_rate" in inspect.signature(f).parameters}
+    return {name: f for name, f in public.items() if "learning_rate" in inspect.signature(f).parameters} | {
+        "lamb": lamb
+    }
 
 
-def _mask_name(name: str, allowed: Mapping[str, Any]) -> str:
-    masks = [key for key in ("mask", "weight_decay_mask") if key in allowed]
+def _mask_names(name: str, allowed: Mapping[str, Any]) -> list[str]:
+    masks = [key for key in ("mask", "weight_decay_mask", "trust_ratio_mask") if key in allowed]
     if not masks:
         raise ValueError(f"Got mask_1d = True, but optimizer {name!r} takes no mask; adamw, lion and lamb do.")
-    return masks[0]
+    return masks
 
 
 def _dry_run(name: str, make: Callable, arguments: dict[str, Any]) -> optax.GradientTransformation:
