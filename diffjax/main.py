@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-MODES = {"train": "train", "sample": "sample", "eval": "evaluate", "show": "show"}
+MODES = {"train": "train", "sample": "sample", "eval": "evaluate", "likelihood": "likelihood", "show": "show"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -26,7 +26,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = _Parser(
         prog="python -m diffjax.main",
         allow_abbrev=False,
-        description="Train, sample, evaluate or show one experiment.",
+        description="Train, sample, evaluate, measure the likelihood of, or show one experiment.",
         epilog="--config.a.b=value overrides a field of the config; a mistyped field is refused and the nearest named.",
     )
     parser.add_argument(
@@ -34,14 +34,17 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--mode", default="train", choices=MODES)
     parser.add_argument(
-        "--workdir", help="default runs/<config>-<time>; the same one again resumes; sample and eval need only it"
+        "--workdir",
+        help="default runs/<config>-<time>; the same one again resumes; sample, eval and likelihood need only it",
     )
     parser.add_argument("--seeds", default="0-63", help="sample: one image per seed, such as 0-63 or 1,5,10-12")
-    parser.add_argument("--nfe", type=int, help="sample, eval: steps of the grid, in place of the config's")
-    parser.add_argument("--sampler", help="sample, eval: such as ancestral.ddim, multistep.dpmpp_2m, heun.edm")
-    parser.add_argument("--step", type=int, help="sample, eval: the checkpoint, in place of the newest")
+    parser.add_argument("--nfe", type=int, help="sample, eval, likelihood: steps of the grid, in place of the config's")
     parser.add_argument(
-        "--out", help="sample: the folder for images, default WORKDIR/samples/seeds; eval: for the report"
+        "--sampler", help="sample, eval, likelihood: such as ancestral.ddim, multistep.dpmpp_2m, heun.edm"
+    )
+    parser.add_argument("--step", type=int, help="sample, eval, likelihood: the checkpoint, in place of the newest")
+    parser.add_argument(
+        "--out", help="sample: the folder for images, default WORKDIR/samples/seeds; eval, likelihood: for the report"
     )
     known, rest = parser.parse_known_args(_join(argv))
     overrides = [arg.removeprefix("--config.") for arg in rest if arg.startswith("--config.")]
@@ -74,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError(f"--mode={flags.mode} needs --config, such as --config=configs/vpsde.py.")
         if flags.mode in ("train", "show") and (flags.sampler or flags.nfe is not None or flags.step is not None):
             raise ConfigError(
-                f"--sampler, --nfe and --step are for sample and eval; --mode={flags.mode} takes "
+                f"--sampler, --nfe and --step are for sample, eval and likelihood; --mode={flags.mode} takes "
                 "--config.sampler.name=... and --config.grid.n=..."
             )
         command = importlib.import_module(f"diffjax.commands.{MODES[flags.mode]}")

@@ -122,6 +122,25 @@ def schedule(path: str | Path, times: Any, alpha: Any, sigma: Any, grid: Any) ->
     _save(figure, path)
 
 
+def normality(path: str | Path, groups: Mapping[str, Any]) -> None:
+    """Values that should be standard normal: histograms beside the density, and quantiles against its quantiles."""
+    from scipy import stats
+
+    figure = _figure(8, 3.4)
+    left = figure.add_subplot(1, 2, 1, xlabel="value", ylabel="density")
+    right = figure.add_subplot(1, 2, 2, xlabel="normal quantile", ylabel="quantile")
+    at = np.linspace(-4, 4, 201)
+    share = stats.norm.cdf(np.linspace(-3.5, 3.5, 141))
+    for name, values in groups.items():
+        flat = np.asarray(values, float).ravel()
+        left.hist(flat, bins=at[::4], density=True, histtype="step", label=name)
+        right.plot(stats.norm.ppf(share), np.quantile(flat, share), label=name)
+    left.plot(at, stats.norm.pdf(at), "k--", linewidth=1, label="N(0, 1)")
+    right.plot(at, at, "k--", linewidth=1)
+    left.legend()
+    _save(figure, path)
+
+
 def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 

@@ -138,7 +138,7 @@ def loss_by_time(experiment: Experiment, params: PyTree) -> dict[str, Any]:
     n = min(len(dataset.held_out), 2048)
     held_out, train = (source.gather(np.arange(n)) for source in (dataset.held_out, dataset.train))
     network = _losses(experiment, regression(experiment, mean_denoiser(experiment)))
-    fit = _gaussian_fit(experiment).denoiser(experiment.schedule)
+    fit = gaussian_fit(experiment).denoiser(experiment.schedule)
     gaussian = _losses(experiment, regression(experiment, lambda params, label: fit))
     curves = {
         "held out": network(params, held_out),
@@ -169,7 +169,7 @@ def _losses(experiment: Experiment, one: Any) -> Any:
     return curve
 
 
-def _gaussian_fit(experiment: Experiment) -> analytic.GaussianMixture:
+def gaussian_fit(experiment: Experiment) -> analytic.GaussianMixture:
     """A Gaussian fitted to the training data: its posterior mean is the best linear denoiser."""
     train = experiment.dataset.train
     x = train.gather(np.arange(min(len(train), 10_000)))["x"]

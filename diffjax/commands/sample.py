@@ -32,7 +32,7 @@ def as_overrides(sampler: str | None, nfe: int | None, overrides: Iterable[str] 
 
 
 def require_workdir(flags: Namespace) -> None:
-    """sample and eval work on a run."""
+    """sample, eval and likelihood work on a run."""
     if not flags.workdir:
         raise ConfigError(f"--mode={flags.mode} needs --workdir, the folder of a training run.")
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from diffjax.types import Array, Key, Schedule, pytree, static
 
@@ -18,10 +20,12 @@ class Gaussian:
     Attributes:
         schedule: t -> (alpha, sigma).
         law: (key, shape) -> z, the noise; standard normal.
+        log_density: z -> log density of that law, a scalar; None: known for the standard normal alone.
     """
 
     schedule: Schedule
     law: Callable[..., Array] = static(default=jax.random.normal)
+    log_density: Callable[[Array], Array] | None = static(default=None)
 
     def noise(self, key: Key, x0: Array) -> Array:
         """z, of x_0's shape."""
@@ -39,3 +43,23 @@ class Gaussian:
         variance), for EDM 1/80 of the noise.
         """
         return self.schedule(self.schedule.t_max if t is None else t)[1] * self.law(key, shape)
+
+    def prior_log_density(self, x: Array, t: Any = None) -> Array:
+        """log p(x_T) in nats, a scalar, of what `prior` draws.
+
+        Raises:
+            ValueError: for a noise law whose density was not given.
+        """
+        log_density = self.log_density
+        if log_density is None and self.law is not jax.random.normal:
+            name = getattr(self.law, "__name__", repr(self.law))
+            raise ValueError(
+                f"The noise law {name} has no density here, so that x_T has none; give the process its `log_density` "
+                "(z -> scalar), or the likelihood a `prior` (x_T -> scalar)."
+            )
+        sigma = self.schedule(self.schedule.t_max if t is None else t)[1]
+        return (log_density or _standard_normal)(x / sigma) - x.size * jnp.log(sigma)
+
+
+def _standard_normal(z: Array) -> Array:
+    return -0.5 * jnp.sum(z**2) - 0.5 * z.size * np.log(2 * np.pi)

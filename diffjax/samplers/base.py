@@ -60,7 +60,7 @@ class _Walk(NamedTuple):
             state = self.step(model, jax.random.fold_in(key, index), state, row)
             return state, (self.trace(state) if self.trace else None)
 
-        x = _refuse_other_schedules(schedule, model, x)
+        x = refuse_other_schedules(schedule, model, x)
         count = jax.tree.leaves(rows)[0].shape[0]
         state, trajectory = jax.lax.scan(body, self.init(x), (jnp.arange(count), rows))
         return (self.final(model, state), trajectory) if self.trace else self.final(model, state)
@@ -78,7 +78,7 @@ class _PaddedWalk(NamedTuple):
             row = jax.tree.map(lambda column: column[index], rows)
             return self.step(model, jax.random.fold_in(key, index), state, row)
 
-        x = _refuse_other_schedules(schedule, model, x)
+        x = refuse_other_schedules(schedule, model, x)
         return self.final(model, jax.lax.fori_loop(0, count, body, self.init(x)))
 
 
@@ -140,7 +140,7 @@ def check_schedule(sampler_schedule: Schedule | None, model: Any) -> None:
         raise ValueError(f"The sampler is planned for {sampler_schedule}, but the denoiser was made for {carried}.")
 
 
-def _refuse_other_schedules(schedule: Schedule | None, model: Any, x: Array) -> Array:
+def refuse_other_schedules(schedule: Schedule | None, model: Any, x: Array) -> Array:
     """Raises on the host; inside `jit`, where values cannot be looked at, a mismatch turns the samples into NaN."""
     check_schedule(schedule, model)
     if schedule is None or host.concrete(schedule, model.schedule):

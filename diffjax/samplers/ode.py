@@ -63,24 +63,32 @@ def probability_flow(
             touches t = 0.
     """
     known = (*EXPLICIT, *(IMPLICIT if adaptive else ("Euler",)))
+    check_solver(solver, known, rtol, atol, adaptive, max_steps)
+
+    def plan(ts: np.ndarray) -> _Row:
+        check_end(schedule, ts)
+        full = np.full(len(ts) - 1, 1.0)
+        return _Row(ts[:-1], ts[1:], rtol * full, atol * full)
+
+    final = _denoise if denoise else _final
+    return Sampler(_Integrate(solver, adaptive, max_steps), plan, _init, final, schedule)
+
+
+def check_solver(solver: str, known: tuple[str, ...], rtol: float, atol: float, adaptive: bool, max_steps: int) -> None:
+    """Raises a ValueError for a solver that is not known, tolerances or a bound that are not positive."""
     if solver not in known:
         kind = "adaptive" if adaptive else "fixed-step"
         raise ValueError(f"There is no {kind} ODE solver {solver!r}; there is {', '.join(known)}.")
     if not (rtol > 0 and atol > 0 and max_steps >= 1):
         raise ValueError(f"Got rtol = {rtol}, atol = {atol}, max_steps = {max_steps}, expected all positive.")
 
-    def plan(ts: np.ndarray) -> _Row:
-        _, sigma = amplitudes(schedule, ts)
-        if sigma[-1] == 0:
-            raise ValueError(
-                f"The probability-flow ODE is singular at t = {ts[-1]:g}; end the grid above it "
-                "(--config.grid.zero=False)."
-            )
-        full = np.full(len(ts) - 1, 1.0)
-        return _Row(ts[:-1], ts[1:], rtol * full, atol * full)
 
-    final = _denoise if denoise else _final
-    return Sampler(_Integrate(solver, adaptive, max_steps), plan, _init, final, schedule)
+def check_end(schedule: Schedule, ts: np.ndarray) -> None:
+    """Raises a ValueError for a grid that ends where sigma = 0."""
+    if amplitudes(schedule, ts[-1:])[1][0] == 0:
+        raise ValueError(
+            f"The probability-flow ODE is singular at t = {ts[-1]:g}; end the grid above it (--config.grid.zero=False)."
+        )
 
 
 def _init(x: Array) -> _State:

@@ -1,0 +1,261 @@
+"""What a run says of the probability of its data: the flow's density and the variational bound, side by side.
+
+The flow is walked up from the last time of the config's grid that carries noise, with the options of the sampler if it
+is `ode.probability_flow` (solver, rtol, atol, adaptive, max_steps). Data on a lattice of levels is a codelength in bits
+per dimension, under both ways of `likelihood.dequantise`; data without levels a density in the same unit. Beside them
+stand the bound of `commands.codelength` and a baseline: each pixel's own histogram, or one Gaussian.
+"""
+
+import json
+from argparse import Namespace
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import grids, likelihood, parallel, samplers
+from diffjax.commands import codelength
+from diffjax.commands import workdir as files
+from diffjax.commands.evaluate import gaussian_fit
+from diffjax.commands.experiment import Experiment, mean_denoiser
+from diffjax.commands.sample import as_overrides, require_workdir, restore, served
+from diffjax.config import Config, build
+from diffjax.likelihood import dequantise
+from diffjax.schedules import amplitudes
+from diffjax.types import PyTree
+
+OPTIONS = ("solver", "rtol", "atol", "adaptive", "max_steps")  # of the sampler's, that the likelihood takes
+
+
+class Flow(NamedTuple):
+    """How the flow is walked: upwards for the density, and down again."""
+
+    ts: np.ndarray
+    density: jax.tree_util.Partial
+    decode: jax.tree_util.Partial
+
+
+def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
+    """The command line's entry."""
+    require_workdir(flags)
+    changes = as_overrides(flags.sampler, flags.nfe, overrides)
+    run(flags.workdir, step=flags.step, overrides=changes, out=flags.out)
+
+
+def run(
+    workdir: str | Path,
+    *,
+    step: int | None = None,
+    overrides: Iterable[str] = (),
+    out: str | Path | None = None,
+    most: int = codelength.MOST,
+) -> dict[str, Any]:
+    """Measures the likelihood of a run's held-out data, and of as much training data, its floor.
+
+    Writes likelihood.json, likelihood.md and figures/latents.png.
+
+    Args:
+        workdir: of a training run.
+        step, overrides: as of `sample.restore`.
+        out: the folder for these; default the workdir.
+        most: examples of each part at most.
+
+    Returns:
+        What likelihood.json holds.
+
+    Raises:
+        ConfigError: for a folder that holds no run, or options that do not exist.
+    """
+    from diffjax import plots
+
+    out = Path(out or workdir)
+    experiment, state, _ = restore(workdir, step=step, overrides=overrides)
+    params, dataset = served(experiment, state, workdir), experiment.dataset
+    flow = plan(experiment)
+    measure = measurer(experiment, flow)
+    n = min(len(dataset.held_out), len(dataset.train), most)
+    parts = {"held out": dataset.held_out, "train": dataset.train}
+    measured = {name: measure(params, source.gather(np.arange(n))) for name, source in parts.items()}
+    results = {
+        "step": int(state.step),
+        "examples": n,
+        "levels": dataset.levels,
+        "t_min": float(flow.ts[-1]),
+        "ode": {name: found["ode"] for name, found in measured.items()},
+        "bounds": bounds(experiment, params),
+        "baseline": baseline(experiment, n),
+        "latents": {name: normality(found["latents"]) for name, found in measured.items()},
+        "round_trip": measured["held out"]["round_trip"],
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    plots.normality(out / "figures" / "latents.png", {name: found["latents"] for name, found in measured.items()})
+    text = report(experiment, results)
+    files.write_atomically(out / "likelihood.json", json.dumps(results, indent=2))
+    files.write_atomically(out / "likelihood.md", text)
+    print(f"{text}\n{out / 'likelihood.md'}", flush=True)
+    return results
+
+
+def plan(experiment: Experiment) -> Flow:
+    """The flow between the ends of the config's grid; with fixed steps, along it."""
+    config, schedule = experiment.config, experiment.schedule
+    ts = build(grids, config.grid, schedule)
+    ts = ts[amplitudes(schedule, ts)[1] > 0]
+    given = config.sampler.to_dict() if config.sampler.name == "ode.probability_flow" else {}
+    options = {key: given[key] for key in OPTIONS if key in given}
+    path = ts if options.get("adaptive") is False else ts[[0, -1]]
+    density = likelihood.ode(path, experiment.process, **options)
+    downwards = samplers.ode.probability_flow(schedule, **{"rtol": 1e-6, "atol": 1e-6, **options})
+    return Flow(path, density, samplers.sampling_fn(downwards, path))
+
+
+def measurer(experiment: Experiment, flow: Flow) -> Callable[[PyTree, PyTree], dict[str, Any]]:
+    """`measure(params, examples)`: bits per dimension by each dequantisation; latents and round trip of the first.
+
+    Compiled once for each way.
+    """
+    chunk, devices = experiment.config.sample.chunk, parallel.mesh()
+    ways = {
+        name: parallel.map_chunks(jax.vmap(_one(experiment, way), in_axes=(None, 0)), chunk, devices)
+        for name, way in _ways(experiment, flow).items()
+    }
+    sigma = float(amplitudes(experiment.schedule, flow.ts[:1])[1][0])
+
+    def measure(params: PyTree, examples: PyTree) -> dict[str, Any]:
+        n, results = len(examples["x"]), {"ode": {}}
+        for name, walk in ways.items():
+            rows = (np.arange(n, dtype=np.uint32), examples)
+            bits, latents, nfe, error = walk((params, (flow.density, flow.decode)), rows)
+            bits = np.asarray(bits, np.float64)
+            results["ode"][name] = {
+                "bits": float(bits.mean()),
+                "standard_error": float(bits.std(ddof=1) / np.sqrt(n)) if n > 1 else None,
+                "nfe": float(nfe.mean()),
+            }
+            if "latents" not in results:
+                results["latents"] = latents / sigma
+                results["round_trip"] = {"mean": float(error.mean()), "worst": float(error.max())}
+        return results
+
+    return measure
+
+
+def _one(experiment: Experiment, way: Callable) -> Callable:
+    """((params, walks up and down), (seed, example)) -> (bits, latent, nfe, the round trip's largest error)."""
+    denoise, dimensions = mean_denoiser(experiment), int(np.prod(experiment.dataset.shape))
+
+    def one(shared: Any, row: Any) -> Any:
+        (params, (density, decode)), (seed, example) = shared, row
+        model = denoise(params, example.get("label"))
+        key_noise, key_probe = jax.random.split(jax.random.key(seed))
+        x, cost = way(key_noise, example["x"])
+        found = density(model, key_probe, x)
+        back = decode(model, key_probe, found.latent)
+        return dequantise.bits(found.log_p, cost, dimensions), found.latent, found.nfe, jnp.abs(back - x).max()
+
+    return one
+
+
+def _ways(experiment: Experiment, flow: Flow) -> dict[str, Callable]:
+    """name -> (key, x_0) -> (x, cost)."""
+    levels, schedule, t_min = experiment.dataset.levels, experiment.schedule, float(flow.ts[-1])
+    if levels is None:
+        return {"none": lambda key, x0: (x0, 0.0)}
+    return {
+        "gaussian": lambda key, x0: dequantise.gaussian(key, x0, levels, schedule, t_min),
+        "uniform": lambda key, x0: dequantise.uniform(key, x0, levels),
+    }
+
+
+def bounds(experiment: Experiment, params: PyTree) -> dict[str, Any]:
+    """Denoiser -> the variational bound; the config's if it has a variance, else the two that need no training."""
+    name, found = experiment.config.denoiser.name, {}
+    for variance in ("small", "large") if name == "mean" else (name,):
+        config = experiment.config.copy_and_resolve_references()
+        config.denoiser.name = variance
+        bound = codelength.measure(experiment._replace(config=config), params)
+        if bound is not None:
+            found[variance] = {part: bound[part]["total"] for part in ("held out", "train")}
+    return found
+
+
+def baseline(experiment: Experiment, n: int) -> dict[str, float]:
+    """Bits per dimension of held-out data by what needs no network: pixel histograms, or a Gaussian fit."""
+    dataset = experiment.dataset
+    held_out = dataset.held_out.gather(np.arange(n))["x"]
+    if dataset.levels is not None:
+        train = dataset.train.gather(np.arange(min(len(dataset.train), codelength.FITTED)))["x"]
+        return {"pixel histograms": codelength.histograms(train, held_out, dataset.levels)}
+    log_p = jax.vmap(gaussian_fit(experiment).log_prob)(jnp.asarray(held_out))
+    return {"Gaussian fit": float(dequantise.bits(jnp.mean(log_p), 0.0, int(np.prod(dataset.shape))))}
+
+
+def normality(latents: np.ndarray) -> dict[str, float]:
+    """Of x_T / sigma_T, all entries together: mean, std, and Kolmogorov's distance from the standard normal."""
+    from scipy import stats
+
+    flat = np.asarray(latents, np.float64).ravel()
+    distance = stats.kstest(flat, "norm").statistic
+    return {"mean": float(flat.mean()), "std": float(flat.std()), "kolmogorov": float(distance)}
+
+
+HOW = {
+    "none": "density",
+    "gaussian": "Gaussian dequantisation (the model's noise at t_min)",
+    "uniform": "uniform dequantisation",
+}
+
+
+def report(experiment: Experiment, results: dict[str, Any]) -> str:
+    """The same as Markdown."""
+    rows = []
+    for way in results["ode"]["held out"]:
+        found = [results["ode"][part][way] for part in ("held out", "train")]
+        cells = " | ".join(f"{f['bits']:.3f}" + _error(f["standard_error"]) for f in found)
+        rows.append(f"| ODE, {HOW[way]}, {found[0]['nfe']:.0f} evaluations | {cells} |")
+    steps = experiment.config.grid.n
+    for name, bound in results["bounds"].items():
+        rows.append(
+            f"| variational bound, variance `{name}`, n = {steps} | {bound['held out']:.3f} | {bound['train']:.3f} |"
+        )
+    rows += [f"| {name} (baseline) | {value:.3f} | |" for name, value in results["baseline"].items()]
+    dataset, levels = experiment.dataset, results["levels"]
+    stated = "Data without levels: differential entropies, no dequantisation, no bound on a codelength."
+    if levels is not None:
+        stated = (
+            f"{levels} levels in [-1, 1], spacing 2/{levels - 1}: uniform noise adds log2({levels - 1}/2) = "
+            f"{np.log2((levels - 1) / 2):.4f} bits per dimension to -log2 p / d; the Gaussian noise is that of t_min, "
+            "less what its decoder gives back. A model trained on the levels alone has no density between them."
+        )
+    latents = "\n".join(
+        f"| {name} | {of['mean']:.4f} | {of['std']:.4f} | {of['kolmogorov']:.4f} |"
+        for name, of in results["latents"].items()
+    )
+    table = "\n".join(rows)
+    trip = results["round_trip"]
+    return f"""# Likelihood of {experiment.config.name} at step {results["step"]}: bits per dimension
+
+{results["examples"]} examples of {dataset.name} each; the flow from t = {results["t_min"]:g}, one probe for each.
+{stated}
+
+| | held out | train (floor) |
+|---|---|---|
+{table}
+
+Encoded and decoded again, the largest error of an entry is {trip["mean"]:.2e} on average, {trip["worst"]:.2e} at worst.
+
+## Latents x_T / sigma_T
+
+| | mean | std | Kolmogorov distance from N(0, 1) |
+|---|---|---|---|
+{latents}
+
+![latents](figures/latents.png)
+"""
+
+
+def _error(standard_error: float | None) -> str:
+    return "" if standard_error is None else f" ± {standard_error:.3f}"

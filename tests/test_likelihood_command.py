@@ -1,0 +1,150 @@
+"""--mode=likelihood on tiny runs: what it leaves, what it computes, and what it refuses."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from diffjax import config as C
+from diffjax import main as command_line
+from diffjax.commands import likelihood, sample, train
+from diffjax.commands.experiment import build_experiment, init_state
+from diffjax.types import Posterior
+
+TINY = "configs/vpsde.py:tiny"
+SMALL = ["model.name=MLP", "model.width=16", "model.depth=1", "train.steps=10", "train.sample_every=10"]
+SHORT = ["checkpoint.every=10", "grid.n=8"]
+
+
+@pytest.fixture(scope="module")
+def moons_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "moons"
+    with pytest.MonkeyPatch.context() as patch:  # its evaluation is not what is tested
+        patch.setattr(train.evaluate, "run", lambda *args, **options: {})
+        train.run(C.load(TINY, ["data.name=moons", "data.n=300", "data.held_out=32", *SMALL, *SHORT]), workdir)
+    assert command_line.main(["--mode=likelihood", f"--workdir={workdir}"]) == 0
+    return workdir
+
+
+def test_the_command_leaves_numbers_text_and_a_figure(moons_run):
+    results = json.loads((moons_run / "likelihood.json").read_text())
+    text = (moons_run / "likelihood.md").read_text()
+    assert (moons_run / "figures" / "latents.png").stat().st_size > 1000
+    assert (results["examples"], results["levels"], results["t_min"]) == (32, None, 1e-3)
+    assert results["bounds"] == {}
+    assert results["ode"]["held out"].keys() == {"none"}
+    assert 20 < results["ode"]["held out"]["none"]["nfe"] < 1000
+    assert results["round_trip"]["worst"] < 1e-2
+    shown = results["ode"]["held out"]["none"]
+    assert f"{shown['bits']:.3f} ± {shown['standard_error']:.3f}" in text
+    assert "Gaussian fit (baseline)" in text
+
+
+def test_tolerances_come_from_the_sampler_and_the_reports_folder_from_out(moons_run, tmp_path):
+    """The flow in fixed steps along a fine grid is the adaptive one."""
+    flags = ["--mode=likelihood", f"--workdir={moons_run}", "--config.grid.zero=False"]
+    flow = ["--sampler=ode.probability_flow", "--config.sampler.adaptive=False", "--nfe=60"]
+    assert command_line.main([*flags, *flow, f"--out={tmp_path}"]) == 0
+    fixed = json.loads((tmp_path / "likelihood.json").read_text())
+    assert fixed["ode"]["held out"]["none"]["nfe"] == 60 * 6 + 1
+    adaptive = json.loads((moons_run / "likelihood.json").read_text())
+    for part in ("held out", "train"):
+        found = [results["ode"][part]["none"]["bits"] for results in (fixed, adaptive)]
+        assert found[0] == pytest.approx(found[1], abs=2e-3)
+
+
+class Ideal:
+    """The denoiser of independent N(0, v) pixels."""
+
+    def __init__(self, schedule, v):
+        self.schedule, self.v = schedule, v
+
+    def __call__(self, x, t):
+        alpha, sigma = self.schedule(t)
+        return Posterior(alpha * self.v / (alpha**2 * self.v + sigma**2) * x)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return build_experiment(C.load(TINY, ["model.multipliers=1", "model.attention=()", "grid.n=4", "sample.chunk=32"]))
+
+
+def test_digits_under_a_model_whose_density_is_known(digits, monkeypatch):
+    """Of N(0, 0.4): bits of dequantised digits by hand, the noise's mean square added; latents scaled by one number."""
+    v, n, flow = 0.4, 64, likelihood.plan(digits)
+    assert flow.ts[-1] == 1e-3, "not the grid's zero"
+    monkeypatch.setattr(likelihood, "mean_denoiser", lambda _: lambda params, label: Ideal(digits.schedule, v))
+    examples = digits.dataset.held_out.gather(np.arange(n))
+    found = likelihood.measurer(digits, flow)({}, examples)
+    integral = 0.1e-3 + 9.95e-6
+    alpha2, sigma2 = np.exp(-integral), -np.expm1(-integral)
+    start, end = alpha2 * v + sigma2, np.exp(-10.05) * v - np.expm1(-10.05)
+    pulled = start * -np.expm1(-10.05) / end  # the prior N(0, sigma_T^2) pulled back by the affine flow
+    bits = lambda square, var: (square / var + np.log(2 * np.pi * var)) / (2 * np.log(2))
+    square = np.mean(np.asarray(examples["x"], np.float64) ** 2)
+    uniform = bits(square + 2 / 16 * 2 / 16 / 12, pulled) + 3
+    assert found["ode"]["uniform"]["bits"] == pytest.approx(uniform, abs=0.01)
+    gaussian = bits(alpha2 * square + sigma2, pulled) - bits(sigma2, sigma2)  # whose decoder is certain
+    assert found["ode"]["gaussian"]["bits"] == pytest.approx(gaussian, abs=0.03)
+    spread = (alpha2 * square + sigma2) * end / start / -np.expm1(-10.05)
+    of = likelihood.normality(found["latents"])
+    assert np.hypot(of["mean"], of["std"]) == pytest.approx(np.sqrt(spread), rel=0.01)
+    assert found["round_trip"]["worst"] < 1e-4
+
+
+def test_digits_side_by_side(digits, tmp_path, monkeypatch):
+    """A whole report without training: both dequantisations, both bounds, histograms, and 3 bits for 17 levels."""
+    state, ideal = init_state(digits), Ideal(digits.schedule, 0.4)
+    monkeypatch.setattr(likelihood, "mean_denoiser", lambda _: lambda params, label: ideal)
+    monkeypatch.setattr(likelihood, "restore", lambda *args, **options: (digits, state, 0))
+    monkeypatch.setattr(likelihood.codelength, "MOST", 32)
+    results = likelihood.run("nowhere", out=tmp_path, most=32)
+    assert results["ode"]["held out"].keys() == {"gaussian", "uniform"}
+    assert results["bounds"].keys() == {"small", "large"}
+    assert all(np.isfinite(bound["held out"]) for bound in results["bounds"].values())
+    assert 1 < results["baseline"]["pixel histograms"] < np.log2(17)
+    text = (tmp_path / "likelihood.md").read_text()
+    assert "17 levels in [-1, 1], spacing 2/16: uniform noise adds log2(16/2) = 3.0000 bits" in text
+    assert text.count("| ODE, ") == text.count("| variational bound, ") == 2
+
+
+def test_normality_of_a_normal_sample_and_of_another():
+    values = np.asarray(jax.random.normal(jax.random.key(0), (4000, 2)))
+    assert likelihood.normality(values)["kolmogorov"] < 0.02
+    off = likelihood.normality(2 * values + 1)
+    assert (off["mean"], off["std"]) == pytest.approx((1, 2), abs=0.05)
+    assert off["kolmogorov"] > 0.2
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        ([], "needs --workdir"),
+        (["--workdir=nowhere"], "holds no run"),
+        (["--workdir={run}", "--config.train.steps=3"], "only sampler, grid, denoiser, sample and eval"),
+        (
+            ["--workdir={run}", "--sampler=ode.probability_flow", "--config.grid.zero=False", "--nfe=0"],
+            "expected an int",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(moons_run, flags, match, capsys):
+    assert command_line.main(["--mode=likelihood", *(flag.format(run=moons_run) for flag in flags)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert re.search(match, lines[0]), lines[0]
+
+
+def test_the_command_measures_what_is_restored(moons_run, monkeypatch):
+    """The step and the EMA that the flags name."""
+    seen = {}
+    monkeypatch.setattr(
+        likelihood, "served", lambda experiment, state, workdir: seen.update(step=int(state.step)) or 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        likelihood.run(moons_run, step=10)
+    assert seen == {"step": 10}
+    with pytest.raises(C.ConfigError, match=r"no step 7|it holds"):
+        sample.restore(moons_run, step=7)
