@@ -50,7 +50,6 @@ def main() -> None:
             "DDPM, large": (ddpm, large),
             "analytic DDPM (noise)": (ddpm, by_noise),
             "analytic DDPM (error)": (ddpm, by_error),
-            "DDPM, Jacobian (4 probes)": (ddpm, optimal.jacobian(plain, jax.random.key(5), 4)),
             "DDIM": (ddim, plain),
             "analytic DDIM (error)": (ddim, by_error),
         }
