@@ -115,8 +115,8 @@ def jacobian(denoise: Denoiser, key: Key | None = None, probes: int = 1) -> "Jac
 
     Args:
         key: of the probes v = +-1 of Hutchinson's estimate E[v (J v)], the same ones at every call: each costs one
-            derivative beside the evaluation. None: exactly, by as many derivatives as x has entries. Of an entry whose row
-            of the derivative is long a few probes say little, and the bound at 0 then adds a bias upwards.
+            derivative beside the evaluation. None: exactly, by as many derivatives as x has entries. Where the rows of
+            the derivative are long a few probes say little, and the bound at 0 then adds a bias upwards.
         probes: how many.
 
     Raises:
