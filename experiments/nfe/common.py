@@ -85,7 +85,7 @@ def network_target(workdir: str) -> Target:
     from diffjax.commands.sample import restore, served
 
     experiment, state, _ = restore(workdir)
-    net = Partial(lambda params, x, c: experiment.network.apply(params, x, c), served(experiment, state))
+    net = Partial(lambda params, x, c: experiment.network.apply(params, x, c), served(experiment, state, workdir))
     model = denoisers.denoiser(net, experiment.schedule, experiment.target)
     return Target(model, experiment.dataset.shape, 300, 16)
 
