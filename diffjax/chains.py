@@ -63,7 +63,7 @@ class Chain:
 
 
 def look_up(ts: Any, values: Any, t: Any) -> Array:
-    """The entry of values (N,) that stands at the time t of ts (N,); NaN for a time that is none of them."""
+    """The entry of values (N, ...) that stands at the time t of ts (N,); NaN for a time that is none of them."""
     ts = jnp.asarray(ts, float)
     distance = jnp.abs(ts - t)
     i = jnp.argmin(distance)

@@ -56,6 +56,20 @@ def test_of_an_exact_mean_all_estimates_are_the_posteriors_variance(examples, x6
     np.testing.assert_array_equal(found.ts, TS)
 
 
+def test_entries_keep_their_own_variances(x64):
+    """Of independent entries with variances 0.1 and 1."""
+    v, rng = np.asarray([0.1, 1.0]), np.random.default_rng(1)
+    mixture = analytic.gaussian_mixture([1.0], [[0.0, 0.0]], [np.diag(v)])
+    examples = {"x": np.sqrt(v) * rng.standard_normal((20_000, 2))}
+    denoise = lambda example: mixture.denoiser(TABLE)
+    found = optimal.measure(denoise, Gaussian(TABLE), jax.random.key(0), examples, TS[:2])
+    alpha, sigma = (a[:, None] for a in schedules.amplitudes(TABLE, TS[:2]))
+    np.testing.assert_allclose(found.entries, sigma**2 * v / (alpha**2 * v + sigma**2), rtol=0.04)
+    np.testing.assert_allclose(found.error, found.entries.mean(1), rtol=1e-12)
+    var = optimal.tabulated(Linear(TABLE), found.ts, found.entries)(jnp.ones(2), TS[1]).var
+    np.testing.assert_allclose(var, np.clip(found.entries[1], 0, 1), rtol=1e-12)
+
+
 def test_of_a_wrong_mean_the_error_alone_is_right(examples, x64):
     """eps_hat = 1.2 eps* + 0.1: the best variance grows by sigma^2 / alpha^2 (0.2^2 E eps*^2 + 0.1^2)."""
     denoise = lambda example: Linear(TABLE, 1.2, 0.1)
@@ -79,7 +93,7 @@ def std_of_samples(sampler, ts, denoise):
 def test_every_number_of_steps_keeps_the_standard_deviation(steps, x64):
     """Analytic-DDPM, -DDIM and between; DDIM without the variance loses it: 0.225 at 5 steps."""
     ts = grids.linspace(TABLE, steps)
-    exact = optimal.isotropic(Linear(TABLE), ts[:-1], posterior_variance(ts[:-1]))
+    exact = optimal.tabulated(Linear(TABLE), ts[:-1], posterior_variance(ts[:-1]))
     for eta in (0.0, 0.5, 1.0):
         assert std_of_samples(samplers.ancestral.ddim(TABLE, eta=eta), ts, exact) == pytest.approx(0.5, rel=0.015)
     bare = std_of_samples(samplers.ancestral.ddim(TABLE), ts, Linear(TABLE))
@@ -142,7 +156,7 @@ def test_the_denoisers_derivative_is_the_posteriors_variance(x64):
 
 
 def test_variances_are_clipped(x64):
-    denoise = optimal.isotropic(Linear(TABLE), [0.5, 0.3, 0.1], [3.0, -1.0, 0.2])
+    denoise = optimal.tabulated(Linear(TABLE), [0.5, 0.3, 0.1], [3.0, -1.0, 0.2])
     assert [float(denoise(jnp.ones(2), t).var) for t in (0.5, 0.3, 0.1)] == [1.0, 0.0, 0.2]
     assert np.isnan(float(denoise(jnp.ones(2), 0.2).var)), "a time that was not measured"
 
@@ -160,8 +174,8 @@ BAD = {
         ),
         "At t = 0 there is no signal or no noise",
     ),
-    "lengths": (lambda: optimal.isotropic(Linear(TABLE), [0.5, 0.1], [1.0]), r"\(1,\) variances for \(2,\) times"),
-    "not finite": (lambda: optimal.isotropic(Linear(TABLE), [0.5], [np.nan]), "finite"),
+    "lengths": (lambda: optimal.tabulated(Linear(TABLE), [0.5, 0.1], [1.0]), r"\(1,\) variances for \(2,\) times"),
+    "not finite": (lambda: optimal.tabulated(Linear(TABLE), [0.5], [np.nan]), "finite"),
     "probes": (lambda: optimal.jacobian(Linear(TABLE), jax.random.key(0), 0), "probes is 0, expected an integer >= 1"),
     "steps": (
         lambda: optimal.trajectory(TABLE, grids.linspace(TABLE, 4), np.ones(4), 5),

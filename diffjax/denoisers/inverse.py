@@ -9,7 +9,7 @@ The methods of the field are this with different K:
     replacement   K = 1, r = 0: what y determines is taken from y (Song et al. 2021, appendix I.2; Wang et al. 2023);
                   with `samplers.restart` it is RePaint (Lugmayr et al. 2022)
     diffpir       K = sigma^2 / alpha^2 / strength: a proximal step (Zhu et al. 2023, eq. 13)
-    diagonal      K = the denoiser's own variance, per entry: `optimal.jacobian`, `optimal.isotropic`, exact posteriors
+    diagonal      K = the denoiser's own variance, per entry: `optimal.jacobian`, `optimal.tabulated`, exact posteriors
     tmpd          K = sigma^2 / alpha d mean / d x_t, the whole covariance by Tweedie's formula (Boys et al. 2023)
 
 or are guidance by log p(y | x_t), whose gradient passes through the denoiser: by Tweedie's formula that puts the whole

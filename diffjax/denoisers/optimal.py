@@ -1,9 +1,10 @@
 """The optimal reverse variance without training (Bao et al. 2022, Analytic-DPM; kexue 9245, 9246).
 
 For a model N(mean(x_t), v I) of p(x_0 | x_t) the best v is what the mean misses, E|x_0 - mean|^2 / d at x_t's time.
-Three estimates from one pass over data, `measure`:
+Estimates from one pass over data, `measure`:
 
     error   E|x_0 - mean|^2 / d                              the loss itself: right for any mean, on data not trained on
+    entries the same entry by entry, not averaged            for data whose entries differ, such as images with a border
     noise   sigma^2 / alpha^2 (1 - E|eps_hat|^2 / d)         Bao et al., theorem 1: right for the exact mean alone
     spread  Var[x_0] - E|mean - E x_0|^2 / d                 the same by the law of total variance (kexue 9245)
 
@@ -28,9 +29,10 @@ from diffjax.types import Array, Denoiser, Key, Posterior, Process, pytree
 
 
 class Moments(NamedTuple):
-    """Estimates of E[Var[x_0 | x_t]], averaged over entries, at each of `ts` (N,); not clipped."""
+    """Estimates of E[Var[x_0 | x_t]] at each of `ts` (N,), averaged over entries but for `entries`; not clipped."""
 
     ts: np.ndarray
+    entries: np.ndarray  # (N, *shape)
     error: np.ndarray
     noise: np.ndarray
     spread: np.ndarray
@@ -39,7 +41,7 @@ class Moments(NamedTuple):
 def measure(
     denoise: Callable[[Any], Denoiser], process: Process, key: Key, examples: Any, ts: Any, batch: int = 256
 ) -> Moments:
-    """One noise for each example and time, sums in float64 on the host.
+    """One noise for each example and time, batches added in float64 on the host.
 
     Args:
         denoise: example -> denoiser: of its label, if the model has labels.
@@ -66,40 +68,43 @@ def measure(
             x0, (a, s) = example["x"], schedule(t)
             x = process.corrupt(x0, process.noise(key, x0), t)
             mean = denoise(example)(x, t).mean
-            return jnp.mean((x0 - mean) ** 2), jnp.mean(((x - a * mean) / s) ** 2), jnp.mean((mean - centre) ** 2)
+            return (x0 - mean) ** 2, jnp.mean(((x - a * mean) / s) ** 2), jnp.mean((mean - centre) ** 2)
 
-        return jax.vmap(one)(examples, keys)
+        return jax.tree.map(lambda of_each: of_each.sum(0), jax.vmap(one)(examples, keys))
 
     centre = jnp.asarray(np.mean(examples["x"], 0))
     variance = np.mean((np.asarray(examples["x"], np.float64) - np.mean(examples["x"], 0, dtype=np.float64)) ** 2)
-    found = np.zeros((3, len(ts)))
+    entries, noise, spread = np.zeros((len(ts), *examples["x"].shape[1:])), np.zeros(len(ts)), np.zeros(len(ts))
     for j, t in enumerate(ts):
         for i in range(0, n, batch):
             part = jax.tree.map(lambda leaf: leaf[i : i + batch], examples)  # noqa: B023
             places = np.arange(i, min(i + batch, n)) + j * n
             keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, places)
-            found[:, j] += [
-                np.sum(np.asarray(values, np.float64)) for values in sums(part, keys, jnp.asarray(t, float))
-            ]
-    error, noise, spread = found / n
-    return Moments(ts, error, (sigma / alpha) ** 2 * (1 - noise), variance - spread)
+            for total, values in zip((entries, noise, spread), sums(part, keys, jnp.asarray(t, float))):
+                total[j] += np.asarray(values, np.float64) / n
+    error = entries.reshape(len(ts), -1).mean(1)
+    return Moments(ts, entries, error, (sigma / alpha) ** 2 * (1 - noise), variance - spread)
 
 
-def isotropic(denoise: Denoiser, ts: Any, var: Any, most: Any = 1.0) -> "Isotropic":
-    """The denoiser with the variance var (N,) at the times ts, clipped to [0, most] (data in [-1, 1]: most = 1).
+def tabulated(denoise: Denoiser, ts: Any, var: Any, most: Any = 1.0) -> "Tabulated":
+    """The denoiser with a variance known at the times ts, clipped to [0, most] (data in [-1, 1]: most = 1).
+
+    Args:
+        ts: (N,).
+        var: (N,), or (N, *shape) for a variance per entry.
 
     Raises:
         ValueError: for lengths that differ, or entries that are not finite.
     """
     ts, var = np.asarray(ts, np.float64), np.asarray(var, np.float64)
-    if ts.shape != var.shape or ts.ndim != 1 or not (np.isfinite(var).all() and np.isfinite(ts).all()):
+    if var.shape[:1] != ts.shape or not (np.isfinite(var).all() and np.isfinite(ts).all()):
         raise ValueError(f"Got {var.shape} variances for {ts.shape} times, expected as many finite numbers of each.")
-    return Isotropic(denoise, ts, np.clip(var, 0.0, most))
+    return Tabulated(denoise, ts, np.clip(var, 0.0, most))
 
 
 @pytree
-class Isotropic(Wrapper):
-    """`isotropic`."""
+class Tabulated(Wrapper):
+    """`tabulated`."""
 
     denoise: Denoiser
     ts: Any

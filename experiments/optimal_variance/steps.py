@@ -44,14 +44,18 @@ def main() -> None:
         large = denoisers.variance.Large(plain, float(np.var(train["x"])))
         ddpm, ddim = samplers.ancestral.ddpm(schedule), samplers.ancestral.ddim(schedule)
         chain = chains.chain(schedule, ts)
-        by_noise, by_error = (optimal.isotropic(plain, chain.t, var) for var in (moments.noise, moments.error))
+        by_noise, by_error, by_entry = (
+            optimal.tabulated(plain, chain.t, var) for var in (moments.noise, moments.error, moments.entries)
+        )
         methods = {
             "DDPM, small": (ddpm, plain),
             "DDPM, large": (ddpm, large),
             "analytic DDPM (noise)": (ddpm, by_noise),
             "analytic DDPM (error)": (ddpm, by_error),
+            "analytic DDPM (error per pixel)": (ddpm, by_entry),
             "DDIM": (ddim, plain),
             "analytic DDIM (error)": (ddim, by_error),
+            "analytic DDIM (error per pixel)": (ddim, by_entry),
         }
         for name, (sampler, denoise) in methods.items():
             samples = draw(experiment, sampler, ts, denoise, count)
