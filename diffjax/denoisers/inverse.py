@@ -101,6 +101,9 @@ def diagonal(denoise: Denoiser, observation: Observation) -> "Conditioned":
 def tmpd(denoise: Denoiser, observation: Observation, iterations: int = 20) -> "Projected":
     """Conditioning of N(mean, whole covariance), by conjugate gradients on the denoiser's derivative.
 
+    They need a covariance: symmetric and positive. The derivative of an exact denoiser is one; that of a network is not
+    quite, and where the noise of the observation is small the walk may diverge: `pigdm` and `diffpir` do not.
+
     Args:
         iterations: at most so many, each a derivative of the denoiser: as many as y has entries solve exactly.
 
