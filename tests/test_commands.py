@@ -210,7 +210,7 @@ MISTAKES = {
     "guidance without labels": ([f"--config={TINY}", "--config.guidance.name=classifier_free"], "set model.classes"),
     "guidance, labels never hidden": (
         [f"--config={TINY}", "--config.model.classes=10", "--config.guidance.name=classifier_free"],
-        "also needs w|set train.label_dropout",
+        "trained without labels too: set train.label_dropout",
     ),
     "fewer classes than labels": ([f"--config={TINY}", "--config.model.classes=7"], "digits has 10 labels"),
     "label out of range": (

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
+from diffjax.denoisers.guidance import TiltedByPrediction, tilted_by_prediction
 from diffjax.denoisers.variance import unit_variance
 from diffjax.denoisers.wrapper import Wrapper
 from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree, static
@@ -61,10 +62,7 @@ def observe(operator: Callable[[Array], Array], y: Any, shape: tuple[int, ...], 
     """
     y = jnp.asarray(y)
     example = jax.ShapeDtypeStruct(shape, y.dtype)
-    if not jax.tree_util.all_leaves([operator]):
-        apply = operator
-    else:
-        apply = jax.tree_util.Partial(operator)
+    apply = jax.tree_util.Partial(operator) if jax.tree_util.all_leaves([operator]) else operator
     given = jax.eval_shape(apply, example)
     if given.shape != y.shape:
         raise ValueError(f"The operator makes {given.shape} of an example {shape}, but y has shape {y.shape}.")
@@ -128,11 +126,7 @@ class Projected(Wrapper):
         alpha, sigma = self.schedule(t)
         seen = self.observation
 
-        def mean_of(x: Array) -> tuple[Array, Posterior]:
-            said = self.denoise(x, t)
-            return said.mean, said
-
-        mean, push, said = jax.linearize(mean_of, x, has_aux=True)
+        mean, push, said = jax.linearize(_mean_of(self.denoise, t), x, has_aux=True)
         spread = lambda u: (sigma**2 / alpha) * push(seen.transpose(u, mean))  # K A^T u
         matrix = lambda u: seen.noise**2 * u + seen.operator(spread(u))
         return Posterior(mean + spread(_conjugate(matrix, seen.y - seen.operator(mean), self.iterations)), said.var)
@@ -154,7 +148,7 @@ class Conditioned(Wrapper):
         return Posterior(said.mean + k * pushed, said.var)
 
 
-def dps(denoise: Denoiser, observation: Observation, w: Any = 1.0) -> "Guided":
+def dps(denoise: Denoiser, observation: Observation, w: Any = 1.0) -> TiltedByPrediction:
     """Diffusion posterior sampling by its equation; the paper's normalised step size, of its own sampler, is not there.
 
     Raises:
@@ -162,10 +156,14 @@ def dps(denoise: Denoiser, observation: Observation, w: Any = 1.0) -> "Guided":
     """
     if host.concrete(observation.noise) and not np.all(np.asarray(observation.noise) > 0):
         raise ValueError("DPS divides by the noise of the observation, which is 0: use pigdm, tmpd or replacement.")
-    return Guided(denoise, observation, _Constant(0.0), w)
+    return tilted_by_prediction(denoise, jax.tree_util.Partial(_log_likelihood, observation), w)
 
 
-def pigdm(denoise: Denoiser, observation: Observation, w: Any = 1.0, v: Any = 1.0) -> "Guided":
+def _log_likelihood(seen: Observation, x0: Array, t: Any) -> Array:
+    return -0.5 * jnp.sum((seen.y - seen.operator(x0)) ** 2) / seen.noise**2
+
+
+def pigdm(denoise: Denoiser, observation: Observation, w: Any = 1.0, v: Any = 1.0) -> "PseudoInverse":
     """Pseudo-inverse guidance; v is the variance of the data that the guess is for.
 
     Raises:
@@ -173,31 +171,37 @@ def pigdm(denoise: Denoiser, observation: Observation, w: Any = 1.0, v: Any = 1.
     """
     if host.concrete(v) and not v > 0:
         raise ValueError(f"The variance of the data v is {v}, expected a positive number.")
-    return Guided(denoise, observation, _Unit(v), w)
+    return PseudoInverse(denoise, observation, w, v)
 
 
 @pytree
-class Guided(Wrapper):
-    """Guidance by log N(y; A mean, r^2 + A K A^T), through the denoiser."""
+class PseudoInverse(Wrapper):
+    """`pigdm`."""
 
     denoise: Denoiser
     observation: Observation
-    spread: Any
     w: Any
+    v: Any
 
     def __call__(self, x: Array, t: Any) -> Posterior:
         """The guided mean, and the variance as it was."""
         alpha, sigma = self.schedule(t)
         seen = self.observation
 
-        def mean_of(x: Array) -> tuple[Array, Posterior]:
-            said = self.denoise(x, t)
-            return said.mean, said
-
-        mean, pull, said = jax.vjp(mean_of, x, has_aux=True)
-        k = self.spread(self.schedule, t, said)
+        mean, pull, said = jax.vjp(_mean_of(self.denoise, t), x, has_aux=True)
+        k = unit_variance(self.schedule, t, self.v)
         (gradient,) = pull(seen.transpose(_solve(seen, k, seen.y - seen.operator(mean), mean), mean))
         return Posterior(mean + self.w * (sigma**2 / alpha) * gradient, said.var)
+
+
+def _mean_of(denoise: Denoiser, t: Any) -> Callable[[Array], tuple[Array, Posterior]]:
+    """x -> (mean, posterior): what is differentiated, and all that was said."""
+
+    def mean_of(x: Array) -> tuple[Array, Posterior]:
+        said = denoise(x, t)
+        return said.mean, said
+
+    return mean_of
 
 
 def _solve(seen: Observation, k: Any, residual: Array, like: Array) -> Array:
@@ -226,14 +230,6 @@ class _Flat:
     def __call__(self, schedule: Schedule, t: Any, said: Posterior) -> Any:
         alpha, sigma = schedule(t)
         return (sigma / alpha) ** 2 / self.strength
-
-
-@pytree
-class _Unit:
-    v: Any
-
-    def __call__(self, schedule: Schedule, t: Any, said: Posterior) -> Any:
-        return unit_variance(schedule, t, self.v)
 
 
 @pytree
