@@ -18,6 +18,7 @@ def digits() -> ConfigDict:
     config.seed = 0
     config.data = ConfigDict(dict(name="digits"))
     config.schedule = ConfigDict(dict(name="VP", beta_min=0.1, beta_max=20.0))
+    config.process = ConfigDict(dict(name="Gaussian"))
     config.target = ConfigDict(dict(name="Eps"))
     config.weight = ConfigDict(dict(name="unit"))
     config.times = ConfigDict(dict(name="stratified", t_min=1e-5))

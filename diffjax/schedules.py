@@ -293,6 +293,31 @@ class Rounded:
         return levels[jnp.argmin(jnp.abs(levels - jnp.exp(-0.5 * jnp.asarray(log_snr))))]
 
 
+@pytree
+class FlowOnly:
+    """Another schedule's alpha and sigma, for families whose x_t given x_0 is not Gaussian.
+
+    Their flow dx/dt = alpha' E[x_0 | x] + sigma' E[z | x] is as exact as ever, which is all that deterministic samplers
+    use. Whatever takes (x - alpha E[x_0 | x]) / sigma^2 for minus the score, or adds Gaussian noise, is wrong here and
+    refuses: stochastic samplers (`samplers.sampling_fn`), the score target.
+    """
+
+    base: Schedule
+
+    @property
+    def t_max(self) -> Any:
+        """The base's."""
+        return self.base.t_max
+
+    def __call__(self, t: Any) -> tuple[Array, Array]:
+        """(alpha_t, sigma_t)."""
+        return self.base(t)
+
+    def inverse(self, log_snr: Any) -> Array:
+        """The time of a log-SNR; needs the base's inverse."""
+        return time_of(self.base, log_snr)
+
+
 def _check_chain(steps: Any) -> None:
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
         raise ValueError(f"The chain has {steps!r} steps, expected an integer >= 1.")

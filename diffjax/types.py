@@ -71,6 +71,11 @@ class Schedule(Protocol):
 class Process(Protocol):
     """How data is destroyed, and where sampling starts."""
 
+    @property
+    def schedule(self) -> Schedule:
+        """What x_t and t refer to."""
+        ...
+
     def noise(self, key: Key, x0: Array) -> Array:
         """One draw z of the noise law, of x0's shape."""
         ...
@@ -79,8 +84,8 @@ class Process(Protocol):
         """x_t, deterministic given z, so that a coupling can choose z."""
         ...
 
-    def prior(self, key: Key, shape: tuple[int, ...]) -> Array:
-        """One draw of x_T."""
+    def prior(self, key: Key, shape: tuple[int, ...], t: Any = None) -> Array:
+        """One draw of x_T, at the schedule's end, or at the time t where the grid starts."""
         ...
 
 

@@ -29,10 +29,23 @@ from diffjax.data import augment as augmentation
 from diffjax.data.augment import Augment
 from diffjax.denoisers.targets import Target, check_target
 from diffjax.models import Network
-from diffjax.types import Array, Denoiser, Key, Prepare, PyTree, Schedule
+from diffjax.types import Array, Denoiser, Key, Prepare, Process, PyTree, Schedule
 
 GROUPS = (
-    *("seed", "data", "schedule", "target", "weight", "times", "augment", "prepare", "loss", "denoiser", "guidance"),
+    *(
+        "seed",
+        "data",
+        "schedule",
+        "process",
+        "target",
+        "weight",
+        "times",
+        "augment",
+        "prepare",
+        "loss",
+        "denoiser",
+        "guidance",
+    ),
     *("model", "optimizer", "learning_rate", "ema", "train", "sampler", "grid", "sample", "checkpoint", "eval"),
 )
 
@@ -43,7 +56,7 @@ class Experiment(NamedTuple):
     config: Config
     dataset: Dataset
     schedule: Schedule
-    process: processes.Gaussian
+    process: Process
     target: Target
     weight: Callable
     times: Callable
@@ -63,9 +76,9 @@ class Experiment(NamedTuple):
         """The experiment by the schedule that the run has learned, if it learns one: the same process and network."""
         if self.prepare is None or self.prepare.schedule is None:
             return self
-        schedule = self.prepare.schedule(jax.device_get(state.memory))
-        times = build(losses.times, self.config.times, schedule)
-        return self._replace(schedule=schedule, process=processes.Gaussian(schedule), times=times)
+        process = build(processes, self.config.process, self.prepare.schedule(jax.device_get(state.memory)))
+        times = build(losses.times, self.config.times, process.schedule)
+        return self._replace(schedule=process.schedule, process=process, times=times)
 
 
 class Request(NamedTuple):
@@ -96,7 +109,8 @@ def _build(config: Config) -> Experiment:
         )
     _check_train(config.train)
     _check_counts(config)
-    schedule = build(schedules, config.schedule)
+    process = build(processes, config.process, build(schedules, config.schedule))
+    schedule = process.schedule
     schedules.check(schedule)
     target = build(denoisers, config.target)
     check_target(target, schedule, schedule.t_max)
@@ -114,7 +128,6 @@ def _build(config: Config) -> Experiment:
             f"eval.samples is {config.eval.samples}, expected at least {len(dataset.held_out)}: the gate compares with "
             "as many held-out digits."
         )
-    process = processes.Gaussian(schedule)
     experiment = Experiment(
         config,
         dataset,
@@ -187,7 +200,7 @@ def _state(experiment: Experiment, init: Callable[[Key, int | None], PyTree]) ->
 def loss_fn(experiment: Experiment) -> Callable:
     """(params, keys, example, index, batch_size) -> (loss, {"t01": t / t_max}) for one example.
 
-    Where `config.prepare` gave the example its time "t" and the loss's "t_weight", these are taken.
+    Where `config.prepare` gave the example its time "t", the loss's "t_weight" or its noise "z", these are taken.
     """
 
     def loss(
@@ -199,7 +212,7 @@ def loss_fn(experiment: Experiment) -> Callable:
         options = {} if done is None else {"augment": done}
         label = _hide(experiment, jax.random.fold_in(keys.example, 3), example.get("label"))
         net = _net(experiment, params, label, train=True, key=key_dropout, **options)
-        z = experiment.process.noise(key_noise, x)
+        z = example["z"] if "z" in example else experiment.process.noise(key_noise, x)
         parts = (net, experiment.process, experiment.target, x, z, t, experiment.weight)
         value, aux = build(losses, experiment.config.loss, *parts), {"t01": t / experiment.schedule.t_max}
         if "t_weight" in example:

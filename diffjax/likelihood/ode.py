@@ -28,11 +28,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import divergence, grids
-from diffjax.processes.gaussian import Gaussian
 from diffjax.samplers.base import check_schedule, refuse_other_schedules
 from diffjax.samplers.ode import EXPLICIT, check_end, check_solver
 from diffjax.schedules import amplitudes, time_of
-from diffjax.types import Array, Denoiser, Key
+from diffjax.types import Array, Denoiser, Key, Process
 
 
 class Density(NamedTuple):
@@ -51,7 +50,7 @@ class Density(NamedTuple):
 
 def ode(
     ts: Any,
-    process: Gaussian,
+    process: Process,
     solver: str = "Tsit5",
     rtol: float = 1e-6,
     atol: float = 1e-6,
@@ -110,7 +109,7 @@ def _prior_of(process: Any, ts: np.ndarray) -> jax.tree_util.Partial:
     return jax.tree_util.Partial(_prior, process, jnp.asarray(ts[0]))
 
 
-def _prior(process: Gaussian, t: Array, x: Array) -> Array:
+def _prior(process: Any, t: Array, x: Array) -> Array:
     return process.prior_log_density(x, t)
 
 
@@ -132,7 +131,7 @@ class _Flow(NamedTuple):
     max_steps: int
 
     def __call__(
-        self, path: Any, tolerances: Any, process: Gaussian, prior: Any, denoise: Denoiser, key: Key, x: Array
+        self, path: Any, tolerances: Any, process: Process, prior: Any, denoise: Denoiser, key: Key, x: Array
     ) -> Density:
         import diffrax
 

@@ -99,10 +99,13 @@ def sampling_fn(
 
     Raises:
         ValueError: if the grid is not finite, decreasing, inside the schedule's domain, or does not suit the sampler;
-            if there are more rows than max_rows, or both trace and max_rows.
+            if the sampler adds noise where only the flow is right (`schedules.FlowOnly`); if there are more rows than
+            max_rows, or both trace and max_rows.
     """
     end = None if sampler.schedule is None else float(sampler.schedule.t_max)
-    rows = jax.tree.map(jnp.asarray, sampler.plan(grids.check(ts, end)))
+    planned = sampler.plan(grids.check(ts, end))
+    _refuse_noise(sampler.schedule, planned)
+    rows = jax.tree.map(jnp.asarray, planned)
     if max_rows is None:
         return jax.tree_util.Partial(_Walk(sampler.step, sampler.init, sampler.final, trace), rows, sampler.schedule)
     count = jax.tree.leaves(rows)[0].shape[0]
@@ -113,6 +116,17 @@ def sampling_fn(
     padded = jax.tree.map(lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], max_rows - count, 0)]), rows)
     walk = _PaddedWalk(sampler.step, sampler.init, sampler.final)
     return jax.tree_util.Partial(walk, padded, sampler.schedule, jnp.asarray(count, jnp.int32))
+
+
+def _refuse_noise(schedule: Schedule | None, rows: Any) -> None:
+    if not isinstance(schedule, schedules.FlowOnly):
+        return
+    noisy = [name for name in rows._fields if name.startswith("noise") and np.any(np.asarray(getattr(rows, name)) != 0)]
+    if noisy:
+        raise ValueError(
+            "This sampler adds Gaussian noise, but the process is not Gaussian, so that only its flow is right; take a "
+            "deterministic one: eta = 0, no churn, ode.probability_flow, heun.edm, any of multistep."
+        )
 
 
 def nfe(sample: jax.tree_util.Partial) -> int:

@@ -50,7 +50,7 @@ RULES: dict[str, Callable[..., np.ndarray]] = {  # (strength, a, sigma) -> h
 
 
 class Row(NamedTuple):
-    """A `Linear` row, and beside it a Langevin step of h = 2 (ratio |z| / |score|)^2."""
+    """A `Linear` row, and beside it a Langevin step of h = 2 (noise_ratio |z| / |score|)^2."""
 
     t: Any
     x: Any
@@ -59,7 +59,7 @@ class Row(NamedTuple):
     x0: Any
     alpha: Any
     sigma: Any
-    ratio: Any
+    noise_ratio: Any
 
 
 def predictor_corrector(
@@ -156,5 +156,5 @@ def snr_step(model: Denoiser, key: Key, x: Array, row: Row) -> Array:
     z = jax.random.normal(key, x.shape, x.dtype)
     score = (row.alpha * mean - x) / row.sigma**2
     length = jnp.sum(score**2)
-    h = 2 * row.ratio**2 * jnp.sum(z**2) / jnp.where(length > 0, length, jnp.inf)
+    h = 2 * row.noise_ratio**2 * jnp.sum(z**2) / jnp.where(length > 0, length, jnp.inf)
     return row.x * x + row.mean * mean + h * score + std(row.noise_var + row.x0**2 * var + 2 * h) * z
