@@ -36,6 +36,8 @@ def digits() -> ConfigDict:
             steps=2400,
             batch_size=128,
             clip_norm=1.0,  # inf: off
+            start=config_dict.placeholder(str),  # the workdir of a run whose parameters this one begins with
+            only=config_dict.placeholder(str),  # what is trained: a regular expression on parameter paths; None: all
             label_dropout=0.0,  # share of examples whose label is hidden: what guidance without a classifier needs
             steps_per_dispatch=1,  # on CPUs, XLA slows convolutions down inside loops
             log_every=100,

@@ -13,6 +13,7 @@ from diffjax import (
     data,
     denoisers,
     ema,
+    finetune,
     grids,
     losses,
     models,
@@ -120,6 +121,7 @@ def _build(config: Config) -> Experiment:
     _check_ema(config, emas)
     augment = build(augmentation, config.augment)
     optimizer, learning_rate = _optimizer(config)
+    optimizer = finetune.frozen(optimizer, config.train.only)
     network = models.network(build(models, config.model))
     plan(config, schedule)
     dataset = build(data, config.data)
@@ -145,6 +147,7 @@ def _build(config: Config) -> Experiment:
     )
     _check_augment(experiment)
     _check_labels(experiment)
+    _check_maps(config)
     _check_calls(experiment, abstract_state(experiment).params)  # a network that does not suit is found here
     return experiment
 
@@ -170,9 +173,14 @@ def plan(config: Config, schedule: Schedule, trace: Callable | None = None) -> R
     return Request(samplers.sampling_fn(sampler, ts, trace), jnp.asarray(ts[0], jnp.float32), chain)
 
 
-def init_state(experiment: Experiment) -> training.TrainState:
-    """The state before the first step: a function of the config's seed."""
-    return _state(experiment, lambda key, label: models.init(experiment.network, key, experiment.dataset.shape, label))
+def init_state(experiment: Experiment, start: PyTree = None) -> training.TrainState:
+    """The state before the first step: a function of the config's seed, and of the parameters to start from."""
+
+    def init(key: Key, label: int | None) -> PyTree:
+        params = models.init(experiment.network, key, experiment.dataset.shape, label)
+        return params if start is None else finetune.take_over(params, start)
+
+    return _state(experiment, init)
 
 
 def abstract_state(experiment: Experiment) -> training.TrainState:
@@ -206,6 +214,7 @@ def loss_fn(experiment: Experiment) -> Callable:
     def loss(
         params: PyTree, keys: Any, example: PyTree, index: Array, batch_size: int
     ) -> tuple[Array, dict[str, Array]]:
+        params = finetune.freeze(params, experiment.config.train.only)
         t = example["t"] if "t" in example else experiment.times(keys, index, batch_size)
         key_noise, key_dropout = jax.random.split(jax.random.fold_in(keys.example, 1))
         x, done = experiment.augment(jax.random.fold_in(keys.example, 2), example["x"])
@@ -328,6 +337,16 @@ def _check_augment(experiment: Experiment) -> None:
         )
 
 
+def _check_maps(config: Config) -> None:
+    """What the denoiser reads beside F is what the loss trains."""
+    wanted = denoisers.variance.TRAINED_BY.get(config.denoiser.name)
+    if wanted and config.loss.name not in wanted:
+        raise ConfigError(
+            f"denoiser.{config.denoiser.name} reads a second map of the network, which losses.{' or '.join(wanted)} "
+            f"trains; this run's loss is {config.loss.name}."
+        )
+
+
 def _check_labels(experiment: Experiment) -> None:
     """Labels are in range, and what guidance needs was trained."""
     config, data = experiment.config, experiment.dataset
@@ -372,6 +391,11 @@ def _check_train(train: Config) -> None:
                 f"train.{field} = {train[field]} is not a multiple of train.steps_per_dispatch, "
                 f"{train.steps_per_dispatch}."
             )
+    if train.only is not None and train.start is None:
+        raise ConfigError(
+            f"train.only is {train.only!r}, which keeps all other parameters as they begin; set train.start to the "
+            "workdir of the run that they are from."
+        )
     for name in train.loggers:
         if name not in LOGGERS:
             raise ConfigError(f"train.loggers holds {name!r}: {nearest(name, LOGGERS)}.")

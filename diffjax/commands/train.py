@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax import data, parallel, training
+from diffjax import data, finetune, parallel, training
 from diffjax.checkpoint import Checkpoints
 from diffjax.commands import evaluate, snapshots
 from diffjax.commands import workdir as files
-from diffjax.commands.experiment import Experiment, build_experiment, init_state, loss_fn
+from diffjax.commands.experiment import Experiment, abstract_state, build_experiment, init_state, loss_fn
 from diffjax.commands.logs import CompileClock, Log
-from diffjax.commands.sample import drawer, served
+from diffjax.commands.sample import drawer, restore, served
 from diffjax.config import Config, ConfigError
 from diffjax.signals import Stop, install_stop_handler
 
@@ -79,6 +79,25 @@ def _write_results(workdir: Path, results: dict[str, Any]) -> dict[str, Any]:
     return results
 
 
+def _parameters_of(experiment: Experiment) -> Any:
+    """What the run at train.start samples with: where this one begins."""
+    start, config = experiment.config.train.start, experiment.config
+    other, state, step = restore(start)
+    for group in ("process", "schedule", "target"):
+        if config.train.only is not None and other.config[group] != config[group]:
+            raise ConfigError(
+                f"train.only keeps parts of {start} as they are, whose {group} is {dict(other.config[group])}; "
+                f"this one's is {dict(config[group])}."
+            )
+    params = served(other, state, start)
+    try:
+        jax.eval_shape(finetune.take_over, abstract_state(experiment).params, params)
+    except ValueError as error:
+        raise ConfigError(f"cannot start from {start}: {error}") from error
+    print(f"starting from {start}, step {step}", flush=True)
+    return params
+
+
 def _devices(config: Config) -> Any:
     count = config.train.devices
     if count is not None and not 1 <= count <= jax.device_count():
@@ -117,6 +136,8 @@ class _Loop:
             found = self.checkpoints.restore(self.state)
         except ValueError as error:
             raise ConfigError(f"cannot resume in {self.workdir}: {error}") from error
+        if found is None and self.train.start is not None:
+            self.state = parallel.replicate(self.mesh, init_state(self.experiment, _parameters_of(self.experiment)))
         if found is not None:
             self.step, self.state = found.step, found.state
             is_list = lambda node: isinstance(node, list)

@@ -19,13 +19,15 @@ import jax.numpy as jnp
 
 from diffjax.chains import Chain
 from diffjax.denoisers.clipping import clipped
+from diffjax.denoisers.heads import npr, sn
 from diffjax.denoisers.targets import NetworkDenoiser, Target, denoiser, maps
 from diffjax.denoisers.wrapper import Wrapper
 from diffjax.types import Array, Denoiser, Network, Posterior, Schedule, pytree
 
-__all__ = ["large", "learned_range", "mean", "small"]  # what a config may name
+__all__ = ["large", "learned_range", "mean", "npr", "small", "sn"]  # what a config may name
 
 Clip = tuple[float, float] | None
+TRAINED_BY = {"learned_range": ("hybrid", "variational"), "npr": ("npr",), "sn": ("sn",)}  # losses of the second map
 
 
 def mean(net: Network, schedule: Schedule, target: Target, chain: Chain | None = None, *, clip: Clip = None):

@@ -165,4 +165,5 @@ class UNet(nn.Module):
         h = nn.silu(Norm(name="norm_out")(h))
         # In float32 whatever the compute dtype: what bfloat16 rounds here stays in the sample.
         h = Conv(pixels.shape[-1] * self.outputs, kernel_init=ZEROS, name="conv_out")(h)
-        return layers.depth_to_space(h, self.patch)
+        parts = jnp.split(h, self.outputs, -1)  # map after map, whatever the patch: `finetune` adds maps at the end
+        return jnp.concatenate([layers.depth_to_space(part, self.patch) for part in parts], -1)

@@ -1,0 +1,53 @@
+"""The optimal variance as a second map on a frozen network (Bao et al. 2022b; kexue 9246).
+
+    python -m diffjax.main --config=configs/vpsde.py --config.target.name=V --workdir=runs/v
+    python -m diffjax.main --config=configs/variance.py --config.train.start=runs/v       # NPR-DPM: a minute on 2 cores
+    python -m diffjax.main --config=configs/variance.py:sn --config.train.start=runs/v    # SN-DPM
+
+The run in train.start gives the network and its EMA, to which a second map is added in the last layer; that layer alone
+is trained. Expected: a pass of the gate, in fewer steps than DDPM needs; README.md has the figures.
+"""
+
+from ml_collections import ConfigDict
+
+from diffjax.config import beside, variant_of
+
+_base = beside(__file__, "vpsde.py")
+
+
+def with_head(config: ConfigDict, name: str = "npr") -> ConfigDict:
+    """A recipe with a head of that name on a network that is not trained."""
+    config.target = ConfigDict(dict(name="V"))
+    config.loss = ConfigDict(dict(name=name))
+    config.denoiser = ConfigDict(dict(name=name, clip=(-1.0, 1.0)))
+    config.model.outputs = 2
+    config.train.only = "conv_out"
+    return config
+
+
+def npr() -> ConfigDict:
+    """The default recipe: a third of the training of `vpsde.py`, without its gradients but one."""
+    config = with_head(_base.digits())
+    config.train.update(dict(steps=1200, sample_every=400))
+    config.grid.n = 20
+    return config
+
+
+def sn() -> ConfigDict:
+    """The same for the squared target."""
+    config = npr()
+    config.loss.name = config.denoiser.name = "sn"
+    return config
+
+
+def tiny() -> ConfigDict:
+    """Every part of the default, at a size that runs in seconds; it starts from `vpsde.py:tiny` with target V."""
+    return with_head(_base.tiny())
+
+
+VARIANTS = {"npr": npr, "sn": sn, "tiny": tiny}
+
+
+def get_config(variant: str | None = None) -> ConfigDict:
+    """The recipe of a variant; None is the first."""
+    return variant_of(variant, VARIANTS)()

@@ -1,0 +1,79 @@
+"""Training that starts from the parameters of another run: which are taken over, and which are trained.
+
+A leaf is named by its path, as `show` lists it: "conv_out/kernel". A network with more outputs than the one it starts
+from (`models.UNet.outputs`) takes over the first of them; the others begin as they were initialised.
+"""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from diffjax.types import PyTree
+
+
+def take_over(params: PyTree, given: PyTree) -> PyTree:
+    """`params` with the leaves of `given` in the place of its own.
+
+    Raises:
+        ValueError: for a leaf that only one of them has, or whose shapes differ otherwise than by a longer last axis.
+    """
+    old = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(given)}
+    names = {_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    if alone := sorted(names ^ set(old)):
+        where = "this network" if alone[0] in names else "the one it starts from"
+        raise ValueError(f"Only {where} has the parameter {alone[0]}; their models must be alike.")
+
+    def place(path: Any, leaf: Any) -> Any:
+        taken = old[_name(path)]
+        *lead, last = (*leaf.shape,) or (1,)
+        if taken.shape == leaf.shape:
+            return jnp.asarray(taken, leaf.dtype)
+        if not leaf.shape or taken.shape[:-1] != tuple(lead) or taken.shape[-1] > last:
+            raise ValueError(
+                f"The parameter {_name(path)} has shape {leaf.shape}, in the network it starts from {taken.shape}; "
+                "only the outputs of the last layer may grow."
+            )
+        return jnp.asarray(leaf).at[..., : taken.shape[-1]].set(jnp.asarray(taken, leaf.dtype))
+
+    return jax.tree_util.tree_map_with_path(place, params)
+
+
+def trained(params: PyTree, only: str | None) -> PyTree:
+    """Which leaves are trained: those whose path has a match of the regular expression `only`; None: all.
+
+    Raises:
+        ValueError: for a pattern that is none, or that no path has.
+    """
+    try:
+        pattern = re.compile(only or "")
+    except re.error as error:
+        raise ValueError(f"train.only is {only!r}, expected a regular expression: {error}.") from error
+    mask = jax.tree_util.tree_map_with_path(lambda path, _: bool(pattern.search(_name(path))), params)
+    if not any(jax.tree.leaves(mask)):
+        names = sorted({_name(path).split("/")[0] for path, _ in jax.tree_util.tree_leaves_with_path(params)})
+        raise ValueError(f"train.only is {only!r}, which no parameter's path has; they begin with {', '.join(names)}.")
+    return mask
+
+
+def freeze(params: PyTree, only: str | None) -> PyTree:
+    """`params`, through which no gradient flows but to those that are trained: nothing is computed for the others."""
+    if only is None:
+        return params
+    return jax.tree.map(
+        lambda leaf, train: leaf if train else jax.lax.stop_gradient(leaf), params, trained(params, only)
+    )
+
+
+def frozen(optimizer: optax.GradientTransformation, only: str | None) -> optax.GradientTransformation:
+    """The optimizer, whose updates leave those that are not trained as they are: weight decay too."""
+    if only is None:
+        return optimizer
+    rest = lambda params: jax.tree.map(lambda train: not train, trained(params, only))
+    return optax.chain(optimizer, optax.masked(optax.set_to_zero(), rest))
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,0 +1,50 @@
+"""The losses of the variances that `denoisers.heads` reads (Bao et al. 2022b; kexue 9246).
+
+    npr   |u - (F* - F)^2|^2,  F held fixed        sn   |u - F*^2|^2
+
+Their minimisers are the means of those squares given x_t. F is not trained by them; train it first, and then these with
+`train.start` at that run and `train.only` at the last layer.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffjax.denoisers.targets import Target, inputs, maps
+from diffjax.losses.weights import Weight, unit
+from diffjax.processes.gaussian import Gaussian
+from diffjax.types import Array, Network
+
+_UNIT = unit()
+
+
+def npr(net: Network, process: Gaussian, target: Target, x0: Array, z: Array, t: Any, weight: Weight = _UNIT) -> Array:
+    """Of one example: a scalar, averaged over x_0's entries.
+
+    Args: as of `regression`; the network has two maps, F and u.
+
+    Raises:
+        ValueError: for a network of one map.
+    """
+    F, u, aim = _parts(net, process, target, x0, z, t)
+    return weight(process.schedule, target, t) * jnp.mean((u - (aim - F) ** 2) ** 2)
+
+
+def sn(net: Network, process: Gaussian, target: Target, x0: Array, z: Array, t: Any, weight: Weight = _UNIT) -> Array:
+    """Of one example: a scalar, averaged over x_0's entries.
+
+    Args: as of `regression`; the network has two maps, F and u.
+
+    Raises:
+        ValueError: for a network of one map.
+    """
+    _, u, aim = _parts(net, process, target, x0, z, t)
+    return weight(process.schedule, target, t) * jnp.mean((u - aim**2) ** 2)
+
+
+def _parts(net: Network, process: Gaussian, target: Target, x0: Array, z: Array, t: Any) -> tuple[Array, Array, Array]:
+    """(F without its gradient, u, F*)."""
+    a, b = target(process.schedule, t)
+    F, u = maps(net(*inputs(process.schedule, target, process.corrupt(x0, z, t), t)), x0, 2)
+    return jax.lax.stop_gradient(F), u, a * x0 + b * z

@@ -1,0 +1,111 @@
+"""Training that starts from another run: what is taken over, what stands still, and the commands on the way."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from diffjax import config as C
+from diffjax import finetune, models
+from diffjax import main as command_line
+from diffjax.commands import sample, train
+
+X, CLOCK = jax.random.normal(jax.random.key(1), (8, 8, 1)), jnp.float32(0.3)
+
+
+def unet(outputs, **options):
+    network = models.network(models.UNet(channels=8, multipliers=(1,), attention=(), outputs=outputs, **options))
+    params = models.init(network, jax.random.key(outputs), (8, 8, 1))
+    noise = lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)
+    return network, jax.tree.map(noise, params)
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_a_network_with_one_more_map_keeps_the_first(patch):
+    (one, old), (two, new) = unet(1, patch=patch), unet(2, patch=patch)
+    grown = finetune.take_over(new, old)
+    F, u = jnp.split(two.apply(grown, X, CLOCK), 2, -1)
+    np.testing.assert_allclose(F, one.apply(old, X, CLOCK), atol=1e-6)
+    np.testing.assert_array_equal(
+        grown["conv_out"]["kernel"][..., patch**2 :], new["conv_out"]["kernel"][..., patch**2 :]
+    )
+    assert np.abs(u).max() > 1e-3
+
+
+def test_only_what_is_named_moves_and_has_a_gradient():
+    _, params = unet(1)
+    loss = lambda params: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(finetune.freeze(params, "conv_out/b")))
+    gradient = jax.grad(loss)(params)
+    optimizer = finetune.frozen(optax.adamw(0.1, weight_decay=0.5), "conv_out/b")
+    with jax.numpy_dtype_promotion("standard"):
+        updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    moved = {
+        jax.tree_util.keystr(path): bool(np.any(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(updates)
+    }
+    assert [path for path, moves in moved.items() if moves] == ["['conv_out']['bias']"]
+    assert np.all(gradient["conv_out"]["kernel"] == 0)
+    np.testing.assert_array_equal(gradient["conv_out"]["bias"], 2 * params["conv_out"]["bias"])
+    assert finetune.freeze(params, None) is params
+
+
+def test_networks_that_are_not_alike_are_refused():
+    params = {"a": jnp.zeros((2, 3)), "b": jnp.zeros(())}
+    for given, match in (
+        ({"a": jnp.zeros((2, 3))}, "Only this network has the parameter b"),
+        ({**params, "c": jnp.zeros(1)}, "Only the one it starts from has the parameter c"),
+        ({**params, "a": jnp.zeros((1, 3))}, r"a has shape \(2, 3\), in the network it starts from \(1, 3\)"),
+        ({**params, "a": jnp.zeros((2, 4))}, "only the outputs of the last layer may grow"),
+        ({**params, "b": jnp.zeros(1)}, r"b has shape \(\)"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            finetune.take_over(params, given)
+    with pytest.raises(ValueError, match=r"'conv_in', which no parameter's path has; they begin with a, b"):
+        finetune.trained(params, "conv_in")
+    with pytest.raises(ValueError, match="expected a regular expression"):
+        finetune.trained(params, "(")
+
+
+SMALL = ["model.channels=8", "model.multipliers=(1,)", "model.attention=()", "train.steps=10", "train.sample_every=10"]
+
+
+@pytest.fixture(scope="module")
+def run_of_v(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "v"
+    with pytest.MonkeyPatch.context() as patch:  # its evaluation is not what is tested
+        patch.setattr(train.evaluate, "run", lambda *args, **options: {})
+        train.run(C.load("configs/vpsde.py:tiny", ["target.name=V", *SMALL]), workdir)
+    return workdir
+
+
+def test_a_head_is_trained_on_a_frozen_network(run_of_v, tmp_path, monkeypatch):
+    monkeypatch.setattr(train.evaluate, "run", lambda *args, **options: {})
+    train.run(C.load("configs/variance.py:tiny", [*SMALL, f"train.start={run_of_v}"]), tmp_path / "npr")
+    (old, before, _), (new, after, _) = sample.restore(run_of_v), sample.restore(tmp_path / "npr")
+    given, got = sample.served(old, before, run_of_v), sample.served(new, after, tmp_path / "npr")
+    F, u = jnp.split(new.network.apply(got, X, CLOCK), 2, -1)
+    np.testing.assert_allclose(F, old.network.apply(given, X, CLOCK), atol=1e-6)
+    assert np.abs(u).max() > 1e-4
+    still = {**got, "conv_out": given["conv_out"]}
+    jax.tree.map(np.testing.assert_array_equal, still, given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        (["train.only=conv_out"], "set train.start to the workdir of the run"),
+        (["train.start=nowhere"], "nowhere holds no run"),
+        (["train.start={run}", "train.only=conv_out"], "whose target is {'name': 'V'}; this one's is {'name': 'Eps'}"),
+        (["train.start={run}", "model.channels=16"], "cannot start from .*: The parameter .* has shape"),
+        (["denoiser.name=npr"], "denoiser.npr reads a second map of the network, which losses.npr trains; this run's"),
+        (["train.start={run}", "train.only=convout"], "no parameter's path has; they begin with conv_in"),
+    ],
+)
+def test_mistakes_are_one_line(run_of_v, tmp_path, changes, match, capsys):
+    flags = [f"--config.{change.format(run=run_of_v)}" for change in (*SMALL, *changes)]
+    assert command_line.main(["--config=configs/vpsde.py:tiny", f"--workdir={tmp_path / 'other'}", *flags]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    import re
+
+    assert re.search(match, lines[0]), lines[0]
