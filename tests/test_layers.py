@@ -27,6 +27,7 @@ LEAVES = {
     "config",
     "data",
     "ema",
+    "finetune",
     "metrics",
     "models",
     "optimizers",
