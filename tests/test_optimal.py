@@ -155,6 +155,48 @@ def test_the_denoisers_derivative_is_the_posteriors_variance(x64):
     assert len(np.unique(np.round(exact, 6))) == 3
 
 
+def gaussian_of(spectrum, seed=0):
+    """N(0, C) with these eigenvalues, its denoiser and the diagonal of Cov[x_0 | x_t] at t = 0.4, by NumPy."""
+    d = len(spectrum)
+    basis = np.linalg.qr(np.random.default_rng(seed).normal(size=(d, d)))[0]
+    cov = basis @ np.diag(spectrum) @ basis.T
+    alpha, sigma = map(float, VP()(0.4))
+    gain = alpha * cov @ np.linalg.inv(alpha**2 * cov + sigma**2 * np.eye(d))
+
+    class Exact:
+        schedule = VP()
+
+        def __call__(self, x, t):
+            return Posterior(jnp.asarray(gain) @ x)
+
+    return Exact(), np.diag(cov - alpha * gain @ cov)
+
+
+def test_a_covariance_of_low_rank_is_found_exactly_by_a_sketch_of_that_rank(x64):
+    denoise, want = gaussian_of([0.5, 0.2, 0.1, 0, 0, 0, 0, 0])
+    x = jnp.asarray(np.random.default_rng(1).normal(size=8))
+    for seed in range(5):
+        found = optimal.jacobian(denoise, jax.random.key(seed), rank=3)(x, 0.4).var
+        np.testing.assert_allclose(found, want, rtol=1e-9)
+        loose = optimal.jacobian(denoise, jax.random.key(seed), rank=2)(x, 0.4).var
+        assert np.abs(loose - want).max() > 1e-4
+
+
+def test_the_sketch_is_unbiased_and_beats_as_many_probes_where_the_spectrum_falls(x64):
+    denoise, want = gaussian_of(0.5 * 0.25 ** np.arange(12))
+    x = jnp.asarray(np.random.default_rng(1).normal(size=12))
+    keys = jax.random.split(jax.random.key(0), 2000)
+    draw = lambda **options: np.asarray(
+        jax.vmap(lambda key: optimal.jacobian(denoise, key, **options)._estimate(push, x))(keys)
+    )
+    _, push = jax.linearize(lambda x: denoise(x, 0.4).mean, x)
+    alpha, sigma = map(float, VP()(0.4))
+    sketched, probed = (sigma**2 / alpha * draw(probes=n, rank=k) for n, k in ((1, 3), (7, 0)))
+    for found in (sketched, probed):
+        np.testing.assert_allclose(found.mean(0), want, atol=4 * found.std(0).max() / np.sqrt(len(keys)))
+    assert np.mean((sketched - want) ** 2) < 0.25 * np.mean((probed - want) ** 2)
+
+
 def test_variances_are_clipped(x64):
     denoise = optimal.tabulated(Linear(TABLE), [0.5, 0.3, 0.1], [3.0, -1.0, 0.2])
     assert [float(denoise(jnp.ones(2), t).var) for t in (0.5, 0.3, 0.1)] == [1.0, 0.0, 0.2]
@@ -177,6 +219,8 @@ BAD = {
     "lengths": (lambda: optimal.tabulated(Linear(TABLE), [0.5, 0.1], [1.0]), r"\(1,\) variances for \(2,\) times"),
     "not finite": (lambda: optimal.tabulated(Linear(TABLE), [0.5], [np.nan]), "finite"),
     "probes": (lambda: optimal.jacobian(Linear(TABLE), jax.random.key(0), 0), "probes is 0, expected an integer >= 1"),
+    "rank": (lambda: optimal.jacobian(Linear(TABLE), jax.random.key(0), 1, -1), "rank is -1, expected an integer >= 0"),
+    "no key": (lambda: optimal.jacobian(Linear(TABLE), rank=2), "rank is 2, but without a key"),
     "steps": (
         lambda: optimal.trajectory(TABLE, grids.linspace(TABLE, 4), np.ones(4), 5),
         "steps is 5, expected an integer from 2 to 4",

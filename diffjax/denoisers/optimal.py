@@ -115,7 +115,7 @@ class Tabulated(Wrapper):
         return Posterior(self.denoise(x, t).mean, look_up(self.ts, self.var, t))
 
 
-def jacobian(denoise: Denoiser, key: Key | None = None, probes: int = 1) -> "Jacobian":
+def jacobian(denoise: Denoiser, key: Key | None = None, probes: int = 1, rank: int = 0) -> "Jacobian":
     """The denoiser with the diagonal of sigma^2 / alpha d mean / d x_t as its variance, not below 0.
 
     Args:
@@ -123,13 +123,22 @@ def jacobian(denoise: Denoiser, key: Key | None = None, probes: int = 1) -> "Jac
             derivative beside the evaluation. None: exactly, by as many derivatives as x has entries. Where the rows of
             the derivative are long a few probes say little, and the bound at 0 then adds a bias upwards.
         probes: how many.
+        rank: of the part of J that is known exactly: it is projected on J's image of as many random directions, and
+            only the rest is left to the probes (Hutch++, Meyer et al. 2021, for the diagonal; exact for a covariance of
+            that rank). Each costs two derivatives, one of them backwards.
 
     Raises:
-        ValueError: unless probes is an integer >= 1.
+        ValueError: unless probes is an integer >= 1 and rank one >= 0, which is 0 without a key.
     """
-    if isinstance(probes, bool) or not isinstance(probes, int | np.integer) or probes < 1:
-        raise ValueError(f"probes is {probes!r}, expected an integer >= 1.")
-    return Jacobian(denoise, None if key is None else jax.random.split(key, probes))
+    for name, value, least in (("probes", probes, 1), ("rank", rank, 0)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise ValueError(f"{name} is {value!r}, expected an integer >= {least}.")
+    if rank and key is None:
+        raise ValueError(
+            f"rank is {rank}, but without a key all of the derivative is computed: give a key, or rank = 0."
+        )
+    split = lambda tag, n: jax.random.split(jax.random.fold_in(key, tag), n)
+    return Jacobian(denoise, None, None) if key is None else Jacobian(denoise, split(0, probes), split(1, rank))
 
 
 @pytree
@@ -137,19 +146,34 @@ class Jacobian(Wrapper):
     """`jacobian`."""
 
     denoise: Denoiser
-    keys: Any
+    probes: Any  # keys
+    sketch: Any  # keys
 
     def __call__(self, x: Array, t: Any) -> Posterior:
         """Mean and per-entry variance at x."""
         alpha, sigma = self.schedule(t)
         mean, push = jax.linearize(lambda x: self.denoise(x, t).mean, x)
-        if self.keys is None:
-            basis = jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape)
-            diagonal = jax.vmap(lambda v: jnp.vdot(v, push(v)))(basis).reshape(x.shape)
-        else:
-            signs = jax.vmap(lambda key: jax.random.rademacher(key, x.shape, x.dtype))(self.keys)
-            diagonal = jnp.mean(jax.vmap(lambda v: v * push(v))(signs), 0)
+        diagonal = self._exact(push, x) if self.probes is None else self._estimate(push, x)
         return Posterior(mean, jnp.maximum(sigma**2 / alpha * diagonal, 0.0))
+
+    def _exact(self, push: Callable[[Array], Array], x: Array) -> Array:
+        basis = jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape)
+        return jax.vmap(lambda v: jnp.vdot(v, push(v)))(basis).reshape(x.shape)
+
+    def _estimate(self, push: Callable[[Array], Array], x: Array) -> Array:
+        """diag(J) = diag(Q Q^T J) + diag((1 - Q Q^T) J), the columns of Q spanning J's image of the sketch."""
+        draw = jax.vmap(lambda key: jax.random.rademacher(key, x.shape, x.dtype))
+        signs, known = draw(self.probes), jnp.zeros_like(x)
+        rest = jax.vmap(push)(signs)
+        if len(self.sketch):
+            image = jax.vmap(push)(draw(self.sketch)).reshape(len(self.sketch), -1)
+            Q = jnp.linalg.qr(image.T)[0].T.reshape(-1, *x.shape)
+            pull = jax.linear_transpose(push, x)
+            rows = jax.vmap(lambda q: pull(q)[0])(Q)  # Q^T J
+            known = jnp.sum(Q * rows, 0)
+            inner = jax.vmap(lambda v: jax.vmap(lambda row: jnp.vdot(row, v))(rows))(signs)  # Q^T J v
+            rest = rest - jnp.tensordot(inner, Q, 1)
+        return known + jnp.mean(signs * rest, 0)
 
 
 def trajectory(schedule: Any, ts: Any, var: Any, steps: int) -> np.ndarray:
