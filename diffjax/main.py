@@ -10,7 +10,14 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-MODES = {"train": "train", "sample": "sample", "eval": "evaluate", "likelihood": "likelihood", "show": "show"}
+MODES = {
+    "train": "train",
+    "sample": "sample",
+    "eval": "evaluate",
+    "likelihood": "likelihood",
+    "moments": "moments",
+    "show": "show",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,14 +42,14 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--mode", default="train", choices=MODES)
     parser.add_argument(
         "--workdir",
-        help="default runs/<config>-<time>; the same one again resumes; sample, eval and likelihood need only it",
+        help="default runs/<config>-<time>; the same one again resumes; all modes but train and show need only it",
     )
     parser.add_argument("--seeds", default="0-63", help="sample: one image per seed, such as 0-63 or 1,5,10-12")
     parser.add_argument("--nfe", type=int, help="sample, eval, likelihood: steps of the grid, in place of the config's")
     parser.add_argument(
         "--sampler", help="sample, eval, likelihood: such as ancestral.ddim, multistep.dpmpp_2m, heun.edm"
     )
-    parser.add_argument("--step", type=int, help="sample, eval, likelihood: the checkpoint, in place of the newest")
+    parser.add_argument("--step", type=int, help="all modes but train and show: the checkpoint; the newest")
     parser.add_argument(
         "--out", help="sample: the folder for images, default WORKDIR/samples/seeds; eval, likelihood: for the report"
     )

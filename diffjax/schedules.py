@@ -368,6 +368,12 @@ def rates(schedule: Schedule, t: Any) -> tuple[Array, Array]:
     return f, 2 * sigma * (d_sigma - f * sigma)
 
 
+def unit_variance(schedule: Schedule, t: Any, v: Any = 1.0) -> Array:
+    """Var[x_0 | x_t] of N(0, v) data."""
+    alpha, sigma = schedule(t)
+    return sigma**2 * v / (alpha**2 * v + sigma**2)
+
+
 def derivatives(schedule: Schedule, t: Any) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     """((alpha, sigma), (alpha', sigma')) at t, by forward-mode differentiation."""
     t = jnp.asarray(t, float)

@@ -10,6 +10,7 @@ from diffjax import config as C
 from diffjax import finetune, models
 from diffjax import main as command_line
 from diffjax.commands import sample, train
+from diffjax.denoisers import optimal
 
 X, CLOCK = jax.random.normal(jax.random.key(1), (8, 8, 1)), jnp.float32(0.3)
 
@@ -88,6 +89,30 @@ def test_a_head_is_trained_on_a_frozen_network(run_of_v, tmp_path, monkeypatch):
     assert np.abs(u).max() > 1e-4
     still = {**got, "conv_out": given["conv_out"]}
     jax.tree.map(np.testing.assert_array_equal, still, given)
+
+
+def test_moments_are_kept_and_sampled_with(run_of_v, tmp_path, capsys):
+    """The command, and a run sampled with what it wrote; without the file the error names the command."""
+    assert command_line.main(["--mode=moments", f"--workdir={run_of_v}", f"--out={tmp_path}"]) == 0
+    assert "--config.denoiser.name=analytic" in capsys.readouterr().out
+    found = optimal.load(tmp_path / "moments.npz")
+    assert found.entries.shape == (100, 8, 8, 1)
+    assert np.all(np.diff(found.error[:-1]) <= 0.02)  # less is missed where there is less noise
+    drawn = [
+        sample.run(
+            run_of_v, range(4), nfe=3, out=tmp_path / name, overrides=[f"denoiser.{change}" for change in changes]
+        )
+        for name, changes in {
+            "plain": ["name=mean"],
+            "analytic": ["name=analytic", f"moments={tmp_path / 'moments.npz'}"],
+        }.items()
+    ]
+    assert np.abs(drawn[0] - drawn[1]).max() > 1e-2
+    flags = ["--mode=sample", f"--workdir={run_of_v}", "--config.denoiser.name=analytic"]
+    assert command_line.main(flags) == 2
+    assert "denoisers.variance.analytic also needs moments" in capsys.readouterr().err
+    assert command_line.main([*flags, "--config.denoiser.moments=nowhere.npz"]) == 2
+    assert "nowhere.npz holds no second moments" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import analytic, chains, grids, samplers, schedules
+from diffjax import analytic, chains, denoisers, grids, samplers, schedules
 from diffjax.denoisers import optimal
 from diffjax.processes import Gaussian
 from diffjax.schedules import VP, Tabulated
@@ -201,6 +201,33 @@ def test_variances_are_clipped(x64):
     denoise = optimal.tabulated(Linear(TABLE), [0.5, 0.3, 0.1], [3.0, -1.0, 0.2])
     assert [float(denoise(jnp.ones(2), t).var) for t in (0.5, 0.3, 0.1)] == [1.0, 0.0, 0.2]
     assert np.isnan(float(denoise(jnp.ones(2), 0.2).var)), "a time that was not measured"
+
+
+def test_a_kept_table_is_read_off_between_its_levels(tmp_path, x64):
+    """The posterior variance of N(0, V) is smooth in log-SNR: 40 levels give it to 4e-3 on any grid."""
+    schedule, target = VP(), denoisers.Eps()
+    ts = grids.log_snr(schedule, 39, t_min=1e-3, zero=False)
+    alpha, sigma = schedules.amplitudes(schedule, ts)
+    exact = lambda alpha, sigma: sigma**2 * V / (alpha**2 * V + sigma**2)
+    entries = np.stack([exact(alpha, sigma), np.full(40, 3.0)], 1)
+    optimal.save(tmp_path / "moments.npz", optimal.Moments(ts, entries, exact(alpha, sigma), -np.ones(40), np.ones(40)))
+    kept = {"moments": tmp_path / "moments.npz"}
+    make = lambda **options: denoisers.variance.analytic(lambda x, c: 0.3 * x, schedule, target, **{**kept, **options})
+    for t in (1e-3, *grids.uniform(schedule, 7, t_min=0.002, zero=False)):
+        a, s = schedules.amplitudes(schedule, [t])
+        assert float(make()(jnp.ones(2), t).var) == pytest.approx(float(exact(a, s)[0]), rel=4e-3)
+    np.testing.assert_allclose(make(estimate="entries")(jnp.ones(2), ts[5]).var, [entries[5, 0], 1.0], rtol=1e-9)
+    assert float(make(estimate="noise")(jnp.ones(2), 0.5).var) == 0
+    plain = denoisers.denoiser(lambda x, c: 0.3 * x, schedule, target)(jnp.ones(2), 0.5).mean
+    np.testing.assert_array_equal(make()(jnp.ones(2), 0.5).mean, plain)
+    (tmp_path / "other.npz").write_bytes(b"PK")
+    for options, match in (
+        (dict(estimate="errors"), "no estimate 'errors'; there is entries, error, noise, spread"),
+        (dict(moments=tmp_path / "none.npz"), "holds no second moments .*--mode=moments"),
+        (dict(moments=tmp_path / "other.npz"), "holds no second moments"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            make(**options)
 
 
 BAD = {

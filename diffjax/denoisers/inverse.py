@@ -30,8 +30,8 @@ import numpy as np
 
 from diffjax import host
 from diffjax.denoisers.guidance import TiltedByPrediction, tilted_by_prediction
-from diffjax.denoisers.variance import unit_variance
 from diffjax.denoisers.wrapper import Wrapper
+from diffjax.schedules import unit_variance
 from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree, static
 
 

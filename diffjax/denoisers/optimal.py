@@ -14,7 +14,9 @@ chains with few steps, where it matters. `jacobian` finds it per entry, for each
     Cov[x_0 | x_t] = sigma^2 / alpha d mean / d x_t          (Efron 2011, second-order Tweedie)
 """
 
+import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -23,9 +25,11 @@ import numpy as np
 
 from diffjax import grids
 from diffjax.chains import look_up
+from diffjax.denoisers.clipping import clipped
+from diffjax.denoisers.targets import Target, denoiser
 from diffjax.denoisers.wrapper import Wrapper
-from diffjax.schedules import amplitudes
-from diffjax.types import Array, Denoiser, Key, Posterior, Process, pytree
+from diffjax.schedules import amplitudes, log_snr, unit_variance
+from diffjax.types import Array, Denoiser, Key, Network, Posterior, Process, Schedule, pytree
 
 
 class Moments(NamedTuple):
@@ -102,6 +106,81 @@ def tabulated(denoise: Denoiser, ts: Any, var: Any, most: Any = 1.0) -> "Tabulat
     return Tabulated(denoise, ts, np.clip(var, 0.0, most))
 
 
+def save(path: str | Path, moments: Moments) -> None:
+    """Keeps what `measure` found, as .npz."""
+    named: dict[str, Any] = moments._asdict()
+    np.savez(path, **named)
+
+
+def load(path: str | Path) -> Moments:
+    """What `save` kept.
+
+    Raises:
+        ValueError: for a file that is not there, or holds something else.
+    """
+    try:
+        with np.load(path) as file:
+            return Moments(**{name: file[name] for name in Moments._fields})
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} holds no second moments ({error}); --mode=moments --workdir=RUN writes RUN/moments.npz."
+        ) from error
+
+
+def analytic(
+    net: Network,
+    schedule: Schedule,
+    target: Target,
+    chain: Any = None,
+    *,
+    moments: str | Path,
+    estimate: str = "error",
+    most: float = 1.0,
+    clip: tuple[float, float] | None = None,
+) -> Denoiser:
+    """Analytic-DPM on any grid, as a config names it: the variance at t is read off a file.
+
+    What is read, evenly between log-SNRs, is its ratio to the posterior variance of N(0, 1) data, which is smooth.
+
+    Args:
+        moments: what `save` wrote.
+        estimate: error, entries, noise or spread.
+        most: what the variance is clipped to.
+        clip: of the mean.
+
+    Raises:
+        ValueError: for a file that cannot be used, or another estimate.
+    """
+    if estimate not in (known := Moments._fields[1:]):
+        raise ValueError(f"There is no estimate {estimate!r}; there is {', '.join(known)}.")
+    found = load(moments)
+    alpha, sigma = amplitudes(schedule, found.ts)
+    order = np.argsort(level := 2 * (np.log(alpha) - np.log(sigma)))
+    table = np.asarray(getattr(found, estimate), np.float64)
+    unit = (sigma**2 / (alpha**2 + sigma**2)).reshape(-1, *(1,) * (table.ndim - 1))
+    ratio = (table / unit)[order]
+    return clipped(Interpolated(denoiser(net, schedule, target), level[order], ratio, most), clip)
+
+
+@pytree
+class Interpolated(Wrapper):
+    """`analytic`: a variance whose ratio is known at some log-SNRs (N,), rising; the ends hold beyond them."""
+
+    denoise: Denoiser
+    level: Any
+    ratio: Any
+    most: Any
+
+    def __call__(self, x: Array, t: Any) -> Posterior:
+        """The mean as it was, and the variance between its neighbours in the table."""
+        level, ratio = jnp.asarray(self.level, float), jnp.asarray(self.ratio, float)
+        here = jnp.clip(log_snr(self.schedule, t), level[0], level[-1])
+        i = jnp.clip(jnp.searchsorted(level, here) - 1, 0, len(level) - 2)
+        share = (here - level[i]) / (level[i + 1] - level[i])
+        var = unit_variance(self.schedule, t) * ((1 - share) * ratio[i] + share * ratio[i + 1])
+        return Posterior(self.denoise(x, t).mean, jnp.clip(var, 0.0, self.most))
+
+
 @pytree
 class Tabulated(Wrapper):
     """`tabulated`."""
@@ -137,8 +216,10 @@ def jacobian(denoise: Denoiser, key: Key | None = None, probes: int = 1, rank: i
         raise ValueError(
             f"rank is {rank}, but without a key all of the derivative is computed: give a key, or rank = 0."
         )
-    split = lambda tag, n: jax.random.split(jax.random.fold_in(key, tag), n)
-    return Jacobian(denoise, None, None) if key is None else Jacobian(denoise, split(0, probes), split(1, rank))
+    if key is None:
+        return Jacobian(denoise, None, None)
+    key_probes, key_sketch = jax.random.split(key)
+    return Jacobian(denoise, jax.random.split(key_probes, probes), jax.random.split(key_sketch, rank))
 
 
 @pytree

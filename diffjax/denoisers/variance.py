@@ -20,11 +20,13 @@ import jax.numpy as jnp
 from diffjax.chains import Chain
 from diffjax.denoisers.clipping import clipped
 from diffjax.denoisers.heads import npr, sn
+from diffjax.denoisers.optimal import analytic
 from diffjax.denoisers.targets import NetworkDenoiser, Target, denoiser, maps
 from diffjax.denoisers.wrapper import Wrapper
+from diffjax.schedules import unit_variance
 from diffjax.types import Array, Denoiser, Network, Posterior, Schedule, pytree
 
-__all__ = ["large", "learned_range", "mean", "npr", "small", "sn"]  # what a config may name
+__all__ = ["analytic", "large", "learned_range", "mean", "npr", "small", "sn"]  # what a config may name
 
 Clip = tuple[float, float] | None
 TRAINED_BY = {"learned_range": ("hybrid", "variational"), "npr": ("npr",), "sn": ("sn",)}  # losses of the second map
@@ -115,9 +117,3 @@ class LearnedRange(Wrapper):
         inside = jnp.expm1(frac * jnp.log1p(finite * most)) / finite
         last = jnp.exp(frac * jnp.log(most) + (1 - frac) * jnp.log(self.chain.floor))
         return jnp.where(arrives, last, inside)
-
-
-def unit_variance(schedule: Schedule, t: Any, v: Any = 1.0) -> Array:
-    """Var[x_0 | x_t] of N(0, v) data."""
-    alpha, sigma = schedule(t)
-    return sigma**2 * v / (alpha**2 * v + sigma**2)

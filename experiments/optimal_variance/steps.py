@@ -40,7 +40,7 @@ def main() -> None:
     for n in lengths:
         ts = grids.log_snr(schedule, n, t_min=1e-3)
         moments = optimal.measure(lambda example: plain, experiment.process, jax.random.key(4), train, ts[:-1])
-        np.savez(Path(args.workdir) / f"moments-{step}-{n}.npz", **moments._asdict())
+        optimal.save(Path(args.workdir) / f"moments-{step}-{n}.npz", moments)
         large = denoisers.variance.Large(plain, float(np.var(train["x"])))
         ddpm, ddim = samplers.ancestral.ddpm(schedule), samplers.ancestral.ddim(schedule)
         chain = chains.chain(schedule, ts)

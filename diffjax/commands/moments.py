@@ -1,0 +1,68 @@
+"""The second moments of a trained network, measured once and kept beside its checkpoints: what Analytic-DPM needs.
+
+    python -m diffjax.main --mode=moments --workdir=RUN
+    python -m diffjax.main --mode=eval --workdir=RUN --config.denoiser.name=analytic \\
+        --config.denoiser.moments=RUN/moments.npz
+
+One pass over the training data for each of 100 noise levels, evenly in log-SNR over the config's grid; any grid's times
+are read off them (`denoisers.optimal.analytic`).
+"""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import grids
+from diffjax.commands.experiment import Experiment, mean_denoiser
+from diffjax.commands.sample import as_overrides, require_workdir, restore, served
+from diffjax.config import Config, build
+from diffjax.denoisers import optimal
+from diffjax.schedules import amplitudes
+
+MOST = 50_000  # examples: as many as the published estimates took
+LEVELS = 100
+
+
+def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
+    """The command line's entry."""
+    require_workdir(flags)
+    path = Path(flags.out or flags.workdir) / "moments.npz"
+    moments = run(flags.workdir, path, step=flags.step, overrides=as_overrides(None, None, overrides))
+    print(f"{len(moments.ts)} levels in {path}; sample or eval with:")
+    print(f"--config.denoiser.name=analytic --config.denoiser.moments={path}")
+
+
+def run(workdir: str | Path, path: str | Path, most: int = MOST, **options: Any) -> optimal.Moments:
+    """Measures the moments of what a run is served with, and writes them.
+
+    Args:
+        workdir: of a training run.
+        path: the file, .npz.
+        most: training examples that are looked at, the first ones.
+        options: step, overrides (`sample.restore`).
+
+    Raises:
+        ConfigError: for a folder that holds no run.
+    """
+    experiment, state, _ = restore(workdir, **options)
+    params, train = served(experiment, state, workdir), experiment.dataset.train
+    denoise = mean_denoiser(experiment)
+    ts = _levels(experiment)
+    examples = train.gather(np.arange(min(len(train), most)))
+    of = lambda example: denoise(params, example["label"] if experiment.conditional else jnp.int32(0))
+    moments = optimal.measure(of, experiment.process, jax.random.key(experiment.config.seed), examples, ts)
+    optimal.save(path, moments)
+    return moments
+
+
+def _levels(experiment: Experiment) -> np.ndarray:
+    """Times, evenly in log-SNR, from the first of the grid with signal to the last with noise."""
+    schedule = experiment.schedule
+    ts = build(grids, experiment.config.grid, schedule)
+    alpha, sigma = amplitudes(schedule, ts)
+    usable = ts[(alpha > 0) & (sigma > 0)]
+    return grids.log_snr(schedule, LEVELS - 1, t_max=usable[0], t_min=usable[-1], zero=False)
