@@ -18,3 +18,13 @@ def x64():
     """float64 throughout the test: what exact comparisons need."""
     with host.enable_x64(True):
         yield
+
+
+# The longest files, begun first: the two workers then end together. The first two start processes of their own.
+LONGEST = ("test_resume", "test_commands", "test_clock", "test_likelihood_command", "test_snapshots", "test_parallel")
+
+
+def pytest_collection_modifyitems(items):
+    """Keeps the order within a file."""
+    rank = {f"{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(LONGEST)))

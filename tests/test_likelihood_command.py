@@ -11,6 +11,7 @@ from diffjax import config as C
 from diffjax import main as command_line
 from diffjax.commands import likelihood, sample, train
 from diffjax.commands.experiment import build_experiment, init_state
+from diffjax.denoisers import variance
 from diffjax.types import Posterior
 
 TINY = "configs/vpsde.py:tiny"
@@ -99,6 +100,9 @@ def test_digits_side_by_side(digits, tmp_path, monkeypatch):
     state, ideal = init_state(digits), Ideal(digits.schedule, 0.4)
     monkeypatch.setattr(likelihood, "mean_denoiser", lambda _: lambda params, label: ideal)
     monkeypatch.setattr(likelihood, "restore", lambda *args, **options: (digits, state, 0))
+    kinds = {"small": lambda chain: variance.Small(ideal, chain), "large": lambda chain: variance.Large(ideal, 0.4)}
+    named = lambda experiment, params, label, chain: kinds[experiment.config.denoiser.name](chain)
+    monkeypatch.setattr(likelihood.codelength, "denoiser_of", named)
     monkeypatch.setattr(likelihood.codelength, "MOST", 32)
     results = likelihood.run("nowhere", out=tmp_path, most=32)
     assert results["ode"]["held out"].keys() == {"gaussian", "uniform"}
