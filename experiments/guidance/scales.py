@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from jax.tree_util import Partial
 
-from diffjax import data, denoisers, ema, models, training
+from diffjax import data, denoisers, ema, models, parallel, training
 from diffjax.commands.evaluate import class_accuracy, judge
 from diffjax.commands.experiment import Experiment, denoiser_of, plan, seed_inputs
 from diffjax.commands.sample import restore, served
@@ -112,23 +112,16 @@ def classifier_accuracy(experiment: Experiment, classifier: Any) -> dict[str, fl
 
 def sampler_of(experiment: Experiment, make: Any) -> Any:
     """(w, n) -> samples of seeds 0 .. n - 1, each asked for the label seed mod 10."""
+
+    def one(shared: Any, own: Any) -> Any:
+        (w, request), (key, label) = shared, own
+        key_prior, key_walk = jax.random.split(key)
+        x = experiment.process.prior(key_prior, experiment.dataset.shape, request.start)
+        return request.walk(make(label, w), key_walk, x)
+
+    chunked = parallel.map_chunks(jax.vmap(one, in_axes=(None, 0)), CHUNK)
     request = plan(experiment.config, experiment.schedule)
-
-    @jax.jit
-    def chunk(w: Any, keys: Any, labels: Any) -> Any:
-        def one(key: Any, label: Any) -> Any:
-            key_prior, key_walk = jax.random.split(key)
-            x = experiment.process.prior(key_prior, experiment.dataset.shape, request.start)
-            return request.walk(make(label, w), key_walk, x)
-
-        return jax.vmap(one)(keys, labels)
-
-    def draw(w: float, n: int) -> np.ndarray:
-        keys, labels = seed_inputs(experiment, range(n))
-        parts = [chunk(jnp.float32(w), keys[i : i + CHUNK], labels[i : i + CHUNK]) for i in range(0, n, CHUNK)]
-        return np.concatenate([np.asarray(part) for part in parts])
-
-    return draw
+    return lambda w, n: chunked((jnp.float32(w), request), seed_inputs(experiment, range(n)))
 
 
 def table(results: dict) -> str:

@@ -15,9 +15,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax import chains, denoisers, grids, samplers
+from diffjax import chains, denoisers, grids, parallel, samplers
 from diffjax.commands.evaluate import judge
-from diffjax.commands.experiment import Experiment, mean_denoiser
+from diffjax.commands.experiment import Experiment, mean_denoiser, seed_inputs
 from diffjax.commands.sample import restore, served
 from diffjax.denoisers import optimal
 
@@ -73,18 +73,14 @@ def main() -> None:
 
 def draw(experiment: Experiment, sampler: Any, ts: np.ndarray, denoise: Any, count: int) -> np.ndarray:
     """Samples of seeds 0 .. count - 1."""
-    sample = samplers.sampling_fn(sampler, ts)
 
-    @jax.jit
-    def chunk(denoise: Any, keys: Any) -> Any:
-        def one(key: Any) -> Any:
-            key_prior, key_walk = jax.random.split(key)
-            return sample(denoise, key_walk, experiment.process.prior(key_prior, experiment.dataset.shape, ts[0]))
+    def one(shared: Any, own: Any) -> Any:
+        (denoise, sample), (key, _) = shared, own
+        key_prior, key_walk = jax.random.split(key)
+        return sample(denoise, key_walk, experiment.process.prior(key_prior, experiment.dataset.shape, ts[0]))
 
-        return jax.vmap(one)(keys)
-
-    keys = jax.vmap(jax.random.key)(np.arange(count, dtype=np.uint32))
-    return np.concatenate([np.asarray(chunk(denoise, keys[i : i + CHUNK])) for i in range(0, count, CHUNK)])
+    chunked = parallel.map_chunks(jax.vmap(one, in_axes=(None, 0)), CHUNK)
+    return chunked((denoise, samplers.sampling_fn(sampler, ts)), seed_inputs(experiment, range(count)))
 
 
 def table(results: dict, lengths: tuple[int, ...]) -> str:
