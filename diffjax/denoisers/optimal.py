@@ -24,12 +24,15 @@ import numpy as np
 from diffjax import grids
 from diffjax.chains import look_up
 from diffjax.denoisers.wrapper import Wrapper
-from diffjax.schedules import amplitudes
+from diffjax.schedules import FlowOnly, amplitudes, need_gaussian
 from diffjax.types import Array, Denoiser, Key, Posterior, Process, pytree
 
 
 class Moments(NamedTuple):
-    """Estimates of E[Var[x_0 | x_t]] at each of `ts` (N,), averaged over entries but for `entries`; not clipped."""
+    """Estimates of E[Var[x_0 | x_t]] at each of `ts` (N,), averaged over entries but for `entries`; not clipped.
+
+    `noise` takes the mean of |z|^2 / d for 1: it is NaN where the process is not Gaussian (`schedules.FlowOnly`).
+    """
 
     ts: np.ndarray
     entries: np.ndarray  # (N, *shape)
@@ -83,6 +86,7 @@ def measure(
             for total, values in zip((entries, noise, spread), sums(part, keys, jnp.asarray(t, float))):
                 total[j] += np.asarray(values, np.float64) / n
     error = entries.reshape(len(ts), -1).mean(1)
+    noise = np.nan if isinstance(schedule, FlowOnly) else noise
     return Moments(ts, entries, error, (sigma / alpha) ** 2 * (1 - noise), variance - spread)
 
 
@@ -125,8 +129,11 @@ def jacobian(denoise: Denoiser, key: Key | None = None, probes: int = 1) -> "Jac
         probes: how many.
 
     Raises:
-        ValueError: unless probes is an integer >= 1.
+        ValueError: unless probes is an integer >= 1 and the process Gaussian.
     """
+    need_gaussian(
+        getattr(denoise, "schedule", None), "Var[x_0 | x_t] by Tweedie's formula is asked for", "measure it (`error`)"
+    )
     if isinstance(probes, bool) or not isinstance(probes, int | np.integer) or probes < 1:
         raise ValueError(f"probes is {probes!r}, expected an integer >= 1.")
     return Jacobian(denoise, None if key is None else jax.random.split(key, probes))

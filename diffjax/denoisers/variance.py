@@ -21,11 +21,13 @@ from diffjax.chains import Chain
 from diffjax.denoisers.clipping import clipped
 from diffjax.denoisers.targets import NetworkDenoiser, Target, denoiser, maps
 from diffjax.denoisers.wrapper import Wrapper
+from diffjax.schedules import need_gaussian
 from diffjax.types import Array, Denoiser, Network, Posterior, Schedule, pytree
 
 __all__ = ["large", "learned_range", "mean", "small"]  # what a config may name
 
 Clip = tuple[float, float] | None
+_INSTEAD = "take denoiser.name=mean: deterministic samplers use no variance"
 
 
 def mean(net: Network, schedule: Schedule, target: Target, chain: Chain | None = None, *, clip: Clip = None):
@@ -47,8 +49,9 @@ def large(
     """The posterior variance of N(0, v) data, on any grid.
 
     Raises:
-        ValueError: unless v is a positive number.
+        ValueError: unless v is a positive number and the process Gaussian.
     """
+    need_gaussian(schedule, "This is the variance of p(x_0 | x_t) under Gaussian noise", _INSTEAD)
     if not 0 < v < float("inf"):
         raise ValueError(f"The variance of the data is v = {v}, expected a positive number.")
     return clipped(Large(denoiser(net, schedule, target), v), clip)
@@ -58,8 +61,9 @@ def learned_range(net: Network, schedule: Schedule, target: Target, chain: Chain
     """A network of two maps per channel, F and u; trained by `losses.hybrid` or `losses.variational`.
 
     Raises:
-        ValueError: when called, if the network has one map only.
+        ValueError: if the process is not Gaussian; when called, if the network has one map only.
     """
+    need_gaussian(schedule, "The range of variances is that of Gaussian noise", _INSTEAD)
     return clipped(LearnedRange(denoiser(net, schedule, target), chain), clip)
 
 

@@ -1,7 +1,7 @@
 """Objectives for one example, their weights, and the law of the training times."""
 
-from diffjax.losses import prepare, times, weights
+from diffjax.losses import poisson, prepare, times, weights
 from diffjax.losses.regression import regression
 from diffjax.losses.variational import hybrid, variational
 
-__all__ = ["hybrid", "prepare", "regression", "times", "variational", "weights"]
+__all__ = ["hybrid", "poisson", "prepare", "regression", "times", "variational", "weights"]
