@@ -4,10 +4,10 @@
     python -m diffjax.main --config=configs/pfgm.py:pfgm     # D = 1, the Poisson flow of Xu et al. (2022)
     python -m diffjax.main --config=configs/pfgm.py:tiny     # every part in seconds: for tests, not for pictures
 
-`--config.process.D=inf` is configs/edm.py. D = 1 keeps the per-sample regression in place of the published batch field
-(`losses.poisson`): its noise has no variance, not even a mean length, and clipped gradients are what holds it.
-What is not said here is that of configs/edm.py. Expected of the default: a pass of the gate in report.md; README.md has
-the figures and the commit they come from.
+`--config.process.D=inf` is configs/edm.py. D = 1 has noise without a mean length, which EDM's F = a x_0 + b z would
+have to be fitted to: its network predicts x_0, which is bounded, sample by sample, without the published batch field
+(`losses.poisson`). What is not said here is that of configs/edm.py. Expected of the default: a pass of the gate in
+report.md; README.md has the figures and the commit they come from.
 """
 
 from ml_collections import ConfigDict
@@ -31,6 +31,8 @@ def pfgm() -> ConfigDict:
     """One extra dimension, from z = 40 on."""
     config = _poisson(_base.digits(), 1.0)
     config.schedule.t_max = 40.0
+    config.target = ConfigDict(dict(name="X0", sigma_data=0.75))
+    config.weight = ConfigDict(dict(name="min_snr", gamma=5.0))
     return config
 
 
