@@ -299,7 +299,8 @@ class FlowOnly:
 
     Their flow dx/dt = alpha' E[x_0 | x] + sigma' E[z | x] is as exact as ever, which is all that deterministic samplers
     use. Whatever takes (x - alpha E[x_0 | x]) / sigma^2 for minus the score, or adds Gaussian noise, is wrong here and
-    refuses: stochastic samplers (`samplers.sampling_fn`), the score target.
+    refuses (`need_gaussian`): stochastic samplers (`samplers.sampling_fn`), the score target, guidance by a gradient,
+    posterior variances by Tweedie's formula, variational bounds.
     """
 
     base: Schedule
@@ -316,6 +317,20 @@ class FlowOnly:
     def inverse(self, log_snr: Any) -> Array:
         """The time of a log-SNR; needs the base's inverse."""
         return time_of(self.base, log_snr)
+
+
+def need_gaussian(schedule: Any, what: str, instead: str) -> None:
+    """Refuses what is right for Gaussian noise alone.
+
+    Args:
+        what: that does so, and why, as the beginning of a sentence.
+        instead: what to do.
+
+    Raises:
+        ValueError: for a `FlowOnly` schedule.
+    """
+    if isinstance(schedule, FlowOnly):
+        raise ValueError(f"{what}, but the process is not Gaussian, so that only its flow is right; {instead}.")
 
 
 def _check_chain(steps: Any) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from diffjax import chains, grids, likelihood
 from diffjax.commands.experiment import Experiment, denoiser_of
 from diffjax.config import build
+from diffjax.schedules import FlowOnly
 from diffjax.types import PyTree
 
 MOST, FITTED = 512, 10_000  # examples that are bounded, and that the histograms are made of
@@ -18,10 +19,11 @@ def measure(experiment: Experiment, params: PyTree) -> dict[str, Any] | None:
     """The parts of the bound of held-out data, and of as much training data; beside them the code of `histograms`.
 
     Along the grid that samples are made on, with one draw of the noise for each example. None where the data has no
-    levels, or the denoiser no variance (`config.denoiser.name` = "mean"), so that there is no finite bound.
+    levels, or the denoiser no variance (`config.denoiser.name` = "mean"), so that there is no finite bound, or where
+    the process is not Gaussian, so that there is no chain.
     """
     dataset, schedule = experiment.dataset, experiment.schedule
-    if dataset.levels is None or experiment.config.denoiser.name == "mean":
+    if dataset.levels is None or experiment.config.denoiser.name == "mean" or isinstance(schedule, FlowOnly):
         return None
     ts = build(grids, experiment.config.grid, schedule)
     bound, chain = likelihood.elbo(ts, schedule, levels=dataset.levels), chains.chain(schedule, ts)

@@ -141,7 +141,8 @@ def tilted(denoise: Denoiser, potential: Potential, w: Any = 1.0) -> "Tilted":
             denoiser's.
 
     Raises:
-        ValueError: for a potential made for another schedule, a scale that is not finite, or alpha = 0 at the start.
+        ValueError: for a potential made for another schedule, a scale that is not finite, alpha = 0 at the start, or a
+            process that is not Gaussian.
     """
     _check_potential(denoise, potential, w)
     return Tilted(denoise, _partial(potential), w)
@@ -265,6 +266,9 @@ def _check_potential(denoise: Denoiser, potential: Any, w: Any) -> None:
     if hasattr(potential, "schedule"):
         _check_same(denoise, potential)
     schedule = denoise.schedule
+    schedules.need_gaussian(
+        schedule, "A gradient moves the mean by sigma^2 / alpha under Gaussian noise", "guide by `extrapolated`"
+    )
     if host.concrete(schedule) and amplitudes(schedule, [float(schedule.t_max)])[0][0] <= 0:
         raise ValueError(
             f"alpha is 0 at the end of {type(schedule).__name__}, t = {float(schedule.t_max):g}, where no gradient "

@@ -31,8 +31,10 @@ import numpy as np
 from diffjax import host
 from diffjax.denoisers.guidance import TiltedByPrediction, tilted_by_prediction
 from diffjax.denoisers.wrapper import Wrapper
-from diffjax.schedules import unit_variance
+from diffjax.schedules import need_gaussian, unit_variance
 from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree, static
+
+_INSTEAD = "take replacement, diffpir or diagonal"
 
 
 @pytree
@@ -106,8 +108,9 @@ def tmpd(denoise: Denoiser, observation: Observation, iterations: int = 20) -> "
         iterations: at most so many, each a derivative of the denoiser: as many as y has entries solve exactly.
 
     Raises:
-        ValueError: unless iterations is an integer >= 1.
+        ValueError: unless iterations is an integer >= 1 and the process Gaussian.
     """
+    need_gaussian(denoise.schedule, "TMPD takes the posterior's covariance from Tweedie's formula", _INSTEAD)
     if isinstance(iterations, bool) or not isinstance(iterations, int | np.integer) or iterations < 1:
         raise ValueError(f"iterations is {iterations!r}, expected an integer >= 1.")
     return Projected(denoise, observation, iterations)
@@ -167,8 +170,9 @@ def pigdm(denoise: Denoiser, observation: Observation, w: Any = 1.0, v: Any = 1.
     """Pseudo-inverse guidance; v is the variance of the data that the guess is for.
 
     Raises:
-        ValueError: unless v is positive.
+        ValueError: unless v is positive and the process Gaussian.
     """
+    need_gaussian(denoise.schedule, "PiGDM moves the mean by Tweedie's formula", _INSTEAD)
     if host.concrete(v) and not v > 0:
         raise ValueError(f"The variance of the data v is {v}, expected a positive number.")
     return PseudoInverse(denoise, observation, w, v)

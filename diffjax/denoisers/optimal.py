@@ -28,12 +28,15 @@ from diffjax.chains import look_up
 from diffjax.denoisers.clipping import clipped
 from diffjax.denoisers.targets import Target, denoiser
 from diffjax.denoisers.wrapper import Wrapper
-from diffjax.schedules import amplitudes, log_snr, unit_variance
+from diffjax.schedules import FlowOnly, amplitudes, log_snr, need_gaussian, unit_variance
 from diffjax.types import Array, Denoiser, Key, Network, Posterior, Process, Schedule, pytree
 
 
 class Moments(NamedTuple):
-    """Estimates of E[Var[x_0 | x_t]] at each of `ts` (N,), averaged over entries but for `entries`; not clipped."""
+    """Estimates of E[Var[x_0 | x_t]] at each of `ts` (N,), averaged over entries but for `entries`; not clipped.
+
+    `noise` takes the mean of |z|^2 / d for 1: it is NaN where the process is not Gaussian (`schedules.FlowOnly`).
+    """
 
     ts: np.ndarray
     entries: np.ndarray  # (N, *shape)
@@ -87,6 +90,7 @@ def measure(
             for total, values in zip((entries, noise, spread), sums(part, keys, jnp.asarray(t, float))):
                 total[j] += np.asarray(values, np.float64) / n
     error = entries.reshape(len(ts), -1).mean(1)
+    noise = np.nan if isinstance(schedule, FlowOnly) else noise
     return Moments(ts, entries, error, (sigma / alpha) ** 2 * (1 - noise), variance - spread)
 
 
@@ -207,8 +211,11 @@ def jacobian(denoise: Denoiser, key: Key | None = None, probes: int = 1, rank: i
             that rank). Each costs two derivatives, one of them backwards.
 
     Raises:
-        ValueError: unless probes is an integer >= 1 and rank one >= 0, which is 0 without a key.
+        ValueError: unless probes is an integer >= 1 and rank one >= 0, which is 0 without a key, and the process is Gaussian.
     """
+    need_gaussian(
+        getattr(denoise, "schedule", None), "Var[x_0 | x_t] by Tweedie's formula is asked for", "measure it (`error`)"
+    )
     for name, value, least in (("probes", probes, 1), ("rank", rank, 0)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise ValueError(f"{name} is {value!r}, expected an integer >= {least}.")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
-from diffjax.schedules import FlowOnly, amplitudes, derivatives, log_snr
+from diffjax.schedules import amplitudes, derivatives, log_snr, need_gaussian
 from diffjax.types import Array, Network, Posterior, Schedule, pytree
 
 
@@ -198,10 +198,8 @@ def check_target(target: Target, schedule: Schedule, *times: Any) -> None:
     Raises:
         ValueError: naming target, schedule, time, and the targets that work there; or if sigma_data is not positive.
     """
-    if isinstance(schedule, FlowOnly) and isinstance(target, Score):
-        raise ValueError(
-            "The score of a process that is not Gaussian does not give E[x_0 | x_t]; predict X0, Eps, V or EDM."
-        )
+    if isinstance(target, Score):
+        need_gaussian(schedule, "A score gives E[x_0 | x_t] by Tweedie's formula", "predict X0, Eps, V or EDM")
     if not host.concrete(target, schedule, times):
         return
     if not 0 < float(target.sigma_data) < np.inf:

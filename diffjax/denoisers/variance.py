@@ -23,13 +23,14 @@ from diffjax.denoisers.heads import npr, sn
 from diffjax.denoisers.optimal import analytic
 from diffjax.denoisers.targets import NetworkDenoiser, Target, denoiser, maps
 from diffjax.denoisers.wrapper import Wrapper
-from diffjax.schedules import unit_variance
+from diffjax.schedules import need_gaussian, unit_variance
 from diffjax.types import Array, Denoiser, Network, Posterior, Schedule, pytree
 
 __all__ = ["analytic", "large", "learned_range", "mean", "npr", "small", "sn"]  # what a config may name
 
 Clip = tuple[float, float] | None
 TRAINED_BY = {"learned_range": ("hybrid", "variational"), "npr": ("npr",), "sn": ("sn",)}  # losses of the second map
+_INSTEAD = "take denoiser.name=mean: deterministic samplers use no variance"
 
 
 def mean(net: Network, schedule: Schedule, target: Target, chain: Chain | None = None, *, clip: Clip = None):
@@ -51,8 +52,9 @@ def large(
     """The posterior variance of N(0, v) data, on any grid.
 
     Raises:
-        ValueError: unless v is a positive number.
+        ValueError: unless v is a positive number and the process Gaussian.
     """
+    need_gaussian(schedule, "This is the variance of p(x_0 | x_t) under Gaussian noise", _INSTEAD)
     if not 0 < v < float("inf"):
         raise ValueError(f"The variance of the data is v = {v}, expected a positive number.")
     return clipped(Large(denoiser(net, schedule, target), v), clip)
@@ -62,8 +64,9 @@ def learned_range(net: Network, schedule: Schedule, target: Target, chain: Chain
     """A network of two maps per channel, F and u; trained by `losses.hybrid` or `losses.variational`.
 
     Raises:
-        ValueError: when called, if the network has one map only.
+        ValueError: if the process is not Gaussian; when called, if the network has one map only.
     """
+    need_gaussian(schedule, "The range of variances is that of Gaussian noise", _INSTEAD)
     return clipped(LearnedRange(denoiser(net, schedule, target), chain), clip)
 
 

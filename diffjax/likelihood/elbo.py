@@ -16,7 +16,7 @@ import numpy as np
 
 from diffjax import chains, grids
 from diffjax.losses.variational import check_levels, kl, log_likelihood
-from diffjax.schedules import amplitudes
+from diffjax.schedules import amplitudes, need_gaussian
 from diffjax.types import Array, Denoiser, Key
 
 
@@ -50,8 +50,9 @@ def elbo(ts: Any, schedule: Any, levels: int | None = None, prior_var: float | N
         prior_var: of p(x_T) = N(0, prior_var); default sigma_T^2, with which `Gaussian.prior` starts the samplers.
 
     Raises:
-        ValueError: for a bad grid, levels < 2, or a prior_var that is not positive.
+        ValueError: for a bad grid, levels < 2, a prior_var that is not positive, or a process that is not Gaussian.
     """
+    need_gaussian(schedule, "The bound is that of a chain with Gaussian steps", "use likelihood.ode")
     if levels is not None:
         check_levels(levels)
     ts = grids.check(ts, float(schedule.t_max))

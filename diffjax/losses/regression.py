@@ -10,14 +10,13 @@ import jax.numpy as jnp
 
 from diffjax.denoisers.targets import Target, inputs
 from diffjax.losses.weights import Weight, unit
-from diffjax.processes.gaussian import Gaussian
-from diffjax.types import Array, Network
+from diffjax.types import Array, Network, Process
 
 _UNIT = unit()
 
 
 def regression(
-    net: Network, process: Gaussian, target: Target, x0: Array, z: Array, t: Any, weight: Weight = _UNIT
+    net: Network, process: Process, target: Target, x0: Array, z: Array, t: Any, weight: Weight = _UNIT
 ) -> Array:
     """The loss of one example: a scalar, averaged over x_0's entries.
 

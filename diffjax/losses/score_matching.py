@@ -27,6 +27,7 @@ import jax.numpy as jnp
 
 from diffjax import divergence
 from diffjax.processes.gaussian import Gaussian
+from diffjax.schedules import need_gaussian
 from diffjax.types import Array, Posterior, Schedule
 
 ScoreFn = Callable[[Array], Array]  # x -> s(x), of x's shape: the time, parameters and label closed over
@@ -92,8 +93,9 @@ def gap(posterior: Posterior, schedule: Schedule, t: Any) -> Array:
         posterior: of x_0 given x_t, its variance of x_t's shape (`analytic`'s denoisers with_var=True).
 
     Raises:
-        ValueError: for a posterior that does not know its variance entry by entry.
+        ValueError: for a posterior that does not know its variance entry by entry, or a process that is not Gaussian.
     """
+    need_gaussian(schedule, "The gap is that of denoising score matching", "use score_matching.conditional")
     mean, var = posterior
     if jnp.shape(var) != jnp.shape(mean):
         raise ValueError(

@@ -32,6 +32,7 @@ from diffjax.denoisers.targets import Target, denoiser, inputs, maps
 from diffjax.denoisers.variance import LearnedRange
 from diffjax.losses.weights import Weight, unit
 from diffjax.processes.gaussian import Gaussian
+from diffjax.schedules import need_gaussian
 from diffjax.types import Array, Network, Posterior
 
 _UNIT = unit()
@@ -133,6 +134,7 @@ def hybrid(
 
 def _bits(F: Array, u: Array, process: Gaussian, target: Target, x0, z, t, steps, levels) -> Array:
     """T times the term at t, in bits per dimension."""
+    need_gaussian(process.schedule, "The bound is that of a chain with Gaussian steps", "use loss.name=regression")
     chain = chains.whole(process.schedule, steps)
     chain.check(t)
     said = denoiser(lambda x, c: jnp.concatenate([F, u], -1), process.schedule, target)

@@ -1,5 +1,7 @@
 """How data is destroyed: one file per family."""
 
 from diffjax.processes.gaussian import Gaussian
+from diffjax.processes.poisson import Poisson as Poisson
+from diffjax.processes.poisson import poisson
 
-__all__ = ["Gaussian"]
+__all__ = ["Gaussian", "poisson"]  # what a config may name

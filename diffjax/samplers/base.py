@@ -121,11 +121,11 @@ def sampling_fn(
 def _refuse_noise(schedule: Schedule | None, rows: Any) -> None:
     if not isinstance(schedule, schedules.FlowOnly):
         return
-    noisy = [name for name in rows._fields if name.startswith("noise") and np.any(np.asarray(getattr(rows, name)) != 0)]
-    if noisy:
-        raise ValueError(
-            "This sampler adds Gaussian noise, but the process is not Gaussian, so that only its flow is right; take a "
-            "deterministic one: eta = 0, no churn, ode.probability_flow, heun.edm, any of multistep."
+    if any(name.startswith("noise") and np.any(np.asarray(getattr(rows, name)) != 0) for name in rows._fields):
+        schedules.need_gaussian(
+            schedule,
+            "This sampler adds Gaussian noise",
+            "take a deterministic one: eta = 0, no churn, ode.probability_flow, heun.edm, any of multistep",
         )
 
 
@@ -165,7 +165,8 @@ def refuse_other_schedules(schedule: Schedule | None, model: Any, x: Array) -> A
 class Linear(NamedTuple):
     """Rows of the samplers that are one evaluation and a linear update: x_s = x x_t + mean E[x_0 | x_t] + noise.
 
-    The noise has variance noise_var + x0^2 Var[x_0 | x_t]: what the denoiser knows of x_0's spread is added.
+    The noise has variance noise_var + x0^2 Var[x_0 | x_t]: what the denoiser knows of x_0's spread is added, but where
+    only the flow is right (`schedules.FlowOnly`), which has no noise.
     """
 
     t: Any
@@ -178,6 +179,7 @@ class Linear(NamedTuple):
 def linear_step(model: Denoiser, key: Key, x: Array, row: Linear) -> Array:
     """x_s of `Linear`."""
     mean, var = model(x, row.t)
+    var = 0.0 if isinstance(getattr(model, "schedule", None), schedules.FlowOnly) else var
     return row.x * x + row.mean * mean + std(row.noise_var + row.x0**2 * var) * jax.random.normal(key, x.shape, x.dtype)
 
 

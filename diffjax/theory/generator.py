@@ -51,7 +51,12 @@ class Ito(NamedTuple):
 
 
 def forward(schedule: Schedule) -> SDE:
-    """dx = f x dt + g dw with a schedule's marginals (`schedules.rates`), on 0 < t where alpha > 0."""
+    """dx = f x dt + g dw with a schedule's marginals (`schedules.rates`), on 0 < t where alpha > 0.
+
+    Raises:
+        ValueError: for a process that is not Gaussian.
+    """
+    schedules.need_gaussian(schedule, "This SDE has Gaussian marginals", "its flow is `samplers.ode.velocity`")
 
     def diffusion(x: Array, t: Any) -> Array:
         return jnp.sqrt(schedules.rates(schedule, t)[1]) * jnp.eye(len(x), dtype=x.dtype)

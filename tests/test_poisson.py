@@ -1,0 +1,426 @@
+"""Poisson flows: the Student-t law, its flow and likelihood, EDM as the limit, the published batch field, refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import optimize, special, stats
+
+from diffjax import analytic, denoisers, grids, host, likelihood, losses, processes, samplers, schedules
+from diffjax import config as C
+from diffjax.commands.experiment import build_experiment
+from diffjax.denoisers import guidance, inverse, optimal, variance
+from diffjax.losses import score_matching
+from diffjax.processes import poisson
+from diffjax.processes.poisson import PUBLISHED_CLIP
+from diffjax.samplers import heun, multistep, sampling_fn
+from diffjax.schedules import EDM, VP, FlowOnly
+from diffjax.theory import characteristics, constructions, generator
+from diffjax.types import Posterior
+
+KEY, N_DRAWS = jax.random.key(0), 200_000
+PAIR, SHARES = np.array([-1.0, 2.0]), np.array([0.4, 0.6])  # the two points of the one-dimensional tests
+RNG = np.random.default_rng(0)
+
+
+def exact(process, points=PAIR[:, None], weights=SHARES):
+    """The denoiser of finite data under a process."""
+    return constructions.marginal(characteristics.Affine(process), points, weights).denoiser(process.schedule)
+
+
+def by_hand(points, weights, x, t, schedule, D):
+    """E[x_0 | x_t = x] from the kernel as it is written."""
+    alpha, sigma = (float(a) for a in schedule(t))
+    squares = D * sigma**2 + ((x - alpha * points) ** 2).sum(1)
+    share = weights * squares ** (-(points.shape[1] + D) / 2)
+    return share @ points / share.sum()
+
+
+# The law.
+
+
+@pytest.mark.parametrize(("n", "D"), [(1, 1.0), (2, 1.0), (5, 1.0), (3, 2.5), (64, 64.0), (2, 0.3)])
+def test_the_ratio_of_radii_has_its_beta_law(n, D):
+    """R^2 / (R^2 + r^2) ~ Beta(N / 2, D / 2); Kolmogorov's distance has its 1e-4 quantile at 2.2 / sqrt(draws)."""
+    process = poisson(EDM(), D)
+    draw = jax.jit(jax.vmap(lambda key: process.noise(key, jnp.zeros(n))))
+    z = np.asarray(draw(jax.random.split(KEY, N_DRAWS)), np.float64)
+    square = (z**2).sum(1)
+    found = stats.kstest(square / (square + D), stats.beta(n / 2, D / 2).cdf).statistic
+    assert found < 2.2 / np.sqrt(N_DRAWS)
+    assert np.abs(np.mean(z / np.sqrt(square)[:, None], 0)).max() < 5 / np.sqrt(N_DRAWS)
+
+
+@pytest.mark.parametrize(("D", "gap"), [(256, 0.022), (4096, 0.0014)])
+def test_the_radius_tends_to_the_normals(D, gap):
+    """Quantiles 0.05 to 0.95 at N = 4: of the draws, within their own noise, and of the law, to the digits given."""
+    q = np.linspace(0.05, 0.95, 181)
+    normal = stats.chi(4).ppf(q)
+    assert np.abs(2 * np.sqrt(stats.f(4, D).ppf(q)) - normal).max() == pytest.approx(gap, rel=0.05)
+    draw = jax.jit(jax.vmap(lambda key: jnp.linalg.norm(poisson(EDM(), D).law(key, (4,)))))
+    radii = np.asarray(draw(jax.random.split(KEY, N_DRAWS)))
+    assert np.abs(np.quantile(radii, q) - normal).max() == pytest.approx(gap, abs=0.008)
+
+
+@pytest.mark.parametrize("D", [0.5, 1.0, 3.0, 64.0, 1e4, 1e7])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_density_is_the_multivariate_t(D, dtype):
+    x = np.asarray([0.3, -1.2, 40.0, 2.0], dtype)
+    with host.enable_x64(dtype == np.float64):
+        got = poisson(VP(), D).prior_log_density(jnp.asarray(x), 0.4)
+    assert got.dtype == dtype
+    sigma = schedules.amplitudes(VP(), [0.4])[1][0]
+    expected = stats.multivariate_t(np.zeros(4), sigma**2 * np.eye(4), D).logpdf(x.astype(float))
+    np.testing.assert_allclose(got, expected, rtol=1e-9 if dtype == np.float64 else 3e-6)
+
+
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_one_extra_dimension_has_the_poisson_kernels_constant(d, x64):
+    """C = Gamma((d + 1) / 2) / pi^((d + 1) / 2) in C t / (t^2 + r^2)^((d + 1) / 2)."""
+    x, t = RNG.normal(size=d), 0.7
+    constant = special.gamma((d + 1) / 2) / np.pi ** ((d + 1) / 2)
+    expected = constant * t / (t**2 + x @ x) ** ((d + 1) / 2)
+    got = np.exp(poisson(EDM(), 1.0).prior_log_density(jnp.asarray(x), t))
+    np.testing.assert_allclose(got, expected, rtol=1e-10)
+
+
+def test_draws_stay_finite_where_the_clipped_beta_is_wrong():
+    """N = 3072, D = 1: 92 % of the Betas are above the published clip at 1 - 1e-3."""
+    process = poisson(EDM(40.0), 1.0)
+    radius = jax.jit(jax.vmap(lambda key: jnp.linalg.norm(process.noise(key, jnp.zeros(3072)))))
+    found = np.asarray(radius(jax.random.split(KEY, 1000)), np.float64)
+    assert np.all(np.isfinite(found))
+    assert np.mean(found**2 / (1 + found**2) > 1 - 1e-3) == pytest.approx(0.92, abs=0.03)
+
+
+def test_the_published_clip_moves_half_of_the_prior():
+    """The ideal radius from z = 40 at N = 3072 has its median at 3287 and is beyond 3000 in 54 % of the draws."""
+    ideal, clipped = poisson(EDM(40.0), 1.0), poisson(EDM(40.0), 1.0, clip=PUBLISHED_CLIP)
+    ratio = stats.f(3072, 1)
+    assert ratio.sf((3000 / 40) ** 2 / 3072) == pytest.approx(0.54, abs=0.005)
+    assert 40 * np.sqrt(3072 * ratio.median()) == pytest.approx(3288, rel=1e-3)
+    draw = lambda process: jax.jit(jax.vmap(lambda key: process.prior(key, (3072,))))(jax.random.split(KEY, 1000))
+    x, held = np.asarray(draw(ideal), np.float64), np.asarray(draw(clipped), np.float64)
+    radius = np.linalg.norm(x, axis=1)
+    assert np.mean(radius > 3000) == pytest.approx(0.54, abs=0.05)
+    assert np.median(radius) == pytest.approx(3287, rel=0.15)
+    np.testing.assert_allclose(held, x * (np.clip(radius, 1, 3000) / radius)[:, None], rtol=1e-5, atol=1e-5)
+
+
+# The flow.
+
+
+@pytest.mark.parametrize("schedule", [EDM(), VP()], ids=["edm", "vp"])
+@pytest.mark.parametrize("D", [1.0, 3.5, 64.0])
+def test_the_exact_denoiser_is_the_kernels_mean(schedule, D, x64):
+    points, weights = RNG.normal(size=(6, 3)), RNG.dirichlet(np.ones(6))
+    denoise = exact(poisson(schedule, D), points, weights)
+    for t in (0.05, 0.4, 0.9):
+        x = RNG.normal(size=3)
+        np.testing.assert_allclose(
+            denoise(jnp.asarray(x), t).mean, by_hand(points, weights, x, t, schedule, D), rtol=1e-9
+        )
+
+
+def test_many_dimensions_are_edm(x64):
+    """The exact denoiser tends to the Gaussian's like 1 / D; D = inf is that process and schedule themselves."""
+    points, x, t = RNG.normal(size=(6, 3)), jnp.asarray([0.4, -1.0, 0.2]), 0.8
+    gaussian = analytic.empirical(points).denoiser(EDM())(x, t).mean
+    errors = [float(jnp.abs(exact(poisson(EDM(), D), points, None)(x, t).mean - gaussian).max()) for D in (1e3, 1e4)]
+    assert 1e-4 < errors[0] < 1e-2
+    assert errors[0] / errors[1] == pytest.approx(10, rel=0.02)
+    process = poisson(EDM(), np.inf)
+    assert process == processes.Gaussian(EDM())
+
+
+def test_the_recipe_with_infinitely_many_dimensions_is_edms_to_the_bit():
+    loss = lambda process: losses.regression(
+        lambda x, c: x, process, denoisers.EDM(), jnp.ones(3), process.noise(KEY, jnp.ones(3)), 0.7
+    )
+    assert loss(poisson(EDM(), np.inf)) == loss(processes.Gaussian(EDM()))
+    a = build_experiment(C.load("configs/pfgm.py:tiny", ["process.D=inf"]))
+    b = build_experiment(C.load("configs/edm.py:tiny"))
+    assert a.schedule == b.schedule
+    assert a.process == b.process
+
+
+def cauchy(x, t):
+    """The distribution function of the pair under D = 1 at t."""
+    return SHARES @ stats.cauchy.cdf((np.asarray(x)[None] - PAIR[:, None]) / t)
+
+
+def test_the_flow_keeps_the_quantiles_of_the_exact_cauchy_mixture(x64):
+    """From t = 40 down to 1e-3 the flow of two points keeps F_t(x_t), and the mass divides as the data does."""
+    process, q = poisson(EDM(40.0), 1.0), np.append(np.linspace(0.01, 0.99, 49), [0.39, 0.399, 0.401, 0.41])
+    start = [optimize.brentq(lambda x: cauchy([x], 40.0)[0] - p, -1e4, 1e4, xtol=1e-12) for p in q]  # noqa: B023
+    sampler = samplers.ode.probability_flow(process.schedule, "Dopri8", rtol=1e-11, atol=1e-13)
+    walk, denoise = sampling_fn(sampler, np.array([40.0, 1e-3])), exact(process)
+    end = jax.jit(jax.vmap(lambda x: walk(denoise, KEY, x)))(jnp.asarray(start)[:, None])[:, 0]
+    np.testing.assert_allclose(cauchy(end, 1e-3), q, atol=5e-9)
+    np.testing.assert_array_equal(np.asarray(end) > 0.5, q > 0.4)
+
+
+def quantile(process, t):
+    """The median of the mixture's lower and upper part: the x at which its distribution function is 0.4."""
+    alpha, sigma = (float(a) for a in process.schedule(t))
+    law = stats.t(float(process.D))
+    return optimize.brentq(lambda x: SHARES @ law.cdf((x - alpha * PAIR) / sigma) - 0.4, -1e3, 1e3)
+
+
+@pytest.mark.parametrize("D", [1.0, 4.0])
+@pytest.mark.parametrize(("make", "schedule"), [(heun.edm, EDM(40.0)), (multistep.dpmpp_2m, VP())], ids=["heun", "2m"])
+def test_ordinary_samplers_and_grids_serve_it(make, schedule, D, x64):
+    """Whatever starts a little below the 0.4-quantile at the start ends at one point, above it at the other.
+
+    The tails of D = 1 keep x a little off the point to the end.
+    """
+    process = poisson(schedule, D)
+    ts = grids.karras(schedule, 60) if isinstance(schedule, EDM) else grids.log_snr(schedule, 60)
+    walk, denoise = sampling_fn(make(process.schedule), ts), exact(process)
+    middle, width = quantile(process, ts[0]), float(schedule(ts[0])[1])
+    end = jax.vmap(lambda x: walk(denoise, KEY, x[None]))(middle + width * jnp.asarray([-3, -0.02, 0.02, 3]))
+    np.testing.assert_allclose(end[:, 0], [-1, -1, 2, 2], atol=0.05 if D == 1 else 1e-4)
+
+
+def test_the_regression_has_the_field_as_its_mean_without_a_batch(x64):
+    """E[(x_0 - E[x_0 | x_t]) h(x_t)] = 0 for bounded h, D = 1; the Gaussian's denoiser fails it."""
+    process, t, n = poisson(EDM(), 1.0), 0.8, 60_000
+    x0 = jnp.asarray(RNG.choice(PAIR, n, p=SHARES))[:, None]
+    x = jax.vmap(lambda key, x0: process.corrupt(x0, process.noise(key, x0), t))(jax.random.split(KEY, n), x0)
+    h = np.stack([np.ones(n), np.tanh(np.asarray(x)[:, 0]), np.cos(np.asarray(x)[:, 0])])
+
+    def slip(denoise):
+        miss = np.asarray(x0 - jax.jit(jax.vmap(lambda x: denoise(x, t).mean))(x))[:, 0]
+        return (h * miss).mean(1) * np.sqrt(n) / (h * miss).std(1)
+
+    assert np.abs(slip(exact(process))).max() < 4
+    assert np.abs(slip(exact(processes.Gaussian(EDM())))).max() > 20
+
+
+def test_the_process_is_a_pytree_whose_dimensions_do_not_retrace():
+    traced = []
+
+    @jax.jit
+    def draw(process, key):
+        traced.append(1)
+        x = process.prior(key, (3,), 2.0)
+        return x, process.prior_log_density(x, 2.0)
+
+    first, second = draw(poisson(EDM(), 2.0), KEY), draw(poisson(EDM(), 7.0), KEY)
+    assert len(traced) == 1
+    assert not np.allclose(first[0], second[0])
+    with pytest.raises(ValueError, match=r"made for FlowOnly\(base=VP"):
+        sampling_fn(heun.edm(poisson(EDM(), 2.0).schedule), grids.karras(EDM(), 4))(
+            exact(poisson(VP(), 2.0)), KEY, jnp.ones(1)
+        )
+
+
+# The likelihood.
+
+
+@pytest.mark.parametrize("D", [1.0, 5.0])
+def test_the_likelihood_is_the_pushed_prior(D, x64):
+    """In 1-D the flow is the map between quantiles of the mixtures at T and at t_min: p(x) = prior(x_T) dx_T / dx."""
+    process, law, T, t_min = poisson(EDM(20.0), D), stats.t(D), 20.0, 0.3
+    cdf = lambda x, t: SHARES @ law.cdf((x - PAIR) / t)
+    pdf = lambda x, t: SHARES @ law.pdf((x - PAIR) / t) / t
+    density = likelihood.ode(np.array([T, t_min]), process, rtol=1e-10, atol=1e-10, trace="exact")
+    denoise, xs = exact(process), np.array([-1.3, 0.1, 0.6, 2.2, 6.0])
+    found = jax.jit(jax.vmap(lambda x: density(denoise, KEY, x)))(jnp.asarray(xs)[:, None])
+    for x, latent, log_p in zip(xs, found.latent[:, 0], found.log_p):
+        x_T = optimize.brentq(lambda y: cdf(y, T) - cdf(x, t_min), -1e5, 1e5, xtol=1e-12)  # noqa: B023
+        np.testing.assert_allclose(latent, x_T, rtol=1e-6, atol=1e-7)
+        expected = law.logpdf(x_T / T) - np.log(T) + np.log(pdf(x, t_min) / pdf(x_T, T))
+        np.testing.assert_allclose(log_p, expected, atol=1e-6)
+
+
+def test_the_density_integrates_to_one(x64):
+    """By quadrature over the line, x = sinh(u)."""
+    process = poisson(EDM(20.0), 3.0)
+    density = likelihood.ode(np.array([20.0, 0.3]), process, rtol=1e-8, atol=1e-8, trace="exact")
+    u, denoise = np.linspace(-9, 9, 400), exact(process)
+    log_p = jax.jit(jax.vmap(lambda x: density(denoise, KEY, x[None]).log_p))(jnp.sinh(jnp.asarray(u)))
+    assert np.trapezoid(np.exp(log_p) * np.cosh(u), u) == pytest.approx(1, abs=2e-6)
+
+
+# PFGM as published.
+
+
+def test_the_batch_field_on_all_data_is_exact(x64):
+    points, x, z = RNG.normal(size=(7, 2, 2)), jnp.asarray(RNG.normal(size=(2, 2))), 0.6
+    field = losses.poisson.batch_field(x, z, jnp.asarray(points), gamma=0.0)
+    expected = by_hand(points.reshape(7, 4), np.full(7, 1 / 7), np.asarray(x).ravel(), z, EDM(), 1.0)
+    np.testing.assert_allclose(field.mean(x, z).ravel(), expected, rtol=1e-10)
+    assert float(jnp.sum(field.x**2) + field.z**2) == pytest.approx(4)  # sqrt(N) long, to data
+    pulled = losses.poisson.batch_field(x, z, jnp.asarray(points))
+    length = np.sqrt(((np.asarray(x).ravel() - expected) ** 2).sum() + z**2)
+    np.testing.assert_allclose(pulled.x / field.x, length / (length + 5), rtol=1e-10)
+    np.testing.assert_allclose(pulled.mean(x, z), field.mean(x, z), rtol=1e-10)
+    assert float(pulled.z) < 0
+
+
+def test_the_batch_field_does_not_overflow_in_many_dimensions():
+    sources = jnp.asarray(RNG.normal(size=(5, 3072)), jnp.float32)
+    field = losses.poisson.batch_field(sources[2] + 0.01, 0.05, sources)
+    np.testing.assert_allclose(field.mean(sources[2] + 0.01, 0.05), sources[2], atol=1e-5)
+    far = losses.poisson.batch_field(1e4 * sources[0], 1e4, sources)
+    assert all(np.all(np.isfinite(leaf)) for leaf in far)
+
+
+def test_the_batch_field_is_biased_by_one_over_the_batch(x64):
+    """All batches of B draws from the pair, by their binomial law; the leading term by the delta method."""
+    x, z = 0.9, 0.7
+    u = SHARES, 1 / (z**2 + (x - PAIR) ** 2)  # N + 1 = 2
+    whole = (u[0] * u[1]) @ PAIR / (u[0] @ u[1])
+
+    def bias(size):
+        k = np.arange(size + 1)
+        sources = jnp.asarray(np.where(np.arange(size)[None] < k[:, None], *PAIR))[..., None]
+        mean = jax.vmap(lambda s: losses.poisson.batch_field(jnp.asarray([x]), z, s).mean(jnp.asarray([x]), z))(sources)
+        return float(stats.binom(size, 0.4).pmf(k) @ np.asarray(mean)[:, 0] - whole)
+
+    # E[A / W] - a / w = (a var W / w^3 - cov(A, W) / w^2) / B of one draw's A = u x_i, W = u
+    w, a = u[0] @ u[1], (u[0] * u[1]) @ PAIR
+    var, cov = u[0] @ (u[1] - w) ** 2, u[0] @ ((u[1] - w) * (u[1] * PAIR - a))
+    leading = a * var / w**3 - cov / w**2
+    assert abs(leading) > 0.05
+    for size, slack in ((32, 0.06), (128, 0.02), (512, 0.01)):
+        assert bias(size) * size == pytest.approx(leading, rel=slack)
+
+
+def test_the_published_perturbation_is_the_kernel_inside_and_not_at_its_ends():
+    """|x - x_0| / z given z against the Beta law: within noise for z in the middle, far off for the largest z."""
+    draw = jax.jit(jax.vmap(lambda key: losses.poisson.perturb(key, jnp.zeros(2))))
+    x, z = (np.asarray(a, np.float64) for a in draw(jax.random.split(KEY, N_DRAWS)))
+    share = (x**2).sum(1) / ((x**2).sum(1) + z**2)
+
+    def distance(part):
+        return stats.kstest(share[part], stats.beta(1, 0.5).cdf).statistic * np.sqrt(part.sum())
+
+    assert distance((z > 0.1) & (z < 1)) < 2.2
+    assert distance(z > 60) > 10
+
+
+def test_the_published_constants():
+    """z_max = 43.4 from tau = 0.03, M = 291, sigma = 0.01; the rule for M inverts by hand."""
+    assert losses.poisson.z_max() == pytest.approx(43.4, abs=0.05)
+    M = losses.poisson.most_for(largest_norm=30.0, n=3072)
+    np.testing.assert_allclose(1.03 ** ((M - 1) / 0.75), 900 / (2 * np.sqrt(3072) * 1e-4))
+
+
+# What only Gaussian noise allows.
+
+
+def test_churn_would_be_wrong():
+    """The refusal is not pedantry: past it, EDM's churn puts 0.70 of the mass on a point of weight 0.60, D = 1."""
+    process, n = poisson(EDM(80.0), 1.0), 4000
+    marginal = constructions.marginal(characteristics.Affine(process), PAIR[:, None], SHARES)
+    unwrapped = constructions.FlowDenoiser(marginal.denoiser(process.schedule).field, EDM(80.0))  # pyright: ignore
+    keys = jax.random.split(KEY, n)
+    start = jax.vmap(lambda key: marginal.sample(key, 80.0))(keys)
+    share = {}
+    for churn in (0.0, 40.0):
+        walk = sampling_fn(heun.edm(EDM(80.0), churn=churn), grids.karras(EDM(80.0), 80))
+        share[churn] = np.mean(np.asarray(jax.jit(jax.vmap(lambda k, x: walk(unwrapped, k, x)))(keys, start)) > 0.5)  # noqa: B023
+    assert share[0.0] == pytest.approx(0.60, abs=0.02)
+    assert share[40.0] == pytest.approx(0.70, abs=0.025)
+
+
+FLOW = poisson(EDM(20.0), 4.0).schedule
+NET = lambda x, c: x
+SEEN = inverse.observe(lambda x: x[:1], jnp.zeros(1), (2,), 0.1)
+
+
+def flow_denoiser():
+    return denoisers.denoiser(NET, FLOW, denoisers.EDM())
+
+
+REFUSED = {
+    "churn": lambda: sampling_fn(heun.edm(FLOW, churn=1.0), grids.karras(EDM(20.0), 5)),
+    "eta": lambda: sampling_fn(samplers.ancestral.ddim(FLOW, eta=0.5), grids.karras(EDM(20.0), 5)),
+    "SDE": lambda: sampling_fn(samplers.sde.euler_maruyama(FLOW), grids.karras(EDM(20.0), 5, zero=False)),
+    "Langevin": lambda: sampling_fn(
+        samplers.langevin.predictor_corrector(FLOW, "ddim", "snr", 1e-5), grids.karras(EDM(20.0), 5)
+    ),
+    "score": lambda: denoisers.denoiser(NET, FLOW, denoisers.Score()),
+    "large": lambda: variance.large(NET, FLOW, denoisers.EDM()),
+    "learned range": lambda: variance.learned_range(NET, FLOW, denoisers.EDM(), None),
+    "jacobian": lambda: optimal.jacobian(flow_denoiser()),
+    "tilted": lambda: guidance.tilted(flow_denoiser(), lambda x, t: x.sum()),
+    "tilted by prediction": lambda: guidance.tilted_by_prediction(flow_denoiser(), lambda x, t: x.sum()),
+    "mean shift": lambda: guidance.mean_shift(flow_denoiser(), lambda x, t: x.sum(), [1.0, 0.0]),
+    "DPS": lambda: inverse.dps(flow_denoiser(), SEEN),
+    "PiGDM": lambda: inverse.pigdm(flow_denoiser(), SEEN),
+    "TMPD": lambda: inverse.tmpd(flow_denoiser(), SEEN),
+    "bound": lambda: likelihood.elbo(grids.karras(EDM(20.0), 5), FLOW),
+    "loss of the bound": lambda: losses.hybrid(
+        lambda x, c: jnp.concatenate([x, x]), poisson(EDM(20.0), 4.0), denoisers.EDM(), jnp.ones(2), jnp.ones(2), 1.0
+    ),
+    "denoising score": lambda: score_matching.denoising(NET, poisson(EDM(), 4.0), jnp.ones(2), jnp.ones(2), 1.0),
+    "gap": lambda: score_matching.gap(Posterior(jnp.ones(2), jnp.ones(2)), FLOW, 1.0),
+    "reverse SDE": lambda: generator.forward(FLOW),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_only_gaussian_noise_allows_refuses(name):
+    with pytest.raises(ValueError, match=r"not Gaussian|Gaussian noise, but") as caught:
+        REFUSED[name]()
+    assert "\n" not in str(caught.value)
+
+
+def test_tweedies_covariance_would_be_wrong_and_measured_errors_are_right(x64):
+    """sigma^2 d mean / d x against the variance by hand; `error` and `spread` of the exact mean agree."""
+    process, x, t = poisson(EDM(), 1.0), 0.5, 0.8
+    denoise = exact(process)
+    slope = t**2 * float(jax.grad(lambda x: denoise(x[None], t).mean[0])(jnp.asarray(x)))
+    mean = float(denoise(jnp.asarray([x]), t).mean[0])
+    variance_by_hand = (mean + 1) * (2 - mean)  # of a law on {-1, 2}
+    assert abs(slope / variance_by_hand - 1) > 0.2
+    data = {"x": RNG.choice(PAIR, 20_000, p=SHARES)[:, None]}
+    found = optimal.measure(lambda example: denoise, process, KEY, data, [t], batch=20_000)
+    assert found.error[0] == pytest.approx(found.spread[0], rel=0.04)
+    assert np.isnan(found.noise[0])
+    with pytest.raises(ValueError, match="finite"):
+        optimal.tabulated(denoise, [t], found.noise)
+
+
+def test_no_noise_comes_in_by_a_posterior_variance():
+    """DDIM adds what a denoiser knows of Var[x_0 | x_t] even at eta = 0: not here."""
+    plain, ts = flow_denoiser(), grids.karras(EDM(20.0), 5)
+    walk = sampling_fn(samplers.ancestral.ddim(FLOW), ts)
+    with_var = optimal.tabulated(plain, ts[:-1], np.full(5, 0.3))
+    np.testing.assert_array_equal(walk(with_var, KEY, jnp.ones(2)), walk(plain, KEY, jnp.ones(2)))
+    means = guidance.extrapolated(plain, flow_denoiser(), 2.0)  # a combination of flows, no score: allowed
+    assert np.all(np.isfinite(walk(means, KEY, jnp.ones(2))))
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize("D", [0, -1.0, np.nan, "64", True, None])
+def test_other_dimensions_are_refused(D):
+    with pytest.raises(ValueError, match=r"^D is .*, expected a positive number of extra dimensions: 1 for PFGM"):
+        poisson(EDM(), D)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: poisson(EDM(), 1.0, clip=(3.0, 1.0)), r"clipped to \(3\.0, 1\.0\), expected None or"),
+        (lambda: poisson(EDM(), np.inf, clip=(1.0, 2.0)), "D is inf"),
+        (lambda: poisson(EDM(), 1.0, clip=(1, 2)).prior_log_density(jnp.ones(2)), "has no density"),
+        (lambda: likelihood.ode([1.0, 0.1], poisson(EDM(), 1.0, clip=(1, 2))), "has no density"),
+        (lambda: losses.poisson.batch_field(jnp.ones(2), 1.0, jnp.ones((3, 1))), r"sources of shape \(3, 1\)"),
+        (lambda: losses.poisson.batch_field(jnp.ones(2), 0.0, jnp.ones((3, 2))), r"z = 0\.0, expected a positive"),
+        (lambda: losses.poisson.most_for(0.0, 2), "expected all positive"),
+        (lambda: build_experiment(C.load("configs/pfgm.py:tiny", ["process.D=0"])), "D is 0"),
+        (lambda: build_experiment(C.load("configs/pfgm.py:tiny", ["sampler.churn=1"])), "adds Gaussian noise"),
+        (lambda: build_experiment(C.load("configs/pfgm.py:tiny", ["denoiser.name=large"])), "denoiser.name=mean"),
+        (lambda: schedules.need_gaussian(FlowOnly(VP()), "A", "B"), "A, but the process is not Gaussian.*; B"),
+    ],
+)
+def test_bad_input_is_one_line(call, match):
+    with pytest.raises(ValueError, match=match) as caught:
+        call()
+    assert "\n" not in str(caught.value)
