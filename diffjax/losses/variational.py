@@ -32,6 +32,7 @@ from diffjax.denoisers.targets import Target, denoiser, inputs, maps
 from diffjax.denoisers.variance import LearnedRange
 from diffjax.losses.weights import Weight, unit
 from diffjax.processes.gaussian import Gaussian
+from diffjax.schedules import FlowOnly
 from diffjax.types import Array, Network, Posterior
 
 _UNIT = unit()
@@ -133,6 +134,8 @@ def hybrid(
 
 def _bits(F: Array, u: Array, process: Gaussian, target: Target, x0, z, t, steps, levels) -> Array:
     """T times the term at t, in bits per dimension."""
+    if isinstance(process.schedule, FlowOnly):
+        raise ValueError("The variational bound needs a Gaussian process, of this one only the flow is known.")
     chain = chains.whole(process.schedule, steps)
     chain.check(t)
     said = denoiser(lambda x, c: jnp.concatenate([F, u], -1), process.schedule, target)
