@@ -28,7 +28,7 @@ def _rectified(config: ConfigDict, steps: int) -> ConfigDict:
     config.target = ConfigDict(dict(name="Velocity", sigma_data=0.5))
     config.times = ConfigDict(dict(name="stratified", t_min=1e-3))
     config.sampler = ConfigDict(dict(name="multistep.adams", order=2))
-    config.grid = ConfigDict(dict(name="uniform", n=steps))
+    config.grid = ConfigDict(dict(name="uniform", n=steps, t_min=0.0))
     return config
 
 
