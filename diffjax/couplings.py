@@ -1,9 +1,23 @@
-"""Which noise z goes with which data x_0. The one place in training that is about a batch, by nature."""
+"""Which noise z goes with which data x_0. The one place in training that is about a batch, by nature.
+
+Pairs need not be independent, as long as x_0 and z keep their laws: the flow's marginals at both ends stay what they
+are, and the nearer the pairs, the straighter it is. Optimal transport within the batch (Pooladian et al. 2023; Tong et
+al. 2024) pairs by
+
+    min over plans P of  sum_ij P_ij C_ij,    C_ij = |x_i - z_j|^2,    rows and columns of P summing to a and b,
+
+exactly, by an assignment, or with the entropy epsilon sum P (log P - 1) added, by Sinkhorn's iteration on potentials in
+the log domain (Cuturi 2013; Peyre & Cuturi 2019, section 4.4): P_ij = a_i b_j exp((f_i + g_j - C_ij) / epsilon).
+"""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
+from diffjax import host
 from diffjax.types import Array, Key, Process
 
 Coupling = Callable[[Key, Array], tuple[Array, Array]]  # (keys (B,), x_0 (B, ...)) -> (x_0, z), both (B, ...)
@@ -16,3 +30,184 @@ def independent(process: Process) -> Coupling:
         return x0, jax.vmap(process.noise)(keys, x0)
 
     return couple
+
+
+def exact(process: Process) -> Coupling:
+    """Independent draws, exchanged so that the batch's mean squared distance |x_0 - z|^2 is the least."""
+
+    def couple(keys: Key, x0: Array) -> tuple[Array, Array]:
+        x0, z = independent(process)(keys, x0)
+        return x0, z[assignment(squared_distances(x0, z))]
+
+    return couple
+
+
+def entropic(process: Process, epsilon: float = 0.05, iterations: int = 1000) -> Coupling:
+    """Independent draws; each x_0 then takes a z from its row of Sinkhorn's plan, so that one z may be taken twice.
+
+    Args:
+        epsilon: in units of the batch's mean cost.
+        iterations: of Sinkhorn, at most.
+
+    Raises:
+        ValueError: unless both are positive.
+    """
+    _check_sinkhorn(epsilon, iterations)
+
+    def couple(keys: Key, x0: Array) -> tuple[Array, Array]:
+        x0, z = independent(process)(keys, x0)
+        cost = squared_distances(x0, z)
+        log_plan = sinkhorn(cost, epsilon * cost.mean(), iterations=iterations)
+        own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 1)  # not the key that drew z
+        return x0, z[jax.vmap(jax.random.categorical)(own, log_plan)]
+
+    return couple
+
+
+class _Matched(NamedTuple):
+    u: Array  # (n,) prices of the rows
+    v: Array  # (n,) and of the columns: cost - u - v >= 0, and = 0 on the pairs
+    row: Array  # (n,) the row of each column, or n: none yet
+
+
+class _Search(NamedTuple):
+    at: Array  # the row from which columns are looked at
+    end: Array  # the column reached last
+    length: Array  # of the shortest path to it
+    lengths: Array  # (n,) of the shortest paths found so far
+    come_from: Array  # (n,) the last row on them
+    seen: Array  # (n,) columns whose length is final
+
+
+def assignment(cost: Array) -> Array:
+    """The permutation p (n,) for which sum_i cost[i, p[i]] is the least, by shortest augmenting paths.
+
+    Row after row finds the cheapest way to a free column through those that are taken, by Dijkstra's algorithm on
+    costs less prices (Jonker & Volgenant 1987; Crouse 2016): O(n^3), exact up to the rounding of sums of costs. It is
+    traced, since SciPy's, called back out of a compiled step, can block for ever on a CPU with few cores.
+
+    Raises:
+        ValueError: for a cost that is not square: an assignment is one to one.
+    """
+    if cost.ndim != 2 or cost.shape[0] != cost.shape[1]:
+        raise ValueError(f"The cost has shape {cost.shape}, expected (n, n); where the numbers differ, take sinkhorn.")
+    n = len(cost)
+    count = jnp.arange(n, dtype=jnp.int32)
+
+    def look(row: Array, matched: _Matched, search: _Search) -> _Search:
+        through = search.length + cost[search.at] - matched.u[search.at] - matched.v
+        shorter = ~search.seen & (through < search.lengths)
+        lengths = jnp.where(shorter, through, search.lengths)
+        open_lengths = jnp.where(search.seen, jnp.inf, lengths)
+        end = jnp.argmin(open_lengths).astype(jnp.int32)
+        come_from = jnp.where(shorter, search.at, search.come_from)
+        return _Search(matched.row[end], end, open_lengths[end], lengths, come_from, search.seen.at[end].set(True))
+
+    def exchange(state: tuple[Array, Array, Array], come_from: Array) -> tuple[Array, Array, Array]:
+        rows, end, _ = state
+        row = come_from[end]
+        before = jnp.argmax(rows == row).astype(jnp.int32)  # the column that this row gives up, if it had one
+        return rows.at[end].set(row), before, row
+
+    def add(row: Array, matched: _Matched) -> _Matched:
+        start = _Search(
+            row,
+            row,
+            jnp.zeros((), cost.dtype),
+            jnp.full(n, jnp.inf, cost.dtype),
+            jnp.full(n, row),
+            jnp.zeros(n, bool),
+        )
+        search = jax.lax.while_loop(
+            lambda search: search.at < n, lambda search: look(row, matched, search), look(row, matched, start)
+        )
+        slack = jnp.where(search.seen, search.length - search.lengths, 0)
+        u = matched.u.at[matched.row].add(slack, mode="drop").at[row].add(search.length)
+        rows, _, _ = jax.lax.while_loop(
+            lambda state: state[2] != row,
+            lambda state: exchange(state, search.come_from),
+            exchange((matched.row, search.end, row), search.come_from),
+        )
+        return _Matched(u, matched.v - slack, rows)
+
+    prices = cost.min(0)
+    first = _Matched((cost - prices[None]).min(1), prices, jnp.full(n, n, jnp.int32))
+    rows = jax.lax.fori_loop(0, n, lambda i, matched: add(i.astype(jnp.int32), matched), first).row
+    return jnp.zeros(n, jnp.int32).at[rows].set(count)
+
+
+def squared_distances(x0: Array, z: Array) -> Array:
+    """|x_0[i] - z[j]|^2, (n, m), summed over entries."""
+    x0, z = x0.reshape(len(x0), -1), z.reshape(len(z), -1)
+    products = jnp.matmul(x0, z.T, precision="highest")
+    return jnp.maximum((x0**2).sum(1)[:, None] + (z**2).sum(1)[None] - 2 * products, 0)
+
+
+def sinkhorn(
+    cost: Array, epsilon: Any, a: Any = None, b: Any = None, *, iterations: int = 1000, tolerance: float = 1e-4
+) -> Array:
+    """The logarithm of the entropic plan, (n, m): its rows sum to a, its columns to b within the tolerance.
+
+    Args:
+        cost: (n, m).
+        epsilon: the entropy's weight, in units of the cost.
+        a, b: the masses (n,) and (m,); None: 1 / n and 1 / m. They may be 0.
+        iterations: at most; where these do not suffice, the columns are as near to b as they have come.
+        tolerance: of the columns' sums, as a share of the whole mass.
+
+    Raises:
+        ValueError: for masses that are negative, of other shapes, or unlike in sum, and an epsilon or a number of
+            iterations that is not positive.
+    """
+    n, m = cost.shape
+    a, b = (np.full(k, 1 / k) if mass is None else mass for k, mass in ((n, a), (m, b)))
+    _check_masses(a, b, (n, m))
+    _check_sinkhorn(epsilon, iterations)
+    log_a, log_b = (jnp.log(jnp.asarray(mass, cost.dtype)) for mass in (a, b))
+    scaled = cost / epsilon
+
+    def rows(g: Array) -> Array:
+        return -jax.nn.logsumexp((log_b + g)[None] - scaled, axis=1)
+
+    def step(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        f, g, _, count = state
+        new = -jax.nn.logsumexp((log_a + f)[:, None] - scaled, axis=0)
+        error = jnp.sum(jnp.exp(log_b) * jnp.abs(jnp.expm1(g - new)))  # of the columns under (f, g)
+        return rows(new), new, error / jnp.sum(jnp.exp(log_b)), count + 1
+
+    def unfinished(state: tuple[Array, Array, Array, Array]) -> Array:
+        return (state[2] > tolerance) & (state[3] < iterations)
+
+    g = jnp.zeros(m, cost.dtype)
+    start = (rows(g), g, jnp.asarray(jnp.inf, cost.dtype), jnp.zeros((), jnp.int32))
+    f, g, _, _ = jax.lax.while_loop(unfinished, step, start)
+    return (log_a + f)[:, None] + (log_b + g)[None] - scaled
+
+
+def transport_cost(x0: Array, z: Array) -> Array:
+    """The mean over pairs of |x_0 - z|^2, summed over entries: what reflow does not increase."""
+    return jnp.mean(jnp.sum((x0 - z).reshape(len(x0), -1) ** 2, axis=1))
+
+
+def _check_masses(a: Any, b: Any, shape: tuple[int, int]) -> None:
+    if (np.shape(a), np.shape(b)) != ((shape[0],), (shape[1],)):
+        raise ValueError(f"The masses have shapes {np.shape(a)} and {np.shape(b)} for a cost of shape {shape}.")
+    if not host.concrete(a, b):
+        return
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    for name, mass in (("a", a), ("b", b)):
+        if not (np.all(mass >= 0) and 0 < mass.sum() < np.inf):
+            raise ValueError(
+                f"{name} holds {mass.min():g} and sums to {mass.sum():g}, expected masses >= 0, not all 0."
+            )
+    if abs(a.sum() - b.sum()) > 1e-6 * a.sum():
+        raise ValueError(
+            f"The transport problem is unbalanced: a sums to {a.sum():.6g}, b to {b.sum():.6g}; divide each by its sum."
+        )
+
+
+def _check_sinkhorn(epsilon: Any, iterations: int) -> None:
+    if host.concrete(epsilon) and not 0 < float(epsilon) < np.inf:
+        raise ValueError(f"epsilon is {float(epsilon)}, expected a positive number; the limit 0 is the exact coupling.")
+    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
+        raise ValueError(f"iterations is {iterations!r}, expected an integer >= 1.")

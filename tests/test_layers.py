@@ -17,7 +17,8 @@ CORE = [
     {"grids", "ladders", "clock"},
     {"chains"},
     {"processes", "analytic", "denoisers"},
-    {"couplings", "losses", "samplers"},
+    {"couplings"},
+    {"losses", "samplers"},
     {"likelihood", "theory"},
 ]
 # Beside the tower: know the types and nothing else of the library, and nothing but the commands knows them.

@@ -12,12 +12,13 @@ import numpy as np
 from diffjax import analytic, parallel, training
 from diffjax.commands import codelength
 from diffjax.commands import workdir as files
-from diffjax.commands.experiment import Experiment, mean_denoiser, seed_inputs
+from diffjax.commands.experiment import Experiment, mean_denoiser, prepared_one, seed_inputs
 from diffjax.commands.sample import as_overrides, drawer, require_workdir, restore, served
 from diffjax.config import Config
 from diffjax.metrics import digits, gate, neighbours, wasserstein
+from diffjax.processes.path import ends
 from diffjax.schedules import amplitudes
-from diffjax.types import Array, PyTree
+from diffjax.types import Array, Key, PyTree
 
 REPEATS = 16  # noise draws per example in the loss by time
 SHOWN, FRAMES = 64, 10
@@ -154,6 +155,7 @@ def _losses(experiment: Experiment, one: Any) -> Any:
 
     @jax.jit
     def one_pass(params: PyTree, batch: PyTree, key: Any) -> tuple[Array, Array]:
+        batch = coupled(experiment, key, batch)
         size = jax.tree.leaves(batch)[0].shape[0]
         losses, aux = training.batch_losses(one, params, key, batch, jnp.arange(size, dtype=jnp.int32), size)
         return losses, aux["t01"]
@@ -167,6 +169,19 @@ def _losses(experiment: Experiment, one: Any) -> Any:
         return {"mean": float(losses.mean()), "std": float(losses.std()), "bins": means}
 
     return curve
+
+
+def coupled(experiment: Experiment, key: Key, batch: PyTree) -> PyTree:
+    """With the noise "z" that the run's coupling gives, if it has one: as many whole training batches as there are."""
+    prepare = experiment.prepare
+    if prepare is None or "z" not in prepared_one(experiment):
+        return batch
+    size = min(experiment.config.train.batch_size, len(batch["x"]))
+    count = len(batch["x"]) // size
+    parts = jax.tree.map(lambda a: a[: count * size].reshape(count, size, *a.shape[1:]), batch)
+    keys = jax.random.split(jax.random.fold_in(key, 2), count)
+    parts = {**parts, "z": jax.lax.map(lambda part: prepare.apply(prepare.init(), *part)["z"], (keys, parts))}
+    return jax.tree.map(lambda a: a.reshape(count * size, *a.shape[2:]), parts)
 
 
 def gaussian_fit(experiment: Experiment) -> analytic.GaussianMixture:
@@ -187,8 +202,9 @@ def regression(experiment: Experiment, denoise: Any) -> Any:
     ) -> tuple[Array, dict[str, Array]]:
         t, x = experiment.times(keys, index, batch_size), example["x"]
         key_noise, _ = jax.random.split(jax.random.fold_in(keys.example, 1))
-        x_t = experiment.process.corrupt(x, experiment.process.noise(key_noise, x), t)
-        error = jnp.mean((denoise(params, example.get("label"))(x_t, t).mean - x) ** 2)
+        z = example["z"] if "z" in example else experiment.process.noise(key_noise, x)
+        x_t, (aim, _) = experiment.process.corrupt(x, z, t), ends(experiment.process, x, z, t)
+        error = jnp.mean((denoise(params, example.get("label"))(x_t, t).mean - aim) ** 2)
         in_network_space = error / target.skip_out(schedule, t)[1] ** 2
         return experiment.weight(schedule, target, t) * in_network_space, {"t01": t / schedule.t_max}
 

@@ -146,6 +146,7 @@ def _build(config: Config) -> Experiment:
         augment,
     )
     _check_augment(experiment)
+    _check_pairs(experiment)
     _check_labels(experiment)
     _check_maps(config)
     _check_calls(experiment, abstract_state(experiment).params)  # a network that does not suit is found here
@@ -158,8 +159,10 @@ def _check_calls(experiment: Experiment, params: PyTree) -> None:
     x, keys = jnp.zeros(experiment.dataset.shape, jnp.float32), training.Keys(key, key)
     t = experiment.times(keys, jnp.int32(0), 1)
     if experiment.prepare is not None:
-        prepared = experiment.prepare.apply(experiment.prepare.init(), key, {"x": x[None]})
+        prepared = prepared_one(experiment)
         t = prepared["t"][0] if "t" in prepared else t
+    if experiment.prepare is not None and experiment.prepare.schedule is not None:  # the clock that it is to learn
+        build(processes, experiment.config.process, experiment.prepare.schedule(experiment.prepare.init()))
     request = plan(experiment.config, experiment.schedule)
     jax.eval_shape(lambda params: loss_fn(experiment)(params, keys, {"x": x, "label": label, "t": t}, label, 1), params)
     jax.eval_shape(lambda params: sample_one(experiment)((params, request), (key, label)), params)
@@ -345,6 +348,32 @@ def _check_maps(config: Config) -> None:
             f"denoiser.{config.denoiser.name} reads a second map of the network, which losses.{' or '.join(wanted)} "
             f"trains; this run's loss is {config.loss.name}."
         )
+
+
+def _check_pairs(experiment: Experiment) -> None:
+    """Data that comes in pairs with its noise stays in them, and their flow is all that is known."""
+    if "z" not in experiment.dataset.train.gather(np.arange(1)):
+        return
+    if experiment.config.augment.name != "none":
+        raise ConfigError(
+            f"augment.{experiment.config.augment.name} would part each x from its z: set augment.name=none."
+        )
+    if experiment.prepare is not None and "z" in prepared_one(experiment):
+        raise ConfigError(
+            f"prepare.{experiment.config.prepare.name} would part each x from its z: set prepare.name=nothing."
+        )
+    if not isinstance(experiment.schedule, schedules.FlowOnly):
+        raise ConfigError(
+            "The data comes in pairs (x, z), so that x_t given x_0 is not Gaussian and only the flow is right: set "
+            "process.name=path.rectified (schedule.name=Rectified)."
+        )
+
+
+def prepared_one(experiment: Experiment) -> PyTree:
+    """What `prepare` makes of a batch of one."""
+    assert experiment.prepare is not None
+    x = jnp.zeros((1, *experiment.dataset.shape), jnp.float32)
+    return experiment.prepare.apply(experiment.prepare.init(), jax.random.key(0), {"x": x})
 
 
 def _check_labels(experiment: Experiment) -> None:

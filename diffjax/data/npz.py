@@ -16,6 +16,7 @@ def npz(
     held_out: float | str = 0.1,
     held_out_label: str | None = None,
     flip: bool = False,
+    z: str | None = None,
 ) -> Dataset:
     """Images (N, H, W, C) or (N, H, W), or vectors (N, d), named by their arrays in the file.
 
@@ -25,6 +26,9 @@ def npz(
         held_out: a share, taken evenly spaced over the order of the file, or the name of the held-out examples.
         held_out_label: their labels, if they are named and `label` is.
         flip: mirror training images at random.
+        z: the noise that each example belongs to, of its shape: pairs (reflow), of which held_out is a share.
+
+    Pairs are as a flow made them: their images may leave [-1, 1] a little.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -38,28 +42,32 @@ def npz(
         raise ValueError(f"npz: got label={label!r} and held_out_label={held_out_label!r}; expected both or neither.")
     if not named and held_out_label is not None:
         raise ValueError(f"npz: held_out_label={held_out_label!r} needs held_out=, the name of the held-out examples.")
-    train = _arrays(file, x, label)
+    if named and z is not None:
+        raise ValueError(f"npz: got z={z!r} and held_out={held_out!r}; of pairs a share is held out, such as 0.1.")
+    train = _arrays(file, x, label, z)
     if isinstance(held_out, str):
         parts = [train, _arrays(file, held_out, held_out_label)]
     else:
         apart = evenly(len(train), held_out)
-        parts = [Arrays(train.x[p], None if train.label is None else train.label[p]) for p in (~apart, apart)]
+        pick = lambda part, where: None if part is None else part[where]
+        parts = [Arrays(train.x[p], pick(train.label, p), pick(train.z, p)) for p in (~apart, apart)]
     labels = [part.label.max() for part in parts if part.label is not None]
     classes = int(max(labels)) + 1 if labels else None
     return in_memory(file.stem, *parts, classes=classes, levels=256 if train.x.dtype == np.uint8 else None, flip=flip)
 
 
-def _arrays(file: Path, x: str, label: str | None) -> Arrays:
+def _arrays(file: Path, x: str, label: str | None, z: str | None = None) -> Arrays:
     examples = _read(file, x)
     if examples.ndim not in (2, 3, 4):
         raise ValueError(f"{file}: {x!r} has shape {examples.shape}, expected (N, H, W, C), (N, H, W) or (N, d).")
-    examples = examples[..., None] if examples.ndim == 3 else examples
+    with_channels = lambda a: a[..., None] if a.ndim == 3 else a
+    examples, noise = with_channels(examples), None if z is None else with_channels(_read(file, z))
     labels = None if label is None else _labels(file, label)
     try:
-        arrays = Arrays(examples, labels)
+        arrays = Arrays(examples, labels, noise)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    if arrays.x.ndim == 4 and arrays.x.dtype != np.uint8 and np.abs(arrays.x).max() > 1:
+    if z is None and arrays.x.ndim == 4 and arrays.x.dtype != np.uint8 and np.abs(arrays.x).max() > 1:
         low, high = arrays.x.min(), arrays.x.max()
         raise ValueError(f"{file}: floating images {x!r} span [{low:g}, {high:g}], expected [-1, 1], or uint8 pixels.")
     return arrays

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-Batch = dict[str, np.ndarray]  # "x": (B, ...) float32, and "label": (B,) int32 where there are labels
+Batch = dict[str, np.ndarray]  # "x": (B, ...) float32; "label": (B,) int32 where there are labels; "z" of x's shape
 
 
 class Source(Protocol):
@@ -28,12 +28,13 @@ class Arrays:
     Args:
         x: (N, ...) uint8 or floating.
         label: (N,) integers, or None.
+        z: of x's shape, the noise that each example belongs to, or None: it is drawn.
 
     Raises:
         ValueError: for lengths that differ, another dtype, no example, or values that are not finite.
     """
 
-    def __init__(self, x: Any, label: Any = None):
+    def __init__(self, x: Any, label: Any = None, z: Any = None):
         x = np.asarray(x)
         if len(x) == 0:
             raise ValueError("The data set holds no example.")
@@ -43,8 +44,11 @@ class Arrays:
             raise ValueError(f"Example {np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(1))[0]} is not finite.")
         if label is not None and len(label) != len(x):
             raise ValueError(f"Got {len(x)} examples and {len(label)} labels.")
+        if z is not None and (np.shape(z) != x.shape or not np.all(np.isfinite(z))):
+            raise ValueError(f"The noise z has shape {np.shape(z)}, expected finite numbers of x's shape {x.shape}.")
         self.x = x if x.dtype == np.uint8 else x.astype(np.float32)
         self.label = None if label is None else np.asarray(label, np.int32)
+        self.z = None if z is None else np.asarray(z, np.float32)
 
     def __len__(self) -> int:
         """The number of examples."""
@@ -52,8 +56,8 @@ class Arrays:
 
     def gather(self, indices: np.ndarray) -> Batch:
         """The examples at `indices`, in one vectorised read."""
-        batch = {"x": unit(self.x[indices])}
-        return batch if self.label is None else {**batch, "label": self.label[indices]}
+        beside = {"label": self.label, "z": self.z}
+        return {"x": unit(self.x[indices])} | {k: part[indices] for k, part in beside.items() if part is not None}
 
 
 class Dataset(NamedTuple):
@@ -113,7 +117,10 @@ def in_memory(
         raise ValueError(f"{name}: training examples have shape {shape}, held-out ones {held_out.x.shape[1:]}.")
     if flip:
         check_flip(shape)
-    digest = fingerprint(train.x, train.label, held_out.x, held_out.label)
+    if flip and train.z is not None:
+        raise ValueError(f"{name}: flip mirrors x alone, but each x belongs to its z: set flip=False.")
+    pairs = () if train.z is None else (train.z, held_out.z)
+    digest = fingerprint(train.x, train.label, held_out.x, held_out.label, *pairs)
     return Dataset(name, train, held_out, shape, classes, levels, digest, flip)
 
 

@@ -4,6 +4,8 @@ from diffjax.denoisers import guidance, inverse, optimal, similarity, variance
 from diffjax.denoisers.classifier import Classifier as Classifier
 from diffjax.denoisers.classifier import cross_entropy as cross_entropy
 from diffjax.denoisers.clipping import clipped
+from diffjax.denoisers.coordinates import run_on as run_on
+from diffjax.denoisers.flow import flow as flow
 from diffjax.denoisers.targets import EDM, X0, Eps, Score, V, Velocity, denoiser
 
 __all__ = [

@@ -211,7 +211,7 @@ def jacobian(denoise: Denoiser, key: Key | None = None, probes: int = 1, rank: i
             that rank). Each costs two derivatives, one of them backwards.
 
     Raises:
-        ValueError: unless probes is an integer >= 1 and rank one >= 0, which is 0 without a key, and the process is Gaussian.
+        ValueError: unless probes is an integer >= 1, rank one >= 0, which is 0 without a key, and the process Gaussian.
     """
     need_gaussian(
         getattr(denoise, "schedule", None), "Var[x_0 | x_t] by Tweedie's formula is asked for", "measure it (`error`)"

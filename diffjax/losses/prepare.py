@@ -2,9 +2,10 @@
 
 from diffjax.losses.importance import importance
 from diffjax.losses.learned import learned
+from diffjax.losses.transport import optimal_transport
 from diffjax.types import Schedule
 
-__all__ = ["importance", "learned", "nothing"]
+__all__ = ["importance", "learned", "nothing", "optimal_transport"]
 
 
 def nothing(schedule: Schedule) -> None:

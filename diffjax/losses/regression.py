@@ -1,7 +1,8 @@
 """w(t) |F - (a x_0 + b z)|^2: plain regression in network space, for every parameterisation.
 
 With unit weight this is L_simple for eps (Ho et al. 2020, eq. 14), sigma^2-weighted denoising score matching for the
-same (kexue 9509), EDM's lambda(sigma) for EDM (Karras et al. 2022, eq. 8), conditional flow matching for the velocity.
+same (kexue 9509), EDM's lambda(sigma) for EDM (Karras et al. 2022, eq. 8), conditional flow matching for the velocity
+(Lipman et al. 2023), along any path: x_0 and z are then the ends of its tangent (`processes.path`).
 """
 
 from typing import Any
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 
 from diffjax.denoisers.targets import Target, inputs
 from diffjax.losses.weights import Weight, unit
+from diffjax.processes.path import ends
 from diffjax.types import Array, Network, Process
 
 _UNIT = unit()
@@ -36,4 +38,5 @@ def regression(
             f"The network gives shape {prediction.shape} for x of shape {x0.shape}, expected the same; for a second "
             "map (`outputs`) train with losses.hybrid or losses.variational."
         )
+    x0, z = ends(process, x0, z, t)
     return weight(process.schedule, target, t) * jnp.mean((prediction - a * x0 - b * z) ** 2)

@@ -60,6 +60,11 @@ def chain(schedule: Schedule, steps: int | None = None, evenly: bool = False) ->
     return draw
 
 
+def last(schedule: Schedule) -> Times:
+    """t = t_max always: a network that goes from noise to data in one step (Liu et al. 2022, distillation)."""
+    return lambda keys, index, batch_size: jnp.asarray(schedule.t_max, float)
+
+
 def log_normal(schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> Times:
     """log(sigma / alpha) ~ N(mean, std^2) (Karras et al. 2022, table 1), on any schedule with an inverse log-SNR.
 

@@ -8,7 +8,18 @@ from diffjax.theory import (
     heat,
     linear,
     residuals,
+    straightness,
     wasserstein_bound,
 )
 
-__all__ = ["characteristics", "constructions", "generator", "green", "heat", "linear", "residuals", "wasserstein_bound"]
+__all__ = [
+    "characteristics",
+    "constructions",
+    "generator",
+    "green",
+    "heat",
+    "linear",
+    "residuals",
+    "straightness",
+    "wasserstein_bound",
+]

@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.schedules import FlowOnly, derivatives
+from diffjax.denoisers.flow import flow
+from diffjax.schedules import FlowOnly
 from diffjax.theory import residuals
 from diffjax.theory.generator import Field
-from diffjax.types import Array, Key, Posterior, Schedule, pytree
+from diffjax.types import Array, Denoiser, Key, Schedule, pytree
 
 
 class Construction(Protocol):
@@ -81,7 +82,7 @@ class Marginal:
         key_point, key = jax.random.split(key)
         return self.construction.sample(key, self.points[jax.random.categorical(key_point, self.log_weights)], t)
 
-    def denoiser(self, schedule: Schedule) -> "FlowDenoiser":
+    def denoiser(self, schedule: Schedule) -> Denoiser:
         """`denoiser` of the velocity."""
         return denoiser(jax.tree_util.Partial(Marginal.velocity, self), schedule)
 
@@ -119,7 +120,7 @@ def marginal(construction: Construction, points: Any, weights: Any = None) -> Ma
     return Marginal(construction, jnp.asarray(points, float), jnp.asarray(log_weights, float))
 
 
-def denoiser(velocity: Field, schedule: Schedule) -> "FlowDenoiser":
+def denoiser(velocity: Field, schedule: Schedule) -> Denoiser:
     """The denoiser whose probability flow under the schedule is dx/dt = velocity, for deterministic samplers.
 
     Args:
@@ -127,18 +128,4 @@ def denoiser(velocity: Field, schedule: Schedule) -> "FlowDenoiser":
         schedule: a clock of the velocity's own t with alpha' sigma < alpha sigma'; `schedules.EDM` with its end as
             t_max, or `Rectified`, for which the mean is x - t v.
     """
-    velocity = jax.tree_util.Partial(velocity) if jax.tree_util.all_leaves([velocity]) else velocity
-    return FlowDenoiser(velocity, schedule if isinstance(schedule, FlowOnly) else FlowOnly(schedule))
-
-
-@pytree
-class FlowDenoiser:
-    """`denoiser`. Its mean is E[x_0 | x_t] where x_t = alpha x_0 + sigma z; elsewhere a name for the velocity."""
-
-    field: Any
-    schedule: FlowOnly
-
-    def __call__(self, x: Array, t: Any) -> Posterior:
-        """The mean that solves alpha' mean + sigma' (x - alpha mean) / sigma = v; t > 0."""
-        (alpha, sigma), (d_alpha, d_sigma) = derivatives(self.schedule, t)
-        return Posterior((sigma * self.field(x, t) - d_sigma * x) / (sigma * d_alpha - alpha * d_sigma))
+    return flow(velocity, schedule if isinstance(schedule, FlowOnly) else FlowOnly(schedule))

@@ -1,0 +1,50 @@
+"""Noise chosen for the data of each batch by optimal transport (Pooladian et al. 2023; Tong et al. 2024).
+
+The pairs (x_0, z) of `couplings.exact` or `couplings.entropic` are no longer independent: both keep their laws, so that
+the flow is that of the data, and it is straighter; but x_t given x_0 is not Gaussian any more, so that only the flow is
+right. Within a batch: the larger it is, the nearer the pairs are to the transport of the whole laws.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from diffjax import couplings
+from diffjax.processes.gaussian import Gaussian
+from diffjax.schedules import FlowOnly
+from diffjax.types import Array, Key, Prepare, PyTree, Schedule
+
+
+def optimal_transport(
+    schedule: Schedule, method: str = "exact", epsilon: float = 0.05, iterations: int = 1000
+) -> Prepare:
+    """Gives each example of the batch its noise "z", standard normal over the batch; not so over one label of it.
+
+    Args:
+        method: "exact", or "sinkhorn", whose pairs are drawn from the entropic plan.
+        epsilon: of Sinkhorn, in units of the batch's mean cost.
+        iterations: of Sinkhorn, at most.
+
+    Raises:
+        ValueError: for another method, options that are not positive, or a process that calls itself Gaussian.
+    """
+    if not isinstance(schedule, FlowOnly):
+        raise ValueError(
+            "Optimal transport makes x_t given x_0 something else than Gaussian, so that only the flow is right: set "
+            "process.name=path.rectified (schedule.name=Rectified)."
+        )
+    process = Gaussian(schedule)
+    if method == "exact":
+        couple = couplings.exact(process)
+    elif method == "sinkhorn":
+        couple = couplings.entropic(process, epsilon, iterations)
+    else:
+        raise ValueError(f"There is no transport method {method!r}; there are exact and sinkhorn.")
+
+    def apply(memory: PyTree, key: Key, batch: PyTree) -> PyTree:
+        own = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(batch["x"])))
+        return {**batch, "z": couple(own, batch["x"])[1]}
+
+    def update(memory: PyTree, losses: Array, logged: dict[str, Array]) -> PyTree:
+        return memory
+
+    return Prepare(lambda: (), apply, update)

@@ -1,0 +1,350 @@
+"""Couplings: transport against enumeration, linear programming and closed forms; pairs in training and from files."""
+
+import itertools
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from run_command import ROOT
+from scipy import optimize
+
+from diffjax import config as C
+from diffjax import couplings, data, losses
+from diffjax.commands import evaluate, sample, train
+from diffjax.commands.experiment import build_experiment
+from diffjax.processes import Gaussian, path
+from diffjax.schedules import FlowOnly, Rectified
+
+RNG = np.random.default_rng(0)
+KEYS = jax.random.split(jax.random.key(0), 64)
+ASSIGN = jax.jit(couplings.assignment)
+
+
+def pairs(n, d=2, seed=0):
+    return np.random.default_rng(seed).normal(size=(2, n, d)).astype(np.float32)
+
+
+# The assignment.
+
+
+@pytest.mark.parametrize("n", [1, 2, 6])
+def test_the_assignment_is_the_best_of_all_permutations(n):
+    x0, z = pairs(n, seed=n)
+    got = np.asarray(jax.jit(couplings.assignment)(couplings.squared_distances(jnp.asarray(x0), jnp.asarray(z))))
+    cost = lambda p: sum(((x0[i] - z[j]) ** 2).sum() for i, j in enumerate(p))
+    assert tuple(got) == min(itertools.permutations(range(n)), key=cost)
+
+
+@pytest.mark.parametrize("n", [17, 64])
+@pytest.mark.parametrize("kind", ["normal", "integers", "zeros", "products"])
+def test_the_assignment_costs_what_scipys_does(kind, n, x64):
+    """Ties leave the permutation open, not its cost; negative costs are as good as others."""
+    rng = np.random.default_rng(n)
+    cost = {
+        "normal": lambda: rng.normal(size=(n, n)),
+        "integers": lambda: rng.integers(0, 4, (n, n)).astype(float),
+        "zeros": lambda: np.zeros((n, n)),
+        "products": lambda: np.outer(np.arange(n), np.arange(n)) + rng.uniform(size=(n, n)),
+    }[kind]()
+    got = np.asarray(ASSIGN(jnp.asarray(cost)))
+    np.testing.assert_array_equal(np.sort(got), np.arange(n))
+    rows, columns = optimize.linear_sum_assignment(cost)
+    assert cost[rows, got].sum() == pytest.approx(cost[rows, columns].sum(), abs=1e-10)
+
+
+def test_in_one_dimension_the_assignment_sorts():
+    x0, _ = pairs(64, 1)
+    _, paired = couplings.exact(Gaussian(Rectified()))(KEYS, jnp.asarray(x0))
+    _, drawn = couplings.independent(Gaussian(Rectified()))(KEYS, jnp.asarray(x0))
+    np.testing.assert_array_equal(np.sort(paired[:, 0]), np.sort(drawn[:, 0]))
+    order = np.argsort(x0[:, 0])
+    assert np.all(np.diff(np.asarray(paired)[order, 0]) > 0)
+
+
+def test_an_assignment_is_one_to_one():
+    with pytest.raises(ValueError, match=r"shape \(3, 4\), expected \(n, n\); where the numbers differ, take sinkhorn"):
+        couplings.assignment(jnp.zeros((3, 4)))
+
+
+# Sinkhorn.
+
+A, B = np.asarray([0.1, 0.4, 0.5]), np.asarray([0.25, 0.05, 0.3, 0.4])
+COST = RNG.uniform(size=(3, 4))
+
+
+def plan(cost, epsilon, *masses, **options):
+    return np.exp(np.asarray(couplings.sinkhorn(jnp.asarray(cost), epsilon, *masses, **options)))
+
+
+@pytest.mark.parametrize("epsilon", [0.03, 0.3, 3.0])
+def test_the_plan_has_its_marginals_and_the_form_of_the_entropic_optimum(epsilon, x64):
+    P = plan(COST, epsilon, A, B, iterations=100_000, tolerance=1e-13)
+    np.testing.assert_allclose(P.sum(1), A, rtol=1e-12)
+    np.testing.assert_allclose(P.sum(0), B, rtol=1e-10)
+    duals = epsilon * np.log(P) + COST  # f_i + g_j up to constants: no interaction between rows and columns
+    np.testing.assert_allclose(duals - duals[:1] - duals[:, :1] + duals[0, 0], 0, atol=1e-10)
+
+
+def test_two_by_two_in_closed_form(x64):
+    """Equal masses: P = [[p, q], [q, p]] / 2 with p / q = exp((C_01 + C_10 - C_00 - C_11) / (2 epsilon))."""
+    cost, epsilon = np.asarray([[0.1, 0.9], [0.4, 0.3]]), 0.5
+    ratio = np.exp((0.9 + 0.4 - 0.1 - 0.3) / (2 * epsilon))
+    p = ratio / (1 + ratio)
+    expected = np.asarray([[p, 1 - p], [1 - p, p]]) / 2
+    np.testing.assert_allclose(plan(cost, epsilon, tolerance=1e-14), expected, rtol=1e-12)
+
+
+def test_without_entropy_it_is_the_linear_program(x64):
+    """The cost of the entropic plan exceeds the least by at most epsilon log(n m), and falls to it."""
+    rows = np.kron(np.eye(3), np.ones(4)), np.kron(np.ones(3), np.eye(4))
+    least = optimize.linprog(COST.ravel(), A_eq=np.concatenate(rows), b_eq=np.concatenate([A, B])).fun
+    excess = [
+        (plan(COST, epsilon, A, B, iterations=100_000, tolerance=1e-12) * COST).sum() - least
+        for epsilon in (0.1, 0.01, 0.003)
+    ]
+    assert excess[0] > excess[1] > excess[2] > -1e-12
+    assert excess[2] < 1e-4
+    x0, z = pairs(5, seed=3)
+    cost = couplings.squared_distances(jnp.asarray(x0), jnp.asarray(z))
+    P = plan(cost, 0.01, iterations=100_000, tolerance=1e-8)
+    np.testing.assert_array_equal(P.argmax(1), couplings.assignment(cost))
+    np.testing.assert_allclose(P.max(1), 0.2, rtol=1e-3)
+
+
+def test_without_cost_the_plan_is_independent_and_empty_masses_stay_empty(x64):
+    np.testing.assert_allclose(plan(np.zeros((3, 4)), 0.1, A, B), np.outer(A, B), rtol=1e-12)
+    P = plan(COST, 0.1, np.asarray([0.0, 0.4, 0.6]), B)
+    np.testing.assert_array_equal(P[0], 0)
+    assert np.all(np.isfinite(P))
+
+
+def test_costs_of_any_size_are_safe_in_float32():
+    P = plan(jnp.asarray(1e4 * COST, jnp.float32), 1.0, iterations=3000)
+    assert np.all(np.isfinite(P))
+    np.testing.assert_allclose(P.sum(1), 1 / 3, rtol=1e-3)
+
+
+def test_squared_distances_are_those_of_numpy(x64):
+    x0, z = RNG.normal(size=(4, 3, 2)), RNG.normal(size=(5, 3, 2))
+    expected = ((x0[:, None] - z[None]) ** 2).sum((2, 3))
+    np.testing.assert_allclose(couplings.squared_distances(jnp.asarray(x0), jnp.asarray(z)), expected, rtol=1e-12)
+
+
+def test_pairs_are_drawn_from_the_rows_of_the_plan():
+    """Three points far from each other but near two noises each: over many keys the shares are those of the plan."""
+    x0 = jnp.asarray([[-1.0], [0.0], [1.0]])
+    process = Gaussian(Rectified(), lambda key, shape: jnp.full(shape, jax.random.bits(key) % 3, float))
+    couple = jax.jit(jax.vmap(couplings.entropic(process, 0.4), in_axes=(0, None)))
+    keys = jax.random.split(jax.random.key(1), (1500, 3))
+    drawn = np.asarray(jax.vmap(couplings.independent(process), in_axes=(0, None))(keys, x0)[1][..., 0])
+    taken = np.asarray(couple(keys, x0)[1][..., 0])
+    values = np.unique(drawn, axis=0)
+    assert len(values) == 27
+    for value in values:
+        here = np.all(drawn == value, 1)
+        cost = (np.asarray(x0) - value[None]) ** 2
+        if len(set(value)) < 3:
+            continue
+        P = 3 * plan(cost, 0.4 * cost.mean())
+        for i in range(3):
+            shares = [np.mean(taken[here, i] == v) for v in value]
+            np.testing.assert_allclose(shares, P[i], atol=4 * np.sqrt(0.25 / here.sum()))
+
+
+BAD = {
+    "unbalanced": (dict(a=A, b=2 * B), "unbalanced: a sums to 1, b to 2"),
+    "negative": (dict(a=np.asarray([-0.1, 0.6, 0.5]), b=B), "expected masses >= 0"),
+    "empty": (dict(a=np.zeros(3), b=B), "not all 0"),
+    "shapes": (dict(a=B, b=A), r"shapes \(4,\) and \(3,\) for a cost of shape \(3, 4\)"),
+    "epsilon": (dict(epsilon=0.0), r"epsilon is 0\.0, expected a positive"),
+    "iterations": (dict(iterations=0), "iterations is 0, expected an integer >= 1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_transport_problems(case):
+    options, match = BAD[case]
+    with pytest.raises(ValueError, match=match):
+        couplings.sinkhorn(jnp.asarray(COST, jnp.float32), **{"epsilon": 0.1, **options})
+
+
+# In training.
+
+SCHEDULE = FlowOnly(Rectified())
+
+
+@pytest.mark.parametrize("method", ["exact", "sinkhorn"])
+def test_the_prepared_noise_is_normal_and_nearer_to_the_data(method):
+    prepare = losses.prepare.optimal_transport(SCHEDULE, method)
+    x = jnp.asarray(pairs(256)[0]) + 1.5
+    batch = jax.jit(prepare.apply)((), jax.random.key(3), {"x": x, "label": jnp.arange(256)})
+    own = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(3), jnp.arange(256))
+    drawn = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (2,)))(own))
+    z = np.asarray(batch["z"])
+    assert {tuple(v) for v in z.tolist()} <= {tuple(v) for v in drawn.tolist()}
+    if method == "exact":
+        np.testing.assert_array_equal(np.sort(z, 0), np.sort(drawn, 0))
+    assert couplings.transport_cost(x, z) < 0.7 * couplings.transport_cost(x, drawn)
+    np.testing.assert_allclose(z.mean(0), 0, atol=0.2)
+    np.testing.assert_array_equal(batch["label"], np.arange(256))
+    assert prepare.update((), None, {}) == ()
+
+
+DEVICES = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import PartitionSpec as P
+from diffjax import losses, parallel, training, ema, optimizers
+import optax
+from diffjax.schedules import FlowOnly, Rectified
+found = {}
+for method in ("exact", "sinkhorn"):
+    prepare = losses.prepare.optimal_transport(FlowOnly(Rectified()), method)
+    def loss(params, keys, example, index, size):
+        return ((params * example["z"] - example["x"]) ** 2).mean(), {"z0": example["z"][0]}
+    for backend, n in (("jit", 1), ("jit", 4), ("pmap", 4)):
+        mesh = parallel.mesh(jax.devices()[:n])
+        axis = parallel.AXIS if backend == "pmap" else None
+        step = training.make_step(loss, optax.sgd(0.1), ema.warm_up([]), prepare=prepare, axis_name=axis)
+        run = parallel.compile_step(step, backend, mesh)
+        state = training.init_state(jnp.ones(()), optax.sgd(0.1), ema.warm_up([]), jax.random.key(0), prepare)
+        state = parallel.replicate(mesh, state)
+        x = np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)
+        for _ in range(3):
+            state, metrics = run(state, parallel.shard_batch(mesh, {"x": x}))
+            jax.block_until_ready(state)
+        found[method, backend, n] = float(jax.device_get(state.params))
+    values = [v for key, v in found.items() if key[0] == method]
+    assert np.ptp(values) < 1e-6, found
+print("agreed", found)
+"""
+
+
+def test_the_pairs_do_not_depend_on_the_number_of_devices():
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    env["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run([sys.executable, "-c", DEVICES], env=env, capture_output=True, text=True, timeout=300)
+    assert "agreed" in done.stdout, done.stderr
+
+
+def test_transport_wants_a_process_that_knows_its_flow_alone():
+    with pytest.raises(ValueError, match=r"process\.name=path\.rectified"):
+        losses.prepare.optimal_transport(Rectified())
+    with pytest.raises(ValueError, match="there are exact and sinkhorn"):
+        losses.prepare.optimal_transport(SCHEDULE, "greedy")
+
+
+TINY = "configs/rectified.py:tiny"
+MOONS = ["data.name=moons", "model.name=MLP", "model.width=16", "model.depth=1"]
+SHORT = ["train.steps=10", "train.sample_every=10", "eval.samples=100", "checkpoint.every=5"]
+
+
+@pytest.fixture(scope="module")
+def flow_run(tmp_path_factory):
+    """A run along quarter circles with transport."""
+    workdir = tmp_path_factory.mktemp("runs") / "flow"
+    return workdir, train.run(C.load(TINY, [*MOONS, *SHORT, "data.held_out=100"]), workdir)
+
+
+def test_a_run_along_a_path_is_sampled_and_judged(flow_run):
+    workdir, results = flow_run
+    assert results["status"] == "done"
+    assert np.isfinite(sample.run(workdir, [0, 1])).all()
+    assert results["loss_by_time"] == evaluate.run(workdir)["loss_by_time"]
+    # F = 0 at the start: its loss is the mean square of the velocity, that of a quarter circle
+    assert results["held_out_loss"] < (np.pi / 2) ** 2 * 1.2
+
+
+def test_stochastic_samplers_refuse_the_run(flow_run):
+    with pytest.raises(C.ConfigError, match="the process is not Gaussian"):
+        sample.run(flow_run[0], [0], sampler="ancestral.ddpm")
+
+
+@pytest.fixture(scope="module")
+def pairs_file(tmp_path_factory):
+    """x = 2 + z / 2: one line of Euler's method from noise to data."""
+    z = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
+    file = tmp_path_factory.mktemp("pairs") / "pairs.npz"
+    np.savez(file, x=2 + 0.5 * z, z=z)
+    return file
+
+
+def test_pairs_stay_together(pairs_file):
+    dataset = data.npz(str(pairs_file), label=None, z="z")
+    for part in (dataset.train, dataset.held_out):
+        batch = part.gather(np.asarray([3, 1]))
+        np.testing.assert_allclose(batch["x"], 2 + 0.5 * batch["z"], rtol=1e-6)
+    drawn = data.batch_at(dataset.train, 8, seed=1, step=5)
+    np.testing.assert_allclose(drawn["x"], 2 + 0.5 * drawn["z"], rtol=1e-6)
+    assert dataset.fingerprint != data.npz(str(pairs_file), label=None).fingerprint
+
+
+@pytest.mark.parametrize("variant", ["reflow", "distill"])
+def test_pairs_are_trained_on(variant, pairs_file, tmp_path):
+    fast = ["learning_rate.peak=0.02", "learning_rate.warmup_steps=0", "train.batch_size=64", "ema.decays=(0.9,)"]
+    fast += ["train.steps_per_dispatch=100", "train.log_every=100", "sample.ema=0.9"]
+    short = ["train.steps=200", "train.sample_every=200", "eval.samples=64", "checkpoint.every=200"]
+    config = C.load(f"configs/rectified.py:{variant}", [*MOONS[1:], *short, *fast, f"data.path={pairs_file}"])
+    train.run(config, tmp_path / "run")
+    experiment = build_experiment(config)
+    z = np.stack([sample_noise(experiment, seed) for seed in range(8)])
+    got = sample.run(tmp_path / "run", range(8))
+    assert np.abs(got - (2 + 0.5 * z)).mean() < 0.15, "each seed's noise flows to its own x"
+
+
+def sample_noise(experiment, seed):
+    return np.asarray(jax.random.normal(jax.random.split(jax.random.key(seed))[0], experiment.dataset.shape))
+
+
+PAIRS = ["data.name=npz", "data.label=None", "data.z=z", *MOONS[1:]]
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "match"),
+    [
+        (TINY, ["process.name=Gaussian"], r"set process\.name=path\.rectified"),
+        (TINY, ["schedule.name=VP"], "the schedule is VP; give Rectified"),
+        (TINY, ["prepare.name=learned"], "the schedule is Warped; give Rectified"),
+        (TINY, ["target.name=Score"], "predict X0, Eps, V or EDM"),
+        (TINY, ["sampler.name=ancestral.ddpm"], "the process is not Gaussian"),
+        (TINY, ["process.name=path.straight"], "it has rectified, variance_preserving"),
+        ("pairs", [], r"prepare\.optimal_transport would part each x from its z"),
+        ("pairs", ["prepare.name=nothing", "process.name=Gaussian"], "only the flow is right"),
+        ("pairs", ["prepare.name=nothing", "data.z=noise"], "has no array 'noise'"),
+        ("pairs", ["prepare.name=nothing", "data.flip=True"], "flip"),
+    ],
+)
+def test_mistakes_in_configs(name, overrides, match, pairs_file):
+    extra = MOONS if name == TINY else [*PAIRS, f"data.path={pairs_file}"]
+    with pytest.raises(C.ConfigError, match=match):
+        build_experiment(C.load(TINY, [*extra, *overrides]))
+
+
+def test_pairs_are_not_augmented(tmp_path):
+    z = np.random.default_rng(0).normal(size=(40, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "pairs.npz", x=z / 2, z=z)
+    options = [*PAIRS[:3], f"data.path={tmp_path}/pairs.npz", "prepare.name=nothing"]
+    with pytest.raises(C.ConfigError, match="flip mirrors x alone"):
+        build_experiment(C.load(TINY, [*options, "data.flip=True"]))
+    with pytest.raises(C.ConfigError, match="would part each x from its z"):
+        build_experiment(C.load(TINY, [*options, "augment.name=geometric", "model.augment=9"]))
+
+
+@pytest.mark.parametrize(("z", "match"), [(np.zeros((4, 3)), "expected finite"), (np.full((4, 2), np.nan), "finite")])
+def test_noise_of_another_shape(z, match, tmp_path):
+    np.savez(tmp_path / "bad.npz", x=np.zeros((4, 2)), z=z)
+    with pytest.raises(ValueError, match=match):
+        data.npz(str(tmp_path / "bad.npz"), label=None, z="z")
+
+
+def test_named_held_out_examples_have_no_noise(pairs_file):
+    with pytest.raises(ValueError, match="of pairs a share is held out"):
+        data.npz(str(pairs_file), label=None, z="z", held_out="x")
+
+
+def test_path_processes_couple_too():
+    x0, z = couplings.exact(path.rectified())(KEYS[:8], jnp.zeros((8, 2)))
+    assert z.shape == x0.shape
