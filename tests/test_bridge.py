@@ -212,7 +212,7 @@ def test_the_loss_is_ddbm_s(x64):
 
 @every_base
 def test_from_noise_the_preconditioning_is_edm_s(name, x64):
-    """With the statistics of y = alpha_T x_0 + sigma_T z the denoiser is EDM's on the base schedule, network and all."""
+    """With the statistics of y = alpha_T x_0 + sigma_T z the denoiser is EDM's on the base schedule."""
     base = BASES[name][0]
     alpha_T, sigma_T = (float(c) for c in base(base.t_max))
     sd, (y, u) = 0.5, jnp.asarray(np.random.default_rng(2).normal(size=(2, 3)))
@@ -530,9 +530,7 @@ def test_order_3_with_an_exact_history(x64):
         kept = [LINE.denoise(exact[i], B[i], C[i]) for i in (1, 0)]
         rows = jax.tree.map(lambda a: a[2:], sample.args[0])
         model = analytic.gaussian_mixture(LINE.weights, LINE.means, LINE.variances).denoiser(knots)
-        state = jax.vmap(lambda x, m: sampler.init(x)._replace(ys=m))(
-            jnp.asarray(exact[2]), jnp.asarray(np.stack([*kept, 0 * x], 1))
-        )
+        state = jax.vmap(sampler.init)(jnp.asarray(exact[2]))._replace(ys=jnp.asarray(np.stack([*kept, 0 * x], 1)))
         step = lambda state, row, sampler=sampler, model=model: (sampler.step(model, None, state, row), None)
         got = jax.jit(jax.vmap(lambda state: jax.lax.scan(step, state, rows)[0].x))(state)  # noqa: B023
         found.append(np.abs(got - LINE.transport(x, (B[0], C[0]), (B[-1], C[-1]))).max())

@@ -20,7 +20,7 @@ import numpy as np
 
 from diffjax.processes.gaussian import Gaussian
 from diffjax.schedules import amplitudes, log_snr, remaining, time_of
-from diffjax.types import Array, Key, Schedule, pytree
+from diffjax.types import Array, Key, Schedule, pytree, static
 
 
 @pytree
@@ -52,9 +52,14 @@ class BridgeSchedule:
 
 @pytree
 class Bridge(Gaussian):
-    """The process of u; make one with `bridge`. `prior` is 0 at t_max, and C_t z at a time below."""
+    """The process of u; make one with `bridge`. `prior` is 0 at t_max, and C_t z at a time below.
+
+    Attributes:
+        from_noise: the endpoints are the base process's own x_T, not part of the data.
+    """
 
     schedule: BridgeSchedule
+    from_noise: bool = static(default=False)
 
     def shifted(self, x: Array, y: Array, t: Any) -> Array:
         """u_t = x_t - A_t y.
@@ -82,8 +87,11 @@ class Bridge(Gaussian):
         return Gaussian(self.schedule.base, self.law).prior(key, shape)
 
 
-def bridge(schedule: Schedule) -> Bridge:
+def bridge(schedule: Schedule, from_noise: bool = False) -> Bridge:
     """The bridge of a base schedule, pinned at its t_max.
+
+    Args:
+        from_noise: endpoints are drawn by the base process (`endpoint`): generation from noise as a bridge.
 
     Raises:
         ValueError: if the base has no signal or no noise at its end: x_T then says nothing of x_t, or everything.
@@ -94,7 +102,7 @@ def bridge(schedule: Schedule) -> Bridge:
             f"{type(schedule).__name__} ends at alpha = {alpha:g}, sigma = {sigma:g}; a bridge needs both above 0: end "
             "it earlier (t_max)."
         )
-    return Bridge(BridgeSchedule(schedule))
+    return Bridge(BridgeSchedule(schedule), from_noise=from_noise)
 
 
 def _endpoint(y: Any, x: Array) -> Array:

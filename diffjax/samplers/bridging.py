@@ -1,8 +1,8 @@
 """Along a bridge: from u = 0, where x_t is its endpoint, to data (Zheng et al. 2024, section 4.2).
 
 At t_max alpha = sigma = 0: all that is known of x_0 there is what the denoiser says of the endpoint, and there is
-nothing to divide by. The first step therefore draws u anew, u_s = B_s E[x_0 | y] + C_s z, DBIM's booting noise; from there any
-sampler goes on. A flow alone would make one x_0 of each y: this draw is all the diversity that it has.
+nothing to divide by. The first step therefore draws u anew, u_s = B_s E[x_0 | y] + C_s z, DBIM's booting noise; from
+there any sampler goes on. A flow alone would make one x_0 of each y: this draw is all the diversity that it has.
 """
 
 from collections.abc import Callable
