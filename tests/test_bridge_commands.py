@@ -6,7 +6,7 @@ import pytest
 
 from diffjax import config as C
 from diffjax import data, parallel
-from diffjax.commands import evaluate, train
+from diffjax.commands import evaluate, likelihood, train
 from diffjax.commands.experiment import build_experiment, held_out_pairs, init_state, seed_inputs
 from diffjax.commands.sample import drawer
 from diffjax.denoisers import DDBM
@@ -53,6 +53,11 @@ def test_samples_are_by_seed_and_their_endpoints_by_seed_too():
     np.testing.assert_array_equal(seed_inputs(experiment, [3, 5, 300])[2], pairs["y"])
     np.testing.assert_array_equal(pairs["x"][0], pairs["x"][2])
     assert error["endpoint"] < 0.5
+
+
+def test_a_bridge_has_no_likelihood():
+    with pytest.raises(C.ConfigError, match="The flow of a bridge goes from data to a point"):
+        likelihood.plan(build_experiment(C.load("configs/bridge.py:tiny")))
 
 
 @pytest.mark.slow
