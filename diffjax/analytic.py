@@ -34,7 +34,9 @@ class ExactDenoiser:
 
     def __call__(self, x: Array, t: Any) -> Posterior:
         """p(x_0 | x_t = x): exact mean, and diagonal variance if asked for."""
-        posterior = self.target.posterior(x, *self.schedule(t))
+        alpha, sigma = self.schedule(t)
+        nothing = (alpha == 0) & (sigma == 0)  # where a bridge starts: x_t = 0 tells as much as noise does
+        posterior = self.target.posterior(x, alpha, jnp.where(nothing, 1.0, sigma))
         return posterior if self.with_var else Posterior(posterior.mean)
 
 

@@ -22,6 +22,7 @@ __all__ = [  # what a config may name
     "leading",
     "linspace",
     "log_snr",
+    "pinned",
     "quadratic",
     "rounded",
     "sections",
@@ -182,6 +183,23 @@ def rounded(schedule: Schedule, n: int, *, base: str = "karras", **options):
     ts = globals()[base](schedule, n, **options)
     moved = at_levels(schedule, _levels(schedule, ts[ts > 0]))
     return moved if ts[-1] == 0 else moved[:-1]
+
+
+def pinned(schedule: Schedule, n: int, *, base: str = "uniform", gap: float = 1e-3, **options):
+    """t_max, where a bridge is its endpoint, and then another grid of n - 1 steps from t_max - gap.
+
+    DBIM's own (Zheng et al. 2024, code) is base="uniform", gap=1e-3; karras and log_snr need a start below t_max.
+
+    Raises:
+        ValueError: for another grid's name or options, fewer than 2 steps, or a gap outside (0, t_max).
+    """
+    _check_steps(n, least=2)
+    end = float(schedule.t_max)
+    if base not in ("uniform", "karras", "log_snr", "angle"):
+        raise ValueError(f"A bridge's grid cannot be made of {base!r}; there are uniform, karras, log_snr, angle.")
+    if not 0 < gap < end:
+        raise ValueError(f"gap is {gap}, expected a time between 0 and t_max = {end}, both excluded.")
+    return check(np.append(end, globals()[base](schedule, n - 1, t_max=end - gap, **options)), end)
 
 
 def at_levels(schedule: Schedule, levels) -> np.ndarray:

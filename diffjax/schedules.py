@@ -37,6 +37,11 @@ class VP:
         """The time of a log-SNR: B = softplus(-log_snr), then the stable root of the quadratic."""
         return _linear_beta_time(self.beta_min, self.beta_max, jax.nn.softplus(-log_snr))
 
+    def remaining(self, t: Any) -> Array:
+        """SNR_t / SNR_T = expm1(B_T) / expm1(B_t) = 1 + expm1(B_T - B_t) / -expm1(-B_t)."""
+        left, integral = _linear_beta_left(self, t)
+        return jnp.log1p(jnp.expm1(left) / -jnp.expm1(-integral))
+
 
 @pytree
 class VDM:
@@ -59,6 +64,10 @@ class VDM:
         """The time of a log-SNR."""
         return self.t_max * (-log_snr - self.gamma_min) / (self.gamma_max - self.gamma_min)
 
+    def remaining(self, t: Any) -> Array:
+        """A straight line."""
+        return (self.gamma_max - self.gamma_min) * (self.t_max - jnp.asarray(t, float)) / self.t_max
+
 
 @pytree
 class SubVP:
@@ -80,6 +89,12 @@ class SubVP:
         integral = jnp.where(log_sigma < -np.log(2.0), -jnp.log1p(-small), -(log_snr + 2 * log_sigma))
         return _linear_beta_time(self.beta_min, self.beta_max, integral)
 
+    def remaining(self, t: Any) -> Array:
+        """VP's, and once more log(sigma_T / sigma_t) with sigma = -expm1(-B)."""
+        left, integral = _linear_beta_left(self, t)
+        rise = jnp.expm1(left) / -jnp.expm1(-integral)
+        return jnp.log1p(rise) + jnp.log1p(-jnp.expm1(-left) / jnp.expm1(integral))
+
 
 def _linear_beta_integral(beta_min: Any, beta_max: Any, t: Any) -> Array:
     """B(t), the integral of beta from 0 to t."""
@@ -90,6 +105,13 @@ def _linear_beta_integral(beta_min: Any, beta_max: Any, t: Any) -> Array:
 def _linear_beta_time(beta_min: Any, beta_max: Any, integral: Any) -> Array:
     """Solves beta_min t + (beta_max - beta_min) t^2 / 2 = integral without cancellation."""
     return 2 * integral / (beta_min + jnp.sqrt(beta_min**2 + 2 * (beta_max - beta_min) * integral))
+
+
+def _linear_beta_left(schedule: "VP | SubVP", t: Any) -> tuple[Array, Array]:
+    """(B_T - B_t, B_t), the first as a product with T - t."""
+    t, end = jnp.asarray(t, float), schedule.t_max
+    left = (end - t) * (schedule.beta_min + 0.5 * (end + t) * (schedule.beta_max - schedule.beta_min))
+    return left, _linear_beta_integral(schedule.beta_min, schedule.beta_max, t)
 
 
 @pytree
@@ -113,6 +135,10 @@ class VE:
         """The time of a log-SNR."""
         return (-0.5 * log_snr - jnp.log(self.sigma_min)) / jnp.log(self.sigma_max / self.sigma_min)
 
+    def remaining(self, t: Any) -> Array:
+        """A straight line."""
+        return 2 * (self.t_max - jnp.asarray(t, float)) * jnp.log(self.sigma_max / self.sigma_min)
+
 
 @pytree
 class EDM:
@@ -128,6 +154,10 @@ class EDM:
     def inverse(self, log_snr: Any) -> Array:
         """The time of a log-SNR: sigma itself."""
         return jnp.exp(-0.5 * log_snr)
+
+    def remaining(self, t: Any) -> Array:
+        """2 log(T / t)."""
+        return 2 * jnp.log1p((self.t_max - jnp.asarray(t, float)) / t)
 
 
 @pytree
@@ -178,6 +208,11 @@ class Rectified:
     def inverse(self, log_snr: Any) -> Array:
         """The time of a log-SNR: t / (1 - t) = exp(-log_snr / 2)."""
         return jax.nn.sigmoid(-0.5 * log_snr)
+
+    def remaining(self, t: Any) -> Array:
+        """2 log((1 - t) / (1 - T)) + 2 log(T / t); infinite for T = 1."""
+        left = self.t_max - jnp.asarray(t, float)
+        return 2 * (jnp.log1p(left / (1 - self.t_max)) + jnp.log1p(left / t))
 
 
 @pytree
@@ -342,7 +377,8 @@ def check(schedule: Schedule, points: int = 257) -> None:
     """Looks at a schedule on the host, before anything is traced.
 
     Raises:
-        ValueError: unless alpha and sigma are finite and not negative on [0, t_max], and log-SNR falls strictly.
+        ValueError: unless alpha and sigma are finite and not negative on [0, t_max], and log-SNR falls strictly; where
+            both are 0 at t_max (a bridge) the fall ends before.
     """
     end, name = float(schedule.t_max), type(schedule).__name__
     if not 0 < end < np.inf:
@@ -357,7 +393,8 @@ def check(schedule: Schedule, points: int = 257) -> None:
             f"{name} has alpha = {alpha[i]:g}, sigma = {sigma[i]:g} at t = {ts[i]:g}, expected finite numbers >= 0; "
             f"it was given {schedule}."
         )
-    rising = np.flatnonzero(~(sigma[1:] * alpha[:-1] > sigma[:-1] * alpha[1:]))
+    inside = points - 1 if alpha[-1] == sigma[-1] == 0 else points
+    rising = np.flatnonzero(~(sigma[1:inside] * alpha[: inside - 1] > sigma[: inside - 1] * alpha[1:inside]))
     if rising.size:
         i = rising[0]
         raise ValueError(
@@ -370,6 +407,15 @@ def log_snr(schedule: Schedule, t: Any) -> Array:
     """log(alpha^2 / sigma^2), the field's usual sense; half of it is DPM-Solver's lambda. Infinite where one is 0."""
     alpha, sigma = schedule(t)
     return 2 * (jnp.log(alpha) - jnp.log(sigma))
+
+
+def remaining(schedule: Schedule, t: Any) -> Array:
+    """By how much log-SNR still falls from t to t_max: 0 there, infinite at sigma_t = 0.
+
+    A schedule's own `remaining(t)` has full relative precision near t_max too; without one it is a plain difference.
+    """
+    own = getattr(schedule, "remaining", None)
+    return log_snr(schedule, t) - log_snr(schedule, schedule.t_max) if own is None else own(t)
 
 
 def rates(schedule: Schedule, t: Any) -> tuple[Array, Array]:

@@ -10,6 +10,7 @@ from diffjax import analytic, denoisers, grids, host, likelihood, losses, proces
 from diffjax import config as C
 from diffjax.commands.experiment import build_experiment
 from diffjax.denoisers import guidance, inverse, optimal, variance
+from diffjax.denoisers.flow import flow
 from diffjax.losses import score_matching
 from diffjax.processes import poisson
 from diffjax.processes.poisson import PUBLISHED_CLIP
@@ -315,7 +316,7 @@ def test_churn_would_be_wrong():
     """The refusal is not pedantry: past it, EDM's churn puts 0.70 of the mass on a point of weight 0.60, D = 1."""
     process, n = poisson(EDM(80.0), 1.0), 4000
     marginal = constructions.marginal(characteristics.Affine(process), PAIR[:, None], SHARES)
-    unwrapped = constructions.FlowDenoiser(marginal.denoiser(process.schedule).field, EDM(80.0))  # pyright: ignore
+    unwrapped = flow(marginal.velocity, EDM(80.0))
     keys = jax.random.split(KEY, n)
     start = jax.vmap(lambda key: marginal.sample(key, 80.0))(keys)
     share = {}

@@ -19,11 +19,12 @@ def measure(experiment: Experiment, params: PyTree) -> dict[str, Any] | None:
     """The parts of the bound of held-out data, and of as much training data; beside them the code of `histograms`.
 
     Along the grid that samples are made on, with one draw of the noise for each example. None where the data has no
-    levels, or the denoiser no variance (`config.denoiser.name` = "mean"), so that there is no finite bound, or where
-    the process is not Gaussian, so that there is no chain.
+    levels, or the denoiser no variance (`config.denoiser.name` = "mean"), so that there is no finite bound; where the
+    process is not Gaussian, so that there is no chain; and of a bridge.
     """
     dataset, schedule = experiment.dataset, experiment.schedule
-    if dataset.levels is None or experiment.config.denoiser.name == "mean" or isinstance(schedule, FlowOnly):
+    no_chain = experiment.bridge or isinstance(schedule, FlowOnly)
+    if dataset.levels is None or no_chain or experiment.config.denoiser.name == "mean":
         return None
     ts = build(grids, experiment.config.grid, schedule)
     bound, chain = likelihood.elbo(ts, schedule, levels=dataset.levels), chains.chain(schedule, ts)

@@ -12,7 +12,14 @@ import numpy as np
 from diffjax import analytic, parallel, training
 from diffjax.commands import codelength
 from diffjax.commands import workdir as files
-from diffjax.commands.experiment import Experiment, mean_denoiser, prepared_one, seed_inputs
+from diffjax.commands.experiment import (
+    Experiment,
+    endpoint_of,
+    held_out_pairs,
+    mean_denoiser,
+    prepared_one,
+    seed_inputs,
+)
 from diffjax.commands.sample import as_overrides, drawer, require_workdir, restore, served
 from diffjax.config import Config
 from diffjax.metrics import digits, gate, neighbours, wasserstein
@@ -72,6 +79,12 @@ def run(
             f"\nThe classifier reads the label asked for in {accuracy['value']:.3f} of the samples; "
             f"in {accuracy['floor']:.3f} of real digits their own.\n"
         )
+    if experiment.bridge and not experiment.bridge.from_noise:
+        measured["squared error"] = error = pair_error(experiment, samples)
+        table += (
+            f"\nMean squared error to the held-out example that the endpoint was made of: {error['value']:.4f}; "
+            f"of the endpoint itself {error['endpoint']:.4f}.\n"
+        )
     _figures(out / "figures", workdir, experiment, samples, trajectory, losses)
     results = {
         "step": int(state.step),
@@ -114,9 +127,18 @@ def judge(experiment: Experiment, samples: np.ndarray) -> tuple[dict[str, Any], 
 def class_accuracy(experiment: Experiment, samples: np.ndarray) -> dict[str, float]:
     """How often the evaluation classifier reads the label that a sample was asked for, and a real digit's own."""
     held_out = experiment.dataset.held_out.gather(np.arange(len(experiment.dataset.held_out)))
-    _, asked = seed_inputs(experiment, range(len(samples)))
+    asked = seed_inputs(experiment, range(len(samples)))[1]
     share = lambda images, labels: float(np.mean(digits.read(images).logits.argmax(-1) == labels))
     return {"value": share(samples, asked), "floor": share(held_out["x"], held_out["label"])}
+
+
+def pair_error(experiment: Experiment, samples: np.ndarray) -> dict[str, float]:
+    """Mean squared error of the samples of seeds 0, 1, ... and of their endpoints to the examples they came from."""
+    pairs = held_out_pairs(experiment, range(len(samples)))
+    return {
+        "value": float(np.mean((samples - pairs["x"]) ** 2)),
+        "endpoint": float(np.mean((pairs["y"] - pairs["x"]) ** 2)),
+    }
 
 
 def _distances(fake: np.ndarray, real: np.ndarray) -> dict[str, float]:
@@ -140,7 +162,7 @@ def loss_by_time(experiment: Experiment, params: PyTree) -> dict[str, Any]:
     held_out, train = (source.gather(np.arange(n)) for source in (dataset.held_out, dataset.train))
     network = _losses(experiment, regression(experiment, mean_denoiser(experiment)))
     fit = gaussian_fit(experiment).denoiser(experiment.schedule)
-    gaussian = _losses(experiment, regression(experiment, lambda params, label: fit))
+    gaussian = _losses(experiment, regression(experiment, lambda params, label, y=None: fit))
     curves = {
         "held out": network(params, held_out),
         "train": network(params, train),
@@ -194,7 +216,7 @@ def gaussian_fit(experiment: Experiment) -> analytic.GaussianMixture:
 
 
 def regression(experiment: Experiment, denoise: Any) -> Any:
-    """The weighted regression loss of `denoise(params, label)`'s mean, whatever the training loss was."""
+    """The weighted regression loss of `denoise(params, label, endpoint)`'s mean, whatever the training loss was."""
     schedule, target = experiment.schedule, experiment.target
 
     def loss(
@@ -204,7 +226,8 @@ def regression(experiment: Experiment, denoise: Any) -> Any:
         key_noise, _ = jax.random.split(jax.random.fold_in(keys.example, 1))
         z = example["z"] if "z" in example else experiment.process.noise(key_noise, x)
         x_t, (aim, _) = experiment.process.corrupt(x, z, t), ends(experiment.process, x, z, t)
-        error = jnp.mean((denoise(params, example.get("label"))(x_t, t).mean - aim) ** 2)
+        y = endpoint_of(experiment, jax.random.fold_in(keys.example, 4), example)
+        error = jnp.mean((denoise(params, example.get("label"), y)(x_t, t).mean - aim) ** 2)
         in_network_space = error / target.skip_out(schedule, t)[1] ** 2
         return experiment.weight(schedule, target, t) * in_network_space, {"t01": t / schedule.t_max}
 
@@ -218,11 +241,17 @@ def _figures(
     from diffjax.config import build
 
     real = experiment.dataset.held_out.gather(np.arange(min(SHOWN, len(experiment.dataset.held_out))))["x"]
-    plots.samples(folder / "samples.png", {"samples": samples[:SHOWN], "held out": real})
+    groups = {"samples": samples[:SHOWN], "held out": real}
+    ends = seed_inputs(experiment, range(SHOWN))[2:]
+    plots.samples(folder / "samples.png", {"endpoints": ends[0], **groups} if ends else groups)
     ts = build(grids, experiment.config.grid, experiment.schedule)
     rows = np.unique(np.linspace(0, trajectory.shape[1] - 1, FRAMES).astype(int))
+    ts = ts[len(ts) - 1 - trajectory.shape[1] :] if len(ts) - 1 > trajectory.shape[1] else ts  # a bridge's first step
     times = [ts[min(int((row + 1) * (len(ts) - 1) / trajectory.shape[1] + 0.5), len(ts) - 1)] for row in rows]
-    plots.filmstrip(folder / "filmstrip.png", trajectory[: SHOWN // 8, rows].swapaxes(0, 1), times)
+    path = trajectory[: SHOWN // 8, rows].swapaxes(0, 1)
+    if ends and experiment.bridge:  # the walk is that of u
+        path = np.stack([np.asarray(experiment.bridge.placed(u, ends[0][: len(u)], t)) for u, t in zip(path, times)])
+    plots.filmstrip(folder / "filmstrip.png", path, times)
     curves = {name: [np.nan if v is None else v for v in losses[name]["bins"]] for name in losses if name != "edges"}
     plots.loss_by_time(folder / "loss_by_time.png", losses["edges"], curves)
     fine = np.linspace(0, float(experiment.schedule.t_max), 400)

@@ -69,6 +69,11 @@ class Experiment(NamedTuple):
     augment: Augment
 
     @property
+    def bridge(self) -> processes.Bridge | None:
+        """The process, if it is a bridge: its examples then have endpoints."""
+        return self.process if isinstance(self.process, processes.Bridge) else None
+
+    @property
     def conditional(self) -> bool:
         """Whether the network takes labels."""
         return self.config.model.get("classes") is not None
@@ -149,6 +154,7 @@ def _build(config: Config) -> Experiment:
     _check_pairs(experiment)
     _check_labels(experiment)
     _check_maps(config)
+    _check_endpoints(experiment)
     _check_calls(experiment, abstract_state(experiment).params)  # a network that does not suit is found here
     return experiment
 
@@ -164,16 +170,20 @@ def _check_calls(experiment: Experiment, params: PyTree) -> None:
     if experiment.prepare is not None and experiment.prepare.schedule is not None:  # the clock that it is to learn
         build(processes, experiment.config.process, experiment.prepare.schedule(experiment.prepare.init()))
     request = plan(experiment.config, experiment.schedule)
-    jax.eval_shape(lambda params: loss_fn(experiment)(params, keys, {"x": x, "label": label, "t": t}, label, 1), params)
-    jax.eval_shape(lambda params: sample_one(experiment)((params, request), (key, label)), params)
+    ends = [x] if experiment.bridge and not experiment.bridge.from_noise else []
+    example = {"x": x, "label": label, "t": t, **dict(zip(["y"], ends))}
+    jax.eval_shape(lambda params: loss_fn(experiment)(params, keys, example, label, 1), params)
+    jax.eval_shape(lambda params: sample_one(experiment)((params, request), (key, label, *ends)), params)
 
 
 def plan(config: Config, schedule: Schedule, trace: Callable | None = None) -> Request:
     """The config's sampler along its grid."""
     ts = build(grids, config.grid, schedule)
     sampler = build(samplers, config.sampler, schedule)
-    chain = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), chains.chain(schedule, ts))
-    return Request(samplers.sampling_fn(sampler, ts, trace), jnp.asarray(ts[0], jnp.float32), chain)
+    pinned = not any(schedules.amplitudes(schedule, ts[:1]))  # where a bridge starts, and no chain
+    walk = (samplers.bridging_fn if pinned else samplers.sampling_fn)(sampler, ts, trace)
+    chain = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), chains.chain(schedule, ts[1:] if pinned else ts))
+    return Request(walk, jnp.asarray(ts[0], jnp.float32), chain)
 
 
 def init_state(experiment: Experiment, start: PyTree = None) -> training.TrainState:
@@ -223,9 +233,10 @@ def loss_fn(experiment: Experiment) -> Callable:
         x, done = experiment.augment(jax.random.fold_in(keys.example, 2), example["x"])
         options = {} if done is None else {"augment": done}
         label = _hide(experiment, jax.random.fold_in(keys.example, 3), example.get("label"))
-        net = _net(experiment, params, label, train=True, key=key_dropout, **options)
+        y = endpoint_of(experiment, jax.random.fold_in(keys.example, 4), example)
+        net = _net(experiment, params, label, y, train=True, key=key_dropout, **options)
         z = example["z"] if "z" in example else experiment.process.noise(key_noise, x)
-        parts = (net, experiment.process, experiment.target, x, z, t, experiment.weight)
+        parts = (net, experiment.process, _target(experiment, y), x, z, t, experiment.weight)
         value, aux = build(losses, experiment.config.loss, *parts), {"t01": t / experiment.schedule.t_max}
         if "t_weight" in example:
             return example["t_weight"] * value, {**aux, "unweighted": value}
@@ -234,15 +245,26 @@ def loss_fn(experiment: Experiment) -> Callable:
     return loss
 
 
-def denoiser_of(experiment: Experiment, params: PyTree, label: Any, chain: chains.Chain) -> Denoiser:
-    """What the config's denoiser says with these parameters, for a walk along the chain."""
-    net = _net(experiment, params, label)
-    return build(denoisers.variance, experiment.config.denoiser, net, experiment.schedule, experiment.target, chain)
+def endpoint_of(experiment: Experiment, key: Key, example: PyTree) -> Array | None:
+    """The endpoint of an example: its own, or drawn; None where the process is no bridge."""
+    if experiment.bridge is None:
+        return None
+    return experiment.bridge.endpoint(key, example["x"]) if experiment.bridge.from_noise else example["y"]
 
 
-def guided_denoiser_of(experiment: Experiment, params: PyTree, label: Any, chain: chains.Chain) -> Denoiser:
+def denoiser_of(
+    experiment: Experiment, params: PyTree, label: Any, chain: chains.Chain, y: Array | None = None
+) -> Denoiser:
+    """What the config's denoiser says with these parameters, for a walk along the chain; y: a bridge's endpoint."""
+    net, target = _net(experiment, params, label, y), _target(experiment, y)
+    return build(denoisers.variance, experiment.config.denoiser, net, experiment.schedule, target, chain)
+
+
+def guided_denoiser_of(
+    experiment: Experiment, params: PyTree, label: Any, chain: chains.Chain, y: Array | None = None
+) -> Denoiser:
     """The same under the config's guidance: what samples are made with."""
-    branch = lambda label: denoiser_of(experiment, params, label, chain)
+    branch = lambda label: denoiser_of(experiment, params, label, chain, y)
     return build(denoisers.guidance, experiment.config.guidance, branch, label, experiment.config.model.get("classes"))
 
 
@@ -254,37 +276,64 @@ def _hide(experiment: Experiment, key: Key, label: Any) -> Any:
     return jnp.where(jax.random.bernoulli(key, share), jnp.int32(experiment.config.model.classes), label)
 
 
-def mean_denoiser(experiment: Experiment) -> Callable[[PyTree, Any], Denoiser]:
-    """(params, label) -> the denoiser without options: what the network says of x_0's mean."""
-    return lambda params, label: denoisers.denoiser(
-        _net(experiment, params, label), experiment.schedule, experiment.target
+def mean_denoiser(experiment: Experiment) -> Callable[..., Denoiser]:
+    """(params, label, endpoint=None) -> the denoiser without options: what the network says of x_0's mean."""
+    return lambda params, label, y=None: denoisers.denoiser(
+        _net(experiment, params, label, y), experiment.schedule, _target(experiment, y)
     )
 
 
 def sample_one(experiment: Experiment) -> Callable:
-    """((params, request), (key, label)) -> x_0 for one example: its noise is a function of its key alone."""
+    """((params, request), (key, label)) -> x_0 for one example: its noise is a function of its key alone.
 
-    def sample(shared: tuple[PyTree, Request], own: tuple[Key, Array]) -> Any:
-        (params, request), (key, label) = shared, own
-        denoise = guided_denoiser_of(experiment, params, label, request.chain)
+    Of a bridge (key, label, endpoint), or without the last where the endpoints are noise.
+    """
+
+    def sample(shared: tuple[PyTree, Request], own: tuple) -> Any:
+        (params, request), (key, label, *ends), shape = shared, own, experiment.dataset.shape
         key_prior, key_walk = jax.random.split(key)
-        x = experiment.process.prior(key_prior, experiment.dataset.shape, request.start)
+        if experiment.bridge and experiment.bridge.from_noise:
+            ends = [experiment.bridge.endpoint_prior(jax.random.fold_in(key_prior, 1), shape)]
+        denoise = guided_denoiser_of(experiment, params, label, request.chain, *ends)
+        x = experiment.process.prior(key_prior, shape, request.start)
         return request.walk(denoise, key_walk, x)
 
     return sample
 
 
-def seed_inputs(experiment: Experiment, seeds: Any) -> tuple[Key, np.ndarray]:
-    """What makes each sample: the key of its seed; and its label, sample.label or else seed mod classes."""
+def seed_inputs(experiment: Experiment, seeds: Any) -> tuple:
+    """What makes each sample: the key of its seed; and its label, sample.label or else seed mod classes.
+
+    Of a bridge between data also an endpoint, that of held-out example seed mod their number; the label is then its.
+    """
     seeds = np.asarray(seeds, np.uint32)
+    if experiment.bridge and not experiment.bridge.from_noise:
+        pairs = held_out_pairs(experiment, seeds)
+        labels = pairs.get("label", np.zeros(len(seeds)))
+        return jax.vmap(jax.random.key)(seeds), labels.astype(np.int32), pairs["y"]
     classes, label = experiment.config.model.get("classes") or 1, experiment.config.sample.label
     labels = seeds % classes if label is None else np.full(len(seeds), label)
     return jax.vmap(jax.random.key)(seeds), labels.astype(np.int32)
 
 
-def _net(experiment: Experiment, params: PyTree, label: Any, **options: Any) -> Partial:
+def held_out_pairs(experiment: Experiment, seeds: Any) -> dict[str, np.ndarray]:
+    """The held-out examples that seeds stand for."""
+    return experiment.dataset.held_out.gather(np.asarray(seeds) % len(experiment.dataset.held_out))
+
+
+def _net(experiment: Experiment, params: PyTree, label: Any, y: Any = None, **options: Any) -> Partial:
     label = label if experiment.conditional else None
-    return Partial(lambda params, label, x, c: experiment.network.apply(params, x, c, label, **options), params, label)
+    y = y if experiment.config.model.get("condition") else None
+
+    def apply(params: PyTree, label: Any, y: Any, x: Array, c: Array) -> Array:
+        told = options if y is None else {**options, "condition": y}
+        return experiment.network.apply(params, x, c, label, **told)
+
+    return Partial(apply, params, label, y)
+
+
+def _target(experiment: Experiment, y: Any) -> Any:
+    return experiment.target if y is None else experiment.target.given(y)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _optimizer(config: Config) -> tuple[Any, Callable]:
@@ -398,6 +447,30 @@ def _check_labels(experiment: Experiment) -> None:
         )
     if label is not None and not 0 <= label <= classes:
         raise ConfigError(f"sample.label is {label}, expected 0 to {classes - 1}, or {classes} for no label.")
+
+
+def _check_endpoints(experiment: Experiment) -> None:
+    """A bridge has its target and its endpoints, and the network room for them."""
+    bridge, data, config = experiment.bridge, experiment.dataset, experiment.config
+    first = data.train.gather(np.zeros(1, int))
+    channels = config.model.get("condition", 0)
+    if bridge is None:
+        if channels:
+            raise ConfigError(f"model.condition is {channels}, but only a bridge has endpoints: process.name=bridge.")
+        return
+    if not isinstance(experiment.target, denoisers.DDBM):
+        raise ConfigError(f"A bridge needs target.name=DDBM, got {config.target.name}.")
+    if bridge.from_noise and "y" in first:
+        raise ConfigError(f"{data.name} has endpoints, but process.from_noise draws them: set one of the two.")
+    if not bridge.from_noise and "y" not in first:
+        raise ConfigError(
+            f"{data.name} has no endpoints, which the bridge needs: set data.name=pairs, data.of={config.data.name}, "
+            "or process.from_noise=True."
+        )
+    if channels not in (0, data.shape[-1]):
+        raise ConfigError(f"model.condition is {channels}, expected {data.shape[-1]}, the endpoint's channels, or 0.")
+    if config.augment.name != "none":
+        raise ConfigError("augment transforms x alone, not its endpoint: set augment.name=none.")
 
 
 def _check_counts(config: Config) -> None:

@@ -22,7 +22,7 @@ from diffjax.commands import workdir as files
 from diffjax.commands.evaluate import gaussian_fit
 from diffjax.commands.experiment import Experiment, mean_denoiser
 from diffjax.commands.sample import as_overrides, require_workdir, restore, served
-from diffjax.config import Config, build
+from diffjax.config import Config, ConfigError, build
 from diffjax.likelihood import dequantise
 from diffjax.schedules import amplitudes
 from diffjax.types import PyTree
@@ -100,8 +100,13 @@ def run(
 
 
 def plan(experiment: Experiment) -> Flow:
-    """The flow between the ends of the config's grid; with fixed steps, along it."""
+    """The flow between the ends of the config's grid; with fixed steps, along it. ConfigError for a bridge."""
     config, schedule = experiment.config, experiment.schedule
+    if experiment.bridge:
+        raise ConfigError(
+            "The flow of a bridge goes from data to a point, its endpoint: there is no density to integrate from; "
+            "--mode=likelihood takes Gaussian processes."
+        )
     ts = build(grids, config.grid, schedule)
     ts = ts[amplitudes(schedule, ts)[1] > 0]
     given = config.sampler.to_dict() if config.sampler.name == "ode.probability_flow" else {}

@@ -4,6 +4,8 @@ from diffjax.data.batches import Batches, batch_at
 from diffjax.data.digits import digits
 from diffjax.data.folder import folder
 from diffjax.data.npz import npz
+from diffjax.data.pairs import pairs
+from diffjax.data.photos import photos
 from diffjax.data.records import Records
 from diffjax.data.source import Arrays, Dataset, Source
 from diffjax.data.tfds import tfds
@@ -22,6 +24,8 @@ __all__ = [
     "folder",
     "moons",
     "npz",
+    "pairs",
+    "photos",
     "spirals",
     "swiss_roll",
     "tfds",

@@ -4,7 +4,7 @@ Solving [alpha sigma; a b] (x_0, z) = (x_t, F) gives x_0 = c_skip x_t + c_out F 
 c_skip = b / (alpha b - sigma a) and c_out = -sigma / (alpha b - sigma a). Each target states those two in a form that
 is finite wherever the target is, where the quotient above may be 0 / 0; a test ties them to (a, b).
 The network sees x_t / sqrt(sigma^2 + alpha^2 sigma_data^2), of unit variance for data of standard deviation
-sigma_data, and the log-SNR: `inputs`.
+sigma_data, and the log-SNR: `inputs`. A third term of F may be known beforehand: `Prediction.known`.
 """
 
 from typing import Any
@@ -18,8 +18,44 @@ from diffjax.schedules import amplitudes, derivatives, log_snr, need_gaussian
 from diffjax.types import Array, Network, Posterior, Schedule, pytree
 
 
+class Prediction:
+    """What targets share: a mixin of `pytree` classes with `__call__` (a, b) and `skip_out` (c_skip, c_out)."""
+
+    sigma_data: Any
+
+    def __call__(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
+        """(a, b) of F = a x_0 + b z + `known`."""
+        raise NotImplementedError
+
+    def skip_out(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
+        """(c_skip, c_out) of x_0 = c_skip x_t + c_out (F - `known`)."""
+        raise NotImplementedError
+
+    def known(self, schedule: Schedule, t: Any) -> Any:
+        """A third term of F that is known: 0, but for what enters linearly (`denoisers.bridge`)."""
+        return 0.0
+
+    def inputs(self, schedule: Schedule, x: Array, t: Any) -> tuple[Array, Array]:
+        """What the network sees: x_t scaled to unit variance, and the scalar log-SNR (infinite at the ends)."""
+        alpha, sigma = schedule(t)
+        return x / jnp.hypot(sigma, alpha * self.sigma_data), log_snr(schedule, t)
+
+    def mean(self, schedule: Schedule, x: Array, F: Array, t: Any) -> Array:
+        """E[x_0 | x_t = x] from F."""
+        c_skip, c_out = self.skip_out(schedule, t)
+        return c_skip * x + c_out * F
+
+    def check(self, schedule: Schedule) -> None:
+        """Raises a ValueError for numbers that make no target of this schedule."""
+        if host.concrete(self) and not 0 < float(self.sigma_data) < np.inf:
+            raise ValueError(
+                f"{type(self).__name__}'s sigma_data is {float(self.sigma_data)}, expected a positive number: the "
+                "standard deviation of the data."
+            )
+
+
 @pytree
-class X0:
+class X0(Prediction):
     """F = x_0."""
 
     sigma_data: float = 1.0
@@ -34,7 +70,7 @@ class X0:
 
 
 @pytree
-class Eps:
+class Eps(Prediction):
     """F = z (Ho et al. 2020). x_0 is lost where alpha = 0."""
 
     sigma_data: float = 1.0
@@ -50,7 +86,7 @@ class Eps:
 
 
 @pytree
-class V:
+class V(Prediction):
     """F = alpha z - sigma x_0 (Salimans & Ho 2022): finite everywhere."""
 
     sigma_data: float = 1.0
@@ -68,7 +104,7 @@ class V:
 
 
 @pytree
-class Velocity:
+class Velocity(Prediction):
     """F = alpha' x_0 + sigma' z = dx_t/dt (Lipman et al. 2023; kexue 9497). Finite where sigma' is: not VP at t = 0."""
 
     sigma_data: float = 1.0
@@ -85,7 +121,7 @@ class Velocity:
 
 
 @pytree
-class Score:
+class Score(Prediction):
     """F = -z / sigma, the score of p(x_t | x_0) (Vincent 2011). x_0 is lost at alpha = 0, F infinite at sigma = 0."""
 
     sigma_data: float = 1.0
@@ -101,7 +137,7 @@ class Score:
 
 
 @pytree
-class EDM:
+class EDM(Prediction):
     """Karras et al. (2022), table 1, for any alpha: F has unit variance for data of standard deviation sigma_data.
 
     With sigma_data = 1 on a variance-preserving schedule this is V with the opposite sign.
@@ -122,13 +158,12 @@ class EDM:
         return alpha * (self.sigma_data / total) ** 2, sigma * self.sigma_data / total
 
 
-Target = X0 | Eps | V | Velocity | Score | EDM
+Target = Prediction
 
 
 def inputs(schedule: Schedule, target: Target, x: Array, t: Any) -> tuple[Array, Array]:
     """What the network sees of (x_t, t): x_t scaled to unit variance, and the scalar log-SNR (infinite at the ends)."""
-    alpha, sigma = schedule(t)
-    return x / jnp.hypot(sigma, alpha * target.sigma_data), log_snr(schedule, t)
+    return target.inputs(schedule, x, t)
 
 
 def maps(prediction: Array, x: Array, at_least: int = 1) -> list[Array]:
@@ -173,8 +208,7 @@ class NetworkDenoiser:
 
     def mean(self, x: Array, F: Array, t: Any) -> Array:
         """E[x_0 | x_t = x] from F."""
-        c_skip, c_out = self.target.skip_out(self.schedule, t)
-        return c_skip * x + c_out * F
+        return self.target.mean(self.schedule, x, F, t)
 
 
 def denoiser(net: Network, schedule: Schedule, target: Target) -> NetworkDenoiser:
@@ -185,9 +219,10 @@ def denoiser(net: Network, schedule: Schedule, target: Target) -> NetworkDenoise
             `jit` as an argument; any other callable is taken as a constant.
 
     Raises:
-        ValueError: if the target does not determine x_0 at the schedule's end.
+        ValueError: if the target does not determine x_0 at the schedule's end, or lacks what it is to know.
     """
     check_target(target, schedule, schedule.t_max)
+    target.known(schedule, schedule.t_max)
     opaque = jax.tree_util.all_leaves([net])  # a plain function: no pytree, hence no argument of `jit`
     return NetworkDenoiser(jax.tree_util.Partial(net) if opaque else net, schedule, target)
 
@@ -200,13 +235,9 @@ def check_target(target: Target, schedule: Schedule, *times: Any) -> None:
     """
     if isinstance(target, Score):
         need_gaussian(schedule, "A score gives E[x_0 | x_t] by Tweedie's formula", "predict X0, Eps, V or EDM")
+    target.check(schedule)
     if not host.concrete(target, schedule, times):
         return
-    if not 0 < float(target.sigma_data) < np.inf:
-        raise ValueError(
-            f"{type(target).__name__}'s sigma_data is {float(target.sigma_data)}, expected a positive number: the "
-            "standard deviation of the data."
-        )
     for t in times:
         coefficients = host.float64(lambda target, schedule, t: target.skip_out(schedule, t), target, schedule, t)
         if not np.all(np.isfinite(coefficients)):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from diffjax.denoisers.targets import Target, inputs, maps
 from diffjax.losses.weights import Weight, unit
 from diffjax.processes.gaussian import Gaussian
+from diffjax.schedules import need_gaussian
 from diffjax.types import Array, Network
 
 _UNIT = unit()
@@ -25,7 +26,7 @@ def npr(net: Network, process: Gaussian, target: Target, x0: Array, z: Array, t:
     Args: as of `regression`; the network has two maps, F and u.
 
     Raises:
-        ValueError: for a network of one map.
+        ValueError: for a network of one map, or a process that is not Gaussian.
     """
     F, u, aim = _parts(net, process, target, x0, z, t)
     return weight(process.schedule, target, t) * jnp.mean((u - (aim - F) ** 2) ** 2)
@@ -45,6 +46,7 @@ def sn(net: Network, process: Gaussian, target: Target, x0: Array, z: Array, t: 
 
 def _parts(net: Network, process: Gaussian, target: Target, x0: Array, z: Array, t: Any) -> tuple[Array, Array, Array]:
     """(F without its gradient, u, F*)."""
+    need_gaussian(process.schedule, "The posterior's variance is learned", "deterministic samplers use none")
     a, b = target(process.schedule, t)
     F, u = maps(net(*inputs(process.schedule, target, process.corrupt(x0, z, t), t)), x0, 2)
-    return jax.lax.stop_gradient(F), u, a * x0 + b * z
+    return jax.lax.stop_gradient(F), u, a * x0 + b * z + target.known(process.schedule, t)

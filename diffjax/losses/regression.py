@@ -1,4 +1,4 @@
-"""w(t) |F - (a x_0 + b z)|^2: plain regression in network space, for every parameterisation.
+"""w(t) |F - (a x_0 + b z + known)|^2: plain regression in network space, for every parameterisation.
 
 With unit weight this is L_simple for eps (Ho et al. 2020, eq. 14), sigma^2-weighted denoising score matching for the
 same (kexue 9509), EDM's lambda(sigma) for EDM (Karras et al. 2022, eq. 8), conditional flow matching for the velocity
@@ -39,4 +39,5 @@ def regression(
             "map (`outputs`) train with losses.hybrid or losses.variational."
         )
     x0, z = ends(process, x0, z, t)
-    return weight(process.schedule, target, t) * jnp.mean((prediction - a * x0 - b * z) ** 2)
+    known = target.known(process.schedule, t)
+    return weight(process.schedule, target, t) * jnp.mean((prediction - a * x0 - b * z - known) ** 2)

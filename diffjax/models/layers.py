@@ -190,6 +190,20 @@ def up(x: Array) -> Array:
     return blocks.reshape(*batch, 2 * height, 2 * width, channels)
 
 
+def beside(x: Array, condition: Array | None, channels: int) -> Array:
+    """x (..., C) with the condition (..., channels) behind it in the last axis; None: zeros.
+
+    Raises:
+        ValueError: for a condition of another shape.
+    """
+    shape = (*x.shape[:-1], channels)
+    if condition is not None and condition.shape != shape:
+        raise ValueError(f"The condition has shape {condition.shape}, expected {shape}: the model's `condition`.")
+    if not channels:
+        return x
+    return jnp.concatenate([x, jnp.zeros(shape, x.dtype) if condition is None else condition.astype(x.dtype)], -1)
+
+
 def space_to_depth(x: Array, patch: int) -> Array:
     """Each patch x patch block becomes the channels of one position: (..., H, W, C) to (..., H / p, W / p, p p C)."""
     *batch, height, width, channels = x.shape

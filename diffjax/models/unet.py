@@ -47,9 +47,10 @@ class ResidualBlock(nn.Module):
 class UNet(nn.Module):
     """Residual blocks on the way down and up again, joined by skip connections, with self-attention in between.
 
-    Called as `unet(x, c, label=None, train=False, augment=None)` with x (H, W, C), c the scalar log-SNR (may be
-    infinite), label an integer scalar, `classes` or None for "no label", augment the label of what was done to x, or
-    None for nothing. Returns F of x's shape, with `outputs` times its channels, float32, zero at initialisation.
+    Called as `unet(x, c, label=None, train=False, augment=None, condition=None)` with x (H, W, C), c the scalar log-SNR
+    (may be infinite), label an integer scalar, `classes` or None for "no label", augment the label of what was done to
+    x, or None for nothing, condition an image that enters beside x (a bridge's endpoint), or None for zeros. Returns F
+    of x's shape, with `outputs` times its channels, float32, zero at initialisation.
 
     Attributes:
         channels: of the first level.
@@ -64,6 +65,7 @@ class UNet(nn.Module):
         patch: the image enters as blocks of patch x patch pixels, (H / patch, W / patch, patch^2 C).
         embedding: of the log-SNR: positional or fourier.
         augment: entries of the augmentation label (`data.augment`); 0 for a network that takes none.
+        condition: channels of the image that enters beside x; 0 for a network that takes none.
         dtype: of the computation, float32 or bfloat16; parameters, normalisation and output are float32.
         remat: recompute each block on the way back instead of storing it: less memory, a third more time.
 
@@ -83,6 +85,7 @@ class UNet(nn.Module):
     patch: int = 1
     embedding: str = "positional"
     augment: int = 0
+    condition: int = 0
     dtype: str = "float32"
     remat: bool = False
 
@@ -93,8 +96,9 @@ class UNet(nn.Module):
         layers.check_counts(**sizes, **counts, **optional)
         if not self.multipliers:
             raise ValueError("multipliers = (): expected one positive integer per level.")
-        if self.augment:
-            layers.check_counts(augment=self.augment)
+        for name in ("augment", "condition"):
+            if getattr(self, name):
+                layers.check_counts(**{name: getattr(self, name)})
         layers.check_rate("dropout", self.dropout)
         layers.check_choice("embedding", self.embedding, EMBEDDINGS)
         layers.check_choice("dtype", self.dtype, DTYPES)
@@ -120,9 +124,17 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, c: Array, label: Array | None = None, train: bool = False, augment: Array | None = None
+        self,
+        x: Array,
+        c: Array,
+        label: Array | None = None,
+        train: bool = False,
+        augment: Array | None = None,
+        condition: Array | None = None,
     ) -> Array:
         self.check_shape(x, c)
+        channels = x.shape[-1] * self.patch**2 * self.outputs
+        x = layers.beside(x, condition, self.condition)
         dtype = jnp.dtype(self.dtype)
         embed = Embedding(
             4 * self.channels, self.classes, self.channels, self.embedding, self.augment, name="embedding"
@@ -164,6 +176,6 @@ class UNet(nn.Module):
 
         h = nn.silu(Norm(name="norm_out")(h))
         # In float32 whatever the compute dtype: what bfloat16 rounds here stays in the sample.
-        h = Conv(pixels.shape[-1] * self.outputs, kernel_init=ZEROS, name="conv_out")(h)
+        h = Conv(channels, kernel_init=ZEROS, name="conv_out")(h)
         parts = jnp.split(h, self.outputs, -1)  # map after map, whatever the patch: `finetune` adds maps at the end
         return jnp.concatenate([layers.depth_to_space(part, self.patch) for part in parts], -1)

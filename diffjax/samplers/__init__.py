@@ -4,6 +4,7 @@ from diffjax.samplers import (
     ancestral,
     deis,
     heun,
+    hybrid,
     langevin,
     multistep,
     ode,
@@ -18,12 +19,14 @@ from diffjax.samplers import (
 from diffjax.samplers.base import Sampler as Sampler
 from diffjax.samplers.base import nfe as nfe
 from diffjax.samplers.base import sampling_fn as sampling_fn
+from diffjax.samplers.bridging import bridging_fn as bridging_fn
 from diffjax.samplers.encoding import encoding_fn as encoding_fn
 
 __all__ = [  # what a config may name
     "ancestral",
     "deis",
     "heun",
+    "hybrid",
     "langevin",
     "multistep",
     "ode",

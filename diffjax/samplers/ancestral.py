@@ -45,6 +45,20 @@ def ddpm(schedule: Schedule) -> Sampler:
     return ddim(schedule, eta=1.0)
 
 
+def resampled(schedule: Schedule) -> Sampler:
+    """x_s = alpha_s m + sigma_s z at every step: all the noise is new, the most that keeps the marginals.
+
+    DDIM's family beyond eta = 1: DBIM's first step (Zheng et al. 2024, section 4.2), where x_t carries nothing, and the
+    sampling of consistency models (Song et al. 2023, algorithm 1).
+    """
+
+    def plan(ts: np.ndarray) -> Linear:
+        alpha, sigma = amplitudes(schedule, ts[1:])
+        return Linear(ts[:-1], np.zeros_like(alpha), alpha, sigma**2, np.where(sigma > 0, alpha, 0.0))
+
+    return Sampler(linear_step, plan, schedule=schedule)
+
+
 def _log_snr_change(alpha: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     """log SNR_t - log SNR_s, negative; -inf where alpha_t = 0 or sigma_s = 0."""
     with np.errstate(divide="ignore"):

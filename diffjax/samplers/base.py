@@ -129,8 +129,20 @@ def _refuse_noise(schedule: Schedule | None, rows: Any) -> None:
         )
 
 
+def in_turn(first: jax.tree_util.Partial, then: jax.tree_util.Partial) -> jax.tree_util.Partial:
+    """One sampling function after the other: `then` starts where `first` arrives. The trajectory is that of `then`."""
+    return jax.tree_util.Partial(_in_turn, first, then)
+
+
+def _in_turn(first: Callable, then: Callable, model: Any, key: Key, x: Array) -> Any:
+    key_first, key_then = jax.random.split(key)
+    return then(model, key_then, first(model, key_first, x))
+
+
 def nfe(sample: jax.tree_util.Partial) -> int:
     """The number of rows of a sampling function: its model evaluations, for single-evaluation samplers."""
+    if parts := [part for part in sample.args if isinstance(part, jax.tree_util.Partial)]:
+        return sum(map(nfe, parts))
     rows, _, *count = sample.args
     return int(count[0]) if count else jax.tree.leaves(rows)[0].shape[0]
 

@@ -3,6 +3,7 @@
 from diffjax.theory import (
     characteristics,
     constructions,
+    doob,
     generator,
     green,
     heat,
@@ -15,6 +16,7 @@ from diffjax.theory import (
 __all__ = [
     "characteristics",
     "constructions",
+    "doob",
     "generator",
     "green",
     "heat",

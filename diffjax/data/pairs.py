@@ -1,0 +1,116 @@
+"""A data set with an endpoint y for each example x: what bridges learn to undo. y is a degraded x, of x's shape.
+
+    average   the mean over blocks of factor x factor pixels, spread over the block again: low resolution
+    blur      a Gaussian of standard deviation sigma pixels, the image continued by reflection
+
+Both are linear and the same for every example; what they take away no network gets back, so that the best prediction
+E[x | y] is blurred too, and a bridge draws one of the possible x.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from diffjax.data.digits import digits
+from diffjax.data.folder import folder
+from diffjax.data.npz import npz
+from diffjax.data.photos import photos
+from diffjax.data.source import Batch, Dataset, Source, fingerprint, nearest
+from diffjax.data.tfds import tfds
+
+DEGRADATIONS = ("average", "blur")
+MAKERS = {"digits": digits, "folder": folder, "npz": npz, "photos": photos, "tfds": tfds}
+
+
+def pairs(of: str, degradation: str = "average", factor: int = 2, sigma: float = 1.0, **options: Any) -> Dataset:
+    """A data set by name with degraded examples as endpoints; it keeps its name.
+
+    Args:
+        of: digits, photos, folder, npz or tfds.
+        degradation, factor, sigma: as for `paired`.
+        options: of that data set.
+
+    Raises:
+        ValueError: for another name, and as `paired`.
+    """
+    if of not in MAKERS:
+        raise ValueError(f"There is no data set {of!r} to degrade: {nearest(of, MAKERS)}.")
+    return paired(MAKERS[of](**options), degradation, factor, sigma)
+
+
+class Pairs:
+    """A source whose batches hold "y" beside "x".
+
+    Raises:
+        ValueError: if y has another shape than x.
+    """
+
+    def __init__(self, source: Source, degrade: Any):
+        self.source, self.degrade = source, degrade
+        first = source.gather(np.zeros(1, int))["x"]
+        if (shape := degrade(first).shape) != first.shape:
+            raise ValueError(f"Endpoints have shape {shape[1:]}, expected that of the examples, {first.shape[1:]}.")
+
+    def __len__(self) -> int:
+        """The number of pairs."""
+        return len(self.source)
+
+    def gather(self, indices: np.ndarray) -> Batch:
+        """The pairs at `indices`."""
+        batch = self.source.gather(indices)
+        return {**batch, "y": self.degrade(batch["x"])}
+
+
+def paired(dataset: Dataset, degradation: str, factor: int = 2, sigma: float = 1.0) -> Dataset:
+    """The data set with degraded examples as endpoints.
+
+    Args:
+        degradation: "average" or "blur".
+        factor: of the averaging, in pixels.
+        sigma: of the blur, in pixels.
+
+    Raises:
+        ValueError: for another degradation, examples that are no images, a factor that does not divide them, a sigma
+            that is not positive, or a data set that mirrors its images (the endpoints would stay as they were).
+    """
+    if degradation not in DEGRADATIONS:
+        raise ValueError(f"There is no degradation {degradation!r}; there are {', '.join(DEGRADATIONS)}.")
+    if len(dataset.shape) != 3:
+        raise ValueError(f"Examples have shape {dataset.shape}, expected images (H, W, C) to degrade.")
+    if dataset.flip:
+        raise ValueError("flip mirrors x alone; set flip=False for a data set of pairs.")
+    degrade = _average(dataset.shape, factor) if degradation == "average" else _blur(dataset.shape, sigma)
+    parts = [Pairs(source, degrade) for source in (dataset.train, dataset.held_out)]
+    digest = fingerprint(dataset.fingerprint, degradation, factor, sigma)
+    return dataset._replace(train=parts[0], held_out=parts[1], fingerprint=digest)
+
+
+def _average(shape: tuple[int, ...], factor: int) -> Any:
+    height, width, channels = shape
+    if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1 or height % factor or width % factor:
+        raise ValueError(f"factor is {factor!r}, expected a positive integer that divides {height} x {width} pixels.")
+
+    def degrade(x: np.ndarray) -> np.ndarray:
+        blocks = x.reshape(-1, height // factor, factor, width // factor, factor, channels)
+        means = blocks.mean((2, 4), keepdims=True, dtype=np.float32)
+        return np.broadcast_to(means, blocks.shape).reshape(x.shape)
+
+    return degrade
+
+
+def _blur(shape: tuple[int, ...], sigma: float) -> Any:
+    if not 0 < sigma < np.inf:
+        raise ValueError(f"sigma is {sigma!r}, expected a positive number of pixels.")
+    rows, columns = (_kernel(size, sigma) for size in shape[:2])
+    return lambda x: np.einsum("ij,kl,njlc->nikc", rows, columns, x, optimize=True).astype(np.float32)
+
+
+def _kernel(size: int, sigma: float) -> np.ndarray:
+    """(size, size): a Gaussian around each pixel, folded back at the edges (half-sample reflection); rows sum to 1."""
+    reach = int(np.ceil(6 * sigma))
+    matrix = np.zeros((size, size))
+    weight = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    for i in range(size):
+        at = np.arange(i - reach, i + reach + 1) % (2 * size)
+        np.add.at(matrix[i], np.minimum(at, 2 * size - 1 - at), weight)
+    return (matrix / matrix.sum(1, keepdims=True)).astype(np.float32)

@@ -1,0 +1,125 @@
+"""What DDBM's network predicts: EDM's, with the covariances of both ends (Zhou et al. 2023, appendix A.4).
+
+With sigma_0^2, sigma_T^2, sigma_0T the second moments of x_0, y and both, and A, B, C of `processes.bridge`,
+
+    E[x_0 | x_t, y] = c_skip x_t + c_out F(c_in x_t, y),   total = A^2 sigma_T^2 + B^2 sigma_0^2 + 2 A B sigma_0T + C^2,
+    c_in^2 = 1 / total,    c_skip = (B sigma_0^2 + A sigma_0T) / total,
+    c_out^2 = (A^2 (sigma_T^2 sigma_0^2 - sigma_0T^2) + sigma_0^2 C^2) / total.
+
+In u = x_t - A y the network's target is F = a x_0 + b z + e, with the known third term e = -c_skip A y / c_out. Where y
+is what the base process makes of x_0 (sigma_0T = alpha_T sigma_0^2, and so on), this is EDM's on the base schedule. The
+network is told the base's log-SNR (published: 250 log t).
+"""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import host
+from diffjax.denoisers.targets import Prediction
+from diffjax.schedules import log_snr
+from diffjax.types import Array, pytree
+
+
+@pytree
+class DDBM(Prediction):
+    """A target of bridges only; `given(y)` before use.
+
+    Attributes:
+        sigma_0, sigma_T: root mean squares of x_0 and of the endpoint.
+        sigma_0T: mean product of the two; the published scripts have 0, the paper sigma_0^2 / 2.
+        y: the endpoint of this example, of x's shape.
+    """
+
+    sigma_0: float = 0.5
+    sigma_T: float = 0.5
+    sigma_0T: float = 0.0
+    y: Any = None
+
+    @classmethod
+    def measured(cls, x: Any, y: Any) -> "DDBM":
+        """The target with the second moments of examples x and their endpoints y, both (N, ...)."""
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        if x.shape != y.shape:
+            raise ValueError(f"Examples have shape {x.shape}, their endpoints {y.shape}, expected the same.")
+        return cls(float(np.sqrt(np.mean(x**2))), float(np.sqrt(np.mean(y**2))), float(np.mean(x * y)))
+
+    @property
+    def sigma_data(self) -> float:
+        """sigma_0."""
+        return self.sigma_0
+
+    def given(self, y: Any) -> "DDBM":
+        """The target of an example whose endpoint is y.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if y is None:
+            raise ValueError(_MISSING)
+        return dataclasses.replace(self, y=y)
+
+    def __call__(self, schedule: Any, t: Any) -> tuple[Array, Array]:
+        """(a, b) = (1 - c_skip B, -c_skip C) / c_out, without the difference."""
+        A, B, C, total, spread = self._moments(schedule, t)
+        norm, own = jnp.sqrt(total * spread), A * B * self.sigma_0T
+        pull = B * self.sigma_0**2 + A * self.sigma_0T
+        return ((A * self.sigma_T) ** 2 + own + C**2) / norm, -pull * C / norm
+
+    def skip_out(self, schedule: Any, t: Any) -> tuple[Array, Array]:
+        """(c_skip, c_out), finite everywhere."""
+        A, B, _, total, spread = self._moments(schedule, t)
+        return (B * self.sigma_0**2 + A * self.sigma_0T) / total, jnp.sqrt(spread / total)
+
+    def known(self, schedule: Any, t: Any) -> Array:
+        """e = -c_skip A y / c_out."""
+        c_skip, c_out = self.skip_out(schedule, t)
+        return -c_skip * schedule.pull(t) / c_out * self._endpoint()
+
+    def inputs(self, schedule: Any, x: Array, t: Any) -> tuple[Array, Array]:
+        """c_in x_t of x = u, and the base's log-SNR."""
+        return self._placed(schedule, x, t) / jnp.sqrt(self._moments(schedule, t)[3]), log_snr(schedule.base, t)
+
+    def mean(self, schedule: Any, x: Array, F: Array, t: Any) -> Array:
+        """c_skip x_t + c_out F of x = u."""
+        c_skip, c_out = self.skip_out(schedule, t)
+        return c_skip * self._placed(schedule, x, t) + c_out * F
+
+    def check(self, schedule: Any) -> None:
+        """Raises a ValueError for another process than a bridge, or moments that no pair of variables has."""
+        if not hasattr(schedule, "pull"):
+            raise ValueError(
+                f"DDBM-prediction is for bridges, got {type(schedule).__name__}: take processes.bridge(schedule)."
+            )
+        moments = self.sigma_0, self.sigma_T, self.sigma_0T
+        if not host.concrete(moments):
+            return
+        first, last, both = map(float, moments)
+        if not (0 < first < np.inf and 0 < last < np.inf and abs(both) < first * last):
+            raise ValueError(
+                f"Got sigma_0 = {first}, sigma_T = {last}, sigma_0T = {both}, expected positive numbers and "
+                "|sigma_0T| < sigma_0 sigma_T."
+            )
+
+    def _moments(self, schedule: Any, t: Any) -> tuple[Any, ...]:
+        """A, B, C, total, and total c_out^2."""
+        A, (B, C) = schedule.pull(t), schedule(t)
+        own, other = self.sigma_0**2, self.sigma_T**2
+        total = A**2 * other + B**2 * own + 2 * A * B * self.sigma_0T + C**2
+        return A, B, C, total, A**2 * (other * own - self.sigma_0T**2) + own * C**2
+
+    def _endpoint(self) -> Array:
+        if self.y is None:
+            raise ValueError(_MISSING)
+        return self.y
+
+    def _placed(self, schedule: Any, x: Array, t: Any) -> Array:
+        y = self._endpoint()
+        if np.shape(y) != np.shape(x):
+            raise ValueError(f"The bridge's endpoint y has shape {np.shape(y)}, expected that of x, {np.shape(x)}.")
+        return x + schedule.pull(t) * y
+
+
+_MISSING = "The bridge has no endpoint: got y = None, expected an array of x's shape; give DDBM(...).given(y)."

@@ -1,0 +1,111 @@
+"""Diffusion bridges: a process pinned at both ends, where it is Gaussian (Zhou et al. 2023, eq. 8).
+
+Given its endpoint x_T = y, the process x_t = alpha x_0 + sigma z of a base schedule has, with r = SNR_T / SNR_t,
+
+    x_t = A_t y + B_t x_0 + C_t z,    A = r alpha_t / alpha_T,    B = alpha_t (1 - r),    C^2 = sigma_t^2 (1 - r).
+
+y is known. So u_t = x_t - A_t y is the Gaussian process of the schedule (B, C), with the base's g and
+
+    B^2 / C^2 = SNR_t - SNR_T,
+
+and everything that is written for a schedule works on u as it stands: DBIM (Zheng et al. 2024) is `ancestral.ddim`, its
+orders 2 and 3 are `multistep.adams`, DDBM's sampler is `samplers.hybrid`, its loss is `losses.regression`. At t_max
+u = 0: nothing is left to draw, and the first step is `samplers.bridging_fn`'s.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.processes.gaussian import Gaussian
+from diffjax.schedules import amplitudes, log_snr, remaining, time_of
+from diffjax.types import Array, Key, Schedule, pytree, static
+
+
+@pytree
+class BridgeSchedule:
+    """(B, C) of a base schedule that is pinned at its t_max; both are 0 there."""
+
+    base: Schedule
+
+    @property
+    def t_max(self) -> Any:
+        """The base's."""
+        return self.base.t_max
+
+    def __call__(self, t: Any) -> tuple[Array, Array]:
+        """(B_t, C_t)."""
+        alpha, sigma = self.base(t)
+        open_ = -jnp.expm1(-remaining(self.base, t))  # 1 - r
+        return alpha * open_, sigma * jnp.sqrt(open_)
+
+    def pull(self, t: Any) -> Array:
+        """A_t, from 0 where sigma is to 1 at t_max."""
+        (alpha, sigma), (alpha_T, sigma_T) = self.base(t), self.base(self.t_max)
+        return alpha_T / alpha * (sigma / sigma_T) ** 2
+
+    def inverse(self, log_snr_u: Any) -> Array:
+        """The time of a log-SNR of u: the base's SNR is larger by SNR_T."""
+        return time_of(self.base, jnp.logaddexp(log_snr_u, log_snr(self.base, self.t_max)))
+
+
+@pytree
+class Bridge(Gaussian):
+    """The process of u; make one with `bridge`. `prior` is 0 at t_max, and C_t z at a time below.
+
+    Attributes:
+        from_noise: the endpoints are the base process's own x_T, not part of the data.
+    """
+
+    schedule: BridgeSchedule
+    from_noise: bool = static(default=False)
+
+    def shifted(self, x: Array, y: Array, t: Any) -> Array:
+        """u_t = x_t - A_t y.
+
+        Raises:
+            ValueError: if x and y differ in shape.
+        """
+        return x - self.schedule.pull(t) * _endpoint(y, x)
+
+    def placed(self, u: Array, y: Array, t: Any) -> Array:
+        """x_t = u_t + A_t y.
+
+        Raises:
+            ValueError: if u and y differ in shape.
+        """
+        return u + self.schedule.pull(t) * _endpoint(y, u)
+
+    def endpoint(self, key: Key, x0: Array) -> Array:
+        """y drawn by the base process from x_0: the bridge from noise to data, whose x_t are those of the base."""
+        alpha, sigma = self.schedule.base(self.schedule.t_max)
+        return alpha * x0 + sigma * self.law(key, x0.shape)
+
+    def endpoint_prior(self, key: Key, shape: tuple[int, ...]) -> Array:
+        """The same where x_0 is not known: sigma_T z, as `Gaussian.prior` of the base."""
+        return Gaussian(self.schedule.base, self.law).prior(key, shape)
+
+
+def bridge(schedule: Schedule, from_noise: bool = False) -> Bridge:
+    """The bridge of a base schedule, pinned at its t_max.
+
+    Args:
+        from_noise: endpoints are drawn by the base process (`endpoint`): generation from noise as a bridge.
+
+    Raises:
+        ValueError: if the base has no signal or no noise at its end: x_T then says nothing of x_t, or everything.
+    """
+    (alpha,), (sigma,) = amplitudes(schedule, [float(schedule.t_max)])
+    if not (alpha > 0 and sigma > 0):
+        raise ValueError(
+            f"{type(schedule).__name__} ends at alpha = {alpha:g}, sigma = {sigma:g}; a bridge needs both above 0: end "
+            "it earlier (t_max)."
+        )
+    return Bridge(BridgeSchedule(schedule), from_noise=from_noise)
+
+
+def _endpoint(y: Any, x: Array) -> Array:
+    if np.shape(y) != np.shape(x):
+        raise ValueError(f"The bridge's endpoint y has shape {np.shape(y)}, expected that of x, {np.shape(x)}.")
+    return y

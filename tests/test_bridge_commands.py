@@ -1,0 +1,89 @@
+"""The bridge's configs: their recipes build, a whole tiny run and its report, and what they refuse."""
+
+import jax
+import numpy as np
+import pytest
+
+from diffjax import config as C
+from diffjax import data, parallel
+from diffjax.commands import evaluate, likelihood, train
+from diffjax.commands.experiment import build_experiment, held_out_pairs, init_state, seed_inputs
+from diffjax.commands.sample import drawer
+from diffjax.denoisers import DDBM
+
+
+@pytest.mark.parametrize("variant", ["digits", "photos", "noise"])
+def test_the_statistics_are_those_of_the_training_pairs(variant):
+    config = C.load(f"configs/bridge.py:{variant}")
+    x = (source := data.pairs(**drop(config.data)) if variant != "noise" else data.digits()).train
+    x, y = (batch := x.gather(np.arange(len(x))))["x"], batch.get("y")
+    if y is None:  # alpha_T x_0 + sigma_T z, alpha_T = exp(-(0.1 + 20) / 4)
+        alpha, second = np.exp(-20.1 / 4), np.mean(x.astype(np.float64) ** 2)
+        expected = second**0.5, (alpha**2 * second + 1 - alpha**2) ** 0.5, alpha * second
+    else:
+        target = DDBM.measured(x, y)
+        expected = target.sigma_0, target.sigma_T, target.sigma_0T
+    got = config.target.sigma_0, config.target.sigma_T, config.target.sigma_0T
+    np.testing.assert_allclose(got, expected, rtol=2e-2 if variant == "noise" else 2e-3)
+    assert source.shape == x.shape[1:]
+
+
+def drop(spec):
+    return {name: value for name, value in spec.items() if name != "name"}
+
+
+@pytest.mark.parametrize("variant", ["photos", "noise"])
+def test_the_recipes_build(variant):
+    experiment = build_experiment(C.load(f"configs/bridge.py:{variant}"))
+    assert experiment.bridge is not None
+    assert experiment.bridge.from_noise == (variant == "noise")
+    assert len(seed_inputs(experiment, [0, 1])) == (2 if variant == "noise" else 3)
+
+
+def test_samples_are_by_seed_and_their_endpoints_by_seed_too():
+    experiment = build_experiment(C.load("configs/bridge.py:tiny", ["sample.chunk=2", "grid.n=2"]))
+    params = jax.tree.map(lambda a: a + 0.02, init_state(experiment).params)
+    draw = drawer(experiment, parallel.mesh())
+    images = draw(params, [3, 5, 300])
+    np.testing.assert_array_equal(images[:1], draw(params, [3]))
+    assert images.shape == (3, 8, 8, 1)
+    assert 1e-4 < np.abs(images[0] - images[2]).max() < np.abs(images[0] - images[1]).max()  # 300 has the endpoint of 3
+    error = evaluate.pair_error(experiment, images)
+    pairs = held_out_pairs(experiment, [3, 5, 300])
+    np.testing.assert_array_equal(seed_inputs(experiment, [3, 5, 300])[2], pairs["y"])
+    np.testing.assert_array_equal(pairs["x"][0], pairs["x"][2])
+    assert error["endpoint"] < 0.5
+
+
+def test_a_bridge_has_no_likelihood():
+    with pytest.raises(C.ConfigError, match="The flow of a bridge goes from data to a point"):
+        likelihood.plan(build_experiment(C.load("configs/bridge.py:tiny")))
+
+
+@pytest.mark.slow
+def test_a_whole_run_ends_with_a_report(tmp_path):
+    results = train.run(C.load("configs/bridge.py:tiny"), tmp_path)
+    assert results["status"] == "done"
+    assert "example that the endpoint was made of" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["target.name=Eps"], "does not determine x_0|needs target.name=DDBM"),
+        (["target.name=X0"], "A bridge needs target.name=DDBM, got X0"),
+        (["data.name=digits"], "digits has no endpoints, which the bridge needs: set data.name=pairs, data.of=digits"),
+        (["process.from_noise=True"], "digits has endpoints, but process.from_noise draws them"),
+        (["process.name=Gaussian"], "DDBM-prediction is for bridges, got VP"),
+        (["process.name=Gaussian", "target.name=Eps", "grid.name=uniform", "grid.n=5"], "only a bridge has endpoints"),
+        (["model.condition=2"], "model.condition is 2, expected 1"),
+        (["schedule.name=Rectified"], "a bridge needs both above 0"),
+        (["grid.name=log_snr", "grid.n=5"], "log-SNR is infinite at t = 1.0"),
+        (["data.factor=3"], "factor is 3"),
+        (["target.sigma_0T=0.7"], "sigma_0T"),
+    ],
+)
+def test_refusals_come_before_anything_runs(overrides, message):
+    with pytest.raises(C.ConfigError, match=message) as caught:
+        build_experiment(C.load("configs/bridge.py:tiny", overrides))
+    assert "\n" not in str(caught.value)
