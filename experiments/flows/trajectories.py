@@ -76,7 +76,7 @@ def main() -> None:
     """The lines and the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", required=True)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--batch", type=int, default=256)
     args = parser.parse_args()
     dataset = data.eight_gaussians()
