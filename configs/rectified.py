@@ -12,7 +12,7 @@ schedule.t_max=0.999); the others know their flow alone. Reflow and distillation
     python -m diffjax.main --config=configs/rectified.py:reflow --config.data.path=pairs.npz
     python -m diffjax.main --config=configs/rectified.py:distill --config.data.path=pairs.npz
 
-What is not said here is that of configs/vpsde.py. Expected of the first three: a pass of the gate in report.md;
+What is not said here is that of configs/vpsde.py. Expected of the first two: a pass of the gate in report.md;
 experiments/flows has the figures of the last two.
 """
 
