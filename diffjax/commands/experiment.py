@@ -493,11 +493,6 @@ def _check_train(train: Config) -> None:
                 f"train.{field} = {train[field]} is not a multiple of train.steps_per_dispatch, "
                 f"{train.steps_per_dispatch}."
             )
-    if train.only is not None and train.start is None:
-        raise ConfigError(
-            f"train.only is {train.only!r}, which keeps all other parameters as they begin; set train.start to the "
-            "workdir of the run that they are from."
-        )
     for name in train.loggers:
         if name not in LOGGERS:
             raise ConfigError(f"train.loggers holds {name!r}: {nearest(name, LOGGERS)}.")

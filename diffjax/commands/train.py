@@ -45,6 +45,11 @@ def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
     """
     began, clock = time.monotonic(), CompileClock()
     experiment = build_experiment(config)
+    if config.train.only is not None and config.train.start is None:
+        raise ConfigError(
+            f"train.only is {config.train.only!r}, which keeps all other parameters as they begin; set train.start to "
+            "the workdir of the run that they are from."
+        )
     mesh = parallel.mesh(_devices(config))
     workdir = Path(workdir) if workdir else files.default_name(config)
     files.prepare(workdir, config)
