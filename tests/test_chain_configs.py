@@ -122,7 +122,7 @@ MISTAKES = {
         ["iddpm.py:tiny", "--config.prepare.name=importance", "--config.prepare.steps=999"],
         "none of the 1000 times",
     ),
-    "unknown denoiser": (["ddpm.py:tiny", "--config.denoiser.name=sigma_large"], "it has large, learned_range, mean"),
+    "unknown denoiser": (["ddpm.py:tiny", "--config.denoiser.name=sigma_large"], "it has analytic, large, learned_range"),
     "unknown loss": (["ddpm.py:tiny", "--config.loss.name=hybird"], "nearest is 'hybrid'"),
     "unknown option": (["iddpm.py:tiny", "--config.loss.vlb_wieght=1"], "nearest is 'vlb_weight'"),
     "unknown preparation": (["ddpm.py:tiny", "--config.prepare.name=nothign"], "nearest is 'nothing'"),
@@ -173,8 +173,8 @@ def test_networks_return_their_maps_one_after_the_other():
     assert params["conv_out"]["bias"].shape == (24,)
     params["conv_out"]["bias"] = jnp.arange(24.0)
     F = np.asarray(jax.jit(models.network(unet).apply)(params, x, c))
-    for i, j, channel in np.ndindex(4, 4, 6):
-        assert F[i, j, channel] == 12 * (i % 2) + 6 * (j % 2) + channel
+    for i, j, one, channel in np.ndindex(4, 4, 2, 3):
+        assert F[i, j, 3 * one + channel] == 12 * one + 6 * (i % 2) + 3 * (j % 2) + channel
     mlp = models.network(models.MLP(8, 1, outputs=3))
     assert mlp.apply(mlp.init(jax.random.key(0), jnp.ones(2), c), jnp.ones(2), c).shape == (6,)
     for bad in (0, 1.5, True):
