@@ -354,6 +354,13 @@ class FlowOnly:
         return time_of(self.base, log_snr)
 
 
+def flow_only(schedule: Any) -> bool:
+    """Whether it, or the schedule inside it (of another clock, say), is a `FlowOnly`."""
+    while schedule is not None and not isinstance(schedule, FlowOnly):
+        schedule = getattr(schedule, "base", None)
+    return schedule is not None
+
+
 def need_gaussian(schedule: Any, what: str, instead: str) -> None:
     """Refuses what is right for Gaussian noise alone.
 
@@ -364,7 +371,7 @@ def need_gaussian(schedule: Any, what: str, instead: str) -> None:
     Raises:
         ValueError: for a `FlowOnly` schedule.
     """
-    if isinstance(schedule, FlowOnly):
+    if flow_only(schedule):
         raise ValueError(f"{what}, but the process is not Gaussian, so that only its flow is right; {instead}.")
 
 

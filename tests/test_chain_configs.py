@@ -122,7 +122,10 @@ MISTAKES = {
         ["iddpm.py:tiny", "--config.prepare.name=importance", "--config.prepare.steps=999"],
         "none of the 1000 times",
     ),
-    "unknown denoiser": (["ddpm.py:tiny", "--config.denoiser.name=sigma_large"], "it has analytic, large, learned_range"),
+    "unknown denoiser": (
+        ["ddpm.py:tiny", "--config.denoiser.name=sigma_large"],
+        "it has analytic, large",
+    ),
     "unknown loss": (["ddpm.py:tiny", "--config.loss.name=hybird"], "nearest is 'hybrid'"),
     "unknown option": (["iddpm.py:tiny", "--config.loss.vlb_wieght=1"], "nearest is 'vlb_weight'"),
     "unknown preparation": (["ddpm.py:tiny", "--config.prepare.name=nothign"], "nearest is 'nothing'"),

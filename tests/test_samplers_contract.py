@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from samplers_table import SAMPLERS
 
-from diffjax import analytic, denoisers, grids
+from diffjax import analytic, clock, denoisers, grids
 from diffjax.samplers import (
     ancestral,
     deis,
@@ -346,6 +346,9 @@ def test_langevin_kernels_and_the_score_target_refuse_there_too(rule):
     sampler = langevin.predictor_corrector(schedule, "ddim", rule, 1e-5)
     with pytest.raises(ValueError, match="adds Gaussian noise"):
         sampling_fn(sampler, grids.karras(schedule, 6))
+    warped = clock.Warped(schedule, clock.Monotone.near_identity(4))
+    with pytest.raises(ValueError, match="adds Gaussian noise"):
+        sampling_fn(ancestral.ddpm(warped), [10.0, 1.0, 0.0])
     with pytest.raises(ValueError, match="predict X0, Eps, V or EDM"):
         denoisers.denoiser(lambda x, c: x, schedule, denoisers.Score())
 

@@ -8,7 +8,7 @@ import numpy as np
 from diffjax import chains, grids, likelihood
 from diffjax.commands.experiment import Experiment, denoiser_of
 from diffjax.config import build
-from diffjax.schedules import FlowOnly
+from diffjax.schedules import flow_only
 from diffjax.types import PyTree
 
 MOST, FITTED = 512, 10_000  # examples that are bounded, and that the histograms are made of
@@ -23,7 +23,7 @@ def measure(experiment: Experiment, params: PyTree) -> dict[str, Any] | None:
     process is not Gaussian, so that there is no chain; and of a bridge.
     """
     dataset, schedule = experiment.dataset, experiment.schedule
-    no_chain = experiment.bridge or isinstance(schedule, FlowOnly)
+    no_chain = experiment.bridge or flow_only(schedule)
     if dataset.levels is None or no_chain or experiment.config.denoiser.name == "mean":
         return None
     ts = build(grids, experiment.config.grid, schedule)

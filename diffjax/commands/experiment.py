@@ -411,7 +411,7 @@ def _check_pairs(experiment: Experiment) -> None:
         raise ConfigError(
             f"prepare.{experiment.config.prepare.name} would part each x from its z: set prepare.name=nothing."
         )
-    if not isinstance(experiment.schedule, schedules.FlowOnly):
+    if not schedules.flow_only(experiment.schedule):
         raise ConfigError(
             "The data comes in pairs (x, z), so that x_t given x_0 is not Gaussian and only the flow is right: set "
             "process.name=path.rectified (schedule.name=Rectified)."

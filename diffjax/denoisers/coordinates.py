@@ -14,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from diffjax import host
-from diffjax.schedules import FlowOnly, amplitudes, log_snr, time_of
+from diffjax.schedules import FlowOnly, amplitudes, flow_only, log_snr, time_of
 from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree
 
 
@@ -57,7 +57,7 @@ def run_on(denoise: Denoiser, schedule: Schedule) -> Denoiser:
                 f"{type(own).__name__} knows noise up to {s_own / a_own:.6g}; end the schedule earlier, "
                 f"t_max <= {last:.6g}."
             )
-    if isinstance(own, FlowOnly) and not isinstance(schedule, FlowOnly):
+    if flow_only(own) and not flow_only(schedule):
         schedule = FlowOnly(schedule)
     return RunOn(denoise, schedule)
 

@@ -28,7 +28,7 @@ from diffjax.chains import look_up
 from diffjax.denoisers.clipping import clipped
 from diffjax.denoisers.targets import Target, denoiser
 from diffjax.denoisers.wrapper import Wrapper
-from diffjax.schedules import FlowOnly, amplitudes, log_snr, need_gaussian, unit_variance
+from diffjax.schedules import amplitudes, flow_only, log_snr, need_gaussian, unit_variance
 from diffjax.types import Array, Denoiser, Key, Network, Posterior, Process, Schedule, pytree
 
 
@@ -90,7 +90,7 @@ def measure(
             for total, values in zip((entries, noise, spread), sums(part, keys, jnp.asarray(t, float))):
                 total[j] += np.asarray(values, np.float64) / n
     error = entries.reshape(len(ts), -1).mean(1)
-    noise = np.nan if isinstance(schedule, FlowOnly) else noise
+    noise = np.nan if flow_only(schedule) else noise
     return Moments(ts, entries, error, (sigma / alpha) ** 2 * (1 - noise), variance - spread)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from diffjax import couplings
 from diffjax.processes.gaussian import Gaussian
-from diffjax.schedules import FlowOnly
+from diffjax.schedules import flow_only
 from diffjax.types import Array, Key, Prepare, PyTree, Schedule
 
 
@@ -27,7 +27,7 @@ def optimal_transport(
     Raises:
         ValueError: for another method, options that are not positive, or a process that calls itself Gaussian.
     """
-    if not isinstance(schedule, FlowOnly):
+    if not flow_only(schedule):
         raise ValueError(
             "Optimal transport makes x_t given x_0 something else than Gaussian, so that only the flow is right: set "
             "process.name=path.rectified (schedule.name=Rectified)."

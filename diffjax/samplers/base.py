@@ -119,7 +119,7 @@ def sampling_fn(
 
 
 def _refuse_noise(schedule: Schedule | None, rows: Any) -> None:
-    if not isinstance(schedule, schedules.FlowOnly):
+    if not schedules.flow_only(schedule):
         return
     if any(name.startswith("noise") and np.any(np.asarray(getattr(rows, name)) != 0) for name in rows._fields):
         schedules.need_gaussian(
@@ -191,7 +191,7 @@ class Linear(NamedTuple):
 def linear_step(model: Denoiser, key: Key, x: Array, row: Linear) -> Array:
     """x_s of `Linear`."""
     mean, var = model(x, row.t)
-    var = 0.0 if isinstance(getattr(model, "schedule", None), schedules.FlowOnly) else var
+    var = 0.0 if schedules.flow_only(getattr(model, "schedule", None)) else var
     return row.x * x + row.mean * mean + std(row.noise_var + row.x0**2 * var) * jax.random.normal(key, x.shape, x.dtype)
 
 
