@@ -35,9 +35,8 @@ def test_data_files_are_listed():
 def test_every_config_loads_and_says_its_command(path):
     text = path.read_text()
     commands = re.findall(r"--config=(configs/\S+)", text)
-    assert commands, "the docstring gives the command"
-    for command in commands:
-        assert config.load(command).name.startswith(path.stem)
+    names = [config.load(command).name for command in commands]  # a run to start from may be another's
+    assert any(name.startswith(path.stem) for name in names), "the docstring gives the command"
 
 
 def test_ci_runs_the_readmes_test_command():

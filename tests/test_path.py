@@ -283,7 +283,7 @@ def test_a_path_has_its_own_clock():
 
 def test_the_bound_is_refused_off_gaussian_processes():
     two, process = lambda x, c: jnp.concatenate([x, x]), path.rectified(Rectified(t_max=0.99))
-    with pytest.raises(ValueError, match="needs a Gaussian process"):
+    with pytest.raises(ValueError, match="the process is not Gaussian"):
         losses.variational(two, process, Eps(), jnp.zeros(2), jnp.zeros(2), 0.99, steps=4)
 
 
