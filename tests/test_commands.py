@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from run_command import environment, run
+from run_command import environment, one_core, run
 
 from diffjax import config as C
 from diffjax import main as command_line
@@ -113,7 +113,7 @@ def test_samples_of_a_seed_have_the_same_bits_for_any_batch_and_device_count(tin
     found = {}
     for devices in (1, 2, 8):
         out = tmp_path / str(devices)
-        command = ["taskset", "-c", "0", sys.executable, "-c", script, str(tiny_run[0]), str(out)]
+        command = [*one_core(), sys.executable, "-c", script, str(tiny_run[0]), str(out)]
         done = subprocess.run(command, env=environment(devices), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         for seeds in ("0", "0-6", "0-63"):

@@ -111,7 +111,7 @@ def test_training_from_record_files_is_training_from_memory(prepared, tmp_path):
         options = {"name": "tfds", "dataset": "pictures", "data_dir": prepared.root, "in_memory": kept}
         flags = [f"--config.data.{name}={value}" for name, value in options.items()]
         flags += ["--config.train.steps=20", f"--workdir={tmp_path / kept}"]
-        status, output = run_command.run("--config=configs/vpsde.py:tiny", *flags, one_core=True)
+        status, output = run_command.run("--config=configs/vpsde.py:tiny", *flags, pinned=True)
         assert status == 0, output
         rows = map(json.loads, (tmp_path / kept / "metrics.jsonl").read_text().splitlines())
         logged.append([(row["step"], row["loss"], row["grad_norm"]) for row in rows if "loss" in row])

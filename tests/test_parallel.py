@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from run_command import core
 
 from diffjax import ema, parallel, training
 from diffjax.optimizers import build_optimizer
@@ -310,7 +311,7 @@ def test_two_processes_train_and_sample_as_one(tmp_path):
 if __name__ == "__main__":
     warnings.simplefilter("error")
     if os.environ["ONE_CORE"] == "1" and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        os.sched_setaffinity(0, {core()})
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     globals()[sys.argv[1]](*sys.argv[2:])

@@ -32,7 +32,7 @@ def cache(tmp_path_factory):
 def reference(tmp_path_factory, cache):
     """The uninterrupted run."""
     workdir = tmp_path_factory.mktemp("runs") / "reference"
-    status, output = run(*ARGS, f"--workdir={workdir}", one_core=True, cache=cache)
+    status, output = run(*ARGS, f"--workdir={workdir}", pinned=True, cache=cache)
     assert status == 0, output
     return workdir
 
@@ -62,7 +62,7 @@ def kill_at_random_moments(workdir: Path, cache: Path, kills: int, rng: random.R
     """Starts the run `kills` times and kills each; how many of the kills came before the end."""
     landed = 0
     for _ in range(kills):
-        process = start(*ARGS, f"--workdir={workdir}", one_core=True, cache=cache)
+        process = start(*ARGS, f"--workdir={workdir}", pinned=True, cache=cache)
         begun, ahead = progress(workdir), rng.choice([0, 10, 20, 30])
         deadline = time.monotonic() + 120
         while process.poll() is None and progress(workdir) < begun + ahead + 1 and time.monotonic() < deadline:
@@ -79,7 +79,7 @@ def test_killed_and_restarted_run_ends_with_the_same_bytes(reference, cache, tmp
     workdir = tmp_path / "killed"
     landed = kill_at_random_moments(workdir, cache, kills, random.Random(kills))
     assert landed >= min(kills, 5) - 1, "the kills came too late to interrupt anything"
-    status, output = run(*ARGS, f"--workdir={workdir}", one_core=True, cache=cache)
+    status, output = run(*ARGS, f"--workdir={workdir}", pinned=True, cache=cache)
     assert status == 0, output
     assert_same_run(reference, workdir)
 
@@ -87,7 +87,7 @@ def test_killed_and_restarted_run_ends_with_the_same_bytes(reference, cache, tmp
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_it_saves_and_resumes_mid_window(reference, cache, tmp_path, number):
     workdir = tmp_path / "stopped"
-    process = start(*ARGS, f"--workdir={workdir}", one_core=True, cache=cache)
+    process = start(*ARGS, f"--workdir={workdir}", pinned=True, cache=cache)
     while process.poll() is None and progress(workdir) < 20:
         time.sleep(0.002)
     process.send_signal(number)
@@ -96,7 +96,7 @@ def test_asked_to_stop_it_saves_and_resumes_mid_window(reference, cache, tmp_pat
     assert json.loads((workdir / "results.json").read_text())["status"] == "interrupted"
     assert "--workdir=" in output
     assert "resumes" in output
-    status, output = run(*ARGS, f"--workdir={workdir}", one_core=True, cache=cache)
+    status, output = run(*ARGS, f"--workdir={workdir}", pinned=True, cache=cache)
     assert status == 0, output
     assert "resuming at step" in output
     assert_same_run(reference, workdir)
@@ -111,7 +111,7 @@ def test_damaged_newest_checkpoint_is_skipped_by_name(reference, cache, tmp_path
         for place in range(0, len(content), 50):  # many, in every data file: Orbax leaves some of them unused
             content[place] ^= 0xFF
         data.write_bytes(content)
-    status, output = run(*ARGS, f"--workdir={workdir}", one_core=True, cache=cache)
+    status, output = run(*ARGS, f"--workdir={workdir}", pinned=True, cache=cache)
     assert status == 0, output
     assert f"step {STEPS}" in next(line for line in output.splitlines() if "skipped a checkpoint" in line)
     assert f"resuming at step {STEPS - 20}" in output
