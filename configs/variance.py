@@ -29,7 +29,6 @@ def npr() -> ConfigDict:
     """The default recipe: a third of the training of `vpsde.py`, without its gradients but one."""
     config = with_head(_base.digits())
     config.train.update(dict(steps=1200, sample_every=400))
-
     return config
 
 
