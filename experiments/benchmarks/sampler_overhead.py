@@ -53,14 +53,16 @@ def main() -> None:
         "predictor_corrector": (samplers.langevin.predictor_corrector(schedule), half),
         "annealed_langevin": (samplers.langevin.annealed(schedule, eps=1e-5, steps=2), short),
     }
-    forward = lambda apply_params, x: jax.vmap(lambda x: network.apply(apply_params, x, jnp.zeros(())))(x)
-    per_forward = flops(forward, params, x)
+    forward = lambda apply_params, x, c: jax.vmap(lambda x: network.apply(apply_params, x, c))(x)
+    per_forward = flops(forward, params, x, jnp.zeros(()))
     walk = jax.jit(lambda sample, model, keys, x: jax.vmap(sample, in_axes=(None, 0, 0))(model, keys, x))
     rows = {}
     for name, (sampler, ts) in table.items():
         sample = samplers.sampling_fn(sampler, ts)
         n = samplers.nfe(sample)
-        bare = jax.jit(lambda params, x, n=n: jax.lax.scan(lambda x, _: (forward(params, x), None), x, length=n)[0])
+        # Another log-SNR at every step: with one and the same, XLA computes its embedding once, outside the loop.
+        levels = jnp.linspace(-5.0, 5.0, n)
+        bare = jax.jit(lambda params, x, c=levels: jax.lax.scan(lambda x, c: (forward(params, x, c), None), x, c)[0])
         ratio = flops(walk, sample, denoise, keys, x) / (n * per_forward)
         calls = {"sampler": lambda s=sample: walk(s, denoise, keys, x), "bare": lambda f=bare: f(params, x)}
         times = best_times(calls, repeats)
