@@ -6,7 +6,7 @@ import pytest
 
 from diffjax import config as C
 from diffjax import data, parallel
-from diffjax.commands import evaluate, likelihood, train
+from diffjax.commands import evaluate, likelihood, moments, show, train
 from diffjax.commands.experiment import build_experiment, held_out_pairs, init_state, seed_inputs
 from diffjax.commands.sample import drawer
 from diffjax.denoisers import DDBM
@@ -58,6 +58,19 @@ def test_samples_are_by_seed_and_their_endpoints_by_seed_too():
 def test_a_bridge_has_no_likelihood():
     with pytest.raises(C.ConfigError, match="The flow of a bridge goes from data to a point"):
         likelihood.plan(build_experiment(C.load("configs/bridge.py:tiny")))
+
+
+def test_show_counts_a_batch_with_endpoints():
+    costs = show.run(C.load("configs/bridge.py:tiny"))
+    assert costs["shapes"]["y"] == costs["shapes"]["x"] == (32, 8, 8, 1)
+    assert costs["flops"] > 1e6
+
+
+def test_a_bridge_has_no_moments(monkeypatch):
+    experiment = build_experiment(C.load("configs/bridge.py:tiny"))
+    monkeypatch.setattr(moments, "restore", lambda workdir, **options: (experiment, None, 0))
+    with pytest.raises(C.ConfigError, match="without an endpoint"):
+        moments.run("nowhere", "moments.npz")
 
 
 @pytest.mark.slow

@@ -98,9 +98,9 @@ def test_a_head_is_trained_on_a_frozen_network(run_of_v, tmp_path, monkeypatch):
 
 def test_moments_are_kept_and_sampled_with(run_of_v, tmp_path, capsys):
     """The command, and a run sampled with what it wrote; without the file the error names the command."""
-    assert command_line.main(["--mode=moments", f"--workdir={run_of_v}", f"--out={tmp_path}"]) == 0
+    assert command_line.main(["--mode=moments", f"--workdir={run_of_v}", f"--out={tmp_path / 'kept'}"]) == 0
     assert "--config.denoiser.name=analytic" in capsys.readouterr().out
-    found = optimal.load(tmp_path / "moments.npz")
+    found = optimal.load(tmp_path / "kept" / "moments.npz")
     assert found.entries.shape == (100, 2)
     assert np.all(np.diff(found.error[:-1]) <= 0.1)  # less is missed where there is less noise
     drawn = [
@@ -109,7 +109,7 @@ def test_moments_are_kept_and_sampled_with(run_of_v, tmp_path, capsys):
         )
         for name, changes in {
             "plain": ["name=mean"],
-            "analytic": ["name=analytic", f"moments={tmp_path / 'moments.npz'}"],
+            "analytic": ["name=analytic", f"moments={tmp_path / 'kept' / 'moments.npz'}"],
         }.items()
     ]
     assert np.abs(drawn[0] - drawn[1]).max() > 1e-2

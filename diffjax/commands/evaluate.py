@@ -12,12 +12,12 @@ import numpy as np
 from diffjax import analytic, parallel, training
 from diffjax.commands import codelength
 from diffjax.commands import workdir as files
+from diffjax.commands.checks import prepared_one
 from diffjax.commands.experiment import (
     Experiment,
     endpoint_of,
     held_out_pairs,
     mean_denoiser,
-    prepared_one,
     seed_inputs,
 )
 from diffjax.commands.sample import as_overrides, drawer, require_workdir, restore, served

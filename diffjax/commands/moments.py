@@ -19,7 +19,7 @@ import numpy as np
 from diffjax import grids
 from diffjax.commands.experiment import Experiment, mean_denoiser
 from diffjax.commands.sample import as_overrides, require_workdir, restore, served
-from diffjax.config import Config, build
+from diffjax.config import Config, ConfigError, build
 from diffjax.denoisers import optimal
 from diffjax.schedules import amplitudes
 
@@ -31,7 +31,7 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
     """The command line's entry."""
     require_workdir(flags)
     path = Path(flags.out or flags.workdir) / "moments.npz"
-    moments = run(flags.workdir, path, step=flags.step, overrides=as_overrides(None, None, overrides))
+    moments = run(flags.workdir, path, step=flags.step, overrides=as_overrides(flags.sampler, flags.nfe, overrides))
     print(f"{len(moments.ts)} levels in {path}; sample or eval with:")
     print(f"--config.denoiser.name=analytic --config.denoiser.moments={path}")
 
@@ -46,15 +46,18 @@ def run(workdir: str | Path, path: str | Path, most: int = MOST, **options: Any)
         options: step, overrides (`sample.restore`).
 
     Raises:
-        ConfigError: for a folder that holds no run.
+        ConfigError: for a folder that holds no run, or the run of a bridge, whose mean depends on an endpoint.
     """
     experiment, state, _ = restore(workdir, **options)
+    if experiment.bridge:
+        raise ConfigError("Moments are of Gaussian processes without an endpoint; this run is a bridge's.")
     params, train = served(experiment, state, workdir), experiment.dataset.train
     denoise = mean_denoiser(experiment)
     ts = _levels(experiment)
     examples = train.gather(np.arange(min(len(train), most)))
     of = lambda example: denoise(params, example["label"] if experiment.conditional else jnp.int32(0))
     moments = optimal.measure(of, experiment.process, jax.random.key(experiment.config.seed), examples, ts)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     optimal.save(path, moments)
     return moments
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from diffjax import models, samplers, training
 from diffjax.commands import workdir as files
@@ -24,7 +24,7 @@ def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
     state = abstract_state(experiment)
     costs = {**_step_costs(experiment, state), "nfe": samplers.nfe(plan(config, experiment.schedule).walk)}
     data, size = experiment.dataset, config.train.batch_size
-    shapes = {"x": (size, *data.shape)} | ({"label": (size,)} if experiment.conditional else {})
+    shapes = {name: leaf.shape for name, leaf in _batch(experiment).items()}
     gflop, mib = costs["flops"] / 1e9, 2.0**-20
     print(to_json(config))
     print(models.format_table(models.parameter_table(state.params)))
@@ -39,13 +39,16 @@ def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
     return {"shapes": shapes, **costs}
 
 
+def _batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
+    """A training batch: "x", and of labels, endpoints "y" and noise "z" what the data has and the run takes."""
+    one, size = experiment.dataset.train.gather(np.zeros(1, int)), experiment.config.train.batch_size
+    taken = [name for name in one if name != "label" or experiment.conditional]
+    return {name: jax.ShapeDtypeStruct((size, *one[name].shape[1:]), one[name].dtype) for name in taken}
+
+
 def _step_costs(experiment: Experiment, state: Any) -> dict[str, Any]:
     step = training.make_step(loss_fn(experiment), experiment.optimizer, experiment.emas, prepare=experiment.prepare)
-    size = experiment.config.train.batch_size
-    batch = {"x": jax.ShapeDtypeStruct((size, *experiment.dataset.shape), jnp.float32)}
-    if experiment.conditional:
-        batch["label"] = jax.ShapeDtypeStruct((size,), jnp.int32)
-    compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+    compiled = jax.jit(step, donate_argnums=0).lower(state, _batch(experiment)).compile()
     memory = compiled.memory_analysis()
     return {
         "flops": (compiled.cost_analysis() or {}).get("flops", float("nan")),
