@@ -83,28 +83,29 @@ SETTINGS = {
 ALL = tuple(SETTINGS)
 FINITE = tuple(name for name, setting in SETTINGS.items() if not setting.from_pure_noise)  # those of finite SNR
 FEW = ("vp", "edm", "rectified", "table_linear")
+SOME = (*FEW, "ve")  # of what differs from a row above it by one setting
 
 # Adams(3) starts with one step of order 1 and one of order 2: local errors h^2 and h^3, so that the whole is of order
 # 2. The published 3M takes half the weight of the second difference: order 2 even with an exact history.
 SAMPLERS = {
     "ddim": Row(ancestral.ddim, 1, ALL),
-    "ddim_half": Row(lambda s: ancestral.ddim(s, eta=0.5), 1, ALL, deterministic=False),
+    "ddim_half": Row(lambda s: ancestral.ddim(s, eta=0.5), 1, SOME, deterministic=False),
     "ddpm": Row(ancestral.ddpm, 1, ALL, deterministic=False),
     "pf_euler": Row(lambda s: sde.euler_maruyama(s, churn=0.0), 1, FINITE),
-    "em_half": Row(lambda s: sde.euler_maruyama(s, churn=0.5), 1, FINITE, deterministic=False),
+    "em_half": Row(lambda s: sde.euler_maruyama(s, churn=0.5), 1, SOME, deterministic=False),
     "em": Row(sde.euler_maruyama, 1, FINITE, deterministic=False),
     "reverse_diffusion": Row(predictor.reverse_diffusion, 1, FINITE, deterministic=False),
     "large_variance": Row(predictor.ancestral, 1, FINITE, deterministic=False),
     "heun": Row(heun.edm, 2, FINITE),
-    "heun_churn": Row(lambda s: heun.edm(s, churn=4.0, s_min=0.05, s_max=20.0), 2, FINITE, deterministic=False),
+    "heun_churn": Row(lambda s: heun.edm(s, churn=4.0, s_min=0.05, s_max=20.0), 2, SOME, deterministic=False),
     "adams_1": Row(lambda s: multistep.adams(s, 1), 1, ALL),
     "adams_2": Row(lambda s: multistep.adams(s, 2), 2, ALL, primed=2),
     "adams_3": Row(lambda s: multistep.adams(s, 3), 2, ALL, primed=3),
-    "adams_3_lower": Row(lambda s: multistep.adams(s, 3, lower_final=True), 2, ALL),
+    "adams_3_lower": Row(lambda s: multistep.adams(s, 3, lower_final=True), 2, SOME),
     "dpmpp_2m": Row(multistep.dpmpp_2m, 2, ALL, primed=2),
-    "dpmpp_2m_lower": Row(lambda s: multistep.dpmpp_2m(s, lower_final=True), 2, ALL),
+    "dpmpp_2m_lower": Row(lambda s: multistep.dpmpp_2m(s, lower_final=True), 2, SOME),
     "dpmpp_3m": Row(multistep.dpmpp_3m, 2, ALL, primed=2),
-    "dpmpp_3m_lower": Row(lambda s: multistep.dpmpp_3m(s, lower_final=True), 2, ALL),
+    "dpmpp_3m_lower": Row(lambda s: multistep.dpmpp_3m(s, lower_final=True), 2, SOME),
 }
 
 RESTARTS = ((3, 2, 0.06, 0.3), (2, 1, 0.6, 1.5))
@@ -116,7 +117,7 @@ RESTARTS = ((3, 2, 0.06, 0.3), (2, 1, 0.6, 1.5))
 # - UniPC-p: p + 1 by its corrector; 3 by the first step, corrected to order 2, which is free from sigma = 70 alpha too.
 #   lower_final ends with a step of order 1, whose error has the small factor (sigma / alpha)^2.
 SAMPLERS |= {
-    "adams_2_tau": Row(lambda s: multistep.adams(s, 2, tau=0.7), 2, ALL, deterministic=False),
+    "adams_2_tau": Row(lambda s: multistep.adams(s, 2, tau=0.7), 2, (*SOME, "cosine_1"), deterministic=False),
     "adams_3_tau": Row(lambda s: multistep.adams(s, 3, tau=1.0), 2, (*FEW, "rectified_1"), deterministic=False),
     "dpmpp_2m_sde": Row(multistep.dpmpp_2m_sde, 2, (*FEW, "cosine_1"), deterministic=False),
     "dpmpp_2m_sde_heun": Row(lambda s: multistep.dpmpp_2m_sde(s, 0.6, "heun"), 2, FEW, deterministic=False),

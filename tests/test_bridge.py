@@ -610,7 +610,10 @@ def test_flops_are_those_of_the_evaluations():
 
 @pytest.mark.parametrize(
     ("module", "shape", "beside"),
-    [(models.UNet(channels=8, condition=2), (8, 8, 1), (8, 8, 2)), (models.MLP(width=8, condition=3), (4,), (3,))],
+    [
+        (models.UNet(channels=4, multipliers=(1, 1), attention=(), condition=2), (8, 8, 1), (8, 8, 2)),
+        (models.MLP(width=8, condition=3), (4,), (3,)),
+    ],
     ids=["unet", "mlp"],
 )
 def test_a_network_sees_its_condition_beside_x(module, shape, beside):

@@ -168,7 +168,8 @@ def test_conditional_model_trains_and_samples_by_label(tmp_path):
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
 def test_non_finite_updates(tmp_path, policy, capsys):
-    config = C.load(TINY, ["learning_rate.peak=1e38", "learning_rate.warmup_steps=0", f"train.nonfinite={policy}"])
+    changes = ["learning_rate.peak=1e38", "learning_rate.warmup_steps=0", f"train.nonfinite={policy}"]
+    config = C.load(TINY, [*changes, "data.name=moons", "model.name=MLP", "model.width=16"])
     if policy == "stop":
         with pytest.raises(training.NonFiniteError, match=r"is inf at step 0 \(in steps 0 to 9\)"):
             train.run(config, tmp_path / "run")

@@ -122,7 +122,7 @@ def published(name, setting, ts, x, z, denoise=TARGET.denoise):
 def test_trajectory_is_the_published_one(name, setting):
     schedule, form, _ = SETTINGS[setting]
     model = HostModel(TARGET.denoise, schedule, form)
-    for n, zero in ((1, True), (10, False), (10, True))[name == "restart" :]:  # a restart needs a level inside
+    for n, zero in ((1, True), (7, False), (7, True))[name == "restart" :]:  # a restart needs a level inside
         ts, z = grid_for(name, setting, n, zero), noise(4 * n)
         x = X * amplitudes(form, ts[0])[1]
         _, path = walk(SAMPLERS[name].make(schedule), ts, model, x, z)

@@ -14,13 +14,17 @@ from run_command import run, start
 
 from diffjax.commands import sample
 
-STEPS = 600
-ARGS = (
-    "--config=configs/vpsde.py:tiny",
-    f"--config.train.steps={STEPS}",
-    f"--config.train.sample_every={STEPS}",
-    "--config.checkpoint.every=20",
-)
+STEPS = 240
+LONG = 1200  # for thirty kills
+
+
+def arguments(steps: int) -> list[str]:
+    """A small run's command line."""
+    changes = {"train.steps": steps, "train.sample_every": steps, "checkpoint.every": 20}
+    return ["--config=configs/vpsde.py:tiny", *(f"--config.{field}={value}" for field, value in changes.items())]
+
+
+ARGS = arguments(STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +35,11 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory, cache):
     """The uninterrupted run."""
-    workdir = tmp_path_factory.mktemp("runs") / "reference"
-    status, output = run(*ARGS, f"--workdir={workdir}", pinned=True, cache=cache)
+    return uninterrupted(ARGS, tmp_path_factory.mktemp("runs") / "reference", cache)
+
+
+def uninterrupted(arguments: list[str], workdir: Path, cache: Path) -> Path:
+    status, output = run(*arguments, f"--workdir={workdir}", pinned=True, cache=cache)
     assert status == 0, output
     return workdir
 
@@ -43,14 +50,14 @@ def logged(workdir: Path) -> list[dict]:
     return [{name: value for name, value in line.items() if name != "timing"} for line in lines]
 
 
-def assert_same_run(a: Path, b: Path) -> None:
+def assert_same_run(a: Path, b: Path, steps: int = STEPS) -> None:
     (_, one, step_a), (_, two, step_b) = sample.restore(a), sample.restore(b)
-    assert step_a == step_b == STEPS
+    assert step_a == step_b == steps
     for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True):
         x, y = (jax.random.key_data(v) if jax.dtypes.issubdtype(v.dtype, jax.dtypes.prng_key) else v for v in (x, y))
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), jax.tree_util.keystr(path)
     assert logged(a) == logged(b)
-    assert [line["step"] for line in logged(a)] == list(range(10, STEPS + 1, 10))
+    assert [line["step"] for line in logged(a)] == list(range(10, steps + 1, 10))
 
 
 def progress(workdir: Path) -> int:
@@ -58,11 +65,11 @@ def progress(workdir: Path) -> int:
     return path.read_text().count("\n") * 10 if path.exists() else 0
 
 
-def kill_at_random_moments(workdir: Path, cache: Path, kills: int, rng: random.Random) -> int:
+def kill_at_random_moments(arguments: list[str], workdir: Path, cache: Path, kills: int, rng: random.Random) -> int:
     """Starts the run `kills` times and kills each; how many of the kills came before the end."""
     landed = 0
     for _ in range(kills):
-        process = start(*ARGS, f"--workdir={workdir}", pinned=True, cache=cache)
+        process = start(*arguments, f"--workdir={workdir}", pinned=True, cache=cache)
         begun, ahead = progress(workdir), rng.choice([0, 10, 20, 30])
         deadline = time.monotonic() + 120
         while process.poll() is None and progress(workdir) < begun + ahead + 1 and time.monotonic() < deadline:
@@ -74,14 +81,18 @@ def kill_at_random_moments(workdir: Path, cache: Path, kills: int, rng: random.R
     return landed
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(30, marks=pytest.mark.slow)])
-def test_killed_and_restarted_run_ends_with_the_same_bytes(reference, cache, tmp_path, kills):
-    workdir = tmp_path / "killed"
-    landed = kill_at_random_moments(workdir, cache, kills, random.Random(kills))
-    assert landed >= min(kills, 5) - 1, "the kills came too late to interrupt anything"
-    status, output = run(*ARGS, f"--workdir={workdir}", pinned=True, cache=cache)
-    assert status == 0, output
-    assert_same_run(reference, workdir)
+def test_killed_and_restarted_run_ends_with_the_same_bytes(reference, cache, tmp_path):
+    landed = kill_at_random_moments(ARGS, tmp_path / "killed", cache, 5, random.Random(5))
+    assert landed == 5, "the kills came too late to interrupt anything"
+    assert_same_run(reference, uninterrupted(ARGS, tmp_path / "killed", cache))
+
+
+@pytest.mark.slow
+def test_thirty_kills(cache, tmp_path):
+    whole = uninterrupted(arguments(LONG), tmp_path / "whole", cache)
+    landed = kill_at_random_moments(arguments(LONG), tmp_path / "killed", cache, 30, random.Random(30))
+    assert landed == 30, "the kills came too late to interrupt anything"
+    assert_same_run(whole, uninterrupted(arguments(LONG), tmp_path / "killed", cache), LONG)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
