@@ -21,7 +21,8 @@ def bridging_fn(sampler: Sampler, ts: Any, trace: Callable | None = None) -> jax
     """`sample(model, key, u_T) -> x_0` along a grid that starts at t_max, for one example; u_T = 0.
 
     As many evaluations as `sampling_fn`'s on the same grid. A grid that starts below t_max is `sampling_fn`'s, from
-    `prior` there (as published for DDBM: t_max - 1e-4).
+    `prior` there (as published for DDBM: t_max - 1e-4). Where the walk ends above 0 without a last mean, it gives u
+    there, as `sampling_fn` gives x_t: `Bridge.placed` adds A_t y.
 
     Args:
         sampler: planned for a `processes.BridgeSchedule`.
