@@ -141,6 +141,10 @@ SAMPLERS |= {
     "unipc_3_full": Row(lambda s: unipc.unipc(s, 3, "bh1", lower_final=False), 4, FEW, primed=4, first=70.0),
     "restart": Row(lambda s: restart.restart(s, RESTARTS), 2, FEW, deterministic=False),
 }
+# One of each program, with noise and without: those of one kind differ by numbers alone.
+KINDS = list(
+    {(row.make(VP()).step, row.make(VP()).init, row.deterministic): name for name, row in SAMPLERS.items()}.values()
+)
 EVERY_PAIR = [(sampler, setting) for sampler, row in SAMPLERS.items() for setting in row.settings]
 
 

@@ -619,9 +619,8 @@ def test_flops_are_those_of_the_evaluations():
 def test_a_network_sees_its_condition_beside_x(module, shape, beside):
     net = models.network(module)
     params = models.init(net, jax.random.key(0), shape)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    params = tree.unflatten([leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys)])
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), params)
     x, c = jnp.ones(shape), jnp.float32(0.3)
     told = jax.jit(lambda condition: net.apply(params, x, c, condition=condition))
     without = jax.jit(net.apply)(params, x, c)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samplers_table import SAMPLERS
+from samplers_table import KINDS, SAMPLERS
 
 from diffjax import analytic, clock, denoisers, grids
 from diffjax.samplers import (
@@ -269,7 +269,7 @@ def gradients(sample, model, x):
     return jax.grad(loss, argnums=(0, 1))(model.target, x)
 
 
-@pytest.mark.parametrize("name", [*SAMPLERS, "flow"])
+@pytest.mark.parametrize("name", [*KINDS, "ddpm", "flow"])
 def test_gradients_are_finite(name):
     """With and without a posterior variance; the last step ends at sigma = 0."""
     schedule = VP()
@@ -356,7 +356,7 @@ def test_langevin_kernels_and_the_score_target_refuse_there_too(rule):
 # One compile for every length.
 
 
-@pytest.mark.parametrize("name", [name for name in MAKERS if name != "flow"])
+@pytest.mark.parametrize("name", KINDS)
 def test_padded_rows_change_nothing(name):
     schedule = VP()
     sampler, ts = sampler_and_grid(name, schedule, 5)
