@@ -6,7 +6,8 @@
 Endpoints are those of the held-out examples. Per sampler: the mean squared error to the example that the endpoint was
 made of, the spread between two draws for one endpoint, and a distance between all samples and all held-out examples
 (digits: Frechet distance of the evaluation's features; else sliced W2). Beside them the endpoints themselves, the
-network's E[x_0 | y] in one evaluation, and the same number of training examples. Writes results.json and table.md.
+network's E[x_0 | y] in one evaluation, and the same number of training examples. Writes results.json, table.md and,
+of images, pairs.png: endpoint, two draws of DBIM (eta = 1), the example itself.
 """
 
 import argparse
@@ -18,13 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import grids, samplers
+from diffjax import grids, plots, samplers
 from diffjax.commands.experiment import Experiment, held_out_pairs, mean_denoiser
 from diffjax.commands.sample import restore, served
 from diffjax.metrics import digits, frechet, wasserstein
 from diffjax.samplers import ancestral, hybrid, multistep
 
-CHUNK, MOST = 99, 594
+CHUNK, MOST, SHOWN = 99, 594, 12
 STEPS = {"DDBM hybrid": (2, 4, 7, 14, 34, 40), "DBIM": (2, 5, 10, 20, 40, 119)}  # 3 N - 1 evaluations, and N
 FAMILIES = {
     "DBIM, eta = 0": lambda s: ancestral.ddim(s, 0.0),
@@ -65,6 +66,12 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps({"step": step, "examples": count, "rows": rows}, indent=1))
     head = [f"| sampler, evaluations | squared error | spread | {metric} |", "|---|---|---|---|"]
+    if pairs["x"].ndim == 4:
+        ts = grids.pinned(schedule, 20, gap=end * 1e-3, t_min=end * 1e-3)
+        walk = samplers.bridging_fn(ancestral.ddim(schedule, 1.0), ts)
+        draws = [draw(walk, pairs["y"][:CHUNK], seed)[:SHOWN] for seed in (0, 1)]
+        board = np.stack([pairs["y"][:SHOWN], *draws, pairs["x"][:SHOWN]])
+        plots.save_image(out / "pairs.png", plots.tile(board.reshape(-1, *board.shape[2:]), SHOWN))
     shown = lambda v: "" if v is None else f"{v:.4f}"
     lines = [f"| {name} | {' | '.join(map(shown, row.values()))} |" for name, row in rows.items()]
     (out / "table.md").write_text("\n".join([*head, *lines, ""]))
