@@ -369,6 +369,7 @@ def test_ddbm_s_sampler_in_u(name, x64):
         np.testing.assert_allclose(got, ddbm(name, ts, shifted, 0.0, np.zeros(2), noise), rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_ddbm_s_sampler_as_published_differs_by_its_error_in_A(x64):
     """In x the known A_t y is integrated too: the same limit, first-order apart for one path of the noise."""
     y, gaps = np.array([0.4, -1.1]), []

@@ -75,6 +75,7 @@ def digits():
 def test_digits_under_a_model_whose_density_is_known(digits, monkeypatch):
     """Of N(0, 0.4): bits of dequantised digits by hand, the noise's mean square added; latents scaled by one number."""
     v, n, flow = 0.4, 64, likelihood.plan(digits)
+    assert float(flow.density.args[1][0]) == pytest.approx(1e-5)
     assert flow.ts[-1] == 1e-3, "not the grid's zero"
     monkeypatch.setattr(likelihood, "mean_denoiser", lambda _: lambda params, label: Ideal(digits.schedule, v))
     examples = digits.dataset.held_out.gather(np.arange(n))
@@ -92,7 +93,9 @@ def test_digits_under_a_model_whose_density_is_known(digits, monkeypatch):
     spread = (alpha2 * square + sigma2) * end / start / -np.expm1(-10.05)
     of = likelihood.normality(found["latents"])
     assert np.hypot(of["mean"], of["std"]) == pytest.approx(np.sqrt(spread), rel=0.01)
-    assert found["round_trip"]["worst"] < 1e-4
+    trip = likelihood.round_trip(digits, flow, {}, examples, found)
+    assert trip["examples"] == 32
+    assert 0 < trip["worst"] < 1e-4
 
 
 def test_digits_side_by_side(digits, tmp_path, monkeypatch):
