@@ -1,13 +1,15 @@
 """python -m diffjax.main --config=configs/vpsde.py [--config.a.b=value ...] [--mode=train] [--workdir=DIR]
 
 A thin shell: flags -> config -> `commands.<mode>.run`. Every mistake in what the user wrote is one line on stderr and
-exit status 2; a run that fails in its own right (a loss that is not finite, say) exits with status 1.
+exit status 2; a run that fails in its own right (a loss that is not finite, say) exits with status 1; one that was
+asked to stop, and has saved, with 128 + the signal's number: 130 after Ctrl-C, 143 after SIGTERM.
 """
 
 import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 MODES = {
@@ -51,7 +53,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--step", type=int, help="all modes but train and show: the checkpoint; the newest")
     parser.add_argument(
-        "--out", help="sample: the folder for images, default WORKDIR/samples/seeds; eval, likelihood: for the report"
+        "--out",
+        help="sample: the folder for images, default in WORKDIR/samples; eval, likelihood, moments: for results",
     )
     known, rest = parser.parse_known_args(_join(argv))
     overrides = [arg.removeprefix("--config.") for arg in rest if arg.startswith("--config.")]
@@ -88,14 +91,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "--config.sampler.name=... and --config.grid.n=..."
             )
         command = importlib.import_module(f"diffjax.commands.{MODES[flags.mode]}")
-        command.main(config, overrides, flags)
+        if flags.out and Path(flags.out).is_file():
+            raise ConfigError(f"--out={flags.out} is a file, expected a folder.")
+        return command.main(config, overrides, flags) or 0
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except NonFiniteError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from diffjax import config as C
 from diffjax import main as command_line
 from diffjax import training
 from diffjax.commands import evaluate, sample, show, train
+from diffjax.commands import workdir as files
 from diffjax.commands.experiment import build_experiment
 from diffjax.commands.logs import Log
 
@@ -253,7 +254,7 @@ def test_mistakes_are_one_line_and_touch_nothing(mistake, tmp_path, monkeypatch,
     assert list(tmp_path.iterdir()) == [], "nothing was written"
 
 
-@pytest.mark.parametrize("seeds", ["", "a", "3-1", "1,,2", "-1", "1-", "0-3-5", "4294967296", "1.5"])
+@pytest.mark.parametrize("seeds", ["", "a", "3-1", "1,,2", "-1", "1-", "0-3-5", "4294967296", "1.5", "0-5000000000"])
 def test_malformed_seeds(tiny_run, tmp_path, seeds, capsys):
     assert (
         command_line.main(["--mode=sample", f"--workdir={tiny_run[0]}", f"--seeds={seeds}", f"--out={tmp_path}/o"]) == 2
@@ -275,6 +276,42 @@ def test_malformed_seeds(tiny_run, tmp_path, seeds, capsys):
 def test_mistakes_about_a_run(tiny_run, flags, match, capsys):
     assert command_line.main(["--mode=sample", f"--workdir={tiny_run[0]}", *flags]) == 2
     assert re.search(match, capsys.readouterr().err)
+
+
+def test_a_start_that_was_refused_does_not_hold_the_workdir(tmp_path, capsys):
+    """Without a step there is nothing to lose: the corrected command takes the folder over."""
+    workdir = tmp_path / "run"
+    flags = [f"--config={TINY}", "--config.data.name=moons", "--config.model.name=MLP", f"--workdir={workdir}"]
+    assert command_line.main([*flags, "--config.train.start=nowhere"]) == 2
+    assert "nowhere holds no run" in capsys.readouterr().err
+    assert not workdir.exists()
+    files.prepare(workdir, C.load(TINY))
+    files.prepare(workdir, C.load(TINY, ["seed=1"]))
+    assert files.read_config(workdir).seed == 1
+    (workdir / "metrics.jsonl").write_text('{"step": 10}\n')
+    with pytest.raises(C.ConfigError, match="another config"):
+        files.prepare(workdir, C.load(TINY))
+
+
+def test_every_environment_of_a_run_is_kept(tmp_path, monkeypatch):
+    for commit in ("a", "b", "b", "c"):
+        monkeypatch.setattr(files, "environment", lambda commit=commit: {"commit": commit})
+        files.prepare(tmp_path / "run", C.load(TINY))
+    kept = json.loads((tmp_path / "run" / "env.json").read_text())
+    assert kept == {"commit": "c", "earlier": [{"commit": "a"}, {"commit": "b"}]}
+
+
+def test_out_is_a_folder(tiny_run, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    status = command_line.main(["--mode=sample", f"--workdir={tiny_run[0]}", f"--out={tmp_path / 'notes.txt'}"])
+    assert (status, (tmp_path / "notes.txt").read_text()) == (2, "mine")
+    assert "is a file, expected a folder" in capsys.readouterr().err
+
+
+def test_another_samplers_images_have_a_folder_of_their_own(tiny_run, capsys):
+    assert command_line.main(["--mode=sample", f"--workdir={tiny_run[0]}", "--seeds=0-1", "--nfe=3"]) == 0
+    assert "2 samples of EMA 0.999 by ancestral.ddim, eta = 1.0, n = 3" in capsys.readouterr().out
+    assert (tiny_run[0] / "samples" / "grid.n=3" / "seed_1.png").exists()
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):

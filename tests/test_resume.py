@@ -103,8 +103,9 @@ def test_asked_to_stop_it_saves_and_it_resumes_mid_window(reference, cache, tmp_
         time.sleep(0.002)
     process.send_signal(number)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
-    assert json.loads((workdir / "results.json").read_text())["status"] == "interrupted"
+    assert process.returncode == 128 + number, output
+    results = json.loads((workdir / "results.json").read_text())
+    assert (results["status"], results["signal"]) == ("interrupted", signal.Signals(number).name)
     assert "--workdir=" in output
     assert "resumes" in output
     if number == signal.SIGTERM:

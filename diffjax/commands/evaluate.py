@@ -38,8 +38,7 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
     changes = as_overrides(flags.sampler, flags.nfe, overrides)
     experiment, state, _ = restore(flags.workdir, step=flags.step, overrides=changes)
     asked = changes if flags.step is None else [f"step={flags.step}", *changes]
-    name = ",".join(asked).replace("/", "_")
-    own = Path(flags.workdir, "eval", name) if asked else None  # the run's own report stays what it was
+    own = Path(flags.workdir, "eval", files.named(asked)) if asked else None  # the run's own report stays what it was
     run(flags.workdir, experiment=experiment, state=state, out=flags.out or own)
 
 

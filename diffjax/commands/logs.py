@@ -44,7 +44,7 @@ class Log:
     def __init__(self, workdir: Path, total: int, start: int, loggers: Sequence[str], config: dict[str, Any]):
         self._sinks = [_sink(name, workdir, config) for name in loggers]
         self._file: TextIO = (workdir / "metrics.jsonl").open("a")
-        self._total, self._start, self._began, self._last_line = total, start, time.monotonic(), 0.0
+        self._total, self._last_line = total, 0.0
         self._bar = None
         if sys.stderr.isatty():
             from tqdm import tqdm
@@ -68,11 +68,10 @@ class Log:
         for sink in self._sinks:
             sink.write(step, values)
 
-    def progress(self, step: int, batch_size: int, loss: float | None) -> None:
-        """Moves the bar, or prints a plain line every few seconds."""
+    def progress(self, step: int, batch_size: int, loss: float | None, rate: float) -> None:
+        """Moves the bar, or prints a plain line every few seconds; `rate` is the last window's steps per second."""
         now = time.monotonic()
         loss = float("nan") if loss is None else loss  # every step of the window was skipped
-        rate = (step - self._start) / max(now - self._began, 1e-9)
         if self._bar is not None:
             self._bar.set_postfix_str(f"{rate * batch_size:,.0f} images/s, loss {loss:.4f}", refresh=False)
             self._bar.update(step - self._bar.n)

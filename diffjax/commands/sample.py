@@ -16,13 +16,19 @@ from diffjax.commands.experiment import Experiment, abstract_state, build_experi
 from diffjax.config import Config, ConfigError, override
 from diffjax.types import PyTree
 
+MOST_SEEDS = 2**24  # in one call: their samples are held in memory
+
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
     """The command line's entry."""
     require_workdir(flags)
     changes = as_overrides(flags.sampler, flags.nfe, overrides)
-    images = run(flags.workdir, flags.seeds, out=flags.out, step=flags.step, overrides=changes)
-    print(f"{len(images)} samples in {flags.out or Path(flags.workdir) / 'samples' / 'seeds'}")
+    asked = changes if flags.step is None else [f"step={flags.step}", *changes]
+    out = Path(flags.out or Path(flags.workdir, "samples", files.named(asked) or "seeds"))
+    images = run(flags.workdir, flags.seeds, out=out, step=flags.step, overrides=changes)
+    used = _config(flags.workdir, changes)
+    options = ", ".join(f"{k} = {v}" for k, v in [*used.sampler.items(), *used.grid.items()] if k != "name")
+    print(f"{len(images)} samples of EMA {used.sample.ema} by {used.sampler.name}, {options}, in {out}")
 
 
 def as_overrides(sampler: str | None, nfe: int | None, overrides: Iterable[str] = ()) -> list[str]:
@@ -45,7 +51,8 @@ def run(
     Args:
         workdir: of a training run.
         seeds: "0-63", "1,5,10-12", or integers.
-        out: folder for the files, default WORKDIR/samples/seeds: seed_<n>.png for images, samples.npz always.
+        out: folder for the files, default WORKDIR/samples/seeds: seed_<n>.png for images, samples.npz always. From the
+            command line, WORKDIR/samples/<what was changed>.
         options: sampler, nfe, step, overrides (`restore`).
 
     Returns:
@@ -84,15 +91,7 @@ def restore(
         step: a checkpoint; default the newest good one.
         overrides: "a.b=value" on the saved config: sampler, grid, denoiser, guidance, sample, eval.
     """
-    config = files.read_config(Path(workdir))
-    for text in as_overrides(sampler, nfe, overrides):
-        if not text.startswith(("sampler.", "grid.", "denoiser.", "guidance.", "sample.", "eval.")):
-            raise ConfigError(
-                f"{text!r} would change a trained run; here only sampler, grid, denoiser, "
-                "guidance, sample and eval can be set."
-            )
-        override(config, text)
-    experiment = build_experiment(config)
+    experiment = build_experiment(_config(workdir, as_overrides(sampler, nfe, overrides)))
     try:
         with Checkpoints(Path(workdir) / "checkpoints", create=False, report=print) as checkpoints:
             found = checkpoints.restore(abstract_state(experiment), step=step)
@@ -101,6 +100,19 @@ def restore(
     if found is None:
         raise ConfigError(f"{workdir} has no checkpoint yet; train it first: --mode=train --workdir={workdir}.")
     return experiment.learned(found.state), found.state, found.step
+
+
+def _config(workdir: str | Path, changes: Iterable[str]) -> Config:
+    """A run's config, changed in what a trained run leaves open."""
+    config = files.read_config(Path(workdir))
+    for text in changes:
+        if not text.startswith(("sampler.", "grid.", "denoiser.", "guidance.", "sample.", "eval.")):
+            raise ConfigError(
+                f"{text!r} would change a trained run; here only sampler, grid, denoiser, "
+                "guidance, sample and eval can be set."
+            )
+        override(config, text)
+    return config
 
 
 def served(experiment: Experiment, state: training.TrainState, workdir: str | Path) -> PyTree:
@@ -123,14 +135,17 @@ def parse_seeds(text: str) -> list[int]:
     """'0-3,7' -> [0, 1, 2, 3, 7].
 
     Raises:
-        ConfigError: for anything else, an empty range, or a seed outside [0, 2^32).
+        ConfigError: for anything else, an empty range, a seed outside [0, 2^32), or more than MOST_SEEDS.
     """
     seeds: list[int] = []
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
         if not low.isdecimal() or (dash and not high.isdecimal()) or (dash and int(high) < int(low)):
             raise ConfigError(f"seeds {text!r}: cannot read {part!r}, expected numbers and ranges: 0-63 or 1,5,10-12.")
-        seeds += range(int(low), int(high or low) + 1)
-    if max(seeds) >= 2**32:
-        raise ConfigError(f"seeds {text!r}: {max(seeds)} is too large, expected less than 2^32.")
+        last = int(high or low)
+        if last >= 2**32:
+            raise ConfigError(f"seeds {text!r}: {last} is too large, expected less than 2^32.")
+        if len(seeds) + last - int(low) >= MOST_SEEDS:
+            raise ConfigError(f"seeds {text!r}: more than {MOST_SEEDS} at once; ask for them in parts.")
+        seeds += range(int(low), last + 1)
     return seeds

@@ -1,6 +1,7 @@
 """Trains, resumes, samples as it goes, and ends with an evaluation and a report."""
 
 import json
+import signal
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -22,11 +23,12 @@ from diffjax.signals import Stop, install_stop_handler
 SAMPLES_SHOWN = 64
 
 
-def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
-    """The command line's entry: --workdir alone resumes the run in it."""
+def main(config: Config | None, overrides: list[str], flags: Namespace) -> int:
+    """The command line's entry: --workdir alone resumes the run in it. Exit status 128 + signal if asked to stop."""
     if config is None:
         config = files.read_config(Path(flags.workdir))
-    run(config, flags.workdir)
+    results = run(config, flags.workdir)
+    return 128 + signal.Signals[results["signal"]] if results["status"] == "interrupted" else 0
 
 
 def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
@@ -50,6 +52,8 @@ def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
             f"train.only is {config.train.only!r}, which keeps all other parameters as they begin; set train.start to "
             "the workdir of the run that they are from."
         )
+    if config.train.start is not None:
+        files.read_config(Path(config.train.start))  # refused before there is a workdir
     mesh = parallel.mesh(_devices(config))
     workdir = Path(workdir) if workdir else files.default_name(config)
     files.prepare(workdir, config)
@@ -64,7 +68,8 @@ def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
                 raise
         if not finished:
             log.say(f"stopped at step {loop.step}, saved; --workdir={workdir} resumes")
-            return _write_results(workdir, {"status": "interrupted", "step": loop.step})
+            asked = {"status": "interrupted", "signal": stop.received and stop.received.name, "step": loop.step}
+            return _write_results(workdir, asked)
         checkpoints.wait()
     results = evaluate.run(workdir, experiment=experiment, state=loop.state)
     minutes = (time.monotonic() - began) / 60
@@ -212,7 +217,7 @@ class _Loop:
         rate = steps / max(elapsed - compile_s, 1e-9)
         timing = {"steps_per_s": rate, "images_per_s": rate * self.train.batch_size, "compile_s": compile_s}
         log.write(self.step, {**summary, "timing": {k: round(v, 3) for k, v in timing.items()}})
-        log.progress(self.step, self.train.batch_size, summary["loss"])
+        log.progress(self.step, self.train.batch_size, summary["loss"], rate)
         self.window, self.loss = [], summary["loss"]
 
     def _save(self) -> None:

@@ -2,7 +2,7 @@
 
 config.json      the resolved config: resume, sample and eval read this, never Python from a workdir
 command.txt      one line per start
-env.json         git commit, versions, devices
+env.json         git commit, versions, devices; "earlier": the same of starts under others
 metrics.jsonl    one JSON object per log step
 checkpoints/     one directory per step
 ema/             averages stored along the run, one file per step, if checkpoint.snapshot_every says so
@@ -32,15 +32,17 @@ def default_name(config: Config) -> Path:
 def prepare(workdir: Path, config: Config) -> None:
     """Makes the workdir, or checks that it belongs to this config.
 
+    A start that was refused before its first step leaves a config that the corrected one replaces.
+
     Raises:
-        ConfigError: if it holds another config (the differences are named) or files that no run of ours left.
+        ConfigError: if it holds a run of another config (the differences are named) or files that no run of ours left.
     """
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"{workdir} is a file, expected a folder for the run; give another --workdir.")
     saved = workdir / "config.json"
     if saved.exists():
         changed = differences(from_json(saved.read_text()), config)
-        if changed:
+        if changed and _begun(workdir):
             shown = "; ".join(changed[:4]) + ("; ..." if len(changed) > 4 else "")
             raise ConfigError(f"{workdir} holds a run of another config ({shown}); give another --workdir.")
     elif workdir.exists() and any(workdir.iterdir()):
@@ -49,7 +51,27 @@ def prepare(workdir: Path, config: Config) -> None:
     write_atomically(saved, to_json(config))
     with (workdir / "command.txt").open("a") as file:
         file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {shlex.join(sys.argv)}\n")
-    write_atomically(workdir / "env.json", json.dumps(environment(), indent=2))
+    write_atomically(workdir / "env.json", json.dumps(_environments(workdir / "env.json"), indent=2))
+
+
+def _begun(workdir: Path) -> bool:
+    """Whether a step was logged or saved there."""
+    saved = any(path.name.isdecimal() for path in (workdir / "checkpoints").glob("*"))
+    return saved or bool(read_metrics(workdir))
+
+
+def _environments(path: Path) -> dict[str, Any]:
+    """This start's, and in "earlier" those that differ from it: what a run was trained with is not lost."""
+    now, earlier = environment(), []
+    if path.exists():
+        before = json.loads(path.read_text())
+        earlier = [*before.pop("earlier", []), before]
+    return {**now, "earlier": [found for found in earlier if found != now]}
+
+
+def named(changes: list[str]) -> str:
+    """A folder's name for what was asked in place of the config's."""
+    return ",".join(changes).replace("/", "_")
 
 
 def read_config(workdir: Path) -> Config:

@@ -242,8 +242,8 @@ def check_target(target: Target, schedule: Schedule, *times: Any) -> None:
         coefficients = host.float64(lambda target, schedule, t: target.skip_out(schedule, t), target, schedule, t)
         if not np.all(np.isfinite(coefficients)):
             alpha, sigma = (float(a[0]) for a in amplitudes(schedule, [t]))
+            others = "DDBM" if alpha == sigma == 0 else "V, X0 or EDM, or end the schedule earlier (t_max)"
             raise ValueError(
                 f"{type(target).__name__}-prediction does not determine x_0 under {type(schedule).__name__} "
-                f"at t = {float(t):g} (alpha = {alpha:g}, sigma = {sigma:g}); "
-                "predict V, X0 or EDM, or end the schedule earlier (t_max)."
+                f"at t = {float(t):g} (alpha = {alpha:g}, sigma = {sigma:g}); predict {others}."
             )
