@@ -89,15 +89,15 @@ SOME = (*FEW, "ve")  # of what differs from a row above it by one setting
 # 2. The published 3M takes half the weight of the second difference: order 2 even with an exact history.
 SAMPLERS = {
     "ddim": Row(ancestral.ddim, 1, ALL),
-    "ddim_half": Row(lambda s: ancestral.ddim(s, eta=0.5), 1, SOME, deterministic=False),
+    "ddim_half": Row(lambda s: ancestral.ddim(s, eta=0.5), 1, ALL, deterministic=False),
     "ddpm": Row(ancestral.ddpm, 1, ALL, deterministic=False),
     "pf_euler": Row(lambda s: sde.euler_maruyama(s, churn=0.0), 1, FINITE),
-    "em_half": Row(lambda s: sde.euler_maruyama(s, churn=0.5), 1, SOME, deterministic=False),
+    "em_half": Row(lambda s: sde.euler_maruyama(s, churn=0.5), 1, FINITE, deterministic=False),
     "em": Row(sde.euler_maruyama, 1, FINITE, deterministic=False),
     "reverse_diffusion": Row(predictor.reverse_diffusion, 1, FINITE, deterministic=False),
     "large_variance": Row(predictor.ancestral, 1, FINITE, deterministic=False),
     "heun": Row(heun.edm, 2, FINITE),
-    "heun_churn": Row(lambda s: heun.edm(s, churn=4.0, s_min=0.05, s_max=20.0), 2, SOME, deterministic=False),
+    "heun_churn": Row(lambda s: heun.edm(s, churn=4.0, s_min=0.05, s_max=20.0), 2, FINITE, deterministic=False),
     "adams_1": Row(lambda s: multistep.adams(s, 1), 1, ALL),
     "adams_2": Row(lambda s: multistep.adams(s, 2), 2, ALL, primed=2),
     "adams_3": Row(lambda s: multistep.adams(s, 3), 2, ALL, primed=3),

@@ -147,6 +147,7 @@ def check_counts(config: Config) -> None:
 
 
 def check_train(train: Config) -> None:
+    """Counts are positive and meet at dispatches; loggers, backend and policy exist."""
     for field in ("steps", "batch_size", "steps_per_dispatch", "log_every", "sample_every"):
         if train[field] < 1:
             raise ConfigError(f"train.{field} is {train[field]}, expected an integer >= 1.")
