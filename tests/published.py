@@ -293,3 +293,32 @@ def heun(ask: Journal, u, now: Level, then: Level):
         return u + (then.n - now.n) * d
     euler = u + (then.n - now.n) * d
     return u + (then.n - now.n) * (d + ask.eps(then.alpha * euler, then)) / 2
+
+
+# Beyond the data's Gaussian fit, for data taken for N(0, c) in every entry.
+
+
+def principal(ask: Journal, form: Form, ts, x, order: int, c: float):
+    """Predict with p values, correct with p + 1: d(x / rho) / dphi = -y / s, rho^2 = sigma^2 + c alpha^2."""
+    grid, s, past, last = levels(form, ts), np.sqrt(c), [], None
+    rho = lambda level: np.hypot(level.sigma, s * level.alpha)
+    angle = lambda level: np.arctan2(level.sigma, s * level.alpha)
+    r = x / rho(grid[0])
+    for now, then in itertools.pairwise(grid):
+        at = rho(now) * r
+        beyond = ask.mean(at, now) - c * now.alpha / rho(now) ** 2 * at
+        past = [(angle(now), beyond * rho(now) / now.sigma), *past][: order + 1]
+        if last is not None:
+            r = last - polynomial_integral(past, past[1][0], angle(now)) / s
+        last, r = r, r - polynomial_integral(past[:order], angle(now), angle(then)) / s
+    return rho(grid[-1]) * r
+
+
+def polynomial_integral(points, start, end):
+    """Of the polynomial through (node, value) from start to end."""
+    total = 0.0
+    for j, (node, value) in enumerate(points):
+        others = [other - start for i, (other, _) in enumerate(points) if i != j]
+        antiderivative = (Polynomial.fromroots(others) if others else Polynomial([1.0])).integ()
+        total = total + antiderivative(end - start) / np.prod([node - start - other for other in others]) * value
+    return total

@@ -18,6 +18,7 @@ from diffjax.samplers import (
     multistep,
     pndm,
     predictor,
+    principal,
     restart,
     sampling_fn,
     sde,
@@ -109,12 +110,20 @@ SAMPLERS = {
 }
 
 RESTARTS = ((3, 2, 0.06, 0.3), (2, 1, 0.6, 1.5))
+AXES = principal.Axes(0.0, 0.3)  # what the data of these tests is taken for, wrongly
+
+
+def beyond(order):
+    """The predictor of this order beyond a Gaussian fit, from any level."""
+    return lambda s: principal.adams(s, AXES, order, free_start=False)
+
 
 # One step of order k in a walk of order p > k costs an error h^(k+1), once.
 # - Noise: the covariance of x_t and x_s has a kink at t = s, so that no multistep rule is of weak order above 2.
 # - Adams-Bashforth on the noise (tab, lms): 2 by the first step, of order 1. From sigma = 70 alpha, where the noise is
 #   known, that step costs nothing, and their own order p shows. PNDM and iPNDM take the weights of equal steps: 2.
 # - UniPC-p: p + 1 by its corrector; 3 by the first step, corrected to order 2, which is free from sigma = 70 alpha too.
+# - Beyond a Gaussian fit: as UniPC, in an angle.
 #   lower_final ends with a step of order 1, whose error has the small factor (sigma / alpha)^2.
 SAMPLERS |= {
     "adams_2_tau": Row(lambda s: multistep.adams(s, 2, tau=0.7), 2, (*SOME, "cosine_1"), deterministic=False),
@@ -139,6 +148,9 @@ SAMPLERS |= {
     "unipc_3": Row(unipc.unipc, 4, (*FEW, "rectified_1"), first=70.0, steps=(80, 160)),
     "unipc_3_exact": Row(lambda s: unipc.unipc(s, 3, "exact"), 4, FEW, first=70.0, steps=(80, 160)),
     "unipc_3_full": Row(lambda s: unipc.unipc(s, 3, "bh1", lower_final=False), 4, FEW, primed=4, first=70.0),
+    "principal_1": Row(beyond(1), 2, (*FEW, "cosine_1")),
+    "principal_2": Row(beyond(2), 3, FEW, primed=3, steps=(160, 320)),
+    "principal_3": Row(beyond(3), 4, (*FEW, "rectified_1"), first=70.0),
     "restart": Row(lambda s: restart.restart(s, RESTARTS), 2, FEW, deterministic=False),
 }
 # One of each program, with noise and without: those of one kind differ by numbers alone.

@@ -11,6 +11,7 @@ from diffjax import finetune, models
 from diffjax import main as command_line
 from diffjax.commands import sample, train
 from diffjax.denoisers import optimal
+from diffjax.samplers import principal
 
 X, CLOCK = jax.random.normal(jax.random.key(1), (8, 8, 1)), jnp.float32(0.3)
 
@@ -118,6 +119,19 @@ def test_moments_are_kept_and_sampled_with(run_of_v, tmp_path, capsys):
     assert "denoisers.variance.analytic also needs moments" in capsys.readouterr().err
     assert command_line.main([*flags, "--config.denoiser.moments=nowhere.npz"]) == 2
     assert "nowhere.npz holds no second moments" in capsys.readouterr().err
+
+
+def test_axes_are_kept_and_sampled_with(run_of_v, tmp_path, capsys):
+    """The moments of the training points; without the file, an error; with it, samples."""
+    assert command_line.main(["--mode=moments", f"--workdir={run_of_v}", f"--out={tmp_path}"]) == 0
+    assert f"--config.sampler.axes={tmp_path / 'axes.npz'}" in capsys.readouterr().out
+    axes, train = principal.Axes.load(tmp_path / "axes.npz"), sample.restore(run_of_v)[0].dataset.train
+    np.testing.assert_allclose(axes.basis @ axes.mean, train.gather(np.arange(len(train)))["x"].mean(0), atol=1e-5)
+    flags = ["--mode=sample", f"--workdir={run_of_v}", "--seeds=0-3", "--sampler=principal.adams", "--nfe=4"]
+    flags += ["--config.grid.name=angle", f"--out={tmp_path / 'drawn'}"]
+    assert command_line.main(flags) == 2
+    assert "samplers.principal.adams also needs axes" in capsys.readouterr().err
+    assert command_line.main([*flags, f"--config.sampler.axes={tmp_path / 'axes.npz'}"]) == 0
 
 
 @pytest.mark.parametrize(

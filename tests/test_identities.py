@@ -13,6 +13,7 @@ from moments import Mixture
 from published import Journal
 from samplers_table import (
     ALL,
+    AXES,
     EVERY_PAIR,
     FINITE,
     RESTARTS,
@@ -82,6 +83,7 @@ JOURNALS = {  # x after every evaluation
     "unipc_3": partial(pub.unipc, order=3, variant="bh2"),
     "unipc_3_exact": partial(pub.unipc, order=3, variant="exact"),
     "unipc_3_full": partial(pub.unipc, order=3, variant="bh1", lower_final=False),
+    **{f"principal_{p}": partial(pub.principal, order=p, c=AXES.variances) for p in (1, 2, 3)},
     "restart": partial(pub.restart, intervals=RESTARTS),
 }
 

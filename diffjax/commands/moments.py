@@ -1,11 +1,14 @@
-"""The second moments of a trained network, measured once and kept beside its checkpoints: what Analytic-DPM needs.
+"""The second moments of a trained network, and of its data, measured once and kept beside its checkpoints.
 
     python -m diffjax.main --mode=moments --workdir=RUN
     python -m diffjax.main --mode=eval --workdir=RUN --config.denoiser.name=analytic \\
         --config.denoiser.moments=RUN/moments.npz
+    python -m diffjax.main --mode=eval --workdir=RUN --sampler=principal.adams --config.sampler.axes=RUN/axes.npz \\
+        --config.grid.name=angle --config.grid.sigma_data=0.7 --nfe=10
 
-One pass over the training data for each of 100 noise levels, evenly in log-SNR over the config's grid; any grid's times
-are read off them (`denoisers.optimal.analytic`).
+The network's, for Analytic-DPM: one pass over the training data for each of 100 noise levels, evenly in log-SNR over
+the config's grid; any grid's times are read off them (`denoisers.optimal.analytic`). The data's: mean and principal
+axes of the training examples (`samplers.principal`), or the variances of their entries where these are many.
 """
 
 from argparse import Namespace
@@ -21,9 +24,11 @@ from diffjax.commands.experiment import Experiment, mean_denoiser
 from diffjax.commands.sample import as_overrides, require_workdir, restore, served
 from diffjax.config import Config, ConfigError, build
 from diffjax.denoisers import optimal
+from diffjax.samplers import principal
 from diffjax.schedules import amplitudes
 
 MOST = 50_000  # examples: as many as the published estimates took
+MOST_ENTRIES = 4096  # of an example whose (d, d) axes are kept
 LEVELS = 100
 
 
@@ -34,10 +39,13 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
     moments = run(flags.workdir, path, step=flags.step, overrides=as_overrides(flags.sampler, flags.nfe, overrides))
     print(f"{len(moments.ts)} levels in {path}; sample or eval with:")
     print(f"--config.denoiser.name=analytic --config.denoiser.moments={path}")
+    axes = path.with_name("axes.npz")
+    print(f"The data's principal axes in {axes}; sample or eval with:")
+    print(f"--sampler=principal.adams --config.sampler.axes={axes} --config.grid.name=angle --nfe=10")
 
 
 def run(workdir: str | Path, path: str | Path, most: int = MOST, **options: Any) -> optimal.Moments:
-    """Measures the moments of what a run is served with, and writes them.
+    """Measures the moments of what a run is served with, and writes them; `axes.npz` beside them.
 
     Args:
         workdir: of a training run.
@@ -59,6 +67,8 @@ def run(workdir: str | Path, path: str | Path, most: int = MOST, **options: Any)
     moments = optimal.measure(of, experiment.process, jax.random.key(experiment.config.seed), examples, ts)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     optimal.save(path, moments)
+    many = np.prod(experiment.dataset.shape) > MOST_ENTRIES
+    principal.Axes.of(examples["x"], diagonal=bool(many)).save(Path(path).with_name("axes.npz"))
     return moments
 
 

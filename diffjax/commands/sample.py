@@ -32,9 +32,12 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
 
 
 def as_overrides(sampler: str | None, nfe: int | None, overrides: Iterable[str] = ()) -> list[str]:
-    """The flags --sampler and --nfe in the words of --config, and the others as they are."""
-    short = {"sampler.name": sampler, "grid.n": nfe}
-    return [*(f"{field}={value}" for field, value in short.items() if value is not None), *overrides]
+    """The flags --sampler and --nfe in the words of --config, and the others as they are.
+
+    A new name drops the old one's options: the sampler comes before its own, the grid's n after its name.
+    """
+    first = [] if sampler is None else [f"sampler.name={sampler}"]
+    return [*first, *overrides, *([] if nfe is None else [f"grid.n={nfe}"])]
 
 
 def require_workdir(flags: Namespace) -> None:

@@ -7,15 +7,19 @@ s the time at which the denoiser's own schedule has the log-SNR that the other o
 
 exactly. An eps-network of VP is a rectified flow, and back: the VP path divided by alpha + sigma and clocked by
 sigma / (alpha + sigma) is the straight one. So no sampler is written again for new coordinates.
+
+Gaussian noise looks the same along any orthonormal axes: with a basis B, B^T x_t = alpha B^T x_0 + sigma B^T z is the
+same process on the same schedule (`Along`).
 """
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from diffjax import host
 from diffjax.schedules import FlowOnly, amplitudes, flow_only, log_snr, time_of
-from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree
+from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree, static
 
 
 @pytree
@@ -65,3 +69,33 @@ def run_on(denoise: Denoiser, schedule: Schedule) -> Denoiser:
 def _latest(schedule: Schedule, own: Schedule) -> float:
     """The time of `schedule` at which it has the noise that `own` ends with."""
     return float(host.float64(lambda a, b: time_of(a, log_snr(b, b.t_max)), schedule, own))
+
+
+@pytree
+class Along:
+    """The denoiser along the columns of an orthonormal basis (d, d); a variance keeps its diagonal there."""
+
+    denoise: Denoiser
+    basis: Array
+    shape: tuple[int, ...] = static()
+
+    @property
+    def schedule(self) -> Schedule:
+        """The denoiser's own."""
+        return self.denoise.schedule
+
+    def __call__(self, x: Array, t: Any) -> Posterior:
+        """The posterior of x_0 along the basis; x: (d,)."""
+        mean, var = self.denoise(across(self.basis, x, self.shape), t)
+        turned = var if jnp.ndim(var) == 0 else along(self.basis**2, jnp.broadcast_to(var, self.shape))
+        return Posterior(along(self.basis, mean), turned)
+
+
+def along(basis: Array, x: Array) -> Array:
+    """B^T x, (d,), of x with d entries."""
+    return jnp.matmul(basis.T.astype(x.dtype), x.ravel(), precision=jax.lax.Precision.HIGHEST)
+
+
+def across(basis: Array, x: Array, shape: tuple[int, ...]) -> Array:
+    """B x, of a shape with d entries."""
+    return jnp.matmul(basis.astype(x.dtype), x, precision=jax.lax.Precision.HIGHEST).reshape(shape)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import grids, host, schedules
+from diffjax.denoisers.coordinates import Along, across, along
 from diffjax.types import Array, Denoiser, Key, PyTree, Schedule
 
 
@@ -37,6 +38,7 @@ class Sampler(NamedTuple):
         init: x_T -> state.
         final: (model, state) -> x_0.
         schedule: what the rows are planned for; a model made for another one is refused. None: no check.
+        basis: (d, d) with orthonormal columns, the coordinates of the flattened x in which it walks; None: x's own.
     """
 
     step: Callable[..., PyTree]
@@ -44,6 +46,7 @@ class Sampler(NamedTuple):
     init: Callable[[Array], PyTree] = _start
     final: Callable[[Any, PyTree], Array] = _finish
     schedule: Schedule | None = None
+    basis: Any = None
 
 
 class _Walk(NamedTuple):
@@ -93,7 +96,8 @@ def sampling_fn(
     Args:
         sampler: an algorithm, with its schedule.
         ts: decreasing times (N + 1,), from a function in `grids`.
-        trace: state -> anything; then `sample` returns (x_0, trajectory), stacked over the rows.
+        trace: state -> anything; then `sample` returns (x_0, trajectory), stacked over the rows. States are in the
+            sampler's own coordinates.
         max_rows: pads the rows to this number, so that one compile serves every length up to it. Only the true rows
             are run (by a loop of variable length, which has no reverse-mode gradient and no trajectory).
 
@@ -107,7 +111,8 @@ def sampling_fn(
     _refuse_noise(sampler.schedule, planned)
     rows = jax.tree.map(jnp.asarray, planned)
     if max_rows is None:
-        return jax.tree_util.Partial(_Walk(sampler.step, sampler.init, sampler.final, trace), rows, sampler.schedule)
+        walk = _Walk(sampler.step, sampler.init, sampler.final, trace)
+        return _in_basis(sampler.basis, jax.tree_util.Partial(walk, rows, sampler.schedule))
     count = jax.tree.leaves(rows)[0].shape[0]
     if trace is not None:
         raise ValueError("A walk padded to max_rows keeps no trajectory: give trace or max_rows, not both.")
@@ -115,7 +120,21 @@ def sampling_fn(
         raise ValueError(f"The walk has {count} rows, expected at most max_rows = {max_rows}.")
     padded = jax.tree.map(lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], max_rows - count, 0)]), rows)
     walk = _PaddedWalk(sampler.step, sampler.init, sampler.final)
-    return jax.tree_util.Partial(walk, padded, sampler.schedule, jnp.asarray(count, jnp.int32))
+    return _in_basis(
+        sampler.basis, jax.tree_util.Partial(walk, padded, sampler.schedule, jnp.asarray(count, jnp.int32))
+    )
+
+
+def _in_basis(basis: Any, sample: jax.tree_util.Partial) -> jax.tree_util.Partial:
+    """The sampling function of x, of one that walks in other coordinates."""
+    return sample if basis is None else jax.tree_util.Partial(_turned, jnp.asarray(basis, float), sample)
+
+
+def _turned(basis: Array, sample: Callable, model: Any, key: Key, x: Array) -> Any:
+    turned = along(basis, x)
+    x_0 = sample(Along(model, basis, x.shape), key, turned)
+    back = lambda x_0: across(basis, x_0, x.shape)
+    return (back(x_0[0]), *x_0[1:]) if isinstance(x_0, tuple) else back(x_0)
 
 
 def _refuse_noise(schedule: Schedule | None, rows: Any) -> None:

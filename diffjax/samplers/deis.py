@@ -13,15 +13,12 @@ import jax
 import numpy as np
 
 from diffjax import host
-from diffjax.samplers import table
+from diffjax.samplers import quadrature, table
 from diffjax.samplers.base import Sampler
 from diffjax.schedules import derivatives
 from diffjax.types import Schedule
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
-_GRADED = np.arange(-128, 129) / 32  # tanh-sinh quadrature of (0, 1): nodes crowd at both ends
-_SHARE, _REST = (1 / (1 + np.exp(sign * np.pi * np.sinh(_GRADED))) for sign in (-1, 1))
-_MEASURE = np.pi / 32 * np.cosh(_GRADED) * _SHARE * _REST
 Measure = Callable[[Schedule, list[table.Level]], list[tuple[np.ndarray, np.ndarray]]]
 
 
@@ -58,10 +55,10 @@ def _in_t(schedule: Schedule, levels: list[table.Level]) -> list[tuple[np.ndarra
     ends = np.asarray([level.t for level in levels])
     edges = np.unique(np.concatenate([ends, np.clip(getattr(schedule, "knots", ends), ends[-1], ends[0])]))[::-1]
     width = np.diff(edges)[:, None]
-    ts = edges[1:, None] - width * _SHARE
+    ts = edges[1:, None] - width * quadrature.SHARE
     slopes = jax.vmap(jax.vmap(derivatives, in_axes=(None, 0)), in_axes=(None, 0))
     (alpha, sigma), (d_alpha, d_sigma) = host.float64(slopes, schedule, ts)
-    dn = width * _MEASURE * (d_sigma * alpha - sigma * d_alpha) / alpha**2
+    dn = width * quadrature.WEIGHTS * (d_sigma * alpha - sigma * d_alpha) / alpha**2
     cuts = np.searchsorted(-edges, -ends)
     return [(ts[i:j].ravel(), dn[i:j].ravel()) for i, j in pairwise(cuts)]
 

@@ -1,10 +1,13 @@
-"""The gradient-descent family on digits: held-out loss after a short run, each at the best of four learning rates.
+"""The gradient-descent family on digits: held-out loss after a short run, each at the best of its learning rates.
 
     python experiments/optimizers/digits.py --out=OUT [--smoke]
 
+Four rates each, and where the best is the first or the last of them, threes of it beyond, until it is neither. What
+OUT/results.json holds is not run again.
+
 The network, data, times and loss of configs/vpsde.py (a smaller network), 600 steps of batch 128, the rate falling
 along half a cosine after 30 steps of warm-up, gradients clipped at norm 1; the loss is that of the parameters' moving
-average on all held-out digits, eight noises each. Writes results.json and table.md.
+average on all held-out digits, eight noises each. Writes results.json after every optimizer, and table.md.
 """
 
 import argparse
@@ -47,19 +50,35 @@ def main() -> None:
     steps = 20 if args.smoke else STEPS
     small = ["model.channels=8", "model.multipliers=(1,1)", "model.attention=()"]
     experiment = build_experiment(config.load("configs/vpsde.py", small))
-    held_out, results = held_out_loss(experiment), {}
+    held_out, out = held_out_loss(experiment), Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "results.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
     for title, (options, rates) in list(FAMILY.items())[: 2 if args.smoke else None]:
-        found = {}
+        spec = dict(name=title.split(",")[0], clip_norm=1.0, schedule="cosine", warmup_steps=steps // 20, **options)
+        found = {float(rate): loss for rate, loss in results.get(title, {}).get("of", {}).items()}
         for rate in rates[:1] if args.smoke else rates:
-            spec = dict(name=title.split(",")[0], learning_rate=rate, clip_norm=1.0, schedule="cosine", **options)
-            found[rate] = held_out(train(experiment, {**spec, "warmup_steps": steps // 20}, steps))
-        best = min(found, key=lambda rate: found[rate] if math.isfinite(found[rate]) else math.inf)
+            found[rate] = found.get(rate) or held_out(train(experiment, {**spec, "learning_rate": rate}, steps))
+        while not args.smoke and (rate := beyond(found)):
+            found[rate] = held_out(train(experiment, {**spec, "learning_rate": rate}, steps))
+        best = least(found)
         results[title] = {"best": best, "loss": found[best], "of": found}
         print(title, results[title], flush=True)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(json.dumps(results, indent=1))
+        path.write_text(json.dumps(results, indent=1))
     (out / "table.md").write_text(table(results))
+
+
+def least(found: dict[float, float]) -> float:
+    """The rate of the least loss; a run that diverged has an infinite one."""
+    return min(found, key=lambda rate: found[rate] if math.isfinite(found[rate]) else math.inf)
+
+
+def beyond(found: dict[float, float]) -> float | None:
+    """The next rate to try, where the best is an end of those tried; None where it has worse ones on both sides."""
+    best = least(found)
+    if best == max(found):
+        return float(f"{3 * best:.1g}") if f"{best:e}"[0] != "3" else float(f"{best / 0.3:.1g}")
+    return float(f"{best / 3:.1g}") if best == min(found) else None
 
 
 def train(experiment: Experiment, spec: dict[str, Any], steps: int) -> Any:
