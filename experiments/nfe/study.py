@@ -3,7 +3,7 @@
 The error is the distance to the end of the model's own probability flow from the same x_T: what a solver answers for,
 free of what the model does. Every sampler is tried on every grid, at each number of evaluations, and keeps its best.
 
-    python experiments/nfe/study.py --out=OUT [--network=WORKDIR] [--fitted=FITTED.npz] [--smoke]
+    python experiments/nfe/study.py --out=OUT [--networks=WORKDIR,...] [--fitted=FITTED.npz] [--smoke]
 """
 
 import argparse
@@ -27,14 +27,13 @@ def main() -> None:
     """Writes results.json, table.md and figure.png."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--network", help="workdir of a digits run; without it the network's column is left out")
+    parser.add_argument("--networks", default="", help="workdirs of digits runs, with commas between them")
     parser.add_argument("--fitted", help="what fit.py has written")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     targets = common.targets(training_digits())
-    if args.network:
-        targets["digits, network"] = common.network_target(args.network)
+    targets |= dict(common.network_target(workdir) for workdir in args.networks.split(",") if workdir)
     nfes, seeds = ((5, 10), SEEDS[:1]) if args.smoke else (common.NFES, SEEDS)
     results: dict[str, Any] = {}
     for name, target in targets.items():
@@ -57,7 +56,7 @@ def main() -> None:
 def compare(target: common.Target, x: np.ndarray, exact: list, nfe: int) -> dict[str, Any]:
     """Every method on the best of its grids."""
     found = {}
-    for name, method in common.METHODS.items():
+    for name, method in common.methods(target.axes).items():
         tried = []
         for grid_name, grid in common.GRIDS.items():
             sample = common.walk(method, grid, nfe)
@@ -88,7 +87,8 @@ def load_fitted(path: str | None, nfe: int) -> Any:
 
 def markdown(results: dict) -> str:
     """Per target and number of evaluations: the best baseline, and ours with its error over that one's."""
-    ours = ("TrigFlow Adams 2", "TrigFlow Adams 3", "fitted on mixtures")
+    ours = ("principal Adams 2", "principal Adams 3", "TrigFlow Adams 2", "fitted on mixtures")
+    ours = [name for name in ours if any(name in row for rows in results.values() for row in rows.values())]
     lines = [
         "| target | NFE | best baseline (grid) | error | " + " | ".join(ours) + " |",
         "|---" * (4 + len(ours)) + "|",
@@ -121,7 +121,8 @@ def figure(results: dict, path: Path) -> None:
         "tAB-DEIS 3",
         "exponential Adams 3",
         "TrigFlow Adams 2",
-        "fitted on mixtures",
+        "principal Adams 2",
+        "principal Adams 3",
     )
     for ax, (target, rows) in zip(axes, results.items()):
         for method in shown:
