@@ -84,7 +84,7 @@ SETTINGS = {
 ALL = tuple(SETTINGS)
 FINITE = tuple(name for name, setting in SETTINGS.items() if not setting.from_pure_noise)  # those of finite SNR
 FEW = ("vp", "edm", "rectified", "table_linear")
-SOME = (*FEW, "ve")  # of what differs from a row above it by one setting
+SOME = (*FEW, "ve")  # of what differs from a row with all of them by one rule or setting
 
 # Adams(3) starts with one step of order 1 and one of order 2: local errors h^2 and h^3, so that the whole is of order
 # 2. The published 3M takes half the weight of the second difference: order 2 even with an exact history.
@@ -95,17 +95,17 @@ SAMPLERS = {
     "pf_euler": Row(lambda s: sde.euler_maruyama(s, churn=0.0), 1, FINITE),
     "em_half": Row(lambda s: sde.euler_maruyama(s, churn=0.5), 1, FINITE, deterministic=False),
     "em": Row(sde.euler_maruyama, 1, FINITE, deterministic=False),
-    "reverse_diffusion": Row(predictor.reverse_diffusion, 1, FINITE, deterministic=False),
-    "large_variance": Row(predictor.ancestral, 1, FINITE, deterministic=False),
+    "reverse_diffusion": Row(predictor.reverse_diffusion, 1, SOME, deterministic=False),
+    "large_variance": Row(predictor.ancestral, 1, SOME, deterministic=False),
     "heun": Row(heun.edm, 2, FINITE),
     "heun_churn": Row(lambda s: heun.edm(s, churn=4.0, s_min=0.05, s_max=20.0), 2, FINITE, deterministic=False),
-    "adams_1": Row(lambda s: multistep.adams(s, 1), 1, ALL),
+    "adams_1": Row(lambda s: multistep.adams(s, 1), 1, (*SOME, "cosine_1")),
     "adams_2": Row(lambda s: multistep.adams(s, 2), 2, ALL, primed=2),
     "adams_3": Row(lambda s: multistep.adams(s, 3), 2, ALL, primed=3),
     "adams_3_lower": Row(lambda s: multistep.adams(s, 3, lower_final=True), 2, SOME),
-    "dpmpp_2m": Row(multistep.dpmpp_2m, 2, ALL, primed=2),
+    "dpmpp_2m": Row(multistep.dpmpp_2m, 2, (*SOME, "cosine_1"), primed=2),
     "dpmpp_2m_lower": Row(lambda s: multistep.dpmpp_2m(s, lower_final=True), 2, SOME),
-    "dpmpp_3m": Row(multistep.dpmpp_3m, 2, ALL, primed=2),
+    "dpmpp_3m": Row(multistep.dpmpp_3m, 2, (*SOME, "cosine_1"), primed=2),
     "dpmpp_3m_lower": Row(lambda s: multistep.dpmpp_3m(s, lower_final=True), 2, SOME),
 }
 

@@ -4,6 +4,7 @@ import argparse
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from counting import best_times, flops, report
 from jax.tree_util import Partial
 
@@ -25,6 +26,7 @@ def main() -> None:
     denoise = denoisers.denoiser(Partial(network.apply, params), schedule, denoisers.Eps())
     x, keys = jax.random.normal(jax.random.key(1), (batch, 8, 8, 1)), jax.random.split(jax.random.key(2), batch)
 
+    axes = samplers.principal.Axes.of(np.random.default_rng(0).standard_normal((99, 8, 8, 1)))
     fine, short = grids.log_snr(schedule, STEPS), grids.log_snr(schedule, STEPS, zero=False)
     half = grids.log_snr(schedule, STEPS // 2)  # for two evaluations a step
     table = {
@@ -43,6 +45,7 @@ def main() -> None:
         "ipndm": (samplers.pndm.ipndm(schedule), fine),
         "pndm": (samplers.pndm.pndm(schedule), fine),
         "trigflow_2": (samplers.trigflow.adams(schedule, 2), fine),
+        "principal_2": (samplers.principal.adams(schedule, axes), grids.angle(schedule, STEPS + 1)),
         "dpm_solver_2": (samplers.singlestep.dpm_solver(schedule, 2), half),
         "dpmpp_2s": (samplers.singlestep.dpmpp_2s(schedule), half),
         "dpm_solver_3": (samplers.singlestep.dpm_solver(schedule, 3), grids.log_snr(schedule, STEPS // 3)),

@@ -41,6 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--out", required=True)
+    parser.add_argument("--most", type=int, default=MOST, help="held-out examples, the first ones")
     parser.add_argument("--smoke", action="store_true", help="two walks of each kind")
     args = parser.parse_args()
     experiment, state, step = restore(args.workdir)
@@ -55,7 +56,7 @@ def main() -> None:
             ts = grids.pinned(schedule, n, gap=end * 1e-3, t_min=end * 1e-3)
             walks[name, n] = samplers.bridging_fn(make(schedule), ts)
     draw, metric = drawer(experiment, params), "Frechet" if experiment.dataset.name == "digits" else "sliced W2"
-    count = min(len(experiment.dataset.held_out), 297 if args.smoke else MOST)
+    count = min(len(experiment.dataset.held_out), 297 if args.smoke else args.most)
     pairs = held_out_pairs(experiment, np.arange(count))
     rows = {name: judge(experiment, x, pairs, None) for name, x in baselines(experiment, params, pairs).items()}
     for (name, nfe), walk in walks.items():

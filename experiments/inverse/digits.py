@@ -97,6 +97,8 @@ def methods(variance: float) -> dict[str, Callable[[Any, Any], Any]]:
         "replacement": inverse.replacement,
         "DiffPIR": inverse.diffpir,
         "PiGDM": lambda denoise, observation: inverse.pigdm(denoise, observation, v=variance),
+        "TMPD": inverse.tmpd,
+        "DPS": inverse.dps,
     }
 
 

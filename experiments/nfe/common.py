@@ -80,12 +80,18 @@ def targets(digits: np.ndarray) -> dict[str, Target]:
     turn = np.arange(8) * np.pi / 4
     ring = analytic.gaussian_mixture(np.ones(8) / 8, np.stack([np.cos(turn), np.sin(turn)], 1), [0.02] * 8)
     ideal, other = analytic.empirical(digits[:600]), random_mixture(5, 64)
-    seen = [principal.Axes.of(mixture.sample(jax.random.key(7), 2000)) for mixture in (ring, other)]
     return {
-        "mixture, 2-D": Target(ring.denoiser(SCHEDULE), (2,), seen[0]),
-        "mixture, 64-D": Target(other.denoiser(SCHEDULE), (64,), seen[1]),
+        "mixture, 2-D": Target(ring.denoiser(SCHEDULE), (2,), axes_of(ring)),
+        "mixture, 64-D": Target(other.denoiser(SCHEDULE), (64,), axes_of(other)),
         "digits, ideal denoiser": Target(ideal.denoiser(SCHEDULE), (64,), principal.Axes.of(digits[:600]), 400),
     }
+
+
+def axes_of(mixture: analytic.GaussianMixture) -> principal.Axes:
+    """Its moments: what is known of x_0 where alpha = 0."""
+    x = jnp.zeros(mixture.shape)
+    variances, basis = np.linalg.eigh(mixture.covariance(x, 0.0, 1.0))
+    return principal.Axes(np.asarray(mixture.posterior(x, 0.0, 1.0).mean) @ basis, variances, basis)
 
 
 def network_target(workdir: str) -> tuple[str, Target]:

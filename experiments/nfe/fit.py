@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from diffjax import data
-from diffjax.samplers import pndm, principal, table, trigflow
+from diffjax.samplers import pndm, table, trigflow
 
 HISTORY, STARTS = 4, 48
 INITIAL = {
@@ -69,8 +69,7 @@ def problems(mixtures: list, seed: int) -> list[tuple[Any, Any, Any]]:
     """(model, x_T, exact end) for each mixture."""
     found = []
     for i, mixture in enumerate(mixtures):
-        axes = principal.Axes.of(mixture.sample(jax.random.key(0), 1000))
-        target = common.Target(mixture.denoiser(common.SCHEDULE), (64,), axes, 400)
+        target = common.Target(mixture.denoiser(common.SCHEDULE), (64,), common.axes_of(mixture), 400)
         x = common.starts(1000 * seed + i, STARTS, (64,))
         found.append((target.model, x, common.reference(target, x)))
     return found
