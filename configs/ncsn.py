@@ -34,8 +34,11 @@ def ncsnv2() -> ConfigDict:
 
 
 def ncsn() -> ConfigDict:
-    """2019's ladder, 10 levels from 1 to 0.01 in [0, 1], with 20 steps each in place of 100; no last denoising."""
-    return _ladder(_base.digits(), 10, 0.02, 2.0, eps=8e-5, steps=20, convention="ncsn", denoise=False)
+    """2019's ladder, 10 levels from 1 to 0.01 in [0, 1], with 40 steps each in place of 100; no last denoising.
+
+    With 20 it misses the gate by a hair (1-NN 0.573 for 0.572, coverage 0.947 for 0.950).
+    """
+    return _ladder(_base.digits(), 10, 0.02, 2.0, eps=8e-5, steps=40, convention="ncsn", denoise=False)
 
 
 def tiny() -> ConfigDict:

@@ -102,7 +102,8 @@ def tmpd(denoise: Denoiser, observation: Observation, iterations: int = 20) -> "
     """Conditioning of N(mean, whole covariance), by conjugate gradients on the denoiser's derivative.
 
     They need a covariance: symmetric and positive. The derivative of an exact denoiser is one; that of a network is not
-    quite, and where the noise of the observation is small the walk may diverge: `pigdm` and `diffpir` do not.
+    quite, and where the noise of the observation is small the walk may diverge. Stopped after two iterations it does
+    not (experiments/inverse); nor do `pigdm` and `diffpir`.
 
     Args:
         iterations: at most so many, each a derivative of the denoiser: as many as y has entries solve exactly.
@@ -153,6 +154,8 @@ class Conditioned(Wrapper):
 
 def dps(denoise: Denoiser, observation: Observation, w: Any = 1.0) -> TiltedByPrediction:
     """Diffusion posterior sampling by its equation; the paper's normalised step size, of its own sampler, is not there.
+
+    Steps are stiff by the ratio of the posterior's variance to that of the observation's noise: w is to make up for it.
 
     Raises:
         ValueError: for an observation without noise.
