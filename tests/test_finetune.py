@@ -130,8 +130,11 @@ def test_axes_are_kept_and_sampled_with(run_of_v, tmp_path, capsys):
     flags = ["--mode=sample", f"--workdir={run_of_v}", "--seeds=0-3", "--sampler=principal.adams", "--nfe=4"]
     flags += ["--config.grid.name=angle", f"--out={tmp_path / 'drawn'}"]
     assert command_line.main(flags) == 2
-    assert "samplers.principal.adams also needs axes" in capsys.readouterr().err
-    assert command_line.main([*flags, f"--config.sampler.axes={tmp_path / 'axes.npz'}"]) == 0
+    assert "The axes are of type NoneType, expected" in capsys.readouterr().err
+    flags += [f"--config.sampler.axes={tmp_path / 'axes.npz'}"]
+    assert command_line.main(flags) == 0
+    assert command_line.main([*flags, "--config.grid.n=5"]) == 2
+    assert "--nfe and --config.grid.n are two names of one thing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

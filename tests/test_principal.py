@@ -181,7 +181,11 @@ def test_trace_padding_and_encoding_work_along_a_basis():
     plain = sampling_fn(sampler, ts)(model, KEY, x)
     end, path = sampling_fn(sampler, ts, trace=lambda state: state.x)(model, KEY, x)
     np.testing.assert_array_equal(plain, end)
-    np.testing.assert_allclose(BASIS @ path[-1], end, atol=1e-13)
+    np.testing.assert_allclose(path[-1], end, atol=1e-13)
+    assert path.shape == (4, 3)
+    _, kept = sampling_fn(ancestral.ddim(schedule)._replace(basis=BASIS), ts, trace=lambda x: x)(model, KEY, x)
+    _, plainly = sampling_fn(ancestral.ddim(schedule), ts, trace=lambda x: x)(model, KEY, x)
+    np.testing.assert_allclose(kept, plainly, atol=1e-12)
     padded = sampling_fn(sampler, ts, max_rows=9)
     assert nfe(padded) == 4
     np.testing.assert_allclose(padded(model, KEY, x), plain, atol=1e-13)
@@ -222,13 +226,18 @@ def test_it_adds_no_noise_and_so_serves_flows_that_are_not_gaussian():
     ("change", "match"),
     [
         (dict(order=4), "The order is 4, expected 1, 2 or 3"),
+        (dict(order=2.0), "The order is 2.0, expected 1, 2 or 3"),
+        (dict(order=True), "The order is True, expected 1, 2 or 3"),
+        (dict(free_start="false"), "free_start is 'false', expected True or False"),
+        (dict(axes=np.zeros((9, 3))), r"of type ndarray, expected `Axes.of\(examples\)`, or .* the file"),
+        (dict(axes=None), r"of type NoneType, expected .* RUN/axes.npz"),
         (dict(axes=AXES._replace(variances=VARIANCES[:2])), r"shape \(3,\) and variances of shape \(2,\)"),
         (dict(axes=AXES._replace(variances=-VARIANCES)), "not negative"),
         (dict(axes=AXES._replace(variances=np.zeros(3))), "not all 0"),
         (dict(axes=AXES._replace(mean=np.array([0, np.nan, 0]))), "expected finite numbers"),
         (dict(axes=AXES._replace(basis=2 * BASIS)), r"basis of shape \(3, 3\).*orthonormal"),
         (dict(axes=AXES._replace(basis=BASIS[:2])), r"basis of shape \(2, 3\).*\(d, d\)"),
-        (dict(axes="nowhere.npz"), "nowhere.npz holds no axes .*--mode=moments"),
+        (dict(axes="nowhere.npz"), "'nowhere.npz' holds no axes .*--mode=moments"),
     ],
 )
 def test_refuses(change, match):
@@ -239,12 +248,43 @@ def test_refuses(change, match):
 def test_refuses_a_free_start_in_the_middle():
     schedule = VP()
     ts = grids.uniform(schedule, 4, t_max=0.4)
-    with pytest.raises(ValueError, match=r"The grid starts at sigma / alpha = .* set free_start=False"):
+    with pytest.raises(ValueError, match=r"The walk starts at sigma / alpha = .* set free_start=False"):
         sampling_fn(principal.adams(schedule, AXES), ts)
     sampling_fn(principal.adams(schedule, AXES, free_start=False), ts)
 
 
-@pytest.mark.parametrize("examples", [np.zeros((1, 3)), np.full((4, 3), np.nan)])
+@pytest.mark.parametrize("content", [b"", b"text", None])
+def test_refuses_files_that_hold_something_else(content, tmp_path):
+    path = tmp_path / "axes.npz"
+    if content is None:
+        np.savez(path, mean="a", variances="b")
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"axes.npz' holds no axes \(.*--mode=moments"):
+        principal.adams(VP(), path)
+
+
+@pytest.mark.parametrize(
+    ("axes", "match"),
+    [
+        (AXES, r"walks along 3 axes, but an example has shape \(2, 2\)"),
+        (principal.Axes(np.zeros(2), np.ones(2)), r"moments have shape \(2,\), but an example has shape \(2, 2\)"),
+    ],
+)
+def test_refuses_examples_of_another_shape(axes, match):
+    schedule = VP()
+    target = analytic.gaussian_mixture([1.0], [np.zeros((2, 2))], [0.3])
+    with pytest.raises(ValueError, match=match):
+        walk(principal.adams(schedule, axes), grids.angle(schedule, 4), target, np.ones((2, 2)))
+
+
+def test_too_few_examples_have_no_axes():
+    with pytest.raises(ValueError, match=r"Got 3 examples of 3 entries: too few .* diagonal=True"):
+        principal.Axes.of(RNG.standard_normal((3, 3)))
+    assert principal.Axes.of(RNG.standard_normal((3, 3)), diagonal=True).basis is None
+
+
+@pytest.mark.parametrize("examples", [np.zeros((1, 3)), np.full((4, 3), np.nan), np.float64(3.0)])
 def test_refuses_examples_without_moments(examples):
     with pytest.raises(ValueError, match="n >= 2, all finite"):
         principal.Axes.of(examples)

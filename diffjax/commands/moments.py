@@ -8,7 +8,8 @@
 
 The network's, for Analytic-DPM: one pass over the training data for each of 100 noise levels, evenly in log-SNR over
 the config's grid; any grid's times are read off them (`denoisers.optimal.analytic`). The data's: mean and principal
-axes of the training examples (`samplers.principal`), or the variances of their entries where these are many.
+axes of the training examples (`samplers.principal`), or the variances of their entries where these are many, or
+examples few.
 """
 
 from argparse import Namespace
@@ -29,6 +30,7 @@ from diffjax.schedules import amplitudes
 
 MOST = 50_000  # examples: as many as the published estimates took
 MOST_ENTRIES = 4096  # of an example whose (d, d) axes are kept
+FEWEST = 3  # examples for each entry: with fewer, directions look narrower than they are
 LEVELS = 100
 
 
@@ -67,8 +69,9 @@ def run(workdir: str | Path, path: str | Path, most: int = MOST, **options: Any)
     moments = optimal.measure(of, experiment.process, jax.random.key(experiment.config.seed), examples, ts)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     optimal.save(path, moments)
-    many = np.prod(experiment.dataset.shape) > MOST_ENTRIES
-    principal.Axes.of(examples["x"], diagonal=bool(many)).save(Path(path).with_name("axes.npz"))
+    d = int(np.prod(experiment.dataset.shape))
+    diagonal = d > MOST_ENTRIES or len(examples["x"]) < FEWEST * d
+    principal.Axes.of(examples["x"], diagonal).save(Path(path).with_name("axes.npz"))
     return moments
 
 

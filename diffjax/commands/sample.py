@@ -35,7 +35,14 @@ def as_overrides(sampler: str | None, nfe: int | None, overrides: Iterable[str] 
     """The flags --sampler and --nfe in the words of --config, and the others as they are.
 
     A new name drops the old one's options: the sampler comes before its own, the grid's n after its name.
+
+    Raises:
+        ConfigError: for a flag and a --config of the same.
     """
+    overrides = list(overrides)
+    for flag, given, field in (("--sampler", sampler, "sampler.name"), ("--nfe", nfe, "grid.n")):
+        if given is not None and any(text.partition("=")[0] == field for text in overrides):
+            raise ConfigError(f"{flag} and --config.{field} are two names of one thing: give one of them.")
     first = [] if sampler is None else [f"sampler.name={sampler}"]
     return [*first, *overrides, *([] if nfe is None else [f"grid.n={nfe}"])]
 

@@ -96,8 +96,7 @@ def sampling_fn(
     Args:
         sampler: an algorithm, with its schedule.
         ts: decreasing times (N + 1,), from a function in `grids`.
-        trace: state -> anything; then `sample` returns (x_0, trajectory), stacked over the rows. States are in the
-            sampler's own coordinates.
+        trace: state -> anything; then `sample` returns (x_0, trajectory), stacked over the rows.
         max_rows: pads the rows to this number, so that one compile serves every length up to it. Only the true rows
             are run (by a loop of variable length, which has no reverse-mode gradient and no trajectory).
 
@@ -111,8 +110,8 @@ def sampling_fn(
     _refuse_noise(sampler.schedule, planned)
     rows = jax.tree.map(jnp.asarray, planned)
     if max_rows is None:
-        walk = _Walk(sampler.step, sampler.init, sampler.final, trace)
-        return _in_basis(sampler.basis, jax.tree_util.Partial(walk, rows, sampler.schedule))
+        walk = _Walk(sampler.step, sampler.init, sampler.final, trace if sampler.basis is None or not trace else _start)
+        return _in_basis(sampler.basis, jax.tree_util.Partial(walk, rows, sampler.schedule), trace)
     count = jax.tree.leaves(rows)[0].shape[0]
     if trace is not None:
         raise ValueError("A walk padded to max_rows keeps no trajectory: give trace or max_rows, not both.")
@@ -125,16 +124,26 @@ def sampling_fn(
     )
 
 
-def _in_basis(basis: Any, sample: jax.tree_util.Partial) -> jax.tree_util.Partial:
+def _in_basis(basis: Any, sample: jax.tree_util.Partial, trace: Callable | None = None) -> jax.tree_util.Partial:
     """The sampling function of x, of one that walks in other coordinates."""
-    return sample if basis is None else jax.tree_util.Partial(_turned, jnp.asarray(basis, float), sample)
+    return sample if basis is None else jax.tree_util.Partial(_Turned(trace), jnp.asarray(basis, float), sample)
 
 
-def _turned(basis: Array, sample: Callable, model: Any, key: Key, x: Array) -> Any:
-    turned = along(basis, x)
-    x_0 = sample(Along(model, basis, x.shape), key, turned)
-    back = lambda x_0: across(basis, x_0, x.shape)
-    return (back(x_0[0]), *x_0[1:]) if isinstance(x_0, tuple) else back(x_0)
+class _Turned(NamedTuple):
+    """Into the basis, along the walk, and back, with the states that it kept."""
+
+    trace: Callable | None
+
+    def __call__(self, basis: Array, sample: Callable, model: Any, key: Key, x: Array) -> Any:
+        if basis.shape[0] != x.size:
+            raise ValueError(f"The sampler walks along {basis.shape[0]} axes, but an example has shape {x.shape}.")
+        back = lambda turned: across(basis, turned, x.shape)
+        found = sample(Along(model, basis, x.shape), key, along(basis, x))
+        trace = self.trace
+        if trace is None:
+            return back(found)
+        whole = lambda state: state._replace(x=back(state.x)) if hasattr(state, "x") else back(state)
+        return back(found[0]), jax.vmap(lambda state: trace(whole(state)))(found[1])
 
 
 def _refuse_noise(schedule: Schedule | None, rows: Any) -> None:

@@ -27,6 +27,8 @@ from diffjax.samplers.base import Sampler
 from diffjax.schedules import amplitudes
 from diffjax.types import Denoiser, Key, Schedule
 
+__all__ = ["adams"]  # what a config may name
+
 FLOOR = 1e-6  # of a variance, in units of the mean one: entries that never vary are no axis of width 0
 NEARLY_NOISE = 10.0  # n / s from which a walk may start without asking the model
 
@@ -49,14 +51,20 @@ class Axes(NamedTuple):
         """The moments of examples (n, *shape).
 
         Args:
-            diagonal: a variance per entry and no basis: for examples too large for a (d, d) matrix.
+            diagonal: a variance per entry and no basis: for examples too large for a (d, d) matrix, or too few for one.
 
         Raises:
-            ValueError: for fewer than two examples, or entries that are not finite.
+            ValueError: for fewer than two examples, or entries that are not finite; without `diagonal`, for no more
+                examples than entries, which leave axes along which nothing was seen to vary.
         """
         examples = np.asarray(examples, np.float64)
-        if len(examples) < 2 or not np.isfinite(examples).all():
+        if examples.ndim < 1 or len(examples) < 2 or not np.isfinite(examples).all():
             raise ValueError(f"Got examples of shape {examples.shape}, expected (n, *shape), n >= 2, all finite.")
+        if not diagonal and len(examples) <= examples[0].size:
+            raise ValueError(
+                f"Got {len(examples)} examples of {examples[0].size} entries: too few for their principal axes; give "
+                "more (three times as many, say), or diagonal=True."
+            )
         if diagonal:
             return cls(examples.mean(0), examples.var(0))
         flat = examples.reshape(len(examples), -1)
@@ -76,10 +84,12 @@ class Axes(NamedTuple):
         """
         try:
             with np.load(path) as file:
-                return cls(file["mean"], file["variances"], file.get("basis"))
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+                axes = cls(file["mean"], file["variances"], file.get("basis"))
+                return cls(*(None if a is None else np.asarray(a, np.float64) for a in axes))
+        except (OSError, EOFError, AttributeError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(
-                f"{path} holds no axes ({error}); --mode=moments --workdir=RUN writes RUN/axes.npz."
+                f"{str(path)!r} holds no axes ({type(error).__name__}); --mode=moments --workdir=RUN writes "
+                "RUN/axes.npz."
             ) from error
 
 
@@ -97,37 +107,49 @@ class Row(NamedTuple):
     ys: Any  # (history, ...), newest first
 
 
-def adams(schedule: Schedule, axes: Axes | str | Path, order: int = 2, free_start: bool = True) -> Sampler:
-    """Adams-Bashforth-Moulton beyond the data's Gaussian fit: the fewest evaluations of the library, without tuning.
+def adams(
+    schedule: Schedule, axes: Axes | str | Path | None = None, order: int = 2, free_start: bool = True
+) -> Sampler:
+    """Adams-Bashforth-Moulton beyond the data's Gaussian fit: for walks of few evaluations.
 
-    A grid that suits it is `grids.angle(schedule, n, sigma_data=0.7, power=1.25)`, for data in [-1, 1].
+    A grid that suits it is `grids.angle(schedule, n, sigma_data=1.3 s, power=1.25)`: 0.7 for digits in [-1, 1]. An
+    entry that never varies ends within 1e-3 s of its value. A walk that ends at sigma > 0 ends in x_t.
 
     Args:
         axes: moments of the data, or the file that holds them.
         order: p of the predictor, 1 to 3; the corrector has order p + 1. The last step has none.
-        free_start: y = 0 at the start, in place of an evaluation: N steps take N - 1 (one step takes one).
+        free_start: y = 0 at the start, in place of an evaluation: N steps take N - 1 (one step takes one). Not for
+            encoding, which starts at the data.
 
     Raises:
-        ValueError: for another order; for moments that are not finite, negative or not of one shape, or axes that are
-            not orthonormal; (at planning) with free_start, if the grid starts at sigma < 10 alpha s.
+        ValueError: for another order, or a free_start that is not True or False; for moments that are missing, not
+            finite, negative or not of one shape, or axes that are not orthonormal; (at planning) with free_start, if
+            the walk starts at sigma < 10 alpha s; (where it runs) for examples of another shape than the moments.
     """
-    if order not in (1, 2, 3):
+    if isinstance(order, bool) or not isinstance(order, int) or order not in (1, 2, 3):
         raise ValueError(f"The order is {order!r}, expected 1, 2 or 3.")
+    if not isinstance(free_start, bool):
+        raise ValueError(f"free_start is {free_start!r}, expected True or False.")
+    if not isinstance(axes, Axes | str | Path):
+        raise ValueError(
+            f"The axes are of type {type(axes).__name__}, expected `Axes.of(examples)`, or (sampler.axes) the file "
+            "that --mode=moments --workdir=RUN writes, RUN/axes.npz."
+        )
     axes = axes if isinstance(axes, Axes) else Axes.load(axes)
     mean, c, s = _checked(axes)
 
     def plan(ts: np.ndarray) -> Row:
         alpha, sigma = amplitudes(schedule, ts)
-        if free_start and sigma[0] < NEARLY_NOISE * alpha[0] * s:
+        first = 1 if free_start and len(ts) > 2 else 0
+        if first and sigma[0] < NEARLY_NOISE * alpha[0] * s:
             raise ValueError(
-                f"The grid starts at sigma / alpha = {sigma[0] / alpha[0]:.4g}, but only from {NEARLY_NOISE * s:.4g} "
+                f"The walk starts at sigma / alpha = {sigma[0] / alpha[0]:.4g}, but only from {NEARLY_NOISE * s:.4g} "
                 "on is data of this size nearly noise: start there, or set free_start=False."
             )
         phi = np.arctan2(sigma, alpha * s)
         radius = [np.sqrt(b**2 + a**2 * c) for a, b in zip(alpha, sigma)]  # x / r
         stretch = [then / now for now, then in pairwise(radius)]  # of x - alpha m, by the Gaussian's flow
         moved = [(a, (alpha[i + 1] - a * alpha[i]) * mean) for i, a in enumerate(stretch)]
-        first = 1 if free_start and len(ts) > 2 else 0
         lead = moved[0] if first else (np.ones_like(c), np.zeros_like(mean))
         add = lambda step, newest, p: _weights(phi, step, newest, p, c, s)
         rows = []
@@ -148,6 +170,8 @@ def adams(schedule: Schedule, axes: Axes | str | Path, order: int = 2, free_star
 
 def step(model: Denoiser, key: Key, state: table.State, row: Row) -> table.State:
     """One row."""
+    if np.shape(row.x) not in ((), state.x.shape):
+        raise ValueError(f"The data's moments have shape {np.shape(row.x)}, but an example has shape {state.x.shape}.")
     x = row.lead_x * state.x + row.lead_shift
     y = row.y_x * x + row.y_mean * model(x, row.t).mean + row.y_shift
     ys = jnp.concatenate([y[None], state.ys[:-1]])
