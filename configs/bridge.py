@@ -47,7 +47,7 @@ def photos() -> ConfigDict:
     config.target = ConfigDict(dict(name="DDBM", sigma_0=0.677, sigma_T=0.659, sigma_0T=0.4384))
     config.model.attention = (8,)
     config.model.condition = 3
-    config.train.update(dict(steps=2000, batch_size=64))  # patches of four times the digits' pixels
+    config.train.update(dict(steps=2000, batch_size=64))  # patches of four times the digits' pixels: 3 minutes
     config.eval.samples = 512
     return config
 
