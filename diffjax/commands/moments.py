@@ -43,7 +43,9 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
     print(f"--config.denoiser.name=analytic --config.denoiser.moments={path}")
     axes = path.with_name("axes.npz")
     print(f"The data's principal axes in {axes}; sample or eval with:")
-    print(f"--sampler=principal.adams --config.sampler.axes={axes} --config.grid.name=angle --nfe=10")
+    size = 1.3 * float(np.sqrt(np.mean(principal.Axes.load(axes).variances)))
+    print(f"--sampler=principal.adams --config.sampler.axes={axes} --nfe=10")
+    print(f"--config.grid.name=angle --config.grid.sigma_data={size:.2g}")
 
 
 def run(workdir: str | Path, path: str | Path, most: int = MOST, **options: Any) -> optimal.Moments:

@@ -16,7 +16,7 @@ from diffjax.schedules import VP
 from diffjax.types import Schedule
 
 SCHEDULE = VP()
-NFES = (5, 6, 8, 10, 20)
+NFES = (5, 6, 8, 10, 20, 50)
 LONGEST = 64  # rows: one compile serves every method of one history, every grid and every number of steps
 
 
