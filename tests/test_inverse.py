@@ -75,6 +75,79 @@ def test_a_walk_keeps_the_pixels_that_are_known(x64):
         np.testing.assert_allclose(sample(denoise, jax.random.key(0), jnp.asarray(X))[mask], y, rtol=1e-10)
 
 
+def test_langevin_corrections_make_replacement_exact(x64):
+    """x_0 seen, x_1 not: mean and variance of x_1 over 2000 walks against Bayes' rule; more corrections, less bias."""
+    w, m, schedule = np.array([0.4, 0.6]), np.array([[-1.0, -0.8], [0.9, 1.0]]), EDM(t_max=20.0)
+    cov, y = np.array([[[0.2, 0.15], [0.15, 0.2]], [[0.2, -0.1], [-0.1, 0.2]]]), 0.1
+    share = w * np.exp(-0.5 * (y - m[:, 0]) ** 2 / cov[:, 0, 0]) / np.sqrt(cov[:, 0, 0])
+    share /= share.sum()
+    means = m[:, 1] + cov[:, 0, 1] / cov[:, 0, 0] * (y - m[:, 0])
+    mean = share @ means
+    var = share @ (cov[:, 1, 1] - cov[:, 0, 1] ** 2 / cov[:, 0, 0] + means**2) - mean**2
+    seen_first = inverse.observe(lambda x: x[:1], jnp.asarray([y]), (2,))
+    denoise = inverse.replacement(analytic.gaussian_mixture(w, m, cov).denoiser(schedule), seen_first)
+    x, keys = 20 * jax.random.normal(jax.random.key(0), (2000, 2)), jax.random.split(jax.random.key(1), 2000)
+    bias, spread = [], []
+    for corrections in (0, 4, 64):
+        sampler = samplers.ancestral.ddim(schedule, eta=1.0)
+        if corrections:
+            sampler = samplers.langevin.predictor_corrector(schedule, "reverse_diffusion", "ald", 0.5, corrections)
+        sample = samplers.sampling_fn(sampler, grids.karras(schedule, 40, t_min=0.01))
+        ends = np.asarray(jax.jit(jax.vmap(lambda key, x, sample=sample: sample(denoise, key, x)))(keys, x))
+        np.testing.assert_allclose(ends[:, 0], y, atol=1e-9)
+        bias.append(abs(ends[:, 1].mean() - mean))
+        spread.append(abs(ends[:, 1].var() - var))
+    assert bias[0] > 0.5 > bias[1] > 0.2 > 0.08 > bias[2]
+    assert spread[0] > 0.2 > spread[1] > 0.1 > 0.05 > spread[2]
+
+
+def _block_means(x):
+    return x.reshape(2, 2, 2, 2, 3).mean((1, 3))
+
+
+OPERATORS = {  # of images (4, 4, 3), and their matrices entry by entry
+    "inpainting": (lambda x: x[:, 2:], [[(i, j, c, 1.0)] for i in range(4) for j in (2, 3) for c in range(3)]),
+    "super-resolution": (
+        _block_means,
+        [
+            [(2 * i + a, 2 * j + b, c, 0.25) for a in (0, 1) for b in (0, 1)]
+            for i in (0, 1)
+            for j in (0, 1)
+            for c in range(3)
+        ],
+    ),
+    "deblurring": (
+        lambda x: (x[:-1] + x[1:]) / 2,
+        [[(i, j, c, 0.5), (i + 1, j, c, 0.5)] for i in range(3) for j in range(4) for c in range(3)],
+    ),
+    "colour": (lambda x: x.mean(-1), [[(i, j, c, 1 / 3) for c in range(3)] for i in range(4) for j in range(4)]),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_every_problem_is_solved_exactly_on_gaussian_images(name, x64):
+    """TMPD against regression on x_t and y at once, for a full covariance of 48 entries."""
+    operator, rows = OPERATORS[name]
+    matrix = np.zeros((len(rows), 48))
+    for k, row in enumerate(rows):
+        for i, j, c, weight in row:
+            matrix[k, np.ravel_multi_index((i, j, c), (4, 4, 3))] = weight
+    rng = np.random.default_rng(3)
+    root = 0.3 * rng.standard_normal((48, 60)) / np.sqrt(60)
+    cov, mean, x = root @ root.T + 0.05 * np.eye(48), rng.standard_normal(48), rng.standard_normal(48)
+    y = matrix @ mean + 0.3 * rng.standard_normal(len(rows))
+    schedule, t = VP(), 0.4
+    alpha, sigma = map(float, schedule(t))
+    both = np.concatenate([alpha * np.eye(48), matrix])
+    law = both @ cov @ both.T + np.diag([sigma**2] * 48 + [R**2] * len(rows))
+    expected = mean + cov @ both.T @ np.linalg.solve(law, np.concatenate([x, y]) - both @ mean)
+    prior = analytic.gaussian_mixture([1.0], [mean.reshape(4, 4, 3)], [cov]).denoiser(schedule)
+    observed = jnp.asarray(y).reshape(jax.eval_shape(operator, jnp.zeros((4, 4, 3))).shape)
+    observation = inverse.observe(operator, observed, (4, 4, 3), R)
+    got = inverse.tmpd(prior, observation, 60)(jnp.asarray(x).reshape(4, 4, 3), t).mean
+    np.testing.assert_allclose(got.ravel(), expected, rtol=1e-7, atol=1e-9)
+
+
 WEIGHTS, MEANS, SPREAD = np.asarray([0.4, 0.6]), RNG.standard_normal((2, 4)), 0.15
 
 

@@ -6,8 +6,10 @@ If p(x_0 | x_t) were N(mean, K), conditioning on y too would move the mean to
 
 The methods of the field are this with different K:
 
-    replacement   K = 1, r = 0: what y determines is taken from y (Song et al. 2021, appendix I.2; Wang et al. 2023);
-                  with `samplers.restart` it is RePaint (Lugmayr et al. 2022)
+    replacement   K = 1, r = 0: what y determines is taken from y (Song et al. 2021, appendix I.2; Wang et al. 2023).
+                  A walk of it is biased, since the rest is not told of y in time. RePaint (Lugmayr et al. 2022)
+                  therefore resamples the rest at each level; so does `langevin.predictor_corrector`, by Langevin
+                  steps, which with enough of them ends in p(x_0 | y). A few restarts (`samplers.restart`) do not
     diffpir       K = sigma^2 / alpha^2 / strength: a proximal step (Zhu et al. 2023, eq. 13)
     diagonal      K = the denoiser's own variance, per entry: `optimal.jacobian`, `optimal.tabulated`, exact posteriors
     tmpd          K = sigma^2 / alpha d mean / d x_t, the whole covariance by Tweedie's formula (Boys et al. 2023)

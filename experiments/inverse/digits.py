@@ -34,6 +34,7 @@ from diffjax.schedules import time_of
 
 START = 5.0  # sigma / alpha where draws begin
 NOISE = 0.05  # standard deviation of the observation's
+RESAMPLED = "replacement, resampled"  # by 8 Langevin steps at every time, in the manner of RePaint
 SHOWN = 8
 
 
@@ -51,6 +52,8 @@ def main() -> None:
     start = float(time_of(experiment.schedule, -2 * np.log(START)))
     ts = build(grids, {**experiment.config.grid, "t_max": start}, experiment.schedule)
     sample = samplers.sampling_fn(samplers.ancestral.ddim(experiment.schedule, eta=1.0), ts)
+    corrector = samplers.langevin.predictor_corrector(experiment.schedule, rule="ald", strength=0.5, corrections=8)
+    resample = samplers.sampling_fn(corrector, ts)
     x0, out, results = jnp.asarray(truth["x"]), Path(args.out), {}
     variance = float(np.var(experiment.dataset.train.gather(np.arange(len(experiment.dataset.train)))["x"]))
     for problem, operator in problems().items():
@@ -60,14 +63,15 @@ def main() -> None:
         for name, method in methods(variance).items():
 
             @jax.jit
-            def draw(y: Any, key: Any, denoise: Any, method: Any = method, operator: Any = operator) -> Any:
+            def draw(y: Any, key: Any, walk: Any, denoise: Any, method: Any = method, operator: Any = operator) -> Any:
                 key_prior, key_walk = jax.random.split(key)
                 observation = inverse.Observation(jax.tree_util.Partial(operator), y, NOISE)
                 x = experiment.process.prior(key_prior, experiment.dataset.shape, ts[0])
-                return sample(method(denoise, observation), key_walk, x)
+                return walk(method(denoise, observation), key_walk, x)
 
             keys = jax.random.split(jax.random.key(2), len(x0))
-            found = jax.vmap(draw, in_axes=(0, 0, None))(y, keys, denoise)
+            walk = resample if name == RESAMPLED else sample
+            found = jax.vmap(draw, in_axes=(0, 0, None, None))(y, keys, walk, denoise)
             columns.append(found)
             rms = lambda a: float(jnp.sqrt(jnp.mean(a**2)))
             results.setdefault(problem, {})[name] = {
@@ -100,6 +104,7 @@ def methods(variance: float) -> dict[str, Callable[[Any, Any], Any]]:
     return {
         "unconditional": lambda denoise, observation: denoise,
         "replacement": inverse.replacement,
+        RESAMPLED: inverse.replacement,
         "DiffPIR": inverse.diffpir,
         "PiGDM": lambda denoise, observation: inverse.pigdm(denoise, observation, v=variance),
         "TMPD": lambda denoise, observation: inverse.tmpd(denoise, observation, iterations=2),
