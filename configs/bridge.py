@@ -1,7 +1,7 @@
 """Diffusion bridges (Zhou et al. 2023), sampled by DBIM (Zheng et al. 2024): from a degraded image to the image.
 
     python -m diffjax.main --config=configs/bridge.py          # digits from 4 x 4 pixels: minutes on 2 CPU cores
-    python -m diffjax.main --config=configs/bridge.py:photos   # sharp from blurred colour patches of two photographs
+    python -m diffjax.main --config=configs/bridge.py:photos   # sharp from blurred colour patches: 8 minutes
     python -m diffjax.main --config=configs/bridge.py:noise    # digits from noise, the special case without pairs
     python -m diffjax.main --config=configs/bridge.py:tiny     # every part in seconds: for tests, not for pictures
 
@@ -47,7 +47,7 @@ def photos() -> ConfigDict:
     config.target = ConfigDict(dict(name="DDBM", sigma_0=0.677, sigma_T=0.659, sigma_0T=0.4384))
     config.model.attention = (8,)
     config.model.condition = 3
-    config.train.update(dict(steps=2000, batch_size=64))  # patches of four times the digits' pixels: 3 minutes
+    config.train.update(dict(steps=2000, batch_size=64))  # patches of four times the digits' pixels
     config.eval.samples = 512
     return config
 
