@@ -6,6 +6,7 @@ A spec is a dictionary whose "name" is looked up in a package's own namespace: t
 
 import ast
 import difflib
+import functools
 import importlib.util
 import inspect
 import json
@@ -36,6 +37,14 @@ def nearest(name: str, options: Iterable[str]) -> str:
 def build(namespace: Any, spec: Mapping[str, Any], *args: Any) -> Any:
     """Calls the member of `namespace` that the spec names, with `args` and the spec's other entries as keywords.
 
+    Raises: as `maker`.
+    """
+    return maker(namespace, spec, len(args))(*args)
+
+
+def maker(namespace: Any, spec: Mapping[str, Any], count: int) -> functools.partial:
+    """The same, waiting for its `count` arguments: the words are looked at here, and nothing of a config goes on.
+
     Raises:
         ConfigError: if there is no such member, or it does not take these keywords; the alternatives are named.
     """
@@ -58,14 +67,14 @@ def build(namespace: Any, spec: Mapping[str, Any], *args: Any) -> Any:
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for key in keywords:
         if key not in parameters and not takes_any:
-            own = [p for p in list(parameters)[len(args) :] if p != "self"]
+            own = [p for p in list(parameters)[count:] if p != "self"]
             raise ConfigError(f"{title}.{path} has no option {key!r}: {nearest(key, own)}.")
-    given = {*list(parameters)[: len(args)], *keywords}
+    given = {*list(parameters)[:count], *keywords}
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     missing = [k for k, p in parameters.items() if p.kind in named and p.default is p.empty and k not in given]
     if missing:
         raise ConfigError(f"{title}.{path} also needs {', '.join(missing)}: a new name drops the old one's options.")
-    return make(*args, **keywords)
+    return functools.partial(make, **keywords)
 
 
 def _public(namespace: Any) -> list[str]:

@@ -15,18 +15,13 @@ import optax
 
 from diffjax.ema import Ema
 from diffjax.ema import State as EmaState
+from diffjax.method import Keys as Keys
+from diffjax.method import Method, Turn, per_example, size_of, turn_batch
 from diffjax.types import Array, Key, Prepare, PyTree
 
 Metrics = dict[str, Any]
 POLICIES = ("stop", "skip")
 GUARDED = ("loss", "grad_norm", "update_norm", "param_norm")  # in causal order: the first bad one is the culprit
-
-
-class Keys(NamedTuple):
-    """Randomness of one example: `step` is shared by the whole batch, `example` is its own; the two are independent."""
-
-    step: Key
-    example: Key
 
 
 class TrainState(NamedTuple):
@@ -41,15 +36,12 @@ class TrainState(NamedTuple):
     memory: PyTree = ()  # what `Prepare` remembers
 
 
-# (params, keys, example, index in the global batch, global batch size) -> (scalar loss, scalars to log). The scalar
-# "t01" among these, in [0, 1], says at which time the loss was taken and feeds the loss by time bin. "unweighted", if
-# it is there, is the loss before the weight of importance sampling: it is what those bins, and `Prepare`, are told.
-LossFn = Callable[[PyTree, Keys, PyTree, Array, int], tuple[Array, dict[str, Array]]]
+Optimizers = optax.GradientTransformation | dict[str, optax.GradientTransformation]  # one, or one for each who moves
 Step = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
 
 
 def init_state(
-    params: PyTree, optimizer: optax.GradientTransformation, emas: Ema, key: Key, prepare: Prepare | None = None
+    params: PyTree, optimizer: Optimizers, emas: Ema, key: Key, method: Method | None = None
 ) -> TrainState:
     """The state before the first step, in buffers of its own: donating it takes nothing from the caller.
 
@@ -60,8 +52,39 @@ def init_state(
         raise ValueError(f"Got a key of dtype {key.dtype}, expected a typed key: jax.random.key(seed).")
     params, key = jax.tree.map(lambda p: jnp.array(p, jnp.result_type(p)), params), jnp.copy(key)  # no weak types
     zero = lambda: jnp.zeros((), jnp.int32)  # one buffer each: a buffer that stands twice cannot be donated
-    memory = prepare.init() if prepare else ()
-    return TrainState(zero(), params, emas.init(params), optimizer.init(params), key, zero(), memory)
+    memory = method.prepare.init() if method and method.prepare else ()
+    movers = tuple(dict.fromkeys(turn.moves for turn in method.turns)) if method else (None,)
+    opt_state = {who: _of(optimizer, who).init(_part(params, who)) for who in movers}
+    opt_state = opt_state[None] if movers == (None,) else opt_state
+    return TrainState(zero(), params, emas.init(params), opt_state, key, zero(), memory)
+
+
+def _of(optimizer: Optimizers, who: str | None) -> optax.GradientTransformation:
+    return optimizer[who] if isinstance(optimizer, dict) else optimizer  # pyright: ignore[reportArgumentType]
+
+
+def _part(tree: PyTree, who: str | None) -> PyTree:
+    return tree if who is None else tree[who]
+
+
+def _put(tree: PyTree, who: str | None, part: PyTree) -> PyTree:
+    return part if who is None else {**tree, who: part}
+
+
+def first_params(init: Callable[..., PyTree], *args: Any) -> PyTree:
+    """`init(*args)` in one compiled call."""
+    # It runs once: at full optimisation the CPU compiler spends four times as long on the random draws (11 s for 2.5).
+    options: Any = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    return jax.jit(init).lower(*args).compile(compiler_options=options)(*args)
+
+
+def loss_method(loss: Callable, prepare: Prepare | None = None) -> Method:
+    """The method of a per-example loss alone, which draws nothing."""
+    return Method(_nothing, (Turn(per_example(loss)),), _nothing, prepare=prepare)
+
+
+def _nothing(*args: Any) -> Any:
+    raise NotImplementedError("This method has a loss and nothing else.")
 
 
 class _Across(NamedTuple):
@@ -86,59 +109,75 @@ class _Across(NamedTuple):
 
 
 def make_step(
-    loss_fn: LossFn,
-    optimizer: optax.GradientTransformation,
+    method: Method,
+    optimizer: Optimizers,
     emas: Ema,
     *,
     learning_rate: Callable[[Array], Any] | None = None,
-    prepare: Prepare | None = None,
     time_bins: int = 10,
     axis_name: str | None = None,
 ) -> Step:
     """The pure step; batches are trees whose leaves all have the (local) batch as leading axis.
 
-    Metrics, all of them on the device: `loss` (mean over the global batch), `grad_norm` (before any clipping),
-    `update_norm` and `param_norm` (of the proposed update, L2), `finite`, `skipped` (so far), `ema_decay` by name,
-    `learning_rate` if its schedule is given, `aux` (means of what loss_fn returns) and, where that has "t01",
-    `time_loss` and `time_count` (time_bins,): sums over equal bins of [0, 1], so that a host can average over windows.
+    The turns of the method follow each other: each sees the parameters that the one before has left, and examples of
+    its own. Metrics, all of them on the device: `loss` (mean over the global batch, of the last turn), `grad_norm`
+    (before any clipping), `update_norm` and `param_norm` (of the proposed update, L2), over all turns; `finite`,
+    `skipped` (so far), `ema_decay` by name, `learning_rate` if its schedule is given, `aux` (means of what the losses
+    log; of a turn that moves a part also its "loss/<part>") and, where "t01" is logged, `time_loss` and `time_count`
+    (time_bins,): sums over equal bins of [0, 1], so that a host can average over windows.
 
-    A step whose loss, gradient, update or new parameters are not finite changes nothing but `step` and `skipped`;
+    A step of which a loss, gradient, update or new parameters are not finite changes nothing but `step` and `skipped`;
     `check_finite` then stops the run or counts, as the policy says.
 
     Args:
+        optimizer: one for all, or one for each name that turns move.
         learning_rate: schedule of applied updates, for the metric alone; the optimizer has its own.
-        prepare: what happens to the whole batch before the losses; None: nothing.
         axis_name: the mapped axis of `jax.pmap`, over which gradients and metrics are averaged; None under `jit`.
     """
     if time_bins < 1:
         raise ValueError(f"Got time_bins = {time_bins}, expected at least 1.")
-    across = _Across(axis_name)
+    across, prepare, turns = _Across(axis_name), method.prepare, method.turns
 
     def prepared(memory: PyTree, key: Key, batch: PyTree) -> PyTree:
         if prepare is None:
             return batch
-        size = jax.tree.leaves(batch)[0].shape[0]
+        size = size_of(batch)
         batch = prepare.apply(memory, jax.random.fold_in(key, 2), across.whole(batch))  # 0 and 1 are those of `split`
         return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, across.place() * size, size), batch)
 
-    def mean_loss(params: PyTree, key: Key, batch: PyTree) -> tuple[Array, tuple[Array, dict[str, Array]]]:
-        size = jax.tree.leaves(batch)[0].shape[0]
+    def play(turn: Turn, params: PyTree, opt_state: PyTree, key: Key, batch: PyTree) -> tuple[PyTree, ...]:
+        """One update: (params, opt_state, norms, losses (B,), aux)."""
+        size, who, own = size_of(batch), turn.moves, _part(params, turn.moves)
         index = across.place() * size + jnp.arange(size, dtype=jnp.int32)
-        losses, aux = batch_losses(loss_fn, params, key, batch, index, across.devices() * size)
-        return losses.mean(), (losses, aux)
+
+        def mean_loss(part: PyTree) -> tuple[Array, tuple[Array, dict[str, Array]]]:
+            losses, aux = turn.losses(_put(params, who, part), key, batch, index, across.devices() * size)
+            return losses.mean(), (losses, aux)
+
+        (loss, (losses, aux)), grads = jax.value_and_grad(mean_loss, has_aux=True)(own)
+        loss, grads = across.mean((loss, grads))
+        updates, moved = _of(optimizer, who).update(grads, _part(opt_state, who), own)
+        new = optax.apply_updates(own, updates)
+        norms = (loss, *map(optax.tree.norm, (grads, updates, new)))
+        return _put(params, who, new), _put(opt_state, who, moved), norms, losses, aux
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         batch = prepared(state.memory, key, batch)
-        (loss, (losses, aux)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params, key, batch)
-        loss, grads = across.mean((loss, grads))
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        guarded = dict(zip(GUARDED, (loss, *map(optax.tree.norm, (grads, updates, params))), strict=True))
-        finite = jnp.isfinite(jnp.stack(list(guarded.values()))).all()
+        params, opt_state, played, logged = state.params, state.opt_state, [], {}
+        for i, turn in enumerate(turns):
+            own = key if len(turns) == 1 else jax.random.fold_in(key, 3 + i)
+            part = turn_batch(batch, i, len(turns))
+            params, opt_state, norms, losses, aux = play(turn, params, opt_state, own, part)
+            played.append(norms)
+            logged |= aux if turn.moves is None else {**aux, f"loss/{turn.moves}": losses}
+        losses_of, *norms = zip(*played, strict=True)
+        whole = lambda values: values[0] if len(values) == 1 else jnp.sqrt(sum(v**2 for v in values))
+        guarded = dict(zip(GUARDED, (losses_of[-1], *map(whole, norms)), strict=True))
+        finite = jnp.isfinite(jnp.stack([*guarded.values(), *losses_of[:-1]])).all()
 
-        plain = aux.pop("unweighted", losses)
-        memory = prepare.update(state.memory, *across.whole((plain, aux))) if prepare else state.memory
+        plain = logged.pop("unweighted", losses)
+        memory = prepare.update(state.memory, *across.whole((plain, logged))) if prepare else state.memory
         proposed = (params, emas.update(state.ema, params), opt_state, memory)
         current = (state.params, state.ema, state.opt_state, state.memory)
         params, ema, opt_state, memory = jax.tree.map(lambda new, old: jnp.where(finite, new, old), proposed, current)
@@ -146,9 +185,9 @@ def make_step(
         metrics = {**guarded, "finite": finite, "skipped": skipped, "ema_decay": emas.decays(state.ema)}
         if learning_rate is not None:  # the optimizer's own count stands still while updates are skipped
             metrics["learning_rate"] = jnp.asarray(learning_rate(state.step - state.skipped))
-        if "t01" in aux:
-            metrics |= across.total(_by_time(plain, aux["t01"], time_bins, finite))
-        metrics["aux"] = across.mean({name: values.mean() for name, values in aux.items() if name != "t01"})
+        if "t01" in logged:
+            metrics |= across.total(_by_time(plain, logged["t01"], time_bins, finite))
+        metrics["aux"] = across.mean({name: values.mean() for name, values in logged.items() if name != "t01"})
         return TrainState(state.step + 1, params, ema, opt_state, state.key, skipped, memory), metrics
 
     return step
@@ -166,19 +205,6 @@ def make_steps(step: Step, unroll: int = 1) -> Step:
         return jax.lax.scan(step, state, batches, unroll=unroll if k > 1 else 2)  # a scan of 1 by 1 is still a loop
 
     return steps
-
-
-def batch_losses(
-    loss_fn: LossFn, params: PyTree, key: Key, batch: PyTree, index: Array, global_size: int
-) -> tuple[Array, dict[str, Array]]:
-    """Losses (batch,) and logged scalars (batch,) of examples standing at `index` (batch,) in the global batch.
-
-    `key` is the step's: `split(key)` gives the shared `keys.step` and the key that an example's index is folded into.
-    """
-    shared, base = jax.random.split(key)
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(base, index)
-    one = lambda own, example, i: loss_fn(params, Keys(shared, own), example, i, global_size)
-    return jax.vmap(one)(keys, batch, index)
 
 
 def _by_time(losses: Array, t01: Array, bins: int, finite: Array) -> Metrics:

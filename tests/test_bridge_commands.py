@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from diffjax import config as C
-from diffjax import data, parallel
+from diffjax import data, runs
 from diffjax.commands import evaluate, likelihood, moments, show, train
-from diffjax.commands.experiment import build_experiment, held_out_pairs, init_state, seed_inputs
-from diffjax.commands.sample import drawer
 from diffjax.denoisers import DDBM
+from diffjax.runs import build_run
+from diffjax.runs.draws import held_out
+from diffjax.runs.run import init_state, of
 
 
 @pytest.mark.parametrize("variant", ["digits", "photos", "noise"])
@@ -34,30 +35,30 @@ def drop(spec):
 
 @pytest.mark.parametrize("variant", ["photos", "noise"])
 def test_the_recipes_build(variant):
-    experiment = build_experiment(C.load(f"configs/bridge.py:{variant}"))
-    assert experiment.bridge is not None
-    assert experiment.bridge.from_noise == (variant == "noise")
-    assert len(seed_inputs(experiment, [0, 1])) == (2 if variant == "noise" else 3)
+    method = build_run(C.load(f"configs/bridge.py:{variant}")).method
+    assert method.parts.process.conditions == ("y",)
+    assert method.asks == (() if variant == "noise" else ("y",))
 
 
 def test_samples_are_by_seed_and_their_endpoints_by_seed_too():
-    experiment = build_experiment(C.load("configs/bridge.py:tiny", ["sample.chunk=2", "grid.n=2"]))
-    params = jax.tree.map(lambda a: a + 0.02, init_state(experiment).params)
-    draw = drawer(experiment, parallel.mesh())
-    images = draw(params, [3, 5, 300])
-    np.testing.assert_array_equal(images[:1], draw(params, [3]))
+    built = build_run(C.load("configs/bridge.py:tiny", ["sample.chunk=2", "grid.n=2"]))
+    run = of(built, init_state(built))
+    params, draw = jax.tree.map(lambda a: a + 0.02, run.state.params), run.drawer()
+    images = draw(params, [3, 5, 300], given := run.given([3, 5, 300]))
+    np.testing.assert_array_equal(images[:1], draw(params, [3], run.given([3])))
     assert images.shape == (3, 8, 8, 1)
     assert 1e-4 < np.abs(images[0] - images[2]).max() < np.abs(images[0] - images[1]).max()  # 300 has the endpoint of 3
-    error = evaluate.pair_error(experiment, images)
-    pairs = held_out_pairs(experiment, [3, 5, 300])
-    np.testing.assert_array_equal(seed_inputs(experiment, [3, 5, 300])[2], pairs["y"])
+    pairs = held_out(built.data, [3, 5, 300])
+    np.testing.assert_array_equal(given["y"], pairs["y"])
     np.testing.assert_array_equal(pairs["x"][0], pairs["x"][2])
+    _, error, _ = evaluate.pair_error(run, built.method.parts, images, run.given(range(3)))
     assert error["endpoint"] < 0.5
 
 
 def test_a_bridge_has_no_likelihood():
     with pytest.raises(C.ConfigError, match="The flow of a bridge goes from data to a point"):
-        likelihood.plan(build_experiment(C.load("configs/bridge.py:tiny")))
+        built = build_run(C.load("configs/bridge.py:tiny"))
+        likelihood.plan(of(built, init_state(built)))
 
 
 def test_show_counts_a_batch_with_endpoints():
@@ -67,8 +68,8 @@ def test_show_counts_a_batch_with_endpoints():
 
 
 def test_a_bridge_has_no_moments(monkeypatch):
-    experiment = build_experiment(C.load("configs/bridge.py:tiny"))
-    monkeypatch.setattr(moments, "restore", lambda workdir, **options: (experiment, None, 0))
+    built = build_run(C.load("configs/bridge.py:tiny"))
+    monkeypatch.setattr(runs, "open", lambda workdir, **options: of(built, init_state(built)))
     with pytest.raises(C.ConfigError, match="without an endpoint"):
         moments.run("nowhere", "moments.npz")
 
@@ -98,5 +99,5 @@ def test_a_whole_run_ends_with_a_report(tmp_path):
 )
 def test_refusals_come_before_anything_runs(overrides, message):
     with pytest.raises(C.ConfigError, match=message) as caught:
-        build_experiment(C.load("configs/bridge.py:tiny", overrides))
+        build_run(C.load("configs/bridge.py:tiny", overrides))
     assert "\n" not in str(caught.value)

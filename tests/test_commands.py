@@ -15,10 +15,11 @@ from run_command import environment, one_core, run
 from diffjax import config as C
 from diffjax import main as command_line
 from diffjax import training
+from diffjax import runs
 from diffjax.commands import evaluate, sample, show, train
-from diffjax.commands import workdir as files
-from diffjax.commands.experiment import build_experiment
-from diffjax.commands.logs import Log
+from diffjax.runs import workdir as files
+from diffjax.runs import build_run
+from diffjax.runs.logs import Log
 
 TINY = "configs/vpsde.py:tiny"
 
@@ -179,7 +180,7 @@ def test_non_finite_updates(tmp_path, policy, capsys):
         train.run(config, tmp_path / "run")
         lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
         assert lines[0]["skipped"] == 10
-        _, state, _ = sample.restore(tmp_path / "run")
+        state = runs.open(tmp_path / "run").state
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
@@ -323,14 +324,14 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
 
 def test_the_published_cosine_table_works_with_eps():
     config = C.load(TINY, ["schedule.name=Tabulated.cosine", "schedule.steps=1000"])
-    assert build_experiment(config).schedule.steps == 1000
+    assert build_run(config).method.parts.schedule.steps == 1000
 
 
 @pytest.mark.parametrize("variant", ["", ":tiny"])
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs").glob("*.py")), ids=lambda p: p.stem)
 def test_every_config_builds(path, variant):
     """Every name and option in it exists, and its sampler can be planned on its grid."""
-    assert build_experiment(C.load(f"configs/{path.name}{variant}")).dataset.shape
+    assert build_run(C.load(f"configs/{path.name}{variant}")).data.shape
 
 
 def test_the_command_line_in_a_process_of_its_own(tmp_path):

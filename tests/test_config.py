@@ -175,13 +175,13 @@ def test_missing_arguments_are_named():
 
 
 def test_a_config_without_a_group_is_told_which():
-    from diffjax.commands.experiment import build_experiment
+    from diffjax.runs import build_run
 
     config = C.load("configs/vpsde.py:tiny")
     with config.unlocked():
         del config.prepare
     with pytest.raises(C.ConfigError, match="The config has no prepare; it needs seed, data, schedule"):
-        build_experiment(config)
+        build_run(config)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_config_without_a_group_is_told_which():
     ],
 )
 def test_what_is_used_late_is_refused_early(change, match):
-    from diffjax.commands.experiment import build_experiment
+    from diffjax.runs import build_run
 
     with pytest.raises(C.ConfigError, match=match):
-        build_experiment(C.load("configs/vpsde.py:tiny", change.split(";")))
+        build_run(C.load("configs/vpsde.py:tiny", change.split(";")))

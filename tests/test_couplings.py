@@ -208,9 +208,9 @@ for method in ("exact", "sinkhorn"):
     for backend, n in (("jit", 1), ("jit", 4), ("pmap", 4))[: 3 if method == "exact" else 2]:
         mesh = parallel.mesh(jax.devices()[:n])
         axis = parallel.AXIS if backend == "pmap" else None
-        step = training.make_step(loss, optax.sgd(0.1), ema.warm_up([]), prepare=prepare, axis_name=axis)
+        step = training.make_step(training.loss_method(loss, prepare), optax.sgd(0.1), ema.warm_up([]), axis_name=axis)
         run = parallel.compile_step(step, backend, mesh)
-        state = training.init_state(jnp.ones(()), optax.sgd(0.1), ema.warm_up([]), jax.random.key(0), prepare)
+        state = training.init_state(jnp.ones(()), optax.sgd(0.1), ema.warm_up([]), jax.random.key(0), training.loss_method(loss, prepare))
         state = parallel.replicate(mesh, state)
         x = np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)
         for _ in range(3):

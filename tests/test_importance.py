@@ -9,6 +9,7 @@ import optax
 import pytest
 from scipy import stats
 
+from diffjax.method import Example
 from diffjax import ema, losses, training
 from diffjax.losses import importance as I
 from diffjax.schedules import EDM, VP, Tabulated
@@ -57,13 +58,13 @@ def test_times_have_their_law_and_weights_make_the_mean_unbiased():
     root = np.asarray([1.0, 2.0, 3.0, 0.5, 3.5])
     p = 0.9 * root / 10 + 0.1 / T
     n = 20_000
-    batch = prepare.apply(seen_with(root), KEY, {"x": jnp.zeros(n)})
-    k = np.round(np.asarray(batch["t"]) * T).astype(int) - 1
+    batch = prepare.apply(seen_with(root), KEY, Example(jnp.zeros(n)))
+    k = np.round(np.asarray(batch.chosen["t"]) * T).astype(int) - 1
     assert stats.chisquare(np.bincount(k, minlength=T), n * p).pvalue > 0.01
-    np.testing.assert_allclose(batch["t_weight"], 1 / (T * p[k]), rtol=1e-5)
+    np.testing.assert_allclose(batch.chosen["weight"], 1 / (T * p[k]), rtol=1e-5)
     value = np.asarray([3.0, -1.0, 0.2, 7.0, 2.0])
     assert np.sum(p * value / (T * p)) == pytest.approx(value.mean())
-    weighted = np.asarray(batch["t_weight"]) * value[k]
+    weighted = np.asarray(batch.chosen["weight"]) * value[k]
     assert abs(weighted.mean() - value.mean()) < 4 * weighted.std() / np.sqrt(n)
 
 
@@ -71,17 +72,17 @@ def test_before_every_step_was_seen_ten_times_the_law_is_uniform():
     prepare = losses.prepare.importance(TABLE)
     seen = seen_with(np.arange(1.0, 6.0))._replace(count=jnp.asarray([10, 10, 9, 10, 10]))
     for memory in (prepare.init(), seen, seen_with(np.zeros(5))):
-        batch = prepare.apply(memory, KEY, {"x": jnp.zeros(5000)})
-        k = np.round(np.asarray(batch["t"]) * T).astype(int)
+        batch = prepare.apply(memory, KEY, Example(jnp.zeros(5000)))
+        k = np.round(np.asarray(batch.chosen["t"]) * T).astype(int)
         assert stats.chisquare(np.bincount(k, minlength=T + 1)[1:]).pvalue > 0.01
-        np.testing.assert_allclose(batch["t_weight"], 1.0, rtol=1e-6)
+        np.testing.assert_allclose(batch.chosen["weight"], 1.0, rtol=1e-6)
 
 
 def test_an_examples_time_does_not_depend_on_the_batch():
     prepare = losses.prepare.importance(EDM(), steps=7)
-    few, many = (prepare.apply(prepare.init(), KEY, {"x": jnp.zeros(n)}) for n in (3, 64))
-    np.testing.assert_array_equal(few["t"], many["t"][:3])
-    np.testing.assert_allclose(np.unique(many["t"]), 80 * np.arange(1, 8) / 7, rtol=1e-6)
+    few, many = (prepare.apply(prepare.init(), KEY, Example(jnp.zeros(n))) for n in (3, 64))
+    np.testing.assert_array_equal(few.chosen["t"], many.chosen["t"][:3])
+    np.testing.assert_allclose(np.unique(many.chosen["t"]), 80 * np.arange(1, 8) / 7, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -130,19 +131,19 @@ def test_bad_chain_lengths_are_refused(steps):
 
 
 def quadratic(params, keys, example, index, size):
-    loss = (params - example["x"]) ** 2
-    return example["t_weight"] * loss, {"t01": example["t"], "unweighted": loss}
+    loss = (params - example.x) ** 2
+    return example.chosen["weight"] * loss, {"t01": example.chosen["t"], "unweighted": loss}
 
 
 def run(policy_x=None, steps=12):
     prepare = losses.prepare.importance(TABLE, history=2, uniform=0.5)
     optimizer, emas = optax.sgd(0.01), ema.warm_up([])
-    state = training.init_state(jnp.float32(0.3), optimizer, emas, KEY, prepare)
-    step = jax.jit(training.make_step(quadratic, optimizer, emas, prepare=prepare, time_bins=T))
+    state = training.init_state(jnp.float32(0.3), optimizer, emas, KEY, training.loss_method(quadratic, prepare))
+    step = jax.jit(training.make_step(training.loss_method(quadratic, prepare), optimizer, emas, time_bins=T))
     window, states = [], [state]
     for i in range(steps):
         x = jnp.linspace(1.0, 2.0, 8) * (jnp.nan if i == policy_x else 1.0)
-        state, metrics = step(state, {"x": x})
+        state, metrics = step(state, Example(x))
         states.append(state)
         window.append(metrics)
     return prepare, states, window
@@ -152,11 +153,11 @@ def test_a_step_draws_remembers_and_reports_the_loss_before_its_weight():
     prepare, states, window = run()
     for old, new, metrics in zip(states, states[1:], window):
         key = jax.random.fold_in(jax.random.fold_in(KEY, old.step), 2)
-        batch = prepare.apply(old.memory, key, {"x": jnp.linspace(1.0, 2.0, 8)})
-        loss = (old.params - batch["x"]) ** 2
-        expected = prepare.update(old.memory, loss, {"t01": batch["t"]})
+        batch = prepare.apply(old.memory, key, Example(jnp.linspace(1.0, 2.0, 8)))
+        loss = (old.params - batch.x) ** 2
+        expected = prepare.update(old.memory, loss, {"t01": batch.chosen["t"]})
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), new.memory, expected)
-        np.testing.assert_allclose(metrics["loss"], (batch["t_weight"] * loss).mean(), rtol=1e-5)
+        np.testing.assert_allclose(metrics["loss"], (batch.chosen["weight"] * loss).mean(), rtol=1e-5)
         np.testing.assert_allclose(metrics["time_loss"].sum(), loss.sum(), rtol=1e-5)
         assert "unweighted" not in metrics["aux"]
     assert np.ptp(I.probabilities(states[-1].memory, 0.5)) > 0, "the law has left the uniform one"

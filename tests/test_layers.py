@@ -13,13 +13,14 @@ ROOT = Path(diffjax.__file__).parent
 # From the ground up; a part may import its own files and any layer below. grids are made of schedules.
 CORE = [
     {"types", "host"},
+    {"method"},
     {"schedules", "divergence"},
     {"grids", "ladders", "clock"},
     {"chains"},
     {"processes", "analytic", "denoisers"},
     {"couplings"},
     {"losses", "samplers"},
-    {"likelihood", "theory"},
+    {"likelihood", "theory", "methods"},
 ]
 # Beside the tower: know the types and nothing else of the library, and nothing but the commands knows them.
 LEAVES = {
@@ -37,8 +38,8 @@ LEAVES = {
     "signals",
     "training",
 }
-NEIGHBOURS = {"training": {"ema"}, "checkpoint": {"checksum"}}  # parts of one thing, in two files
-TOP = [{"commands"}, {"main"}]
+NEIGHBOURS = {"training": {"ema", "method"}, "checkpoint": {"checksum"}, "data": {"method"}}  # parts of one thing, in two files
+TOP = [{"runs"}, {"commands"}, {"main"}]
 
 LIBRARIES = {"jax", "numpy", "optax"}  # what core and training may import at module level; flax is for models
 COMPUTING = [*CORE, {"training", "ema", "parallel", "optimizers", "checksum", "models"}]
@@ -120,7 +121,8 @@ def test_the_check_sees_what_it_forbids():
     assert "models" not in allowed("samplers")
     assert "schedules" not in allowed("models")
     assert {"models", "samplers", "config"} <= allowed("commands")
-    assert "commands" not in allowed("data") | allowed("samplers")
+    assert "runs" not in allowed("methods")
+    assert "commands" not in allowed("runs") | allowed("data") | allowed("samplers")
     lazy = (
         "import jax\nclass A:\n    import optax\n    def f(self):\n        import sklearn\nif True:\n    import scipy"
     )

@@ -58,8 +58,8 @@ def train(mode, mesh):
     backend, _, k = mode.partition("-")
     params, batches, optimizer, schedule, emas = problem()
     axis_name = parallel.AXIS if backend == "pmap" else None
-    step = training.make_step(loss_fn, optimizer, emas, learning_rate=schedule, prepare=shuffled(), axis_name=axis_name)
-    state = parallel.replicate(mesh, training.init_state(params, optimizer, emas, jax.random.key(3), shuffled()))
+    step = training.make_step(training.loss_method(loss_fn, shuffled()), optimizer, emas, learning_rate=schedule, axis_name=axis_name)
+    state = parallel.replicate(mesh, training.init_state(params, optimizer, emas, jax.random.key(3), training.loss_method(loss_fn, shuffled())))
     if k:
         run, leading, feeds = training.make_steps(step), 1, [{"x": x} for x in np.split(batches["x"], 2)]
     else:
@@ -122,7 +122,7 @@ def two_processes(out, port, process):
     params, batches, optimizer, _, emas = problem()
     half = slice(8 * int(process), 8 * int(process) + 8)
     state = parallel.replicate(mesh, training.init_state(params, optimizer, emas, jax.random.key(3)))
-    compiled = parallel.compile_step(training.make_step(loss_fn, optimizer, emas), mesh=mesh)
+    compiled = parallel.compile_step(training.make_step(training.loss_method(loss_fn), optimizer, emas), mesh=mesh)
     for x in batches["x"]:
         state, _ = compiled(state, parallel.shard_batch(mesh, {"x": x[half]}))
     kernel = np.random.default_rng(1).normal(size=(3, 3, 8, 8)).astype(np.float32) / 8
@@ -298,7 +298,7 @@ def test_two_processes_train_and_sample_as_one(tmp_path):
     results = finish(*children, out=out)
     params, batches, optimizer, _, emas = problem()
     state = training.init_state(params, optimizer, emas, jax.random.key(3))
-    step = jax.jit(training.make_step(loss_fn, optimizer, emas))
+    step = jax.jit(training.make_step(training.loss_method(loss_fn), optimizer, emas))
     for x in batches["x"]:
         state, _ = step(state, {"x": x})
     for name, leaf in state.params.items():

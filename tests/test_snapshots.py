@@ -201,7 +201,7 @@ def test_the_published_recipe_trains_on_images_of_that_size(tmp_path):
     np.savez(path, x=np.zeros((20, 32, 32, 3), np.uint8))
     config = C.load("configs/edm.py:cifar10", ["data.name=npz", f"data.path={path}", "data.label=None"])
     experiment = build_experiment(config)
-    step = training.make_step(loss_fn(experiment), experiment.optimizer, experiment.emas)
+    step = training.make_step(experiment.method, experiment.optimizer, experiment.ema)
     batch = {"x": jax.ShapeDtypeStruct((512, 32, 32, 3), np.float32)}
     state, metrics = jax.eval_shape(step, abstract_state(experiment), batch)
     assert state.params["embedding"]["augment"]["kernel"].shape == (9, 128)

@@ -37,7 +37,7 @@ def fresh(optimizer, emas, key=KEY):
 def make(spec=None, decays=(0.9,), **kwargs):
     optimizer, schedule = build_optimizer(spec or {"name": "sgd", "learning_rate": 0.05, "warmup_steps": 3}, 20)
     emas = ema.warm_up(decays)
-    step = training.make_step(kwargs.pop("loss", loss_fn), optimizer, emas, learning_rate=schedule, **kwargs)
+    step = training.make_step(training.loss_method(kwargs.pop("loss", loss_fn)), optimizer, emas, learning_rate=schedule, **kwargs)
     return step, fresh(optimizer, emas)
 
 
@@ -93,7 +93,7 @@ def test_an_example_sees_the_same_noise_in_a_batch_of_any_size():
             x,
             {"own": jax.random.normal(keys.example), "all": jax.random.normal(keys.step)},
         )
-        return training.batch_losses(show, {}, KEY, jnp.zeros(n), jnp.arange(n, dtype=jnp.int32), n)[1]
+        return training.per_example(show)({}, KEY, jnp.zeros(n), jnp.arange(n, dtype=jnp.int32), n)[1]
 
     few, many = noise(3), noise(8)
     np.testing.assert_array_equal(few["own"], many["own"][:3])
@@ -104,7 +104,7 @@ def test_an_example_sees_the_same_noise_in_a_batch_of_any_size():
 def test_steps_have_keys_of_their_own():
     draws = lambda params, keys, x, i, size: (params * x, {"own": jax.random.normal(keys.example)})
     optimizer, emas = optax.sgd(0.1), ema.warm_up([])
-    step = training.make_step(draws, optimizer, emas)
+    step = training.make_step(training.loss_method(draws), optimizer, emas)
     state = training.init_state(jnp.ones(()), optimizer, emas, KEY)
     _, metrics = training.make_steps(step)(state, jnp.ones((5, 2)))
     assert len(np.unique(metrics["aux"]["own"])) == 5
@@ -114,7 +114,7 @@ def test_time_bins_are_closed_at_one():
     at_x = lambda params, keys, x, i, size: (params * x, {"t01": x})
     optimizer, emas = optax.sgd(0.1), ema.warm_up([])
     x = jnp.float32([0.0, 0.19, 0.2, 0.5, 0.99, 1.0])
-    step = training.make_step(at_x, optimizer, emas, time_bins=5)
+    step = training.make_step(training.loss_method(at_x), optimizer, emas, time_bins=5)
     _, metrics = step(training.init_state(jnp.ones(()), optimizer, emas, KEY), x)
     np.testing.assert_array_equal(metrics["time_count"], [2, 1, 1, 0, 2])
     np.testing.assert_allclose(metrics["time_loss"], [0.19, 0.2, 0.5, 0, 1.99], rtol=1e-6)
@@ -123,7 +123,7 @@ def test_time_bins_are_closed_at_one():
 def test_losses_without_time_have_no_time_metrics():
     plain = lambda params, keys, x, i, size: (params * x, {})
     optimizer, emas = optax.sgd(0.1), ema.warm_up([])
-    step = training.make_step(plain, optimizer, emas)
+    step = training.make_step(training.loss_method(plain), optimizer, emas)
     _, metrics = step(training.init_state(jnp.ones(()), optimizer, emas, KEY), jnp.ones(2))
     assert "time_loss" not in metrics
     assert "learning_rate" not in metrics
@@ -227,7 +227,7 @@ CULPRITS = {
 def test_stop_names_the_metric_the_step_and_the_window(culprit):
     loss, rate, start = CULPRITS[culprit]
     optimizer, emas = optax.sgd(rate), ema.warm_up([0.9])
-    step = training.make_step(loss, optimizer, emas)
+    step = training.make_step(training.loss_method(loss), optimizer, emas)
     state = training.init_state(jnp.float32(start), optimizer, emas, KEY)
     after, bad = step(state, jnp.ones(2))
     assert float(after.params) == np.float32(start)

@@ -5,9 +5,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax import chains, grids, likelihood
-from diffjax.commands.experiment import Experiment, denoiser_of
-from diffjax.config import build
+from diffjax import chains, data, likelihood
+from diffjax.method import Example
+from diffjax.methods import Denoising
+from diffjax.runs import Run
 from diffjax.schedules import flow_only
 from diffjax.types import PyTree
 
@@ -15,35 +16,44 @@ MOST, FITTED = 512, 10_000  # examples that are bounded, and that the histograms
 PARTS = ("prior", "diffusion", "reconstruction", "total")
 
 
-def measure(experiment: Experiment, params: PyTree) -> dict[str, Any] | None:
+def measure(run: Run, of: Denoising, params: PyTree) -> dict[str, Any] | None:
     """The parts of the bound of held-out data, and of as much training data; beside them the code of `histograms`.
 
     Along the grid that samples are made on, with one draw of the noise for each example. None where the data has no
     levels, or the denoiser no variance (`config.denoiser.name` = "mean"), so that there is no finite bound; where the
     process is not Gaussian, so that there is no chain; and of a bridge.
     """
-    dataset, schedule = experiment.dataset, experiment.schedule
-    no_chain = experiment.bridge or flow_only(schedule)
-    if dataset.levels is None or no_chain or experiment.config.denoiser.name == "mean":
+    dataset, schedule = run.data, of.schedule
+    no_chain = of.process.conditions or flow_only(schedule)
+    if dataset.levels is None or no_chain or not has_variance(of, params, data.blank(dataset)):
         return None
-    ts = build(grids, experiment.config.grid, schedule)
+    ts = of.grid(schedule)
     bound, chain = likelihood.elbo(ts, schedule, levels=dataset.levels), chains.chain(schedule, ts)
     dimensions = int(np.prod(dataset.shape))
 
     @jax.jit
-    def bounds(params: PyTree, examples: PyTree, seeds: Any) -> likelihood.Bound:
-        denoise = lambda label: denoiser_of(experiment, params, label, chain)
-        one = lambda seed, example: bound(denoise(example.get("label")), jax.random.key(seed), example["x"])
+    def bounds(params: PyTree, examples: Example, seeds: Any) -> likelihood.Bound:
+        one = lambda seed, example: bound(
+            of.denoiser(params, example.given, chain), jax.random.key(seed), example.x
+        )
         return jax.vmap(one)(seeds, examples).bits(dimensions)
 
     def mean(source: Any) -> dict[str, float]:
         n = min(len(dataset.held_out), len(source), MOST)
-        parts = bounds(params, source.gather(np.arange(n)), np.arange(n, dtype=np.uint32))
+        parts = bounds(params, data.example(source.gather(np.arange(n))), np.arange(n, dtype=np.uint32))
         return {part: float(np.mean(np.asarray(getattr(parts, part), np.float64))) for part in PARTS}
 
     some = lambda source, most: source.gather(np.arange(min(len(source), most)))["x"]
     baseline = histograms(some(dataset.train, FITTED), some(dataset.held_out, MOST), dataset.levels)
     return {"held out": mean(dataset.held_out), "train": mean(dataset.train), "histograms": baseline}
+
+
+def has_variance(of: Denoising, params: PyTree, example: Example) -> bool:
+    """Whether the denoiser says anything of x_0's spread."""
+    ts, said = of.grid(of.schedule), []
+    denoise = lambda params: of.denoiser(params, example.given, chains.chain(of.schedule, ts))
+    jax.eval_shape(lambda params: said.append(denoise(params)(example.x, float(ts[0])).var), params)
+    return not isinstance(said[0], float)  # the number 0: nothing is known
 
 
 def histograms(train: np.ndarray, held_out: np.ndarray, levels: int) -> float:

@@ -16,14 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import grids, likelihood, parallel, samplers
+from diffjax import denoisers, likelihood, parallel, runs, samplers
 from diffjax.commands import codelength
-from diffjax.commands import workdir as files
 from diffjax.commands.evaluate import gaussian_fit
-from diffjax.commands.experiment import Experiment, mean_denoiser
-from diffjax.commands.sample import as_overrides, require_workdir, restore, served
-from diffjax.config import Config, ConfigError, build
+from diffjax.commands.sample import as_overrides, require_workdir
+from diffjax.config import Config, ConfigError
 from diffjax.likelihood import dequantise
+from diffjax.methods import Denoising
+from diffjax.runs import Run
+from diffjax.runs import workdir as files
 from diffjax.schedules import amplitudes
 from diffjax.types import PyTree
 
@@ -60,7 +61,7 @@ def run(
 
     Args:
         workdir: of a training run.
-        step, overrides: as of `sample.restore`.
+        step, overrides: as of `runs.open`.
         out: the folder for these; default the workdir.
         most: examples of each part at most.
 
@@ -73,65 +74,65 @@ def run(
     from diffjax import plots
 
     out = Path(out or workdir)
-    experiment, state, _ = restore(workdir, step=step, overrides=overrides)
-    params, dataset = served(experiment, state, workdir), experiment.dataset
-    flow = plan(experiment)
-    measure = measurer(experiment, flow)
+    run = runs.open(workdir, step=step, overrides=overrides)
+    of, params, dataset = run.denoising("A likelihood"), run.params, run.data
+    flow = plan(run)
+    measure = measurer(run, of, flow)
     n = min(len(dataset.held_out), len(dataset.train), most)
     parts = {"held out": dataset.held_out, "train": dataset.train}
     examples = {name: source.gather(np.arange(n)) for name, source in parts.items()}
     measured = {name: measure(params, of) for name, of in examples.items()}
     results = {
-        "step": int(state.step),
+        "step": run.step,
         "examples": n,
         "levels": dataset.levels,
         "t_min": float(flow.ts[-1]),
         "ode": {name: found["ode"] for name, found in measured.items()},
-        "bounds": bounds(experiment, params),
-        "baseline": baseline(experiment, n),
+        "bounds": bounds(run, of, params),
+        "baseline": baseline(run, n),
         "latents": {name: normality(found["latents"]) for name, found in measured.items()},
-        "round_trip": round_trip(experiment, flow, params, examples["held out"], measured["held out"]),
+        "round_trip": round_trip(run, of, flow, params, examples["held out"], measured["held out"]),
     }
     out.mkdir(parents=True, exist_ok=True)
     plots.normality(out / "figures" / "latents.png", {name: found["latents"] for name, found in measured.items()})
-    text = report(experiment, results)
+    text = report(run, results)
     files.write_atomically(out / "likelihood.json", json.dumps(results, indent=2))
     files.write_atomically(out / "likelihood.md", text)
     print(f"{text}\n{out / 'likelihood.md'}", flush=True)
     return results
 
 
-def plan(experiment: Experiment) -> Flow:
-    """The flow between the ends of the config's grid; with fixed steps, along it. ConfigError for a bridge."""
-    config, schedule = experiment.config, experiment.schedule
-    if experiment.bridge:
-        raise ConfigError(
-            "The flow of a bridge goes from data to a point, its endpoint: there is no density to integrate from; "
-            "--mode=likelihood takes Gaussian processes."
-        )
-    ts = build(grids, config.grid, schedule)
+def plan(run: Run) -> Flow:
+    """The flow between the ends of the run's grid; with fixed steps, along it. ConfigError where it has no density."""
+    config, of = run.config, run.denoising("A likelihood")
+    schedule = of.schedule
+    try:
+        of.process.check_density()
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    ts = of.grid(schedule)
     ts = ts[amplitudes(schedule, ts)[1] > 0]
     given = config.sampler.to_dict() if config.sampler.name == "ode.probability_flow" else {}
     options: dict[str, Any] = {"rtol": TOLERANCE, "atol": TOLERANCE} | {
         key: given[key] for key in OPTIONS if key in given
     }
     path = ts if options.get("adaptive") is False else ts[[0, -1]]
-    density = likelihood.ode(path, experiment.process, **options)
+    density = likelihood.ode(path, of.process, **options)
     downwards = samplers.ode.probability_flow(schedule, **options)
     return Flow(path, density, samplers.sampling_fn(downwards, path))
 
 
-def measurer(experiment: Experiment, flow: Flow) -> Callable[[PyTree, PyTree], dict[str, Any]]:
+def measurer(run: Run, of: Denoising, flow: Flow) -> Callable[[PyTree, PyTree], dict[str, Any]]:
     """`measure(params, examples)`: bits per dimension by each dequantisation; of the first, x and the latents.
 
     Compiled once for each way.
     """
-    chunk, devices = experiment.config.sample.chunk, parallel.mesh()
+    chunk, devices = run.settings.chunk, parallel.mesh()
     ways = {
-        name: parallel.map_chunks(jax.vmap(_one(experiment, way), in_axes=(None, 0)), chunk, devices)
-        for name, way in _ways(experiment, flow).items()
+        name: parallel.map_chunks(jax.vmap(_one(run, of, way), in_axes=(None, 0)), chunk, devices)
+        for name, way in _ways(run, of, flow).items()
     }
-    sigma = float(amplitudes(experiment.schedule, flow.ts[:1])[1][0])
+    sigma = float(amplitudes(of.schedule, flow.ts[:1])[1][0])
 
     def measure(params: PyTree, examples: PyTree) -> dict[str, Any]:
         n, results = len(examples["x"]), {"ode": {}}
@@ -151,13 +152,13 @@ def measurer(experiment: Experiment, flow: Flow) -> Callable[[PyTree, PyTree], d
     return measure
 
 
-def _one(experiment: Experiment, way: Callable) -> Callable:
+def _one(run: Run, of: Denoising, way: Callable) -> Callable:
     """((params, the walk up), (seed, example)) -> (bits, dequantised x, its latent, nfe)."""
-    denoise, dimensions = mean_denoiser(experiment), int(np.prod(experiment.dataset.shape))
+    dimensions = int(np.prod(run.data.shape))
 
     def one(shared: Any, row: Any) -> Any:
         (params, density), (seed, example) = shared, row
-        model = denoise(params, example.get("label"))
+        model = of.mean_denoiser(params, _read(run, example))
         key_noise, key_probe = jax.random.split(jax.random.key(seed))
         x, cost = way(key_noise, example["x"])
         found = density(model, key_probe, x)
@@ -167,15 +168,15 @@ def _one(experiment: Experiment, way: Callable) -> Callable:
 
 
 def round_trip(
-    experiment: Experiment, flow: Flow, params: PyTree, examples: PyTree, measured: dict[str, Any]
+    run: Run, of: Denoising, flow: Flow, params: PyTree, examples: PyTree, measured: dict[str, Any]
 ) -> dict[str, Any]:
     """The largest error of an entry after encoding and decoding, of the first chunk of what `measurer` measured."""
-    chunk, devices = experiment.config.sample.chunk, parallel.mesh()
-    denoise, sigma = mean_denoiser(experiment), jnp.float32(amplitudes(experiment.schedule, flow.ts[:1])[1][0])
+    chunk, devices = run.settings.chunk, parallel.mesh()
+    sigma = jnp.float32(amplitudes(of.schedule, flow.ts[:1])[1][0])
 
     def one(shared: Any, row: Any) -> Any:
         (params, decode), (example, x, latent) = shared, row
-        back = decode(denoise(params, example.get("label")), jax.random.key(0), sigma * latent)
+        back = decode(of.mean_denoiser(params, _read(run, example)), jax.random.key(0), sigma * latent)
         return jnp.abs(back - x).max()
 
     first = jax.tree.map(lambda a: a[: chunk * devices.size], (examples, measured["x"], measured["latents"]))
@@ -183,9 +184,9 @@ def round_trip(
     return {"examples": len(error), "mean": float(error.mean()), "worst": float(error.max())}
 
 
-def _ways(experiment: Experiment, flow: Flow) -> dict[str, Callable]:
+def _ways(run: Run, of: Denoising, flow: Flow) -> dict[str, Callable]:
     """name -> (key, x_0) -> (x, cost)."""
-    levels, schedule, t_min = experiment.dataset.levels, experiment.schedule, float(flow.ts[-1])
+    levels, schedule, t_min = run.data.levels, of.schedule, float(flow.ts[-1])
     if levels is None:
         return {"none": lambda key, x0: (x0, 0.0)}
     return {
@@ -194,26 +195,27 @@ def _ways(experiment: Experiment, flow: Flow) -> dict[str, Callable]:
     }
 
 
-def bounds(experiment: Experiment, params: PyTree) -> dict[str, Any]:
-    """Denoiser -> the variational bound; the config's if it has a variance, else the two that need no training."""
-    name, found = experiment.config.denoiser.name, {}
-    for variance in ("small", "large") if name == "mean" else (name,):
-        config = experiment.config.copy_and_resolve_references()
-        config.denoiser.name = variance
-        bound = codelength.measure(experiment._replace(config=config), params)
-        if bound is not None:
-            found[variance] = {part: bound[part]["total"] for part in ("held out", "train")}
-    return found
+def _read(run: Run, example: dict) -> dict:
+    return {name: value for name, value in example.items() if name not in ("x", "z")}
 
 
-def baseline(experiment: Experiment, n: int) -> dict[str, float]:
+def bounds(run: Run, of: Denoising, params: PyTree) -> dict[str, Any]:
+    """Denoiser -> the variational bound; the run's if it has a variance, else the two that need no training."""
+    own = {run.config.denoiser.name: of.variance}
+    rules = {name: getattr(denoisers.variance, name) for name in ("small", "large")} if "mean" in own else own
+    found = {name: codelength.measure(run, of._replace(variance=rule), params) for name, rule in rules.items()}
+    parts = ("held out", "train")
+    return {name: {part: bound[part]["total"] for part in parts} for name, bound in found.items() if bound is not None}
+
+
+def baseline(run: Run, n: int) -> dict[str, float]:
     """Bits per dimension of held-out data by what needs no network: pixel histograms, or a Gaussian fit."""
-    dataset = experiment.dataset
+    dataset = run.data
     held_out = dataset.held_out.gather(np.arange(n))["x"]
     if dataset.levels is not None:
         train = dataset.train.gather(np.arange(min(len(dataset.train), codelength.FITTED)))["x"]
         return {"pixel histograms": codelength.histograms(train, held_out, dataset.levels)}
-    log_p = jax.vmap(gaussian_fit(experiment).log_prob)(jnp.asarray(held_out))
+    log_p = jax.vmap(gaussian_fit(run).log_prob)(jnp.asarray(held_out))
     return {"Gaussian fit": float(dequantise.bits(jnp.mean(log_p), 0.0, int(np.prod(dataset.shape))))}
 
 
@@ -233,20 +235,20 @@ HOW = {
 }
 
 
-def report(experiment: Experiment, results: dict[str, Any]) -> str:
+def report(run: Run, results: dict[str, Any]) -> str:
     """The same as Markdown."""
     rows = []
     for way in results["ode"]["held out"]:
         found = [results["ode"][part][way] for part in ("held out", "train")]
         cells = " | ".join(f"{f['bits']:.3f}" + _error(f["standard_error"]) for f in found)
         rows.append(f"| ODE, {HOW[way]}, {found[0]['nfe']:.0f} evaluations | {cells} |")
-    steps = experiment.config.grid.n
+    steps = run.config.grid.n
     for name, bound in results["bounds"].items():
         rows.append(
             f"| variational bound, variance `{name}`, n = {steps} | {bound['held out']:.3f} | {bound['train']:.3f} |"
         )
     rows += [f"| {name} (baseline) | {value:.3f} | |" for name, value in results["baseline"].items()]
-    dataset, levels = experiment.dataset, results["levels"]
+    dataset, levels = run.data, results["levels"]
     stated = "Data without levels: differential entropies, no dequantisation, no bound on a codelength."
     if levels is not None:
         stated = (
@@ -260,7 +262,7 @@ def report(experiment: Experiment, results: dict[str, Any]) -> str:
     )
     table = "\n".join(rows)
     trip = results["round_trip"]
-    return f"""# Likelihood of {experiment.config.name} at step {results["step"]}: bits per dimension
+    return f"""# Likelihood of {run.config.name} at step {results["step"]}: bits per dimension
 
 {results["examples"]} examples of {dataset.name} each; the flow from t = {results["t_min"]:g}, one probe for each.
 {stated}

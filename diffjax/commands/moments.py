@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diffjax import grids
-from diffjax.commands.experiment import Experiment, mean_denoiser
-from diffjax.commands.sample import as_overrides, require_workdir, restore, served
-from diffjax.config import Config, ConfigError, build
+from diffjax import runs
+from diffjax.commands.sample import as_overrides, require_workdir
+from diffjax.config import Config, ConfigError
 from diffjax.denoisers import optimal
+from diffjax.methods import Denoising
 from diffjax.samplers import principal
 from diffjax.schedules import amplitudes
 
@@ -55,32 +55,31 @@ def run(workdir: str | Path, path: str | Path, most: int = MOST, **options: Any)
         workdir: of a training run.
         path: the file, .npz.
         most: training examples that are looked at, the first ones.
-        options: step, overrides (`sample.restore`).
+        options: step, overrides (`runs.open`).
 
     Raises:
         ConfigError: for a folder that holds no run, or the run of a bridge, whose mean depends on an endpoint.
     """
-    experiment, state, _ = restore(workdir, **options)
-    if experiment.bridge:
-        raise ConfigError("Moments are of Gaussian processes without an endpoint; this run is a bridge's.")
-    params, train = served(experiment, state, workdir), experiment.dataset.train
-    denoise = mean_denoiser(experiment)
-    ts = _levels(experiment)
+    run = runs.open(workdir, **options)
+    of, params, train = run.denoising("moments"), run.params, run.data.train
+    if of.process.conditions:
+        raise ConfigError(f"Moments are of processes without an endpoint; this one's is {of.process.conditions}.")
+    ts = _levels(of)
     examples = train.gather(np.arange(min(len(train), most)))
-    of = lambda example: denoise(params, example["label"] if experiment.conditional else jnp.int32(0))
-    moments = optimal.measure(of, experiment.process, jax.random.key(experiment.config.seed), examples, ts)
+    denoise = lambda example: of.mean_denoiser(params, {n: v for n, v in example.items() if n not in ("x", "z")})
+    moments = optimal.measure(denoise, of.process, jax.random.key(run.settings.seed), examples, ts)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     optimal.save(path, moments)
-    d = int(np.prod(experiment.dataset.shape))
+    d = int(np.prod(run.data.shape))
     diagonal = d > MOST_ENTRIES or len(examples["x"]) < FEWEST * d
     principal.Axes.of(examples["x"], diagonal).save(Path(path).with_name("axes.npz"))
     return moments
 
 
-def _levels(experiment: Experiment) -> np.ndarray:
+def _levels(of: Denoising) -> np.ndarray:
     """Times, evenly in log-SNR, from the first of the grid with signal to the last with noise."""
-    schedule = experiment.schedule
-    ts = build(grids, experiment.config.grid, schedule)
+    schedule = of.schedule
+    ts = of.grid(schedule)
     alpha, sigma = amplitudes(schedule, ts)
     usable = ts[(alpha > 0) & (sigma > 0)]
     return grids.log_snr(schedule, LEVELS - 1, t_max=usable[0], t_min=usable[-1], zero=False)

@@ -1,20 +1,14 @@
 """One image per seed: the same image whatever the number of seeds, of devices, or the order they are asked in."""
 
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 
-from diffjax import parallel, training
-from diffjax.checkpoint import Checkpoints
-from diffjax.commands import snapshots
-from diffjax.commands import workdir as files
-from diffjax.commands.experiment import Experiment, abstract_state, build_experiment, plan, sample_one, seed_inputs
-from diffjax.config import Config, ConfigError, override
-from diffjax.types import PyTree
+from diffjax import runs
+from diffjax.config import Config, ConfigError
+from diffjax.runs import workdir as files
 
 MOST_SEEDS = 2**24  # in one call: their samples are held in memory
 
@@ -26,7 +20,7 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
     asked = changes if flags.step is None else [f"step={flags.step}", *changes]
     out = Path(flags.out or Path(flags.workdir, "samples", files.named(asked) or "seeds"))
     images = run(flags.workdir, flags.seeds, out=out, step=flags.step, overrides=changes)
-    used = _config(flags.workdir, changes)
+    used = runs.run.read_config(flags.workdir, changes)
     options = ", ".join(f"{k} = {v}" for k, v in [*used.sampler.items(), *used.grid.items()] if k != "name")
     print(f"{len(images)} samples of EMA {used.sample.ema} by {used.sampler.name}, {options}, in {out}")
 
@@ -54,7 +48,14 @@ def require_workdir(flags: Namespace) -> None:
 
 
 def run(
-    workdir: str | Path, seeds: str | Iterable[int] = "0-63", *, out: str | Path | None = None, **options: Any
+    workdir: str | Path,
+    seeds: str | Iterable[int] = "0-63",
+    *,
+    out: str | Path | None = None,
+    sampler: str | None = None,
+    nfe: int | None = None,
+    step: int | None = None,
+    overrides: Iterable[str] = (),
 ) -> np.ndarray:
     """Samples the EMA of a run, one example per seed, and writes one file each and a grid.
 
@@ -63,7 +64,8 @@ def run(
         seeds: "0-63", "1,5,10-12", or integers.
         out: folder for the files, default WORKDIR/samples/seeds: seed_<n>.png for images, samples.npz always. From the
             command line, WORKDIR/samples/<what was changed>.
-        options: sampler, nfe, step, overrides (`restore`).
+        sampler, nfe: in place of the config's sampler name and grid length.
+        step, overrides: as of `runs.open`.
 
     Returns:
         (n, *shape) float32, in [-1, 1] for images.
@@ -74,8 +76,7 @@ def run(
     from diffjax import plots
 
     numbers = parse_seeds(seeds) if isinstance(seeds, str) else [int(s) for s in seeds]
-    experiment, state, _ = restore(workdir, **options)
-    examples = drawer(experiment, parallel.mesh())(served(experiment, state, workdir), numbers)
+    examples = runs.open(workdir, step=step, overrides=as_overrides(sampler, nfe, overrides)).draw(numbers)
     out = Path(out) if out else Path(workdir) / "samples" / "seeds"
     out.mkdir(parents=True, exist_ok=True)
     np.savez(out / "samples.npz", seeds=np.asarray(numbers), x=examples)
@@ -84,61 +85,6 @@ def run(
             plots.save_image(out / f"seed_{seed}.png", plots.to_pixels(example), min_width=1)
     plots.samples(out / "grid.png", {f"{len(numbers)} samples": examples[:256]})
     return examples
-
-
-def restore(
-    workdir: str | Path,
-    *,
-    sampler: str | None = None,
-    nfe: int | None = None,
-    step: int | None = None,
-    overrides: Iterable[str] = (),
-) -> tuple[Experiment, training.TrainState, int]:
-    """A run's experiment, state and step, from its config.json and a checkpoint.
-
-    Args:
-        sampler, nfe: in place of the config's sampler name and grid length.
-        step: a checkpoint; default the newest good one.
-        overrides: "a.b=value" on the saved config: sampler, grid, denoiser, guidance, sample, eval.
-    """
-    experiment = build_experiment(_config(workdir, as_overrides(sampler, nfe, overrides)))
-    try:
-        with Checkpoints(Path(workdir) / "checkpoints", create=False, report=print) as checkpoints:
-            found = checkpoints.restore(abstract_state(experiment), step=step)
-    except (FileNotFoundError, ValueError) as error:
-        raise ConfigError(str(error)) from error
-    if found is None:
-        raise ConfigError(f"{workdir} has no checkpoint yet; train it first: --mode=train --workdir={workdir}.")
-    return experiment.learned(found.state), found.state, found.step
-
-
-def _config(workdir: str | Path, changes: Iterable[str]) -> Config:
-    """A run's config, changed in what a trained run leaves open."""
-    config = files.read_config(Path(workdir))
-    for text in changes:
-        if not text.startswith(("sampler.", "grid.", "denoiser.", "guidance.", "sample.", "eval.")):
-            raise ConfigError(
-                f"{text!r} would change a trained run; here only sampler, grid, denoiser, "
-                "guidance, sample and eval can be set."
-            )
-        override(config, text)
-    return config
-
-
-def served(experiment: Experiment, state: training.TrainState, workdir: str | Path) -> PyTree:
-    """The parameters that samples are made with: the EMA that the config names, tracked or made of stored ones."""
-    name = experiment.config.sample.ema
-    if name in state.ema.averages:
-        return state.ema.averages[name]
-    return snapshots.combine(Path(workdir), experiment.emas, name, int(state.step), state.ema)
-
-
-def drawer(experiment: Experiment, mesh: Any, trace: Callable | None = None) -> Callable[[PyTree, Iterable[int]], Any]:
-    """`draw(params, seeds) -> (n, *shape)` on the host, compiled once; with `trace`, (samples, trajectory)."""
-    batched = jax.vmap(sample_one(experiment), in_axes=(None, 0))
-    chunked = parallel.map_chunks(batched, experiment.config.sample.chunk, mesh)
-    request = plan(experiment.config, experiment.schedule, trace)
-    return lambda params, seeds: chunked((params, request), seed_inputs(experiment, list(seeds)))
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
+from diffjax import data as sources
 from diffjax import models, samplers, training
-from diffjax.commands import workdir as files
-from diffjax.commands.experiment import Experiment, abstract_state, build_experiment, loss_fn, plan
 from diffjax.config import Config, to_json
+from diffjax.runs import draws
+from diffjax.runs import workdir as files
+from diffjax.runs.build import Built, build_run
+from diffjax.runs.run import abstract_state
 
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
@@ -20,11 +22,11 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
 
 def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
     """Prints, and returns, a run's costs; memory and FLOPs are XLA's figures for one compiled step on one device."""
-    experiment = build_experiment(config)
-    state = abstract_state(experiment)
-    costs = {**_step_costs(experiment, state), "nfe": samplers.nfe(plan(config, experiment.schedule).walk)}
-    data, size = experiment.dataset, config.train.batch_size
-    shapes = {name: leaf.shape for name, leaf in _batch(experiment).items()}
+    built = build_run(config)
+    state, config, data, size = abstract_state(built), built.config, built.data, built.settings.batch_size
+    costs = {**_step_costs(built, state), "nfe": samplers.nfe(built.method.plan(data.shape).walk)}
+    batch = _batch(built)
+    shapes = {name: leaf.shape for name, leaf in {"x": batch.x, **batch.given, **batch.chosen}.items()}
     gflop, mib = costs["flops"] / 1e9, 2.0**-20
     print(to_json(config))
     print(models.format_table(models.parameter_table(state.params)))
@@ -39,16 +41,16 @@ def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
     return {"shapes": shapes, **costs}
 
 
-def _batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
-    """A training batch: "x", and of labels, endpoints "y" and noise "z" what the data has and the run takes."""
-    one, size = experiment.dataset.train.gather(np.zeros(1, int)), experiment.config.train.batch_size
-    taken = [name for name in one if name != "label" or experiment.conditional]
-    return {name: jax.ShapeDtypeStruct((size, *one[name].shape[1:]), one[name].dtype) for name in taken}
+def _batch(built: Built) -> sources.Example:
+    """A training batch; of what is given only what the method reads."""
+    size = built.settings.batch_size * len(built.method.turns)
+    whole = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape), a.dtype), sources.blank(built.data))
+    return whole._replace(given={name: leaf for name, leaf in whole.given.items() if name in draws.asked(built.method, built.data)})
 
 
-def _step_costs(experiment: Experiment, state: Any) -> dict[str, Any]:
-    step = training.make_step(loss_fn(experiment), experiment.optimizer, experiment.emas, prepare=experiment.prepare)
-    compiled = jax.jit(step, donate_argnums=0).lower(state, _batch(experiment)).compile()
+def _step_costs(built: Built, state: Any) -> dict[str, Any]:
+    step = training.make_step(built.method, built.optimizer, built.ema)
+    compiled = jax.jit(step, donate_argnums=0).lower(state, _batch(built)).compile()
     memory = compiled.memory_analysis()
     return {
         "flops": (compiled.cost_analysis() or {}).get("flops", float("nan")),

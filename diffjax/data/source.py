@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from diffjax.method import Example as Example
+
 Batch = dict[str, np.ndarray]  # "x": (B, ...) float32; "label": (B,) int32 where there are labels; "z" of x's shape
 
 
@@ -34,11 +36,11 @@ class Arrays:
         ValueError: for lengths that differ, another dtype, no example, or values that are not finite.
     """
 
-    def __init__(self, x: Any, label: Any = None, z: Any = None):
+    def __init__(self, x: Any, label: Any = None, z: Any = None, **given: Any):
         x = np.asarray(x)
         if len(x) == 0:
             raise ValueError("The data set holds no example.")
-        if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
+        if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating) and x.dtype != np.int32:
             raise ValueError(f"The examples have dtype {x.dtype}, expected uint8 (0 .. 255) or floating (as they are).")
         if x.dtype != np.uint8 and not np.all(np.isfinite(x)):
             raise ValueError(f"Example {np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(1))[0]} is not finite.")
@@ -46,7 +48,8 @@ class Arrays:
             raise ValueError(f"Got {len(x)} examples and {len(label)} labels.")
         if z is not None and (np.shape(z) != x.shape or not np.all(np.isfinite(z))):
             raise ValueError(f"The noise z has shape {np.shape(z)}, expected finite numbers of x's shape {x.shape}.")
-        self.x = x if x.dtype == np.uint8 else x.astype(np.float32)
+        self.x = x if x.dtype in (np.uint8, np.int32) else x.astype(np.float32)
+        self.given = {name: np.asarray(part) for name, part in given.items()}
         self.label = None if label is None else np.asarray(label, np.int32)
         self.z = None if z is None else np.asarray(z, np.float32)
 
@@ -56,8 +59,14 @@ class Arrays:
 
     def gather(self, indices: np.ndarray) -> Batch:
         """The examples at `indices`, in one vectorised read."""
-        beside = {"label": self.label, "z": self.z}
+        beside = {"label": self.label, "z": self.z, **self.given}
         return {"x": unit(self.x[indices])} | {k: part[indices] for k, part in beside.items() if part is not None}
+
+
+def example(batch: Batch) -> Example:
+    """x; what is given beside it; and, of data in pairs with noise, the "z" that is chosen for it."""
+    beside = {name: part for name, part in batch.items() if name not in ("x", "z")}
+    return Example(batch["x"], beside, {"z": batch["z"]} if "z" in batch else {})
 
 
 class Dataset(NamedTuple):
@@ -83,8 +92,25 @@ class Dataset(NamedTuple):
     flip: bool = False
 
 
+def blank(dataset: Dataset) -> Example:
+    """Zeros in the place of one example."""
+    first = example(dataset.train.gather(np.zeros(1, int)))
+    zeros = lambda parts: {name: np.zeros(part.shape[1:], part.dtype) for name, part in parts.items()}
+    return Example(np.zeros(first.x.shape[1:], first.x.dtype), zeros(first.given), zeros(first.chosen))
+
+
+def arrays(x: Any, held_out: float = 0.1, name: str = "arrays", **given: Any) -> Dataset:
+    """The data set of arrays in memory, x (N, ...) and what is given of each example; a share is held out, evenly."""
+    parts, out = {name: np.asarray(part) for name, part in given.items()}, evenly(len(x), held_out)
+    sources = [Arrays(np.asarray(x)[at], **{k: part[at] for k, part in parts.items()}) for at in (~out, out)]
+    label = parts.get("label")
+    return in_memory(name, *sources, classes=None if label is None else int(label.max()) + 1)
+
+
 def unit(x: np.ndarray) -> np.ndarray:
     """uint8 pixels 0 .. 255 as float32 in [-1, 1]; anything else as float32, unscaled."""
+    if x.dtype == np.int32:  # tokens
+        return x
     scaled = x.astype(np.float32)
     if x.dtype == np.uint8:  # in place: on a batch of images, temporaries cost ten times the arithmetic
         scaled /= 127.5

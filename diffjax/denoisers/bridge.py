@@ -51,12 +51,13 @@ class DDBM(Prediction):
         """sigma_0."""
         return self.sigma_0
 
-    def given(self, y: Any) -> "DDBM":
-        """The target of an example whose endpoint is y.
+    def given(self, given: Any) -> "DDBM":
+        """The target of an example whose endpoint is given["y"].
 
         Raises:
             ValueError: if there is none.
         """
+        y = given.get("y") if isinstance(given, dict) else given
         if y is None:
             raise ValueError(_MISSING)
         return dataclasses.replace(self, y=y)

@@ -56,15 +56,15 @@ def extrapolated(
     return Extrapolated(denoise, other, *_checked(w, low, high, rescale))
 
 
-def none(branch: Callable[[Any], Denoiser], label: Any, null: Any) -> Denoiser:
+def none(branch: Callable[[dict], Denoiser], given: dict, hidden: dict) -> Denoiser:
     """The conditional denoiser."""
-    return branch(label)
+    return branch(given)
 
 
 def classifier_free(
-    branch: Callable[[Any], Denoiser],
-    label: Any,
-    null: Any,
+    branch: Callable[[dict], Denoiser],
+    given: dict,
+    hidden: dict,
     w: Any,
     low: Any = 0.0,
     high: Any = np.inf,
@@ -73,14 +73,14 @@ def classifier_free(
     """The same with one network for both, in one evaluation of two examples.
 
     Args:
-        branch: label -> denoiser.
-        label, null: of the condition, and of none: the row that label dropout has trained.
+        branch: given -> denoiser.
+        given, hidden: with the conditions, and with that of "none" in their place, which `conditions.drop` has trained.
         w, low, high, rescale: as in `extrapolated`. A w that is the number 1 gives the conditional denoiser itself.
     """
     w, low, high, rescale = _checked(w, low, high, rescale)
     if host.concrete(w) and w == 1:
-        return branch(label)
-    return ClassifierFree(jax.tree_util.Partial(branch), (label, null), w, low, high, rescale)
+        return branch(given)
+    return ClassifierFree(jax.tree_util.Partial(branch), (given, hidden), w, low, high, rescale)
 
 
 @pytree

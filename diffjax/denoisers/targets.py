@@ -45,6 +45,10 @@ class Prediction:
         c_skip, c_out = self.skip_out(schedule, t)
         return c_skip * x + c_out * F
 
+    def given(self, given: dict) -> "Prediction":
+        """The target of an example of which this is known."""
+        return self
+
     def check(self, schedule: Schedule) -> None:
         """Raises a ValueError for numbers that make no target of this schedule."""
         if host.concrete(self) and not 0 < float(self.sigma_data) < np.inf:

@@ -50,7 +50,7 @@ def importance(schedule: Schedule, steps: int | None = None, history: int = 10, 
         ladder = jnp.cumsum(p)
         k = jnp.searchsorted(ladder, jax.vmap(jax.random.uniform)(own) * ladder[-1], side="right")
         k = jnp.minimum(k, T - 1)
-        return {**batch, "t": (k + 1) / T * schedule.t_max, "t_weight": 1 / (T * p[k])}
+        return batch.choose(t=(k + 1) / T * schedule.t_max, weight=1 / (T * p[k]))
 
     def update(seen: Seen, losses: Array, logged: dict[str, Array]) -> Seen:
         k = jnp.round(logged["t01"] * T).astype(jnp.int32) - 1

@@ -59,7 +59,7 @@ def learned(
         size = jax.tree.leaves(batch)[0].shape[0]
         place = jnp.arange(size) / size + jax.random.uniform(key)
         v, slope = _with_slope(learning.clock, place - jnp.floor(place))
-        return {**batch, "t": jnp.maximum(schedule.t_max * v, t_min), "t_weight": slope}
+        return batch.choose(t=jnp.maximum(schedule.t_max * v, t_min), weight=slope)
 
     def update(learning: Learning, losses: Array, logged: dict[str, Array]) -> Learning:
         u = learning.clock.inverse(logged["t01"])

@@ -1,6 +1,7 @@
 """Networks F(x, c, label): linen modules for one example, and what turns anything into a pure (init, apply) pair."""
 
 from diffjax.models.adapters import from_function, from_nnx
+from diffjax.models.adapters import of as of
 from diffjax.models.classifier import Classifier as Classifier
 from diffjax.models.mlp import MLP
 from diffjax.models.network import Network, format_table, init, network, parameter_table

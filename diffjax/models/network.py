@@ -16,22 +16,42 @@ class Network(NamedTuple):
     `jax.tree_util.Partial(network.apply, params, label=label)` is the (x_in, c) -> F that denoisers and losses take.
 
     Attributes:
-        init: (key, x, c, label=None) -> params, a pytree of float32 arrays that optax can update.
-        apply: (params, x, c, label=None, *, train=False, key=None, **told) -> F of x's shape, float32. x is one
-            example, c the scalar log-SNR log(alpha^2 / sigma^2), infinite at the ends, label an integer scalar or None;
+        init: (key, x, c, given={}) -> params, a pytree of float32 arrays that optax can update.
+        apply: (params, x, c, given={}, *, train=False, key=None) -> F of x's shape, float32. x is one
+            example, c the scalar log-SNR log(alpha^2 / sigma^2), infinite at the ends, given what is known of it;
             with leading batch dimensions on all of them the result is the same as that of `jax.vmap`. key feeds
             dropout, and is needed only where train is True. `told` is what else the module takes, each optional.
     """
 
     init: Callable[..., PyTree]
     apply: Callable[..., Array]
+    reads: tuple[str, ...] | None = None  # names of `given` that it reads; None: it may read any
+
+
+READS = {"label": ("label", "classes"), "y": ("condition", "condition"), "augment": ("augment", "augment")}
+
+
+def reads(module: Any) -> dict[str, str]:
+    """name in `given` -> argument of the module: its own `reads`, else by the fields that say it has room for one."""
+    own = getattr(module, "reads", None)
+    return {name: arg for name, (arg, field) in READS.items() if getattr(module, field, None)} if own is None else own
+
+
+def as_given(value: Any) -> dict[str, Any]:
+    """A label alone is {"label": label}; None is {}."""
+    return value if isinstance(value, dict) else {} if value is None else {"label": value}
 
 
 def network(module: nn.Module) -> Network:
-    """The network of a linen module called as `module(x, c, label, train=...)` whose only state is its parameters."""
+    """The network of a linen module called as `module(x, c, label=..., train=...)` whose only state is its parameters.
 
-    def init_params(key: Key, x: Array, c: Array, label: Array | None = None) -> PyTree:
-        variables = dict(module.init(key, x, c, label))
+    What it reads of `given` is its `reads`, {name in given: argument}, or goes by its fields (`READS`).
+    """
+    arguments = reads(module)
+    known = lambda given: {arg: as_given(given)[name] for name, arg in arguments.items() if name in as_given(given)}
+
+    def init_params(key: Key, x: Array, c: Array, given: Any = None) -> PyTree:
+        variables = dict(module.init(key, x, c, **known(given)))
         params = variables.pop("params", {})
         if variables:
             raise ValueError(
@@ -44,16 +64,17 @@ def network(module: nn.Module) -> Network:
         params: PyTree,
         x: Array,
         c: Array,
-        label: Array | None = None,
+        given: Any = None,
         *,
         train: bool = False,
         key: Key | None = None,
         **told: Any,
     ) -> Array:
         rngs = None if key is None else {"dropout": key}
-        return module.apply({"params": params}, x, c, label, train=train, rngs=rngs, **told)  # pyright: ignore[reportReturnType]
+        told = {**known(given), **told}
+        return module.apply({"params": params}, x, c, train=train, rngs=rngs, **told)  # pyright: ignore[reportReturnType]
 
-    return Network(init_params, apply)
+    return Network(init_params, apply, tuple(arguments))
 
 
 def init(net: Network, key: Key, shape: tuple[int, ...], label: int | None = None) -> PyTree:

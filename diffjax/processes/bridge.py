@@ -77,6 +77,38 @@ class Bridge(Gaussian):
         """
         return u + self.schedule.pull(t) * _endpoint(y, u)
 
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The endpoint."""
+        return ("y",)
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """The endpoint, unless the base process draws it."""
+        return () if self.from_noise else ("y",)
+
+    def given(self, key: Key, given: dict, shape: tuple[int, ...], x0: Array | None = None) -> dict:
+        """With the endpoint "y", drawn by the base process where data has none."""
+        if not self.from_noise:
+            return given
+        return {**given, "y": self.endpoint_prior(key, shape) if x0 is None else self.endpoint(key, x0)}
+
+    def place(self, u: Array, given: dict, t: Any) -> Array:
+        """x_t = u_t + A_t y."""
+        return self.placed(u, given["y"], t)
+
+    def check(self, target: Any) -> None:
+        """Raises a ValueError for a target that does not know of endpoints."""
+        if not hasattr(target, "sigma_0T"):
+            raise ValueError(f"A bridge needs target.name=DDBM, got {type(target).__name__}.")
+
+    def check_density(self) -> None:
+        """Raises a ValueError: there is none."""
+        raise ValueError(
+            "The flow of a bridge goes from data to a point, its endpoint: there is no density to integrate from; "
+            "--mode=likelihood takes Gaussian processes."
+        )
+
     def endpoint(self, key: Key, x0: Array) -> Array:
         """y drawn by the base process from x_0: the bridge from noise to data, whose x_t are those of the base."""
         alpha, sigma = self.schedule.base(self.schedule.t_max)

@@ -3,6 +3,7 @@
 The noise law is a field, because one family changes only that: PFGM++ takes a Student-t.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,48 @@ import numpy as np
 from diffjax.types import Array, Key, Schedule, pytree, static
 
 
+class Unconditional:
+    """Verbs of a process whose x_t depends on x_0 and noise alone: a mixin, for others to override."""
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The names of `given` that the law of x_t depends on."""
+        return ()
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """Those of them that data has to bring."""
+        return ()
+
+    def given(self, key: Key, given: dict, shape: tuple[int, ...], x0: Array | None = None) -> dict:
+        """What network, target and guidance are told: what came with the example, and what the process itself draws.
+
+        Args:
+            x0: the example; None where it is to be sampled.
+        """
+        return given
+
+    def place(self, u: Array, given: dict, t: Any) -> Array:
+        """x_t of what a sampler walks in."""
+        return u
+
+    def check(self, target: Any) -> None:
+        """Raises a ValueError for a target that says nothing of x_0 here."""
+
+    def check_density(self) -> None:
+        """Raises a ValueError where the flow has no density to integrate from."""
+
+    def ends(self, x0: Array, z: Array, t: Any) -> tuple[Array, Array]:
+        """The pair that a prediction a x_0 + b z is regressed on."""
+        return x0, z
+
+    def on(self, schedule: Schedule) -> Any:
+        """The same process by another clock."""
+        return dataclasses.replace(self, schedule=schedule)  # pyright: ignore[reportArgumentType]
+
+
 @pytree
-class Gaussian:
+class Gaussian(Unconditional):
     """The process of a schedule.
 
     Attributes:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
+from diffjax.processes.gaussian import Unconditional
 from diffjax.schedules import FlowOnly, Rectified
 from diffjax.types import Array, Key, Process, Schedule, pytree, static
 
@@ -29,7 +30,7 @@ Phi = Callable[[Array, Array, Any], Array]  # (x_0, z, t) -> x_t, for one exampl
 
 
 @pytree
-class Path:
+class Path(Unconditional):
     """The process of a path; make one with `along`, which looks at its ends.
 
     Attributes:

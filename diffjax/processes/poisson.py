@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.processes.gaussian import Gaussian
+from diffjax.processes.gaussian import Gaussian, Unconditional
 from diffjax.schedules import FlowOnly
 from diffjax.types import Array, Key, Schedule, pytree, static
 
@@ -54,7 +54,7 @@ def poisson(schedule: Schedule, D: Any, clip: tuple[float, float] | None = None)
 
 
 @pytree
-class Poisson:
+class Poisson(Unconditional):
     """`poisson` for finite D.
 
     Attributes:

@@ -21,6 +21,8 @@ from diffjax.samplers.base import Sampler as Sampler
 from diffjax.samplers.base import nfe as nfe
 from diffjax.samplers.base import sampling_fn as sampling_fn
 from diffjax.samplers.bridging import bridging_fn as bridging_fn
+from diffjax.samplers.bridging import pinned as pinned
+from diffjax.samplers.bridging import walking_fn as walking_fn
 from diffjax.samplers.encoding import encoding_fn as encoding_fn
 
 __all__ = [  # what a config may name

@@ -17,6 +17,16 @@ from diffjax.samplers.base import Sampler, in_turn, sampling_fn
 from diffjax.schedules import amplitudes
 
 
+def walking_fn(sampler: Sampler, ts: Any, trace: Callable | None = None) -> jax.tree_util.Partial:
+    """`bridging_fn` where the grid starts at a point (alpha = sigma = 0), else `sampling_fn`."""
+    return (bridging_fn if pinned(sampler.schedule, ts) else sampling_fn)(sampler, ts, trace)
+
+
+def pinned(schedule: Any, ts: Any) -> bool:
+    """Whether the grid starts where x_t is one point."""
+    return schedule is not None and not any(amplitudes(schedule, ts[:1]))
+
+
 def bridging_fn(sampler: Sampler, ts: Any, trace: Callable | None = None) -> jax.tree_util.Partial:
     """`sample(model, key, u_T) -> x_0` along a grid that starts at t_max, for one example; u_T = 0.
 

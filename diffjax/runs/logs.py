@@ -1,6 +1,7 @@
 """What a run says while it works: JSON lines in the workdir, a bar or plain lines on the screen, loggers if asked."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -41,9 +42,9 @@ class Log:
         ConfigError: for a logger whose package is not installed.
     """
 
-    def __init__(self, workdir: Path, total: int, start: int, loggers: Sequence[str], config: dict[str, Any]):
+    def __init__(self, workdir: Path | None, total: int, start: int, loggers: Sequence[str], config: dict[str, Any]):
         self._sinks = [_sink(name, workdir, config) for name in loggers]
-        self._file: TextIO = (workdir / "metrics.jsonl").open("a")
+        self._file: TextIO = Path(os.devnull if workdir is None else workdir / "metrics.jsonl").open("a")
         self._total, self._last_line = total, 0.0
         self._bar = None
         if sys.stderr.isatty():

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from diffjax.commands.workdir import write_atomically
+from diffjax.runs.workdir import write_atomically
 from diffjax.config import ConfigError
 from diffjax.ema import Ema, State
 from diffjax.types import PyTree

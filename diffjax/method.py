@@ -1,0 +1,118 @@
+"""A method: what a run trains, and how it draws, as pure functions of parts; nothing here or below knows a config.
+
+    given    what is known of an example besides x: {} for most, {"label": 3}, {"y": a bridge's endpoint}, later a text
+    turn     one update: whose parameters move, down which loss. A step is its method's turns, one after the other
+    request  how to draw, planned once on the host: rows of a sampler, an order of positions; () where there is no choice
+
+Data makes examples with their `given`, seeds make `given` for what is drawn; network, target and guidance read it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffjax.types import Array, Key, Prepare, PyTree
+
+
+class Example(NamedTuple):
+    """One example, or with a leading axis on every leaf a batch of them.
+
+    Attributes:
+        x: what is modelled: real numbers or, of tokens, integers.
+        given: what is known of it, by name.
+        chosen: what was drawn for it beforehand, by the data set or by `Prepare`: its time "t" and the "weight" of its
+            loss, its noise "z". A loss draws what is not here.
+    """
+
+    x: Array
+    given: dict[str, Array] = {}  # noqa: RUF012
+    chosen: dict[str, Array] = {}  # noqa: RUF012
+
+    def choose(self, **chosen: Array) -> "Example":
+        """The example with these drawn beforehand."""
+        return self._replace(chosen={**self.chosen, **chosen})
+
+
+class Keys(NamedTuple):
+    """Randomness of one example: `step` is shared by the whole batch, `example` is its own; the two are independent."""
+
+    step: Key
+    example: Key
+
+
+# (params, key of the turn, batch, places in the global batch (B,), its size) -> losses (B,), scalars to log (B,). The
+# scalar "t01" in [0, 1] feeds the loss by time bin; "unweighted" is the loss before importance sampling's weight.
+Losses = Callable[[PyTree, Key, Example, Array, int], tuple[Array, dict[str, Array]]]
+
+
+class Turn(NamedTuple):
+    """One update.
+
+    Attributes:
+        losses: their mean over the global batch is what goes down.
+        moves: the entry of `params` whose gradient is taken and whose optimizer moves it; None: all of them.
+    """
+
+    losses: Losses
+    moves: str | None = None
+
+
+def _unplanned(shape: tuple[int, ...], trace: Callable | None = None) -> PyTree:
+    return ()
+
+
+class Method(NamedTuple):
+    """What a run trains and how it draws.
+
+    Attributes:
+        init: (key, one example) -> params.
+        turns: what one step does, in order; turn i of n sees the examples i, i + n, ... of the step's batch.
+        draw: (params, request, key, given) -> x, for one example whose noise is a function of the key alone.
+        plan: (shape of x, trace=None) -> request, a pytree; with a trace `draw` gives (x, trajectory).
+        prepare: what happens to the whole batch first; None: nothing.
+        learned: memory of `prepare` -> the method by what it has learned; None: nothing is.
+        asks: names of `given` that draw reads, None: all that data brings. A label alone is made of the seed, all else
+            comes from held-out examples.
+        parts: the named tuple it was made of, for what only its family can answer (a denoiser, a codec).
+    """
+
+    init: Callable[[Key, Example], PyTree]
+    turns: tuple[Turn, ...]
+    draw: Callable[[PyTree, PyTree, Key, dict], Any]
+    plan: Callable[..., PyTree] = _unplanned
+    prepare: Prepare | None = None
+    learned: Callable[[PyTree], "Method"] | None = None
+    asks: tuple[str, ...] | None = ()
+    parts: Any = None
+
+
+def per_example(loss: Callable) -> Losses:
+    """The losses of a batch from that of one example: (params, keys, example, index, size) -> (scalar, scalars to log).
+
+    `split(key)` gives the shared `keys.step`, and the key that an example's place is folded into.
+    """
+
+    def losses(params: PyTree, key: Key, batch: Example, index: Array, size: int) -> tuple[Array, dict[str, Array]]:
+        shared, base = jax.random.split(key)
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(base, index)
+        one = lambda own, example, i: loss(params, Keys(shared, own), example, i, size)
+        return jax.vmap(one)(keys, batch, index)
+
+    return losses
+
+
+def turn_batch(batch: PyTree, turn: int, turns: int) -> PyTree:
+    """The examples turn, turn + turns, ... of a batch: each turn has its own, and each device keeps what it has."""
+    return batch if turns == 1 else jax.tree.map(lambda a: a.reshape(-1, turns, *a.shape[1:])[:, turn], batch)
+
+
+def size_of(batch: PyTree) -> int:
+    """The length of the leading axis."""
+    return jax.tree.leaves(batch)[0].shape[0]
+
+
+def abstract(x: Any) -> Any:
+    """Zeros of the same shapes and dtypes."""
+    return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), x)

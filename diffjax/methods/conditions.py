@@ -1,0 +1,36 @@
+"""What is given, hidden for a share of the examples: the training that guidance without a classifier needs."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffjax.types import Key
+
+
+class Condition(NamedTuple):
+    """Which of `given` may be hidden.
+
+    Attributes:
+        none: name -> the value that stands for "none": the row after the last class, a learned empty text.
+        share: of the training examples whose conditions are hidden (Ho & Salimans 2022, algorithm 1).
+    """
+
+    none: dict[str, Any]
+    share: float = 0.0
+
+    def hidden(self, given: dict) -> dict:
+        """`given` with "none" in the place of what may be hidden."""
+        return given | {name: value for name, value in self.none.items() if name in given}
+
+    def drop(self, key: Key, given: dict) -> dict:
+        """The same for the share, all conditions of an example at once."""
+        if self.share == 0 or not set(self.none) & set(given):
+            return given
+        hide = jax.random.bernoulli(key, self.share)
+        return jax.tree.map(lambda none, own: jnp.where(hide, none, own), self.hidden(given), given)
+
+
+def condition(none: dict[str, Any] | None = None, share: float = 0.0) -> Condition:
+    """`Condition`; by default nothing is ever hidden."""
+    return Condition({} if none is None else none, share)

@@ -1,0 +1,187 @@
+"""What a run may not ask for, said in one line before anything runs; each function takes the parts that it looks at."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import data, denoisers, ema, schedules
+from diffjax.config import Config, ConfigError, nearest
+from diffjax.data import Dataset
+from diffjax.method import Method
+from diffjax.methods import Denoising
+from diffjax.runs import draws
+from diffjax.runs.logs import LOGGERS
+from diffjax.runs.settings import Settings
+
+
+def check_ema(settings: Settings, emas: ema.Ema, kind: str = "it") -> None:
+    """The average that samples are made with is tracked, or can be made of what is stored along the run."""
+    name, every = settings.ema, settings.snapshot_every
+    names = list(jax.eval_shape(emas.init, jnp.zeros(())).averages)
+    if every is not None and (every < 1 or every % settings.steps_per_dispatch):
+        raise ConfigError(
+            f"checkpoint.snapshot_every is {every}, expected a multiple of train.steps_per_dispatch, "
+            f"{settings.steps_per_dispatch}, or None to store no averages."
+        )
+    if every is not None and emas.combine is None:
+        raise ConfigError(f"checkpoint.snapshot_every is {every}, but ema.{kind} makes nothing of snapshots.")
+    if name in names:
+        return
+    if emas.combine is None:
+        raise ConfigError(f"sample.ema is {name!r}: {nearest(name, names)}.")
+    emas.combine(name, [1])
+    if every is None or every > settings.sample_every:
+        raise ConfigError(
+            f"sample.ema is {name!r}, which is not tracked ({', '.join(names)} are) and needs stored "
+            f"averages: train with checkpoint.snapshot_every <= train.sample_every, {settings.sample_every}; "
+            f"got {every}."
+        )
+
+
+def check_settings(settings: Settings, train: Any = None) -> None:
+    """Counts are positive and meet at dispatches; loggers, backend and policy exist."""
+    if not 0 <= settings.seed < 2**32:
+        raise ConfigError(f"seed is {settings.seed}, expected an integer in [0, 2^32).")
+    homes = {"checkpoint_every": "checkpoint.every", "keep": "checkpoint.keep", "chunk": "sample.chunk"}
+    homes |= {"time_bins": "eval.time_bins"}
+    counts = ("steps", "batch_size", "steps_per_dispatch", "log_every", "sample_every", *homes)
+    for field in counts:
+        if (value := getattr(settings, field)) < 1:
+            raise ConfigError(f"{homes.get(field, f'train.{field}')} is {value}, expected an integer >= 1.")
+    for field in ("steps", "log_every", "sample_every"):
+        if getattr(settings, field) % settings.steps_per_dispatch:
+            raise ConfigError(
+                f"train.{field} = {getattr(settings, field)} is not a multiple of train.steps_per_dispatch, "
+                f"{settings.steps_per_dispatch}."
+            )
+    for name in settings.loggers:
+        if name not in LOGGERS:
+            raise ConfigError(f"train.loggers holds {name!r}: {nearest(name, LOGGERS)}.")
+    for field, options in (("backend", ("jit", "pmap")), ("nonfinite", ("stop", "skip"))):
+        if getattr(settings, field) not in options:
+            raise ConfigError(f"train.{field} is {getattr(settings, field)!r}: {nearest(getattr(settings, field), options)}.")
+
+
+def check_config(config: Config, of: Denoising, dataset: Dataset) -> None:
+    """What only the words of a config can get wrong: two groups that do not go together."""
+    if config.eval.samples < 1:
+        raise ConfigError(f"eval.samples is {config.eval.samples}, expected an integer >= 1.")
+    if dataset.name == "digits" and config.eval.samples < len(dataset.held_out):
+        raise ConfigError(
+            f"eval.samples is {config.eval.samples}, expected at least {len(dataset.held_out)}: the gate compares with "
+            "as many held-out digits."
+        )
+    check_augment(config, of, dataset)
+    check_pairs(config, of, dataset)
+    check_labels(config, dataset)
+    check_maps(config)
+    check_given(config, of, dataset)
+
+
+def check_augment(config: Config, of: Denoising, dataset: Dataset) -> None:
+    """The network takes the label that the augmentation gives."""
+    x = jax.ShapeDtypeStruct(dataset.shape, jnp.float32)
+    _, label = jax.eval_shape(of.augment, jax.eval_shape(lambda: jax.random.key(0)), x)
+    taken = config.model.get("augment", 0)
+    if label is not None and label.size != taken:
+        raise ConfigError(
+            f"augment.{config.augment.name} gives a label of {label.size} entries, but model.augment is "
+            f"{taken}; set model.augment={label.size} (UNet has it), or augment.name=none."
+        )
+
+
+def check_maps(config: Config) -> None:
+    """What the denoiser reads beside F is what the loss trains."""
+    wanted = denoisers.variance.TRAINED_BY.get(config.denoiser.name)
+    if wanted and config.loss.name not in wanted:
+        raise ConfigError(
+            f"denoiser.{config.denoiser.name} reads a second map of the network, which losses.{' or '.join(wanted)} "
+            f"trains; this run's loss is {config.loss.name}."
+        )
+
+
+def check_pairs(config: Config, of: Denoising, dataset: Dataset) -> None:
+    """Data that comes in pairs with its noise stays in them, and their flow is all that is known."""
+    if "z" not in dataset.train.gather(np.arange(1)):
+        return
+    if config.augment.name != "none":
+        raise ConfigError(f"augment.{config.augment.name} would part each x from its z: set augment.name=none.")
+    if "z" in chosen(of, dataset):
+        raise ConfigError(f"prepare.{config.prepare.name} would part each x from its z: set prepare.name=nothing.")
+    if not schedules.flow_only(of.schedule):
+        raise ConfigError(
+            "The data comes in pairs (x, z), so that x_t given x_0 is not Gaussian and only the flow is right: set "
+            "process.name=path.rectified (schedule.name=Rectified)."
+        )
+
+
+def chosen(of: Denoising, dataset: Dataset) -> dict:
+    """What `prepare` chooses for a batch of one."""
+    prepare = of.prepare(of.schedule)
+    x = jnp.zeros((1, *dataset.shape), jnp.float32)
+    return {} if prepare is None else prepare.apply(prepare.init(), jax.random.key(0), data.example({"x": x})).chosen
+
+
+def check_labels(config: Config, dataset: Dataset) -> None:
+    """Labels are in range, and what guidance needs was trained."""
+    classes, dropout, label = config.model.get("classes"), config.train.label_dropout, config.sample.label
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"train.label_dropout is {dropout}, expected a share in [0, 1); Ho and Salimans: 0.1 to 0.2.")
+    if classes is None:
+        for field, used in (("train.label_dropout", dropout), ("sample.label", label is not None)):
+            if used:
+                raise ConfigError(f"{field} is set, but the model takes no labels: set model.classes.")
+        if config.guidance.name != "none":
+            raise ConfigError(f"guidance.{config.guidance.name} needs a conditional model: set model.classes.")
+        return
+    if dataset.classes is None or dataset.classes > classes:
+        raise ConfigError(f"model.classes is {classes}, but {dataset.name} has {dataset.classes or 'no'} labels.")
+    if config.guidance.name != "none" and dropout == 0:
+        raise ConfigError(
+            f"guidance.{config.guidance.name} needs a model that was trained without labels too: "
+            "set train.label_dropout, to 0.1 say."
+        )
+    if label is not None and not 0 <= label <= classes:
+        raise ConfigError(f"sample.label is {label}, expected 0 to {classes - 1}, or {classes} for no label.")
+
+
+def check_given(config: Config, of: Denoising, dataset: Dataset) -> None:
+    """Data brings what the process asks for and no more, and the network has room for it."""
+    brought, process = dataset.train.gather(np.zeros(1, int)), of.process
+    channels = config.model.get("condition", 0)
+    if set(process.asks) - set(brought):
+        raise ConfigError(
+            f"{dataset.name} has no endpoints, which the {config.process.name} needs: set "
+            f"data.name=pairs, data.of={config.data.name}, or process.from_noise=True."
+        )
+    if (set(process.conditions) - set(process.asks)) & set(brought):
+        raise ConfigError(f"{dataset.name} has endpoints, but process.from_noise draws them: set one of the two.")
+    if channels and not process.conditions:
+        raise ConfigError(f"model.condition is {channels}, but only a bridge has endpoints: process.name=bridge.")
+    if channels not in (0, dataset.shape[-1]):
+        raise ConfigError(
+            f"model.condition is {channels}, expected {dataset.shape[-1]}, the endpoint's channels, or 0."
+        )
+    if process.conditions and config.augment.name != "none":
+        raise ConfigError("augment transforms x alone, not its endpoint: set augment.name=none.")
+
+
+def check_calls(method: Method, dataset: Dataset) -> None:
+    """Traces a step's losses and a sample of one example: what they refuse is said before anything runs."""
+    key, example = jax.random.key(0), data.blank(dataset)
+    batch = jax.tree.map(lambda a: a[None], example)
+    if method.prepare is not None:
+        batch = method.prepare.apply(method.prepare.init(), key, batch)
+    if method.learned is not None:
+        method.learned(method.prepare.init())  # pyright: ignore[reportOptionalMemberAccess]
+    try:
+        params = jax.eval_shape(method.init, key, example)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    for turn in method.turns:
+        jax.eval_shape(lambda p, turn=turn: turn.losses(p, key, batch, jnp.zeros(1, jnp.int32), 1), params)
+    request = method.plan(dataset.shape)
+    given = {name: example.given[name] for name in draws.asked(method, dataset)}
+    jax.eval_shape(lambda p: method.draw(p, request, key, given), params)
