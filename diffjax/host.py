@@ -35,3 +35,38 @@ def float64(function: Callable, *args: Any) -> Any:
     # Eager even inside somebody's trace: constants there are as concrete as anywhere.
     with enable_x64(True), jax.default_device(cpu), jax.ensure_compile_time_eval():
         return jax.tree.map(np.asarray, function(*jax.tree.map(widen, args)))
+
+
+def along(function: Callable, first: Any, ts: Any, least: int = 64) -> Any:
+    """`function(first, t)` at each of the times (n,), in float64 on the host; results have n as leading axis.
+
+    Times are padded to a length of 2^k >= `least` before they are evaluated: one compile of each primitive serves every
+    n up to it, where the bare lengths would make new ones for each.
+    """
+    ts = np.asarray(ts, np.float64)
+    size = max(least, 1 << max(len(ts) - 1, 0).bit_length())
+    padded = np.concatenate([ts, np.full(size - len(ts), ts[-1] if len(ts) else 0.0)])
+    found = float64(jax.vmap(function, in_axes=(None, 0)), first, padded)
+    return jax.tree.map(lambda leaf: leaf[: len(ts)], found)
+
+
+def check_int(name: str, value: Any, least: int = 1, error: type[Exception] = ValueError) -> int:
+    """`value` as an int.
+
+    Raises:
+        ValueError: (or `error`) unless it is an integer, and no bool, of at least `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise error(f"Got {name} = {value!r}, expected an integer >= {least}.")
+    return int(value)
+
+
+def check_order(value: Any, orders: tuple[int, ...]) -> int:
+    """`value`, an order of a method.
+
+    Raises:
+        ValueError: unless it is one of `orders`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value not in orders:
+        raise ValueError(f"Got order = {value!r}, expected one of {', '.join(map(str, orders))}.")
+    return int(value)
