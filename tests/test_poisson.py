@@ -8,12 +8,12 @@ from scipy import optimize, special, stats
 
 from diffjax import analytic, denoisers, grids, host, likelihood, losses, processes, samplers, schedules
 from diffjax import config as C
-from diffjax.runs import build_run
 from diffjax.denoisers import guidance, inverse, optimal, variance
 from diffjax.denoisers.flow import flow
 from diffjax.losses import score_matching
 from diffjax.processes import poisson
 from diffjax.processes.poisson import PUBLISHED_CLIP
+from diffjax.runs import build_run
 from diffjax.samplers import heun, multistep, sampling_fn
 from diffjax.schedules import EDM, VP, FlowOnly
 from diffjax.theory import characteristics, constructions, generator

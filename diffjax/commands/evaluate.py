@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import analytic, data, parallel, runs
+from diffjax import analytic, data, runs
 from diffjax.commands import codelength
 from diffjax.commands.sample import as_overrides, require_workdir
 from diffjax.config import Config

@@ -19,8 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax import grids
-from diffjax import runs
+from diffjax import grids, runs
 from diffjax.commands.sample import as_overrides, require_workdir
 from diffjax.config import Config, ConfigError
 from diffjax.denoisers import optimal

@@ -8,8 +8,20 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from ml_collections import ConfigDict, config_dict
 
-from diffjax import data, denoisers, ema, finetune, grids, losses, methods, models, optimizers, processes, samplers
-from diffjax import schedules
+from diffjax import (
+    data,
+    denoisers,
+    ema,
+    finetune,
+    grids,
+    losses,
+    methods,
+    models,
+    optimizers,
+    processes,
+    samplers,
+    schedules,
+)
 from diffjax.config import Config, ConfigError, build, maker
 from diffjax.data import Dataset
 from diffjax.data import augment as augmentation

@@ -23,9 +23,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from diffjax.commands.experiment import mean_denoiser
 
 from diffjax import grids, plots, samplers
-from diffjax.commands.experiment import mean_denoiser
 from diffjax.commands.sample import restore, served
 from diffjax.config import build
 from diffjax.denoisers import inverse
