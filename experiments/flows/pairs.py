@@ -9,11 +9,11 @@ import argparse
 
 import jax
 import numpy as np
+from diffjax.commands.experiment import plan
 
 from diffjax import parallel
-from diffjax.commands.experiment import plan
+from diffjax.calculus import FlowOnly
 from diffjax.commands.sample import drawer, restore, served
-from diffjax.schedules import FlowOnly
 
 
 def main() -> None:
