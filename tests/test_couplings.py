@@ -15,9 +15,10 @@ from scipy import optimize
 
 from diffjax import config as C
 from diffjax import couplings, data, losses
+from diffjax.calculus import FlowOnly
 from diffjax.commands import sample, train
 from diffjax.processes import Gaussian, path
-from diffjax.schedules import FlowOnly, Rectified
+from diffjax.schedules import Rectified
 
 RNG = np.random.default_rng(0)
 KEYS = jax.random.split(jax.random.key(0), 64)
@@ -199,7 +200,8 @@ import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import PartitionSpec as P
 from diffjax import losses, parallel, training, ema, optimizers
 import optax
-from diffjax.schedules import FlowOnly, Rectified
+from diffjax.calculus import FlowOnly
+from diffjax.schedules import Rectified
 found = {}
 for method in ("exact", "sinkhorn"):
     prepare = losses.prepare.optimal_transport(FlowOnly(Rectified()), method)

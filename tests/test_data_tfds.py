@@ -304,7 +304,7 @@ def test_archive_rewritten_by_python_3_is_read_too(tmp_path):
     write_archive(tmp_path / "a.tar.gz", 5, again)
     splits = prepare.read_cifar10(tmp_path / "a.tar.gz", per_batch=5)
     np.testing.assert_array_equal(splits["test"].image.transpose(0, 3, 1, 2).reshape(5, 3072), images)
-    assert splits["train"].given["label"].tolist() == [3] * 25
+    assert splits["train"].label.tolist() == [3] * 25
 
 
 class Evil:

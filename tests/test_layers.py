@@ -14,7 +14,7 @@ ROOT = Path(diffjax.__file__).parent
 CORE = [
     {"types", "host"},
     {"method"},
-    {"schedules", "divergence"},
+    {"schedules", "calculus", "divergence"},
     {"grids", "ladders", "clock"},
     {"chains"},
     {"processes", "analytic", "denoisers"},

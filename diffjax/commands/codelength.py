@@ -6,10 +6,10 @@ import jax
 import numpy as np
 
 from diffjax import chains, data, likelihood
+from diffjax.calculus import flow_only
 from diffjax.method import Example
 from diffjax.methods import Denoising
 from diffjax.runs import Run
-from diffjax.schedules import flow_only
 from diffjax.types import PyTree
 
 MOST, FITTED = 512, 10_000  # examples that are bounded, and that the histograms are made of

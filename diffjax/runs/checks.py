@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import data, denoisers, ema, schedules
+from diffjax import calculus, data, denoisers, ema
 from diffjax.config import Config, ConfigError, nearest
 from diffjax.data import Dataset
 from diffjax.method import Method
@@ -112,7 +112,7 @@ def check_pairs(config: Config, of: Denoising, dataset: Dataset) -> None:
         raise ConfigError(f"augment.{config.augment.name} would part each x from its z: set augment.name=none.")
     if "z" in chosen(of, dataset):
         raise ConfigError(f"prepare.{config.prepare.name} would part each x from its z: set prepare.name=nothing.")
-    if not schedules.flow_only(of.schedule):
+    if not calculus.flow_only(of.schedule):
         raise ConfigError(
             "The data comes in pairs (x, z), so that x_t given x_0 is not Gaussian and only the flow is right: set "
             "process.name=path.rectified (schedule.name=Rectified)."

@@ -12,8 +12,11 @@ import numpy as np
 from diffjax.commands.experiment import plan
 
 from diffjax import parallel
+<<<<<<< HEAD
+=======
+from diffjax.calculus import FlowOnly
+>>>>>>> 888f1d2
 from diffjax.commands.sample import drawer, restore, served
-from diffjax.schedules import FlowOnly
 
 
 def main() -> None:
