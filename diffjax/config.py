@@ -1,4 +1,4 @@
-"""Configs: a Python file with `get_config(variant)`, typed overrides, and `build`, which turns specs into objects.
+"""Configs: a Python file with a table VARIANTS, typed overrides, and `build`, which turns specs into objects.
 
 A spec is a dictionary whose "name" is looked up in a package's own namespace: the package IS the registry.
     build(samplers, {"name": "ancestral.ddim", "eta": 1.0}, schedule) == samplers.ancestral.ddim(schedule, eta=1.0)
@@ -37,6 +37,11 @@ def nearest(name: str, options: Iterable[str]) -> str:
 def spec(name: str, **options: Any) -> ConfigDict:
     """A group of a config that names a constructor and its options: spec("VP", beta_min=0.1)."""
     return ConfigDict(dict(name=name, **options))
+
+
+def recipe() -> ConfigDict:
+    """An empty config, to be filled: its groups of plain fields are there; what is not said has its default."""
+    return ConfigDict({group: ConfigDict() for group in ("learning_rate", "train", "sample", "checkpoint", "eval")})
 
 
 def build(namespace: Any, spec: Mapping[str, Any], *args: Any) -> Any:
