@@ -69,10 +69,14 @@ def run(
         What likelihood.json holds.
 
     Raises:
-        ConfigError: for a folder that holds no run, or options that do not exist.
+        ConfigError: for a folder that holds no run, options that do not exist, or where diffrax is not installed.
     """
     from diffjax import plots
 
+    try:
+        samplers.ode.check_diffrax()
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     out = Path(out or workdir)
     run = runs.open(workdir, step=step, overrides=overrides)
     of, params, dataset = run.denoising("A likelihood"), run.params, run.data
