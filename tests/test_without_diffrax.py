@@ -1,21 +1,24 @@
-"""Without the extra `ode`: everything but the probability flow's solver works, and its absence is one line."""
+"""Without the extra `ode`: all but the solver of the probability flow works, and what needs it says so in one line."""
 
+import re
 import subprocess
 import sys
 
 import pytest
 import run_command
 
-from diffjax import config, likelihood, main, samplers
-from diffjax.commands import evaluate
+from diffjax import likelihood
+from diffjax import main as command_line
 from diffjax.processes import Gaussian
+from diffjax.samplers import ode
 from diffjax.schedules import VP
 
 MISSING = r"needs diffrax, which is not installed: pip install 'diffjax\[ode\]'; .*'lineax<0\.1\.1'\.$"
-BROUGHT = ["diffrax", "equinox", "jaxtyping", "lineax", "optimistix"]  # by the extra, and by nothing else
-SMALL = ["train.steps=10", "train.sample_every=10", "checkpoint.every=10", "model.width=16", "model.depth=1"]
+BROUGHT = ["diffrax", "equinox", "jaxtyping", "lineax", "optimistix"]  # by the extra alone
+SMALL = ["data.name=moons", "data.n=300", "data.held_out=32", "model.name=MLP", "model.width=16", "model.depth=1"]
+SHORT = ["train.steps=10", "train.sample_every=10", "checkpoint.every=10", "grid.n=8", "eval.samples=64"]
 
-# As if none of these were installed: a None in sys.modules is an import that fails.
+# A None in sys.modules is an import that fails. Every module is imported, then the command runs.
 BLOCKED = """
 import importlib, pkgutil, sys
 sys.modules.update(dict.fromkeys({brought!r}))
@@ -34,19 +37,52 @@ def no_diffrax(monkeypatch):
 
 
 def blocked(*args):
-    """The finished command, in a process of its own that imports every module first."""
-    code = BLOCKED.format(brought=BROUGHT, args=list(args))
-    command = [sys.executable, "-c", code]
+    """The finished command, in a process that finds none of what the extra brings."""
+    command = [sys.executable, "-c", BLOCKED.format(brought=BROUGHT, args=list(args))]
     options = {"capture_output": True, "text": True, "timeout": 600}
     return subprocess.run(command, cwd=run_command.ROOT, env=run_command.environment(), **options)
 
 
-def test_the_default_config_trains_samples_and_reports_and_the_likelihood_is_refused_in_one_line(tmp_path):
-    """The run leaves its report; the same run's likelihood is then the one line."""
-    small = [f"--config.{text}" for text in ("data.name=moons", "data.n=300", "model.name=MLP", *SMALL, "grid.n=8")]
-    done = blocked("--config=configs/vpsde.py:tiny", f"--workdir={tmp_path / 'run'}", *small)
+def test_the_default_config_trains_and_reports_and_its_likelihood_is_refused_in_one_line(tmp_path):
+    small = [f"--config.{text}" for text in (*SMALL, *SHORT)]
+    done = blocked("--config=configs/vpsde.py:tiny", f"--workdir={tmp_path}", *small)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run" / "report.md").exists()
-    refused = blocked("--mode=likelihood", f"--workdir={tmp_path / 'run'}")
+    assert (tmp_path / "report.md").exists()
+    refused = blocked("--mode=likelihood", f"--workdir={tmp_path}")
     assert refused.returncode == 2
-    assert len(refused.stderr.splitlines()) == 1
+    (line,) = refused.stderr.splitlines()
+    assert re.search(MISSING, line)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--mode=likelihood", "--workdir={folder}/nowhere"],
+        [
+            "--config=configs/vpsde.py:tiny",
+            "--config.data.name=npz",
+            "--config.data.path={folder}/nothing.npz",
+            "--config.sampler.name=ode.probability_flow",
+            "--config.grid.zero=False",
+            "--workdir={folder}/run",
+        ],
+    ],
+    ids=["likelihood", "sampler"],
+)
+def test_a_command_refuses_before_it_looks_for_a_run_or_data(no_diffrax, tmp_path, args, capsys):
+    assert command_line.main([arg.format(folder=tmp_path) for arg in args]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(MISSING, line), line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sampler_and_a_density_refuse_where_they_are_made(no_diffrax):
+    with pytest.raises(ValueError, match=MISSING):
+        ode.probability_flow(VP())
+    with pytest.raises(ValueError, match=MISSING):
+        likelihood.ode([1.0, 0.1], Gaussian(VP()))
+
+
+def test_a_mistake_in_the_solvers_name_is_said_first(no_diffrax):
+    with pytest.raises(ValueError, match="no adaptive ODE solver 'Tsit6'"):
+        ode.probability_flow(VP(), "Tsit6")
