@@ -42,8 +42,8 @@ def run(
         What likelihood.json holds.
 
     Raises:
-        ConfigError: where diffrax is not installed, for a folder that holds no run, options that do not exist, or a method
-            or process without density.
+        ConfigError: where diffrax is not installed, for a folder that holds no run, options that do not exist,
+            or a method or process without density.
     """
     from diffjax import plots
 
