@@ -1,4 +1,4 @@
-"""Experiments are scripts on the library and on `diffjax.runs`: they import, and say how they are called, without running."""
+"""Experiments are scripts on the library and on `diffjax.runs`: they import, and answer --help, without running."""
 
 import ast
 import importlib

@@ -84,12 +84,8 @@ def beyond(found: dict[float, float]) -> float | None:
 def train(built: Built, spec: dict[str, Any], steps: int) -> Any:
     """The averaged parameters at the end; steps that are not finite change nothing, so that a rate may be too large."""
     optimizer, _ = optimizers.build_optimizer(spec, steps)
-    settings = built.settings._replace(nonfinite="skip", log_every=steps)
-    return (
-        runs.Trainer(built.method, built.data, optimizer=optimizer, ema=built.ema, settings=settings)
-        .train(steps)
-        .params
-    )
+    options = dict(optimizer=optimizer, ema=built.ema, settings=built.settings, nonfinite="skip", log_every=steps)
+    return runs.Trainer(built.method, built.data, **options).train(steps).params
 
 
 def held_out_loss(built: Built) -> Any:
