@@ -8,7 +8,6 @@ the grid, never a stride subtracted from the present one.
 import re
 from fractions import Fraction
 
-import jax
 import numpy as np
 
 from diffjax import calculus, host, schedules
@@ -57,7 +56,7 @@ def karras(
         raise ValueError(f"rho is {rho}, expected a positive number (Karras et al.: 7).")
 
     def warp(u, a, b):
-        first, last = (_noise_to_signal(schedule, t) ** (1 / rho) for t in (a, b))
+        first, last = (float(level) ** (1 / rho) for level in _levels(schedule, [a, b]))
         return _time_of_log_snr(schedule, -2 * rho * np.log(first + u * (last - first)))
 
     return _grid(schedule, n, t_max, t_min, zero, warp)
@@ -67,7 +66,7 @@ def log_snr(schedule: Schedule, n: int, *, t_max: float | None = None, t_min: fl
     """Equal steps in log-SNR (Lu et al. 2022, section 3.4)."""
 
     def warp(u, a, b):
-        first, last = (-2 * np.log(_noise_to_signal(schedule, t)) for t in (a, b))
+        first, last = (-2 * np.log(float(level)) for level in _levels(schedule, [a, b]))
         return _time_of_log_snr(schedule, first + u * (last - first))
 
     return _grid(schedule, n, t_max, t_min, zero, warp)
@@ -85,7 +84,7 @@ def angle(
             raise ValueError(f"{name} is {value}, expected a positive number.")
 
     def warp(u, a, b):
-        noise = sigma_data * np.tan(np.arctan(_noise_to_signal(schedule, a) / sigma_data) * (1 - u[:-1]) ** power)
+        noise = sigma_data * np.tan(np.arctan(float(_levels(schedule, [a])[0]) / sigma_data) * (1 - u[:-1]) ** power)
         return np.append(_time_of_log_snr(schedule, -2 * np.log(noise)), 0.0)
 
     return _grid(schedule, n, t_max, 0.0, True, warp)
@@ -286,20 +285,17 @@ def _grid(schedule, n, t_max, t_min, zero, warp) -> np.ndarray:
 
 def _levels(schedule, ts) -> np.ndarray:
     """sigma / alpha at times where neither is 0."""
-    return np.asarray([_noise_to_signal(schedule, t) for t in ts])
-
-
-def _noise_to_signal(schedule, t) -> float:
-    alpha, sigma = calculus.amplitudes(schedule, [t])
-    if alpha[0] == 0 or sigma[0] == 0:
+    alpha, sigma = calculus.amplitudes(schedule, ts)
+    if (infinite := np.flatnonzero((alpha == 0) | (sigma == 0))).size:
+        i = infinite[0]
         raise ValueError(
-            f"log-SNR is infinite at t = {t} (alpha = {alpha[0]}, sigma = {sigma[0]}); move that end inwards."
+            f"log-SNR is infinite at t = {ts[i]} (alpha = {alpha[i]}, sigma = {sigma[i]}); move that end inwards."
         )
-    return float(sigma[0] / alpha[0])
+    return sigma / alpha
 
 
 def _time_of_log_snr(schedule, values) -> np.ndarray:
-    return host.float64(jax.vmap(calculus.time_of, in_axes=(None, 0)), schedule, values)
+    return host.along(calculus.time_of, schedule, values)
 
 
 def _check_steps(n, what="The number of steps", least=1) -> None:
