@@ -633,13 +633,15 @@ def test_a_network_sees_its_condition_beside_x(module, shape, beside):
 
 
 def test_the_degradations():
-    x = data.digits().train.gather(np.arange(5))["x"]
+    x = data.digits().train.gather(np.arange(5)).x
     low = data.pairs("digits", "average", factor=2)
     assert low.name == "digits"
     batch = low.train.gather(np.arange(5))
-    np.testing.assert_array_equal(batch["x"], x)
-    np.testing.assert_allclose(batch["y"][:, 2:4, 4:6], x[:, 2:4, 4:6].mean((1, 2), keepdims=True) * np.ones((2, 2, 1)))
-    blurred = data.pairs("digits", "blur", sigma=0.7).train.gather(np.arange(5))["y"]
+    np.testing.assert_array_equal(batch.x, x)
+    np.testing.assert_allclose(
+        batch.given["y"][:, 2:4, 4:6], x[:, 2:4, 4:6].mean((1, 2), keepdims=True) * np.ones((2, 2, 1))
+    )
+    blurred = data.pairs("digits", "blur", sigma=0.7).train.gather(np.arange(5)).given["y"]
     expected = ndimage.gaussian_filter(x, (0, 0.7, 0.7, 0), mode="reflect", truncate=7)
     np.testing.assert_allclose(blurred, expected, atol=1e-5)
     assert len({data.pairs("digits", "blur", sigma=s).fingerprint for s in (0.7, 0.8)}) == 2
@@ -649,7 +651,7 @@ def test_photos_are_colour_patches_apart():
     photos = data.photos(size=16, stride=16)
     train, held_out = (np.asarray(part.x) for part in (photos.train, photos.held_out))  # pyright: ignore
     assert (train.shape, held_out.shape) == ((2 * 26 * 32, 16, 16, 3), (2 * 26 * 8, 16, 16, 3))
-    x = photos.train.gather(np.arange(100))["x"]
+    x = photos.train.gather(np.arange(100)).x
     assert (x.dtype, x.min() >= -1, x.max() <= 1) == (np.float32, True, True)
     from sklearn.datasets import load_sample_images
 

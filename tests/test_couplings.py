@@ -277,9 +277,9 @@ def test_pairs_stay_together(pairs_file):
     dataset = data.npz(str(pairs_file), label=None, z="z")
     for part in (dataset.train, dataset.held_out):
         batch = part.gather(np.asarray([3, 1]))
-        np.testing.assert_allclose(batch["x"], 2 + 0.5 * batch["z"], rtol=1e-6)
+        np.testing.assert_allclose(batch.x, 2 + 0.5 * batch.chosen["z"], rtol=1e-6)
     drawn = data.batch_at(dataset.train, 8, seed=1, step=5)
-    np.testing.assert_allclose(drawn["x"], 2 + 0.5 * drawn["z"], rtol=1e-6)
+    np.testing.assert_allclose(drawn.x, 2 + 0.5 * drawn.chosen["z"], rtol=1e-6)
     assert dataset.fingerprint != data.npz(str(pairs_file), label=None).fingerprint
 
 

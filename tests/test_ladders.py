@@ -182,7 +182,7 @@ def test_the_score_of_a_mixture_minimises_that_loss(x64):
 
 def test_the_configs_of_the_digits_follow_the_rules():
     dataset = digits()
-    x = dataset.train.gather(np.arange(len(dataset.train)))["x"]
+    x = dataset.train.gather(np.arange(len(dataset.train))).x
     distance = ladders.largest_distance(x)
     assert distance == pytest.approx(9.63, abs=5e-3)
     for name in ("ve", "ncsn"):

@@ -33,9 +33,7 @@ def measure(run: Run, of: Denoising, params: PyTree) -> dict[str, Any] | None:
 
     @jax.jit
     def bounds(params: PyTree, examples: Example, seeds: Any) -> likelihood.Bound:
-        one = lambda seed, example: bound(
-            of.denoiser(params, example.given, chain), jax.random.key(seed), example.x
-        )
+        one = lambda seed, example: bound(of.denoiser(params, example.given, chain), jax.random.key(seed), example.x)
         return jax.vmap(one)(seeds, examples).bits(dimensions)
 
     def mean(source: Any) -> dict[str, float]:

@@ -20,7 +20,10 @@ import jax
 import numpy as np
 
 from diffjax import grids, runs
+<<<<<<< HEAD
+=======
 from diffjax.calculus import amplitudes
+>>>>>>> 888f1d2
 from diffjax.commands.sample import as_overrides, require_workdir
 from diffjax.config import Config, ConfigError
 from diffjax.denoisers import optimal

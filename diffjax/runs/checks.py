@@ -61,7 +61,9 @@ def check_settings(settings: Settings, train: Any = None) -> None:
             raise ConfigError(f"train.loggers holds {name!r}: {nearest(name, LOGGERS)}.")
     for field, options in (("backend", ("jit", "pmap")), ("nonfinite", ("stop", "skip"))):
         if getattr(settings, field) not in options:
-            raise ConfigError(f"train.{field} is {getattr(settings, field)!r}: {nearest(getattr(settings, field), options)}.")
+            raise ConfigError(
+                f"train.{field} is {getattr(settings, field)!r}: {nearest(getattr(settings, field), options)}."
+            )
 
 
 def check_config(config: Config, of: Denoising, dataset: Dataset) -> None:
