@@ -207,7 +207,5 @@ def _check_masses(a: Any, b: Any, shape: tuple[int, int]) -> None:
 
 
 def _check_sinkhorn(epsilon: Any, iterations: int) -> None:
-    if host.concrete(epsilon) and not 0 < float(epsilon) < np.inf:
-        raise ValueError(f"epsilon is {float(epsilon)}, expected a positive number; the limit 0 is the exact coupling.")
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
-        raise ValueError(f"iterations is {iterations!r}, expected an integer >= 1.")
+    host.check_positive("epsilon", epsilon, "; the limit 0 is the exact coupling")
+    host.check_int("iterations", iterations)

@@ -52,8 +52,7 @@ def karras(
 ):
     """Equal steps in (sigma / alpha)^(1/rho) (Karras et al. 2022, eq. 5); for the EDM schedule sigma is t itself."""
 
-    if not 0 < rho < np.inf:
-        raise ValueError(f"rho is {rho}, expected a positive number (Karras et al.: 7).")
+    host.check_positive("rho", rho, " (Karras et al.: 7)")
 
     def warp(u, a, b):
         first, last = (float(level) ** (1 / rho) for level in _levels(schedule, [a, b]))
@@ -79,9 +78,8 @@ def angle(
 
     Between the evenness of `karras` and of `log_snr`, without a t_min to choose: phi runs to 0 itself.
     """
-    for name, value in dict(sigma_data=sigma_data, power=power).items():
-        if not 0 < value < np.inf:
-            raise ValueError(f"{name} is {value}, expected a positive number.")
+    host.check_positive("sigma_data", sigma_data)
+    host.check_positive("power", power)
 
     def warp(u, a, b):
         noise = sigma_data * np.tan(np.arctan(float(_levels(schedule, [a])[0]) / sigma_data) * (1 - u[:-1]) ** power)
@@ -175,11 +173,9 @@ def rounded(schedule: Schedule, n: int, *, base: str = "karras", **options):
 
     For a `schedules.Rounded` schedule that is the nearest level that a discrete network knows.
     """
-    if base not in __all__ or base == "rounded":
-        raise ValueError(
-            f"There is no grid {base!r} to round; there are {', '.join(g for g in __all__ if g != 'rounded')}."
-        )
-    ts = globals()[base](schedule, n, **options)
+    if base not in BASES:
+        raise ValueError(f"There is no grid {base!r} to round; there are {', '.join(BASES)}.")
+    ts = BASES[base](schedule, n, **options)
     moved = at_levels(schedule, _levels(schedule, ts[ts > 0]))
     return moved if ts[-1] == 0 else moved[:-1]
 
@@ -194,11 +190,11 @@ def pinned(schedule: Schedule, n: int, *, base: str = "uniform", gap: float = 1e
     """
     _check_steps(n, least=2)
     end = float(schedule.t_max)
-    if base not in ("uniform", "karras", "log_snr", "angle"):
-        raise ValueError(f"A bridge's grid cannot be made of {base!r}; there are uniform, karras, log_snr, angle.")
+    if base not in (bases := ("uniform", "karras", "log_snr", "angle")):
+        raise ValueError(f"A bridge's grid cannot be made of {base!r}; there are {', '.join(bases)}.")
     if not 0 < gap < end:
         raise ValueError(f"gap is {gap}, expected a time between 0 and t_max = {end}, both excluded.")
-    return check(np.append(end, globals()[base](schedule, n - 1, t_max=end - gap, **options)), end)
+    return check(np.append(end, BASES[base](schedule, n - 1, t_max=end - gap, **options)), end)
 
 
 def at_levels(schedule: Schedule, levels) -> np.ndarray:
@@ -244,6 +240,26 @@ def _strided(count: int, steps: int) -> np.ndarray:
         if len(index := np.arange(0, steps, stride)) == count:
             return index
     raise ValueError(f"No integer stride keeps exactly {count} of {steps} indices; give their number alone: {count}.")
+
+
+# Grids by name, for those that are made of another: all but `rounded` itself.
+_GRIDS = (
+    angle,
+    iddpm,
+    karras,
+    ladder,
+    leading,
+    linspace,
+    log_snr,
+    pinned,
+    quadratic,
+    sections,
+    trailing,
+    uniform,
+    ve,
+    vp,
+)
+BASES = {grid.__name__: grid for grid in _GRIDS}
 
 
 def check(ts, t_max: float | None = None) -> np.ndarray:
@@ -299,8 +315,7 @@ def _time_of_log_snr(schedule, values) -> np.ndarray:
 
 
 def _check_steps(n, what="The number of steps", least=1) -> None:
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < least:
-        raise ValueError(f"{what} is {n!r}, expected an integer >= {least}.")
+    host.check_int(what, n, least)
 
 
 def _check_chain(n, steps) -> None:

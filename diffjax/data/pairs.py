@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from diffjax import host
 from diffjax.data.digits import digits
 from diffjax.data.folder import folder
 from diffjax.data.npz import npz
 from diffjax.data.photos import photos
-from diffjax.data.source import Dataset, Source, fingerprint, nearest
+from diffjax.data.source import Dataset, Source, fingerprint
 from diffjax.data.tfds import tfds
+from diffjax.host import nearest
 from diffjax.method import Example
 
 DEGRADATIONS = ("average", "blur")
@@ -88,7 +90,7 @@ def paired(dataset: Dataset, degradation: str, factor: int = 2, sigma: float = 1
 
 def _average(shape: tuple[int, ...], factor: int) -> Any:
     height, width, channels = shape
-    if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1 or height % factor or width % factor:
+    if not host.is_int(factor, 1) or height % factor or width % factor:
         raise ValueError(f"factor is {factor!r}, expected a positive integer that divides {height} x {width} pixels.")
 
     def degrade(x: np.ndarray) -> np.ndarray:

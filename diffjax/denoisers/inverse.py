@@ -114,8 +114,7 @@ def tmpd(denoise: Denoiser, observation: Observation, iterations: int = 20) -> "
         ValueError: unless iterations is an integer >= 1 and the process Gaussian.
     """
     need_gaussian(denoise.schedule, "TMPD takes the posterior's covariance from Tweedie's formula", _INSTEAD)
-    if isinstance(iterations, bool) or not isinstance(iterations, int | np.integer) or iterations < 1:
-        raise ValueError(f"iterations is {iterations!r}, expected an integer >= 1.")
+    host.check_int("iterations", iterations)
     return Projected(denoise, observation, iterations)
 
 

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import grids
+from diffjax import grids, host
 from diffjax.calculus import amplitudes, flow_only, log_snr, need_gaussian, unit_variance
 from diffjax.chains import look_up
 from diffjax.denoisers.clipping import clipped
@@ -217,8 +217,7 @@ def jacobian(denoise: Denoiser, key: Key | None = None, probes: int = 1, rank: i
         getattr(denoise, "schedule", None), "Var[x_0 | x_t] by Tweedie's formula is asked for", "measure it (`error`)"
     )
     for name, value, least in (("probes", probes, 1), ("rank", rank, 0)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name} is {value!r}, expected an integer >= {least}.")
+        host.check_int(name, value, least)
     if rank and key is None:
         raise ValueError(
             f"rank is {rank}, but without a key all of the derivative is computed: give a key, or rank = 0."
@@ -288,7 +287,7 @@ def trajectory(schedule: Any, ts: Any, var: Any, steps: int) -> np.ndarray:
         raise ValueError(
             f"Got {len(ts)} times and variances of shape {var.shape}, expected times that end in data and {n} >= 0."
         )
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or not 2 <= steps <= n:
+    if not (host.is_int(steps, 2) and steps <= n):
         raise ValueError(f"steps is {steps!r}, expected an integer from 2 to {n}, those of the grid.")
     snr = (alpha[:-1] / sigma[:-1]) ** 2
     gain = snr[None, :] - snr[:, None]  # of the step from row to column

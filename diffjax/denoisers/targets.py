@@ -51,11 +51,8 @@ class Prediction:
 
     def check(self, schedule: Schedule) -> None:
         """Raises a ValueError for numbers that make no target of this schedule."""
-        if host.concrete(self) and not 0 < float(self.sigma_data) < np.inf:
-            raise ValueError(
-                f"{type(self).__name__}'s sigma_data is {float(self.sigma_data)}, expected a positive number: the "
-                "standard deviation of the data."
-            )
+        name = f"{type(self).__name__}'s sigma_data"
+        host.check_positive(name, self.sigma_data, ": the standard deviation of the data")
 
 
 @pytree

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from diffjax import chains
+from diffjax import chains, host
 from diffjax.types import Array, Key, Prepare, PyTree, Schedule
 
 
@@ -35,8 +34,7 @@ def importance(schedule: Schedule, steps: int | None = None, history: int = 10, 
     """
     T = chains.length(schedule, steps)
     for name, value in (("steps", T), ("history", history)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name} is {value!r}, expected an integer >= 1.")
+        host.check_int(name, value)
     if not 0 < uniform <= 1:
         raise ValueError(f"The share of uniform times is {uniform}, expected it in (0, 1] (published: 0.001).")
 

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
+from diffjax import host
 from diffjax.clock import Monotone, Warped
 from diffjax.types import Array, Key, Prepare, PyTree, Schedule
 
@@ -45,8 +45,7 @@ def learned(
         ValueError: for a rate or a count that is not positive, or t_min outside [0, t_max).
     """
     first = Monotone.near_identity(features)
-    if not 0 < learning_rate < np.inf:
-        raise ValueError(f"The clock's learning_rate is {learning_rate}, expected a positive number.")
+    host.check_positive("The clock's learning_rate", learning_rate)
     if not 0 <= t_min < float(schedule.t_max):
         raise ValueError(f"t_min is {t_min}, expected 0 <= t_min < t_max = {float(schedule.t_max)}.")
     optimizer = optax.adam(learning_rate, b2=decay)

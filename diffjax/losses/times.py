@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import chains, grids
+from diffjax import chains, grids, host
 from diffjax.calculus import time_of
 from diffjax.types import Array, Schedule
 
@@ -46,7 +46,7 @@ def chain(schedule: Schedule, steps: int | None = None, evenly: bool = False) ->
         ValueError: unless T is an integer >= 1.
     """
     T = chains.length(schedule, steps)
-    if isinstance(T, bool) or not isinstance(T, int | np.integer) or T < 1:
+    if not host.is_int(T, 1):
         raise ValueError(f"The chain has {T!r} steps, expected an integer >= 1.")
 
     def draw(keys: Any, index: Any, batch_size: int) -> Array:

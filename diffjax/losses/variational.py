@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import chains
+from diffjax import chains, host
 from diffjax.calculus import need_gaussian
 from diffjax.denoisers.targets import Target, denoiser, inputs, maps
 from diffjax.denoisers.variance import LearnedRange
@@ -144,5 +144,5 @@ def _bits(F: Array, u: Array, process: Gaussian, target: Target, x0, z, t, steps
 
 def check_levels(levels: int) -> None:
     """Raises a ValueError unless levels is an integer >= 2."""
-    if isinstance(levels, bool) or not isinstance(levels, int | np.integer) or levels < 2:
+    if not host.is_int(levels, 2):
         raise ValueError(f"The data has levels = {levels!r}, expected an integer >= 2 (256 for bytes), or None.")

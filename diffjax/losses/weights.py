@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from diffjax.calculus import rates
+from diffjax.host import check_positive
 from diffjax.types import Array, Schedule
 
 Weight = Callable[[Schedule, Any, Any], Any]  # (schedule, target, t) -> scalar
@@ -42,23 +42,18 @@ def likelihood() -> Weight:
 
 def min_snr(gamma: float = 5.0) -> Weight:
     """min(SNR, gamma) on x_0 (Hang et al. 2023)."""
-    _check_positive(gamma=gamma)
+    check_positive("gamma", gamma)
     return _of_x0_error(lambda schedule, t: jnp.minimum(_snr(schedule, t), gamma))
 
 
 def edm(sigma_data: float = 0.5) -> Weight:
     """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2 on x_0, sigma being sigma/alpha (Karras et al. 2022, table 1)."""
-    _check_positive(sigma_data=sigma_data)
+    check_positive("sigma_data", sigma_data)
     return _of_x0_error(lambda schedule, t: _snr(schedule, t) + 1 / sigma_data**2)
 
 
 def p2(gamma: float = 1.0, k: float = 1.0) -> Weight:
     """1 / (k + SNR)^gamma on eps (Choi et al. 2022)."""
-    _check_positive(gamma=gamma, k=k)
+    check_positive("gamma", gamma)
+    check_positive("k", k)
     return _of_x0_error(lambda schedule, t: _snr(schedule, t) / (k + _snr(schedule, t)) ** gamma)
-
-
-def _check_positive(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 < value < np.inf:
-            raise ValueError(f"{name} is {value}, expected a positive number.")

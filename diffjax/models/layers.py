@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from diffjax import host
 from diffjax.types import Array
 
 MAX_LOG_SNR = 20.0  # the log-SNR is infinite at the ends of a schedule; beyond this float32 cannot tell x_t from x_0
@@ -28,7 +29,7 @@ def check_choice(field: str, value: Any, choices: tuple[str, ...]) -> None:
 def check_counts(**counts: Any) -> None:
     """Raises a ValueError that names the first value that is not a positive integer."""
     for field, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not host.is_int(value, 1):
             raise ValueError(f"{field} = {value!r}: expected a positive integer.")
 
 
