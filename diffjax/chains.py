@@ -104,3 +104,45 @@ def whole(schedule: Schedule, steps: int | None = None) -> Chain:
 def length(schedule: Schedule, steps: int | None = None) -> int:
     """T as `whole` has it."""
     return getattr(schedule, "steps", 1000) if steps is None else steps
+
+
+def tightest(schedule: Schedule, ts: Any, var: Any, steps: int) -> np.ndarray:
+    """The grid of `steps` steps on times of ts along which the bound is tightest (Bao et al. 2022, section 4).
+
+    With the optimal variances a bound is the sum over its steps t -> s of log(1 + gain var) / 2: dynamic programming
+    finds the least in O(steps N^2) (Watson et al. 2021; published as the optimal trajectory). The last step, from
+    ts[N - 1] to data, is in all of them.
+
+    Args:
+        ts: decreasing times (N + 1,), the last one without noise.
+        var: (N,), the posterior's variance at each but the last.
+        steps: 2 .. N.
+
+    Returns:
+        (steps + 1,) of the times, both ends among them.
+
+    Raises:
+        ValueError: for lengths that do not fit, or a last time with noise.
+    """
+    ts, var = grids.check(ts, float(schedule.t_max)), np.asarray(var, np.float64)
+    n = len(ts) - 1
+    alpha, sigma = amplitudes(schedule, ts)
+    if var.shape != (n,) or not np.all(var >= 0) or sigma[-1] > 0:
+        raise ValueError(
+            f"Got {len(ts)} times and variances of shape {var.shape}, expected times that end in data and {n} >= 0."
+        )
+    if not (host.is_int(steps, 2) and steps <= n):
+        raise ValueError(f"steps is {steps!r}, expected an integer from 2 to {n}, those of the grid.")
+    snr = (alpha[:-1] / sigma[:-1]) ** 2
+    gain = snr[None, :] - snr[:, None]  # of the step from row to column
+    cost = np.where(gain > 0, 0.5 * np.log1p(np.maximum(gain, 0) * var[:, None]), np.inf)
+    best, came = np.full(n, np.inf), []
+    best[0] = 0.0
+    for _ in range(steps - 1):
+        through = best[:, None] + cost
+        came.append(np.argmin(through, 0))
+        best = np.min(through, 0)
+    path = [n - 1]
+    for back in reversed(came):
+        path.append(back[path[-1]])
+    return ts[[*reversed(path), n]]

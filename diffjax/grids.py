@@ -6,7 +6,9 @@ the grid, never a stride subtracted from the present one.
 """
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -259,7 +261,7 @@ _GRIDS = (
     ve,
     vp,
 )
-BASES = {grid.__name__: grid for grid in _GRIDS}
+BASES: dict[str, Callable[..., Any]] = {grid.__name__: grid for grid in _GRIDS}
 
 
 def check(ts, t_max: float | None = None) -> np.ndarray:

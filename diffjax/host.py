@@ -55,7 +55,7 @@ def along(function: Callable, first: Any, ts: Any, least: int = 64) -> Any:
 def is_int(value: Any, least: int | None = None) -> bool:
     """Whether `value` is an integer, of Python or NumPy, and no bool; with `least`, whether it is that large."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return whole and (least is None or value >= least)
+    return whole and (least is None or bool(value >= least))
 
 
 def check_int(name: str, value: Any, least: int = 1, error: type[Exception] = ValueError) -> int:

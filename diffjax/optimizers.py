@@ -50,7 +50,7 @@ def rsqrt(peak: float, warmup_steps: int, total_steps: int, decay_start: int | N
     return lambda n: peak / jnp.sqrt(jnp.maximum((n + warmup_steps) / start, 1))
 
 
-SCHEDULES: dict[str, Callable[..., Schedule]] = {f.__name__: f for f in (constant, linear, cosine, exponential, rsqrt)}
+SCHEDULES: dict[str, Callable[..., Rate]] = {f.__name__: f for f in (constant, linear, cosine, exponential, rsqrt)}
 
 
 def build_optimizer(spec: Mapping[str, Any], total_steps: int) -> tuple[optax.GradientTransformation, Rate]:

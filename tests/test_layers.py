@@ -15,7 +15,7 @@ CORE = [
     {"types", "host"},
     {"method"},
     {"schedules", "calculus", "divergence"},
-    {"grids", "ladders", "clock"},
+    {"grids", "clock"},
     {"chains"},
     {"processes", "analytic", "denoisers"},
     {"couplings"},

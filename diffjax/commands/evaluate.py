@@ -9,12 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-<<<<<<< HEAD
 from diffjax import analytic, data, runs
-=======
-from diffjax import analytic, data, parallel, runs
 from diffjax.calculus import amplitudes
->>>>>>> 888f1d2
 from diffjax.commands import codelength
 from diffjax.commands.sample import as_overrides, require_workdir
 from diffjax.config import Config

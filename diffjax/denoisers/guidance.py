@@ -150,7 +150,13 @@ def tilted(denoise: Denoiser, potential: Potential, w: Any = 1.0) -> "Tilted":
 
 @pytree
 class Tilted(Wrapper):
-    """`tilted`."""
+    """A denoiser whose mean moves along the gradient of a potential at x_t.
+
+    Attributes:
+        denoise: the one that is guided.
+        potential: (x, t) -> scalar.
+        w: scale of the gradient.
+    """
 
     denoise: Denoiser
     potential: Potential
@@ -159,8 +165,13 @@ class Tilted(Wrapper):
     def __call__(self, x: Array, t: Any) -> Posterior:
         """The shifted mean, and the variance as it was."""
         alpha, sigma = self.schedule(t)
-        mean, var = self.denoise(x, t)
-        return Posterior(mean + self.w * (sigma**2 / alpha) * jax.grad(self.potential)(x, t), var)
+        gradient, (mean, var) = self._pull(x, t)
+        return Posterior(mean + self.w * (sigma**2 / alpha) * gradient, var)
+
+    def _pull(self, x: Array, t: Any) -> tuple[Array, Posterior]:
+        """(gradient of the potential, of x's shape; the unguided posterior)."""
+        posterior = self.denoise(x, t)
+        return jax.grad(self.potential)(x, t), posterior
 
 
 def tilted_by_prediction(denoise: Denoiser, potential: Potential, w: Any = 1.0) -> "TiltedByPrediction":
@@ -176,23 +187,15 @@ def tilted_by_prediction(denoise: Denoiser, potential: Potential, w: Any = 1.0) 
 
 
 @pytree
-class TiltedByPrediction(Wrapper):
-    """`tilted_by_prediction`."""
+class TiltedByPrediction(Tilted):
+    """A denoiser whose mean moves along the gradient of a potential at that mean, taken through the denoiser."""
 
-    denoise: Denoiser
-    potential: Potential
-    w: Any
-
-    def __call__(self, x: Array, t: Any) -> Posterior:
-        """The shifted mean, and the variance as it was."""
-        alpha, sigma = self.schedule(t)
-
+    def _pull(self, x: Array, t: Any) -> tuple[Array, Posterior]:
         def at_mean(x: Array) -> tuple[Array, Posterior]:
-            said = self.denoise(x, t)
-            return self.potential(said.mean, t), said
+            posterior = self.denoise(x, t)
+            return self.potential(posterior.mean, t), posterior
 
-        gradient, (mean, var) = jax.grad(at_mean, has_aux=True)(x)
-        return Posterior(mean + self.w * (sigma**2 / alpha) * gradient, var)
+        return jax.grad(at_mean, has_aux=True)(x)
 
 
 def mean_shift(denoise: Denoiser, potential: Potential, ts: Any, w: Any = 1.0) -> "MeanShift":

@@ -9,10 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict, config_dict
 
 from diffjax import (
-<<<<<<< HEAD
-=======
     calculus,
->>>>>>> 888f1d2
     data,
     denoisers,
     ema,

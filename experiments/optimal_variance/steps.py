@@ -19,6 +19,7 @@ from diffjax.commands.experiment import Experiment, mean_denoiser, seed_inputs
 from diffjax import chains, denoisers, grids, parallel, samplers
 from diffjax.commands.evaluate import judge
 from diffjax.commands.sample import restore, served
+from diffjax.denoisers import moments as measured
 from diffjax.denoisers import optimal
 
 SAMPLES, CHUNK = 891, 99
@@ -39,8 +40,8 @@ def main() -> None:
     results: dict[str, Any] = {}
     for n in lengths:
         ts = grids.log_snr(schedule, n, t_min=1e-3)
-        moments = optimal.measure(lambda example: plain, experiment.process, jax.random.key(4), train, ts[:-1])
-        optimal.save(Path(args.workdir) / f"moments-{step}-{n}.npz", moments)
+        moments = measured.measure(lambda example: plain, experiment.process, jax.random.key(4), train, ts[:-1])
+        measured.save(Path(args.workdir) / f"moments-{step}-{n}.npz", moments)
         large = denoisers.variance.Large(plain, float(np.var(train["x"])))
         ddpm, ddim = samplers.ancestral.ddpm(schedule), samplers.ancestral.ddim(schedule)
         chain = chains.chain(schedule, ts)
