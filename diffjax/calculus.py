@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
-from diffjax.types import Array, Schedule, pytree
+from diffjax.types import Array, Derived, Invertible, Remaining, Schedule, pytree
 
 
 @pytree
@@ -42,9 +42,9 @@ class FlowOnly:
 
 def flow_only(schedule: Any) -> bool:
     """Whether it, or the schedule inside it (of another clock, say), is a `FlowOnly`."""
-    while schedule is not None and not isinstance(schedule, FlowOnly):
-        schedule = getattr(schedule, "base", None)
-    return schedule is not None
+    while isinstance(schedule, Derived) and not isinstance(schedule, FlowOnly):
+        schedule = schedule.base
+    return isinstance(schedule, FlowOnly)
 
 
 def need_gaussian(schedule: Any, what: str, instead: str) -> None:
@@ -102,8 +102,9 @@ def remaining(schedule: Schedule, t: Any) -> Array:
 
     A schedule's own `remaining(t)` has full relative precision near t_max too; without one it is a plain difference.
     """
-    own = getattr(schedule, "remaining", None)
-    return log_snr(schedule, t) - log_snr(schedule, schedule.t_max) if own is None else own(t)
+    if isinstance(schedule, Remaining):
+        return schedule.remaining(t)
+    return log_snr(schedule, t) - log_snr(schedule, schedule.t_max)
 
 
 def rates(schedule: Schedule, t: Any) -> tuple[Array, Array]:
@@ -135,12 +136,11 @@ def time_of(schedule: Schedule, log_snr: Any) -> Array:
     Raises:
         ValueError: if the schedule has no inverse.
     """
-    inverse = getattr(schedule, "inverse", None)
-    if inverse is None:
+    if not isinstance(schedule, Invertible):
         raise ValueError(
             f"{type(schedule).__name__} has no inverse log-SNR; give it an `inverse(log_snr) -> t` method."
         )
-    return inverse(log_snr)
+    return schedule.inverse(log_snr)
 
 
 def amplitudes(schedule: Schedule, ts: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ import numpy as np
 
 from diffjax import grids, host
 from diffjax.calculus import amplitudes
-from diffjax.types import Array, Schedule, pytree
+from diffjax.types import Array, Discrete, Schedule, pytree
 
 
 @pytree
@@ -102,8 +102,10 @@ def whole(schedule: Schedule, steps: int | None = None) -> Chain:
 
 
 def length(schedule: Schedule, steps: int | None = None) -> int:
-    """T as `whole` has it."""
-    return getattr(schedule, "steps", 1000) if steps is None else steps
+    """T, the number of steps of `whole`: `steps`, else the schedule's own, else 1000."""
+    if steps is not None:
+        return steps
+    return schedule.steps if isinstance(schedule, Discrete) else 1000
 
 
 def tightest(schedule: Schedule, ts: Any, var: Any, steps: int) -> np.ndarray:

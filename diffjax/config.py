@@ -58,8 +58,8 @@ def maker(namespace: Any, spec: Mapping[str, Any], count: int) -> functools.part
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for key in keywords:
         if key not in parameters and not takes_any:
-            own = [p for p in list(parameters)[count:] if p != "self"]
-            raise ConfigError(f"{title}.{path} has no option {key!r}: {nearest(key, own)}.")
+            names = [p for p in list(parameters)[count:] if p != "self"]
+            raise ConfigError(f"{title}.{path} has no option {key!r}: {nearest(key, names)}.")
     given = {*list(parameters)[:count], *keywords}
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     missing = [k for k, p in parameters.items() if p.kind in named and p.default is p.empty and k not in given]
@@ -73,8 +73,8 @@ def _public(namespace: Any) -> list[str]:
     if isinstance(namespace, ModuleType):
         if hasattr(namespace, "__all__"):
             return list(namespace.__all__)
-        own = lambda v: getattr(v, "__module__", None) == namespace.__name__ and callable(v)
-        return [n for n, v in vars(namespace).items() if not n.startswith("_") and own(v)]
+        defined_here = lambda v: getattr(v, "__module__", None) == namespace.__name__ and callable(v)
+        return [n for n, v in vars(namespace).items() if not n.startswith("_") and defined_here(v)]
     return [n for n in vars(namespace) if not n.startswith("_") and callable(getattr(namespace, n))]
 
 

@@ -110,10 +110,10 @@ def _blur(shape: tuple[int, ...], sigma: float) -> Any:
 
 def _kernel(size: int, sigma: float) -> np.ndarray:
     """(size, size): a Gaussian around each pixel, folded back at the edges (half-sample reflection); rows sum to 1."""
-    reach = int(np.ceil(6 * sigma))
+    radius = int(np.ceil(6 * sigma))
     matrix = np.zeros((size, size))
-    weight = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    weight = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     for i in range(size):
-        at = np.arange(i - reach, i + reach + 1) % (2 * size)
+        at = np.arange(i - radius, i + radius + 1) % (2 * size)
         np.add.at(matrix[i], np.minimum(at, 2 * size - 1 - at), weight)
     return (matrix / matrix.sum(1, keepdims=True)).astype(np.float32)

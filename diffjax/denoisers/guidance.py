@@ -31,7 +31,7 @@ from diffjax import calculus, grids, host
 from diffjax.calculus import amplitudes
 from diffjax.chains import look_up
 from diffjax.denoisers.wrapper import Wrapper
-from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree
+from diffjax.types import Array, Denoiser, Posterior, Schedule, as_pytree, pytree
 
 __all__ = ["classifier_free", "none"]  # what a config may name; the others need more than a label
 
@@ -96,9 +96,9 @@ class Extrapolated(Wrapper):
 
     def __call__(self, x: Array, t: Any) -> Posterior:
         """The guided mean, and the variance of the first."""
-        said = self.denoise(x, t)
+        posterior = self.denoise(x, t)
         w = _strength(self.schedule, t, self.w, self.low, self.high)
-        return Posterior(combine(said.mean, self.other(x, t).mean, w, self.rescale), said.var)
+        return Posterior(combine(posterior.mean, self.other(x, t).mean, w, self.rescale), posterior.var)
 
 
 @pytree
@@ -145,7 +145,7 @@ def tilted(denoise: Denoiser, potential: Potential, w: Any = 1.0) -> "Tilted":
             process that is not Gaussian.
     """
     _check_potential(denoise, potential, w)
-    return Tilted(denoise, _partial(potential), w)
+    return Tilted(denoise, as_pytree(potential), w)
 
 
 @pytree
@@ -183,7 +183,7 @@ def tilted_by_prediction(denoise: Denoiser, potential: Potential, w: Any = 1.0) 
         ValueError: as for `tilted`.
     """
     _check_potential(denoise, potential, w)
-    return TiltedByPrediction(denoise, _partial(potential), w)
+    return TiltedByPrediction(denoise, as_pytree(potential), w)
 
 
 @pytree
@@ -213,7 +213,7 @@ def mean_shift(denoise: Denoiser, potential: Potential, ts: Any, w: Any = 1.0) -
     ts = grids.check(ts, float(schedule.t_max))
     alpha, sigma = amplitudes(schedule, ts)
     gamma = alpha[1:] * (1 - (alpha[:-1] / sigma[:-1] * sigma[1:] / alpha[1:]) ** 2)
-    return MeanShift(denoise, _partial(potential), w, ts[:-1], sigma[1:] ** 2 / alpha[1:], gamma)
+    return MeanShift(denoise, as_pytree(potential), w, ts[:-1], sigma[1:] ** 2 / alpha[1:], gamma)
 
 
 @pytree
@@ -230,8 +230,8 @@ class MeanShift(Wrapper):
     def __call__(self, x: Array, t: Any) -> Posterior:
         """The shifted mean, and the variance as it was; NaN at a time that is none of the grid's."""
         mean, var = self.denoise(x, t)
-        reach = look_up(self.ts, self.least, t) + look_up(self.ts, self.gamma, t) * var
-        return Posterior(mean + self.w * reach * jax.grad(self.potential)(x, t), var)
+        scale = look_up(self.ts, self.least, t) + look_up(self.ts, self.gamma, t) * var
+        return Posterior(mean + self.w * scale * jax.grad(self.potential)(x, t), var)
 
 
 def _strength(schedule: Schedule, t: Any, w: Any, low: Any, high: Any) -> Array:
@@ -277,8 +277,3 @@ def _check_potential(denoise: Denoiser, potential: Any, w: Any) -> None:
             f"alpha is 0 at the end of {type(schedule).__name__}, t = {float(schedule.t_max):g}, where no gradient "
             "moves x_0 by a finite amount; end the schedule earlier (t_max)."
         )
-
-
-def _partial(potential: Potential) -> Potential:
-    """A plain function is no pytree: wrapped, `jit` takes it as a constant."""
-    return jax.tree_util.Partial(potential) if jax.tree_util.all_leaves([potential]) else potential

@@ -17,7 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from diffjax.denoisers.clipping import clipped
-from diffjax.denoisers.targets import NetworkDenoiser, Target, denoiser, maps
+from diffjax.denoisers.targets import NetworkDenoiser, Target, denoiser, split_maps
 from diffjax.denoisers.wrapper import Wrapper
 from diffjax.types import Array, Denoiser, Network, Posterior, Schedule, pytree, static
 
@@ -72,7 +72,7 @@ class Head(Wrapper):
 
     def __call__(self, x: Array, t: Any) -> Posterior:
         """Mean and variance, entry by entry, of one evaluation."""
-        F, u = maps(self.denoise.predict(x, t), x, 2)[:2]
+        F, u = split_maps(self.denoise.predict(x, t), x, 2)[:2]
         _, c_out = self.denoise.target.skip_out(self.schedule, t)
         square = u - F**2 if self.subtract else u
         return Posterior(self.denoise.mean(x, F, t), jnp.clip(c_out**2 * square, 0.0, self.most))

@@ -34,7 +34,7 @@ from diffjax import host
 from diffjax.calculus import need_gaussian, unit_variance
 from diffjax.denoisers.guidance import TiltedByPrediction, tilted_by_prediction
 from diffjax.denoisers.wrapper import Wrapper
-from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree, static
+from diffjax.types import Array, Denoiser, Posterior, Schedule, as_pytree, pytree, static
 
 _INSTEAD = "take replacement, diffpir or diagonal"
 
@@ -53,6 +53,10 @@ class Observation:
     y: Array
     noise: Any
 
+    def residual(self, x0: Array) -> Array:
+        """y - A x_0, of y's shape."""
+        return self.y - self.operator(x0)
+
     def transpose(self, residual: Array, like: Array) -> Array:
         """A^T residual, of the shape of `like`."""
         return jax.linear_transpose(self.operator, like)(residual)[0]
@@ -66,7 +70,7 @@ def observe(operator: Callable[[Array], Array], y: Any, shape: tuple[int, ...], 
     """
     y = jnp.asarray(y)
     example = jax.ShapeDtypeStruct(shape, y.dtype)
-    apply = jax.tree_util.Partial(operator) if jax.tree_util.all_leaves([operator]) else operator
+    apply = as_pytree(operator)
     given = jax.eval_shape(apply, example)
     if given.shape != y.shape:
         raise ValueError(f"The operator makes {given.shape} of an example {shape}, but y has shape {y.shape}.")
@@ -129,12 +133,12 @@ class Projected(Wrapper):
     def __call__(self, x: Array, t: Any) -> Posterior:
         """The conditional mean, and the variance as it was."""
         alpha, sigma = self.schedule(t)
-        seen = self.observation
+        observation = self.observation
 
-        mean, push, said = jax.linearize(_mean_of(self.denoise, t), x, has_aux=True)
-        spread = lambda u: (sigma**2 / alpha) * push(seen.transpose(u, mean))  # K A^T u
-        matrix = lambda u: seen.noise**2 * u + seen.operator(spread(u))
-        return Posterior(mean + spread(_conjugate(matrix, seen.y - seen.operator(mean), self.iterations)), said.var)
+        mean, push, posterior = jax.linearize(_mean_of(self.denoise, t), x, has_aux=True)
+        spread = lambda u: (sigma**2 / alpha) * push(observation.transpose(u, mean))  # K A^T u
+        matrix = lambda u: observation.noise**2 * u + observation.operator(spread(u))
+        return Posterior(mean + spread(_conjugate(matrix, observation.residual(mean), self.iterations)), posterior.var)
 
 
 @pytree
@@ -147,10 +151,10 @@ class Conditioned(Wrapper):
 
     def __call__(self, x: Array, t: Any) -> Posterior:
         """The conditional mean, and the variance as it was."""
-        said, seen = self.denoise(x, t), self.observation
-        k = self.spread(self.schedule, t, said)
-        pushed = seen.transpose(_solve(seen, k, seen.y - seen.operator(said.mean), said.mean), said.mean)
-        return Posterior(said.mean + k * pushed, said.var)
+        (mean, var), observation = self.denoise(x, t), self.observation
+        k = self.spread(self.schedule, t, Posterior(mean, var))
+        solved = _solve(observation, k, observation.residual(mean), mean)
+        return Posterior(mean + k * observation.transpose(solved, mean), var)
 
 
 def dps(denoise: Denoiser, observation: Observation, w: Any = 1.0) -> TiltedByPrediction:
@@ -166,8 +170,8 @@ def dps(denoise: Denoiser, observation: Observation, w: Any = 1.0) -> TiltedByPr
     return tilted_by_prediction(denoise, jax.tree_util.Partial(_log_likelihood, observation), w)
 
 
-def _log_likelihood(seen: Observation, x0: Array, t: Any) -> Array:
-    return -0.5 * jnp.sum((seen.y - seen.operator(x0)) ** 2) / seen.noise**2
+def _log_likelihood(observation: Observation, x0: Array, t: Any) -> Array:
+    return -0.5 * jnp.sum(observation.residual(x0) ** 2) / observation.noise**2
 
 
 def pigdm(denoise: Denoiser, observation: Observation, w: Any = 1.0, v: Any = 1.0) -> "PseudoInverse":
@@ -194,27 +198,27 @@ class PseudoInverse(Wrapper):
     def __call__(self, x: Array, t: Any) -> Posterior:
         """The guided mean, and the variance as it was."""
         alpha, sigma = self.schedule(t)
-        seen = self.observation
+        observation = self.observation
 
-        mean, pull, said = jax.vjp(_mean_of(self.denoise, t), x, has_aux=True)
+        mean, pull, posterior = jax.vjp(_mean_of(self.denoise, t), x, has_aux=True)
         k = unit_variance(self.schedule, t, self.v)
-        (gradient,) = pull(seen.transpose(_solve(seen, k, seen.y - seen.operator(mean), mean), mean))
-        return Posterior(mean + self.w * (sigma**2 / alpha) * gradient, said.var)
+        (gradient,) = pull(observation.transpose(_solve(observation, k, observation.residual(mean), mean), mean))
+        return Posterior(mean + self.w * (sigma**2 / alpha) * gradient, posterior.var)
 
 
 def _mean_of(denoise: Denoiser, t: Any) -> Callable[[Array], tuple[Array, Posterior]]:
-    """x -> (mean, posterior): what is differentiated, and all that was said."""
+    """x -> (mean, posterior): what is differentiated, and the whole."""
 
     def mean_of(x: Array) -> tuple[Array, Posterior]:
-        said = denoise(x, t)
-        return said.mean, said
+        posterior = denoise(x, t)
+        return posterior.mean, posterior
 
     return mean_of
 
 
-def _solve(seen: Observation, k: Any, residual: Array, like: Array) -> Array:
+def _solve(observation: Observation, k: Any, residual: Array, like: Array) -> Array:
     """(r^2 + A K A^T)^-1 residual by conjugate gradients; where that is singular, the least of the solutions."""
-    matrix = lambda u: seen.noise**2 * u + seen.operator(k * seen.transpose(u, like))
+    matrix = lambda u: observation.noise**2 * u + observation.operator(k * observation.transpose(u, like))
     return _conjugate(matrix, residual, 2 * residual.size)
 
 
@@ -227,7 +231,7 @@ def _conjugate(matrix: Callable[[Array], Array], residual: Array, iterations: in
 class _Constant:
     value: Any
 
-    def __call__(self, schedule: Schedule, t: Any, said: Posterior) -> Any:
+    def __call__(self, schedule: Schedule, t: Any, posterior: Posterior) -> Any:
         return self.value
 
 
@@ -235,12 +239,12 @@ class _Constant:
 class _Flat:
     strength: Any
 
-    def __call__(self, schedule: Schedule, t: Any, said: Posterior) -> Any:
+    def __call__(self, schedule: Schedule, t: Any, posterior: Posterior) -> Any:
         alpha, sigma = schedule(t)
         return (sigma / alpha) ** 2 / self.strength
 
 
 @pytree
 class _Own:
-    def __call__(self, schedule: Schedule, t: Any, said: Posterior) -> Any:
-        return said.var
+    def __call__(self, schedule: Schedule, t: Any, posterior: Posterior) -> Any:
+        return posterior.var

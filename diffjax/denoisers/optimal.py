@@ -76,11 +76,11 @@ def analytic(
         raise ValueError(f"There is no estimate {estimate!r}; there is {', '.join(known)}.")
     found = load(moments)
     alpha, sigma = amplitudes(schedule, found.ts)
-    order = np.argsort(level := 2 * (np.log(alpha) - np.log(sigma)))
+    order = np.argsort(lam := 2 * (np.log(alpha) - np.log(sigma)))
     table = np.asarray(getattr(found, estimate), np.float64)
     unit = (sigma**2 / (alpha**2 + sigma**2)).reshape(-1, *(1,) * (table.ndim - 1))
     ratio = (table / unit)[order]
-    return clipped(Interpolated(denoiser(net, schedule, target), level[order], ratio, most), clip)
+    return clipped(Interpolated(denoiser(net, schedule, target), lam[order], ratio, most), clip)
 
 
 @pytree
@@ -88,17 +88,17 @@ class Interpolated(Wrapper):
     """`analytic`: a variance whose ratio is known at some log-SNRs (N,), rising; the ends hold beyond them."""
 
     denoise: Denoiser
-    level: Any
+    log_snr: Any
     ratio: Any
     most: Any
 
     def __call__(self, x: Array, t: Any) -> Posterior:
         """The mean as it was, and the variance between its neighbours in the table."""
-        level, ratio = jnp.asarray(self.level, float), jnp.asarray(self.ratio, float)
-        here = jnp.clip(log_snr(self.schedule, t), level[0], level[-1])
-        i = jnp.clip(jnp.searchsorted(level, here) - 1, 0, len(level) - 2)
-        share = (here - level[i]) / (level[i + 1] - level[i])
-        var = unit_variance(self.schedule, t) * ((1 - share) * ratio[i] + share * ratio[i + 1])
+        lam, ratio = jnp.asarray(self.log_snr, float), jnp.asarray(self.ratio, float)
+        here = jnp.clip(log_snr(self.schedule, t), lam[0], lam[-1])
+        i = jnp.clip(jnp.searchsorted(lam, here) - 1, 0, len(lam) - 2)
+        fraction = (here - lam[i]) / (lam[i + 1] - lam[i])
+        var = unit_variance(self.schedule, t) * ((1 - fraction) * ratio[i] + fraction * ratio[i + 1])
         return Posterior(self.denoise(x, t).mean, jnp.clip(var, 0.0, self.most))
 
 

@@ -41,8 +41,8 @@ def optimal_transport(
         raise ValueError(f"There is no transport method {method!r}; there are exact and sinkhorn.")
 
     def apply(memory: PyTree, key: Key, batch: PyTree) -> PyTree:
-        own = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(batch.x)))
-        return batch.choose(z=couple(own, batch.x)[1])
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(batch.x)))
+        return batch.choose(z=couple(keys, batch.x)[1])
 
     def update(memory: PyTree, losses: Array, logged: dict[str, Array]) -> PyTree:
         return memory

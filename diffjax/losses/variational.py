@@ -29,7 +29,7 @@ import numpy as np
 
 from diffjax import chains, host
 from diffjax.calculus import need_gaussian
-from diffjax.denoisers.targets import Target, denoiser, inputs, maps
+from diffjax.denoisers.targets import Target, denoiser, inputs, split_maps
 from diffjax.denoisers.variance import LearnedRange
 from diffjax.losses.weights import Weight, unit
 from diffjax.processes.gaussian import Gaussian
@@ -103,7 +103,7 @@ def variational(
     Raises:
         ValueError: for a network of one map, or levels < 2.
     """
-    F, u = maps(net(*inputs(process.schedule, target, process.corrupt(x0, z, t), t)), x0, 2)
+    F, u = split_maps(net(*inputs(process.schedule, target, process.corrupt(x0, z, t), t)), x0, 2)
     return _bits(F, u, process, target, x0, z, t, steps, levels)
 
 
@@ -127,7 +127,7 @@ def hybrid(
         vlb_weight: lambda.
     """
     a, b = target(process.schedule, t)
-    F, u = maps(net(*inputs(process.schedule, target, process.corrupt(x0, z, t), t)), x0, 2)
+    F, u = split_maps(net(*inputs(process.schedule, target, process.corrupt(x0, z, t), t)), x0, 2)
     simple = weight(process.schedule, target, t) * jnp.mean((F - a * x0 - b * z) ** 2)
     return simple + vlb_weight * _bits(jax.lax.stop_gradient(F), u, process, target, x0, z, t, steps, levels)
 
@@ -137,8 +137,8 @@ def _bits(F: Array, u: Array, process: Gaussian, target: Target, x0, z, t, steps
     need_gaussian(process.schedule, "The bound is that of a chain with Gaussian steps", "use loss.name=regression")
     chain = chains.whole(process.schedule, steps)
     chain.check(t)
-    said = denoiser(lambda x, c: jnp.concatenate([F, u], -1), process.schedule, target)
-    posterior = LearnedRange(said, chain)(process.corrupt(x0, z, t), t)
+    of_maps = denoiser(lambda x, c: jnp.concatenate([F, u], -1), process.schedule, target)
+    posterior = LearnedRange(of_maps, chain)(process.corrupt(x0, z, t), t)
     return len(chain.t) / np.log(2) * jnp.mean(term(posterior, chain.gain_at(t), x0, levels))
 
 

@@ -89,8 +89,8 @@ class Embedding(nn.Module):
             )
         features = (positional if self.kind == "positional" else fourier)(c, self.features)
         if self.augment:
-            told = jnp.zeros((*c.shape, self.augment), jnp.float32) if augment is None else augment
-            features += Dense(self.features, use_bias=False, name="augment")(told)
+            augmentation = jnp.zeros((*c.shape, self.augment), jnp.float32) if augment is None else augment
+            features += Dense(self.features, use_bias=False, name="augment")(augmentation)
         embedding = Dense(self.width, name="noise_0")(features)
         embedding = Dense(self.width, name="noise_1")(nn.silu(embedding))
         if self.classes is not None:
@@ -191,7 +191,7 @@ def up(x: Array) -> Array:
     return blocks.reshape(*batch, 2 * height, 2 * width, channels)
 
 
-def beside(x: Array, condition: Array | None, channels: int) -> Array:
+def with_condition(x: Array, condition: Array | None, channels: int) -> Array:
     """x (..., C) with the condition (..., channels) behind it in the last axis; None: zeros.
 
     Raises:

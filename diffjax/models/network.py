@@ -20,7 +20,7 @@ class Network(NamedTuple):
         apply: (params, x, c, given={}, *, train=False, key=None) -> F of x's shape, float32. x is one
             example, c the scalar log-SNR log(alpha^2 / sigma^2), infinite at the ends, given what is known of it;
             with leading batch dimensions on all of them the result is the same as that of `jax.vmap`. key feeds
-            dropout, and is needed only where train is True. `told` is what else the module takes, each optional.
+            dropout, and is needed only where train is True. `options` is what else the module takes, each optional.
     """
 
     init: Callable[..., PyTree]
@@ -68,11 +68,11 @@ def network(module: nn.Module) -> Network:
         *,
         train: bool = False,
         key: Key | None = None,
-        **told: Any,
+        **options: Any,
     ) -> Array:
         rngs = None if key is None else {"dropout": key}
-        told = {**known(given), **told}
-        return module.apply({"params": params}, x, c, train=train, rngs=rngs, **told)  # pyright: ignore[reportReturnType]
+        options = {**known(given), **options}
+        return module.apply({"params": params}, x, c, train=train, rngs=rngs, **options)  # pyright: ignore[reportReturnType]
 
     return Network(init_params, apply, tuple(arguments))
 

@@ -40,7 +40,7 @@ class BridgeSchedule:
         open_ = -jnp.expm1(-remaining(self.base, t))  # 1 - r
         return alpha * open_, sigma * jnp.sqrt(open_)
 
-    def pull(self, t: Any) -> Array:
+    def endpoint_weight(self, t: Any) -> Array:
         """A_t, from 0 where sigma is to 1 at t_max."""
         (alpha, sigma), (alpha_T, sigma_T) = self.base(t), self.base(self.t_max)
         return alpha_T / alpha * (sigma / sigma_T) ** 2
@@ -61,21 +61,21 @@ class Bridge(Gaussian):
     schedule: BridgeSchedule
     from_noise: bool = static(default=False)
 
-    def shifted(self, x: Array, y: Array, t: Any) -> Array:
+    def u_of(self, x: Array, y: Array, t: Any) -> Array:
         """u_t = x_t - A_t y.
 
         Raises:
             ValueError: if x and y differ in shape.
         """
-        return x - self.schedule.pull(t) * _endpoint(y, x)
+        return x - self.schedule.endpoint_weight(t) * _endpoint(y, x)
 
-    def placed(self, u: Array, y: Array, t: Any) -> Array:
+    def x_of(self, u: Array, y: Array, t: Any) -> Array:
         """x_t = u_t + A_t y.
 
         Raises:
             ValueError: if u and y differ in shape.
         """
-        return u + self.schedule.pull(t) * _endpoint(y, u)
+        return u + self.schedule.endpoint_weight(t) * _endpoint(y, u)
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -95,7 +95,7 @@ class Bridge(Gaussian):
 
     def place(self, u: Array, given: dict, t: Any) -> Array:
         """x_t = u_t + A_t y."""
-        return self.placed(u, given["y"], t)
+        return self.x_of(u, given["y"], t)
 
     def check(self, target: Any) -> None:
         """Raises a ValueError for a target that does not know of endpoints."""
