@@ -13,7 +13,7 @@ Words that the field uses in several senses have one here:
     walk       the way from noise to data along a plan's rows: what `samplers.sampling_fn` returns walks
     request    how to draw, planned once for a method: rows, an order of positions, () where there is no choice
     moments    E[x] and E[x^2] of something, said with whose: `denoisers.moments.SecondMoments` of a posterior's error,
-               `theory.linear.Moments` of a Gaussian law, `metrics.frechet.Moments` of features
+               `theory.linear.Moments` of a Gaussian law
     prepare    what a training step does to its whole batch before the losses (`Prepare`, the group of configs). Data
                sets are prepared on the disk by `python -m diffjax.data.prepare`, TFDS's own word
     given      what is known of an example besides x, by name: {"label": 3}, {"y": the endpoint of a bridge}
