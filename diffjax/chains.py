@@ -32,7 +32,7 @@ class Chain:
     Attributes:
         t: (N,), where each step starts; a grid that ends with noise adds its last time, whose step is the decoder's.
         gain: SNR_s - SNR_t of each step; infinite on the last, which arrives at data.
-        floor: the variance of that last step where a chain alone must give it. Of a grid that ends in data it is the
+        floor: variance of the step to data when the denoiser gives none. Of a grid that ends in data it is the
             beta_tilde of the step before (Ho et al. 2020; Nichol & Dhariwal 2021, code); of one that ends with noise
             sigma^2 / alpha^2, what x_t alone says of x_0 (Kingma et al. 2021, section 3.2).
     """
@@ -63,7 +63,7 @@ class Chain:
 
 
 def look_up(ts: Any, values: Any, t: Any) -> Array:
-    """The entry of values (N, ...) that stands at the time t of ts (N,); NaN for a time that is none of them."""
+    """Reads the entry of values (N, ...) at the time t of ts (N,); NaN for a time that is none of them."""
     ts = jnp.asarray(ts, float)
     distance = jnp.abs(ts - t)
     i = jnp.argmin(distance)
@@ -71,7 +71,7 @@ def look_up(ts: Any, values: Any, t: Any) -> Array:
 
 
 def chain(schedule: Schedule, ts: Any) -> Chain:
-    """The chain along a grid (N + 1,), computed on the host in float64.
+    """Makes the chain along a grid (N + 1,), computed on the host in float64.
 
     Raises:
         ValueError: if the grid is not finite, decreasing and inside the schedule's domain.
@@ -92,7 +92,7 @@ def chain(schedule: Schedule, ts: Any) -> Chain:
 
 
 def whole(schedule: Schedule, steps: int | None = None) -> Chain:
-    """The chain of all T steps, at t / t_max = k / T.
+    """Makes the chain of all T steps, at t / t_max = k / T.
 
     Args:
         steps: T; default the schedule's own number of steps, 1000 for a continuous one.
@@ -109,7 +109,7 @@ def length(schedule: Schedule, steps: int | None = None) -> int:
 
 
 def tightest(schedule: Schedule, ts: Any, var: Any, steps: int) -> np.ndarray:
-    """The grid of `steps` steps on times of ts along which the bound is tightest (Bao et al. 2022, section 4).
+    """Finds the grid of `steps` steps on times of ts along which the bound is tightest (Bao et al. 2022, section 4).
 
     With the optimal variances a bound is the sum over its steps t -> s of log(1 + gain var) / 2: dynamic programming
     finds the least in O(steps N^2) (Watson et al. 2021; published as the optimal trajectory). The last step, from

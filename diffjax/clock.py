@@ -83,7 +83,7 @@ class Warped:
 
     @property
     def t_max(self) -> Any:
-        """The base's."""
+        """The end of the base schedule's domain."""
         return self.base.t_max
 
     def __call__(self, t: Any) -> tuple[Array, Array]:

@@ -161,7 +161,7 @@ def load(
 
 
 def beside(file: str, name: str) -> ModuleType:
-    """Another config file as a module, for recipes to start from: `beside(__file__, "vpsde.py").digits()`.
+    """Loads another config file as a module, for recipes to start from: `beside(__file__, "vpsde.py").digits()`.
 
     Args:
         file: of the config that asks; its neighbour is taken, else the one that ships with the package.

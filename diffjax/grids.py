@@ -171,7 +171,7 @@ def iddpm(
 
 
 def rounded(schedule: Schedule, n: int, *, base: str = "karras", **options):
-    """Another grid, each of its times but 0 moved to where the schedule's inverse puts it.
+    """Makes the grid `base`, each of its times but 0 moved to where the schedule's inverse puts it.
 
     For a `schedules.Rounded` schedule that is the nearest level that a discrete network knows.
     """

@@ -41,9 +41,11 @@ Potential = Callable[[Array, Any], Array]  # (x, t) -> scalar, of one example
 def extrapolated(
     denoise: Denoiser, other: Denoiser, w: Any, low: Any = 0.0, high: Any = np.inf, rescale: Any = 0.0
 ) -> "Extrapolated":
-    """Away from what `other` says, in two evaluations: it knows no condition, or is weaker (autoguidance).
+    """Extrapolates from `other` through `denoise`: cond + (w - 1) (cond - uncond), by an evaluation of each.
 
     Args:
+        denoise: the conditional model, or the better one (autoguidance).
+        other: the unconditional model, or a weaker one.
         w: 1 is off.
         low, high: it acts where low <= sigma / alpha <= high (Kynkaanniemi et al. 2024); outside w counts as 1.
         rescale: how far the mean's standard deviation over its entries is brought back to that of `denoise`'s, in
@@ -57,7 +59,7 @@ def extrapolated(
 
 
 def none(branch: Callable[[dict], Denoiser], given: dict, hidden: dict) -> Denoiser:
-    """The conditional denoiser."""
+    """Guides by nothing: the denoiser of what is given, as it is."""
     return branch(given)
 
 
@@ -70,7 +72,7 @@ def classifier_free(
     high: Any = np.inf,
     rescale: Any = 0.0,
 ) -> Denoiser:
-    """The same with one network for both, in one evaluation of two examples.
+    """Extrapolates from a network without conditions through that network with them, in one evaluation of two examples.
 
     Args:
         branch: given -> denoiser.
@@ -85,7 +87,7 @@ def classifier_free(
 
 @pytree
 class Extrapolated(Wrapper):
-    """`extrapolated`."""
+    """A denoiser whose mean lies beyond that of `denoise`, seen from that of `other`; `extrapolated` makes one."""
 
     denoise: Denoiser
     other: Denoiser
@@ -95,7 +97,7 @@ class Extrapolated(Wrapper):
     rescale: Any
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """The guided mean, and the variance of the first."""
+        """The guided mean, and the variance of `denoise`."""
         posterior = self.denoise(x, t)
         w = _strength(self.schedule, t, self.w, self.low, self.high)
         return Posterior(combine(posterior.mean, self.other(x, t).mean, w, self.rescale), posterior.var)
@@ -103,7 +105,13 @@ class Extrapolated(Wrapper):
 
 @pytree
 class ClassifierFree:
-    """`classifier_free`."""
+    """A denoiser extrapolated from one network's unconditional branch; `classifier_free` makes one.
+
+    Attributes:
+        branch: given -> denoiser.
+        labels: the pair (given, hidden).
+        w, low, high, rescale: as in `extrapolated`.
+    """
 
     branch: Callable[[Any], Denoiser]
     labels: Any
@@ -114,7 +122,7 @@ class ClassifierFree:
 
     @property
     def schedule(self) -> Schedule:
-        """That of both branches."""
+        """The schedule that both branches were made for."""
         return self.branch(self.labels[0]).schedule
 
     def __call__(self, x: Array, t: Any) -> Posterior:
@@ -134,7 +142,7 @@ def combine(cond: Array, uncond: Array, w: Any, rescale: Any = 0.0) -> Array:
 
 
 def tilted(denoise: Denoiser, potential: Potential, w: Any = 1.0) -> "Tilted":
-    """Classifier or similarity guidance by the gradient at x_t, for deterministic and random samplers alike.
+    """Guides by the gradient of a classifier's or a similarity's potential at x_t, with any sampler.
 
     Args:
         potential: (x_t, t) -> scalar; a classifier's must know the noise. If it has a `schedule`, that must be the
@@ -175,7 +183,7 @@ class Tilted(Wrapper):
 
 
 def tilted_by_prediction(denoise: Denoiser, potential: Potential, w: Any = 1.0) -> "TiltedByPrediction":
-    """The same for a potential of clean data, taken at the predicted mean: its gradient passes through the denoiser.
+    """Guides by the gradient of a potential of clean data, taken at the predicted mean, through the denoiser.
 
     Costs a backward pass of the denoiser. Of log p(y | x_0) it is the approximation of Chung et al. 2023 (DPS).
 
@@ -199,7 +207,7 @@ class TiltedByPrediction(Tilted):
 
 
 def mean_shift(denoise: Denoiser, potential: Potential, ts: Any, w: Any = 1.0) -> "MeanShift":
-    """Classifier guidance as first published, for `ancestral.ddpm` along `ts` (Dhariwal & Nichol 2021, algorithm 1).
+    """Guides by a classifier as first published, for `ancestral.ddpm` along `ts` (Dhariwal & Nichol 2021, algorithm 1).
 
     The mean of each step moves by w Var grad potential(x_t, t), Var being the step's variance. In terms of x_0 that is
     a shift by w (sigma_s^2 / alpha_s + gamma var) grad potential, gamma being the weight of the mean in the step: on a
@@ -218,7 +226,14 @@ def mean_shift(denoise: Denoiser, potential: Potential, ts: Any, w: Any = 1.0) -
 
 @pytree
 class MeanShift(Wrapper):
-    """`mean_shift`."""
+    """A denoiser whose mean moves as the published step's mean does; `mean_shift` makes one.
+
+    Attributes:
+        denoise, potential, w: as in `tilted`.
+        ts: (N,), where the grid's steps start.
+        least: (N,), sigma_s^2 / alpha_s: what moves a mean that has no variance.
+        gamma: (N,), the weight of the mean in each step.
+    """
 
     denoise: Denoiser
     potential: Potential
@@ -235,7 +250,7 @@ class MeanShift(Wrapper):
 
 
 def _strength(schedule: Schedule, t: Any, w: Any, low: Any, high: Any) -> Array:
-    """w inside the interval of noise levels, 1 outside."""
+    """Takes w inside the interval of levels, 1 outside: a scalar."""
     alpha, sigma = schedule(t)
     inside = (sigma >= low * alpha) & ((sigma <= high * alpha) | jnp.isinf(high))
     return jnp.where(inside, w, 1.0)

@@ -84,12 +84,12 @@ def observe(operator: Callable[[Array], Array], y: Any, shape: tuple[int, ...], 
 
 
 def replacement(denoise: Denoiser, observation: Observation) -> "Conditioned":
-    """What y determines of the mean is replaced; for observations whose noise does not matter."""
+    """Replaces what y determines of the mean; for observations whose noise does not matter."""
     return Conditioned(denoise, Observation(observation.operator, observation.y, 0.0), _Constant(1.0))
 
 
 def diffpir(denoise: Denoiser, observation: Observation, strength: Any = 1.0) -> "Conditioned":
-    """The proximal step at each noise level; a larger strength trusts the denoiser more (lambda in the paper).
+    """Takes DiffPIR's proximal step at each level; a larger strength (the paper's lambda) trusts the denoiser more.
 
     Raises:
         ValueError: unless strength is positive.
@@ -100,12 +100,12 @@ def diffpir(denoise: Denoiser, observation: Observation, strength: Any = 1.0) ->
 
 
 def diagonal(denoise: Denoiser, observation: Observation) -> "Conditioned":
-    """Conditioning of N(mean, var); a denoiser whose variance is 0 is left as it was."""
+    """Conditions N(mean, var) on y, var per entry; a denoiser whose variance is 0 is left as it was."""
     return Conditioned(denoise, observation, _Own())
 
 
 def tmpd(denoise: Denoiser, observation: Observation, iterations: int = 20) -> "Projected":
-    """Conditioning of N(mean, whole covariance), by conjugate gradients on the denoiser's derivative.
+    """Conditions N(mean, whole covariance) on y, by conjugate gradients on the denoiser's derivative.
 
     They need a covariance: symmetric and positive. The derivative of an exact denoiser is one; that of a network is not
     quite, and where the noise of the observation is small the walk may diverge. Stopped after two iterations it does
@@ -124,7 +124,7 @@ def tmpd(denoise: Denoiser, observation: Observation, iterations: int = 20) -> "
 
 @pytree
 class Projected(Wrapper):
-    """`tmpd`."""
+    """A denoiser conditioned on an observation by its whole covariance; `tmpd` makes one."""
 
     denoise: Denoiser
     observation: Observation
@@ -143,7 +143,13 @@ class Projected(Wrapper):
 
 @pytree
 class Conditioned(Wrapper):
-    """Equation (1)."""
+    """A denoiser conditioned on an observation by equation (1), with a covariance K that is diagonal.
+
+    Attributes:
+        denoise: the one that is conditioned.
+        observation: what was seen.
+        spread: (schedule, t, posterior) -> K, a scalar or of x's shape.
+    """
 
     denoise: Denoiser
     observation: Observation
@@ -158,8 +164,9 @@ class Conditioned(Wrapper):
 
 
 def dps(denoise: Denoiser, observation: Observation, w: Any = 1.0) -> TiltedByPrediction:
-    """Diffusion posterior sampling by its equation; the paper's normalised step size, of its own sampler, is not there.
+    """Guides by the gradient of log p(y | mean), the equation of diffusion posterior sampling.
 
+    The paper's normalised step size belongs to its own sampler and is not there.
     Steps are stiff by the ratio of the posterior's variance to that of the observation's noise: w is to make up for it.
 
     Raises:
@@ -175,7 +182,7 @@ def _log_likelihood(observation: Observation, x0: Array, t: Any) -> Array:
 
 
 def pigdm(denoise: Denoiser, observation: Observation, w: Any = 1.0, v: Any = 1.0) -> "PseudoInverse":
-    """Pseudo-inverse guidance; v is the variance of the data that the guess is for.
+    """Guides by the pseudo-inverse of A; v is the variance of the data that the guess is for.
 
     Raises:
         ValueError: unless v is positive and the process Gaussian.
@@ -188,7 +195,7 @@ def pigdm(denoise: Denoiser, observation: Observation, w: Any = 1.0, v: Any = 1.
 
 @pytree
 class PseudoInverse(Wrapper):
-    """`pigdm`."""
+    """A denoiser guided by the pseudo-inverse of an observation's operator; `pigdm` makes one."""
 
     denoise: Denoiser
     observation: Observation

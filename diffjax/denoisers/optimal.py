@@ -33,7 +33,7 @@ from diffjax.types import Array, Denoiser, Key, Network, Posterior, Schedule, py
 
 
 def tabulated(denoise: Denoiser, ts: Any, var: Any, most: Any = 1.0) -> "Measured":
-    """The denoiser with a variance known at the times ts, clipped to [0, most] (data in [-1, 1]: most = 1).
+    """Gives a denoiser a variance known at the times ts, clipped to [0, most] (data in [-1, 1]: most = 1).
 
     Args:
         ts: (N,).
@@ -59,7 +59,7 @@ def analytic(
     most: float = 1.0,
     clip: tuple[float, float] | None = None,
 ) -> Denoiser:
-    """Analytic-DPM on any grid, as a config names it: the variance at t is read off a file.
+    """Makes the denoiser of Analytic-DPM on any grid: the variance at t is read off a file.
 
     What is read, evenly between log-SNRs, is its ratio to the posterior variance of N(0, 1) data, which is smooth.
 
@@ -85,7 +85,14 @@ def analytic(
 
 @pytree
 class Interpolated(Wrapper):
-    """`analytic`: a variance whose ratio is known at some log-SNRs (N,), rising; the ends hold beyond them."""
+    """A denoiser with a variance between measured ones; `analytic` makes one.
+
+    Attributes:
+        denoise: whose mean is kept.
+        log_snr: (N,), rising, where the variance was measured; its end values hold beyond its ends.
+        ratio: (N,) or (N, *shape), the variance there over that of N(0, 1) data.
+        most: what the variance is clipped to.
+    """
 
     denoise: Denoiser
     log_snr: Any
@@ -104,7 +111,7 @@ class Interpolated(Wrapper):
 
 @pytree
 class Measured(Wrapper):
-    """`tabulated`."""
+    """A denoiser with a variance known at the times ts (N,) alone: var (N,) or (N, *shape); `tabulated` makes one."""
 
     denoise: Denoiser
     ts: Any
@@ -116,16 +123,16 @@ class Measured(Wrapper):
 
 
 def jacobian(denoise: Denoiser, key: Key | None = None, probes: int = 1, rank: int = 0) -> "Jacobian":
-    """The denoiser with the diagonal of sigma^2 / alpha d mean / d x_t as its variance, not below 0.
+    """Gives a denoiser the diagonal of J = sigma^2 / alpha d mean / d x_t as its variance, not below 0.
 
     Args:
         key: of the probes v = +-1 of Hutchinson's estimate E[v (J v)], the same ones at every call: each costs one
             derivative beside the evaluation. None: exactly, by as many derivatives as x has entries. Where the rows of
             the derivative are long a few probes say little, and the bound at 0 then adds a bias upwards.
         probes: how many.
-        rank: of the part of J that is known exactly: it is projected on J's image of as many random directions, and
-            only the rest is left to the probes (Hutch++, Meyer et al. 2021, for the diagonal; exact for a covariance of
-            that rank). Each costs two derivatives, one of them backwards.
+        rank: number of random directions whose image under J spans a subspace: the diagonal of J's projection on it is
+            computed exactly, and the probes estimate the rest (Hutch++, Meyer et al. 2021, for the diagonal; exact for
+            a covariance of that rank). Each direction costs two derivatives, one of them backwards.
 
     Raises:
         ValueError: unless probes is an integer >= 1, rank one >= 0, which is 0 without a key, and the process Gaussian.
@@ -147,7 +154,13 @@ def jacobian(denoise: Denoiser, key: Key | None = None, probes: int = 1, rank: i
 
 @pytree
 class Jacobian(Wrapper):
-    """`jacobian`."""
+    """A denoiser with the variance of its own derivative; `jacobian` makes one.
+
+    Attributes:
+        denoise: whose mean is differentiated.
+        probes: keys of the probes, or None: the diagonal is computed whole.
+        sketch: keys of the directions of the exact part.
+    """
 
     denoise: Denoiser
     probes: Any  # keys

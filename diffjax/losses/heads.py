@@ -21,7 +21,7 @@ _UNIT = unit()
 
 
 def npr(net: Network, process: Gaussian, target: Target, x0: Array, z: Array, t: Any, weight: Weight = _UNIT) -> Array:
-    """Of one example: a scalar, averaged over x_0's entries.
+    """Regresses the second map u on the squared residual (F* - F)^2 of one example: a scalar, averaged over entries.
 
     Args: as of `regression`; the network has two maps, F and u.
 
@@ -33,7 +33,7 @@ def npr(net: Network, process: Gaussian, target: Target, x0: Array, z: Array, t:
 
 
 def sn(net: Network, process: Gaussian, target: Target, x0: Array, z: Array, t: Any, weight: Weight = _UNIT) -> Array:
-    """Of one example: a scalar, averaged over x_0's entries.
+    """Regresses the second map u on the squared target F*^2 of one example: a scalar, averaged over entries.
 
     Args: as of `regression`; the network has two maps, F and u.
 
@@ -45,7 +45,7 @@ def sn(net: Network, process: Gaussian, target: Target, x0: Array, z: Array, t: 
 
 
 def _parts(net: Network, process: Gaussian, target: Target, x0: Array, z: Array, t: Any) -> tuple[Array, Array, Array]:
-    """(F without its gradient, u, F*)."""
+    """Evaluates the network at x_t: (F without its gradient, u, F*), each of x_0's shape."""
     need_gaussian(process.schedule, "The posterior's variance is learned", "deterministic samplers use none")
     a, b = target(process.schedule, t)
     F, u = split_maps(net(*inputs(process.schedule, target, process.corrupt(x0, z, t), t)), x0, 2)

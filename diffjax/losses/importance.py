@@ -22,7 +22,7 @@ class LastLosses(NamedTuple):
 
 
 def importance(schedule: Schedule, steps: int | None = None, history: int = 10, uniform: float = 0.001) -> Prepare:
-    """Gives each example of the batch its time "t" and the "t_weight" of its loss.
+    """Draws each example's time "t" where the loss is large, and gives the "weight" that keeps the loss's mean.
 
     Args:
         steps: T (`chains.length`); t / t_max = k / T, k = 1 .. T.
@@ -58,7 +58,7 @@ def importance(schedule: Schedule, steps: int | None = None, history: int = 10, 
 
 
 def probabilities(memory: LastLosses, uniform: Any) -> Array:
-    """p (T,)."""
+    """Computes p (T,), the probability of each step k, from the memory; it sums to 1."""
     T, history = memory.squares.shape
     root = jnp.sqrt(memory.squares.mean(1))
     total = root.sum()
@@ -68,7 +68,7 @@ def probabilities(memory: LastLosses, uniform: Any) -> Array:
 
 
 def remember(memory: LastLosses, k: Array, squares: Array) -> LastLosses:
-    """The ring after losses of the steps k (B,), as if they had come one by one: of many alike the last stay."""
+    """Adds the squared losses (B,) of the steps k (B,) to the memory, in order: of one step the last `history` stay."""
     T, history = memory.squares.shape
     alike, order = k[:, None] == k[None, :], jnp.arange(len(k), dtype=jnp.int32)
     earlier = (alike & (order[None, :] < order[:, None])).sum(1, dtype=jnp.int32)

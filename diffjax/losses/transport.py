@@ -17,7 +17,7 @@ from diffjax.types import Array, Key, Prepare, PyTree, Schedule
 def optimal_transport(
     schedule: Schedule, method: str = "exact", epsilon: float = 0.05, iterations: int = 1000
 ) -> Prepare:
-    """Gives each example of the batch its noise "z", standard normal over the batch; not so over one label of it.
+    """Pairs each example of the batch with its noise "z", standard normal over the batch; not so over one label.
 
     Args:
         method: "exact", or "sinkhorn", whose pairs are drawn from the entropic plan.

@@ -39,13 +39,13 @@ _UNIT = unit()
 
 
 def kl(posterior: Posterior, gain: Any, x0: Array) -> Array:
-    """KL(q(x_s | x_t, x_0) || p(x_s | x_t)) in nats, entry by entry."""
+    """Computes KL(q(x_s | x_t, x_0) || p(x_s | x_t)) in nats, entry by entry."""
     mean, var = posterior
     return 0.5 * (jnp.log1p(gain * var) + gain * ((x0 - mean) ** 2 - var) / (1 + gain * var))
 
 
 def log_likelihood(posterior: Posterior, x0: Array, levels: int | None = None) -> Array:
-    """log p(x_0 | x_t) in nats, entry by entry, of the Gaussian posterior.
+    """Computes log p(x_0 | x_t) in nats, entry by entry, of the Gaussian posterior.
 
     Args:
         levels: x_0 is one of this many values evenly from -1 to 1, and has the probability of its bin, of half width
@@ -92,7 +92,7 @@ def variational(
     steps: int | None = None,
     levels: int | None = 256,
 ) -> Array:
-    """L_vlb of one example at one time of the chain: an unbiased scalar for t uniform over it (`times.chain`).
+    """Computes L_vlb of one example at one time of the chain: an unbiased scalar for t uniform over it (`times.chain`).
 
     Args:
         net: (x_in, c) -> two maps of x_0's shape, F and the u of `denoisers.variance.learned_range`.
@@ -120,7 +120,7 @@ def hybrid(
     steps: int | None = None,
     levels: int | None = 256,
 ) -> Array:
-    """L_hybrid (Nichol & Dhariwal 2021, eq. 16): the regression of F, and L_vlb, which moves the variance alone.
+    """Computes L_hybrid (Nichol & Dhariwal 2021, eq. 16): regression of F, and L_vlb, which moves the variance alone.
 
     Args: as of `variational`, and
         weight: of the regression (`losses.weights`).
@@ -133,7 +133,7 @@ def hybrid(
 
 
 def _bits(F: Array, u: Array, process: Gaussian, target: Target, x0, z, t, steps, levels) -> Array:
-    """T times the term at t, in bits per dimension."""
+    """Estimates the bound by T times its term at t, in bits per dimension: a scalar."""
     need_gaussian(process.schedule, "The bound is that of a chain with Gaussian steps", "use loss.name=regression")
     chain = chains.whole(process.schedule, steps)
     chain.check(t)

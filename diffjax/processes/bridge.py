@@ -31,7 +31,7 @@ class BridgeSchedule:
 
     @property
     def t_max(self) -> Any:
-        """The base's."""
+        """The end of the base schedule's domain."""
         return self.base.t_max
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
@@ -88,7 +88,7 @@ class Bridge(Gaussian):
         return () if self.from_noise else ("y",)
 
     def given(self, key: Key, given: dict, shape: tuple[int, ...], x0: Array | None = None) -> dict:
-        """With the endpoint "y", drawn by the base process where data has none."""
+        """`given` with the endpoint "y", drawn by the base process where data has none."""
         if not self.from_noise:
             return given
         return {**given, "y": self.endpoint_prior(key, shape) if x0 is None else self.endpoint(key, x0)}
@@ -113,7 +113,7 @@ class Bridge(Gaussian):
             raise ValueError(f"{name} has endpoints, but process.from_noise draws them: set one of the two.")
 
     def check_density(self) -> None:
-        """Raises a ValueError: there is none."""
+        """Raises a ValueError: a bridge has no prior density."""
         raise ValueError(
             "The flow of a bridge goes from data to a point, its endpoint: there is no density to integrate from; "
             "--mode=likelihood takes Gaussian processes."
@@ -125,7 +125,7 @@ class Bridge(Gaussian):
         return alpha * x0 + sigma * self.law(key, x0.shape)
 
     def endpoint_prior(self, key: Key, shape: tuple[int, ...]) -> Array:
-        """The same where x_0 is not known: sigma_T z, as `Gaussian.prior` of the base."""
+        """y drawn where x_0 is not known: sigma_T z, as `Gaussian.prior` of the base."""
         return Gaussian(self.schedule.base, self.law).prior(key, shape)
 
 

@@ -53,7 +53,7 @@ class Unconditional:
         return x0, z
 
     def on(self, schedule: Schedule) -> Any:
-        """The same process by another clock."""
+        """The process on another schedule, of another clock."""
         return dataclasses.replace(self, schedule=schedule)  # pyright: ignore[reportArgumentType]
 
 
