@@ -38,14 +38,14 @@ def float64(function: Callable, *args: Any) -> Any:
 
 
 def along(function: Callable, first: Any, ts: Any, least: int = 64) -> Any:
-    """`function(first, t)` at each of the times (n,), in float64 on the host; results have n as leading axis.
+    """`function(first, t)` at each of the times (n, ...), in float64 on the host; results have n as leading axis.
 
-    Times are padded to a length of 2^k >= `least` before they are evaluated: one compile of each primitive serves every
-    n up to it, where the bare lengths would make new ones for each.
+    Times are padded to the length `least`, or to the next 2^k above it, before they are evaluated: one compile of each
+    primitive serves every n up to there, where the bare lengths would make new ones for each.
     """
     ts = np.asarray(ts, np.float64)
-    size = max(least, 1 << max(len(ts) - 1, 0).bit_length())
-    padded = np.concatenate([ts, np.full(size - len(ts), ts[-1] if len(ts) else 0.0)])
+    size = least if len(ts) <= least else 1 << (len(ts) - 1).bit_length()
+    padded = np.concatenate([ts, np.broadcast_to(ts[-1] if len(ts) else 0.0, (size - len(ts), *ts.shape[1:]))])
     found = float64(jax.vmap(function, in_axes=(None, 0)), first, padded)
     return jax.tree.map(lambda leaf: leaf[: len(ts)], found)
 
@@ -61,12 +61,17 @@ def check_int(name: str, value: Any, least: int = 1, error: type[Exception] = Va
     return int(value)
 
 
-def check_order(value: Any, orders: tuple[int, ...]) -> int:
-    """`value`, an order of a method.
+def check_order(value: Any, orders: tuple[int, ...], what: str = "order") -> int:
+    """`value`, the order of a method, as an int.
+
+    Args:
+        orders: those that the method has, two or more.
+        what: how the error names it.
 
     Raises:
-        ValueError: unless it is one of `orders`.
+        ValueError: unless it is one of `orders`, and no bool.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value not in orders:
-        raise ValueError(f"Got order = {value!r}, expected one of {', '.join(map(str, orders))}.")
+        *others, last = map(str, orders)
+        raise ValueError(f"The {what} is {value!r}, expected {', '.join(others)} or {last}.")
     return int(value)
