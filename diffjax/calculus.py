@@ -145,7 +145,7 @@ def time_of(schedule: Schedule, log_snr: Any) -> Array:
 
 def amplitudes(schedule: Schedule, ts: Any) -> tuple[np.ndarray, np.ndarray]:
     """(alpha, sigma) at host times ts (N,), in float64: what plans are made of."""
-    return host.float64(jax.vmap(lambda s, t: s(t), in_axes=(None, 0)), schedule, np.asarray(ts, np.float64))
+    return host.along(lambda schedule, t: schedule(t), schedule, ts)
 
 
 def same(a: Any, b: Any) -> Any:

@@ -32,9 +32,9 @@ class Chain:
     Attributes:
         t: (N,), where each step starts; a grid that ends with noise adds its last time, whose step is the decoder's.
         gain: SNR_s - SNR_t of each step; infinite on the last, which arrives at data.
-        floor: the variance of that last step where a chain alone must give it. Of a grid that ends in data it is the
-            beta_tilde of the step before (Ho et al. 2020; Nichol & Dhariwal 2021, code); of one that ends with noise
-            sigma^2 / alpha^2, what x_t alone says of x_0 (Kingma et al. 2021, section 3.2).
+        floor: the variance of the last step, to data, when the denoiser gives none. Of a grid that ends in data it is
+            the beta_tilde of the step before (Ho et al. 2020; Nichol & Dhariwal 2021, code); of a grid that ends with
+            noise, sigma^2 / alpha^2, what x_t alone says of x_0 (Kingma et al. 2021, section 3.2).
     """
 
     t: Any
@@ -42,11 +42,11 @@ class Chain:
     floor: Any
 
     def gain_at(self, t: Any) -> Array:
-        """The gain of the step that starts at t; NaN for a time that is none of the chain's."""
+        """Looks up the gain of the step that starts at t; NaN for a time that is none of the chain's."""
         return look_up(self.t, self.gain, t)
 
     def check(self, t: Any) -> None:
-        """Looks at a time, unless it is being traced.
+        """Checks that a time is one of the chain's, unless it is being traced.
 
         Raises:
             ValueError: if it is none of the chain's.
@@ -63,7 +63,7 @@ class Chain:
 
 
 def look_up(ts: Any, values: Any, t: Any) -> Array:
-    """The entry of values (N, ...) that stands at the time t of ts (N,); NaN for a time that is none of them."""
+    """Looks up the entry of values (N, ...) at the time t of ts (N,); NaN for a time that is none of them."""
     ts = jnp.asarray(ts, float)
     distance = jnp.abs(ts - t)
     i = jnp.argmin(distance)
@@ -71,7 +71,7 @@ def look_up(ts: Any, values: Any, t: Any) -> Array:
 
 
 def chain(schedule: Schedule, ts: Any) -> Chain:
-    """The chain along a grid (N + 1,), computed on the host in float64.
+    """Computes the chain along a grid (N + 1,), on the host in float64.
 
     Raises:
         ValueError: if the grid is not finite, decreasing and inside the schedule's domain.
@@ -92,7 +92,7 @@ def chain(schedule: Schedule, ts: Any) -> Chain:
 
 
 def whole(schedule: Schedule, steps: int | None = None) -> Chain:
-    """The chain of all T steps, at t / t_max = k / T.
+    """Computes the chain of all T steps of a schedule, at t / t_max = k / T.
 
     Args:
         steps: T; default the schedule's own number of steps, 1000 for a continuous one.
@@ -102,5 +102,5 @@ def whole(schedule: Schedule, steps: int | None = None) -> Chain:
 
 
 def length(schedule: Schedule, steps: int | None = None) -> int:
-    """T as `whole` has it."""
+    """Counts the steps of the chain of `whole`, T."""
     return getattr(schedule, "steps", 1000) if steps is None else steps

@@ -55,12 +55,12 @@ class _Scan(NamedTuple):
     """The static part of a sampling function: compares equal for every schedule, grid and strength."""
 
     step: Callable
-    init: Callable
+    init: Callable | None  # None: it has leaves, and is an argument
     final: Callable
     trace: Callable | None
 
     def __call__(self, rows: PyTree, schedule: Schedule | None, *args: Any) -> Any:
-        *bound, model, key, x = args  # bound: the arguments of `init`
+        *init, model, key, x = args if self.init is None else (self.init, *args)
 
         def body(state: PyTree, indexed_row: Any) -> Any:
             index, row = indexed_row
@@ -69,7 +69,7 @@ class _Scan(NamedTuple):
 
         x = refuse_other_schedules(schedule, model, x)
         count = jax.tree.leaves(rows)[0].shape[0]
-        state, trajectory = jax.lax.scan(body, self.init(*bound, x), (jnp.arange(count), rows))
+        state, trajectory = jax.lax.scan(body, init[0](x), (jnp.arange(count), rows))
         return (self.final(model, state), trajectory) if self.trace else self.final(model, state)
 
 
@@ -77,18 +77,18 @@ class _PaddedScan(NamedTuple):
     """The static part of a sampling function along the first `count` rows, a number known only at run time."""
 
     step: Callable
-    init: Callable
+    init: Callable | None
     final: Callable
 
     def __call__(self, rows: PyTree, schedule: Schedule | None, count: Array, *args: Any) -> Any:
-        *bound, model, key, x = args
+        *init, model, key, x = args if self.init is None else (self.init, *args)
 
         def body(index: Array, state: PyTree) -> PyTree:
             row = jax.tree.map(lambda column: column[index], rows)
             return self.step(model, jax.random.fold_in(key, index), state, row)
 
         x = refuse_other_schedules(schedule, model, x)
-        return self.final(model, jax.lax.fori_loop(0, count, body, self.init(*bound, x)))
+        return self.final(model, jax.lax.fori_loop(0, count, body, init[0](x)))
 
 
 def sampling_fn(sampler: Sampler, ts: Any, trace: Callable | None = None, max_rows: int | None = None) -> Partial:
@@ -112,19 +112,19 @@ def sampling_fn(sampler: Sampler, ts: Any, trace: Callable | None = None, max_ro
     end = None if sampler.schedule is None else float(sampler.schedule.t_max)
     planned = sampler.plan(grids.check(ts, end))
     _refuse_noise(sampler.schedule, planned)
-    init, *bound = (sampler.init.func, *sampler.init.args) if isinstance(sampler.init, Partial) else (sampler.init,)
-    bound = jax.tree.map(jnp.asarray, bound)
+    init, *leaves = (None, sampler.init) if isinstance(sampler.init, Partial) else (sampler.init,)
+    put = jax.device_put  # jnp.asarray would compile a program for every new shape
     if max_rows is None:
         scan = _Scan(sampler.step, init, sampler.final, trace)
-        return Partial(scan, jax.tree.map(jnp.asarray, planned), sampler.schedule, *bound)
+        return Partial(scan, put(planned), sampler.schedule, *put(leaves))
     count = jax.tree.leaves(planned)[0].shape[0]
     if trace is not None:
         raise ValueError("A walk padded to max_rows keeps no trajectory: give trace or max_rows, not both.")
     if count > max_rows:
         raise ValueError(f"The walk has {count} rows, expected at most max_rows = {max_rows}.")
-    fill = lambda a: jnp.asarray(np.concatenate([a, np.repeat(a[-1:], max_rows - count, 0)]))
+    fill = lambda a: np.concatenate([a, np.repeat(a[-1:], max_rows - count, 0)])
     scan = _PaddedScan(sampler.step, init, sampler.final)
-    return Partial(scan, jax.tree.map(fill, planned), sampler.schedule, jnp.asarray(count, jnp.int32), *bound)
+    return Partial(scan, put(jax.tree.map(fill, planned)), sampler.schedule, put(np.int32(count)), *put(leaves))
 
 
 def starts_too_early(why: str, instead: str | None = None) -> ValueError:
@@ -160,8 +160,8 @@ def _in_turn(first: Callable, then: Callable, model: Any, key: Key, x: Array) ->
 
 def nfe(sample: Partial) -> int:
     """Counts the rows of a sampling function: its model evaluations, for single-evaluation samplers."""
-    if parts := [part for part in sample.args if isinstance(part, Partial)]:
-        return sum(map(nfe, parts))
+    if sample.func is _in_turn:
+        return sum(map(nfe, sample.args))
     return int(sample.args[2]) if isinstance(sample.func, _PaddedScan) else jax.tree.leaves(sample.args[0])[0].shape[0]
 
 

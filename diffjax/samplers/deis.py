@@ -56,7 +56,7 @@ def _in_t(schedule: Schedule, levels: list[table.Level]) -> list[tuple[np.ndarra
     edges = np.unique(np.concatenate([ends, np.clip(getattr(schedule, "knots", ends), ends[-1], ends[0])]))[::-1]
     width = np.diff(edges)[:, None]
     ts = edges[1:, None] - width * quadrature.SHARE
-    most = 64 + len(getattr(schedule, "knots", ()))  # steps of a grid of 64: one compile serves the shorter ones too
+    most = host.LENGTH + len(getattr(schedule, "knots", ()))  # one compile serves grids of up to 64 steps
     slopes = jax.vmap(derivatives, in_axes=(None, 0))
     (alpha, sigma), (d_alpha, d_sigma) = host.along(slopes, schedule, ts, most)
     dn = width * quadrature.WEIGHTS * (d_sigma * alpha - sigma * d_alpha) / alpha**2

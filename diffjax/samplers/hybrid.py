@@ -59,5 +59,5 @@ def ddbm(schedule: Schedule, ratio: float = 0.33) -> Sampler:
 
 def _with_rates(schedule: Schedule, levels: list[table.Level]) -> list[tuple[table.Level, float, float]]:
     """Looks up f and g^2 at levels, all in one call of the schedule: (level, f, g^2) each."""
-    f, g2 = host.along(rates, schedule, [level.t for level in levels])
+    f, g2 = host.along(rates, schedule, [level.t for level in levels], 2 * host.LENGTH)
     return list(zip(levels, map(float, f), map(float, g2)))

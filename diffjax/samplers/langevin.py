@@ -115,7 +115,9 @@ def predictor_corrector(
         if rule != "snr":
             return rows
         ratio = place(strength * np.sqrt(kept), np.zeros_like(steps.t))
-        return KernelRow(*rows, *amplitudes(schedule, rows.t), np.append(ratio, np.zeros(len(rows.t) - len(ratio))))
+        last = np.full(len(rows.t) - len(ratio), len(ts) - 1)  # the row of a last mean
+        at = np.r_[place(np.arange(noisy), np.arange(len(steps.t))), last].astype(int)
+        return KernelRow(*rows, alpha[at], sigma[at], np.append(ratio, np.zeros(len(last))))
 
     order = None if corrections or move is None else move.order  # a kernel's error stays however short the steps are
     return Sampler(snr_step if rule == "snr" else linear_step, plan, schedule=schedule, order=order)

@@ -118,7 +118,7 @@ def _sampler(
     schedule: Schedule, order: int, tau: float, lower_final: bool, weights: Weights, interior: int = 2
 ) -> Sampler:
     """The sampler of a rule for weights, through the last `order` evaluations; interior: its order without noise."""
-    order = host.check_order(order, (1, 2, 3), "multistep order")
+    order = host.check_order(order, (1, 2, 3), "The multistep order")
     if not 0 <= tau < np.inf:
         raise ValueError(f"tau is {tau}, expected a finite number >= 0 (0: probability flow, 1: reverse SDE).")
 

@@ -27,7 +27,7 @@ def dpm_solver(schedule: Schedule, order: int = 2) -> Sampler:
     Raises:
         ValueError: for another order, or (at planning) if the grid starts where alpha is 0.
     """
-    order = host.check_order(order, (2, 3), "order of DPM-Solver (1 is ancestral.ddim)")
+    order = host.check_order(order, (2, 3), "The order of DPM-Solver (1: ancestral.ddim)")
     step, nodes = {2: (_dpm_solver_2, (1 / 2,)), 3: (_dpm_solver_3, THIRDS)}[order]
     program = _program(step, nodes, table.ddim_of_eps)
     return table.sampler(schedule, program, order, order=order, keeps=table.eps, evaluations=lambda n: order * n)
@@ -44,7 +44,8 @@ def _program(step: Callable, nodes: tuple[float, ...], ddim: Callable) -> table.
 
     def program(walk: table.Walk) -> table.Form:
         x, steps = walk.start, [(now, then, then.lam - now.lam) for now, then in pairwise(walk.levels)]
-        inside = iter(walk.levels_at([now.lam + r * h for now, _, h in steps if np.isfinite(h) for r in nodes]))
+        lams = [now.lam + r * h for now, _, h in steps if np.isfinite(h) for r in nodes]
+        inside = iter(walk.levels_at(lams, len(nodes)))
         for now, then, h in steps:
             if np.isfinite(h):
                 x = step(walk, x, now, then, *islice(inside, len(nodes)))

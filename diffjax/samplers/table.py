@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
-from diffjax.calculus import amplitudes, time_of
+from diffjax.calculus import time_of
 from diffjax.samplers.base import Sampler, starts_too_early
 from diffjax.types import Array, Denoiser, Key, Schedule
 
@@ -85,7 +85,7 @@ class Walk:
 
     def __init__(self, schedule: Schedule, ts: np.ndarray, rows: int, random: bool):
         self.schedule, self._rows, self._size = schedule, rows, 1 + rows * (2 if random else 1)
-        self.levels = _levels(schedule, ts)
+        self.levels = self.levels_of(ts)
         self.start = self._unit(0)
         self._at: list[Level] = []
         self._x: list[Form] = []
@@ -106,15 +106,19 @@ class Walk:
         """Draws the standard normal noise of the row of the last evaluation, a unit vector."""
         return self._unit(self._rows + len(self._at))
 
-    def levels_at(self, lams: Any) -> list[Level]:
+    def levels_at(self, lams: Any, a_step: int = 1) -> list[Level]:
         """Looks up the levels with these lambdas (n,), all in one call of the schedule.
+
+        Args:
+            a_step: how many there are for each step of the grid: with it, n up to 64 steps share one compile.
 
         Raises:
             ValueError: if the schedule has no inverse, or does not reach one of them.
         """
         if not len(lams):
             return []
-        levels, end = self.levels_of(host.along(time_of, self.schedule, 2 * np.asarray(lams))), self.schedule.t_max
+        ts = host.along(time_of, self.schedule, 2 * np.asarray(lams), a_step * host.LENGTH)
+        levels, end = self.levels_of(ts, a_step), self.schedule.t_max
         for lam, level in zip(lams, levels):
             if level.t > float(end) * (1 + 1e-6) or not np.isclose(level.lam, lam, rtol=1e-6, atol=1e-6):
                 raise ValueError(
@@ -122,9 +126,10 @@ class Walk:
                 )
         return levels
 
-    def levels_of(self, ts: Any) -> list[Level]:
-        """Looks up the levels of these times (n,), all in one call of the schedule."""
-        return _levels(self.schedule, ts)
+    def levels_of(self, ts: Any, a_step: int = 1) -> list[Level]:
+        """Looks up the levels of these times (n,), all in one call of the schedule; a_step: as for `levels_at`."""
+        found = host.along(lambda schedule, t: schedule(t), self.schedule, ts, a_step * host.LENGTH)
+        return [Level(*map(float, level)) for level in zip(ts, *found)]
 
     def level_at(self, lam: Any) -> Level:
         """Looks up the level with this lambda; `levels_at` is one call for many."""
@@ -167,10 +172,6 @@ class Walk:
         form = np.zeros(self._size)
         form[i] = 1.0
         return form
-
-
-def _levels(schedule: Schedule, ts: Any) -> list[Level]:
-    return [Level(*map(float, level)) for level in zip(ts, *amplitudes(schedule, ts))]
 
 
 Program = Callable[[Walk], Form]  # walks from `walk.start` to the x it returns

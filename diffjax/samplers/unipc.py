@@ -32,7 +32,7 @@ def unipc(schedule: Schedule, order: int = 3, variant: str = "bh2", lower_final:
     Raises:
         ValueError: for another order or variant.
     """
-    order = host.check_order(order, (1, 2, 3), "order of UniPC")
+    order = host.check_order(order, (1, 2, 3), "The order of UniPC")
     if variant not in VARIANTS:
         raise ValueError(f"The variant of UniPC is {variant!r}, expected one of {', '.join(VARIANTS)}.")
 
