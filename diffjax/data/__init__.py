@@ -13,6 +13,7 @@ from diffjax.data.source import arrays as arrays
 from diffjax.data.source import blank as blank
 from diffjax.data.source import example as example
 from diffjax.data.tfds import tfds
+from diffjax.data.tokens import tokens
 from diffjax.data.toys import checkerboard, eight_gaussians, moons, spirals, swiss_roll
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "spirals",
     "swiss_roll",
     "tfds",
+    "tokens",
 ]

@@ -9,3 +9,7 @@ from diffjax.methods.conditions import condition as condition
 from diffjax.methods.denoising import Denoising as Denoising
 from diffjax.methods.denoising import denoising as denoising
 from diffjax.methods.denoising import only as only
+from diffjax.methods.flow_map import FlowMap as FlowMap
+from diffjax.methods.flow_map import flow_map as flow_map
+from diffjax.methods.masked import Masked as Masked
+from diffjax.methods.masked import masked as masked
