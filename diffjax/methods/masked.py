@@ -20,6 +20,7 @@ of a draw opens a hidden token with probability (t - s) / t from the share t to 
 stays open. Tokens opened in one step are drawn independently, which is exact for one token a step alone.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -65,7 +66,7 @@ class Masked(NamedTuple):
     def posterior(self, params: PyTree, x: Array, given: dict, **options: Any) -> Categorical:
         """What is known of the tokens of an x that is hidden in part: a seen one is what it is."""
         logits = self.network.apply(params, x, jnp.zeros(()), given, **options)
-        seen = jnp.where(jnp.arange(self.vocabulary) == x[..., None], 0.0, -jnp.inf)
+        seen = jnp.where(jax.nn.one_hot(x, self.vocabulary, dtype=bool), 0.0, -jnp.inf)
         return Categorical(jnp.where((x == self.vocabulary)[..., None], jax.nn.log_softmax(logits), seen))
 
     def hide(self, x: Array, hidden: Array) -> Array:
@@ -79,8 +80,8 @@ class Masked(NamedTuple):
 
     def bound(self, params: PyTree, key: Key, x: Array, given: dict, count: Array) -> Array:
         """An unbiased estimate of the bound, in nats, once `count` is uniform on 1 .. L: that many tokens are hidden."""
-        hidden = _ranks(key, x.shape) < count
-        return self.nats(params, x, hidden, given).sum() * (x.size / count)
+        hidden = _ranks(key, x.shape) < jnp.asarray(count, jnp.int32)
+        return self.nats(params, x, hidden, given).sum() * x.size / jnp.asarray(count, float)
 
     def method(self) -> Method:
         """What these parts train, and how they draw."""
@@ -125,15 +126,15 @@ def masked(network: Any, vocabulary: int, steps: int | None = None, t_min: float
         return value, {"t01": t, "nats_per_token": value / x.size}
 
     def plan(shape: tuple[int, ...], trace: Callable | None = None) -> Reveal:
-        shares = jnp.asarray(np.linspace(1, 0, (steps or int(np.prod(shape))) + 1), jnp.float32)
+        shares = jnp.asarray(np.linspace(1, 0, (steps or math.prod(shape)) + 1), jnp.float32)
         return Reveal(shares[:-1], shares[1:], shape, steps is None, trace)
 
     def draw(params: PyTree, request: Reveal, key: Key, given: dict) -> Any:
         key_order, key_walk = jax.random.split(key)
         if request.singly:
-            u = (_ranks(key_order, request.shape) + 0.5) / np.prod(request.shape)
+            u = (_ranks(key_order, request.shape).astype(jnp.float32) + 0.5) / math.prod(request.shape)
         else:
-            u = jax.random.uniform(key_order, request.shape)
+            u = jax.random.uniform(key_order, request.shape, jnp.float32)
 
         def reveal(x: Array, row: Any) -> tuple[Array, Any]:
             place, before, after = row
@@ -154,14 +155,14 @@ def masked(network: Any, vocabulary: int, steps: int | None = None, t_min: float
 
 def _ranks(key: Key, shape: tuple[int, ...]) -> Array:
     """The places of all entries in a random order."""
-    return jax.random.permutation(key, int(np.prod(shape))).reshape(shape)
+    return jax.random.permutation(key, jnp.arange(math.prod(shape), dtype=jnp.int32)).reshape(shape)
 
 
 def _bounds(of: Masked, run: Any) -> Section:
     """The bound on held-out examples, beside what a product of the places' marginals makes of them; nats per token."""
     train, held_out = run.data.train, run.data.held_out
     examples = held_out.gather(np.arange(min(len(held_out), JUDGED)))
-    n, tokens = len(examples.x), int(np.prod(examples.x.shape[1:]))
+    n, tokens = len(examples.x), math.prod(examples.x.shape[1:])
     counts = 1 + (np.arange(n)[:, None] + np.arange(PASSES)) % tokens
     keys = jax.random.split(jax.random.key(0), n)
 

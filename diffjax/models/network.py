@@ -29,6 +29,7 @@ class Network(NamedTuple):
 
 
 READS = {"label": ("label", "classes"), "y": ("condition", "condition"), "augment": ("augment", "augment")}
+READS |= {"gap": ("gap", "gap")}
 
 
 def reads(module: Any) -> dict[str, str]:

@@ -1,0 +1,188 @@
+"""Masked tokens against joints that can be enumerated: the bound, every step of a draw, and a network that learns one."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from enumerated import ancestral, chain, code, conditionals, contexts, entropy, kl, total_variation, unified_law
+from run_command import run as command
+from scipy import integrate, special
+
+from diffjax import data, ema, methods, models, runs
+from diffjax.data.tokens import frequencies, joint, product_of_marginals
+from diffjax.data.tokens import judge as judge_of
+from diffjax.method import Drawn, Example, Keys
+from diffjax.models.network import Network
+from diffjax.types import Categorical
+
+A = unified_law(3, 3, 1, 0, 7)
+
+
+def exact(p):
+    """The network that knows every conditional of p: a table by the state's number. Seen places hold no logits at all."""
+    vocabulary, length = p.shape[0], p.ndim
+    table = np.full(((vocabulary + 1) ** length, length, vocabulary), 3.0)  # read at a seen place, it would be wrong
+    for x, laws in conditionals(p).items():
+        for place, law in laws.items():
+            table[code(x, vocabulary), place] = np.log(law)
+    powers = (vocabulary + 1) ** np.arange(length)[::-1]
+    apply = lambda params, x, c, given=None, **options: params[jnp.sum(x * jnp.asarray(powers, x.dtype))]
+    return Network(lambda key, x, c, given=None: jnp.asarray(table, float), apply, ())
+
+
+def sets(length):
+    """All sets of hidden places but the empty one, as masks."""
+    return [np.array(bits, bool) for bits in itertools.product((0, 1), repeat=length) if any(bits)]
+
+
+def losses_of(method, params, x, hidden, t):
+    """What the training loss says of one x for each mask of `hidden`: u is 0 where it is hidden at t, 1 where not."""
+    loss = method.turns[0].losses
+    n = len(hidden)
+    chosen = {"t": jnp.full(n, t, float), "z": jnp.asarray(np.where(hidden, 0.0, 1.0))}
+    batch = Example(jnp.asarray(np.tile(x, (n, 1)), jnp.int32), {}, chosen)
+    return np.asarray(loss(params, jax.random.key(0), batch, jnp.arange(n, dtype=jnp.int32), n)[0])
+
+
+def test_loss_of_exact_conditionals_is_the_entropy_of_every_sequence(x64):
+    """The integral over t of the mean over masks is -log p(x), for each x: Beta functions for the integral."""
+    method = methods.masked(exact(A), 3)
+    params, masks, t = exact(A).init(None, None, None), sets(3), 0.7
+    count = np.array([mask.sum() for mask in masks])
+    weights = special.beta(count, 3 - count + 1)  # integral of t^k (1 - t)^(L - k) / t
+    for x in itertools.product(range(3), repeat=3):
+        nats = losses_of(method, params, x, np.array(masks), t) * t  # the sum over the hidden tokens
+        np.testing.assert_allclose(np.sum(weights * nats), -np.log(A[x]), atol=1e-12)
+
+
+def test_bound_does_not_depend_on_the_schedule(x64):
+    """Weight -alpha' / (1 - alpha): log-linear, cosine and a polynomial give one number."""
+    masks = np.array(sets(3))
+    nats = losses_of(methods.masked(exact(A), 3), exact(A).init(None, None, None), (2, 0, 1), masks, 0.5) * 0.5
+    count = masks.sum(1)
+
+    def bound(alpha, slope):
+        def integrand(t):
+            hidden = 1 - alpha(t)
+            return -slope(t) / hidden * np.sum(hidden**count * alpha(t) ** (3 - count) * nats)
+
+        return integrate.quad(integrand, 0, 1, epsabs=1e-12)[0]
+
+    half = np.pi / 2
+    schedules = [
+        (lambda t: 1 - t, lambda t: -1.0),
+        (lambda t: 1 - np.cos(half * (1 - t)), lambda t: -half * np.sin(half * (1 - t))),
+        (lambda t: 1 - t**3, lambda t: -3 * t**2),
+    ]
+    np.testing.assert_allclose([bound(*schedule) for schedule in schedules], -np.log(A[2, 0, 1]), atol=1e-10)
+
+
+def test_bound_by_counts_is_the_entropy_in_mean(x64):
+    """Every number of hidden tokens and every order has its say: counts in turn, keys at random, error stated."""
+    net = exact(A)
+    of, params = methods.masked(net, 3).parts, net.init(None, None, None)
+    x = jnp.asarray(np.stack(np.unravel_index(np.arange(27), A.shape), -1), jnp.int32)
+    keys = jax.random.split(jax.random.key(1), 400)
+    bound = lambda key, x, count: of.bound(params, key, x, {}, count)
+    over = jax.vmap(jax.vmap(jax.vmap(bound, (None, None, 0)), (0, None, None)), (None, 0, None))
+    found = np.asarray(jax.jit(over)(keys, x, jnp.arange(1, 4)))  # (27, 400, 3)
+    mean, error = found.mean((1, 2)), found.mean(2).std(1) / np.sqrt(400)
+    assert np.all(np.abs(mean + np.log(A.ravel())) < 4.5 * error + 1e-12)
+    np.testing.assert_allclose(A.ravel() @ mean, entropy(A), atol=4.5 * np.sqrt(np.sum((A.ravel() * error) ** 2)))
+
+
+def test_wrong_network_pays_the_divergence(x64):
+    """The bound of a product of marginals is its cross-entropy: above the entropy by the total correlation."""
+    product = product_of_marginals(A)
+    net = exact(product)
+    masks = np.array(sets(3))
+    weights = special.beta(masks.sum(1), 4 - masks.sum(1))
+    method, params = methods.masked(net, 3), net.init(None, None, None)
+    bound = sum(A[x] * weights @ losses_of(method, params, x, masks, 0.5) * 0.5 for x in np.ndindex(A.shape))
+    np.testing.assert_allclose(bound - entropy(A), kl(A, product), atol=1e-12)
+
+
+def test_seen_tokens_stay_and_nothing_is_hidden_in_a_sample(x64):
+    of, params = methods.masked(exact(A), 3).parts, exact(A).init(None, None, None)
+    for x, laws in conditionals(A).items():
+        probs = np.asarray(of.posterior(params, jnp.asarray(x, jnp.int32), {}).probs)
+        assert probs.shape == (3, 3)  # no mass on "hidden": it has no column
+        for place, token in enumerate(x):
+            expected = laws[place] if token == 3 else np.eye(3)[token]
+            np.testing.assert_allclose(probs[place], expected, atol=1e-12)
+
+
+def test_gradient_is_finite_and_of_hidden_places_alone():
+    net = Network(lambda key, x, c, given=None: jnp.zeros((3, 3)), lambda params, x, c, given=None, **_: params, ())
+    of = methods.masked(net, 3).parts
+    x, hidden = jnp.asarray([0, 2, 1], jnp.int32), jnp.asarray([True, False, True])
+    gradient = np.asarray(jax.grad(lambda p: of.nats(p, x, hidden, {}).sum())(jnp.zeros((3, 3))))
+    np.testing.assert_allclose(gradient, [[-2 / 3, 1 / 3, 1 / 3], [0, 0, 0], [1 / 3, -2 / 3, 1 / 3]], atol=1e-6)
+
+
+def test_share_of_hidden_tokens_in_training_is_uniform_and_stratified():
+    """Of a batch of B, one t in each B-th of [t_min, 1]; the tokens hidden at t are a share t of them."""
+    net = Network(lambda key, x, c, given=None: (), lambda params, x, c, given=None, **_: jnp.zeros((*x.shape, 2)), ())
+    method, size = methods.masked(net, 2, t_min=0.01), 4000
+    batch = Example(jnp.zeros((size, 5), jnp.int32))
+    losses, aux = method.turns[0].losses((), jax.random.key(3), batch, jnp.arange(size, dtype=jnp.int32), size)
+    t = np.sort(np.asarray(aux["t01"]))
+    assert np.all(np.histogram(t, size, (0.01, 1))[0] <= 2)
+    assert abs(t.mean() - 0.505) < 1e-3
+    hidden = np.asarray(losses * aux["t01"]) / np.log(2)  # each costs log 2
+    assert abs(np.mean(hidden) - 5 * 0.505) < 5 * np.sqrt(5 / 4 / size)
+
+
+# The price of few steps, as measured independently (KL(A | law drawn), nats)
+PRICES = {1: 0.104733, 2: 0.035059, 3: 0.017574, 6: 0.005060, 12: 0.001374, 48: 0.000092}
+
+
+def test_enumeration_of_the_chain_agrees_with_known_prices():
+    assert {n: round(kl(A, ancestral(A, n)), 6) for n in PRICES} == PRICES
+    assert abs(entropy(A) - 3.181740) < 1e-6
+
+
+def trajectories(method, params, n, seed=0):
+    request = method.plan((3,), lambda x: x)
+    keys = jax.random.split(jax.random.key(seed), n)
+    _, states = jax.jit(jax.vmap(lambda key: method.draw(params, request, key, {})))(keys)
+    states = np.asarray(states)
+    return np.concatenate([np.full((n, 1, 3), 3), states], 1)  # (n, steps + 1, 3), all hidden at first
+
+
+def floor(law, n):
+    """The mean total variation of n draws of a law from it, by the normal law of each frequency."""
+    return 0.5 * np.sum(np.sqrt(2 * law * (1 - law) / (np.pi * n)))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_every_ancestral_step_has_the_enumerated_transition_probabilities(steps):
+    """The joint law of the states before and after each step, from all hidden to all open."""
+    net, n = exact(A), 30_000
+    states = trajectories(methods.masked(net, 3, steps=steps), net.init(None, None, None), n)
+    assert states.shape == (n, steps + 1, 3)
+    numbers = np.ravel_multi_index(np.moveaxis(states, -1, 0), (4, 4, 4))
+    _, joints = chain(A, np.linspace(1, 0, steps + 1))
+    for i, expected in enumerate(joints):
+        found = np.zeros((64, 64))
+        np.add.at(found, (numbers[:, i], numbers[:, i + 1]), 1 / n)
+        assert np.all(found[expected == 0] == 0)  # nothing opens that was open, nothing hides again
+        # the total variation scatters about its floor by far less than a fifth of it
+        assert total_variation(found, expected) < 1.2 * floor(expected, n) + 1e-12
+
+
+def test_one_at_a_time_is_exact_where_one_step_is_not():
+    net, n = exact(A), 30_000
+    params = net.init(None, None, None)
+    states = trajectories(methods.masked(net, 3), params, n)
+    assert np.all((states != 3).sum(-1) == np.arange(4))  # one more is open after each step
+    first = np.argmax(states[:, 1] != 3, -1)
+    assert np.all(np.abs(np.bincount(first, minlength=3) / n - 1 / 3) < 5 * np.sqrt(2 / 9 / n))  # in a random order
+    law = lambda states: frequencies(states[:, -1], A.shape)
+    assert total_variation(law(states), A) < 1.3 * floor(A, n)
+    at_once = trajectories(methods.masked(net, 3, steps=1), params, n)
+    assert total_variation(law(at_once), A) > 5 * floor(A, n)  # the negative control: independent places
+    np.testing.assert_allclose(total_variation(law(at_once), product_of_marginals(A)), 0, atol=1.3 * floor(A, n))
