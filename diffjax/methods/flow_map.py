@@ -19,6 +19,7 @@ may be its start and every sampler takes its diagonal. It is signed: r > t is to
 hence `embedding="angle"`: those of the log-SNR wave hundreds of times between t = 0.9 and 1.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ WAVES = 8
 GAP = 1 + 2 * WAVES  # entries of given["gap"]
 JUDGED = 512  # samples that a report draws again in more steps
 STEPS = (1, 2, 4)
+TIMES = partial(losses.times.log_normal, mean=-0.4, std=1.0)  # the published law: logit t ~ N(-0.4, 1), rectified
 
 
 def gap(schedule: Schedule, t: Any, r: Any) -> Array:
@@ -68,7 +70,7 @@ class FlowMap(NamedTuple):
     Attributes:
         network: init, apply; reads `given`, "gap" among it.
         process: what x_t is.
-        times: schedule -> the law of one time, drawn for each example on its own; the later of two draws is t.
+        times: schedule -> the law of one time; the later of two draws is t, the earlier r.
         same: the share of examples with r = t.
         power: p of the weight 1 / (|e|^2 + floor)^p of an example's own residual e, |e|^2 a sum. The published p is 1;
             any p > 0 moves the minimum from the mean of v towards its mode, and takes mass from small modes.
@@ -79,7 +81,7 @@ class FlowMap(NamedTuple):
 
     network: Any
     process: Any
-    times: Callable[[Schedule], Callable] = partial(losses.times.log_normal, mean=-0.4, std=1.0)
+    times: Callable[[Schedule], Callable] = TIMES
     same: float = 0.5
     power: float = 0.0
     floor: float = 1e-2
@@ -106,8 +108,8 @@ class FlowMap(NamedTuple):
 
         return u
 
-    def diagonal(self, params: PyTree, given: dict) -> Denoiser:
-        """The denoiser of u(x, t, t) = v: what samplers, likelihoods and guidance take."""
+    def mean_denoiser(self, params: PyTree, given: dict) -> Denoiser:
+        """The denoiser of the diagonal u(x, t, t) = v: what samplers, likelihoods and guidance take."""
         none = {**given, "gap": jnp.zeros(GAP)}
         apply = lambda params, given, x, c: self.network.apply(params, x, c, given)
         return denoisers.denoiser(Partial(apply, params, none), self.process.schedule, self.target)
@@ -127,14 +129,23 @@ class Jumps:
     trace: Callable | None = static(default=None)
 
 
-def flow_map(network: Any, process: Any, **parts: Any) -> Method:
-    """The method of these parts (`FlowMap`).
+def flow_map(
+    network: Any,
+    process: Any,
+    times: Callable[[Schedule], Callable] = TIMES,
+    same: float = 0.5,
+    power: float = 0.0,
+    floor: float = 1e-2,
+    steps: int = 1,
+    sigma_data: float = 1.0,
+) -> Method:
+    """Makes the method of these parts (`FlowMap`).
 
     Raises:
         ValueError: for numbers out of their range, a network that is told of no second time, a process whose x_t has
             conditions, or a schedule whose alpha', sigma' are infinite at an end.
     """
-    of = FlowMap(network, process, **parts)
+    of = FlowMap(network, process, times, same, power, floor, steps, sigma_data)
     _check(of)
     schedule, times = process.schedule, of.times(process.schedule)
 
@@ -142,9 +153,13 @@ def flow_map(network: Any, process: Any, **parts: Any) -> Method:
         return network.init(key, example.x, jnp.zeros(()), {**example.given, "gap": jnp.zeros(GAP)})
 
     def pair(keys: Keys, index: Array, size: int) -> tuple[Array, Array]:
-        """(t, r)."""
+        """Two draws of the law, the later first; r = t for the share.
+
+        The second has another order of the batch, i -> i stride mod size: of stratified times the pairs are a lattice
+        in the square, where one order would give all of them one distance.
+        """
         fold = lambda n: Keys(jax.random.fold_in(keys.step, n), jax.random.fold_in(keys.example, n))
-        one, other = times(fold(0), index, size), times(fold(1), index, size)
+        one, other = times(fold(0), index, size), times(fold(1), index * _stride(size) % size, size)
         t, r = jnp.maximum(one, other), jnp.minimum(one, other)
         return t, jnp.where(jax.random.bernoulli(fold(2).example, of.same), t, r)
 
@@ -181,6 +196,11 @@ def flow_map(network: Any, process: Any, **parts: Any) -> Method:
 
     read = None if network.reads is None else tuple(name for name in network.reads if name != "gap")
     return Method(init, (Turn(per_example(loss)),), draw, plan, asks=read, parts=of, report=report)
+
+
+def _stride(size: int) -> int:
+    """The number next to the golden section of a batch's size that has no factor in common with it."""
+    return next(n for n in range(max(round(0.618 * size), 1), size + 2) if math.gcd(n, size) == 1)
 
 
 def _check(of: FlowMap) -> None:
@@ -227,7 +247,7 @@ def _agreement(of: FlowMap, run: Any, drawn: Drawn) -> Section:
     apart = {n: float(np.sqrt(np.mean((x - most) ** 2)) / most.std()) for n, x in made.items() if n != STEPS[-1]}
     said = ", ".join(f"{value:.4f} in {steps}" for steps, value in apart.items())
     text = (
-        f"The same noise in {STEPS[-1]} evaluations and in fewer ends apart (root mean square over the samples' standard "
-        f"deviation): {said}; an exact flow map: 0."
+        f"\n## Agreement\n\nThe same noise in {STEPS[-1]} evaluations and in fewer ends apart (root mean square over the samples' standard "
+        f"deviation): {said}; an exact flow map: 0.\n"
     )
     return Section({"flow_map": {"apart": {str(steps): value for steps, value in apart.items()}}}, text)

@@ -89,7 +89,7 @@ class Masked(NamedTuple):
 
 
 def masked(network: Any, vocabulary: int, steps: int | None = None, t_min: float = 1e-3) -> Method:
-    """The method of these parts (`Masked`).
+    """Makes the method of these parts (`Masked`).
 
     Raises:
         ValueError: for a vocabulary under 2, steps under 1, t_min outside (0, 1); from `init`, for an x that is not of
@@ -177,9 +177,9 @@ def _bounds(of: Masked, run: Any) -> Section:
     known = train.gather(np.arange(min(len(train), 25 * JUDGED))).x
     product = _product_nats(known, examples.x, of.vocabulary)
     text = (
-        f"Bound on -log p(x), {n} held-out examples: {bound:.4f} ± {error:.4f} nats per token "
+        f"\n## Bound\n\nBound on -log p(x), {n} held-out examples: {bound:.4f} ± {error:.4f} nats per token "
         f"({bound / np.log(2):.4f} bits).\nA product of the places' marginals: {product:.4f}; "
-        f"all tokens alike: {np.log(of.vocabulary):.4f}."
+        f"all tokens alike: {np.log(of.vocabulary):.4f}.\n"
     )
     results = {"bound": float(bound), "bound_error": float(error), "product_of_marginals": product, "unit": "nats/token"}
     return Section({"masked": results}, text)
