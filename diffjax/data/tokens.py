@@ -47,7 +47,8 @@ def tokens(length: int = 3, vocabulary: int = 3, n: int = 100_000, held_out: int
 def judge(law: np.ndarray, drawn: Drawn, dataset: Dataset) -> list[Section]:
     """The total variation between `law` and the frequencies of the samples, beside its floor and its baseline.
 
-    The floor is what as many samples of the law itself have, the baseline a product of the law's marginals.
+    The floor is what as many samples of the law itself have, the baseline a product of the law's marginals. The gate is
+    twice the floor.
     """
     x = np.asarray(drawn.x)
     found = total_variation(frequencies(x, law.shape), law)
@@ -59,10 +60,11 @@ def judge(law: np.ndarray, drawn: Drawn, dataset: Dataset) -> list[Section]:
     text = (
         f"Total variation of {len(x)} samples from the joint law of {law.size} sequences: {found:.4f}; as many samples "
         f"of the law itself: {floor:.4f}; the product of its marginals: {product:.4f}.\n"
-        f"Entropy of the law: {entropy:.4f} nats per token."
+        f"Gate, twice the floor: {'pass' if found <= 2 * floor else 'fail'}. Entropy of the law: {entropy:.4f} nats per "
+        "token.\n"
     )
     results = {"total_variation": found, "floor": floor, "product_of_marginals": product, "entropy": entropy}
-    return [Section({"tokens": results}, text)]
+    return [Section({"tokens": results}, text, passed=found <= 2 * floor)]
 
 
 def frequencies(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -93,6 +93,10 @@ class FlowMap(NamedTuple):
         """What the network predicts for r = t."""
         return Velocity(self.sigma_data)
 
+    def how(self) -> str:
+        """How samples are made, in words for a report."""
+        return f"the flow map in {self.steps} step{'s' * (self.steps > 1)} of one evaluation each"
+
     def velocity(self, params: PyTree, given: dict, **options: Any) -> Callable:
         """u: (x, t, r) -> the mean velocity from t to r, of x's shape."""
         schedule = self.process.schedule

@@ -63,6 +63,10 @@ class Masked(NamedTuple):
     steps: int | None = None
     t_min: float = 1e-3
 
+    def how(self) -> str:
+        """How samples are made, in words for a report."""
+        return "one token a step, in a random order" if self.steps is None else f"{self.steps} ancestral steps"
+
     def posterior(self, params: PyTree, x: Array, given: dict, **options: Any) -> Categorical:
         """What is known of the tokens of an x that is hidden in part: a seen one is what it is."""
         logits = self.network.apply(params, x, jnp.zeros(()), given, **options)
