@@ -36,6 +36,7 @@ from diffjax.types import Array, Denoiser, Key, PyTree, Schedule, pytree, static
 
 WAVES = 8
 GAP = 1 + 2 * WAVES  # entries of given["gap"]
+END = 19.9  # networks clip the log-SNR at 20
 JUDGED = 512  # samples that a report draws again in more steps
 STEPS = (1, 2, 4)
 TIMES = partial(losses.times.log_normal, mean=-0.4, std=1.0)  # the published law: logit t ~ N(-0.4, 1), rectified
@@ -51,6 +52,13 @@ def _features(schedule: Schedule, t: Any) -> Array:
     phi = jnp.arctan2(sigma, alpha)
     waves = 2 * phi * jnp.arange(1, WAVES + 1, dtype=phi.dtype)
     return jnp.concatenate([phi[None], jnp.cos(waves), jnp.sin(waves)])
+
+
+def _log_snr(schedule: Schedule, t: Array) -> Array:
+    """The log-SNR of the nearest time where it is within +-END, and its derivative there: both finite at all times."""
+    ends = [calculus.time_of(schedule, end).astype(t.dtype) for end in (END, -END)]
+    inside = jnp.clip(t, ends[0], jnp.minimum(ends[1], schedule.t_max))
+    return calculus.log_snr(schedule, t + jax.lax.stop_gradient(inside - t))
 
 
 def residual(u: Callable, x: Array, t: Array, r: Array, v: Array) -> Array:
@@ -102,13 +110,9 @@ class FlowMap(NamedTuple):
         schedule = self.process.schedule
 
         def u(x: Array, t: Array, r: Array) -> Array:
-            alpha, sigma = schedule(t)
-            inside = (alpha > 0) & (sigma > 0)
-            t_inside = jnp.where(inside, t, schedule.t_max / 2)  # the log-SNR has no derivative where it is infinite
-            c = jnp.where(inside, calculus.log_snr(schedule, t_inside), jnp.where(alpha > 0, jnp.inf, -jnp.inf))
-            x_in = x / jnp.hypot(sigma, alpha * self.sigma_data)
+            x_in, _ = self.target.inputs(schedule, x, t)
             told = {**given, "gap": gap(schedule, t, r)}
-            return self.network.apply(params, x_in, c.astype(x.dtype), told, **options)
+            return self.network.apply(params, x_in, _log_snr(schedule, t), told, **options)
 
         return u
 
@@ -156,21 +160,10 @@ def flow_map(
     def init(key: Key, example: Example) -> PyTree:
         return network.init(key, example.x, jnp.zeros(()), {**example.given, "gap": jnp.zeros(GAP)})
 
-    def pair(keys: Keys, index: Array, size: int) -> tuple[Array, Array]:
-        """Two draws of the law, the later first; r = t for the share.
-
-        The second has another order of the batch, i -> i stride mod size: of stratified times the pairs are a lattice
-        in the square, where one order would give all of them one distance.
-        """
-        fold = lambda n: Keys(jax.random.fold_in(keys.step, n), jax.random.fold_in(keys.example, n))
-        one, other = times(fold(0), index, size), times(fold(1), index * _stride(size) % size, size)
-        t, r = jnp.maximum(one, other), jnp.minimum(one, other)
-        return t, jnp.where(jax.random.bernoulli(fold(2).example, of.same), t, r)
-
     def loss(params: PyTree, keys: Keys, example: Example, index: Array, size: int) -> tuple[Array, dict[str, Array]]:
         key_pair, key_noise, key_dropout = jax.random.split(keys.example, 3)
         x, chosen = example.x, example.chosen
-        t, r = pair(Keys(keys.step, key_pair), index, size)
+        t, r = pair(times, of.same, Keys(keys.step, key_pair), index, size)
         t, r = chosen.get("t", t), chosen.get("r", r)
         z = chosen["z"] if "z" in chosen else process.noise(key_noise, x)
         (x0, z1), (a, b) = process.ends(x, z, t), of.target(schedule, t)
@@ -200,6 +193,18 @@ def flow_map(
 
     read = None if network.reads is None else tuple(name for name in network.reads if name != "gap")
     return Method(init, (Turn(per_example(loss)),), draw, plan, asks=read, parts=of, report=report)
+
+
+def pair(times: Callable, same: float, keys: Keys, index: Array, size: int) -> tuple[Array, Array]:
+    """(t, r): two draws of a law of one time, the later first; r = t for the share `same`.
+
+    The second has another order of the batch, i -> i stride mod size: of stratified times the pairs are a lattice in
+    the square, where one order would give all of them one distance.
+    """
+    fold = lambda n: Keys(jax.random.fold_in(keys.step, n), jax.random.fold_in(keys.example, n))
+    one, other = times(fold(0), index, size), times(fold(1), index * _stride(size) % size, size)
+    t, r = jnp.maximum(one, other), jnp.minimum(one, other)
+    return t, jnp.where(jax.random.bernoulli(fold(2).example, same), t, r)
 
 
 def _stride(size: int) -> int:

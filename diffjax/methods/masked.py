@@ -172,8 +172,8 @@ def _bounds(of: Masked, run: Any) -> Section:
 
     def one(row: Any) -> Array:
         key, x, given, counts = row
-        each = [of.bound(run.params, jax.random.fold_in(key, i), x, given, counts[i]) for i in range(PASSES)]
-        return jnp.stack(each).mean() / tokens
+        bound = lambda key, count: of.bound(run.params, key, x, given, count)
+        return jax.vmap(bound)(jax.random.split(key, PASSES), counts).mean() / tokens
 
     rows = (keys, jnp.asarray(examples.x), examples.given, jnp.asarray(counts))
     found = np.asarray(jax.jit(lambda rows: jax.lax.map(one, rows, batch_size=256))(rows), np.float64)

@@ -38,6 +38,11 @@ class TokenMLP(nn.Module):
         check_counts(vocabulary=self.vocabulary, size=self.size, width=self.width, depth=self.depth)
         super().__post_init__()
 
+    @property
+    def reads(self) -> dict[str, str]:
+        """Names of `given` that the network has room for, and its arguments for them."""
+        return {"label": "label"} if self.classes else {}
+
     @nn.compact
     def __call__(self, x: Array, c: Array, label: Array | None = None, train: bool = False) -> Array:
         if x.ndim != 1 + jnp.ndim(c) or not jnp.issubdtype(x.dtype, jnp.integer):
