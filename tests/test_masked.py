@@ -8,13 +8,14 @@ import numpy as np
 import optax
 import pytest
 from enumerated import ancestral, chain, code, conditionals, contexts, entropy, kl, total_variation, unified_law
-from run_command import run as command
 from scipy import integrate, special
+from twice import assert_trains_and_resumes
 
-from diffjax import data, ema, methods, models, runs
+from diffjax import data, methods, models, optimizers, runs, training
+from diffjax.config import ConfigError
 from diffjax.data.tokens import frequencies, joint, product_of_marginals
 from diffjax.data.tokens import judge as judge_of
-from diffjax.method import Drawn, Example, Keys
+from diffjax.method import Drawn, Example
 from diffjax.models.network import Network
 from diffjax.types import Categorical
 
@@ -186,3 +187,148 @@ def test_one_at_a_time_is_exact_where_one_step_is_not():
     at_once = trajectories(methods.masked(net, 3, steps=1), params, n)
     assert total_variation(law(at_once), A) > 5 * floor(A, n)  # the negative control: independent places
     np.testing.assert_allclose(total_variation(law(at_once), product_of_marginals(A)), 0, atol=1.3 * floor(A, n))
+
+
+# Trained
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A network that has seen 100 000 sequences of `data.tokens()`, 2 500 steps of 512."""
+    adam, _ = optimizers.build_optimizer({"name": "adam", "learning_rate": 3e-3, "schedule": "cosine"}, 2500)
+    network = models.of(models.TokenMLP(vocabulary=3, width=64, depth=1))
+    options = {"optimizer": adam, "batch_size": 512, "steps_per_dispatch": 50, "chunk": 4096}
+    with runs.Trainer(methods.masked(network, 3), data.tokens(), **options, log_every=2500) as trainer:
+        return trainer.train(2500)
+
+
+def test_joint_of_the_data_is_a_law_of_its_seed_alone():
+    """Flat Dirichlet: normalised exponentials, so the mean of p log p over cells is known; examples follow it."""
+    laws = np.stack([joint(seed=seed).ravel() for seed in range(400)])
+    np.testing.assert_allclose(laws.sum(1), 1, rtol=1e-12)
+    assert abs(np.var(laws * 27) - 26 / 28) < 0.1  # Var p = (n - 1) / (n^2 (n + 1))
+    assert np.array_equal(joint(seed=7), joint(seed=7))
+    assert not np.array_equal(joint(seed=7), joint(seed=8))
+    small, large = (data.tokens(n=n).train.gather(np.arange(1000)).x for n in (1000, 5000))
+    assert small.dtype == np.int32
+    np.testing.assert_array_equal(small, large)
+    found = frequencies(data.tokens().train.gather(np.arange(100_000)).x, (3, 3, 3))
+    assert total_variation(found, joint()) < 1.5 * floor(joint(), 100_000)
+
+
+def test_trained_conditionals_are_those_of_the_joint(trained):
+    """All 37 contexts, the rarest included (probability 0.003: some 300 of the training examples): error under 0.06."""
+    p, of = joint(), trained.method.parts
+    seen = contexts(p)
+    probs = jax.vmap(lambda x: of.posterior(trained.params, x, {}).probs)(jnp.asarray(seen, jnp.int32))
+    laws = conditionals(p)
+    errors = [np.abs(found[place] - law).max() for x, found in zip(seen, probs) for place, law in laws[x].items()]
+    assert (len(seen), len(errors)) == (37, 27 + 9 * 2 + 3)
+    assert max(errors) < 0.06
+    blind = [np.abs(laws[3, 3, 3][place] - law).max() for x in seen for place, law in laws[x].items()]
+    assert max(blind) > 0.3  # the negative control: a network that reads no context
+
+
+def test_trained_draws_have_the_joint_law(trained):
+    p, n = joint(), 20_000
+    one, two = trained.draw(n), trained.draw(n, steps=1)
+    assert one.dtype == np.int32
+    assert total_variation(frequencies(one, p.shape), p) < 2 * floor(p, n)
+    assert total_variation(frequencies(two, p.shape), p) > 10 * floor(p, n)  # the negative control: at once
+    np.testing.assert_array_equal(trained.draw([7, 3]), trained.draw([3, 7])[::-1])
+
+
+def test_sections_of_the_report(trained):
+    """The bound is the entropy where the conditionals are right; the judge's figures are those of the enumeration."""
+    p = joint()
+    drawn = Drawn(trained.draw(4096), {})
+    (told,) = trained.method.report(trained, drawn)
+    figures = told.results["masked"]
+    assert abs(figures["bound"] - entropy(p) / 3) < 4 * figures["bound_error"] + 0.005
+    marginals = product_of_marginals(p)
+    cross = -np.sum(p * np.log(marginals)) / 3
+    assert abs(figures["product_of_marginals"] - cross) < 0.01
+    assert f"{figures['bound']:.4f}" in told.text
+    (judged,) = trained.data.judge(drawn, trained.data)
+    found = judged.results["tokens"]
+    np.testing.assert_allclose(found["total_variation"], total_variation(frequencies(drawn.x, p.shape), p))
+    np.testing.assert_allclose(found["floor"], floor(p, 4096), rtol=0.1)
+    np.testing.assert_allclose(found["product_of_marginals"], total_variation(marginals, p))
+    np.testing.assert_allclose(found["entropy"], entropy(p) / 3)
+    assert judged.passed
+    (failed,) = judge_of(np.full((3, 3, 3), 1 / 27), drawn, trained.data)
+    assert not failed.passed
+
+
+def test_config_trains_and_resumes(tmp_path):
+    found = assert_trains_and_resumes("configs/masked.py:tiny", tmp_path)
+    assert found["masked"]["bound"] < found["masked"]["product_of_marginals"] + 0.02
+    assert found["tokens"]["floor"] > 0
+
+
+# Bad input
+
+
+def net(**options):
+    return models.of(models.TokenMLP(**{"vocabulary": 3, "width": 8, "depth": 1, "size": 4, **options}))
+
+
+@pytest.mark.parametrize(
+    ("parts", "match"),
+    [
+        ({"vocabulary": 1}, r"vocabulary = 1, expected an integer >= 2"),
+        ({"steps": 0}, r"steps = 0, expected an integer >= 1"),
+        ({"steps": 2.0}, r"steps = 2.0, expected an integer >= 1"),
+        ({"t_min": 0.0}, r"t_min = 0.0, expected a share of hidden tokens inside \(0, 1\)"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(parts, match):
+    with pytest.raises(ValueError, match=match):
+        methods.masked(net(), **{"vocabulary": 3, **parts})
+
+
+def test_a_network_of_another_vocabulary_and_real_numbers_are_refused_before_training():
+    example = Example(np.zeros(3, np.int32))
+    with pytest.raises(ValueError, match=r"logits of shape \(3, 4\) for tokens of shape \(3,\), expected \(3, 3\)"):
+        methods.masked(net(vocabulary=4), 3).init(jax.random.key(0), example)
+    x = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    with pytest.raises(ConfigError, match=r"float32 of shape \(3,\), expected integers: tokens from 0 on"):
+        runs.Trainer(methods.masked(net(), 3), data.arrays(x), optimizer=optax.adam(1e-3))
+    with pytest.raises(ValueError, match=r"takes sequences \(L,\) of integers, got float32"):
+        net().init(jax.random.key(0), np.zeros(3, np.float32), jnp.zeros(()))
+
+
+def test_a_token_outside_the_vocabulary_stops_training_by_name():
+    """Out-of-range reads clamp silently: the loss says nan."""
+    x = np.full((40, 3), 3, np.int32)  # 3 is "hidden", no token
+    trainer = runs.Trainer(methods.masked(net(), 3), data.arrays(x), optimizer=optax.adam(1e-3), batch_size=4)
+    with pytest.raises(training.NonFiniteError, match="loss is nan at step 0"):
+        trainer.train(2)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"length": 0}, "tokens: length is 0, expected an integer >= 1"),
+        ({"vocabulary": 1}, "tokens: vocabulary is 1, expected an integer >= 2"),
+        ({"held_out": 0}, "tokens: held_out is 0"),
+        ({"length": 20}, "tokens: 20 places of 3 tokens are 3486784401 sequences, expected at most 100000"),
+        ({"seed": -1}, "tokens: seed is -1, expected an integer from 0"),
+    ],
+)
+def test_data_out_of_range_is_refused(options, match):
+    with pytest.raises(ValueError, match=match):
+        data.tokens(**options)
+
+
+def test_categorical_of_tokens_that_cannot_be():
+    """Probabilities, nats and frequencies, one token impossible."""
+    law = Categorical(jnp.log(jnp.asarray([[0.2, 0.0, 0.8], [1.0, 0.0, 0.0]])))
+    np.testing.assert_allclose(law.probs, [[0.2, 0.0, 0.8], [1.0, 0.0, 0.0]], rtol=1e-6)
+    np.testing.assert_allclose(law.log_prob(jnp.asarray([2, 0])), [np.log(0.8), 0.0], atol=1e-6)
+    n = 20_000
+    drawn = np.asarray(jax.vmap(law.sample)(jax.random.split(jax.random.key(0), n)))
+    assert drawn.dtype == np.int32
+    assert set(drawn[:, 0]) == {0, 2}
+    assert set(drawn[:, 1]) == {0}
+    assert abs(np.mean(drawn[:, 0] == 0) - 0.2) < 5 * np.sqrt(0.16 / n)

@@ -29,7 +29,12 @@ def tokens(length: int = 3, vocabulary: int = 3, n: int = 100_000, held_out: int
     Raises:
         ValueError: for counts under 1, a vocabulary under 2, or more than 100 000 sequences to enumerate.
     """
-    for option, value, least in (("length", length, 1), ("vocabulary", vocabulary, 2), ("n", n, 1), ("held_out", held_out, 1)):
+    for option, value, least in (
+        ("length", length, 1),
+        ("vocabulary", vocabulary, 2),
+        ("n", n, 1),
+        ("held_out", held_out, 1),
+    ):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"tokens: {option} is {value!r}, expected an integer >= {least}.")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:

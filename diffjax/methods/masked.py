@@ -185,7 +185,12 @@ def _bounds(of: Masked, run: Any) -> Section:
         f"({bound / np.log(2):.4f} bits).\nA product of the places' marginals: {product:.4f}; "
         f"all tokens alike: {np.log(of.vocabulary):.4f}.\n"
     )
-    results = {"bound": float(bound), "bound_error": float(error), "product_of_marginals": product, "unit": "nats/token"}
+    results = {
+        "bound": float(bound),
+        "bound_error": float(error),
+        "product_of_marginals": product,
+        "unit": "nats/token",
+    }
     return Section({"masked": results}, text)
 
 

@@ -79,7 +79,9 @@ class MLP(nn.Module):
         if x.ndim != 1 + jnp.ndim(c):
             raise ValueError(f"the MLP takes vectors (d,), got {x.shape} with c of shape {jnp.shape(c)}: flatten x.")
         dtype = jnp.dtype(self.dtype)
-        told = Embedding(self.width, self.classes, kind=self.embedding, augment=self.gap, name="embedding")(c, label, gap)
+        told = Embedding(self.width, self.classes, kind=self.embedding, augment=self.gap, name="embedding")(
+            c, label, gap
+        )
         h = Dense(self.width, dtype=dtype, name="in")(beside(x, condition, self.condition).astype(dtype))
         for i in range(self.depth):
             y = nn.silu(Norm(images=False, name=f"norm_{i}")(h, told)).astype(dtype)
