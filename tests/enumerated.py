@@ -77,7 +77,7 @@ def transition(p, before, after):
 
 
 def chain(p, shares):
-    """The laws of the states along the shares, from all hidden on: [(S,) after each step], and the joint of each step."""
+    """The laws of the states along the shares, from all hidden on: (S,) after each step, (S, S) across each."""
     vocabulary, length = p.shape[0], p.ndim
     law = np.zeros((vocabulary + 1) ** length)
     law[-1] = 1.0

@@ -69,16 +69,16 @@ def test_two_times_reach_the_network(x64):
 def test_residual_vanishes_at_the_exact_map_and_is_the_maps_slope_elsewhere(x64):
     """For the velocity v it is 0; for v + d it is -dX/dx d, dX/dx = sqrt(V_r / V_t)."""
     rng, u = np.random.default_rng(1), methods.flow_map(exact(), PROCESS).parts.velocity(PARAMS(), {})
+    at = jax.jit(lambda x, t, r, v: residual(lambda x, t: u(x, t, r), x, t, r, v))
     for t, r in [*POINTS, *np.sort(rng.uniform(0.02, 0.98, (20, 2)))[:, ::-1]]:
         x, d = rng.normal(size=(2, 2))
-        at = jnp.asarray(t), jnp.asarray(r)
-        of = lambda v: residual(lambda x, t, r=at[1]: u(x, t, r), jnp.asarray(x), *at, jnp.asarray(v))
-        np.testing.assert_allclose(of(velocity(x, t)), 0, atol=1e-10)
-        np.testing.assert_allclose(of(velocity(x, t) + d), -np.sqrt(variance(r) / variance(t)) * d, atol=1e-9)
+        v, landed = velocity(x, t), np.sqrt(variance(r) / variance(t))
+        np.testing.assert_allclose(at(x, t, r, v), 0, atol=1e-10)
+        np.testing.assert_allclose(at(x, t, r, v + d), -landed * d, atol=1e-9)
 
 
 def loss_and_gradient(method, params, t, r, nodes=6):
-    """The mean over x_0 and z, by Gauss-Hermite quadrature (exact: the loss is a polynomial in both), per coordinate."""
+    """The mean over x_0 and z, by Gauss-Hermite quadrature: exact, as the loss is a polynomial in both."""
     node, weight = np.polynomial.hermite_e.hermegauss(nodes)
     grid = np.stack(np.meshgrid(node, node, indexing="ij"), -1).reshape(-1, 2)
     weights = np.outer(weight, weight).ravel() / np.sum(weight) ** 2

@@ -1,4 +1,4 @@
-"""Masked tokens against joints that can be enumerated: the bound, every step of a draw, and a network that learns one."""
+"""Masked tokens against joints that can be enumerated: bound, every step of a draw, and a network that learns one."""
 
 import itertools
 
@@ -23,7 +23,7 @@ A = unified_law(3, 3, 1, 0, 7)
 
 
 def exact(p):
-    """The network that knows every conditional of p: a table by the state's number. Seen places hold no logits at all."""
+    """The network that knows every conditional of p: a table by the state's number, nonsense at seen places."""
     vocabulary, length = p.shape[0], p.ndim
     table = np.full(((vocabulary + 1) ** length, length, vocabulary), 3.0)  # read at a seen place, it would be wrong
     for x, laws in conditionals(p).items():

@@ -41,7 +41,8 @@ def tokens(length: int = 3, vocabulary: int = 3, n: int = 100_000, held_out: int
         raise ValueError(f"tokens: seed is {seed!r}, expected an integer from 0 to 2**64 - 1.")
     if vocabulary**length > MOST:
         raise ValueError(
-            f"tokens: {length} places of {vocabulary} tokens are {vocabulary**length} sequences, expected at most {MOST}."
+            f"tokens: {length} places of {vocabulary} tokens are {vocabulary**length} sequences, expected at most "
+            f"{MOST}."
         )
     law = joint(length, vocabulary, seed)
     parts = [Arrays(_draw(law, _uniform(seed, stream, size))) for stream, size in ((1, n), (2, held_out))]
@@ -65,8 +66,8 @@ def judge(law: np.ndarray, drawn: Drawn, dataset: Dataset) -> list[Section]:
     text = (
         f"Total variation of {len(x)} samples from the joint law of {law.size} sequences: {found:.4f}; as many samples "
         f"of the law itself: {floor:.4f}; the product of its marginals: {product:.4f}.\n"
-        f"Gate, twice the floor: {'pass' if found <= 2 * floor else 'fail'}. Entropy of the law: {entropy:.4f} nats per "
-        "token.\n"
+        f"Gate, twice the floor: {'pass' if found <= 2 * floor else 'fail'}. Entropy of the law: {entropy:.4f} nats "
+        "per token.\n"
     )
     results = {"total_variation": found, "floor": floor, "product_of_marginals": product, "entropy": entropy}
     return [Section({"tokens": results}, text, passed=found <= 2 * floor)]

@@ -1,6 +1,7 @@
 """A flow map: a network of two times learns the mean velocity of a flow from t to r, and one evaluation draws.
 
-Along the flow dx/dt = v(x, t) = E[alpha' x_0 + sigma' z | x_t = x] from noise at t to r < t, data at 0, the mean velocity
+Along the flow dx/dt = v(x, t) = E[alpha' x_0 + sigma' z | x_t = x], noise at t_max and data at 0, the mean velocity
+from t to r < t
 
     u(x_t, t, r) = 1 / (t - r) * integral of v(x_s, s) over s from r to t,        x_r = x_t - (t - r) u(x_t, t, r)
 
@@ -242,7 +243,7 @@ def _check(of: FlowMap) -> None:
 
 
 def _agreement(of: FlowMap, run: Any, drawn: Drawn) -> Section:
-    """How far the same noise is carried apart by more steps: a flow map is one whatever the steps, X_{s->r} X_{t->s}."""
+    """How far one noise ends apart in other numbers of steps: a flow map has X_{s->r} X_{t->s} = X_{t->r}, so nowhere."""
     n = min(JUDGED, len(drawn.x))
     given, keys = jax.tree.map(lambda a: a[:n], drawn.given), jax.random.split(jax.random.key(0), n)
 
@@ -256,7 +257,7 @@ def _agreement(of: FlowMap, run: Any, drawn: Drawn) -> Section:
     apart = {n: float(np.sqrt(np.mean((x - most) ** 2)) / most.std()) for n, x in made.items() if n != STEPS[-1]}
     said = ", ".join(f"{value:.4f} in {steps}" for steps, value in apart.items())
     text = (
-        f"\n## Agreement\n\nThe same noise in {STEPS[-1]} evaluations and in fewer ends apart (root mean square over the samples' standard "
-        f"deviation): {said}; an exact flow map: 0.\n"
+        f"\n## Agreement\n\nThe same noise in {STEPS[-1]} evaluations and in fewer ends apart (root mean square over "
+        f"the samples' standard deviation): {said}; an exact flow map: 0.\n"
     )
     return Section({"flow_map": {"apart": {str(steps): value for steps, value in apart.items()}}}, text)

@@ -80,10 +80,10 @@ class Masked(NamedTuple):
     def nats(self, params: PyTree, x: Array, hidden: Array, given: dict, **options: Any) -> Array:
         """-log p_i(x_i) of each token, of x's shape: 0 where it is seen, nan for an x that is no token."""
         nats = -self.posterior(params, self.hide(x, hidden), given, **options).log_prob(x)
-        return jnp.where((0 <= x) & (x < self.vocabulary), nats, jnp.nan)
+        return jnp.where((x >= 0) & (x < self.vocabulary), nats, jnp.nan)
 
     def bound(self, params: PyTree, key: Key, x: Array, given: dict, count: Array) -> Array:
-        """An unbiased estimate of the bound, in nats, once `count` is uniform on 1 .. L: that many tokens are hidden."""
+        """The bound in nats, unbiased for a `count` that is uniform on 1 .. L: so many tokens are hidden, at random."""
         hidden = _ranks(key, x.shape) < jnp.asarray(count, jnp.int32)
         return self.nats(params, x, hidden, given).sum() * x.size / jnp.asarray(count, float)
 
