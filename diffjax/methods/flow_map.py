@@ -243,7 +243,7 @@ def _check(of: FlowMap) -> None:
 
 
 def _agreement(of: FlowMap, run: Any, drawn: Drawn) -> Section:
-    """How far one noise ends apart in other numbers of steps: a flow map has X_{s->r} X_{t->s} = X_{t->r}, so nowhere."""
+    """How far one noise ends apart in other numbers of steps: nowhere for a flow map, X_{s->r} X_{t->s} = X_{t->r}."""
     n = min(JUDGED, len(drawn.x))
     given, keys = jax.tree.map(lambda a: a[:n], drawn.given), jax.random.split(jax.random.key(0), n)
 

@@ -55,7 +55,7 @@ class Masked(NamedTuple):
         network: init, apply of (x, c, given) -> logits (*shape of x, vocabulary); c is 0: it is told no time.
         vocabulary: V, the number of tokens; V itself stands for a hidden one.
         steps: of a draw, the share hidden falling evenly; None: one token a step, in a random order.
-        t_min: the least share hidden in training. Below it lies at most the share t_min of the bound at t_min.
+        t_min: the least share hidden in training; what lies below is at most t_min times the loss at t_min.
     """
 
     network: Any
