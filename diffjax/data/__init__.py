@@ -11,6 +11,7 @@ from diffjax.data.source import Arrays, Dataset, Source
 from diffjax.data.source import arrays as arrays
 from diffjax.data.source import blank as blank
 from diffjax.data.tfds import tfds
+from diffjax.data.tokens import tokens
 from diffjax.data.toys import checkerboard, eight_gaussians, moons, spirals, swiss_roll
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "spirals",
     "swiss_roll",
     "tfds",
+    "tokens",
 ]

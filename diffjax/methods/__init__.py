@@ -7,6 +7,10 @@ from diffjax.method import per_example as per_example
 from diffjax.methods.conditions import Condition as Condition
 from diffjax.methods.denoising import Denoising as Denoising
 from diffjax.methods.denoising import denoising as denoising
+from diffjax.methods.flow_map import FlowMap as FlowMap
+from diffjax.methods.flow_map import flow_map as flow_map
 from diffjax.methods.freezing import freezing as freezing
+from diffjax.methods.masked import Masked as Masked
+from diffjax.methods.masked import masked as masked
 
-__all__ = ["denoising"]  # what config.method may name
+__all__ = ["denoising", "flow_map", "masked"]  # what config.method may name

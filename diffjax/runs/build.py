@@ -141,7 +141,7 @@ def _build(config: Config) -> Built:
     method.plan(())
     dataset = build(data, config.data)
     optimizer, method = _freeze(config.train.only, optimizer, method)
-    if "process" in config:
+    if isinstance(method.parts, methods.Denoising):
         checks.check_words(config, method.parts, dataset)
     checks.check_objects(method, dataset, optimizer, settings)
     return Built(method, dataset, optimizer, emas, learning_rate, settings, config)
