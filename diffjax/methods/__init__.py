@@ -4,8 +4,14 @@ from diffjax.method import Example as Example
 from diffjax.method import Method as Method
 from diffjax.method import Turn as Turn
 from diffjax.method import per_example as per_example
+from diffjax.methods.autoencoder import Codec as Codec
+from diffjax.methods.autoencoder import autoencoder as autoencoder
 from diffjax.methods.conditions import Condition as Condition
 from diffjax.methods.conditions import condition as condition
+from diffjax.methods.coupling_flow import CouplingFlow as CouplingFlow
+from diffjax.methods.coupling_flow import coupling_flow as coupling_flow
 from diffjax.methods.denoising import Denoising as Denoising
 from diffjax.methods.denoising import denoising as denoising
 from diffjax.methods.denoising import only as only
+from diffjax.methods.generators import MonoFlow as MonoFlow
+from diffjax.methods.generators import monoflow as monoflow

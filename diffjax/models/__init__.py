@@ -5,11 +5,13 @@ from diffjax.models.adapters import of as of
 from diffjax.models.classifier import Classifier as Classifier
 from diffjax.models.mlp import MLP
 from diffjax.models.network import Network, format_table, init, network, parameter_table
+from diffjax.models.perceptron import Perceptron
 from diffjax.models.unet import UNet
 
 __all__ = [
     "MLP",
     "Network",
+    "Perceptron",
     "UNet",
     "format_table",
     "from_function",
