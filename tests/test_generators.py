@@ -1,0 +1,154 @@
+"""Two players: the critic's optimum, the generator's gradient, four modes, devices, and a run that is resumed."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from diffjax import data, host, methods, models, runs
+from diffjax.method import Example, Keys
+from diffjax.methods import generators
+
+# --- closed forms: p = N(a, A), x = G(z) = b + c z, and a critic that is any quadratic -----------------------------------
+
+A, VAR = 0.5, 0.8  # of p
+THETA = {"b": -1.0, "c": 0.6}  # of q
+NODES = np.linspace(-12, 12, 1201)
+WEIGHTS = np.exp(-(NODES**2) / 2) / np.sqrt(2 * np.pi) * (NODES[1] - NODES[0])  # of N(0, 1): exact to rounding
+
+
+def exact_logit(b: float, c: float) -> dict[str, float]:
+    """log p/q = k + l x + m x^2."""
+    return {
+        "k": np.log(c**2 / VAR) / 2 - A**2 / (2 * VAR) + b**2 / (2 * c**2),
+        "l": A / VAR - b / c**2,
+        "m": 1 / (2 * c**2) - 1 / (2 * VAR),
+    }
+
+
+def affine(**options):
+    """The method of the two families that hold both optima."""
+    generator = models.from_function(lambda p, z, c, given: p["b"] + p["c"] * z, THETA)
+    critic = models.from_function(lambda p, x, c, given: p["k"] + p["l"] * x + p["m"] * x**2, exact_logit(**THETA))
+    return methods.monoflow(generator, critic, **options)
+
+
+def mean_loss(turn):
+    """E of a turn's loss over x ~ p and z ~ N(0, 1), by quadrature: x and z stand in separate terms of it."""
+    x, z = (jnp.asarray(v)[:, None] for v in (A + np.sqrt(VAR) * NODES, NODES))
+    batch = Example(x, {}, {"z": z})
+
+    def mean(params):
+        losses, _ = turn.losses(params, jax.random.key(0), batch, jnp.arange(len(x)), len(x))
+        return jnp.sum(jnp.asarray(WEIGHTS) * losses)
+
+    return mean
+
+
+def params_at(critic, theta=THETA):
+    return jax.tree.map(jnp.float64, {"generator": theta, "critic": critic})
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_critics_minimum_is_the_log_density_ratio():
+    mean = mean_loss(affine().turns[0])
+    best = params_at(exact_logit(**THETA))
+    slope = jax.grad(mean)(best)["critic"]
+    np.testing.assert_allclose(list(slope.values()), 0, atol=1e-12)
+    # its value there is 2 log 2 - 2 JS(p, q), integrated apart from any logit
+    x = np.linspace(-15, 15, 60_001)
+    p, q = (np.exp(-((x - m) ** 2) / (2 * v)) / np.sqrt(2 * np.pi * v) for m, v in ((A, VAR), (-1.0, 0.36)))
+    js = np.sum(p * np.log(2 * p / (p + q)) + q * np.log(2 * q / (p + q))) * (x[1] - x[0]) / 2
+    np.testing.assert_allclose(mean(best), 2 * np.log(2) - 2 * js, rtol=1e-10)
+    for name in ("k", "l", "m"):  # and it is a minimum
+        for step in (-0.05, 0.05):
+            assert mean(params_at({**exact_logit(**THETA), name: exact_logit(**THETA)[name] + step})) > mean(best) + 1e-6
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_penalty_is_half_the_squared_slope_at_data():
+    """E_p |l + 2 m x|^2 in closed form."""
+    critic = exact_logit(**THETA)
+    plain, fined = (mean_loss(affine(penalty=w).turns[0])(params_at(critic)) for w in (0.0, 0.3))
+    expected = (critic["l"] + 2 * critic["m"] * A) ** 2 + 4 * critic["m"] ** 2 * VAR
+    np.testing.assert_allclose(fined - plain, 0.3 / 2 * expected, rtol=1e-10)
+
+
+F = {  # of the divergences that the docstring names
+    "kl": lambda r: -np.log(r),
+    "forward_kl": lambda r: r * np.log(r),
+    "saturating": lambda r: r * np.log(r) - (1 + r) * np.log((1 + r) / 2),
+    "gan": lambda r: (1 + r) * np.log((1 + r) / (2 * r)),
+}
+
+
+def divergence(name, b, c):
+    """D_f(q) by quadrature over q."""
+    x = b + c * NODES
+    k = exact_logit(b, c)
+    return np.sum(WEIGHTS * F[name](np.exp(k["k"] + k["l"] * x + k["m"] * x**2)))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", generators.H)
+def test_the_generator_descends_the_divergence_of_its_h(name):
+    theta = {"b": -0.3, "c": 1.1}  # wider than p, so that E_p of r is finite
+    slope = jax.grad(mean_loss(affine(h=name).turns[-1]))(params_at(exact_logit(**theta), theta))["generator"]
+    e = 1e-5
+    for parameter in theta:
+        up, down = ({**theta, parameter: theta[parameter] + s} for s in (e, -e))
+        expected = (divergence(name, **up) - divergence(name, **down)) / (2 * e)
+        np.testing.assert_allclose(slope[parameter], expected, rtol=1e-7)
+    if name == "kl":  # of two Gaussians in closed form
+        closed = {"b": (theta["b"] - A) / VAR, "c": theta["c"] / VAR - 1 / theta["c"]}
+        np.testing.assert_allclose([slope[k] for k in closed], list(closed.values()), rtol=1e-9)
+
+
+def test_turns_and_what_each_moves():
+    method = affine(critics=4)
+    assert [turn.moves for turn in method.turns] == ["critic"] * 4 + ["generator"]
+    assert method.served == ("generator",)
+
+
+# --- four modes -----------------------------------------------------------------------------------------------------------
+
+MODES = data.modes()
+STEPS = 2000
+
+
+def players(steps, width=64, **options):
+    """(method, optimizers)."""
+    net = lambda **o: models.of(models.Perceptron(width=width, depth=2, **o))
+    method = methods.monoflow(net(), net(shape=()), **options)
+    rates = {"critic": 4e-3, "generator": 2e-3}
+    return method, {who: optax.adam(optax.cosine_decay_schedule(r, steps), b1=0.5) for who, r in rates.items()}
+
+
+def trainer(workdir=None, steps=STEPS, **settings):
+    method, optimizer = players(steps, h="kl", critics=2, penalty=0.02)
+    options = {"batch_size": 256, "log_every": steps, "steps": steps, "steps_per_dispatch": 100, "chunk": 5000} | settings
+    return runs.Trainer(method, MODES, optimizer=optimizer, workdir=workdir, sample_every=steps, **options)
+
+
+def test_four_modes_have_their_weights_and_spreads():
+    with trainer() as made:
+        first = made.state
+        run = made.train()
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((first.params, first.opt_state))), "not donated"
+    x = run.draw(20_000, given={})
+    angle = np.pi / 2 * np.arange(4)
+    centres = 1.7 * np.stack([np.cos(angle), np.sin(angle)], 1)
+    near = np.argmin(((x[:, None] - centres) ** 2).sum(-1), 1)
+    np.testing.assert_allclose(np.bincount(near, minlength=4) / len(x), [0.1, 0.2, 0.3, 0.4], atol=0.05)
+    for component in range(4):
+        np.testing.assert_allclose(x[near == component].std(0), 0.35, atol=0.1)
+    seeds = [7, 3, 11]  # a sample is a function of its seed
+    np.testing.assert_array_equal(run.draw(seeds, given={}), run.draw(seeds[::-1], given={})[::-1])
+    np.testing.assert_array_equal(run.draw(seeds, given={}), x[seeds])
