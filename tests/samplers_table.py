@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import grids, schedules
+from diffjax import calculus, grids
 from diffjax.samplers import (
     Sampler,
     ancestral,
@@ -234,7 +234,7 @@ class Knots:
 def known_at_knots(sampler: Sampler, ts, trace=None) -> tuple[jax.tree_util.Partial, Knots]:
     """The sampling function, and its schedule at the times of its rows, under the name of `Knots`."""
     times = jnp.sort(jnp.asarray(sampler.plan(ts).t))
-    alpha, sigma = (jnp.asarray(a) for a in schedules.amplitudes(sampler.schedule, np.asarray(times)))
+    alpha, sigma = (jnp.asarray(a) for a in calculus.amplitudes(sampler.schedule, np.asarray(times)))
     knots = Knots(times, alpha, sigma, jnp.asarray(ts[0], times.dtype))
     return sampling_fn(sampler._replace(schedule=knots), ts, trace), knots
 
@@ -288,7 +288,7 @@ def _moments(state: Any) -> tuple[Any, Any]:
 
 def amplitudes_of(sampler: Sampler, t) -> tuple[float, float]:
     """(alpha, sigma) of the sampler's schedule."""
-    alpha, sigma = schedules.amplitudes(sampler.schedule, [t])
+    alpha, sigma = calculus.amplitudes(sampler.schedule, [t])
     return float(alpha[0]), float(sigma[0])
 
 

@@ -14,11 +14,10 @@ from run_command import environment, one_core, run
 
 from diffjax import config as C
 from diffjax import main as command_line
-from diffjax import training
-from diffjax import runs
+from diffjax import runs, training
 from diffjax.commands import evaluate, sample, show, train
-from diffjax.runs import workdir as files
 from diffjax.runs import build_run
+from diffjax.runs import workdir as files
 from diffjax.runs.logs import Log
 
 TINY = "configs/vpsde.py:tiny"

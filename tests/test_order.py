@@ -11,7 +11,7 @@ import pytest
 from moments import Mixture
 from samplers_table import ALL, FINITE, SAMPLERS, SETTINGS, amplitudes, known_at_knots, laws
 
-from diffjax import analytic, grids, schedules
+from diffjax import analytic, calculus, grids
 from diffjax.samplers import heun, multistep, ode, restart, sampling_fn
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -33,7 +33,7 @@ def library_target(target: Mixture):
 def level_grid(setting, n, first=2.0, last=0.002):
     """n steps between two values of sigma / alpha, spaced as Karras et al. have it."""
     schedule = SETTINGS[setting].schedule
-    t_max, t_min = (float(schedules.time_of(schedule, jnp.asarray(-2 * np.log(level)))) for level in (first, last))
+    t_max, t_min = (float(calculus.time_of(schedule, jnp.asarray(-2 * np.log(level)))) for level in (first, last))
     return grids.karras(schedule, n, t_max=t_max, t_min=t_min, zero=False)
 
 

@@ -11,9 +11,10 @@ from samplers_table import SETTINGS, amplitudes
 from scipy import integrate
 
 from diffjax import analytic, grids
+from diffjax.calculus import FlowOnly
 from diffjax.denoisers.coordinates import Along
 from diffjax.samplers import ancestral, encoding_fn, nfe, principal, sampling_fn
-from diffjax.schedules import EDM, VP, FlowOnly, Rectified
+from diffjax.schedules import EDM, VP, Rectified
 from diffjax.types import Posterior
 
 pytestmark = pytest.mark.usefixtures("x64")
