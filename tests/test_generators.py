@@ -1,7 +1,6 @@
 """Two players: the critic's optimum, the generator's gradient, four modes, devices, and a run that is resumed."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from method_runs import stop_and_go_on, train_and_resume
 
-from diffjax import data, host, methods, models, runs
-from diffjax.method import Example, Keys
+from diffjax import data, methods, models, runs
+from diffjax.method import Example
 from diffjax.methods import generators
+from diffjax.optimizers import build_optimizer
 
-# --- closed forms: p = N(a, A), x = G(z) = b + c z, and a critic that is any quadratic -----------------------------------
+# --- closed forms: p = N(a, A), x = G(z) = b + c z, and a critic that is any quadratic
 
 A, VAR = 0.5, 0.8  # of p
 THETA = {"b": -1.0, "c": 0.6}  # of q
@@ -49,7 +50,7 @@ def mean_loss(turn):
         losses, _ = turn.losses(params, jax.random.key(0), batch, jnp.arange(len(x)), len(x))
         return jnp.sum(jnp.asarray(WEIGHTS) * losses)
 
-    return mean
+    return jax.jit(mean)
 
 
 def params_at(critic, theta=THETA):
@@ -60,7 +61,7 @@ def params_at(critic, theta=THETA):
 def test_the_critics_minimum_is_the_log_density_ratio():
     mean = mean_loss(affine().turns[0])
     best = params_at(exact_logit(**THETA))
-    slope = jax.grad(mean)(best)["critic"]
+    slope = jax.jit(jax.grad(mean))(best)["critic"]
     np.testing.assert_allclose(list(slope.values()), 0, atol=1e-12)
     # its value there is 2 log 2 - 2 JS(p, q), integrated apart from any logit
     x = np.linspace(-15, 15, 60_001)
@@ -69,7 +70,9 @@ def test_the_critics_minimum_is_the_log_density_ratio():
     np.testing.assert_allclose(mean(best), 2 * np.log(2) - 2 * js, rtol=1e-10)
     for name in ("k", "l", "m"):  # and it is a minimum
         for step in (-0.05, 0.05):
-            assert mean(params_at({**exact_logit(**THETA), name: exact_logit(**THETA)[name] + step})) > mean(best) + 1e-6
+            assert (
+                mean(params_at({**exact_logit(**THETA), name: exact_logit(**THETA)[name] + step})) > mean(best) + 1e-6
+            )
 
 
 @pytest.mark.usefixtures("x64")
@@ -100,7 +103,7 @@ def divergence(name, b, c):
 @pytest.mark.parametrize("name", generators.H)
 def test_the_generator_descends_the_divergence_of_its_h(name):
     theta = {"b": -0.3, "c": 1.1}  # wider than p, so that E_p of r is finite
-    slope = jax.grad(mean_loss(affine(h=name).turns[-1]))(params_at(exact_logit(**theta), theta))["generator"]
+    slope = jax.jit(jax.grad(mean_loss(affine(h=name).turns[-1])))(params_at(exact_logit(**theta), theta))["generator"]
     e = 1e-5
     for parameter in theta:
         up, down = ({**theta, parameter: theta[parameter] + s} for s in (e, -e))
@@ -117,7 +120,7 @@ def test_turns_and_what_each_moves():
     assert method.served == ("generator",)
 
 
-# --- four modes -----------------------------------------------------------------------------------------------------------
+# --- four modes
 
 MODES = data.modes()
 STEPS = 2000
@@ -128,12 +131,19 @@ def players(steps, width=64, **options):
     net = lambda **o: models.of(models.Perceptron(width=width, depth=2, **o))
     method = methods.monoflow(net(), net(shape=()), **options)
     rates = {"critic": 4e-3, "generator": 2e-3}
-    return method, {who: optax.adam(optax.cosine_decay_schedule(r, steps), b1=0.5) for who, r in rates.items()}
+    spec = {"name": "adam", "b1": 0.5}
+    return method, {who: build_optimizer({**spec, "learning_rate": r}, steps)[0] for who, r in rates.items()}
 
 
 def trainer(workdir=None, steps=STEPS, **settings):
     method, optimizer = players(steps, h="kl", critics=2, penalty=0.02)
-    options = {"batch_size": 256, "log_every": steps, "steps": steps, "steps_per_dispatch": 100, "chunk": 5000} | settings
+    options = {
+        "batch_size": 256,
+        "log_every": steps,
+        "steps": steps,
+        "steps_per_dispatch": 100,
+        "chunk": 5000,
+    } | settings
     return runs.Trainer(method, MODES, optimizer=optimizer, workdir=workdir, sample_every=steps, **options)
 
 
@@ -152,3 +162,84 @@ def test_four_modes_have_their_weights_and_spreads():
     seeds = [7, 3, 11]  # a sample is a function of its seed
     np.testing.assert_array_equal(run.draw(seeds, given={}), run.draw(seeds[::-1], given={})[::-1])
     np.testing.assert_array_equal(run.draw(seeds, given={}), x[seeds])
+
+
+def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path):
+    small = dict(steps=40, batch_size=16, steps_per_dispatch=1, log_every=10)
+    stop_and_go_on(lambda workdir: trainer(workdir, **small), tmp_path, 40)
+
+
+def test_the_config_trains_and_is_resumed_from_the_command_line(tmp_path):
+    run, results = train_and_resume("configs/monoflow.py:tiny", tmp_path, 40)
+    assert set(run.state.params) == {"generator", "critic"}
+    assert set(run.params) == {"generator"}  # averaged and exported: what draws read
+    assert np.isfinite(results["metrics"]["sliced W2"]["value"])
+    lines = (tmp_path / "whole" / "metrics.jsonl").read_text()
+    assert '"loss/critic"' in lines
+    assert '"gap"' in lines
+
+
+# --- devices
+
+
+KINDS = {"one": {"devices": 1}, "two": {"devices": 2}, "pmap": {"devices": 2, "backend": "pmap"}}
+
+
+def devices(out):
+    """Parameters after five steps on one device, on two, and on two under pmap."""
+    found = {}
+    for name, options in KINDS.items():
+        with trainer(steps=5, steps_per_dispatch=1, batch_size=16, **options) as made:
+            made.train()
+            for i, leaf in enumerate(jax.tree.leaves((made.state.params, made.state.ema, made.state.opt_state))):
+                found[f"{name}/{i}"] = np.asarray(leaf)
+    np.savez(out, **found)
+
+
+def test_one_device_two_devices_and_pmap_agree(tmp_path):
+    out = tmp_path / "out.npz"
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    env["PYTHONPATH"] = str(Path(__file__).parent.parent)
+    child = subprocess.run([sys.executable, __file__, str(out)], env=env, capture_output=True, text=True, timeout=300)
+    assert child.returncode == 0, child.stdout + child.stderr
+    found = dict(np.load(out))
+    count = len(found) // 3
+    for i in range(count):
+        for name in ("two", "pmap"):
+            np.testing.assert_allclose(found[f"{name}/{i}"], found[f"one/{i}"], rtol=1e-4, atol=2e-6)
+
+
+# --- bad input
+
+
+def test_refuses_bad_input_in_one_line():
+    net = lambda *shape: models.of(models.Perceptron(shape or None, width=4))
+    cases = [
+        (
+            dict(h="wgan"),
+            r"^Got h = 'wgan', expected one of forward_kl, gan, kl, saturating",
+        ),
+        (dict(h=lambda d: -d), r"^Got an h with h'\(-20\) = -1, expected one that increases on logits of -20 to 20\.$"),
+        (dict(h=lambda d: jnp.maximum(d, 0)), r"^Got an h with h'\(-20\) = 0, expected one that increases"),
+        (dict(critics=0), r"^Got critics = 0, expected an integer >= 1\.$"),
+        (dict(latent=0), r"^Got latent = 0, expected an integer >= 1\.$"),
+        (dict(penalty=-1.0), r"^Got penalty = -1\.0, expected a weight, 0 or more\.$"),
+    ]
+    for options, message in cases:
+        with pytest.raises(ValueError, match=message):
+            methods.monoflow(net(), net(), **options)
+    optimizer = dict.fromkeys(("generator", "critic"), optax.adam(1e-3))
+    with pytest.raises(ValueError, match=r"^The generator makes examples of shape \(5,\), expected \(2,\)"):
+        runs.Trainer(methods.monoflow(net(5), net()), MODES, optimizer=optimizer, batch_size=8)
+
+
+def test_an_increasing_function_and_a_latent_of_another_size():
+    net = lambda *shape: models.of(models.Perceptron(shape, width=4))
+    method = methods.monoflow(net(2), net(), h=jnp.arcsinh, latent=3)
+    params = method.init(jax.random.key(0), Example(jnp.zeros(2)))
+    assert params["generator"]["dense_0"]["kernel"].shape == (3, 4)
+    assert method.draw(params, method.plan((2,)), jax.random.key(1), {}).shape == (2,)
+
+
+if __name__ == "__main__":
+    devices(sys.argv[1])

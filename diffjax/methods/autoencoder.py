@@ -6,8 +6,8 @@ z ~ N(0, I) is decoded to x ~ N(g(z), s^2 I), an example encoded to q(z | x) = N
     log p(x) >= E_q[log p(x | z)] - KL(q(z | x) || N(0, I)),
     KL = 1/2 sum (m^2 + v - 1 - log v).
 
-s is learned: fixed, it is a beta in disguise. beta weighs the KL (Higgins et al. 2017): away from 1 the loss trades rate
-for distortion and bounds no likelihood.
+s is learned: fixed, it is a beta in disguise. beta weighs the KL (Higgins et al. 2017): away from 1 the loss trades
+rate for distortion and bounds no likelihood.
 
 With linear networks and Gaussian data of covariance U diag(l) U' this is probabilistic PCA (Tipping & Bishop 1999): the
 optimum of k latents is s^2 = the mean of the left out l, g = W z with W = U_k (l_k - s^2)^(1/2), m = M^-1 W' x and
