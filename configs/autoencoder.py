@@ -7,17 +7,17 @@ python -m diffjax.main --config=configs/autoencoder.py:tiny      # every part in
 
 from ml_collections import ConfigDict
 
-from diffjax.config import spec
+from diffjax.config import recipe, spec
 
 
 def digits() -> ConfigDict:
     """The default recipe."""
-    config = ConfigDict()
+    config = recipe()
     config.data = spec("digits")
     config.method = spec("autoencoder")
     config.encoder = spec("Perceptron", shape=(32,), width=256, depth=2)
     config.decoder = spec("Perceptron", shape=(8, 8, 1), width=256, depth=2)
-    config.optimizer = spec("adam", learning_rate=1e-3, schedule="cosine")
+    config.learning_rate.update(dict(peak=1e-3, schedule="cosine"))
     return config
 
 
@@ -27,9 +27,9 @@ def tiny() -> ConfigDict:
     config.data = spec("moons", n=256, held_out=64)
     config.encoder = spec("Perceptron", shape=(2,), width=8, depth=1)
     config.decoder = spec("Perceptron", shape=(2,), width=8, depth=1)
-    config.train = dict(steps=40, batch_size=16, sample_every=40, log_every=10)
-    config.checkpoint = dict(every=20)
-    config.eval = dict(samples=64)
+    config.train.update(steps=40, batch_size=16, sample_every=40, log_every=10)
+    config.checkpoint.every = 20
+    config.eval.samples = 64
     return config
 
 

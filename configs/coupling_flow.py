@@ -6,17 +6,17 @@ python -m diffjax.main --config=configs/coupling_flow.py:tiny    # every part in
 
 from ml_collections import ConfigDict
 
-from diffjax.config import spec
+from diffjax.config import recipe, spec
 
 
 def moons() -> ConfigDict:
     """The default recipe."""
-    config = ConfigDict()
+    config = recipe()
     config.data = spec("moons", noise=0.1, n=50_000)
     config.method = spec("coupling_flow", layers=8)
     config.model = spec("Perceptron", shape=(4,), width=64, depth=2)
-    config.optimizer = spec("adam", learning_rate=2e-3, schedule="cosine")
-    config.train = dict(steps=4000, batch_size=256, sample_every=2000)
+    config.learning_rate.update(dict(peak=2e-3, schedule="cosine"))
+    config.train.update(steps=4000, batch_size=256, sample_every=2000)
     return config
 
 
@@ -26,9 +26,9 @@ def tiny() -> ConfigDict:
     config.data = spec("moons", n=256, held_out=64)
     config.method = spec("coupling_flow", layers=2)
     config.model.width = 8
-    config.train = dict(steps=40, batch_size=16, sample_every=40, log_every=10)
-    config.checkpoint = dict(every=20)
-    config.eval = dict(samples=64)
+    config.train.update(steps=40, batch_size=16, sample_every=40, log_every=10)
+    config.checkpoint.every = 20
+    config.eval.samples = 64
     return config
 
 

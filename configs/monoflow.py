@@ -10,11 +10,11 @@ standard deviations within 0.1 (tests/test_generators.py).
 
 from ml_collections import ConfigDict
 
-from diffjax.config import spec
+from diffjax.config import recipe, spec
 
 
 def _players(width: int, steps: int, **train: int) -> ConfigDict:
-    config = ConfigDict()
+    config = recipe()
     config.data = spec("modes")
     config.method = spec("generators.monoflow", h="kl", critics=3, penalty=0.1)
     config.generator = spec("Perceptron", width=width, depth=2)
@@ -23,7 +23,7 @@ def _players(width: int, steps: int, **train: int) -> ConfigDict:
         critic=spec("adam", b1=0.5, learning_rate=1e-3),
         generator=spec("adam", b1=0.5, learning_rate=5e-4),
     )
-    config.train = dict(steps=steps, **train)
+    config.train.update(steps=steps, **train)
     return config
 
 
@@ -36,8 +36,8 @@ def tiny() -> ConfigDict:
     """Every part of the default, at a size that runs in seconds."""
     config = _players(8, 40, batch_size=16, sample_every=40, log_every=10)
     config.data = spec("modes", n=256, held_out=64)
-    config.checkpoint = dict(every=20)
-    config.eval = dict(samples=64)
+    config.checkpoint.every = 20
+    config.eval.samples = 64
     return config
 
 

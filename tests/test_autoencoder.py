@@ -204,7 +204,7 @@ def test_the_config_trains_is_judged_and_resumed_from_the_command_line(tmp_path)
     x, codec = run.data.held_out.gather(np.arange(64)).x, run.method.parts
     code = jax.vmap(codec.encode, (None, 0))(run.params, x)
     made = jax.vmap(codec.decode, (None, 0))(run.params, code.mean)
-    found = results["metrics"]["reconstruction error"]
+    found = results["reconstruction_error"]
     np.testing.assert_allclose(found["value"], np.mean((made.mean - x) ** 2), rtol=1e-5)
     axes = np.linalg.svd(run.data.train.x - run.data.train.x.mean(0), full_matrices=False)[2]
     left = (x - run.data.train.x.mean(0)) @ axes[1]  # one latent of two axes

@@ -173,10 +173,10 @@ def test_the_config_trains_is_judged_and_resumed_from_the_command_line(tmp_path)
     run, results = train_and_resume("configs/coupling_flow.py:tiny", tmp_path, 40)
     x = run.data.held_out.gather(np.arange(64)).x
     own = jax.vmap(run.method.parts.log_prob, (None, 0))(run.params, x)
-    found = results["metrics"]["nats per dimension"]
+    found = results["nats_per_dimension"]
     np.testing.assert_allclose(found["value"], -np.mean(own) / 2, rtol=1e-5)
     train = run.data.train.gather(np.arange(256)).x
     fit = scipy.stats.multivariate_normal(train.mean(0), np.cov(train.T, bias=True))
     np.testing.assert_allclose(found["gaussian"], -fit.logpdf(x).mean() / 2, rtol=1e-5)
-    assert results["round trip"] < 1e-3
+    assert found["round_trip"] < 1e-3
     assert "## Density" in (tmp_path / "halved" / "report.md").read_text()

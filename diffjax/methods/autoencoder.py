@@ -128,7 +128,7 @@ def _report(codec: Codec) -> Callable:
             f"| squared error per entry, held out | {found['value']:.5f} | {found['pca']:.5f} |\n\n"
             f"KL {kl.mean():.3f} nats per example; the decoder's standard deviation {np.sqrt(var.mean()):.4f}.\n"
         )
-        return [Section({"metrics": {"reconstruction error": found}, "kl": float(kl.mean())}, text)]
+        return [Section({"reconstruction_error": found, "kl": float(kl.mean())}, text)]
 
     return report
 

@@ -132,7 +132,7 @@ def _report(of: CouplingFlow) -> Any:
             f"| nats per dimension | {shown['value']} | {shown['train']} | {shown['gaussian']} |\n\n"
             f"The flow and its inverse give held-out examples back within {lost:.1e}.\n"
         )
-        return [Section({"metrics": {"nats per dimension": found}, "round trip": lost}, text)]
+        return [Section({"nats_per_dimension": {**found, "round_trip": lost}}, text)]
 
     return report
 
