@@ -4,8 +4,8 @@
     python -m diffjax.main --config=configs/monoflow.py:tiny         # every part in seconds: for tests
     python -m diffjax.main --config=configs/monoflow.py --config.method.h=forward_kl
 
-Data are four Gaussians of weights 0.1 to 0.4 and standard deviation 0.35. Expected of the samples: weights within 0.05,
-standard deviations within 0.1 (tests/test_generators.py).
+Data are four Gaussians of weights 0.1 to 0.4 and standard deviation 0.35. Expected of the samples: weights within 0.02,
+standard deviations of 0.36 to 0.42. A decay of the critic's rate that ends before the run does lets the samples drift away.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +16,7 @@ from diffjax.config import recipe, spec
 def _players(width: int, steps: int, **train: int) -> ConfigDict:
     config = recipe()
     config.data = spec("modes")
-    config.method = spec("generators.monoflow", h="kl", critics=3, penalty=0.1)
+    config.method = spec("generators.monoflow", h="kl", critics=2, penalty=0.1)
     config.generator = spec("Perceptron", width=width, depth=2)
     config.critic = spec("Perceptron", shape=(), width=width, depth=2)
     config.optimizer = dict(
@@ -29,7 +29,7 @@ def _players(width: int, steps: int, **train: int) -> ConfigDict:
 
 def modes() -> ConfigDict:
     """The default recipe."""
-    return _players(64, 4000, batch_size=256, sample_every=2000)
+    return _players(32, 6000, steps_per_dispatch=100, sample_every=2000)
 
 
 def tiny() -> ConfigDict:

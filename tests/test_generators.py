@@ -16,6 +16,7 @@ from diffjax import data, methods, models, runs
 from diffjax.method import Example
 from diffjax.methods import generators
 from diffjax.optimizers import build_optimizer
+from diffjax.runs.build import load
 
 # --- closed forms: p = N(a, A), x = G(z) = b + c z, and a critic that is any quadratic
 
@@ -123,22 +124,22 @@ def test_turns_and_what_each_moves():
 # --- four modes
 
 MODES = data.modes()
-STEPS = 2000
+STEPS = 4500
 
 
-def players(steps, width=64, **options):
+def players(steps, width=32, **options):
     """(method, optimizers)."""
     net = lambda **o: models.of(models.Perceptron(width=width, depth=2, **o))
     method = methods.monoflow(net(), net(shape=()), **options)
-    rates = {"critic": 4e-3, "generator": 2e-3}
+    rates = {"critic": 1e-3, "generator": 5e-4}
     spec = {"name": "adam", "b1": 0.5}
     return method, {who: build_optimizer({**spec, "learning_rate": r}, steps)[0] for who, r in rates.items()}
 
 
 def trainer(workdir=None, steps=STEPS, **settings):
-    method, optimizer = players(steps, h="kl", critics=2, penalty=0.02)
+    method, optimizer = players(steps, h="kl", critics=2, penalty=0.1)
     options = {
-        "batch_size": 256,
+        "batch_size": 128,
         "log_every": steps,
         "steps": steps,
         "steps_per_dispatch": 100,
@@ -154,7 +155,7 @@ def test_four_modes_have_their_weights_and_spreads():
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((first.params, first.opt_state))), "not donated"
     x = run.draw(20_000, given={})
     angle = np.pi / 2 * np.arange(4)
-    centres = 1.7 * np.stack([np.cos(angle), np.sin(angle)], 1)
+    centres = 1.4 * np.stack([np.cos(angle), np.sin(angle)], 1)
     near = np.argmin(((x[:, None] - centres) ** 2).sum(-1), 1)
     np.testing.assert_allclose(np.bincount(near, minlength=4) / len(x), [0.1, 0.2, 0.3, 0.4], atol=0.05)
     for component in range(4):
@@ -177,6 +178,23 @@ def test_the_config_trains_and_is_resumed_from_the_command_line(tmp_path):
     lines = (tmp_path / "whole" / "metrics.jsonl").read_text()
     assert '"loss/critic"' in lines
     assert '"gap"' in lines
+
+
+def test_a_players_decay_ends_with_the_run():
+    """A cosine over all updates of a player: Adam moves by the rate alone where the gradient stays 1."""
+    changes = ["method.critics=3", "learning_rate.schedule=cosine", "train.clip_norm=inf"]
+    optimizers = runs.build_run(load("configs/monoflow.py:tiny", changes)).optimizer
+
+    def moved(optimizer, updates):
+        def one(state, _):
+            update, state = optimizer.update(jnp.ones(()), state, jnp.ones(()))
+            return state, -update
+
+        return jax.jit(lambda: jax.lax.scan(one, optimizer.init(jnp.ones(())), None, updates)[1])()
+
+    for player, updates, peak in (("critic", 120, 1e-3), ("generator", 40, 5e-4)):
+        expected = peak * np.cos(np.pi / 2 * np.arange(updates) / updates) ** 2
+        np.testing.assert_allclose(moved(optimizers[player], updates), expected, rtol=1e-4, atol=1e-8)
 
 
 # --- devices

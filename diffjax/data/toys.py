@@ -40,7 +40,7 @@ def modes(
     n: int = 50_000,
     held_out: int = 2_000,
     weights: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4),
-    radius: float = 1.7,
+    radius: float = 1.4,
     noise: float = 0.35,
     seed: int = 0,
 ) -> Dataset:

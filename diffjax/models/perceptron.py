@@ -8,11 +8,9 @@ from flax import linen as nn
 from diffjax.models.layers import DTYPES, Dense, check_choice, check_counts
 from diffjax.types import Array
 
-ACTIVATIONS = {"silu": nn.silu, "tanh": nn.tanh}
-
 
 class Perceptron(nn.Module):
-    """Dense layers and an activation, on x flattened; without time, labels, norms or dropout.
+    """Dense layers and silu, on x flattened; without time, labels, norms or dropout.
 
     Called as `perceptron(x, c, label=None, train=False)`; c says only how many leading axes are of a batch. Returns F
     of the given shape, float32.
@@ -21,7 +19,6 @@ class Perceptron(nn.Module):
         shape: of F; None: that of x; (): one number.
         width: of every hidden layer.
         depth: number of hidden layers; 0 for an affine map.
-        activation: silu, which goes on in straight lines far from the data, or tanh, which levels off.
         dtype: of the computation, float32 or bfloat16; parameters are float32.
 
     Raises:
@@ -31,13 +28,11 @@ class Perceptron(nn.Module):
     shape: tuple[int, ...] | None = None
     width: int = 128
     depth: int = 2
-    activation: str = "silu"
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
         sizes = {f"shape[{i}]": size for i, size in enumerate(self.shape or ())}
         check_counts(width=self.width, depth=self.depth if self.depth != 0 else 1, **sizes)
-        check_choice("activation", self.activation, tuple(ACTIVATIONS))
         check_choice("dtype", self.dtype, DTYPES)
         super().__post_init__()
 
@@ -47,5 +42,5 @@ class Perceptron(nn.Module):
         shape = x.shape[jnp.ndim(c) :] if self.shape is None else self.shape
         h = x.reshape(*batch, -1).astype(dtype)
         for i in range(self.depth):
-            h = ACTIVATIONS[self.activation](Dense(self.width, dtype=dtype, name=f"dense_{i}")(h))
+            h = nn.silu(Dense(self.width, dtype=dtype, name=f"dense_{i}")(h))
         return Dense(math.prod(shape), name="out")(h.astype(jnp.float32)).reshape(*batch, *shape)
