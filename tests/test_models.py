@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -345,6 +346,38 @@ def test_parameter_table_counts_every_number():
     assert text[1].split() == ["a", "scalar", "bfloat16", "1"]
     assert text[-1].split() == ["total", "17"]
     assert len({len(line) for line in text}) == 1
+
+
+@pytest.mark.parametrize(("shape", "of"), [((3,), None), ((2, 4), ()), ((3,), (2, 2, 1))])
+def test_perceptron_is_that_of_numpy(shape, of):
+    net = models.network(models.Perceptron(of, width=5, depth=2))
+    x = np.random.default_rng(0).normal(size=(6, *shape)).astype(np.float32)
+    params = net.init(KEY, jnp.asarray(x[0]), jnp.zeros(()))
+    layers_of = [
+        {k: np.asarray(v, np.float64) for k, v in params[name].items()} for name in ("dense_0", "dense_1", "out")
+    ]
+    h = x.reshape(6, -1).astype(np.float64)
+    for i, layer in enumerate(layers_of):
+        h = h @ layer["kernel"] + layer["bias"]
+        h = h / (1 + np.exp(-h)) if i < 2 else h
+    expected = h.reshape(6, *(shape if of is None else of))
+    one = jnp.stack([net.apply(params, jnp.asarray(row), jnp.zeros(())) for row in x])
+    np.testing.assert_allclose(one, expected, atol=1e-5)
+    np.testing.assert_allclose(net.apply(params, jnp.asarray(x), jnp.zeros(6)), expected, atol=1e-5)
+    assert net.reads == ()
+
+
+def test_perceptron_without_hidden_layers_is_affine_and_counts_are_checked():
+    params = models.network(models.Perceptron((4,), depth=0)).init(KEY, jnp.zeros(3), jnp.zeros(()))
+    assert {name: part["kernel"].shape for name, part in params.items()} == {"out": (3, 4)}
+    for options, message in (
+        (dict(width=0), "width = 0: expected a positive integer"),
+        (dict(depth=-1), "depth = -1: expected a positive integer"),
+        (dict(shape=(2, 0)), "shape[1] = 0: expected a positive integer"),
+        (dict(dtype="int8"), "dtype = 'int8' is unknown"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            models.Perceptron(**options)
 
 
 def test_mlp_parameter_count():
