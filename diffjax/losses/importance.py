@@ -23,7 +23,7 @@ class Seen(NamedTuple):
 
 
 def importance(schedule: Schedule, steps: int | None = None, history: int = 10, uniform: float = 0.001) -> Prepare:
-    """Gives each example of the batch its time "t" and the "t_weight" of its loss.
+    """Gives each example of the batch its time "t" and the "weight" of its loss.
 
     Args:
         steps: T (`chains.length`); t / t_max = k / T, k = 1 .. T.

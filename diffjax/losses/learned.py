@@ -31,7 +31,7 @@ class Learning(NamedTuple):
 def learned(
     schedule: Schedule, features: int = 64, learning_rate: float = 3e-3, t_min: float = 1e-5, decay: float = 0.999
 ) -> Prepare:
-    """Gives each example its time "t" and the "t_weight" of its loss, and learns the clock that they come from.
+    """Gives each example its time "t" and the "weight" of its loss, and learns the clock that they come from.
 
     Samples and reports are made by the learned clock's schedule (`clock.Warped`).
 
