@@ -61,11 +61,12 @@ def test_samples_are_by_seed_and_their_endpoints_by_seed_too():
     assert 0 < error["endpoint"] < 0.5
 
 
-def test_a_bridge_has_no_likelihood():
+def test_a_bridge_has_no_likelihood(monkeypatch, tmp_path):
     built = build_run(runs.load("configs/bridge.py:tiny"))
-    run = of(built, init_state(built))
+    monkeypatch.setattr(runs, "open", lambda workdir, **options: of(built, init_state(built)))
     with pytest.raises(C.ConfigError, match="The flow of a bridge goes from data to a point"):
-        likelihood.plan(run)
+        likelihood.run("nowhere", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_show_counts_a_batch_with_endpoints():
