@@ -15,7 +15,7 @@ CORE = [
     {"types", "host"},
     {"method"},
     {"schedules", "calculus", "divergence"},
-    {"grids", "ladders", "clock"},
+    {"grids", "clock"},
     {"chains"},
     {"processes", "analytic", "denoisers"},
     {"couplings"},
@@ -23,7 +23,7 @@ CORE = [
     {"likelihood", "theory"},
     {"methods"},
 ]
-# Beside the tower: know the types and nothing else of the library, and nothing but the commands knows them.
+# Beside the tower: know the ground and nothing else of the library, and nothing but the commands knows them.
 LEAVES = {
     "checkpoint",
     "checksum",
@@ -59,7 +59,7 @@ def allowed(part):
             return below | {part}
         below |= layer
     if part in LEAVES:
-        return {"types", part} | NEIGHBOURS.get(part, set())
+        return {"types", "host", part} | NEIGHBOURS.get(part, set())
     for layer in TOP:
         below |= LEAVES | layer
         if part in layer:
