@@ -319,9 +319,16 @@ def test_bad_input_is_one_readable_line(make, shape, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_label_for_an_unconditional_network_is_refused():
-    with pytest.raises(ValueError, match="classes = None"):
-        models.init(models.network(models.MLP(8)), KEY, (2,), label=1)
+def test_a_network_ignores_names_that_it_does_not_read():
+    """That nobody reads a name is said where data and method meet (`runs.checks.check_read`)."""
+    x, c = jnp.ones(2), jnp.float32(0.3)
+    plain, told = models.network(models.MLP(8)), models.network(models.MLP(8, classes=3))
+    assert (plain.reads, told.reads) == ((), ("label",))
+    for network, changes in ((plain, False), (told, True)):
+        params = network.init(KEY, x, c, {"label": jnp.int32(0), "text": jnp.ones(4)})
+        params = jax.tree.map(lambda leaf: leaf + 0.1 * jnp.arange(leaf.size).reshape(leaf.shape) / leaf.size, params)
+        F = [np.asarray(network.apply(params, x, c, {"label": jnp.int32(i), "text": jnp.ones(4) * i})) for i in (0, 2)]
+        assert bool(np.abs(F[0] - F[1]).max() > 1e-4) is changes
 
 
 def test_linen_modules_with_running_statistics_are_refused():
