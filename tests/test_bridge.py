@@ -14,8 +14,9 @@ from closed_forms import VDM as VDM_FORM
 from closed_forms import VE as VE_FORM
 from closed_forms import VP as VP_FORM
 from closed_forms import Form, wide
-from moments import Mixture
-from samplers_table import known_at_knots, laws, walk
+from oracles.mixture import Mixture
+from rows import laws, walk
+from samplers_table import known_at_knots
 from scipy import integrate, ndimage, stats
 
 from diffjax import analytic, data, denoisers, grids, host, losses, models, processes, samplers, schedules
