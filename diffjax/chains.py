@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import grids, host
-from diffjax.schedules import amplitudes
+from diffjax.calculus import amplitudes
 from diffjax.types import Array, Schedule, pytree
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.schedules import time_of
+from diffjax.calculus import time_of
 from diffjax.types import Array, Schedule, pytree
 
 HALVINGS = 60

@@ -11,7 +11,7 @@ from fractions import Fraction
 import jax
 import numpy as np
 
-from diffjax import host, schedules
+from diffjax import calculus, host, schedules
 from diffjax.types import Schedule
 
 __all__ = [  # what a config may name
@@ -290,7 +290,7 @@ def _levels(schedule, ts) -> np.ndarray:
 
 
 def _noise_to_signal(schedule, t) -> float:
-    alpha, sigma = schedules.amplitudes(schedule, [t])
+    alpha, sigma = calculus.amplitudes(schedule, [t])
     if alpha[0] == 0 or sigma[0] == 0:
         raise ValueError(
             f"log-SNR is infinite at t = {t} (alpha = {alpha[0]}, sigma = {sigma[0]}); move that end inwards."
@@ -299,7 +299,7 @@ def _noise_to_signal(schedule, t) -> float:
 
 
 def _time_of_log_snr(schedule, values) -> np.ndarray:
-    return host.float64(jax.vmap(schedules.time_of, in_axes=(None, 0)), schedule, values)
+    return host.float64(jax.vmap(calculus.time_of, in_axes=(None, 0)), schedule, values)
 
 
 def _check_steps(n, what="The number of steps", least=1) -> None:

@@ -47,6 +47,44 @@ class Keys(NamedTuple):
 Losses = Callable[[PyTree, Key, Example, Array, int], tuple[Array, dict[str, Array]]]
 
 
+class Figure(NamedTuple):
+    """A picture of a report, as data: `plots.<kind>(path, *args)` draws it into figures/<name>.png."""
+
+    name: str
+    kind: str
+    args: tuple
+
+
+class Section(NamedTuple):
+    """One part of an evaluation.
+
+    Attributes:
+        results: entries of eval.json, numbers and lists by name; those of one name ("metrics") are merged.
+        text: of report.md, Markdown; empty: none.
+        figures: drawn beside it.
+        passed: the verdict of a gate, None where there is none.
+    """
+
+    results: dict[str, Any] = {}  # noqa: RUF012
+    text: str = ""
+    figures: tuple[Figure, ...] = ()
+    passed: bool | None = None
+
+
+class Drawn(NamedTuple):
+    """The samples that an evaluation looks at.
+
+    Attributes:
+        x: (n, *shape) float32, or int32 tokens.
+        given: what each was given, leaves (n, ...).
+        trajectory: (n, rows, *shape) along the walk that made it; None where the method has no steps.
+    """
+
+    x: Any
+    given: dict[str, Any]
+    trajectory: Any = None
+
+
 class Turn(NamedTuple):
     """One update.
 
@@ -70,12 +108,15 @@ class Method(NamedTuple):
         init: (key, one example) -> params.
         turns: what one step does, in order; turn i of n sees the examples i, i + n, ... of the step's batch.
         draw: (params, request, key, given) -> x, for one example whose noise is a function of the key alone.
-        plan: (shape of x, trace=None) -> request, a pytree; with a trace `draw` gives (x, trajectory).
+        plan: (shape of x, trace=None) -> request, a pytree; with a trace, a function of a walk's state, `draw` may give
+            (x, trajectory).
         prepare: what happens to the whole batch first; None: nothing.
         learned: memory of `prepare` -> the method by what it has learned; None: nothing is.
+        served: the entries of `params` that draw reads: those are averaged and exported; None: all of them.
         asks: names of `given` that draw reads, None: all that data brings. A label alone is made of the seed, all else
             comes from held-out examples.
         parts: the named tuple it was made of, for what only its family can answer (a denoiser, a codec).
+        report: (run, drawn) -> sections of an evaluation, after those of the data set; None: it has none of its own.
     """
 
     init: Callable[[Key, Example], PyTree]
@@ -84,8 +125,10 @@ class Method(NamedTuple):
     plan: Callable[..., PyTree] = _unplanned
     prepare: Prepare | None = None
     learned: Callable[[PyTree], "Method"] | None = None
+    served: tuple[str, ...] | None = None
     asks: tuple[str, ...] | None = ()
     parts: Any = None
+    report: Callable[[Any, Drawn], list[Section]] | None = None
 
 
 def per_example(loss: Callable) -> Losses:
@@ -106,6 +149,11 @@ def per_example(loss: Callable) -> Losses:
 def turn_batch(batch: PyTree, turn: int, turns: int) -> PyTree:
     """The examples turn, turn + turns, ... of a batch: each turn has its own, and each device keeps what it has."""
     return batch if turns == 1 else jax.tree.map(lambda a: a.reshape(-1, turns, *a.shape[1:])[:, turn], batch)
+
+
+def served(method: Method, params: PyTree) -> PyTree:
+    """The entries of `params` that samples are made with."""
+    return params if method.served is None else {name: params[name] for name in method.served}
 
 
 def size_of(batch: PyTree) -> int:

@@ -40,9 +40,7 @@ Optimizers = optax.GradientTransformation | dict[str, optax.GradientTransformati
 Step = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
 
 
-def init_state(
-    params: PyTree, optimizer: Optimizers, emas: Ema, key: Key, method: Method | None = None
-) -> TrainState:
+def init_state(params: PyTree, optimizer: Optimizers, emas: Ema, key: Key, method: Method | None = None) -> TrainState:
     """The state before the first step, in buffers of its own: donating it takes nothing from the caller.
 
     Raises:

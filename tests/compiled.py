@@ -1,7 +1,7 @@
 """The folder where tests keep compiled programs: of both workers, of the processes that they start, and of later runs.
 
-A program is compiled once and then read, whoever asks next. Measured on sampler files: a second run takes half of the
-CPU time, a first one a few percent more than without a folder, less what its workers and processes take from each other.
+A program is compiled once and then read, whoever asks next. Measured on sampler files: a second run takes half of
+the CPU time, a first one a few percent more than without a folder, less what processes take from each other.
 Results are the same to the byte: what is read is the machine code that was written. That code depends on the version
 of jax, on the instructions of the CPU and on how many cores the process may use: there is a folder for each.
 """

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from closed_forms import Form, amplitudes
 
-from diffjax import schedules
+from diffjax import calculus
 from diffjax.samplers import Sampler, base, heun, langevin, principal, table
 from diffjax.types import Posterior
 
@@ -125,7 +125,7 @@ def laws(sampler: Sampler, ts, m, v, mean=None, var=None, with_var=False) -> tup
     rows = sampler.plan(np.asarray(ts))
     if not isinstance(rows, base.Linear | table.Row | heun._Row):
         raise TypeError(f"Got rows of {type(rows)}, which are not linear in x, expected another sampler.")
-    alpha, sigma = schedules.amplitudes(sampler.schedule, np.append(rows.t, ts[0]))
+    alpha, sigma = calculus.amplitudes(sampler.schedule, np.append(rows.t, ts[0]))
     levels = dict(zip(rows.t, zip(alpha, sigma)))
     x = np.zeros(2 + len(rows.t))
     x[0] = alpha[-1] * m if mean is None else mean

@@ -11,7 +11,7 @@ import numpy as np
 from closed_forms import amplitudes as amplitudes
 from oracles import paths, steps, walks
 
-from diffjax import grids, schedules
+from diffjax import calculus, grids
 from diffjax.samplers import (
     Sampler,
     ancestral,
@@ -332,7 +332,7 @@ class Knots:
 def known_at_knots(sampler: Sampler, ts, trace=None) -> tuple[jax.tree_util.Partial, Knots]:
     """The sampling function, and its schedule at the times of its rows, under the name of `Knots`."""
     times = jnp.sort(jnp.asarray(sampler.plan(ts).t))
-    alpha, sigma = (jnp.asarray(a) for a in schedules.amplitudes(sampler.schedule, np.asarray(times)))
+    alpha, sigma = (jnp.asarray(a) for a in calculus.amplitudes(sampler.schedule, np.asarray(times)))
     knots = Knots(times, alpha, sigma, jnp.asarray(ts[0], times.dtype))
     return sampling_fn(sampler._replace(schedule=knots), ts, trace), knots
 

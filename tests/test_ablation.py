@@ -11,7 +11,7 @@ import pytest
 from oracles.mixture import Mixture
 from rows import HostModel, walk
 
-from diffjax import analytic, grids, schedules
+from diffjax import analytic, calculus, grids
 from diffjax.denoisers.targets import EDM as EDMTarget
 from diffjax.denoisers.targets import Eps, check_target, inputs
 from diffjax.losses import weights
@@ -54,7 +54,7 @@ def test_levels_are_those_of_table_1(column, n):
 @pytest.mark.parametrize("schedule", [VP(), VE(sigma_min=0.001, sigma_max=200.0), Rectified()], ids=str)
 def test_levels_are_the_same_on_every_schedule(column, schedule):
     ts = getattr(grids, column)(schedule, 12)
-    alpha, sigma = schedules.amplitudes(schedule, ts[:-1])
+    alpha, sigma = calculus.amplitudes(schedule, ts[:-1])
     np.testing.assert_allclose(sigma / alpha, table_1(column, 12), rtol=1e-8)
 
 

@@ -10,7 +10,7 @@ from closed_forms import Mixture
 from scipy import integrate, stats
 from scipy.special import logsumexp
 
-from diffjax import schedules
+from diffjax import calculus
 from diffjax.analytic import empirical, gaussian_mixture
 from diffjax.schedules import EDM, VE, VP, Cosine, Rectified, SubVP, Tabulated
 
@@ -167,7 +167,7 @@ def test_denoisers_under_every_schedule(schedule, x64):
     exact, ideal = target.denoiser(schedule, with_var=True), empirical(data, 3).denoiser(schedule, with_var=True)
     assert exact.schedule is ideal.schedule is schedule
     for t in np.asarray([0.01, 0.4, 0.93]) * schedule.t_max:
-        alpha, sigma = (float(a[0]) for a in schedules.amplitudes(schedule, [t]))
+        alpha, sigma = (float(a[0]) for a in calculus.amplitudes(schedule, [t]))
         x = point(2, alpha, sigma)
         expected = reference.posterior(x, alpha, sigma), brute_force(data, x, alpha, sigma)[1:]
         for denoise, (mean, covariance) in zip((exact, ideal), expected):

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from diffjax.commands.experiment import build_experiment, init_state, loss_fn, mean_denoiser
 from flax import linen as nn
 from scipy import ndimage
 
 from diffjax import config as C
 from diffjax import losses, models
 from diffjax.commands import evaluate
-from diffjax.commands.experiment import build_experiment, init_state, loss_fn, mean_denoiser
 from diffjax.data import augment
 from diffjax.data.augment import TRANSFORMS, Drawn
 from diffjax.models import layers

@@ -19,7 +19,7 @@ from rows import laws, walk
 from samplers_table import known_at_knots
 from scipy import integrate, ndimage, stats
 
-from diffjax import analytic, data, denoisers, grids, host, losses, models, processes, samplers, schedules
+from diffjax import analytic, calculus, data, denoisers, grids, host, losses, models, processes, samplers, schedules
 from diffjax.data.pairs import Pairs, paired
 from diffjax.denoisers import DDBM
 from diffjax.processes import BridgeSchedule, bridge
@@ -84,7 +84,7 @@ def test_the_ends_are_exact(name):
     u = process.corrupt(y + 1, y, 0.4)
     np.testing.assert_allclose(process.shifted(process.placed(u, y, 0.4), y, 0.4), u, atol=1e-6)
     np.testing.assert_array_equal(process.placed(process.prior(jax.random.key(0), (2,)), y, schedule.t_max), y)
-    schedules.check(schedule)
+    calculus.check(schedule)
 
 
 @every_base
@@ -117,9 +117,9 @@ def test_snr_is_the_difference_of_snrs_and_the_noise_the_base_s(name, x64):
     for t in np.array([0.05, 0.4, 0.97]) * base.t_max:
         snr = lambda t: np.square(np.divide(*form.amplitudes(wide(t))))
         lam = float(np.log(snr(t) - snr(base.t_max)))
-        assert schedules.log_snr(schedule, t) == pytest.approx(lam, abs=1e-10)
-        assert schedules.time_of(schedule, jnp.asarray(lam)) == pytest.approx(t, rel=1e-9)
-        assert schedules.rates(schedule, t)[1] == pytest.approx(float(form.rates(wide(t))[1]), rel=1e-9)
+        assert calculus.log_snr(schedule, t) == pytest.approx(lam, abs=1e-10)
+        assert calculus.time_of(schedule, jnp.asarray(lam)) == pytest.approx(t, rel=1e-9)
+        assert calculus.rates(schedule, t)[1] == pytest.approx(float(form.rates(wide(t))[1]), rel=1e-9)
 
 
 def test_far_from_its_end_a_bridge_is_its_base(x64):
@@ -460,7 +460,7 @@ def test_the_flow_is_ddbm_s_and_the_quantile_map(x64):
         return f * x - g2 * (score / 2 - R * (Y - R * x) / (sigma_T**2 - R**2 * sigma**2))
 
     def ours(t, u):
-        (B, C), (dB, dC) = host.float64(schedules.derivatives, schedule, np.float64(t))
+        (B, C), (dB, dC) = host.float64(calculus.derivatives, schedule, np.float64(t))
         mean = denoise(u, t)
         return dB * mean + dC * (u - B * mean) / C
 
@@ -492,7 +492,7 @@ def run(sample, model, x):
 
 def order_error(make, n):
     schedule = BridgeSchedule(DDBM_VP)
-    ends = [float(schedules.time_of(schedule, jnp.asarray(-2 * np.log(level)))) for level in (2.0, 0.02)]
+    ends = [float(calculus.time_of(schedule, jnp.asarray(-2 * np.log(level)))) for level in (2.0, 0.02)]
     ts = grids.karras(schedule, n, t_max=ends[0], t_min=ends[1], zero=False)
     sample, knots = known_at_knots(make(schedule), ts)
     (_, B, C), (mean, var) = kernels("vp", ts[[0, -1]]), LINE.moments()
@@ -519,7 +519,7 @@ def test_orders(make, order, x64):
 def test_order_3_with_an_exact_history(x64):
     """Primed with two exact evaluations DBIM-3 is of order 3 (measured without: 2)."""
     schedule, found = BridgeSchedule(DDBM_VP), []
-    ends = [float(schedules.time_of(schedule, jnp.asarray(-2 * np.log(level)))) for level in (2.0, 0.02)]
+    ends = [float(calculus.time_of(schedule, jnp.asarray(-2 * np.log(level)))) for level in (2.0, 0.02)]
     for n in (160, 320):
         ts = grids.karras(schedule, n, t_max=ends[0], t_min=ends[1], zero=False)
         sampler = multistep.adams(schedule, 3)
@@ -634,13 +634,15 @@ def test_a_network_sees_its_condition_beside_x(module, shape, beside):
 
 
 def test_the_degradations():
-    x = data.digits().train.gather(np.arange(5))["x"]
+    x = data.digits().train.gather(np.arange(5)).x
     low = data.pairs("digits", "average", factor=2)
     assert low.name == "digits"
     batch = low.train.gather(np.arange(5))
-    np.testing.assert_array_equal(batch["x"], x)
-    np.testing.assert_allclose(batch["y"][:, 2:4, 4:6], x[:, 2:4, 4:6].mean((1, 2), keepdims=True) * np.ones((2, 2, 1)))
-    blurred = data.pairs("digits", "blur", sigma=0.7).train.gather(np.arange(5))["y"]
+    np.testing.assert_array_equal(batch.x, x)
+    np.testing.assert_allclose(
+        batch.given["y"][:, 2:4, 4:6], x[:, 2:4, 4:6].mean((1, 2), keepdims=True) * np.ones((2, 2, 1))
+    )
+    blurred = data.pairs("digits", "blur", sigma=0.7).train.gather(np.arange(5)).given["y"]
     expected = ndimage.gaussian_filter(x, (0, 0.7, 0.7, 0), mode="reflect", truncate=7)
     np.testing.assert_allclose(blurred, expected, atol=1e-5)
     assert len({data.pairs("digits", "blur", sigma=s).fingerprint for s in (0.7, 0.8)}) == 2
@@ -650,7 +652,7 @@ def test_photos_are_colour_patches_apart():
     photos = data.photos(size=16, stride=16)
     train, held_out = (np.asarray(part.x) for part in (photos.train, photos.held_out))  # pyright: ignore
     assert (train.shape, held_out.shape) == ((2 * 26 * 32, 16, 16, 3), (2 * 26 * 8, 16, 16, 3))
-    x = photos.train.gather(np.arange(100))["x"]
+    x = photos.train.gather(np.arange(100)).x
     assert (x.dtype, x.min() >= -1, x.max() <= 1) == (np.float32, True, True)
     from sklearn.datasets import load_sample_images
 

@@ -17,7 +17,7 @@ from diffjax.runs.run import init_state, of
 def test_the_statistics_are_those_of_the_training_pairs(variant):
     config = C.load(f"configs/bridge.py:{variant}")
     x = (source := data.pairs(**drop(config.data)) if variant != "noise" else data.digits()).train
-    x, y = (batch := x.gather(np.arange(len(x))))["x"], batch.get("y")
+    x, y = (batch := x.gather(np.arange(len(x)))).x, batch.given.get("y")
     if y is None:  # alpha_T x_0 + sigma_T z, alpha_T = exp(-(0.1 + 20) / 4)
         alpha, second = np.exp(-20.1 / 4), np.mean(x.astype(np.float64) ** 2)
         expected = second**0.5, (alpha**2 * second + 1 - alpha**2) ** 0.5, alpha * second
@@ -49,8 +49,8 @@ def test_samples_are_by_seed_and_their_endpoints_by_seed_too():
     assert images.shape == (3, 8, 8, 1)
     assert 1e-4 < np.abs(images[0] - images[2]).max() < np.abs(images[0] - images[1]).max()  # 300 has the endpoint of 3
     pairs = held_out(built.data, [3, 5, 300])
-    np.testing.assert_array_equal(given["y"], pairs["y"])
-    np.testing.assert_array_equal(pairs["x"][0], pairs["x"][2])
+    np.testing.assert_array_equal(given["y"], pairs.given["y"])
+    np.testing.assert_array_equal(pairs.x[0], pairs.x[2])
     _, error, _ = evaluate.pair_error(run, built.method.parts, images, run.given(range(3)))
     assert error["endpoint"] < 0.5
 

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from diffjax.commands.experiment import build_experiment, init_state
 
 from diffjax import config as C
 from diffjax import main as command_line
 from diffjax import models
 from diffjax.commands import codelength, sample, train
-from diffjax.commands.experiment import build_experiment, init_state
 
 
 def test_the_digits_recipes_keep_vpsdes_network_and_training():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import chains, denoisers, grids, schedules
+from diffjax import calculus, chains, denoisers, grids
 from diffjax.denoisers import variance
 from diffjax.denoisers.clipping import clipped
 from diffjax.samplers import ancestral, sampling_fn
@@ -51,7 +51,7 @@ def test_the_posterior_is_gaussian_conditioning_at_every_step_of_the_chain():
 @pytest.mark.parametrize("schedule", [VP(), VE(), EDM(), Rectified(t_max=0.99), Rectified()], ids=repr)
 def test_the_gain_is_what_the_step_adds_to_the_snr(schedule):
     ts = grids.uniform(schedule, 9, t_min=0.02 * schedule.t_max, zero=False)
-    alpha, sigma = schedules.amplitudes(schedule, ts)
+    alpha, sigma = calculus.amplitudes(schedule, ts)
     snr = (alpha / sigma) ** 2
     chain = chains.chain(schedule, ts)
     np.testing.assert_allclose(chain.gain, [*np.diff(snr), np.inf], rtol=1e-9)
@@ -121,7 +121,7 @@ def test_large_is_the_reverse_variance_of_gaussian_data(x64):
     """Var[x_s | x_t] for x_0 ~ N(0, v), from the covariance of (x_s, x_t)."""
     for schedule in (VP(), EDM(), Rectified(t_max=0.99)):
         ts = grids.uniform(schedule, 6, t_min=0.05 * schedule.t_max, zero=False)
-        alpha, sigma = schedules.amplitudes(schedule, ts)
+        alpha, sigma = calculus.amplitudes(schedule, ts)
         a_t, a_s, s_t, s_s = alpha[:-1], alpha[1:], sigma[:-1], sigma[1:]
         cov = a_s * a_t * 0.3 + a_t / a_s * s_s**2
         exact = a_s**2 * 0.3 + s_s**2 - cov**2 / (a_t**2 * 0.3 + s_t**2)

@@ -7,7 +7,7 @@ import optax
 import pytest
 from scipy.integrate import quad
 
-from diffjax import analytic, ema, grids, losses, samplers, schedules, training
+from diffjax import analytic, calculus, ema, grids, losses, samplers, training
 from diffjax import config as C
 from diffjax.clock import Monotone, Warped
 from diffjax.commands import evaluate, sample, train
@@ -63,11 +63,11 @@ def test_a_warped_schedule_is_the_base_by_another_clock(base, x64):
     warped, u = Warped(base, BENT), np.linspace(0.05, 0.95, 7)
     t, v = base.t_max * u, np.asarray(BENT(u))
     np.testing.assert_allclose(np.stack(warped(t)), np.stack(base(base.t_max * v)), rtol=1e-12)
-    np.testing.assert_allclose(schedules.time_of(warped, schedules.log_snr(warped, t)), t, rtol=1e-8)
+    np.testing.assert_allclose(calculus.time_of(warped, calculus.log_snr(warped, t)), t, rtol=1e-8)
     slope = jax.vmap(jax.grad(lambda u: BENT(u)))(u)
-    for got, expected in zip(schedules.rates(warped, t), schedules.rates(base, base.t_max * v)):
+    for got, expected in zip(calculus.rates(warped, t), calculus.rates(base, base.t_max * v)):
         np.testing.assert_allclose(got, expected * slope, rtol=1e-9)
-    schedules.check(warped)
+    calculus.check(warped)
 
 
 def test_samplers_walk_a_warped_schedule_as_the_base_on_the_warped_grid(x64):
@@ -122,7 +122,9 @@ def test_the_clock_learns_to_make_every_loss_equally_large():
     """The least second moment is that of v' ~ 1 / L: the square of the integral of L (Cauchy and Schwarz)."""
     prepare, emas = losses.prepare.learned(VDM(), learning_rate=1e-2, t_min=0.0), ema.warm_up([])
     step = jax.jit(training.make_step(training.loss_method(noisy, prepare), optax.sgd(0.1), emas))
-    state = training.init_state(jnp.zeros(()), optax.sgd(0.1), emas, jax.random.key(0), training.loss_method(noisy, prepare))
+    state = training.init_state(
+        jnp.zeros(()), optax.sgd(0.1), emas, jax.random.key(0), training.loss_method(noisy, prepare)
+    )
     best = quad(lambda v: float(curve(v)), 0, 1)[0] ** 2
     assert second_moment(state.memory.clock) > 1.9 * best
     for _ in range(1500):
@@ -130,7 +132,7 @@ def test_the_clock_learns_to_make_every_loss_equally_large():
     assert second_moment(state.memory.clock) < 1.03 * best
     learned = prepare.schedule(state.memory)
     assert isinstance(learned, Warped)
-    schedules.check(learned)
+    calculus.check(learned)
 
 
 def test_a_run_is_sampled_and_judged_by_the_clock_that_it_has_learned(tmp_path):
@@ -145,7 +147,7 @@ def test_a_run_is_sampled_and_judged_by_the_clock_that_it_has_learned(tmp_path):
     assert results["loss_by_time"] == evaluate.run(tmp_path / "run")["loss_by_time"]
     base = experiment.prepare.schedule(state.memory).base
     fresh = experiment._replace(schedule=base).learned(state)
-    assert schedules.same(fresh.schedule, experiment.schedule), "learned() starts from the config's schedule each time"
+    assert calculus.same(fresh.schedule, experiment.schedule), "learned() starts from the config's schedule each time"
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,10 @@ from run_command import environment, one_core, run
 
 from diffjax import config as C
 from diffjax import main as command_line
-from diffjax import training
-from diffjax import runs
+from diffjax import runs, training
 from diffjax.commands import evaluate, sample, show, train
-from diffjax.runs import workdir as files
 from diffjax.runs import build_run
+from diffjax.runs import workdir as files
 from diffjax.runs.logs import Log
 
 TINY = "configs/vpsde.py:tiny"
@@ -116,7 +115,9 @@ def test_samples_of_a_seed_have_the_same_bits_for_any_batch_and_device_count(tin
     for devices in (1, 2, 8):
         out = tmp_path / str(devices)
         command = [*one_core(), sys.executable, "-c", script, str(tiny_run[0]), str(out)]
-        done = subprocess.run(command, env=environment(devices, pinned=True), capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env=environment(devices, pinned=True), capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         for seeds in ("0", "0-6", "0-63"):
             found[devices, seeds] = np.load(out / seeds / "samples.npz")["x"]

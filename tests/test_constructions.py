@@ -7,8 +7,9 @@ import pytest
 from scipy import integrate, optimize, special, stats
 
 from diffjax import analytic, grids, processes, samplers, schedules
+from diffjax.calculus import FlowOnly
 from diffjax.samplers import heun, sampling_fn
-from diffjax.schedules import EDM, VP, FlowOnly, Rectified
+from diffjax.schedules import EDM, VP, Rectified
 from diffjax.theory import characteristics, constructions, generator, green, heat, residuals
 
 KEY = jax.random.key(0)

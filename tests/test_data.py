@@ -14,6 +14,7 @@ from PIL import Image
 from diffjax import data
 from diffjax.config import ConfigError, build
 from diffjax.data import batches, source
+from diffjax.method import Example
 
 TOYS = ["moons", "eight_gaussians", "checkerboard", "spirals", "swiss_roll"]
 
@@ -31,7 +32,7 @@ def test_digits_are_all_of_scikit_learns_with_17_exact_levels():
     raw, d = load_digits(), data.digits()
     assert (len(d.train), len(d.held_out), d.shape, d.classes, d.levels) == (1500, 297, (8, 8, 1), 10, 17)
     parts = [everything(part) for part in (d.train, d.held_out)]
-    ours = {((p["x"][i, ..., 0] + 1) * 8).tobytes() + bytes([p["label"][i]]) for p in parts for i in range(len(p["x"]))}
+    ours = {((p.x[i, ..., 0] + 1) * 8).tobytes() + bytes([p.given["label"][i]]) for p in parts for i in range(len(p.x))}
     theirs = {raw.images[i].astype(np.float32).tobytes() + bytes([raw.target[i]]) for i in range(1797)}
     assert ours == theirs  # also: x = level / 8 - 1 without rounding, so no image is in both parts
     assert len(theirs) == 1797
@@ -39,7 +40,7 @@ def test_digits_are_all_of_scikit_learns_with_17_exact_levels():
 
 def test_digits_split_is_stratified_and_recorded():
     d = data.digits()
-    counts = [np.bincount(part.label, minlength=10) for part in (d.train, d.held_out)]
+    counts = [np.bincount(part.given["label"], minlength=10) for part in (d.train, d.held_out)]
     np.testing.assert_allclose(counts[1], (counts[0] + counts[1]) * 297 / 1797, atol=1)
     from sklearn.datasets import load_digits
 
@@ -51,7 +52,7 @@ def test_digits_split_is_stratified_and_recorded():
                 passed -= 1797
                 held_out.add(i)
     np.testing.assert_array_equal(d.held_out.x[..., 0], raw.images[sorted(held_out)] / 8 - 1)
-    np.testing.assert_array_equal(d.held_out.label, raw.target[sorted(held_out)])
+    np.testing.assert_array_equal(d.held_out.given["label"], raw.target[sorted(held_out)])
     assert d.fingerprint == "833d3076d9eaeed2"  # recorded: a change of content, order or split is a change of results
 
 
@@ -61,7 +62,7 @@ def test_digits_split_is_stratified_and_recorded():
 @pytest.mark.parametrize("name", TOYS)
 def test_toys_are_points_of_unit_scale_and_held_out_points_are_others(name):
     d = build(data, {"name": name, "n": 4000, "held_out": 3000, "seed": 3})
-    x, y = everything(d.train)["x"], everything(d.held_out)["x"]
+    x, y = everything(d.train).x, everything(d.held_out).x
     assert (x.shape, y.shape, x.dtype, d.shape, d.levels) == ((4000, 2), (3000, 2), np.float32, (2,), None)
     assert 0.4 < (x**2).sum(1).mean() / 2 < 1.2
     np.testing.assert_allclose(x.mean(0), y.mean(0), atol=0.1)  # the same law
@@ -80,7 +81,7 @@ def test_toys_are_functions_of_their_options(name):
 
 def test_moons_are_half_circles():
     d = data.moons(n=3000, noise=0.0)
-    x, upper = d.train.x + np.asarray([0.5, 0.25]), d.train.label == 0
+    x, upper = d.train.x + np.asarray([0.5, 0.25]), d.train.given["label"] == 0
     np.testing.assert_allclose(np.linalg.norm(x[upper], axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(x[~upper] - np.asarray([1.0, 0.5]), axis=1), 1, atol=1e-6)
     assert x[upper][:, 1].min() >= 0
@@ -91,14 +92,14 @@ def test_moons_are_half_circles():
 @pytest.mark.parametrize("noise", [0.0, 0.1, 0.37])
 def test_eight_gaussians_have_their_centres_and_noise(noise):
     d = data.eight_gaussians(n=16_000, noise=noise)
-    angle = 2 * np.pi * d.train.label / 8
+    angle = 2 * np.pi * d.train.given["label"] / 8
     residual = d.train.x - np.sqrt(2) * np.stack([np.cos(angle), np.sin(angle)], 1)
     np.testing.assert_allclose(residual.std(0), noise, rtol=0.02, atol=1e-6)
     np.testing.assert_allclose(d.train.x.var(0), 1 + noise**2, rtol=0.03)
     if noise:  # the fourth moment of a Gaussian is 3 times the squared second
         np.testing.assert_allclose((residual**4).mean(0), 3 * noise**4, rtol=0.1)
         np.testing.assert_allclose(np.corrcoef(residual.T)[0, 1], 0, atol=0.03)
-    np.testing.assert_allclose(np.bincount(d.train.label) / 16_000, 1 / 8, atol=0.01)
+    np.testing.assert_allclose(np.bincount(d.train.given["label"]) / 16_000, 1 / 8, atol=0.01)
 
 
 def test_checkerboard_is_uniform_on_eight_squares():
@@ -116,7 +117,7 @@ def test_checkerboard_is_uniform_on_eight_squares():
 
 def test_spirals_and_swiss_roll_lie_on_their_curves():
     d = data.spirals(n=4000, noise=0.0)
-    x = np.where(d.train.label[:, None] == 1, -d.train.x, d.train.x)
+    x = np.where(d.train.given["label"][:, None] == 1, -d.train.x, d.train.x)
     radius = np.linalg.norm(x, axis=1)
     np.testing.assert_allclose(x[:, 0], radius * np.cos(1.5 * np.pi * radius), atol=1e-5)
     np.testing.assert_allclose((radius**2).mean(), 2, rtol=0.05)
@@ -173,15 +174,15 @@ def test_folder_reads_pixels_labels_and_split(tmp_path, in_memory):
     for part, names in zip((d.train, d.held_out), expected_split(written, 0.2)):
         assert len(part) == len(names) > 5
         batch = everything(part)
-        np.testing.assert_allclose(batch["x"], np.stack([written[n] for n in names]) / 127.5 - 1, atol=1e-6)
-        assert batch["label"].tolist() == ["ab".index(n[0]) for n in names]
-        assert (batch["x"].dtype, batch["label"].dtype) == (np.float32, np.int32)
+        np.testing.assert_allclose(batch.x, np.stack([written[n] for n in names]) / 127.5 - 1, atol=1e-6)
+        assert batch.given["label"].tolist() == ["ab".index(n[0]) for n in names]
+        assert (batch.x.dtype, batch.given["label"].dtype) == (np.float32, np.int32)
 
 
 def test_folder_flat_grey_and_a_new_file_moves_no_other(tmp_path):
     written = write_images(tmp_path, classes=("",), mode="L")
     d = data.folder(str(tmp_path), channels=1, held_out=0.3)
-    assert (d.shape, d.classes, set(everything(d.train))) == ((4, 6, 1), None, {"x"})
+    assert (d.shape, d.classes, everything(d.train).given) == ((4, 6, 1), None, {})
     before = {x.tobytes() for x in d.held_out.x}
     write_images(tmp_path, n=3, classes=("",), mode="L", suffix="bmp")
     assert before <= {x.tobytes() for x in data.folder(str(tmp_path), channels=1, held_out=0.3).held_out.x}
@@ -195,7 +196,7 @@ def test_folder_scales_and_cuts_the_centre(tmp_path):
         Image.fromarray(wide if i % 2 else wide.transpose(1, 0, 2)).save(tmp_path / f"{i}.png")
     d = data.folder(str(tmp_path), size=4)
     assert d.shape == (4, 4, 3)
-    x = d.train.gather(np.arange(9))["x"]  # of the middle third; the filter softens its rim, and rounds to one level
+    x = d.train.gather(np.arange(9)).x  # of the middle third; the filter softens its rim, and rounds to one level
     np.testing.assert_allclose(x[:, 1:3, 1:3], np.broadcast_to([1, -1, -0.6], (9, 2, 2, 3)), atol=1.01 / 127.5)
     np.testing.assert_allclose(x, np.broadcast_to([1, -1, -0.6], (9, 4, 4, 3)), atol=0.3)
 
@@ -272,8 +273,10 @@ def test_npz_images_split_evenly(file):
     path, arrays = file
     d = data.npz(path, held_out=0.2)
     assert (d.name, d.shape, d.classes, d.levels) == ("set", (4, 6, 3), 5, 256)
-    np.testing.assert_array_equal(np.bincount(d.held_out.label), 2)  # of ten each: sorted labels are spread as well
-    x = np.concatenate([everything(p)["x"] for p in (d.train, d.held_out)])
+    np.testing.assert_array_equal(
+        np.bincount(d.held_out.given["label"]), 2
+    )  # of ten each: sorted labels are spread as well
+    x = np.concatenate([everything(p).x for p in (d.train, d.held_out)])
     apart = np.arange(50) % 5 == 4
     both = np.concatenate([arrays["x"][~apart], arrays["x"][apart]])
     np.testing.assert_allclose(x, both / 127.5 - 1, atol=1e-6)
@@ -288,7 +291,7 @@ def test_npz_named_parts_grey_float_and_points(file):
     d = data.npz(path, x="float", label=None)
     assert (d.shape, d.levels, d.classes) == ((4, 4, 1), None, None)
     d = data.npz(path, x="points", label=None, held_out=0.1)
-    np.testing.assert_array_equal(everything(d.held_out)["x"], arrays["points"][[9, 19, 29]].astype(np.float32))
+    np.testing.assert_array_equal(everything(d.held_out).x, arrays["points"][[9, 19, 29]].astype(np.float32))
 
 
 @pytest.mark.parametrize(
@@ -339,17 +342,17 @@ class Numbers:
         return len(self.x)
 
     def gather(self, indices):
-        return {"x": self.x[indices]}
+        return Example(self.x[indices])
 
 
 @pytest.mark.parametrize(("n", "size"), [(10, 4), (7, 7), (5, 12), (97, 32)])
 def test_walk_visits_every_example_once_per_epoch_in_a_new_order(n, size):
     steps = 12 * n // size + 2
-    walk = np.concatenate([data.batch_at(Numbers(n), size, 3, k)["x"] for k in range(steps)]).astype(int)
+    walk = np.concatenate([data.batch_at(Numbers(n), size, 3, k).x for k in range(steps)]).astype(int)
     epochs = [walk[e * n : (e + 1) * n].tolist() for e in range(len(walk) // n)]
     assert all(sorted(epoch) == list(range(n)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
-    other = np.concatenate([data.batch_at(Numbers(n), size, 4, k)["x"] for k in range(steps)]).astype(int)
+    other = np.concatenate([data.batch_at(Numbers(n), size, 4, k).x for k in range(steps)]).astype(int)
     assert walk.tolist() != other.tolist()
 
 
@@ -358,7 +361,7 @@ def test_order_is_that_of_sorted_philox_words():
     seed, epoch, n = 5, 2, 11
     words = [w for block in range(1, 4) for w in philox([block, 0, 0, 0], [seed, epoch])][:n]
     expected = sorted(range(n), key=words.__getitem__)
-    got = np.concatenate([data.batch_at(Numbers(n), n, seed, epoch)["x"]])
+    got = np.concatenate([data.batch_at(Numbers(n), n, seed, epoch).x])
     assert got.astype(int).tolist() == expected
 
 
@@ -375,8 +378,8 @@ def philox(counter, key):
 @pytest.mark.parametrize("hosts", [1, 2, 4, 8])
 def test_global_batch_is_the_same_for_any_number_of_hosts(hosts):
     points = Numbers(50, (2, 3, 1))
-    whole = batches.stack_at(points, 16, 7, 20, 5, flip=True)["x"]
-    share = lambda i: batches.stack_at(points, 16, 7, 20, 5, flip=True, process_index=i, process_count=hosts)["x"]
+    whole = batches.stack_at(points, 16, 7, 20, 5, flip=True).x
+    share = lambda i: batches.stack_at(points, 16, 7, 20, 5, flip=True, process_index=i, process_count=hosts).x
     np.testing.assert_array_equal(np.concatenate([share(i) for i in range(hosts)], axis=1), whole)
     assert whole.shape == (5, 16, 2, 3, 1)
 
@@ -386,9 +389,9 @@ def test_iterator_is_the_pure_function_from_any_start(start):
     points = Numbers(23, (3, 4, 1))
     with data.Batches(points, 8, 1, start, steps_per_dispatch=3, flip=True, put=lambda x: x) as stream:
         for i in range(4):
-            stack = next(stream)["x"]
+            stack = next(stream).x
             for j in range(3):
-                np.testing.assert_array_equal(stack[j], data.batch_at(points, 8, 1, start + 3 * i + j, flip=True)["x"])
+                np.testing.assert_array_equal(stack[j], data.batch_at(points, 8, 1, start + 3 * i + j, flip=True).x)
 
 
 def test_default_put_is_on_the_device():
@@ -396,18 +399,16 @@ def test_default_put_is_on_the_device():
 
     with data.Batches(data.digits().train, 4, 0) as stream:
         batch = next(stream)
-    assert isinstance(batch["x"], jax.Array)
-    assert (batch["x"].shape, batch["label"].shape) == ((1, 4, 8, 8, 1), (1, 4))
+    assert isinstance(batch.x, jax.Array)
+    assert (batch.x.shape, batch.given["label"].shape) == ((1, 4, 8, 8, 1), (1, 4))
 
 
 def test_flips_are_fair_mirrors_of_position_not_of_window():
     ramp = data.Arrays(np.broadcast_to(np.arange(4.0)[:, None], (1, 2, 4, 1)).copy())  # one example, again and again
-    bits = [
-        batches.stack_at(ramp, size, 2, 0, 2400 // size, flip=True)["x"].reshape(-1, 2, 4, 1) for size in (1, 5, 48)
-    ]
+    bits = [batches.stack_at(ramp, size, 2, 0, 2400 // size, flip=True).x.reshape(-1, 2, 4, 1) for size in (1, 5, 48)]
     np.testing.assert_array_equal(bits[0], bits[1])
     np.testing.assert_array_equal(bits[0], bits[2])
-    single = [data.batch_at(ramp, 5, 2, k, flip=True)["x"] for k in range(480)]  # windows that start anywhere
+    single = [data.batch_at(ramp, 5, 2, k, flip=True).x for k in range(480)]  # windows that start anywhere
     np.testing.assert_array_equal(np.concatenate(single), bits[0])
     flipped = bits[0][:, 0, 0, 0] == 3
     np.testing.assert_array_equal(bits[0][flipped][:, :, ::-1], bits[0][~flipped][:1].repeat(flipped.sum(), 0))
@@ -510,10 +511,12 @@ def test_records_keep_the_order_asked_for_whatever_the_threads(threads, size):
     records = data.Records(60, read, threads)
     indices = np.random.default_rng(size).integers(0, 60, size)
     got, expected = records.gather(indices), data.Arrays(pixels, np.arange(60)).gather(indices)
-    for name, part in expected.items():
-        np.testing.assert_array_equal(got[name], part)
-        assert got[name].dtype == part.dtype
-    np.testing.assert_array_equal(data.batch_at(records, 8, 3, 40)["label"], data.batch_at(Numbers(60), 8, 3, 40)["x"])
+    for ours, theirs in [(got.x, expected.x), (got.given["label"], expected.given["label"])]:
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+    np.testing.assert_array_equal(
+        data.batch_at(records, 8, 3, 40).given["label"], data.batch_at(Numbers(60), 8, 3, 40).x
+    )
 
 
 def test_records_report_the_file_and_leave_no_thread():

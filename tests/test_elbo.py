@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from diffjax import analytic, chains, grids, likelihood, schedules
+from diffjax import analytic, calculus, chains, grids, likelihood
 from diffjax.denoisers.variance import Large, Small
 from diffjax.schedules import EDM, VE, VP, Cosine, Rectified, Tabulated
 from diffjax.types import Posterior
@@ -86,11 +86,11 @@ def test_large_is_tight_for_unit_variance(x64):
 def test_every_schedule_and_every_grid_gives_the_entropy(x64):
     """Also those that end above sigma = 0, or at t_min: then the last time is where x_0 is read off."""
     for schedule in (VP(), EDM(), VE(), Cosine(), Rectified()):
-        noisy = float(schedules.amplitudes(schedule, [0.0])[1][0]) > 0
+        noisy = float(calculus.amplitudes(schedule, [0.0])[1][0]) > 0
         for zero in (True, False):
             ts = grids.uniform(schedule, 6, t_min=0.05 * schedule.t_max, zero=zero)
             total = expected_bound(exact(0.25, schedule), 0.25, ts).total
-            alpha, sigma = (float(a[0]) for a in schedules.amplitudes(schedule, ts[:1]))
+            alpha, sigma = (float(a[0]) for a in calculus.amplitudes(schedule, ts[:1]))
             ratio = alpha**2 * 0.25 / sigma**2
             np.testing.assert_allclose(total, entropy(0.25) + 0.5 * (ratio - np.log1p(ratio)), atol=1e-9, err_msg=noisy)
 

@@ -127,7 +127,7 @@ def test_axes_are_kept_and_sampled_with(run_of_v, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert f"--config.sampler.axes={tmp_path / 'axes.npz'}" in printed
     axes, train = principal.Axes.load(tmp_path / "axes.npz"), sample.restore(run_of_v)[0].dataset.train
-    np.testing.assert_allclose(axes.basis @ axes.mean, train.gather(np.arange(len(train)))["x"].mean(0), atol=1e-5)
+    np.testing.assert_allclose(axes.basis @ axes.mean, train.gather(np.arange(len(train))).x.mean(0), atol=1e-5)
     assert f"sigma_data={1.3 * np.sqrt(np.mean(axes.variances)):.2g}" in printed
     flags = ["--mode=sample", f"--workdir={run_of_v}", "--seeds=0-3", "--sampler=principal.adams", "--nfe=4"]
     flags += ["--config.grid.name=angle", f"--out={tmp_path / 'drawn'}"]

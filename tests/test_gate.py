@@ -20,7 +20,7 @@ USED = 594
 
 def _arrays(source):
     batch = source.gather(np.arange(len(source)))
-    return np.asarray(batch["x"]), np.asarray(batch["label"])
+    return np.asarray(batch.x), np.asarray(batch.given["label"])
 
 
 @pytest.fixture(scope="module")

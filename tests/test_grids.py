@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import grids, schedules
+from diffjax import calculus, grids
 from diffjax.schedules import EDM, VE, VP, Cosine, Rectified, SubVP, Tabulated
 
 CHAIN = Tabulated.linear()
@@ -97,7 +97,7 @@ def test_the_published_sections():
 def test_a_respaced_chain_keeps_the_alphas_of_the_times_it_keeps(n):
     """New betas from the kept products: their cumulative product is the kept one, at the original times."""
     ts = grids.sections(CHAIN, n)
-    alpha, _ = schedules.amplitudes(CHAIN, ts)
+    alpha, _ = calculus.amplitudes(CHAIN, ts)
     bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[[*indices(ts)[::-1]]]
     betas = 1 - bar / np.append(1.0, bar[:-1])
     np.testing.assert_allclose(np.cumprod(1 - betas), alpha[:-1][::-1] ** 2, rtol=1e-11)
@@ -133,7 +133,7 @@ def test_the_next_time_is_not_a_stride_away():
 def test_chain_times_are_the_entries_of_the_table():
     """Index k is the state after k + 1 steps: its alpha^2 is the product of the first k + 1 alphas."""
     ts = grids.trailing(CHAIN, 10)
-    alpha, _ = schedules.amplitudes(CHAIN, ts)
+    alpha, _ = calculus.amplitudes(CHAIN, ts)
     bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     np.testing.assert_allclose(alpha**2, [*bar[[999, 899, 799, 699, 599, 499, 399, 299, 199, 99]], 1.0], rtol=1e-11)
 
@@ -178,7 +178,7 @@ def test_karras_numbers():
 @pytest.mark.parametrize("rho", [1.0, 3.5, 7.0])
 def test_karras_is_even_in_a_root_of_the_noise_to_signal_ratio(schedule, rho):
     ts = grids.karras(schedule, 12, rho=rho, t_max=0.95, zero=False)
-    alpha, sigma = schedules.amplitudes(schedule, ts)
+    alpha, sigma = calculus.amplitudes(schedule, ts)
     np.testing.assert_allclose(np.diff((sigma / alpha) ** (1 / rho), 2), 0, atol=1e-9 * (sigma[0] / alpha[0]))
     assert (ts[0], ts[-1], len(ts)) == (0.95, 0.002, 13)
 
@@ -188,7 +188,7 @@ def test_karras_is_even_in_a_root_of_the_noise_to_signal_ratio(schedule, rho):
 )
 def test_log_snr_grid_is_even_in_log_snr(schedule):
     ts = grids.log_snr(schedule, 9, t_max=0.9, t_min=0.01, zero=False)
-    alpha, sigma = schedules.amplitudes(schedule, ts)
+    alpha, sigma = calculus.amplitudes(schedule, ts)
     steps = np.diff(2 * np.log(alpha / sigma))
     np.testing.assert_allclose(steps, steps.mean(), rtol=1e-9)
     assert steps.mean() > 0
@@ -321,7 +321,7 @@ def test_angle_turns_evenly_in_its_power(schedule, power):
     ts = grids.angle(schedule, 7, sigma_data=0.6, power=power)
     assert len(ts) == 8
     assert ts[-1] == 0
-    alpha, sigma = schedules.amplitudes(schedule, ts[:-1])
+    alpha, sigma = calculus.amplitudes(schedule, ts[:-1])
     phi = np.append(np.arctan2(sigma, 0.6 * alpha), 0.0) ** (1 / power)
     np.testing.assert_allclose(np.diff(phi, 2), 0, atol=1e-7 * phi[0])
     np.testing.assert_allclose(grids.angle(schedule, 1), [float(schedule.t_max), 0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import integrate, special
 
-from diffjax import analytic, denoisers, grids, models, samplers, schedules
+from diffjax import analytic, calculus, denoisers, grids, models, samplers, schedules
 from diffjax.denoisers import guidance, similarity
 from diffjax.processes import Gaussian
 from diffjax.schedules import EDM, VP, Cosine, Rectified
@@ -140,7 +140,7 @@ def test_one_fused_evaluation_is_two(network):
     got, expected, plain = means(x, jnp.float32(0.4))
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
     assert np.abs(np.asarray(expected - plain)).max() > 1e-2
-    assert schedules.same(fused.schedule, VP())
+    assert calculus.same(fused.schedule, VP())
 
 
 def test_the_fused_evaluation_costs_twice_the_network(network):

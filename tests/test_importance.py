@@ -9,9 +9,9 @@ import optax
 import pytest
 from scipy import stats
 
-from diffjax.method import Example
 from diffjax import ema, losses, training
 from diffjax.losses import importance as I
+from diffjax.method import Example
 from diffjax.schedules import EDM, VP, Tabulated
 
 KEY = jax.random.key(3)

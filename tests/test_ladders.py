@@ -8,7 +8,7 @@ from rows import laws
 from scipy import stats
 from scipy.spatial import distance
 
-from diffjax import config, grids, ladders, losses, schedules
+from diffjax import calculus, config, grids, ladders, losses
 from diffjax.data import digits
 from diffjax.denoisers import Eps, Score
 from diffjax.losses import times, weights
@@ -116,7 +116,7 @@ def test_bad_input_is_refused(make, message):
 
 def test_the_ladder_of_ve_is_geometric():
     ts = grids.ladder(VE(), 10)
-    _, sigma = schedules.amplitudes(VE(), ts)
+    _, sigma = calculus.amplitudes(VE(), ts)
     np.testing.assert_allclose(sigma, np.geomspace(50, 0.01, 10), rtol=1e-12)
     assert (ts[0], ts[-1]) == (1.0, 0.0)
 
@@ -182,7 +182,7 @@ def test_the_score_of_a_mixture_minimises_that_loss(x64):
 
 def test_the_configs_of_the_digits_follow_the_rules():
     dataset = digits()
-    x = dataset.train.gather(np.arange(len(dataset.train)))["x"]
+    x = dataset.train.gather(np.arange(len(dataset.train))).x
     distance = ladders.largest_distance(x)
     assert distance == pytest.approx(9.63, abs=5e-3)
     for name in ("ve", "ncsn"):

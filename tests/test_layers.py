@@ -14,7 +14,7 @@ ROOT = Path(diffjax.__file__).parent
 CORE = [
     {"types", "host"},
     {"method"},
-    {"schedules", "divergence"},
+    {"schedules", "calculus", "divergence"},
     {"grids", "ladders", "clock"},
     {"chains"},
     {"processes", "analytic", "denoisers"},
@@ -38,7 +38,11 @@ LEAVES = {
     "signals",
     "training",
 }
-NEIGHBOURS = {"training": {"ema", "method"}, "checkpoint": {"checksum"}, "data": {"method"}}  # parts of one thing, in two files
+NEIGHBOURS = {
+    "training": {"ema", "method"},
+    "checkpoint": {"checksum"},
+    "data": {"method"},
+}  # parts of one thing, in two files
 TOP = [{"runs"}, {"commands"}, {"main"}]
 
 LIBRARIES = {"jax", "numpy", "optax"}  # what core and training may import at module level; flax is for models

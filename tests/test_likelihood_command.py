@@ -6,11 +6,11 @@ import re
 import jax
 import numpy as np
 import pytest
+from diffjax.commands.experiment import build_experiment, init_state
 
 from diffjax import config as C
 from diffjax import main as command_line
 from diffjax.commands import likelihood, sample, train
-from diffjax.commands.experiment import build_experiment, init_state
 from diffjax.denoisers import variance
 from diffjax.types import Posterior
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import analytic, chains, denoisers, grids, samplers, schedules
+from diffjax import analytic, calculus, chains, denoisers, grids, samplers, schedules
 from diffjax.denoisers import optimal
 from diffjax.processes import Gaussian
 from diffjax.schedules import VP, Tabulated
@@ -32,7 +32,7 @@ class Linear:
 
 
 def posterior_variance(t):
-    alpha, sigma = schedules.amplitudes(TABLE, np.atleast_1d(t))
+    alpha, sigma = calculus.amplitudes(TABLE, np.atleast_1d(t))
     return sigma**2 * V / (alpha**2 * V + sigma**2)
 
 
@@ -51,7 +51,7 @@ def test_of_an_exact_mean_all_estimates_are_the_posteriors_variance(examples, x6
     exact = posterior_variance(TS)
     np.testing.assert_allclose(found.error, exact, rtol=0.03)
     np.testing.assert_allclose(found.spread, exact, rtol=0.03)
-    alpha, sigma = schedules.amplitudes(TABLE, TS)
+    alpha, sigma = calculus.amplitudes(TABLE, TS)
     np.testing.assert_allclose(found.noise, exact, atol=float(np.max(0.03 * (sigma / alpha) ** 2)))
     np.testing.assert_array_equal(found.ts, TS)
 
@@ -63,7 +63,7 @@ def test_entries_keep_their_own_variances(x64):
     examples = {"x": np.sqrt(v) * rng.standard_normal((20_000, 2))}
     denoise = lambda example: mixture.denoiser(TABLE)
     found = optimal.measure(denoise, Gaussian(TABLE), jax.random.key(0), examples, TS[:2])
-    alpha, sigma = (a[:, None] for a in schedules.amplitudes(TABLE, TS[:2]))
+    alpha, sigma = (a[:, None] for a in calculus.amplitudes(TABLE, TS[:2]))
     np.testing.assert_allclose(found.entries, sigma**2 * v / (alpha**2 * v + sigma**2), rtol=0.04)
     np.testing.assert_allclose(found.error, found.entries.mean(1), rtol=1e-12)
     var = optimal.tabulated(Linear(TABLE), found.ts, found.entries)(jnp.ones(2), TS[1]).var
@@ -74,7 +74,7 @@ def test_of_a_wrong_mean_the_error_alone_is_right(examples, x64):
     """eps_hat = 1.2 eps* + 0.1: the best variance grows by sigma^2 / alpha^2 (0.2^2 E eps*^2 + 0.1^2)."""
     denoise = lambda example: Linear(TABLE, 1.2, 0.1)
     found = optimal.measure(denoise, Gaussian(TABLE), jax.random.key(0), examples, TS)
-    alpha, sigma = schedules.amplitudes(TABLE, TS)
+    alpha, sigma = calculus.amplitudes(TABLE, TS)
     squared = sigma**2 / (alpha**2 * V + sigma**2)  # E eps*^2
     best = posterior_variance(TS) + (sigma / alpha) ** 2 * (0.04 * squared + 0.01)
     np.testing.assert_allclose(found.error, best, rtol=0.04)
@@ -83,7 +83,7 @@ def test_of_a_wrong_mean_the_error_alone_is_right(examples, x64):
 
 def std_of_samples(sampler, ts, denoise):
     """40 000 entries at once, from the exact law at the start."""
-    alpha, sigma = schedules.amplitudes(TABLE, ts[:1])
+    alpha, sigma = calculus.amplitudes(TABLE, ts[:1])
     x = jax.random.normal(jax.random.key(1), (40_000,)) * np.sqrt(alpha**2 * V + sigma**2)
     sample = samplers.sampling_fn(sampler, ts)
     return float(jnp.std(jax.jit(lambda x: sample(denoise, jax.random.key(2), x))(x)))
@@ -103,7 +103,7 @@ def test_every_number_of_steps_keeps_the_standard_deviation(steps, x64):
 def test_the_bounds_gap_by_the_choice_of_variance(x64):
     """Of 10 and 50 steps for data of variance 0.25: the sum over steps of (log(s2 / best) + best / s2 - 1) / 2."""
     for steps, large, small in ((10, 0.102, 454.6), (50, 0.022, 29.0)):
-        alpha, sigma = schedules.amplitudes(TABLE, grids.linspace(TABLE, steps)[:-1])
+        alpha, sigma = calculus.amplitudes(TABLE, grids.linspace(TABLE, steps)[:-1])
         kept = (alpha[:-1] / alpha[1:]) ** 2
         noise_small = sigma[1:] ** 2 * (1 - kept) / sigma[:-1] ** 2
         gamma = alpha[1:] * (1 - kept) / sigma[:-1] ** 2
@@ -121,7 +121,7 @@ def test_the_optimal_trajectory_is_the_best_of_all(steps, x64):
     """By enumeration of every subset, with costs from the definition: log of the variance over beta_tilde."""
     ts = grids.linspace(TABLE, 8)
     var = posterior_variance(ts[:-1]) * np.asarray([1, 0.2, 3, 1, 0.5, 2, 1, 1])
-    alpha, sigma = schedules.amplitudes(TABLE, ts)
+    alpha, sigma = calculus.amplitudes(TABLE, ts)
 
     def cost(path):
         total = 0.0
@@ -207,14 +207,14 @@ def test_a_kept_table_is_read_off_between_its_levels(tmp_path, x64):
     """The posterior variance of N(0, V) is smooth in log-SNR: 40 levels give it to 4e-3 on any grid."""
     schedule, target = VP(), denoisers.Eps()
     ts = grids.log_snr(schedule, 39, t_min=1e-3, zero=False)
-    alpha, sigma = schedules.amplitudes(schedule, ts)
+    alpha, sigma = calculus.amplitudes(schedule, ts)
     exact = lambda alpha, sigma: sigma**2 * V / (alpha**2 * V + sigma**2)
     entries = np.stack([exact(alpha, sigma), np.full(40, 3.0)], 1)
     optimal.save(tmp_path / "moments.npz", optimal.Moments(ts, entries, exact(alpha, sigma), -np.ones(40), np.ones(40)))
     kept = {"moments": tmp_path / "moments.npz"}
     make = lambda **options: denoisers.variance.analytic(lambda x, c: 0.3 * x, schedule, target, **{**kept, **options})
     for t in (1e-3, *grids.uniform(schedule, 7, t_min=0.002, zero=False)):
-        a, s = schedules.amplitudes(schedule, [t])
+        a, s = calculus.amplitudes(schedule, [t])
         assert float(make()(jnp.ones(2), t).var) == pytest.approx(float(exact(a, s)[0]), rel=4e-3)
     np.testing.assert_allclose(make(estimate="entries")(jnp.ones(2), ts[5]).var, [entries[5, 0], 1.0], rtol=1e-9)
     assert float(make(estimate="noise")(jnp.ones(2), 0.5).var) == 0

@@ -16,7 +16,7 @@ from oracles.mixture import Mixture
 from rows import HostModel, laws, read, walk
 from samplers_table import FINITE, SAMPLERS, SETTINGS
 
-from diffjax import analytic, grids, schedules
+from diffjax import analytic, calculus, grids
 from diffjax.samplers import multistep, ode, restart, sampling_fn
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -39,7 +39,7 @@ def library_target(target: Mixture):
 def level_grid(setting, n, first=2.0):
     """n steps from this sigma / alpha to the smallest where orders are measured, spaced as Karras et al. have it."""
     schedule, last = SETTINGS[setting].schedule, SETTINGS[setting].last
-    t_max, t_min = (float(schedules.time_of(schedule, jnp.asarray(-2 * np.log(level)))) for level in (first, last))
+    t_max, t_min = (float(calculus.time_of(schedule, jnp.asarray(-2 * np.log(level)))) for level in (first, last))
     return grids.karras(schedule, n, t_max=t_max, t_min=t_min, zero=False)
 
 

@@ -58,8 +58,12 @@ def train(mode, mesh):
     backend, _, k = mode.partition("-")
     params, batches, optimizer, schedule, emas = problem()
     axis_name = parallel.AXIS if backend == "pmap" else None
-    step = training.make_step(training.loss_method(loss_fn, shuffled()), optimizer, emas, learning_rate=schedule, axis_name=axis_name)
-    state = parallel.replicate(mesh, training.init_state(params, optimizer, emas, jax.random.key(3), training.loss_method(loss_fn, shuffled())))
+    step = training.make_step(
+        training.loss_method(loss_fn, shuffled()), optimizer, emas, learning_rate=schedule, axis_name=axis_name
+    )
+    state = parallel.replicate(
+        mesh, training.init_state(params, optimizer, emas, jax.random.key(3), training.loss_method(loss_fn, shuffled()))
+    )
     if k:
         run, leading, feeds = training.make_steps(step), 1, [{"x": x} for x in np.split(batches["x"], 2)]
     else:

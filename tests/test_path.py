@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from diffjax import analytic, couplings, denoisers, grids, losses, samplers
+from diffjax.calculus import FlowOnly
 from diffjax.denoisers import EDM, X0, Eps, V, Velocity
 from diffjax.processes import Gaussian, path
 from diffjax.samplers import ancestral, heun, multistep, ode, sde, unipc
-from diffjax.schedules import VP, Cosine, FlowOnly, Rectified, Tabulated
+from diffjax.schedules import VP, Cosine, Rectified, Tabulated
 from diffjax.theory.straightness import straightness
 from diffjax.theory.wasserstein_bound import cubature, gauss_legendre
 

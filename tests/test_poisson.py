@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 from scipy import optimize, special, stats
 
-from diffjax import analytic, denoisers, grids, host, likelihood, losses, processes, samplers, schedules
+from diffjax import analytic, calculus, denoisers, grids, host, likelihood, losses, processes, samplers
 from diffjax import config as C
-from diffjax.runs import build_run
+from diffjax.calculus import FlowOnly
 from diffjax.denoisers import guidance, inverse, optimal, variance
 from diffjax.denoisers.flow import flow
 from diffjax.losses import score_matching
 from diffjax.processes import poisson
 from diffjax.processes.poisson import PUBLISHED_CLIP
+from diffjax.runs import build_run
 from diffjax.samplers import heun, multistep, sampling_fn
-from diffjax.schedules import EDM, VP, FlowOnly
+from diffjax.schedules import EDM, VP
 from diffjax.theory import characteristics, constructions, generator
 from diffjax.types import Posterior
 
@@ -70,7 +71,7 @@ def test_the_density_is_the_multivariate_t(D, dtype):
     with host.enable_x64(dtype == np.float64):
         got = poisson(VP(), D).prior_log_density(jnp.asarray(x), 0.4)
     assert got.dtype == dtype
-    sigma = schedules.amplitudes(VP(), [0.4])[1][0]
+    sigma = calculus.amplitudes(VP(), [0.4])[1][0]
     expected = stats.multivariate_t(np.zeros(4), sigma**2 * np.eye(4), D).logpdf(x.astype(float))
     np.testing.assert_allclose(got, expected, rtol=1e-9 if dtype == np.float64 else 3e-6)
 
@@ -418,7 +419,7 @@ def test_other_dimensions_are_refused(D):
         (lambda: build_run(C.load("configs/pfgm.py:tiny", ["process.D=0"])), "D is 0"),
         (lambda: build_run(C.load("configs/pfgm.py:tiny", ["sampler.churn=1"])), "adds Gaussian noise"),
         (lambda: build_run(C.load("configs/pfgm.py:tiny", ["denoiser.name=large"])), "denoiser.name=mean"),
-        (lambda: schedules.need_gaussian(FlowOnly(VP()), "A", "B"), "A, but the process is not Gaussian.*; B"),
+        (lambda: calculus.need_gaussian(FlowOnly(VP()), "A", "B"), "A, but the process is not Gaussian.*; B"),
     ],
 )
 def test_bad_input_is_one_line(call, match):

@@ -13,10 +13,11 @@ from samplers_table import SETTINGS
 from scipy import integrate
 
 from diffjax import analytic, grids
+from diffjax.calculus import FlowOnly
+from diffjax.calculus import amplitudes as amplitudes_at
 from diffjax.denoisers.coordinates import Along
 from diffjax.samplers import ancestral, encoding_fn, nfe, principal, sampling_fn
-from diffjax.schedules import VP, FlowOnly, Rectified
-from diffjax.schedules import amplitudes as amplitudes_at
+from diffjax.schedules import VP, Rectified
 from diffjax.types import Posterior
 
 pytestmark = pytest.mark.usefixtures("x64")

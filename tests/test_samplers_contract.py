@@ -7,6 +7,7 @@ import pytest
 from samplers_table import KINDS, SAMPLERS
 
 from diffjax import analytic, clock, denoisers, grids
+from diffjax.calculus import FlowOnly
 from diffjax.samplers import (
     ancestral,
     deis,
@@ -22,7 +23,7 @@ from diffjax.samplers import (
     singlestep,
     unipc,
 )
-from diffjax.schedules import EDM, VE, VP, FlowOnly, Tabulated
+from diffjax.schedules import EDM, VE, VP, Tabulated
 from diffjax.types import Posterior, pytree, static
 
 TARGET = analytic.gaussian_mixture([0.3, 0.7], [[-0.6, 0.2], [0.5, -0.4]], [0.04, 0.02])

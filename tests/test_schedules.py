@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from closed_forms import wide
 
-from diffjax import host, schedules
+from diffjax import calculus, host
 from diffjax.schedules import EDM, VDM, VE, VP, Cosine, Rectified, SubVP, Tabulated
 
 
@@ -49,7 +49,7 @@ def test_float64_amplitudes_are_the_textbook_ones(name):
     schedule, form = SCHEDULES[name]
     ts = UNIT_TIMES * schedule.t_max
     ts = ts[ts < schedule.t_max] if name in ("cosine", "rectified") else ts
-    (alpha, sigma), (alpha_, sigma_) = schedules.amplitudes(schedule, ts), form.amplitudes(ts.astype(wide))
+    (alpha, sigma), (alpha_, sigma_) = calculus.amplitudes(schedule, ts), form.amplitudes(ts.astype(wide))
     assert relative(alpha, alpha_) < 1e-11
     assert relative(sigma, sigma_) < 1e-11
 
@@ -92,7 +92,7 @@ def test_ends(schedule, start, end):
 def test_rates_are_those_of_the_sde(name, x64):
     schedule, form = SCHEDULES[name]
     ts = np.asarray([1e-5, 0.01234, 0.2505, 0.5678, 0.9003, 0.9908]) * schedule.t_max
-    f, g2 = jax.jit(jax.vmap(schedules.rates, in_axes=(None, 0)))(schedule, jnp.asarray(ts))
+    f, g2 = jax.jit(jax.vmap(calculus.rates, in_axes=(None, 0)))(schedule, jnp.asarray(ts))
     f_, g2_ = form.rates(ts.astype(wide))
     np.testing.assert_allclose(f, f_.astype(float), rtol=1e-9)
     np.testing.assert_allclose(g2, g2_.astype(float), rtol=1e-9)
@@ -102,7 +102,7 @@ def test_rates_are_those_of_the_sde(name, x64):
 def test_float32_rates_are_finite_and_right_at_small_times(name):
     schedule, form = SCHEDULES[name]
     t = np.float32(1e-5 * schedule.t_max)
-    f, g2 = schedules.rates(schedule, t)
+    f, g2 = calculus.rates(schedule, t)
     f_, g2_ = form.rates(wide(t))
     np.testing.assert_allclose(float(f), float(f_), rtol=1e-5)
     np.testing.assert_allclose(float(g2), float(g2_), rtol=1e-5)
@@ -112,7 +112,7 @@ def test_float32_rates_are_finite_and_right_at_small_times(name):
 def test_derivatives_are_the_slopes(name, x64):
     schedule, form = SCHEDULES[name]
     ts = np.asarray([1e-4, 0.01234, 0.3706, 0.9502]) * schedule.t_max
-    values, slopes = jax.jit(jax.vmap(schedules.derivatives, in_axes=(None, 0)))(schedule, jnp.asarray(ts))
+    values, slopes = jax.jit(jax.vmap(calculus.derivatives, in_axes=(None, 0)))(schedule, jnp.asarray(ts))
     np.testing.assert_allclose(np.stack(values), np.stack(form.amplitudes(ts.astype(wide))).astype(float), rtol=1e-11)
     np.testing.assert_allclose(np.stack(slopes), np.stack(forms.slopes(form, ts.astype(wide))).astype(float), rtol=1e-9)
 
@@ -122,13 +122,13 @@ def test_log_snr_is_of_squares(name, x64):
     schedule, form = SCHEDULES[name]
     t = 0.3 * schedule.t_max
     alpha, sigma = form.amplitudes(wide(t))
-    np.testing.assert_allclose(schedules.log_snr(schedule, t), float(np.log(alpha**2 / sigma**2)), rtol=1e-11)
+    np.testing.assert_allclose(calculus.log_snr(schedule, t), float(np.log(alpha**2 / sigma**2)), rtol=1e-11)
 
 
 def test_log_snr_is_infinite_at_the_ends():
-    assert schedules.log_snr(Rectified(), 0.0) == np.inf
-    assert schedules.log_snr(Rectified(), 1.0) == -np.inf
-    assert schedules.log_snr(Cosine(), 1.0) == -np.inf
+    assert calculus.log_snr(Rectified(), 0.0) == np.inf
+    assert calculus.log_snr(Rectified(), 1.0) == -np.inf
+    assert calculus.log_snr(Cosine(), 1.0) == -np.inf
 
 
 @every
@@ -137,9 +137,9 @@ def test_inverse_round_trip_in_float64(name, x64):
     ts = UNIT_TIMES[UNIT_TIMES < 0.999999] * schedule.t_max
     alpha, sigma = form.amplitudes(ts.astype(wide))
     log_snr = (2 * np.log(alpha / sigma)).astype(float)
-    back = jax.jit(jax.vmap(schedules.time_of, in_axes=(None, 0)))(schedule, jnp.asarray(log_snr))
+    back = jax.jit(jax.vmap(calculus.time_of, in_axes=(None, 0)))(schedule, jnp.asarray(log_snr))
     np.testing.assert_allclose(back, ts, rtol=1e-9, atol=1e-12 if name == "ve" else 0)
-    again = jax.jit(jax.vmap(schedules.log_snr, in_axes=(None, 0)))(schedule, back)
+    again = jax.jit(jax.vmap(calculus.log_snr, in_axes=(None, 0)))(schedule, back)
     np.testing.assert_allclose(again, log_snr, rtol=0, atol=1e-9)
 
 
@@ -149,7 +149,7 @@ def test_inverse_in_float32_finds_the_noise_level(name):
     ts = UNIT_TIMES[UNIT_TIMES < 0.9999] * schedule.t_max
     alpha, sigma = form.amplitudes(ts.astype(wide))
     log_snr = (2 * np.log(alpha / sigma)).astype(np.float32)
-    back = jax.jit(jax.vmap(schedules.time_of, in_axes=(None, 0)))(schedule, jnp.asarray(log_snr))
+    back = jax.jit(jax.vmap(calculus.time_of, in_axes=(None, 0)))(schedule, jnp.asarray(log_snr))
     alpha, sigma = form.amplitudes(np.clip(np.asarray(back, wide), 0, schedule.t_max))
     slope = np.nan_to_num((form.rates(ts.astype(wide))[1] / sigma**2).astype(float))  # -d log SNR / dt
     error = np.abs((2 * np.log(alpha / sigma)).astype(float) - log_snr)
@@ -160,12 +160,12 @@ def test_inverse_in_float32_finds_the_noise_level(name):
 def test_inverse_beyond_the_schedule_is_finite(name):
     schedule = SCHEDULES[name][0]
     for log_snr in (-30.0, 30.0):
-        assert np.isfinite(schedules.time_of(schedule, jnp.float32(log_snr)))
+        assert np.isfinite(calculus.time_of(schedule, jnp.float32(log_snr)))
 
 
 def test_time_of_wants_an_inverse():
     with pytest.raises(ValueError, match="function has no inverse"):
-        schedules.time_of(lambda t: (1 - t, t), 0.0)
+        calculus.time_of(lambda t: (1 - t, t), 0.0)
 
 
 HYPER = [  # schedule class, field, value, closed form
@@ -181,7 +181,7 @@ HYPER = [  # schedule class, field, value, closed form
 
 @pytest.mark.parametrize(("cls", "field", "value", "form"), HYPER, ids=lambda v: getattr(v, "__name__", str(v)[:12]))
 def test_gradient_with_respect_to_hyper_parameters(cls, field, value, form, x64):
-    gradient = jax.jit(jax.grad(lambda v, t: schedules.log_snr(cls(**{field: v}), t)))
+    gradient = jax.jit(jax.grad(lambda v, t: calculus.log_snr(cls(**{field: v}), t)))
 
     def log_snr(v, t):
         alpha, sigma = form.amplitudes(wide(t), **{field: v})
@@ -196,7 +196,7 @@ def test_gradient_with_respect_to_hyper_parameters(cls, field, value, form, x64)
 def test_gradient_with_respect_to_a_table(x64):
     """log SNR = 2 l - log(1 - e^{2 l}) at a knot: slope 2 / sigma^2 for that entry, 0 for the others."""
     schedule = Tabulated.linear(10, beta_T=0.005)
-    slope = jax.grad(lambda table: schedules.log_snr(Tabulated(table), 0.4))(jnp.asarray(schedule.log_alpha))
+    slope = jax.grad(lambda table: calculus.log_snr(Tabulated(table), 0.4))(jnp.asarray(schedule.log_alpha))
     bar = np.cumprod(1 - np.linspace(1e-4, 0.005, 10) * 100)
     np.testing.assert_allclose(slope, np.eye(11)[4] * 2 / (1 - bar[3]), rtol=1e-9, atol=1e-9)
 
@@ -219,7 +219,7 @@ def test_changing_a_hyper_parameter_does_not_retrace(one, other):
     @jax.jit
     def evaluate(schedule, t):
         traces.append(None)
-        return schedule(t), schedules.rates(schedule, t)
+        return schedule(t), calculus.rates(schedule, t)
 
     first, second = evaluate(one, 0.3), evaluate(other, 0.7)
     assert len(traces) == 1
@@ -249,7 +249,7 @@ def test_times_of_any_type_give_float32(name):
 def test_a_table_is_the_cumulative_product(betas):
     steps = len(betas)
     bar = np.cumprod(1 - np.asarray(betas, wide))
-    alpha, sigma = schedules.amplitudes(Tabulated.from_betas(betas), np.arange(1, steps + 1) / steps)
+    alpha, sigma = calculus.amplitudes(Tabulated.from_betas(betas), np.arange(1, steps + 1) / steps)
     assert relative(alpha**2, bar) < 1e-10
     assert relative(sigma**2, 1 - bar) < 1e-10
 
@@ -258,8 +258,8 @@ def test_tables_are_the_published_ones():
     """METHODS: alpha_T of the two chains, and exactly one clipped beta; betas are recovered from the tables."""
     for schedule, betas in ((Tabulated.linear(), ddpm_betas()), (Tabulated.kexue(), kexue_betas())):
         np.testing.assert_allclose(-np.expm1(2 * np.diff(schedule.log_alpha)), betas.astype(float), rtol=1e-10)
-    assert f"{schedules.amplitudes(Tabulated.kexue(), [1.0])[0][0]:.2e}" == "6.48e-03"
-    assert f"{schedules.amplitudes(Tabulated.linear(), [1.0])[0][0]:.2e}" == "6.35e-03"
+    assert f"{calculus.amplitudes(Tabulated.kexue(), [1.0])[0][0]:.2e}" == "6.48e-03"
+    assert f"{calculus.amplitudes(Tabulated.linear(), [1.0])[0][0]:.2e}" == "6.35e-03"
     for steps in (1000, 4000):
         betas = -np.expm1(2 * np.diff(Tabulated.cosine(steps).log_alpha))
         np.testing.assert_allclose(betas, cosine_betas(steps).astype(float), rtol=1e-9)
@@ -315,7 +315,7 @@ def test_the_class_is_part_of_the_structure():
 
 
 def test_same_compares_class_and_float32_numbers():
-    same = schedules.same
+    same = calculus.same
     assert same(VP(), VP())
     assert same(VP(), VP(beta_min=jnp.float32(0.1), beta_max=np.float64(20)))
     assert same(Tabulated.linear(), Tabulated(jnp.asarray(Tabulated.linear().log_alpha, jnp.float32)))
@@ -329,23 +329,23 @@ def test_same_compares_class_and_float32_numbers():
         (VP(beta_min=np.nan), VP(beta_min=np.nan)),
     ):
         assert not same(a, b)
-    traced = jax.jit(lambda a, b: schedules.same(a, b))
+    traced = jax.jit(lambda a, b: calculus.same(a, b))
     assert traced(VP(), VP())
     assert not traced(VP(), VP(beta_max=19.9))
 
 
 def test_float64_helper_is_float64_and_refuses_tracers():
     assert host.float64(lambda t: t * 1.0, np.float32(0.1)).dtype == np.float64
-    assert schedules.amplitudes(VP(), [0.1, 0.2])[1].dtype == np.float64
+    assert calculus.amplitudes(VP(), [0.1, 0.2])[1].dtype == np.float64
     with pytest.raises(ValueError, match="outside jit"):
-        jax.jit(lambda t: schedules.amplitudes(VP(beta_max=t), [0.5])[0])(3.0)
+        jax.jit(lambda t: calculus.amplitudes(VP(beta_max=t), [0.5])[0])(3.0)
 
 
 @pytest.mark.parametrize("steps", [7, 100, 1000])
 def test_rates_at_a_knot_are_those_of_the_step_that_ends_there(steps, x64):
     """beta(k / T) = -T log(1 - beta_k): what Euler-Maruyama from x_k to x_{k-1} needs."""
     schedule, betas = Tabulated.cosine(steps), cosine_betas(steps).astype(float)
-    f, _ = jax.vmap(schedules.rates, in_axes=(None, 0))(schedule, jnp.arange(1, steps + 1) / steps)
+    f, _ = jax.vmap(calculus.rates, in_axes=(None, 0))(schedule, jnp.arange(1, steps + 1) / steps)
     np.testing.assert_allclose(f, 0.5 * steps * np.log1p(-betas), rtol=1e-9)
 
 
@@ -353,7 +353,7 @@ def test_rates_at_a_knot_are_those_of_the_step_that_ends_there(steps, x64):
     "schedule", [*(s for s, _ in SCHEDULES.values()), Tabulated.cosine(7), Tabulated.from_betas([0.3])]
 )
 def test_check_passes_every_schedule(schedule):
-    schedules.check(schedule)
+    calculus.check(schedule)
 
 
 @pytest.mark.parametrize(
@@ -371,4 +371,4 @@ def test_check_passes_every_schedule(schedule):
 )
 def test_check_names_what_is_wrong(schedule, what):
     with pytest.raises(ValueError, match=what):
-        schedules.check(schedule)
+        calculus.check(schedule)

@@ -6,11 +6,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from diffjax.commands.experiment import abstract_state, build_experiment, plan
 
 from diffjax import config as C
 from diffjax import training
 from diffjax.commands import sample, show, snapshots, train
-from diffjax.commands.experiment import abstract_state, build_experiment, loss_fn, plan
 from diffjax.ema.power_function import exponent
 from diffjax.samplers import nfe
 

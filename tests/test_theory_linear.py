@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import integrate, linalg, stats
 
-from diffjax import schedules
+from diffjax import calculus, schedules
 from diffjax.theory import linear
 
 F = np.array([[-0.7, 1.3, 0.0], [-0.4, -0.2, 0.5], [0.1, 0.0, -1.1]])
@@ -109,7 +109,7 @@ def test_schedules_are_scalar_linear_sdes(x64, name):
         alpha, sigma = schedule(t)
         return alpha * MEAN, alpha**2 * COV + sigma**2 * np.eye(3)
 
-    f, g2 = schedules.rates(schedule, t)
+    f, g2 = calculus.rates(schedule, t)
     sde = linear.linear_sde(f * np.eye(3), np.sqrt(g2) * np.eye(3))
     slopes = [(ahead - behind) / (2 * h) for ahead, behind in zip(marginal(t + h), marginal(t - h))]
     scale = max(np.abs(s).max() for s in slopes)

@@ -37,7 +37,9 @@ def fresh(optimizer, emas, key=KEY):
 def make(spec=None, decays=(0.9,), **kwargs):
     optimizer, schedule = build_optimizer(spec or {"name": "sgd", "learning_rate": 0.05, "warmup_steps": 3}, 20)
     emas = ema.warm_up(decays)
-    step = training.make_step(training.loss_method(kwargs.pop("loss", loss_fn)), optimizer, emas, learning_rate=schedule, **kwargs)
+    step = training.make_step(
+        training.loss_method(kwargs.pop("loss", loss_fn)), optimizer, emas, learning_rate=schedule, **kwargs
+    )
     return step, fresh(optimizer, emas)
 
 

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 
 from diffjax import chains, data, likelihood
+from diffjax.calculus import flow_only
 from diffjax.method import Example
 from diffjax.methods import Denoising
 from diffjax.runs import Run
-from diffjax.schedules import flow_only
 from diffjax.types import PyTree
 
 MOST, FITTED = 512, 10_000  # examples that are bounded, and that the histograms are made of
@@ -33,9 +33,7 @@ def measure(run: Run, of: Denoising, params: PyTree) -> dict[str, Any] | None:
 
     @jax.jit
     def bounds(params: PyTree, examples: Example, seeds: Any) -> likelihood.Bound:
-        one = lambda seed, example: bound(
-            of.denoiser(params, example.given, chain), jax.random.key(seed), example.x
-        )
+        one = lambda seed, example: bound(of.denoiser(params, example.given, chain), jax.random.key(seed), example.x)
         return jax.vmap(one)(seeds, examples).bits(dimensions)
 
     def mean(source: Any) -> dict[str, float]:

@@ -9,7 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+<<<<<<< HEAD
+from diffjax import analytic, data, runs
+=======
 from diffjax import analytic, data, parallel, runs
+from diffjax.calculus import amplitudes
+>>>>>>> 888f1d2
 from diffjax.commands import codelength
 from diffjax.commands.sample import as_overrides, require_workdir
 from diffjax.config import Config
@@ -21,7 +26,6 @@ from diffjax.runs import Run
 from diffjax.runs import workdir as files
 from diffjax.runs.checks import chosen
 from diffjax.runs.draws import held_out as held_out_of
-from diffjax.schedules import amplitudes
 from diffjax.types import Array, Key, PyTree
 
 REPEATS = 16  # noise draws per example in the loss by time

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import denoisers, likelihood, parallel, runs, samplers
+from diffjax.calculus import amplitudes
 from diffjax.commands import codelength
 from diffjax.commands.evaluate import gaussian_fit
 from diffjax.commands.sample import as_overrides, require_workdir
@@ -25,7 +26,6 @@ from diffjax.likelihood import dequantise
 from diffjax.methods import Denoising
 from diffjax.runs import Run
 from diffjax.runs import workdir as files
-from diffjax.schedules import amplitudes
 from diffjax.types import PyTree
 
 TOLERANCE = 1e-5  # relative and absolute, as Song et al. 2021: on digits 2e-4 bits per dimension from a tenth of it

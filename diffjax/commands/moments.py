@@ -19,14 +19,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax import grids
-from diffjax import runs
+from diffjax import grids, runs
+<<<<<<< HEAD
+=======
+from diffjax.calculus import amplitudes
+>>>>>>> 888f1d2
 from diffjax.commands.sample import as_overrides, require_workdir
 from diffjax.config import Config, ConfigError
 from diffjax.denoisers import optimal
 from diffjax.methods import Denoising
 from diffjax.samplers import principal
-from diffjax.schedules import amplitudes
 
 MOST = 50_000  # examples: as many as the published estimates took
 MOST_ENTRIES = 4096  # of an example whose (d, d) axes are kept

@@ -45,7 +45,9 @@ def _batch(built: Built) -> sources.Example:
     """A training batch; of what is given only what the method reads."""
     size = built.settings.batch_size * len(built.method.turns)
     whole = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape), a.dtype), sources.blank(built.data))
-    return whole._replace(given={name: leaf for name, leaf in whole.given.items() if name in draws.asked(built.method, built.data)})
+    return whole._replace(
+        given={name: leaf for name, leaf in whole.given.items() if name in draws.asked(built.method, built.data)}
+    )
 
 
 def _step_costs(built: Built, state: Any) -> dict[str, Any]:

@@ -8,10 +8,8 @@ from diffjax.data.pairs import pairs
 from diffjax.data.photos import photos
 from diffjax.data.records import Records
 from diffjax.data.source import Arrays, Dataset, Source
-from diffjax.data.source import Example as Example
 from diffjax.data.source import arrays as arrays
 from diffjax.data.source import blank as blank
-from diffjax.data.source import example as example
 from diffjax.data.tfds import tfds
 from diffjax.data.toys import checkerboard, eight_gaussians, moons, spirals, swiss_roll
 

@@ -16,7 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax.data.source import Batch, Source, check_flip
+from diffjax.data.source import Source, check_flip
+from diffjax.method import Example
 
 
 def order_at(n: int, seed: int, positions: np.ndarray) -> np.ndarray:
@@ -40,9 +41,9 @@ def _key(seed: int, stream: int) -> np.ndarray:
     return np.asarray([seed % 2**64, stream], np.uint64)
 
 
-def batch_at(source: Source, batch_size: int, seed: int, step: int, **options: Any) -> Batch:
+def batch_at(source: Source, batch_size: int, seed: int, step: int, **options: Any) -> Example:
     """This host's part of the global batch of `step`, leaves (batch_size / process_count, ...); see `stack_at`."""
-    return {name: part[0] for name, part in stack_at(source, batch_size, seed, step, 1, **options).items()}
+    return jax.tree.map(lambda part: part[0], stack_at(source, batch_size, seed, step, 1, **options))
 
 
 def stack_at(
@@ -55,7 +56,7 @@ def stack_at(
     process_index: int = 0,
     process_count: int = 1,
     flip: bool = False,
-) -> Batch:
+) -> Example:
     """The batches of step, ..., step + steps - 1, in one gather; leaves (steps, batch_size / process_count, ...).
 
     Args:
@@ -74,8 +75,8 @@ def stack_at(
     positions = (starts[:, None] + np.arange(local)).reshape(-1)
     batch = source.gather(order_at(len(source), seed, positions))
     if flip:
-        batch = {**batch, "x": _mirror(batch["x"], _coins(seed, positions))}
-    return {name: part.reshape(steps, local, *part.shape[1:]) for name, part in batch.items()}
+        batch = batch._replace(x=_mirror(batch.x, _coins(seed, positions)))
+    return jax.tree.map(lambda part: part.reshape(steps, local, *part.shape[1:]), batch)
 
 
 def _mirror(x: np.ndarray, which: np.ndarray) -> np.ndarray:
@@ -115,7 +116,7 @@ class Batches:
         steps_per_dispatch: int = 1,
         flip: bool = False,
         prefetch: int = 2,
-        put: Callable[[Batch], Any] = jax.device_put,
+        put: Callable[[Example], Any] = jax.device_put,
         process_index: int | None = None,
         process_count: int | None = None,
     ):

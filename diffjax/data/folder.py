@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from diffjax.data.records import IN_MEMORY, Records
-from diffjax.data.source import Batch, Dataset, check_flip, fingerprint, in_memory
+from diffjax.data.records import IN_MEMORY, Columns, Records
+from diffjax.data.source import Dataset, check_flip, fingerprint, in_memory
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -145,7 +145,7 @@ def _records(root: Path, names: list[str], classes: list[str], shape: tuple[int,
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.asarray([numbers[name.split("/")[0]] for name in names], np.int32) if classes else None
 
-    def read(indices: np.ndarray) -> Batch:
+    def read(indices: np.ndarray) -> Columns:
         batch = {"x": np.stack([_decode(root / names[i], shape) for i in indices])}
         return batch if labels is None else {**batch, "label": labels[indices]}
 

@@ -50,8 +50,9 @@ def npz(
     else:
         apart = evenly(len(train), held_out)
         pick = lambda part, where: None if part is None else part[where]
-        parts = [Arrays(train.x[p], pick(train.label, p), pick(train.z, p)) for p in (~apart, apart)]
-    labels = [part.label.max() for part in parts if part.label is not None]
+        known = train.given.get("label"), train.chosen.get("z")
+        parts = [Arrays(train.x[p], *(pick(part, p) for part in known)) for p in (~apart, apart)]
+    labels = [part.given["label"].max() for part in parts if "label" in part.given]
     classes = int(max(labels)) + 1 if labels else None
     return in_memory(file.stem, *parts, classes=classes, levels=256 if train.x.dtype == np.uint8 else None, flip=flip)
 

@@ -15,8 +15,9 @@ from diffjax.data.digits import digits
 from diffjax.data.folder import folder
 from diffjax.data.npz import npz
 from diffjax.data.photos import photos
-from diffjax.data.source import Batch, Dataset, Source, fingerprint, nearest
+from diffjax.data.source import Dataset, Source, fingerprint, nearest
 from diffjax.data.tfds import tfds
+from diffjax.method import Example
 
 DEGRADATIONS = ("average", "blur")
 MAKERS = {"digits": digits, "folder": folder, "npz": npz, "photos": photos, "tfds": tfds}
@@ -39,7 +40,7 @@ def pairs(of: str, degradation: str = "average", factor: int = 2, sigma: float =
 
 
 class Pairs:
-    """A source whose batches hold "y" beside "x".
+    """A source whose examples are given their endpoints "y".
 
     Raises:
         ValueError: if y has another shape than x.
@@ -47,7 +48,7 @@ class Pairs:
 
     def __init__(self, source: Source, degrade: Any):
         self.source, self.degrade = source, degrade
-        first = source.gather(np.zeros(1, int))["x"]
+        first = source.gather(np.zeros(1, int)).x
         if (shape := degrade(first).shape) != first.shape:
             raise ValueError(f"Endpoints have shape {shape[1:]}, expected that of the examples, {first.shape[1:]}.")
 
@@ -55,10 +56,10 @@ class Pairs:
         """The number of pairs."""
         return len(self.source)
 
-    def gather(self, indices: np.ndarray) -> Batch:
+    def gather(self, indices: np.ndarray) -> Example:
         """The pairs at `indices`."""
         batch = self.source.gather(indices)
-        return {**batch, "y": self.degrade(batch["x"])}
+        return batch._replace(given={**batch.given, "y": self.degrade(batch.x)})
 
 
 def paired(dataset: Dataset, degradation: str, factor: int = 2, sigma: float = 1.0) -> Dataset:

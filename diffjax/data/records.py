@@ -5,7 +5,10 @@ from contextlib import closing
 
 import numpy as np
 
-from diffjax.data.source import Arrays, Batch, unit
+from diffjax.data.source import Arrays, unit
+from diffjax.method import Example
+
+Columns = dict[str, np.ndarray]  # "x" and what is given, as a file has them
 
 PER_READ = 16  # records that one thread takes at a time
 IN_MEMORY = 4 * 2**30  # bytes: sets up to this size are loaded, larger ones stay in their files
@@ -17,7 +20,7 @@ class Records:
     Which examples form a batch is decided above, by (seed, step): threads change the speed, never the result.
     """
 
-    def __init__(self, count: int, read: Callable[[np.ndarray], Batch], threads: int = 16):
+    def __init__(self, count: int, read: Callable[[np.ndarray], Columns], threads: int = 16):
         if count < 1:
             raise ValueError("The data set holds no example.")
         self.count, self.read, self.threads = count, read, threads
@@ -26,12 +29,13 @@ class Records:
         """The number of examples."""
         return self.count
 
-    def gather(self, indices: np.ndarray) -> Batch:
-        """The examples at `indices`; "x" as float32, bytes in [-1, 1]."""
-        batch = self.gather_raw(indices)
-        return {name: unit(part) if name == "x" else part.astype(np.int32) for name, part in batch.items()}
+    def gather(self, indices: np.ndarray) -> Example:
+        """The examples at `indices`; x as float32, bytes in [-1, 1]."""
+        columns = self.gather_raw(indices)
+        given = {name: part.astype(np.int32) for name, part in columns.items() if name != "x"}
+        return Example(unit(columns["x"]), given)
 
-    def gather_raw(self, indices: np.ndarray) -> Batch:
+    def gather_raw(self, indices: np.ndarray) -> Columns:
         """The examples at `indices`, as they are stored."""
         import grain
 

@@ -2,14 +2,13 @@
 
 import difflib
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 
-from diffjax.method import Example as Example
-
-Batch = dict[str, np.ndarray]  # "x": (B, ...) float32; "label": (B,) int32 where there are labels; "z" of x's shape
+from diffjax.method import Drawn, Example, Section
 
 
 class Source(Protocol):
@@ -19,8 +18,8 @@ class Source(Protocol):
         """The number of examples."""
         ...
 
-    def gather(self, indices: np.ndarray) -> Batch:
-        """The examples at `indices` (B,)."""
+    def gather(self, indices: np.ndarray) -> Example:
+        """A batch, the examples at `indices` (B,): x (B, ...) float32, or int32 tokens; leaves of `given`, `chosen`."""
         ...
 
 
@@ -28,9 +27,10 @@ class Arrays:
     """A source held in memory: uint8 images are kept as bytes and become [-1, 1] when gathered.
 
     Args:
-        x: (N, ...) uint8 or floating.
+        x: (N, ...) uint8 or floating, or int32 tokens.
         label: (N,) integers, or None.
         z: of x's shape, the noise that each example belongs to, or None: it is drawn.
+        given: (N, ...) what else is known of each example, by name; floating arrays are kept as float32.
 
     Raises:
         ValueError: for lengths that differ, another dtype, no example, or values that are not finite.
@@ -40,33 +40,39 @@ class Arrays:
         x = np.asarray(x)
         if len(x) == 0:
             raise ValueError("The data set holds no example.")
-        if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating) and x.dtype != np.int32:
+        if x.dtype not in (np.uint8, np.int32) and not np.issubdtype(x.dtype, np.floating):
             raise ValueError(f"The examples have dtype {x.dtype}, expected uint8 (0 .. 255) or floating (as they are).")
-        if x.dtype != np.uint8 and not np.all(np.isfinite(x)):
+        if np.issubdtype(x.dtype, np.floating) and not np.all(np.isfinite(x)):
             raise ValueError(f"Example {np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(1))[0]} is not finite.")
         if label is not None and len(label) != len(x):
             raise ValueError(f"Got {len(x)} examples and {len(label)} labels.")
         if z is not None and (np.shape(z) != x.shape or not np.all(np.isfinite(z))):
             raise ValueError(f"The noise z has shape {np.shape(z)}, expected finite numbers of x's shape {x.shape}.")
-        self.x = x if x.dtype in (np.uint8, np.int32) else x.astype(np.float32)
-        self.given = {name: np.asarray(part) for name, part in given.items()}
-        self.label = None if label is None else np.asarray(label, np.int32)
-        self.z = None if z is None else np.asarray(z, np.float32)
+        labels = {} if label is None else {"label": np.asarray(label, np.int32)}
+        self.x = x.astype(np.float32) if np.issubdtype(x.dtype, np.floating) else x
+        self.given = labels | {name: _known(name, part, len(x)) for name, part in given.items()}
+        self.chosen = {} if z is None else {"z": np.asarray(z, np.float32)}
 
     def __len__(self) -> int:
         """The number of examples."""
         return len(self.x)
 
-    def gather(self, indices: np.ndarray) -> Batch:
+    def gather(self, indices: np.ndarray) -> Example:
         """The examples at `indices`, in one vectorised read."""
-        beside = {"label": self.label, "z": self.z, **self.given}
-        return {"x": unit(self.x[indices])} | {k: part[indices] for k, part in beside.items() if part is not None}
+        at = lambda parts: {name: part[indices] for name, part in parts.items()}
+        return Example(unit(self.x[indices]), at(self.given), at(self.chosen))
 
 
-def example(batch: Batch) -> Example:
-    """x; what is given beside it; and, of data in pairs with noise, the "z" that is chosen for it."""
-    beside = {name: part for name, part in batch.items() if name not in ("x", "z")}
-    return Example(batch["x"], beside, {"z": batch["z"]} if "z" in batch else {})
+def _known(name: str, part: Any, count: int) -> np.ndarray:
+    part = np.asarray(part)
+    if len(part) != count:
+        raise ValueError(f"Got {count} examples and {len(part)} of {name!r}, expected one for each.")
+    if not np.issubdtype(part.dtype, np.number) or not np.all(np.isfinite(part)):
+        raise ValueError(f"{name!r} has dtype {part.dtype}, expected finite numbers.")
+    return part.astype(np.float32 if np.issubdtype(part.dtype, np.floating) else np.int32)
+
+
+Judge = Callable[[Drawn, "Dataset"], list[Section]]
 
 
 class Dataset(NamedTuple):
@@ -78,8 +84,11 @@ class Dataset(NamedTuple):
         shape: of one example.
         classes: number of labels, or None.
         levels: number of grey levels that pixels take, or None for continuous data.
-        flip: mirror training images at random.
         fingerprint: of content, order and split; two runs with the same one saw the same data.
+        flip: mirror training images at random.
+        judge: (drawn, data set) -> sections, what samples are held against; None: distances between two samples.
+        least: the fewest samples that `judge` takes, and why.
+        unread: names of `given` that no part of a run has to read: they serve the judge.
     """
 
     name: str
@@ -90,26 +99,36 @@ class Dataset(NamedTuple):
     levels: int | None
     fingerprint: str
     flip: bool = False
+    judge: Judge | None = None
+    least: tuple[int, str] = (1, "")
+    unread: tuple[str, ...] = ("label",)
 
 
 def blank(dataset: Dataset) -> Example:
     """Zeros in the place of one example."""
-    first = example(dataset.train.gather(np.zeros(1, int)))
-    zeros = lambda parts: {name: np.zeros(part.shape[1:], part.dtype) for name, part in parts.items()}
-    return Example(np.zeros(first.x.shape[1:], first.x.dtype), zeros(first.given), zeros(first.chosen))
+    zeros = lambda part: np.zeros(part.shape[1:], part.dtype)
+    return jax.tree.map(zeros, dataset.train.gather(np.zeros(1, int)))
 
 
 def arrays(x: Any, held_out: float = 0.1, name: str = "arrays", **given: Any) -> Dataset:
-    """The data set of arrays in memory, x (N, ...) and what is given of each example; a share is held out, evenly."""
-    parts, out = {name: np.asarray(part) for name, part in given.items()}, evenly(len(x), held_out)
-    sources = [Arrays(np.asarray(x)[at], **{k: part[at] for k, part in parts.items()}) for at in (~out, out)]
-    label = parts.get("label")
-    return in_memory(name, *sources, classes=None if label is None else int(label.max()) + 1)
+    """The data set of arrays in memory, x (N, ...) and what is given of each example; a share is held out, evenly.
+
+    Every name in `given` has to be read by some part of a run (its network, its process); "label" makes classes.
+
+    Raises:
+        ValueError: as `Arrays` and `evenly`.
+    """
+    whole = Arrays(x, **given)
+    out = evenly(len(whole), held_out)
+    label = whole.given.get("label")
+    classes = None if label is None else int(label.max()) + 1
+    parts = [Arrays(whole.x[at], **{k: part[at] for k, part in whole.given.items()}) for at in (~out, out)]
+    return in_memory(name, *parts, classes=classes)._replace(unread=())
 
 
 def unit(x: np.ndarray) -> np.ndarray:
-    """uint8 pixels 0 .. 255 as float32 in [-1, 1]; anything else as float32, unscaled."""
-    if x.dtype == np.int32:  # tokens
+    """uint8 pixels 0 .. 255 as float32 in [-1, 1]; int32 tokens as they are; anything else as float32, unscaled."""
+    if x.dtype == np.int32:
         return x
     scaled = x.astype(np.float32)
     if x.dtype == np.uint8:  # in place: on a batch of images, temporaries cost ten times the arithmetic
@@ -143,10 +162,12 @@ def in_memory(
         raise ValueError(f"{name}: training examples have shape {shape}, held-out ones {held_out.x.shape[1:]}.")
     if flip:
         check_flip(shape)
-    if flip and train.z is not None:
+    if flip and train.chosen:
         raise ValueError(f"{name}: flip mirrors x alone, but each x belongs to its z: set flip=False.")
-    pairs = () if train.z is None else (train.z, held_out.z)
-    digest = fingerprint(train.x, train.label, held_out.x, held_out.label, *pairs)
+    labels = (train.given.get("label"), held_out.given.get("label"))
+    more = [(key, part.given[key]) for part in (train, held_out) for key in sorted(part.given) if key != "label"]
+    pairs = [part.chosen[key] for part in (train, held_out) for key in part.chosen]
+    digest = fingerprint(train.x, labels[0], held_out.x, labels[1], *pairs, *(leaf for pair in more for leaf in pair))
     return Dataset(name, train, held_out, shape, classes, levels, digest, flip)
 
 

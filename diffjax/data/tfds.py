@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from diffjax.data.records import IN_MEMORY, Records
-from diffjax.data.source import Batch, Dataset, check_flip, fingerprint, nearest
+from diffjax.data.records import IN_MEMORY, Columns, Records
+from diffjax.data.source import Dataset, check_flip, fingerprint, nearest
 from diffjax.data.source import in_memory as arrays
 
 ARCHIVES = {"cifar10": "cifar-10-python.tar.gz"}  # what diffjax.data.prepare takes
@@ -137,7 +137,7 @@ def _features(builder: Any, dataset: str, image: str, label: str | None) -> tupl
 
 
 def _records(examples: Any, image: str, label: str | None) -> Records:
-    def read(indices: np.ndarray) -> Batch:
+    def read(indices: np.ndarray) -> Columns:
         rows = examples.__getitems__(indices.tolist())
         batch = {"x": np.stack([row[image] for row in rows])}
         return batch if label is None else {**batch, "label": np.asarray([row[label] for row in rows])}

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
+from diffjax.calculus import log_snr
 from diffjax.denoisers.targets import Prediction
-from diffjax.schedules import log_snr
 from diffjax.types import Array, pytree
 
 

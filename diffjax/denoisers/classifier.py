@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffjax.schedules import log_snr
+from diffjax.calculus import log_snr
 from diffjax.types import Array, Process, Schedule, pytree
 
 

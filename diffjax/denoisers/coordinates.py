@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import host
-from diffjax.schedules import FlowOnly, amplitudes, flow_only, log_snr, time_of
+from diffjax.calculus import FlowOnly, amplitudes, flow_only, log_snr, time_of
 from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree, static
 
 

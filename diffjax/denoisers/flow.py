@@ -13,8 +13,9 @@ from typing import Any
 
 import jax
 
+from diffjax.calculus import FlowOnly
 from diffjax.denoisers.targets import Velocity
-from diffjax.schedules import FlowOnly, Rectified
+from diffjax.schedules import Rectified
 from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree
 
 

@@ -27,10 +27,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import grids, host, schedules
+from diffjax import calculus, grids, host
+from diffjax.calculus import amplitudes
 from diffjax.chains import look_up
 from diffjax.denoisers.wrapper import Wrapper
-from diffjax.schedules import amplitudes
 from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree
 
 __all__ = ["classifier_free", "none"]  # what a config may name; the others need more than a label
@@ -253,7 +253,7 @@ def _check_scale(w: Any) -> None:
 
 
 def _check_same(denoise: Denoiser, other: Any) -> None:
-    same = schedules.same(denoise.schedule, other.schedule)
+    same = calculus.same(denoise.schedule, other.schedule)
     if host.concrete(same) and not same:
         raise ValueError(
             f"{type(other).__name__} was made for {other.schedule}, but the denoiser for {denoise.schedule}: "
@@ -266,7 +266,7 @@ def _check_potential(denoise: Denoiser, potential: Any, w: Any) -> None:
     if hasattr(potential, "schedule"):
         _check_same(denoise, potential)
     schedule = denoise.schedule
-    schedules.need_gaussian(
+    calculus.need_gaussian(
         schedule, "A gradient moves the mean by sigma^2 / alpha under Gaussian noise", "guide by `extrapolated`"
     )
     if host.concrete(schedule) and amplitudes(schedule, [float(schedule.t_max)])[0][0] <= 0:

@@ -31,9 +31,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
+from diffjax.calculus import need_gaussian, unit_variance
 from diffjax.denoisers.guidance import TiltedByPrediction, tilted_by_prediction
 from diffjax.denoisers.wrapper import Wrapper
-from diffjax.schedules import need_gaussian, unit_variance
 from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree, static
 
 _INSTEAD = "take replacement, diffpir or diagonal"

@@ -24,18 +24,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import grids
+from diffjax.calculus import amplitudes, flow_only, log_snr, need_gaussian, unit_variance
 from diffjax.chains import look_up
 from diffjax.denoisers.clipping import clipped
 from diffjax.denoisers.targets import Target, denoiser
 from diffjax.denoisers.wrapper import Wrapper
-from diffjax.schedules import amplitudes, flow_only, log_snr, need_gaussian, unit_variance
 from diffjax.types import Array, Denoiser, Key, Network, Posterior, Process, Schedule, pytree
 
 
 class Moments(NamedTuple):
     """Estimates of E[Var[x_0 | x_t]] at each of `ts` (N,), averaged over entries but for `entries`; not clipped.
 
-    `noise` takes the mean of |z|^2 / d for 1: it is NaN where the process is not Gaussian (`schedules.FlowOnly`).
+    `noise` takes the mean of |z|^2 / d for 1: it is NaN where the process is not Gaussian (`calculus.FlowOnly`).
     """
 
     ts: np.ndarray

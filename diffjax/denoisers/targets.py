@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
-from diffjax.schedules import amplitudes, derivatives, log_snr, need_gaussian
+from diffjax.calculus import amplitudes, derivatives, log_snr, need_gaussian
 from diffjax.types import Array, Network, Posterior, Schedule, pytree
 
 

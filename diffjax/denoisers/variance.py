@@ -17,13 +17,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from diffjax.calculus import need_gaussian, unit_variance
 from diffjax.chains import Chain
 from diffjax.denoisers.clipping import clipped
 from diffjax.denoisers.heads import npr, sn
 from diffjax.denoisers.optimal import analytic
 from diffjax.denoisers.targets import NetworkDenoiser, Target, denoiser, maps
 from diffjax.denoisers.wrapper import Wrapper
-from diffjax.schedules import need_gaussian, unit_variance
 from diffjax.types import Array, Denoiser, Network, Posterior, Schedule, pytree
 
 __all__ = ["analytic", "large", "learned_range", "mean", "npr", "small", "sn"]  # what a config may name

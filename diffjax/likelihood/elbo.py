@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import chains, grids
+from diffjax.calculus import amplitudes, need_gaussian
 from diffjax.losses.variational import check_levels, kl, log_likelihood
-from diffjax.schedules import amplitudes, need_gaussian
 from diffjax.types import Array, Denoiser, Key
 
 

@@ -28,9 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import divergence, grids
+from diffjax.calculus import amplitudes, time_of
 from diffjax.samplers.base import check_schedule, refuse_other_schedules
 from diffjax.samplers.ode import EXPLICIT, check_end, check_solver
-from diffjax.schedules import amplitudes, time_of
 from diffjax.types import Array, Denoiser, Key, Process
 
 

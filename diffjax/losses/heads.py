@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffjax.calculus import need_gaussian
 from diffjax.denoisers.targets import Target, inputs, maps
 from diffjax.losses.weights import Weight, unit
 from diffjax.processes.gaussian import Gaussian
-from diffjax.schedules import need_gaussian
 from diffjax.types import Array, Network
 
 _UNIT = unit()

@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import divergence
+from diffjax.calculus import need_gaussian
 from diffjax.processes.gaussian import Gaussian
-from diffjax.schedules import need_gaussian
 from diffjax.types import Array, Posterior, Schedule
 
 ScoreFn = Callable[[Array], Array]  # x -> s(x), of x's shape: the time, parameters and label closed over

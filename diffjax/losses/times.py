@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import chains, grids
-from diffjax.schedules import time_of
+from diffjax.calculus import time_of
 from diffjax.types import Array, Schedule
 
 Times = Callable[[Any, Any, int], Array]

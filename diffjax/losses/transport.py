@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import couplings
+from diffjax.calculus import flow_only
 from diffjax.processes.gaussian import Gaussian
-from diffjax.schedules import flow_only
 from diffjax.types import Array, Key, Prepare, PyTree, Schedule
 
 

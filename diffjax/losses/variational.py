@@ -28,11 +28,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import chains
+from diffjax.calculus import need_gaussian
 from diffjax.denoisers.targets import Target, denoiser, inputs, maps
 from diffjax.denoisers.variance import LearnedRange
 from diffjax.losses.weights import Weight, unit
 from diffjax.processes.gaussian import Gaussian
-from diffjax.schedules import need_gaussian
 from diffjax.types import Array, Network, Posterior
 
 _UNIT = unit()

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.schedules import rates
+from diffjax.calculus import rates
 from diffjax.types import Array, Schedule
 
 Weight = Callable[[Schedule, Any, Any], Any]  # (schedule, target, t) -> scalar

@@ -138,15 +138,16 @@ def denoising(network: Any, process: Any, target: Target, **parts: Any) -> Metho
 
     told = {*process.conditions, "augment"}  # by the process and by the augmentation, not by data
     read = None if network.reads is None else (*process.asks, *(name for name in network.reads if name not in told))
+    clock = prepare is not None and prepare.schedule is not None
     return Method(
         init,
         (Turn(per_example(loss)),),
         draw,
         plan,
-        prepare,
-        learned if prepare is not None and prepare.schedule is not None else None,
-        read,
-        of,
+        prepare=prepare,
+        learned=learned if clock else None,
+        asks=read,
+        parts=of,
     )
 
 

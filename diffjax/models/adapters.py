@@ -63,7 +63,9 @@ def from_nnx(module: Any, call: Callable[..., Array] = _call) -> Network:
 
     network = from_function(pure, dict(zip(names, jax.tree.leaves(state), strict=True)))
     return network._replace(
-        apply=lambda params, x, c, given=None, *, train=False, key=None: pure(params, x, c, {} if given is None else given, train, key)
+        apply=lambda params, x, c, given=None, *, train=False, key=None: pure(
+            params, x, c, {} if given is None else given, train, key
+        )
     )
 
 

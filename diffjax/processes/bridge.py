@@ -18,8 +18,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax.calculus import amplitudes, log_snr, remaining, time_of
 from diffjax.processes.gaussian import Gaussian
-from diffjax.schedules import amplitudes, log_snr, remaining, time_of
 from diffjax.types import Array, Key, Schedule, pytree, static
 
 

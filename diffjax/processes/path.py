@@ -9,7 +9,7 @@ The line that touches the path at t meets the times 0 and 1 in
 
 Seen at t, every path is thus the straight line of a pair (x_0', z'), its `ends`: what a network predicts, how it is
 weighted and how it is sampled is that of `schedules.Rectified`, and E[x_0' | x_t] = x - t v is what the denoiser says.
-For straight lines that is x_0; for others it is x_0 at t = 0 alone, and only the flow is right (`schedules.FlowOnly`).
+For straight lines that is x_0; for others it is x_0 at t = 0 alone, and only the flow is right (`calculus.FlowOnly`).
 """
 
 from collections.abc import Callable
@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
+from diffjax.calculus import FlowOnly
 from diffjax.processes.gaussian import Unconditional
-from diffjax.schedules import FlowOnly, Rectified
+from diffjax.schedules import Rectified
 from diffjax.types import Array, Key, Process, Schedule, pytree, static
 
 __all__ = ["rectified", "variance_preserving"]  # what a config may name

@@ -10,7 +10,7 @@ With r = sigma sqrt(D) this is x_t = x_0 + sigma z for a multivariate Student-t 
 
 and the flow is EDM's: the loss, targets, grids and deterministic samplers are the same, with any alpha. D = 1 is PFGM
 in the coordinate r = sigma; D -> infinity is the Gaussian. For finite D (alpha E[x_0 | x] - x) / sigma^2 is no score:
-the schedule is `schedules.FlowOnly`, and what adds noise or uses Tweedie's formula refuses.
+the schedule is `calculus.FlowOnly`, and what adds noise or uses Tweedie's formula refuses.
 
 The ratio is drawn from a normal and a gamma variate. The published code draws the Beta, clipped to [1e-3, 1 - 1e-3],
 which at D = 1 and N = 3072 moves 92 % of the draws.
@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax.calculus import FlowOnly
 from diffjax.processes.gaussian import Gaussian, Unconditional
-from diffjax.schedules import FlowOnly
 from diffjax.types import Array, Key, Schedule, pytree, static
 
 PUBLISHED_CLIP = (1.0, 3000.0)  # what PFGM's code confines the prior's radius to

@@ -2,6 +2,6 @@
 
 from diffjax.runs.build import build_run as build_run
 from diffjax.runs.run import Run as Run
-from diffjax.runs.run import open as open  # noqa: A004
+from diffjax.runs.run import open as open
 from diffjax.runs.settings import Settings as Settings
 from diffjax.runs.trainer import Trainer as Trainer

@@ -8,8 +8,24 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from ml_collections import ConfigDict, config_dict
 
-from diffjax import data, denoisers, ema, finetune, grids, losses, methods, models, optimizers, processes, samplers
-from diffjax import schedules
+from diffjax import (
+<<<<<<< HEAD
+=======
+    calculus,
+>>>>>>> 888f1d2
+    data,
+    denoisers,
+    ema,
+    finetune,
+    grids,
+    losses,
+    methods,
+    models,
+    optimizers,
+    processes,
+    samplers,
+    schedules,
+)
 from diffjax.config import Config, ConfigError, build, maker
 from diffjax.data import Dataset
 from diffjax.data import augment as augmentation
@@ -91,7 +107,7 @@ def _build(config: Config) -> Built:
     settings = _settings(config)
     checks.check_settings(settings, config.train)
     process = build(processes, config.process, build(schedules, config.schedule))
-    schedules.check(process.schedule)
+    calculus.check(process.schedule)
     emas = build(ema, config.ema)
     checks.check_ema(settings, emas, config.ema.name)
     optimizer, learning_rate = _optimizer(config, settings.steps)

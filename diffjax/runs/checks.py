@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import data, denoisers, ema, schedules
+from diffjax import calculus, data, denoisers, ema
 from diffjax.config import Config, ConfigError, nearest
 from diffjax.data import Dataset
 from diffjax.method import Method
@@ -61,7 +61,9 @@ def check_settings(settings: Settings, train: Any = None) -> None:
             raise ConfigError(f"train.loggers holds {name!r}: {nearest(name, LOGGERS)}.")
     for field, options in (("backend", ("jit", "pmap")), ("nonfinite", ("stop", "skip"))):
         if getattr(settings, field) not in options:
-            raise ConfigError(f"train.{field} is {getattr(settings, field)!r}: {nearest(getattr(settings, field), options)}.")
+            raise ConfigError(
+                f"train.{field} is {getattr(settings, field)!r}: {nearest(getattr(settings, field), options)}."
+            )
 
 
 def check_config(config: Config, of: Denoising, dataset: Dataset) -> None:
@@ -110,7 +112,7 @@ def check_pairs(config: Config, of: Denoising, dataset: Dataset) -> None:
         raise ConfigError(f"augment.{config.augment.name} would part each x from its z: set augment.name=none.")
     if "z" in chosen(of, dataset):
         raise ConfigError(f"prepare.{config.prepare.name} would part each x from its z: set prepare.name=nothing.")
-    if not schedules.flow_only(of.schedule):
+    if not calculus.flow_only(of.schedule):
         raise ConfigError(
             "The data comes in pairs (x, z), so that x_t given x_0 is not Gaussian and only the flow is right: set "
             "process.name=path.rectified (schedule.name=Rectified)."

@@ -17,7 +17,7 @@ from diffjax.runs import draws, snapshots
 from diffjax.runs import workdir as files
 from diffjax.runs.build import Built, build_run
 from diffjax.runs.settings import Settings
-from diffjax.types import Array, Denoiser, Key, PyTree
+from diffjax.types import Denoiser, Key, PyTree
 
 OPEN = ("sampler.", "grid.", "denoiser.", "guidance.", "sample.", "eval.")  # what a trained run leaves open
 
@@ -77,7 +77,7 @@ class Run(NamedTuple):
         return run.drawer()(self.params, seeds, run.given(seeds) if given is None else given)
 
 
-def open(  # noqa: A001
+def open(
     workdir: str | Path, *, step: int | None = None, overrides: Iterable[str] = (), method: Method | None = None
 ) -> Run:
     """The run of a workdir, from its config.json and a checkpoint.

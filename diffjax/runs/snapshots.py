@@ -11,9 +11,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from diffjax.runs.workdir import write_atomically
 from diffjax.config import ConfigError
 from diffjax.ema import Ema, State
+from diffjax.runs.workdir import write_atomically
 from diffjax.types import PyTree
 
 

@@ -243,7 +243,9 @@ def _devices(settings: Settings) -> Any:
 def _fingerprint(built: Built) -> ConfigDict:
     """What a run of objects is known by: the settings, the data, and the program of one step."""
     state = runs.abstract_state(built)
-    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((len(built.method.turns), *a.shape), a.dtype), data.blank(built.data))
+    batch = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct((len(built.method.turns), *a.shape), a.dtype), data.blank(built.data)
+    )
     step = training.make_step(built.method, built.optimizer, built.ema)
     program = hashlib.sha256(jax.jit(step).lower(state, batch).as_text().encode()).hexdigest()[:16]
     free = ("steps", "log_every", "sample_every", "checkpoint_every", "keep", "best", "loggers", "devices", "chunk")

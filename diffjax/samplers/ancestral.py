@@ -11,8 +11,8 @@ kexue 9245), and SN-/NPR-DPM with their own variances.
 
 import numpy as np
 
+from diffjax.calculus import amplitudes
 from diffjax.samplers.base import Linear, Sampler, linear_step
-from diffjax.schedules import amplitudes
 from diffjax.types import Schedule
 
 

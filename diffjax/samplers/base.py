@@ -14,7 +14,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import grids, host, schedules
+from diffjax import calculus, grids, host
 from diffjax.denoisers.coordinates import Along, across, along
 from diffjax.types import Array, Denoiser, Key, PyTree, Schedule
 
@@ -102,7 +102,7 @@ def sampling_fn(
 
     Raises:
         ValueError: if the grid is not finite, decreasing, inside the schedule's domain, or does not suit the sampler;
-            if the sampler adds noise where only the flow is right (`schedules.FlowOnly`); if there are more rows than
+            if the sampler adds noise where only the flow is right (`calculus.FlowOnly`); if there are more rows than
             max_rows, or both trace and max_rows.
     """
     end = None if sampler.schedule is None else float(sampler.schedule.t_max)
@@ -147,10 +147,10 @@ class _Turned(NamedTuple):
 
 
 def _refuse_noise(schedule: Schedule | None, rows: Any) -> None:
-    if not schedules.flow_only(schedule):
+    if not calculus.flow_only(schedule):
         return
     if any(name.startswith("noise") and np.any(np.asarray(getattr(rows, name)) != 0) for name in rows._fields):
-        schedules.need_gaussian(
+        calculus.need_gaussian(
             schedule,
             "This sampler adds Gaussian noise",
             "take a deterministic one: eta = 0, no churn, ode.probability_flow, heun.edm, any of multistep",
@@ -189,7 +189,7 @@ def check_schedule(sampler_schedule: Schedule | None, model: Any) -> None:
             f"The sampler is planned for {type(sampler_schedule).__name__}, but the model carries no schedule; "
             "give a denoiser with a `schedule` attribute (denoisers.denoiser, analytic targets' `.denoiser(schedule)`)."
         )
-    agreed = schedules.same(sampler_schedule, carried)
+    agreed = calculus.same(sampler_schedule, carried)
     if not isinstance(agreed, jax.core.Tracer) and not agreed:
         raise ValueError(f"The sampler is planned for {sampler_schedule}, but the denoiser was made for {carried}.")
 
@@ -199,14 +199,14 @@ def refuse_other_schedules(schedule: Schedule | None, model: Any, x: Array) -> A
     check_schedule(schedule, model)
     if schedule is None or host.concrete(schedule, model.schedule):
         return x
-    return jnp.where(schedules.same(schedule, model.schedule), x, jnp.nan)
+    return jnp.where(calculus.same(schedule, model.schedule), x, jnp.nan)
 
 
 class Linear(NamedTuple):
     """Rows of the samplers that are one evaluation and a linear update: x_s = x x_t + mean E[x_0 | x_t] + noise.
 
     The noise has variance noise_var + x0^2 Var[x_0 | x_t]: what the denoiser knows of x_0's spread is added, but where
-    only the flow is right (`schedules.FlowOnly`), which has no noise.
+    only the flow is right (`calculus.FlowOnly`), which has no noise.
     """
 
     t: Any
@@ -219,7 +219,7 @@ class Linear(NamedTuple):
 def linear_step(model: Denoiser, key: Key, x: Array, row: Linear) -> Array:
     """x_s of `Linear`."""
     mean, var = model(x, row.t)
-    var = 0.0 if schedules.flow_only(getattr(model, "schedule", None)) else var
+    var = 0.0 if calculus.flow_only(getattr(model, "schedule", None)) else var
     return row.x * x + row.mean * mean + std(row.noise_var + row.x0**2 * var) * jax.random.normal(key, x.shape, x.dtype)
 
 

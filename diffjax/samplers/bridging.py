@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 from diffjax import grids
+from diffjax.calculus import amplitudes
 from diffjax.samplers.ancestral import resampled
 from diffjax.samplers.base import Sampler, in_turn, sampling_fn
-from diffjax.schedules import amplitudes
 
 
 def walking_fn(sampler: Sampler, ts: Any, trace: Callable | None = None) -> jax.tree_util.Partial:

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from diffjax import host
+from diffjax.calculus import derivatives
 from diffjax.samplers import quadrature, table
 from diffjax.samplers.base import Sampler
-from diffjax.schedules import derivatives
 from diffjax.types import Schedule
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)

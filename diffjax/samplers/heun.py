@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
+from diffjax.calculus import amplitudes, time_of
 from diffjax.samplers.base import Sampler
-from diffjax.schedules import amplitudes, time_of
 from diffjax.types import Array, Denoiser, Key, Schedule
 
 

@@ -13,9 +13,9 @@ from itertools import pairwise
 import numpy as np
 
 from diffjax import host
+from diffjax.calculus import rates
 from diffjax.samplers import table
 from diffjax.samplers.base import Sampler
-from diffjax.schedules import rates
 from diffjax.types import Schedule
 
 

@@ -29,9 +29,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax.calculus import amplitudes
 from diffjax.samplers import ancestral, predictor, sde
 from diffjax.samplers.base import Linear, Sampler, linear_step, std, then_mean
-from diffjax.schedules import amplitudes
 from diffjax.types import Array, Denoiser, Key, Schedule
 
 PREDICTORS: dict[str, Callable[[Schedule], Sampler]] = {

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax.calculus import amplitudes, derivatives
 from diffjax.samplers.base import Sampler
-from diffjax.schedules import amplitudes, derivatives
 from diffjax.types import Array, Denoiser, Key, Schedule
 
 EXPLICIT = ("Bosh3", "Dopri5", "Dopri8", "Heun", "Midpoint", "Ralston", "Tsit5")

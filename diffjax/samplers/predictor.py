@@ -18,8 +18,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from diffjax.calculus import amplitudes
 from diffjax.samplers.base import Linear, Sampler, linear_step, then_mean
-from diffjax.schedules import amplitudes
 from diffjax.types import Schedule
 
 

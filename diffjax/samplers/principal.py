@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax.calculus import amplitudes
 from diffjax.samplers import quadrature, table
 from diffjax.samplers.base import Sampler
-from diffjax.schedules import amplitudes
 from diffjax.types import Denoiser, Key, Schedule
 
 __all__ = ["adams"]  # what a config may name

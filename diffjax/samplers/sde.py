@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from diffjax import host
+from diffjax.calculus import amplitudes, rates
 from diffjax.samplers.base import Linear, Sampler, linear_step, then_mean
-from diffjax.schedules import amplitudes, rates
 from diffjax.types import Schedule
 
 

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
+from diffjax.calculus import amplitudes, time_of
 from diffjax.samplers.base import Sampler
-from diffjax.schedules import amplitudes, time_of
 from diffjax.types import Array, Denoiser, Key, Schedule
 
 Form = Any  # np.ndarray: coefficients on (x_T, y_0, y_1, ..., z_0, z_1, ...)

@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax.calculus import FlowOnly, derivatives
 from diffjax.processes.gaussian import Gaussian
-from diffjax.schedules import FlowOnly, Rectified, derivatives
+from diffjax.schedules import Rectified
 from diffjax.types import Array, Key, Schedule, pytree, static
 
 

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax.calculus import FlowOnly
 from diffjax.denoisers.flow import flow
-from diffjax.schedules import FlowOnly
 from diffjax.theory import residuals
 from diffjax.theory.generator import Field
 from diffjax.types import Array, Denoiser, Key, Schedule, pytree

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.schedules import rates, remaining
+from diffjax.calculus import rates, remaining
 from diffjax.theory.generator import SDE
 from diffjax.theory.linear import LinearSDE, Transition
 from diffjax.types import Array, Schedule, pytree

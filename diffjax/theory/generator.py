@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import schedules
+from diffjax import calculus
 from diffjax.types import Array, Schedule
 
 Field = Callable[[Array, Any], Array]  # (x (d,), t) -> (d,): a drift, a velocity, a score
@@ -51,17 +51,17 @@ class Ito(NamedTuple):
 
 
 def forward(schedule: Schedule) -> SDE:
-    """dx = f x dt + g dw with a schedule's marginals (`schedules.rates`), on 0 < t where alpha > 0.
+    """dx = f x dt + g dw with a schedule's marginals (`calculus.rates`), on 0 < t where alpha > 0.
 
     Raises:
         ValueError: for a process that is not Gaussian.
     """
-    schedules.need_gaussian(schedule, "This SDE has Gaussian marginals", "its flow is `samplers.ode.velocity`")
+    calculus.need_gaussian(schedule, "This SDE has Gaussian marginals", "its flow is `samplers.ode.velocity`")
 
     def diffusion(x: Array, t: Any) -> Array:
-        return jnp.sqrt(schedules.rates(schedule, t)[1]) * jnp.eye(len(x), dtype=x.dtype)
+        return jnp.sqrt(calculus.rates(schedule, t)[1]) * jnp.eye(len(x), dtype=x.dtype)
 
-    return SDE(lambda x, t: schedules.rates(schedule, t)[0] * x, diffusion)
+    return SDE(lambda x, t: calculus.rates(schedule, t)[0] * x, diffusion)
 
 
 def ode(velocity: Field) -> SDE:

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from counting import best_times, flops, report
+from diffjax.commands.experiment import Experiment, build_experiment, init_state, loss_fn
 
 from diffjax import config, data, parallel, training
-from diffjax.commands.experiment import Experiment, build_experiment, init_state, loss_fn
 
 
 def main() -> None:

@@ -18,9 +18,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from diffjax.commands.experiment import Experiment, held_out_pairs, mean_denoiser
 
 from diffjax import grids, plots, samplers
-from diffjax.commands.experiment import Experiment, held_out_pairs, mean_denoiser
 from diffjax.commands.sample import restore, served
 from diffjax.metrics import digits, frechet, wasserstein
 from diffjax.samplers import ancestral, hybrid, multistep

@@ -47,7 +47,7 @@ def contents(workdir: Path, drawn: str = "drawn") -> dict[str, object]:
     without = lambda line: {key: value for key, value in json.loads(line).items() if key not in FREE}
     metrics = [without(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     texts = {name: (workdir / name).read_text() for name in ("eval.json", "report.md")}
-    return {**texts, "metrics": metrics, "samples": np.load(workdir / drawn / "samples.npz")["samples"].tobytes()}
+    return {**texts, "metrics": metrics, "samples": np.load(workdir / drawn / "samples.npz")["x"].tobytes()}
 
 
 def added(old: object, new: object) -> str | None:

@@ -9,11 +9,14 @@ import argparse
 
 import jax
 import numpy as np
+from diffjax.commands.experiment import plan
 
 from diffjax import parallel
-from diffjax.commands.experiment import plan
+<<<<<<< HEAD
+=======
+from diffjax.calculus import FlowOnly
+>>>>>>> 888f1d2
 from diffjax.commands.sample import drawer, restore, served
-from diffjax.schedules import FlowOnly
 
 
 def main() -> None:

@@ -18,11 +18,12 @@ import optax
 from matplotlib.figure import Figure
 
 from diffjax import couplings, data, denoisers, ema, losses, models, samplers, training
+from diffjax.calculus import FlowOnly
 from diffjax.denoisers import Velocity
 from diffjax.metrics import wasserstein
 from diffjax.processes import path
 from diffjax.samplers import ancestral, ode
-from diffjax.schedules import FlowOnly, Rectified
+from diffjax.schedules import Rectified
 from diffjax.theory.straightness import straightness
 
 PROCESS, SCHEDULE, TARGET = path.rectified(), FlowOnly(Rectified()), Velocity()

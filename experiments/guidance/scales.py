@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from diffjax.commands.experiment import Experiment, denoiser_of, plan, seed_inputs
 from jax.tree_util import Partial
 
 from diffjax import data, denoisers, ema, models, parallel, training
 from diffjax.commands.evaluate import class_accuracy, judge
-from diffjax.commands.experiment import Experiment, denoiser_of, plan, seed_inputs
 from diffjax.commands.sample import restore, served
 from diffjax.denoisers import guidance
 

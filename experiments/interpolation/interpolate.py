@@ -12,9 +12,9 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+from diffjax.commands.experiment import mean_denoiser
 
 from diffjax import grids, plots, samplers
-from diffjax.commands.experiment import mean_denoiser
 from diffjax.commands.sample import restore, served
 
 PAIRS, BETWEEN = 8, 9

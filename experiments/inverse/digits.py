@@ -23,14 +23,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from diffjax.commands.experiment import mean_denoiser
 
 from diffjax import grids, plots, samplers
-from diffjax.commands.experiment import mean_denoiser
+<<<<<<< HEAD
+=======
+from diffjax.calculus import time_of
+>>>>>>> 888f1d2
 from diffjax.commands.sample import restore, served
 from diffjax.config import build
 from diffjax.denoisers import inverse
 from diffjax.metrics import digits
-from diffjax.schedules import time_of
 
 START = 5.0  # sigma / alpha where draws begin
 NOISE = 0.05  # standard deviation of the observation's

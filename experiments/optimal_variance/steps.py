@@ -14,10 +14,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from diffjax.commands.experiment import Experiment, mean_denoiser, seed_inputs
 
 from diffjax import chains, denoisers, grids, parallel, samplers
 from diffjax.commands.evaluate import judge
-from diffjax.commands.experiment import Experiment, mean_denoiser, seed_inputs
 from diffjax.commands.sample import restore, served
 from diffjax.denoisers import optimal
 

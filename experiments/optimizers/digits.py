@@ -19,9 +19,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from diffjax.commands.experiment import Experiment, build_experiment, init_state, loss_fn
 
 from diffjax import config, data, optimizers, training
-from diffjax.commands.experiment import Experiment, build_experiment, init_state, loss_fn
 
 STEPS, BATCH = 600, 128
 FAMILY: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {  # name -> (options, learning rates)

@@ -1,0 +1,160 @@
+"""What follows from a schedule, whichever it is: log-SNR, the SDE's rates, inverses, and what only a flow allows.
+
+Every function takes the schedule first and reads nothing but what `types.Schedule` states. `amplitudes` is the host's
+float64 view, of which plans are made.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import host
+from diffjax.types import Array, Schedule, pytree
+
+
+@pytree
+class FlowOnly:
+    """Another schedule's alpha and sigma, for families whose x_t given x_0 is not Gaussian.
+
+    Their flow dx/dt = alpha' E[x_0 | x] + sigma' E[z | x] is as exact as ever, which is all that deterministic samplers
+    use. Whatever takes (x - alpha E[x_0 | x]) / sigma^2 for minus the score, or adds Gaussian noise, is wrong here and
+    refuses (`need_gaussian`): stochastic samplers (`samplers.sampling_fn`), the score target, guidance by a gradient,
+    posterior variances by Tweedie's formula, variational bounds.
+    """
+
+    base: Schedule
+
+    @property
+    def t_max(self) -> Any:
+        """The base's."""
+        return self.base.t_max
+
+    def __call__(self, t: Any) -> tuple[Array, Array]:
+        """(alpha_t, sigma_t)."""
+        return self.base(t)
+
+    def inverse(self, log_snr: Any) -> Array:
+        """The time of a log-SNR; needs the base's inverse."""
+        return time_of(self.base, log_snr)
+
+
+def flow_only(schedule: Any) -> bool:
+    """Whether it, or the schedule inside it (of another clock, say), is a `FlowOnly`."""
+    while schedule is not None and not isinstance(schedule, FlowOnly):
+        schedule = getattr(schedule, "base", None)
+    return schedule is not None
+
+
+def need_gaussian(schedule: Any, what: str, instead: str) -> None:
+    """Refuses what is right for Gaussian noise alone.
+
+    Args:
+        what: that does so, and why, as the beginning of a sentence.
+        instead: what to do.
+
+    Raises:
+        ValueError: for a `FlowOnly` schedule.
+    """
+    if flow_only(schedule):
+        raise ValueError(f"{what}, but the process is not Gaussian, so that only its flow is right; {instead}.")
+
+
+def check(schedule: Schedule, points: int = 257) -> None:
+    """Looks at a schedule on the host, before anything is traced.
+
+    Raises:
+        ValueError: unless alpha and sigma are finite and not negative on [0, t_max], and log-SNR falls strictly; where
+            both are 0 at t_max (a bridge) the fall ends before.
+    """
+    end, name = float(schedule.t_max), type(schedule).__name__
+    if not 0 < end < np.inf:
+        raise ValueError(f"{name} ends at t_max = {end}, expected a positive number.")
+    ts = np.linspace(0, end, points)
+    with np.errstate(all="ignore"):
+        alpha, sigma = amplitudes(schedule, ts)
+    bad = np.flatnonzero(~(np.isfinite(alpha) & np.isfinite(sigma) & (alpha >= 0) & (sigma >= 0)))
+    if bad.size:
+        i = bad[0]
+        raise ValueError(
+            f"{name} has alpha = {alpha[i]:g}, sigma = {sigma[i]:g} at t = {ts[i]:g}, expected finite numbers >= 0; "
+            f"it was given {schedule}."
+        )
+    inside = points - 1 if alpha[-1] == sigma[-1] == 0 else points
+    rising = np.flatnonzero(~(sigma[1:inside] * alpha[: inside - 1] > sigma[: inside - 1] * alpha[1:inside]))
+    if rising.size:
+        i = rising[0]
+        raise ValueError(
+            f"{name} destroys nothing between t = {ts[i]:g} and {ts[i + 1]:g}: log-SNR must fall strictly; "
+            f"it was given {schedule}."
+        )
+
+
+def log_snr(schedule: Schedule, t: Any) -> Array:
+    """log(alpha^2 / sigma^2), the field's usual sense; half of it is DPM-Solver's lambda. Infinite where one is 0."""
+    alpha, sigma = schedule(t)
+    return 2 * (jnp.log(alpha) - jnp.log(sigma))
+
+
+def remaining(schedule: Schedule, t: Any) -> Array:
+    """By how much log-SNR still falls from t to t_max: 0 there, infinite at sigma_t = 0.
+
+    A schedule's own `remaining(t)` has full relative precision near t_max too; without one it is a plain difference.
+    """
+    own = getattr(schedule, "remaining", None)
+    return log_snr(schedule, t) - log_snr(schedule, schedule.t_max) if own is None else own(t)
+
+
+def rates(schedule: Schedule, t: Any) -> tuple[Array, Array]:
+    """(f, g^2) of the SDE dx = f x dt + g dw with these marginals: f = alpha'/alpha, g^2 = alpha^2 (sigma^2/alpha^2)'.
+
+    Defined for sigma > 0 (most sigma leave 0 with infinite slope). Infinite where alpha = 0; write the probability-flow
+    ODE as alpha' x_0 + sigma' z there (`derivatives`).
+    """
+    (alpha, sigma), (d_alpha, d_sigma) = derivatives(schedule, t)
+    f = d_alpha / alpha
+    return f, 2 * sigma * (d_sigma - f * sigma)
+
+
+def unit_variance(schedule: Schedule, t: Any, v: Any = 1.0) -> Array:
+    """Var[x_0 | x_t] of N(0, v) data."""
+    alpha, sigma = schedule(t)
+    return sigma**2 * v / (alpha**2 * v + sigma**2)
+
+
+def derivatives(schedule: Schedule, t: Any) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """((alpha, sigma), (alpha', sigma')) at t, by forward-mode differentiation."""
+    t = jnp.asarray(t, float)
+    return jax.jvp(schedule, (t,), (jnp.ones_like(t),))
+
+
+def time_of(schedule: Schedule, log_snr: Any) -> Array:
+    """The time at which the schedule has this log-SNR.
+
+    Raises:
+        ValueError: if the schedule has no inverse.
+    """
+    inverse = getattr(schedule, "inverse", None)
+    if inverse is None:
+        raise ValueError(
+            f"{type(schedule).__name__} has no inverse log-SNR; give it an `inverse(log_snr) -> t` method."
+        )
+    return inverse(log_snr)
+
+
+def amplitudes(schedule: Schedule, ts: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(alpha, sigma) at host times ts (N,), in float64: what plans are made of."""
+    return host.float64(jax.vmap(lambda s, t: s(t), in_axes=(None, 0)), schedule, np.asarray(ts, np.float64))
+
+
+def same(a: Any, b: Any) -> Any:
+    """Whether two schedules are one: same class, same float32 numbers. A traced scalar if either is being traced."""
+    if type(a) is not type(b) or jax.tree.structure(a) != jax.tree.structure(b):
+        return False
+    xp = np if host.concrete(a, b) else jnp
+    pairs = list(zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+    if any(np.shape(x) != np.shape(y) for x, y in pairs):
+        return False
+    equal = [xp.all(xp.asarray(x, np.float32) == xp.asarray(y, np.float32)) for x, y in pairs]
+    return xp.all(xp.asarray(equal)) if equal else True
