@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 from samplers_table import KINDS, SAMPLERS
 
-from diffjax import analytic, clock, denoisers, grids
-from diffjax.calculus import FlowOnly
+from diffjax import analytic, grids
 from diffjax.samplers import (
     ancestral,
     deis,
     heun,
-    langevin,
     multistep,
     nfe,
     ode,
@@ -319,37 +317,6 @@ def test_inside_jit_other_numbers_give_nan_and_other_classes_raise():
     sample = sampling_fn(ancestral.ddim(table), grid(10, table))
     assert np.all(np.isfinite(batched(sample, TARGET.denoiser(Tabulated.linear()), keys, x)))
     assert np.all(np.isnan(batched(sample, TARGET.denoiser(Tabulated.kexue()), keys, x)))
-
-
-# Processes that are not Gaussian, whose flow alone is right.
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_where_only_the_flow_is_right_samplers_that_add_noise_refuse_and_the_others_do_the_same(name):
-    plain, wrapped = EDM(20.0), FlowOnly(EDM(20.0))
-    ts = grids.karras(plain, 6)
-    if not SAMPLERS[name].deterministic:
-        with pytest.raises(ValueError, match="adds Gaussian noise, but the process is not Gaussian"):
-            sampling_fn(SAMPLERS[name].make(wrapped), ts)
-        return
-    found = [
-        sampling_fn(SAMPLERS[name].make(schedule), ts)(TARGET.denoiser(schedule), jax.random.key(0), jnp.ones(2))
-        for schedule in (plain, wrapped)
-    ]
-    np.testing.assert_array_equal(*found)
-
-
-@pytest.mark.parametrize("rule", ["snr", "ald", "ncsn"])
-def test_langevin_kernels_and_the_score_target_refuse_there_too(rule):
-    schedule = FlowOnly(EDM(20.0))
-    sampler = langevin.predictor_corrector(schedule, "ddim", rule, 1e-5)
-    with pytest.raises(ValueError, match="adds Gaussian noise"):
-        sampling_fn(sampler, grids.karras(schedule, 6))
-    warped = clock.Warped(schedule, clock.Monotone.near_identity(4))
-    with pytest.raises(ValueError, match="adds Gaussian noise"):
-        sampling_fn(ancestral.ddpm(warped), [10.0, 1.0, 0.0])
-    with pytest.raises(ValueError, match="predict X0, Eps, V or EDM"):
-        denoisers.denoiser(lambda x, c: x, schedule, denoisers.Score())
 
 
 # One compile for every length.
