@@ -41,7 +41,7 @@ LEAVES = {
 NEIGHBOURS = {
     "training": {"ema", "method"},
     "checkpoint": {"checksum"},
-    "data": {"method"},
+    "data": {"method", "metrics"}, "metrics": {"method"},
 }  # parts of one thing, in two files
 TOP = [{"runs"}, {"commands"}, {"main"}]
 

@@ -3,7 +3,7 @@
 The flow is walked up from the last time of the config's grid that carries noise, with the options of the sampler if it
 is `ode.probability_flow` (solver, rtol, atol, adaptive, max_steps; else to 1e-5). Data on a lattice of levels is a
 codelength in bits per dimension, under both ways of `likelihood.dequantise`; data without levels a density in the same
-unit. Beside them stand the bound of `commands.codelength` and a baseline: each pixel's own histogram, or one Gaussian.
+unit. Beside them stand the bound of `methods.bound` and a baseline: each pixel's own histogram, or one Gaussian.
 """
 
 import json
@@ -18,12 +18,12 @@ import numpy as np
 
 from diffjax import denoisers, likelihood, parallel, runs, samplers
 from diffjax.calculus import amplitudes
-from diffjax.commands import codelength
-from diffjax.commands.evaluate import gaussian_fit
 from diffjax.commands.sample import as_overrides, require_workdir
 from diffjax.config import Config, ConfigError
 from diffjax.likelihood import dequantise
-from diffjax.methods import Denoising
+from diffjax.method import Example
+from diffjax.methods import Denoising, bound
+from diffjax.methods.evaluation import gaussian_fit
 from diffjax.runs import Run
 from diffjax.runs import workdir as files
 from diffjax.types import PyTree
@@ -53,7 +53,7 @@ def run(
     step: int | None = None,
     overrides: Iterable[str] = (),
     out: str | Path | None = None,
-    most: int = codelength.MOST,
+    most: int = bound.MOST,
 ) -> dict[str, Any]:
     """Measures the likelihood of a run's held-out data, and of as much training data, its floor.
 
@@ -75,7 +75,7 @@ def run(
 
     out = Path(out or workdir)
     run = runs.open(workdir, step=step, overrides=overrides)
-    of, params, dataset = run.denoising("A likelihood"), run.params, run.data
+    of, params, dataset = run.parts("mean_denoiser", "A likelihood"), run.params, run.data
     flow = plan(run)
     measure = measurer(run, of, flow)
     n = min(len(dataset.held_out), len(dataset.train), most)
@@ -104,18 +104,16 @@ def run(
 
 def plan(run: Run) -> Flow:
     """The flow between the ends of the run's grid; with fixed steps, along it. ConfigError where it has no density."""
-    config, of = run.config, run.denoising("A likelihood")
-    schedule = of.schedule
+    of = run.parts("mean_denoiser", "A likelihood")
+    schedule, named = of.schedule, of.specs()["sampler"]
     try:
         of.process.check_density()
     except ValueError as error:
         raise ConfigError(str(error)) from error
     ts = of.grid(schedule)
     ts = ts[amplitudes(schedule, ts)[1] > 0]
-    given = config.sampler.to_dict() if config.sampler.name == "ode.probability_flow" else {}
-    options: dict[str, Any] = {"rtol": TOLERANCE, "atol": TOLERANCE} | {
-        key: given[key] for key in OPTIONS if key in given
-    }
+    own = named if named["name"] == "ode.probability_flow" else {}
+    options: dict[str, Any] = {"rtol": TOLERANCE, "atol": TOLERANCE} | {key: own[key] for key in OPTIONS if key in own}
     path = ts if options.get("adaptive") is False else ts[[0, -1]]
     density = likelihood.ode(path, of.process, **options)
     downwards = samplers.ode.probability_flow(schedule, **options)
@@ -134,8 +132,8 @@ def measurer(run: Run, of: Denoising, flow: Flow) -> Callable[[PyTree, PyTree], 
     }
     sigma = float(amplitudes(of.schedule, flow.ts[:1])[1][0])
 
-    def measure(params: PyTree, examples: PyTree) -> dict[str, Any]:
-        n, results = len(examples["x"]), {"ode": {}}
+    def measure(params: PyTree, examples: Example) -> dict[str, Any]:
+        n, results = len(examples.x), {"ode": {}}
         for name, walk in ways.items():
             rows = (np.arange(n, dtype=np.uint32), examples)
             bits, x, latents, nfe = walk((params, flow.density), rows)
@@ -158,9 +156,9 @@ def _one(run: Run, of: Denoising, way: Callable) -> Callable:
 
     def one(shared: Any, row: Any) -> Any:
         (params, density), (seed, example) = shared, row
-        model = of.mean_denoiser(params, _read(run, example))
+        model = of.mean_denoiser(params, example.given)
         key_noise, key_probe = jax.random.split(jax.random.key(seed))
-        x, cost = way(key_noise, example["x"])
+        x, cost = way(key_noise, example.x)
         found = density(model, key_probe, x)
         return dequantise.bits(found.log_p, cost, dimensions), x, found.latent, found.nfe
 
@@ -176,7 +174,7 @@ def round_trip(
 
     def one(shared: Any, row: Any) -> Any:
         (params, decode), (example, x, latent) = shared, row
-        back = decode(of.mean_denoiser(params, _read(run, example)), jax.random.key(0), sigma * latent)
+        back = decode(of.mean_denoiser(params, example.given), jax.random.key(0), sigma * latent)
         return jnp.abs(back - x).max()
 
     first = jax.tree.map(lambda a: a[: chunk * devices.size], (examples, measured["x"], measured["latents"]))
@@ -195,27 +193,23 @@ def _ways(run: Run, of: Denoising, flow: Flow) -> dict[str, Callable]:
     }
 
 
-def _read(run: Run, example: dict) -> dict:
-    return {name: value for name, value in example.items() if name not in ("x", "z")}
-
-
 def bounds(run: Run, of: Denoising, params: PyTree) -> dict[str, Any]:
     """Denoiser -> the variational bound; the run's if it has a variance, else the two that need no training."""
-    own = {run.config.denoiser.name: of.variance}
+    own = {of.specs()["denoiser"]["name"]: of.denoiser}
     rules = {name: getattr(denoisers.variance, name) for name in ("small", "large")} if "mean" in own else own
-    found = {name: codelength.measure(run, of._replace(variance=rule), params) for name, rule in rules.items()}
+    found = {name: bound.measure(run, of._replace(denoiser=rule), params) for name, rule in rules.items()}
     parts = ("held out", "train")
-    return {name: {part: bound[part]["total"] for part in parts} for name, bound in found.items() if bound is not None}
+    return {name: {part: parts_of[part]["total"] for part in parts} for name, parts_of in found.items() if parts_of}
 
 
 def baseline(run: Run, n: int) -> dict[str, float]:
     """Bits per dimension of held-out data by what needs no network: pixel histograms, or a Gaussian fit."""
     dataset = run.data
-    held_out = dataset.held_out.gather(np.arange(n))["x"]
+    held_out = dataset.held_out.gather(np.arange(n)).x
     if dataset.levels is not None:
-        train = dataset.train.gather(np.arange(min(len(dataset.train), codelength.FITTED)))["x"]
-        return {"pixel histograms": codelength.histograms(train, held_out, dataset.levels)}
-    log_p = jax.vmap(gaussian_fit(run).log_prob)(jnp.asarray(held_out))
+        train = dataset.train.gather(np.arange(min(len(dataset.train), bound.FITTED))).x
+        return {"pixel histograms": bound.histograms(train, held_out, dataset.levels)}
+    log_p = jax.vmap(gaussian_fit(run.data).log_prob)(jnp.asarray(held_out))
     return {"Gaussian fit": float(dequantise.bits(jnp.mean(log_p), 0.0, int(np.prod(dataset.shape))))}
 
 
@@ -242,10 +236,10 @@ def report(run: Run, results: dict[str, Any]) -> str:
         found = [results["ode"][part][way] for part in ("held out", "train")]
         cells = " | ".join(f"{f['bits']:.3f}" + _error(f["standard_error"]) for f in found)
         rows.append(f"| ODE, {HOW[way]}, {found[0]['nfe']:.0f} evaluations | {cells} |")
-    steps = run.config.grid.n
-    for name, bound in results["bounds"].items():
+    steps = len(run.method.parts.grid(run.method.parts.schedule)) - 1
+    for name, found in results["bounds"].items():
         rows.append(
-            f"| variational bound, variance `{name}`, n = {steps} | {bound['held out']:.3f} | {bound['train']:.3f} |"
+            f"| variational bound, variance `{name}`, n = {steps} | {found['held out']:.3f} | {found['train']:.3f} |"
         )
     rows += [f"| {name} (baseline) | {value:.3f} | |" for name, value in results["baseline"].items()]
     dataset, levels = run.data, results["levels"]
@@ -262,7 +256,7 @@ def report(run: Run, results: dict[str, Any]) -> str:
     )
     table = "\n".join(rows)
     trip = results["round_trip"]
-    return f"""# Likelihood of {run.config.name} at step {results["step"]}: bits per dimension
+    return f"""# Likelihood of {run.name} at step {results["step"]}: bits per dimension
 
 {results["examples"]} examples of {dataset.name} each; the flow from t = {results["t_min"]:g}, one probe for each.
 {stated}

@@ -17,7 +17,8 @@ from diffjax.data.npz import npz
 from diffjax.data.photos import photos
 from diffjax.data.source import Dataset, Source, fingerprint, nearest
 from diffjax.data.tfds import tfds
-from diffjax.method import Example
+from diffjax.method import Drawn, Example, Section
+from diffjax.metrics.judges import endpoint_error, labels_read, two_samples
 
 DEGRADATIONS = ("average", "blur")
 MAKERS = {"digits": digits, "folder": folder, "npz": npz, "photos": photos, "tfds": tfds}
@@ -83,7 +84,18 @@ def paired(dataset: Dataset, degradation: str, factor: int = 2, sigma: float = 1
     degrade = _average(dataset.shape, factor) if degradation == "average" else _blur(dataset.shape, sigma)
     parts = [Pairs(source, degrade) for source in (dataset.train, dataset.held_out)]
     digest = fingerprint(dataset.fingerprint, degradation, factor, sigma)
-    return dataset._replace(train=parts[0], held_out=parts[1], fingerprint=digest)
+    judge = _judge_labelled if dataset.judge else _judge
+    return dataset._replace(train=parts[0], held_out=parts[1], fingerprint=digest, judge=judge)
+
+
+def _judge(drawn: Drawn, dataset: Dataset) -> list[Section]:
+    """Samples lie near the very held-out examples whose endpoints they were given: no gate is fair."""
+    return [*two_samples(drawn, dataset), *endpoint_error(drawn, dataset)]
+
+
+def _judge_labelled(drawn: Drawn, dataset: Dataset) -> list[Section]:
+    distances, *error = _judge(drawn, dataset)
+    return [distances, *labels_read(drawn, dataset), *error]
 
 
 def _average(shape: tuple[int, ...], factor: int) -> Any:

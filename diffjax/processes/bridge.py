@@ -102,6 +102,16 @@ class Bridge(Gaussian):
         if not hasattr(target, "sigma_0T"):
             raise ValueError(f"A bridge needs target.name=DDBM, got {type(target).__name__}.")
 
+    def check_data(self, brought: tuple[str, ...], name: str) -> None:
+        """Raises a ValueError unless the endpoints come from data or from the base process, one of the two."""
+        if not self.from_noise and "y" not in brought:
+            raise ValueError(
+                f"{name} has no endpoints, which the bridge needs: set data.name=pairs, data.of={name}, or "
+                "process.from_noise=True."
+            )
+        if self.from_noise and "y" in brought:
+            raise ValueError(f"{name} has endpoints, but process.from_noise draws them: set one of the two.")
+
     def check_density(self) -> None:
         """Raises a ValueError: there is none."""
         raise ValueError(

@@ -42,6 +42,9 @@ class Unconditional:
     def check(self, target: Any) -> None:
         """Raises a ValueError for a target that says nothing of x_0 here."""
 
+    def check_data(self, brought: tuple[str, ...], name: str) -> None:
+        """Raises a ValueError where data of this name does not bring what the process asks for, or what it draws."""
+
     def check_density(self) -> None:
         """Raises a ValueError where the flow has no density to integrate from."""
 

@@ -12,10 +12,7 @@ import numpy as np
 from diffjax.commands.experiment import plan
 
 from diffjax import parallel
-<<<<<<< HEAD
-=======
 from diffjax.calculus import FlowOnly
->>>>>>> 888f1d2
 from diffjax.commands.sample import drawer, restore, served
 
 

@@ -26,10 +26,7 @@ import numpy as np
 from diffjax.commands.experiment import mean_denoiser
 
 from diffjax import grids, plots, samplers
-<<<<<<< HEAD
-=======
 from diffjax.calculus import time_of
->>>>>>> 888f1d2
 from diffjax.commands.sample import restore, served
 from diffjax.config import build
 from diffjax.denoisers import inverse
