@@ -75,7 +75,7 @@ def test_the_bridge_of_ddbm_in_numbers(x64):
     schedule = BridgeSchedule(DDBM_VP)
     for t, mean, std in ((0.3, 0.1399, 0.3254), (0.7, -0.4470, 0.5179)):
         A, B, C = coefficients(schedule, t)
-        assert (pytest.approx(mean, abs=6e-5), pytest.approx(std, abs=6e-5)) == (A * Y + B * 0.3, C)
+        assert (pytest.approx(mean, abs=6e-5), pytest.approx(std, abs=6e-5)) == (A * -1.2 + B * 0.3, C)
 
 
 @pytest.mark.parametrize("name", BASES)

@@ -10,6 +10,7 @@ import pytest
 from bridge_table import BASES, DDBM_VP, LINE, NET, VP_2, kernels
 from closed_forms import Form, wide
 from oracles import bridges
+from oracles.mixture import Mixture
 from rows import HostModel, laws, read, walk
 from scipy import integrate
 
