@@ -38,14 +38,14 @@ class Setting(NamedTuple):
         form: its closed form.
         from_pure_noise: whether alpha is 0 where sampling starts.
         knots: the number of steps of a chain, between which its rates jump; 0: it is smooth.
-        last: the smallest sigma / alpha where orders are measured.
+        ends_in_noise: whether sigma is above 0 at t = 0.
     """
 
     schedule: Schedule
     form: forms.Form
     from_pure_noise: bool = False
     knots: int = 0
-    last: float = 0.002
+    ends_in_noise: bool = False
 
 
 class Row(NamedTuple):
@@ -109,7 +109,7 @@ def _cosine_betas(steps=1000):
 SETTINGS = {
     "vp": Setting(VP(), forms.VP),
     "sub_vp": Setting(SubVP(), forms.SUB_VP),
-    "ve": Setting(VE(), forms.VE, last=0.012),
+    "ve": Setting(VE(), forms.VE, ends_in_noise=True),
     "edm": Setting(EDM(), forms.EDM),
     "cosine": Setting(Cosine(t_max=0.999), forms.COSINE),
     "cosine_1": Setting(Cosine(), forms.COSINE, from_pure_noise=True),
@@ -209,7 +209,7 @@ def noises(make, order, measured, oracle=None, **options):
 
 
 def tab(order, measured, **options):
-    """tAB-DEIS; a polynomial in the time of a chain sees its kinks: order 2."""
+    """tAB-DEIS; a polynomial in the time of a chain sees its kinks: at most of order 2, and of none that is clear."""
     path = paths.of_walk(walks.tab_deis, knotted=True, order=order)
     options = dict(clock="time", equal_steps=True, kinked=2, rounding=2) | options
     return Row(lambda s: deis.tab(s, order), path, measured, FINITE, **options)
@@ -257,7 +257,7 @@ SAMPLERS |= {
     ),
     "dpmpp_2s": Row(singlestep.dpmpp_2s, paths.of_walk(walks.dpmpp_2s), 2, ALL, **SHORT, **TWICE),
     "tab_2": tab(2, 2, primed=2),
-    "tab_3": tab(3, 3, primed=3, first=70.0),
+    "tab_3": tab(3, 3, primed=3, first=70.0, kinked=0),
     "tab_4": tab(4, 2, primed=4),
     "lms_2": noises(deis.lms, 2, 2, primed=2),
     "lms_3": noises(deis.lms, 3, 3, primed=3, first=70.0),

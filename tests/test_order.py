@@ -36,9 +36,9 @@ def library_target(target: Mixture):
 
 
 @functools.cache
-def level_grid(setting, n, first=2.0):
-    """n steps from this sigma / alpha to the smallest where orders are measured, spaced as Karras et al. have it."""
-    schedule, last = SETTINGS[setting].schedule, SETTINGS[setting].last
+def level_grid(setting, n, first=2.0, last=0.002):
+    """n steps between two values of sigma / alpha, spaced as Karras et al. have it."""
+    schedule = SETTINGS[setting].schedule
     t_max, t_min = (float(calculus.time_of(schedule, jnp.asarray(-2 * np.log(level)))) for level in (first, last))
     return grids.karras(schedule, n, t_max=t_max, t_min=t_min, zero=False)
 
@@ -74,11 +74,13 @@ def order_at(row, setting):
     return min(row.order, row.kinked) if kinked else row.order
 
 
+# Those that reach the levels of these walks.
+REACHING = [name for name in FINITE if not SETTINGS[name].ends_in_noise]
 DETERMINISTIC = [
     (name, setting)
     for name, row in SAMPLERS.items()
     if row.deterministic
-    for setting in FINITE
+    for setting in REACHING
     if order_at(row, setting)
 ]
 CASES = [(*pair, "mixture") for pair in DETERMINISTIC]
@@ -145,7 +147,7 @@ WEAK = [
     (name, setting)
     for name, row in SAMPLERS.items()
     if not row.deterministic and row.order and row.least_steps == 1
-    for setting in FINITE
+    for setting in REACHING
     if order_at(row, setting)
 ]
 
