@@ -20,7 +20,8 @@ CORE = [
     {"processes", "analytic", "denoisers"},
     {"couplings"},
     {"losses", "samplers"},
-    {"likelihood", "theory", "methods"},
+    {"likelihood", "theory"},
+    {"methods"},
 ]
 # Beside the tower: know the types and nothing else of the library, and nothing but the commands knows them.
 LEAVES = {

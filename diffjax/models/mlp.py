@@ -57,6 +57,12 @@ class MLP(nn.Module):
         check_choice("dtype", self.dtype, DTYPES)
         super().__post_init__()
 
+    @property
+    def reads(self) -> dict[str, str]:
+        """Names of `given` that the network has room for, and its arguments for them."""
+        room = {"label": ("label", self.classes), "y": ("condition", self.condition)}
+        return {name: argument for name, (argument, has) in room.items() if has}
+
     @nn.compact
     def __call__(
         self,

@@ -104,6 +104,16 @@ class UNet(nn.Module):
         layers.check_choice("dtype", self.dtype, DTYPES)
         super().__post_init__()
 
+    @property
+    def reads(self) -> dict[str, str]:
+        """Names of `given` that the network has room for, and its arguments for them."""
+        room = {
+            "label": ("label", self.classes),
+            "y": ("condition", self.condition),
+            "augment": ("augment", self.augment),
+        }
+        return {name: argument for name, (argument, has) in room.items() if has}
+
     def check_shape(self, x: Array, c: Array) -> None:
         """Raises a ValueError unless the strides divide the image and `attention` names heights of its feature maps."""
         if x.ndim != 3 + jnp.ndim(c):
