@@ -3,7 +3,7 @@
 #
 #   tests/ends.sh [oldest|newest|both] [pytest options]
 #
-# oldest: jax 0.7.2 and its companions on Python 3.11; newest: the newest jax on Python 3.12. The Pythons are python3.11
+# oldest: constraints/oldest.txt (jax 0.7.2) on Python 3.11; newest: the newest of everything on Python 3.12. The Pythons are python3.11
 # and python3.12 on the PATH, or $PYTHON311 and $PYTHON312. Prints one line for each end; fails if one of them did.
 # With KEEP=folder the environments and the logs stay there, and are used again.
 set -euo pipefail
@@ -20,17 +20,16 @@ folder=${KEEP:-$(mktemp -d)}
 mkdir -p "$folder"
 [ -n "${KEEP:-}" ] || trap 'rm -rf "$folder"' EXIT
 
-# The versions of Colab when jax 0.7.2 was its own. diffrax's newest lineax asks for a newer jax.
-oldest=("jax==0.7.2" "jaxlib==0.7.2" "flax==0.11.2" "optax==0.2.8" "orbax-checkpoint==0.12.4" "numpy==2.1.3" "lineax<0.1.1")
-newest=("jax" "jaxlib")
+oldest=(-c "$root/constraints/oldest.txt")
+newest=(--upgrade --upgrade-strategy eager)
 
-run() { # end, Python, versions...; pytest options in $options
+run() { # end, Python, pip options...; pytest options in $options
     local end=$1 python=$2 venv=$folder/$1 log=$folder/$1.log
     shift 2
     command -v "$python" > /dev/null || { echo "$end: no $python on the PATH; set \$PYTHON311 or \$PYTHON312." >&2 && return 1; }
     [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
     # One resolution for all, so that a pin that cannot be kept fails here and by name.
-    if ! "$venv/bin/pip" install --quiet --upgrade --upgrade-strategy eager -e "$root[test]" "$@" > "$log" 2>&1; then
+    if ! "$venv/bin/pip" install --quiet "$@" -e "$root[test]" > "$log" 2>&1; then
         echo "$end: the versions do not install together: $(grep -m 1 ERROR "$log"); see $log" && cat "$log" >&2
         return 1
     fi
