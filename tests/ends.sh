@@ -3,8 +3,8 @@
 #
 #   tests/ends.sh [oldest|newest|both] [pytest options]
 #
-# oldest: constraints/oldest.txt (jax 0.7.2) on Python 3.11; newest: the newest of everything on Python 3.12. The Pythons are python3.11
-# and python3.12 on the PATH, or $PYTHON311 and $PYTHON312. Prints one line for each end; fails if one of them did.
+# oldest: constraints/oldest.txt (jax 0.7.2) on Python 3.11; newest: the newest of everything on Python 3.12. The Pythons are
+# python3.11 and python3.12 on the PATH, or $PYTHON311 and $PYTHON312. Prints one line for each end; fails if one failed.
 # With KEEP=folder the environments and the logs stay there, and are used again.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)

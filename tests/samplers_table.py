@@ -120,7 +120,6 @@ SETTINGS = {
 }
 ALL = tuple(SETTINGS)
 FINITE = tuple(name for name, setting in SETTINGS.items() if not setting.from_pure_noise)  # those of finite SNR
-SMOOTH = tuple(name for name in FINITE if not SETTINGS[name].knots)
 
 RANDOM = dict(deterministic=False)
 IN_TIME = dict(clock="time", exact_on_point=False, kinked=0)
@@ -130,32 +129,37 @@ TWICE = dict(evaluations=lambda n, zero: 2 * n - zero)  # two a step, but one fo
 
 
 def ddim(eta, **options):
-    """Of this strength."""
+    """Makes the row of DDIM at this strength."""
     return Row(lambda s: ancestral.ddim(s, eta), paths.of_levels(steps.ddim_step, eta=eta), 1, ALL, **options)
 
 
 def euler_maruyama(churn, **options):
+    """Makes the row of Euler-Maruyama with noise of `churn` g."""
     return Row(lambda s: sde.euler_maruyama(s, churn), paths.of_sde(churn), 1, FINITE, **IN_TIME, **options)
 
 
 def adams(order, measured, tau=0.0, lower_final=False, **options):
+    """Makes the row of exponential Adams, whose walks show the order `measured`."""
     make = lambda s: multistep.adams(s, order, tau, lower_final)
     path = paths.of_multistep(partial(steps.adams, tau2=tau**2), order, tau**2, lower_final)
     return Row(make, path, measured, ALL, deterministic=tau == 0, **options)
 
 
 def dpmpp(order, lower_final, **options):
+    """Makes the row of DPM-Solver++(2M) or (3M)."""
     make = {2: multistep.dpmpp_2m, 3: multistep.dpmpp_3m}[order]
     path = paths.of_multistep({2: steps.dpmpp_2m, 3: steps.dpmpp_3m}[order], order, 0.0, lower_final)
     return Row(lambda s: make(s, lower_final), path, 2, ALL, **options)
 
 
 def dpmpp_2m_sde(eta, kind):
+    """Makes the row of SDE-DPM-Solver++(2M)."""
     path = paths.of_multistep(partial(steps.dpmpp_2m_sde, eta=eta, kind=kind), 2, eta)
     return Row(lambda s: multistep.dpmpp_2m_sde(s, eta, kind), path, 2, ALL, **RANDOM)
 
 
 def dpmpp_3m_sde(eta):
+    """Makes the row of DPM-Solver++(3M) SDE."""
     path = paths.of_multistep(partial(steps.dpmpp_3m_sde, eta=eta), 3, eta)
     return Row(lambda s: multistep.dpmpp_3m_sde(s, eta), path, 2, ALL, **RANDOM)
 
@@ -203,25 +207,26 @@ AXES = principal.Axes(0.0, 0.3)  # what the data of these tests is taken for, wr
 
 
 def noises(make, order, measured, oracle=None, **options):
-    """A multistep method on the noise, of this order."""
+    """Makes the row of a multistep method on the noise prediction."""
     path = paths.of_walk(oracle or getattr(walks, make.__name__), order=order)
     return Row(lambda s: make(s, order), path, measured, FINITE, **options)
 
 
 def tab(order, measured, **options):
-    """tAB-DEIS; a polynomial in the time of a chain sees its kinks: at most of order 2, and of none that is clear."""
+    """Makes the row of tAB-DEIS: a polynomial in the time of a chain sees its kinks: at most of order 2, and of none that is clear."""
     path = paths.of_walk(walks.tab_deis, knotted=True, order=order)
     options = dict(clock="time", equal_steps=True, kinked=2, rounding=2) | options
     return Row(lambda s: deis.tab(s, order), path, measured, FINITE, **options)
 
 
 def unified(order, measured, variant="bh2", lower_final=True, **options):
+    """Makes the row of UniPC."""
     path = paths.of_walk(walks.unipc, order=order, variant=variant, lower_final=lower_final)
     return Row(lambda s: unipc.unipc(s, order, variant, lower_final), path, measured, ALL, **options)
 
 
 def beyond(order, measured, **options):
-    """The predictor of this order beyond a Gaussian fit, from any level."""
+    """Makes the row of Adams beyond a Gaussian fit, from any level."""
     path = paths.of_walk(walks.principal, order=order, c=AXES.variances)
     make = lambda s: principal.adams(s, AXES, order, free_start=False)
     return Row(make, path, measured, ALL, exact_on_point=False, **options)  # it is exact on its Gaussian instead
