@@ -213,7 +213,7 @@ def noises(make, order, measured, oracle=None, **options):
 
 
 def tab(order, measured, **options):
-    """Makes the row of tAB-DEIS: a polynomial in the time of a chain sees its kinks: at most of order 2, and of none that is clear."""
+    """Makes the row of tAB-DEIS. A polynomial in the time of a chain sees its kinks: an order of 2 at most, if any."""
     path = paths.of_walk(walks.tab_deis, knotted=True, order=order)
     options = dict(clock="time", equal_steps=True, kinked=2, rounding=2) | options
     return Row(lambda s: deis.tab(s, order), path, measured, FINITE, **options)
