@@ -18,7 +18,6 @@ from diffjax.types import Posterior, pytree, static
 exact = pytest.mark.usefixtures("x64")
 TARGET = Mixture((0.3, 0.7), (-0.6, 0.5), (0.04, 0.02))
 X = np.linspace(-1.5, 1.5, 5)
-VE_FORM = SETTINGS["ve"].form
 batched = jax.jit(lambda sample, model, keys, x: jax.vmap(sample, in_axes=(None, 0, 0))(model, keys, x))
 
 
@@ -59,7 +58,7 @@ def test_ve_predictor_corrector_is_the_published_one(corrections):
     sampler = langevin.predictor_corrector(schedule, strength=0.2, corrections=corrections)
     ts = grids.ladder(schedule, levels)
     z = np.random.default_rng(0).standard_normal((levels * (corrections + 1), X.size))
-    _, path = walk(sampler, ts, HostModel(TARGET.denoise, VE_FORM), 50 * X, z)
+    _, path = walk(sampler, ts, HostModel(TARGET.denoise, forms.VE), 50 * X, z)
     sigmas = np.geomspace(0.01, 50, levels)
     np.testing.assert_allclose(path, ve_algorithm(sigmas, 50 * X, z, 0.2, corrections), rtol=1e-11, atol=1e-13)
 
