@@ -19,10 +19,10 @@ Model = Callable[[np.ndarray, float], tuple[Any, Any]]
 
 
 def linear(rows: Any, model: Model, x: np.ndarray, noise: Iterable) -> Iterator[np.ndarray]:
-    """x <- x x + mean E[x_0 | x] + noise of variance noise_var + x0^2 Var[x_0 | x]."""
+    """x <- x x + mean E[x_0 | x] + noise of variance noise_var + spread^2 Var[x_0 | x]."""
     for row, z in zip(each(rows), noise):
         mean, var = model(x, row.t)
-        x = row.x * x + row.mean * mean + np.sqrt(row.noise_var + row.x0**2 * var) * z
+        x = row.x * x + row.mean * mean + np.sqrt(row.noise_var + row.spread**2 * var) * z
         yield x
 
 
@@ -64,7 +64,7 @@ def with_langevin(rows: Any, model: Model, x: np.ndarray, noise: Iterable) -> It
         mean, var = model(x, row.t)
         score = (row.alpha * mean - x) / row.sigma**2
         h = 2 * row.noise_ratio**2 * np.sum(z**2) / np.sum(score**2)
-        std = np.sqrt(row.noise_var + row.x0**2 * var + 2 * h)
+        std = np.sqrt(row.noise_var + row.spread**2 * var + 2 * h)
         x = row.x * x + row.mean * mean + h * score + std * z
         yield x
 
@@ -72,9 +72,9 @@ def with_langevin(rows: Any, model: Model, x: np.ndarray, noise: Iterable) -> It
 READERS: dict[type, Callable[..., Iterator[np.ndarray]]] = {
     base.Linear: linear,
     table.Row: multistep,
-    principal.Row: beyond_a_fit,
-    heun._Row: heuns,
-    langevin.Row: with_langevin,
+    principal.AxisRow: beyond_a_fit,
+    heun.Half: heuns,
+    langevin.KernelRow: with_langevin,
 }
 
 
@@ -123,7 +123,7 @@ def laws(sampler: Sampler, ts, m, v, mean=None, var=None, with_var=False) -> tup
     (1, the normal of x_T, noise of row 0, noise of row 1, ...).
     """
     rows = sampler.plan(np.asarray(ts))
-    if not isinstance(rows, base.Linear | table.Row | heun._Row):
+    if not isinstance(rows, base.Linear | table.Row | heun.Half):
         raise TypeError(f"Got rows of {type(rows)}, which are not linear in x, expected another sampler.")
     alpha, sigma = calculus.amplitudes(sampler.schedule, np.append(rows.t, ts[0]))
     levels = dict(zip(rows.t, zip(alpha, sigma)))

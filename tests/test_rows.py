@@ -58,7 +58,7 @@ def beyond_rows():
 
 def langevin_rows():
     of = numbers()
-    return langevin.Row(*linear_rows(), of(), 1 + of() ** 2, of() * (np.arange(COUNT) % 2))
+    return langevin.KernelRow(*linear_rows(), of(), 1 + of() ** 2, of() * (np.arange(COUNT) % 2))
 
 
 # A sampler of each kind of step, and random rows for it.
