@@ -53,7 +53,7 @@ def beyond_rows():
     """Numbers per entry of x."""
     of = numbers()
     d = X.shape
-    return principal.Row(of() ** 2, of(*d), of(*d), of(*d), of(), of(*d), of(*d), of(*d), of(3, *d))
+    return principal.AxisRow(of() ** 2, of(*d), of(*d), of(*d), of(), of(*d), of(*d), of(*d), of(3, *d))
 
 
 def langevin_rows():
