@@ -46,7 +46,7 @@ class Chain:
         return look_up(self.t, self.gain, t)
 
     def check(self, t: Any) -> None:
-        """Looks at a time, unless it is being traced.
+        """Checks that a time is one of the chain's, unless it is being traced.
 
         Raises:
             ValueError: if it is none of the chain's.
