@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from diffjax import runs
+from diffjax import runs, samplers
 from diffjax.commands.sample import as_overrides, require_workdir
 from diffjax.config import Config, ConfigError
 from diffjax.methods import bound, density
@@ -42,10 +42,15 @@ def run(
         What likelihood.json holds.
 
     Raises:
-        ConfigError: for a folder that holds no run, options that do not exist, or a method or process without density.
+        ConfigError: where diffrax is not installed, for a folder that holds no run, options that do not exist,
+            or a method or process without density.
     """
     from diffjax import plots
 
+    try:
+        samplers.ode.check_diffrax()
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     out = Path(out or workdir)
     run = runs.open(workdir, step=step, overrides=overrides)
     of = run.parts("mean_denoiser", "A likelihood")

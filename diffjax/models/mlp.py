@@ -10,10 +10,10 @@ from diffjax.models.layers import (
     Dense,
     Embedding,
     Norm,
-    beside,
     check_choice,
     check_counts,
     check_rate,
+    with_condition,
 )
 from diffjax.types import Array
 
@@ -79,12 +79,11 @@ class MLP(nn.Module):
         if x.ndim != 1 + jnp.ndim(c):
             raise ValueError(f"the MLP takes vectors (d,), got {x.shape} with c of shape {jnp.shape(c)}: flatten x.")
         dtype = jnp.dtype(self.dtype)
-        told = Embedding(self.width, self.classes, kind=self.embedding, augment=self.gap, name="embedding")(
-            c, label, gap
-        )
-        h = Dense(self.width, dtype=dtype, name="in")(beside(x, condition, self.condition).astype(dtype))
+        embedding = Embedding(self.width, self.classes, kind=self.embedding, augment=self.gap, name="embedding")
+        embedding = embedding(c, label, gap)
+        h = Dense(self.width, dtype=dtype, name="in")(with_condition(x, condition, self.condition).astype(dtype))
         for i in range(self.depth):
-            y = nn.silu(Norm(images=False, name=f"norm_{i}")(h, told)).astype(dtype)
+            y = nn.silu(Norm(images=False, name=f"norm_{i}")(h, embedding)).astype(dtype)
             y = nn.silu(Dense(self.width, dtype=dtype, name=f"dense_{i}_0")(y))
             y = nn.Dropout(self.dropout, deterministic=not train)(y)
             h = h + Dense(self.width, dtype=dtype, kernel_init=ZEROS, name=f"dense_{i}_1")(y)

@@ -144,18 +144,18 @@ class UNet(nn.Module):
     ) -> Array:
         self.check_shape(x, c)
         channels = x.shape[-1] * self.patch**2 * self.outputs
-        x = layers.beside(x, condition, self.condition)
+        x = layers.with_condition(x, condition, self.condition)
         dtype = jnp.dtype(self.dtype)
         embed = Embedding(
             4 * self.channels, self.classes, self.channels, self.embedding, self.augment, name="embedding"
         )
-        told = embed(c, label, augment)
+        embedding = embed(c, label, augment)
         wrap: Any = nn.remat if self.remat else lambda cls: cls
         Block, Attention = wrap(ResidualBlock), wrap(SelfAttention)
 
         def block(name: str, h: Array, level: int, resample: Any = None) -> Array:
             width = self.channels * self.multipliers[level]
-            return Block(width, self.dropout, self.skip_scale, dtype, resample, train, name=name)(h, told)
+            return Block(width, self.dropout, self.skip_scale, dtype, resample, train, name=name)(h, embedding)
 
         def attend(name: str, h: Array) -> Array:
             return Attention(self.head_width, self.skip_scale, dtype, name=name)(h)
