@@ -54,7 +54,8 @@ def perturbed(name):
 
 
 def batch(shape, n=4):
-    return jax.random.normal(jax.random.key(2), (n, *shape)), LOG_SNRS[:n], jnp.array([0, 2, 3, 1])[:n]
+    given = {"label": jnp.array([0, 2, 3, 1])[:n]}
+    return jax.random.normal(jax.random.key(2), (n, *shape)), LOG_SNRS[:n], given
 
 
 @pytest.mark.parametrize("name", ["mlp bfloat16", "unet"])
@@ -64,7 +65,7 @@ def test_zero_at_init_with_float32_parameters(name):
     params = models.init(net, KEY, shape)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
     assert len({float(jnp.std(leaf)) for leaf in jax.tree.leaves(params)}) > 4  # and not zero everywhere
-    args = (params, jnp.ones(shape), jnp.asarray(0.5), jnp.asarray(1))
+    args = (params, jnp.ones(shape), jnp.asarray(0.5), {"label": jnp.asarray(1)})
     out = compiled(net.apply, *args)(*args)
     assert (out.shape, out.dtype) == (shape, jnp.float32)
     np.testing.assert_array_equal(out, 0)
@@ -100,9 +101,9 @@ def primitives(fn, *args):
 
 def test_vmapped_convolutions_stay_one_convolution_each():
     module, shape = NETS["unet"]
-    x, c, label = batch(shape)
+    x, c, given = batch(shape)
     apply, params = models.network(module).apply, perturbed("unet")[1]
-    found = primitives(jax.vmap(apply, (None, 0, 0, 0)), params, x, c, label)
+    found = primitives(jax.vmap(apply, (None, 0, 0, 0)), params, x, c, given)
     convolutions = [eqn for eqn in found if eqn.primitive.name == "conv_general_dilated"]
     assert len(convolutions) == 2 + 2 * (1 + 1 + 1 + 2 + 2 + 1 + 2)  # the ends; encode, down, encode, middle, ...
     assert {eqn.params["feature_group_count"] for eqn in convolutions} == {1}
@@ -112,8 +113,8 @@ def test_vmapped_convolutions_stay_one_convolution_each():
 @ALL
 def test_examples_do_not_mix(name):
     apply, params = perturbed(name)
-    x, c, label = batch(NETS[name][1])
-    out, other = apply(params, x, c, label), apply(params, x.at[1].add(1.0), c, label)
+    x, c, given = batch(NETS[name][1])
+    out, other = apply(params, x, c, given), apply(params, x.at[1].add(1.0), c, given)
     np.testing.assert_array_equal(out[jnp.array([0, 2, 3])], other[jnp.array([0, 2, 3])])
     assert np.abs(out[1] - other[1]).max() > 1e-3
 
@@ -122,9 +123,9 @@ def test_examples_do_not_mix(name):
 def test_output_depends_on_log_snr_and_label(name):
     apply, params = perturbed(name)
     x = jnp.broadcast_to(batch(NETS[name][1])[0][:1], (4, *NETS[name][1]))
-    same = jnp.full(4, 1)
+    same = {"label": jnp.full(4, 1)}
     by_c = np.asarray(apply(params, x, LOG_SNRS, same))
-    by_label = np.asarray(apply(params, x, jnp.full(4, 0.5), jnp.arange(4)))
+    by_label = np.asarray(apply(params, x, jnp.full(4, 0.5), {"label": jnp.arange(4)}))
     for outputs in (by_c, by_label):
         assert min(np.abs(a - b).max() for a, b in itertools.combinations(outputs, 2)) > 1e-3
     np.testing.assert_array_equal(by_c[2], by_label[1])
@@ -136,12 +137,12 @@ def test_label_none_is_the_row_after_the_classes():
     apply, params = perturbed("mlp")
     x, c, _ = batch((5,))
     unlabelled = jax.jit(models.network(NETS["mlp"][0]).apply)(params, x, c)
-    np.testing.assert_allclose(unlabelled, apply(params, x, c, jnp.full(4, 3)), atol=1e-6)
+    np.testing.assert_allclose(unlabelled, apply(params, x, c, {"label": jnp.full(4, 3)}), atol=1e-6)
 
 
 def test_a_label_out_of_range_is_not_clamped():
     apply, params = perturbed("mlp")
-    out = apply(params, jnp.ones((4, 5)), jnp.zeros(4), jnp.array([4, 3, 99, 0]))
+    out = apply(params, jnp.ones((4, 5)), jnp.zeros(4), {"label": jnp.array([4, 3, 99, 0])})
     np.testing.assert_array_equal(np.isnan(out).all(1), [True, False, True, False])
 
 
@@ -363,18 +364,18 @@ def test_mlp_parameter_count():
     assert sum(row.count for row in rows) == total
 
 
-def squared_error(net, params, x, c, label, z):
-    return jnp.mean((jax.vmap(net.apply, (None, 0, 0, 0))(params, x, c, label) - z) ** 2)
+def squared_error(net, params, x, c, given, z):
+    return jnp.mean((jax.vmap(net.apply, (None, 0, 0, 0))(params, x, c, given) - z) ** 2)
 
 
 def test_from_function_gives_the_gradient_by_hand():
     """F = w x + c b: the gradient of the mean square is written out in float64."""
     start = {"w": jnp.asarray(0.3), "b": jnp.array([1.0, -2.0])}
-    net = models.from_function(lambda p, x, c, label: p["w"] * x + c * p["b"], start)
+    net = models.from_function(lambda p, x, c, given: p["w"] * x + c * p["b"], start)
     x, z = (jnp.asarray(RNG.normal(size=(4, 2)), jnp.float32) for _ in range(2))
-    c, label = jnp.array([0.5, -1.0, 2.0, 0.0]), jnp.zeros(4, jnp.int32)
+    c, given = jnp.array([0.5, -1.0, 2.0, 0.0]), {"label": jnp.zeros(4, jnp.int32)}
     params = net.init(KEY, x[0], c[0])
-    gradient = jax.grad(lambda p: squared_error(net, p, x, c, label, z))(params)
+    gradient = jax.grad(lambda p: squared_error(net, p, x, c, given, z))(params)
     x, z, c = (np.asarray(a, np.float64) for a in (x, z, c))
     residual = 0.3 * x + c[:, None] * np.array([1.0, -2.0]) - z
     np.testing.assert_allclose(gradient["w"], (2 * residual * x).mean(), rtol=1e-5)
@@ -384,7 +385,7 @@ def test_from_function_gives_the_gradient_by_hand():
 def test_first_parameters_survive_donation():
     update = jax.jit(lambda p: p + 1, donate_argnums=0)
     params = jnp.asarray(2.0)
-    net = models.from_function(lambda p, x, c, label: p * x, params)
+    net = models.from_function(lambda p, x, c, given: p * x, params)
     for _ in range(2):
         updated = update(params)
         assert (float(updated), params.is_deleted()) == (3.0, True)
@@ -399,7 +400,7 @@ class Plain(nnx.Module):
         self.first, self.last = nnx.Linear(3, 8, rngs=rngs), nnx.Linear(8, 2, rngs=rngs)
         self.dropout = nnx.Dropout(dropout, rngs=stream)
 
-    def __call__(self, x, c, label=None, rngs=None):
+    def __call__(self, x, c, given=None, rngs=None):
         h = jnp.tanh(self.first(jnp.concatenate([x, c[None]])))
         return self.last(self.dropout(h, rngs=rngs, deterministic=rngs is None))
 
@@ -409,7 +410,7 @@ def test_from_nnx_trains_like_the_module_itself():
     module = Plain(nnx.Rngs(0))
     net = models.from_nnx(module)
     x, z = (jnp.asarray(RNG.normal(size=(4, 2)), jnp.float32) for _ in range(2))
-    c, label = jnp.array([0.5, -1.0, 2.0, 0.0]), jnp.zeros(4, jnp.int32)
+    c, given = jnp.array([0.5, -1.0, 2.0, 0.0]), {"label": jnp.zeros(4, jnp.int32)}
     params = models.init(net, KEY, (2,))
     assert set(params) == {"first/bias", "first/kernel", "last/bias", "last/kernel"}
 
@@ -417,7 +418,7 @@ def test_from_nnx_trains_like_the_module_itself():
         return jnp.mean((jnp.stack([module(*args) for args in zip(x, c)]) - z) ** 2)
 
     for _ in range(3):
-        gradient = jax.jit(jax.grad(lambda p: squared_error(net, p, x, c, label, z)))(params)
+        gradient = jax.jit(jax.grad(lambda p: squared_error(net, p, x, c, given, z)))(params)
         params = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
         reference = nnx.grad(direct)(module)
         nnx.update(module, jax.tree.map(lambda p, g: p - 0.1 * g, nnx.state(module, nnx.Param), reference))
@@ -429,8 +430,8 @@ def test_from_nnx_trains_like_the_module_itself():
 
 
 def test_from_nnx_dropout_takes_its_key_from_the_call():
-    def call(module, x, c, label, train, key):
-        return module(x, c, label, rngs=nnx.Rngs(dropout=key) if train else None)
+    def call(module, x, c, given, train, key):
+        return module(x, c, given, rngs=nnx.Rngs(dropout=key) if train else None)
 
     net = models.from_nnx(Plain(nnx.Rngs(0), dropout=0.5), call)
     params = models.init(net, KEY, (2,))
