@@ -11,27 +11,27 @@ Then, of the same run, DDBM's own sampler (119 evaluations), or another eta or o
         --config.grid.name=karras --config.grid.n=40 --config.grid.t_max=0.9999 --config.grid.t_min=1e-4
     python -m diffjax.main --mode=eval --workdir=runs/... --sampler=multistep.adams --config.sampler.order=3
 
-The target's numbers are the second moments of the training pairs (`DDBM.measured`). What is not said here is that of
-configs/vpsde.py. `experiments/bridges/compare.py` compares the samplers on such a run, `exact.py` where the denoiser is
-known; README.md has the latter's table.
+The target's numbers are the second moments of the training pairs (`DDBM.measured`). Other fields: configs/vpsde.py.
+`experiments/bridges/compare.py` compares the samplers on such a run, `exact.py` where the denoiser is known; README.md
+has the latter's table.
 """
 
 from ml_collections import ConfigDict
 
-from diffjax.config import beside, variant_of
+from diffjax.config import beside, spec
 
 _base = beside(__file__, "vpsde.py")
 
 
 def _bridge(config: ConfigDict) -> ConfigDict:
-    config.data = ConfigDict(dict(name="pairs", of="digits", degradation="average", factor=2))
-    config.schedule = ConfigDict(dict(name="VP", beta_min=0.1, beta_max=2.1))
-    config.process = ConfigDict(dict(name="bridge"))
-    config.target = ConfigDict(dict(name="DDBM", sigma_0=0.847, sigma_T=0.720, sigma_0T=0.5186))
-    config.times = ConfigDict(dict(name="stratified", t_min=1e-4))
+    config.data = spec("pairs", of="digits", degradation="average", factor=2)
+    config.schedule = spec("VP", beta_min=0.1, beta_max=2.1)
+    config.process = spec("bridge")
+    config.target = spec("DDBM", sigma_0=0.847, sigma_T=0.720, sigma_0T=0.5186)
+    config.times = spec("stratified", t_min=1e-4)
     config.model.condition = 1
-    config.sampler = ConfigDict(dict(name="ancestral.ddim", eta=0.0))
-    config.grid = ConfigDict(dict(name="pinned", n=20, gap=1e-3, t_min=1e-3))
+    config.sampler = spec("ancestral.ddim", eta=0.0)
+    config.grid = spec("pinned", n=20, gap=1e-3, t_min=1e-3)
     return config
 
 
@@ -43,8 +43,8 @@ def digits() -> ConfigDict:
 def photos() -> ConfigDict:
     """Blurred to sharp."""
     config = digits()
-    config.data = ConfigDict(dict(name="pairs", of="photos", size=16, stride=4, degradation="blur", sigma=1.5))
-    config.target = ConfigDict(dict(name="DDBM", sigma_0=0.677, sigma_T=0.659, sigma_0T=0.4384))
+    config.data = spec("pairs", of="photos", size=16, stride=4, degradation="blur", sigma=1.5)
+    config.target = spec("DDBM", sigma_0=0.677, sigma_T=0.659, sigma_0T=0.4384)
     config.model.attention = (8,)
     config.model.condition = 3
     config.train.update(dict(steps=2000, batch_size=64))  # patches of four times the digits' pixels
@@ -55,10 +55,10 @@ def photos() -> ConfigDict:
 def noise() -> ConfigDict:
     """Noise to data: the endpoint is the base process's own x_T."""
     config = digits()
-    config.data = ConfigDict(dict(name="digits"))
+    config.data = spec("digits")
     config.schedule.beta_max = 20.0  # x_T is to be noise
     config.process.from_noise = True
-    config.target = ConfigDict(dict(name="DDBM", sigma_0=0.847, sigma_T=1.0, sigma_0T=0.0047))
+    config.target = spec("DDBM", sigma_0=0.847, sigma_T=1.0, sigma_0T=0.0047)
     config.grid.n = 40
     return config
 
@@ -69,8 +69,3 @@ def tiny() -> ConfigDict:
 
 
 VARIANTS = {"digits": digits, "photos": photos, "noise": noise, "tiny": tiny}
-
-
-def get_config(variant: str | None = None) -> ConfigDict:
-    """The recipe of a variant; None is the first."""
-    return variant_of(variant, VARIANTS)()

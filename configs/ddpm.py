@@ -13,18 +13,18 @@ report.md; README.md has the figures and the commit they come from.
 
 from ml_collections import ConfigDict
 
-from diffjax.config import beside, variant_of
+from diffjax.config import beside, spec
 
 _base = beside(__file__, "vpsde.py")
 
 
 def chain(config: ConfigDict, table: str = "linear") -> ConfigDict:
     """A recipe of `vpsde.py` on a discrete chain."""
-    config.schedule = ConfigDict(dict(name=f"Tabulated.{table}", steps=1000))
-    config.times = ConfigDict(dict(name="chain", evenly=True))
-    config.denoiser = ConfigDict(dict(name="large", clip=(-1.0, 1.0)))
-    config.sampler = ConfigDict(dict(name="ancestral.ddpm"))
-    config.grid = ConfigDict(dict(name="trailing", n=100, steps=1000))
+    config.schedule = spec(f"Tabulated.{table}", steps=1000)
+    config.times = spec("chain", evenly=True)
+    config.denoiser = spec("large", clip=(-1.0, 1.0))
+    config.sampler = spec("ancestral.ddpm")
+    config.grid = spec("trailing", n=100, steps=1000)
     return config
 
 
@@ -53,9 +53,7 @@ def tiny() -> ConfigDict:
 def cifar10() -> ConfigDict:
     """Ho et al.'s appendix B: 800 k steps of batch 128, Adam at 2e-4, dropout 0.1, EMA 0.9999, all 1000 steps."""
     config = chain(_base.cifar10())
-    config.model = ConfigDict(
-        dict(name="UNet", channels=128, multipliers=(1, 2, 2, 2), blocks=2, attention=(16,), dropout=0.1)
-    )
+    config.model = spec("UNet", channels=128, multipliers=(1, 2, 2, 2), blocks=2, attention=(16,), dropout=0.1)
     config.times.evenly = False
     config.train.steps = 800_000
     config.grid.n = 1000
@@ -63,8 +61,3 @@ def cifar10() -> ConfigDict:
 
 
 VARIANTS = {"digits": digits, "kexue": kexue, "cosine": cosine, "tiny": tiny, "cifar10": cifar10}
-
-
-def get_config(variant: str | None = None) -> ConfigDict:
-    """The recipe of a variant; None is the first."""
-    return variant_of(variant, VARIANTS)()

@@ -8,13 +8,13 @@ The digits keep power-function averages (Karras et al. 2024), stored along the r
 
     python -m diffjax.main --mode=eval --workdir=runs/... --config.sample.ema=0.075
 
-What is not said here is that of configs/vpsde.py. Expected of the default: a pass of the gate in report.md; README.md
+Other fields: configs/vpsde.py. Expected of the default: a pass of the gate in report.md; README.md
 has the figures and the commit they come from.
 """
 
 from ml_collections import ConfigDict, config_dict
 
-from diffjax.config import beside, variant_of
+from diffjax.config import beside, spec
 
 _base = beside(__file__, "vpsde.py")
 
@@ -22,12 +22,12 @@ _base = beside(__file__, "vpsde.py")
 def digits() -> ConfigDict:
     """The recipe at the size of the digits, whose pixels have standard deviation 0.75."""
     config = _base.digits()
-    config.schedule = ConfigDict(dict(name="EDM", t_max=80.0))
-    config.target = ConfigDict(dict(name="EDM", sigma_data=0.75))  # unit weight: lambda(sigma) of the paper
-    config.times = ConfigDict(dict(name="log_normal", mean=-1.2, std=1.2))
-    config.ema = ConfigDict(dict(name="power", widths=(0.05, 0.1)))
-    config.sampler = ConfigDict(dict(name="heun.edm", churn=0.0))
-    config.grid = ConfigDict(dict(name="karras", n=18, rho=7.0, t_min=2e-3))
+    config.schedule = spec("EDM", t_max=80.0)
+    config.target = spec("EDM", sigma_data=0.75)  # unit weight: lambda(sigma) of the paper
+    config.times = spec("log_normal", mean=-1.2, std=1.2)
+    config.ema = spec("power", widths=(0.05, 0.1))
+    config.sampler = spec("heun.edm", churn=0.0)
+    config.grid = spec("karras", n=18, rho=7.0, t_min=2e-3)
     config.sample.update(dict(chunk=64, ema="0.05"))
     config.checkpoint = ConfigDict(dict(every=500, keep=2, best=1, snapshot_every=100))
     return config
@@ -36,8 +36,8 @@ def digits() -> ConfigDict:
 def tiny() -> ConfigDict:
     """Every part of the default, and the augmentation, at a size that runs in seconds."""
     config = digits()
-    config.augment = ConfigDict(dict(name="geometric", probability=0.12, transforms=("shift",)))
-    config.model = ConfigDict(dict(name="UNet", channels=8, multipliers=(1, 1), attention=(4,), augment=9))
+    config.augment = spec("geometric", probability=0.12, transforms=("shift",))
+    config.model = spec("UNet", channels=8, multipliers=(1, 1), attention=(4,), augment=9)
     config.train.update(dict(steps=40, batch_size=32, log_every=10, sample_every=20))
     config.learning_rate.warmup_steps = 5
     config.grid.n = 3
@@ -54,24 +54,22 @@ def cifar10() -> ConfigDict:
     embeds the log-SNR where theirs embeds a quarter of log sigma.
     """
     config = digits()
-    config.data = ConfigDict(dict(name="tfds", dataset="cifar10"))  # mirrored below, where the network is told
+    config.data = spec("tfds", dataset="cifar10")  # mirrored below, where the network is told
     config.target.sigma_data = 0.5
-    config.augment = ConfigDict(dict(name="geometric", probability=0.12))
-    config.model = ConfigDict(
-        dict(
-            name="UNet",
-            channels=128,
-            multipliers=(2, 2, 2),
-            blocks=4,
-            attention=(16,),
-            dropout=0.13,
-            skip_scale=0.5**0.5,
-            augment=9,
-        )
+    config.augment = spec("geometric", probability=0.12)
+    config.model = spec(
+        "UNet",
+        channels=128,
+        multipliers=(2, 2, 2),
+        blocks=4,
+        attention=(16,),
+        dropout=0.13,
+        skip_scale=0.5**0.5,
+        augment=9,
     )
     batch = 512
     config.learning_rate = ConfigDict(dict(peak=1e-3, schedule="constant", warmup_steps=10_000_000 // batch))
-    config.ema = ConfigDict(dict(name="half_life", updates=500_000 / batch, ramp=0.05))
+    config.ema = spec("half_life", updates=500_000 / batch, ramp=0.05)
     config.train.update(
         dict(
             steps=200_000_000 // batch // 10 * 10,
@@ -90,8 +88,3 @@ def cifar10() -> ConfigDict:
 
 
 VARIANTS = {"digits": digits, "tiny": tiny, "cifar10": cifar10}
-
-
-def get_config(variant: str | None = None) -> ConfigDict:
-    """The recipe of a variant; None is the first."""
-    return variant_of(variant, VARIANTS)()

@@ -8,13 +8,13 @@ Then, of the same run, any scale and any class; w = 1 is off:
     python -m diffjax.main --mode=eval   --workdir=runs/... --config.guidance.w=4.0
     python -m diffjax.main --mode=sample --workdir=runs/... --config.sample.label=3
 
-What is not said here is that of configs/vpsde.py. Expected of the default: a pass of the gate in report.md, and the
+Other fields: configs/vpsde.py. Expected of the default: a pass of the gate in report.md, and the
 label asked for in as many samples as real digits show theirs. `experiments/guidance` draws both against the scale.
 """
 
 from ml_collections import ConfigDict
 
-from diffjax.config import beside, variant_of
+from diffjax.config import beside, spec
 
 _base = beside(__file__, "vpsde.py")
 
@@ -22,7 +22,7 @@ _base = beside(__file__, "vpsde.py")
 def _conditional(config: ConfigDict) -> ConfigDict:
     config.model.classes = 10
     config.train.label_dropout = 0.1
-    config.guidance = ConfigDict(dict(name="classifier_free", w=1.25))
+    config.guidance = spec("classifier_free", w=1.25)
     return config
 
 
@@ -39,8 +39,3 @@ def tiny() -> ConfigDict:
 
 
 VARIANTS = {"digits": digits, "tiny": tiny}
-
-
-def get_config(variant: str | None = None) -> ConfigDict:
-    """The recipe of a variant; None is the first."""
-    return variant_of(variant, VARIANTS)()

@@ -11,7 +11,7 @@ and the commit they come from.
 
 from ml_collections import ConfigDict
 
-from diffjax.config import beside, variant_of
+from diffjax.config import beside, spec
 
 _base = beside(__file__, "ddpm.py")
 DIGITS = 17  # grey levels
@@ -19,10 +19,10 @@ DIGITS = 17  # grey levels
 
 def learned(config: ConfigDict, levels: int = DIGITS) -> ConfigDict:
     """A recipe of `ddpm.py` with a second map for the variances."""
-    config.loss = ConfigDict(dict(name="hybrid", vlb_weight=0.001, levels=levels))
-    config.denoiser = ConfigDict(dict(name="learned_range", clip=(-1.0, 1.0)))
+    config.loss = spec("hybrid", vlb_weight=0.001, levels=levels)
+    config.denoiser = spec("learned_range", clip=(-1.0, 1.0))
     config.model.outputs = 2
-    config.grid = ConfigDict(dict(name="sections", n=str(config.grid.n), steps=config.schedule.steps))
+    config.grid = spec("sections", n=str(config.grid.n), steps=config.schedule.steps)
     return config
 
 
@@ -34,8 +34,8 @@ def digits() -> ConfigDict:
 def vlb() -> ConfigDict:
     """The bound and nothing else."""
     config = digits()
-    config.loss = ConfigDict(dict(name="variational", levels=DIGITS))
-    config.prepare = ConfigDict(dict(name="importance"))
+    config.loss = spec("variational", levels=DIGITS)
+    config.prepare = spec("importance")
     return config
 
 
@@ -51,17 +51,15 @@ def cifar10() -> ConfigDict:
     config.grid.n = 4000
     config = learned(config, levels=256)
     config.times.evenly = False
-    config.model = ConfigDict(
-        dict(
-            name="UNet",
-            channels=128,
-            multipliers=(1, 2, 2, 2),
-            blocks=3,
-            attention=(16, 8),
-            head_width=64,
-            dropout=0.3,
-            outputs=2,
-        )
+    config.model = spec(
+        "UNet",
+        channels=128,
+        multipliers=(1, 2, 2, 2),
+        blocks=3,
+        attention=(16, 8),
+        head_width=64,
+        dropout=0.3,
+        outputs=2,
     )
     config.learning_rate = ConfigDict(dict(peak=1e-4, schedule="constant"))
     config.train.update(dict(steps=500_000, clip_norm=float("inf")))
@@ -69,8 +67,3 @@ def cifar10() -> ConfigDict:
 
 
 VARIANTS = {"digits": digits, "vlb": vlb, "tiny": tiny, "cifar10": cifar10}
-
-
-def get_config(variant: str | None = None) -> ConfigDict:
-    """The recipe of a variant; None is the first."""
-    return variant_of(variant, VARIANTS)()

@@ -5,7 +5,7 @@
     python -m diffjax.main --config=configs/ncsn.py:tiny      # the same path in seconds: for tests, not for pictures
     python -m diffjax.main --config=configs/ncsn.py:cifar10   # NCSNv2's recipe; needs the data and an accelerator
 
-What is not said here is that of configs/vpsde.py. The digits' ladder follows NCSNv2's rules (`diffjax.ladders`):
+Other fields: configs/vpsde.py. The digits' ladder follows NCSNv2's rules (`diffjax.theory.ladders`):
 sigma_1 = 10 from the largest distance 9.63, 24 levels for D = 64, and the eps that forgets best. The papers' sigma and
 eps are for images in [0, 1]; in [-1, 1] sigma doubles and eps is four times as large. The loss is theirs (sigma^2 times
 score matching) with NCSNv2's s = -F / sigma. What differs is the network: vpsde's U-Net, told the noise level.
@@ -15,16 +15,16 @@ Expected of the default: a pass of the gate in report.md.
 
 from ml_collections import ConfigDict
 
-from diffjax.config import beside, variant_of
+from diffjax.config import beside, spec
 
 _base = beside(__file__, "vpsde.py")
 
 
 def _ladder(config: ConfigDict, levels: int, sigma_min: float, sigma_max: float, **sampler: object) -> ConfigDict:
-    config.schedule = ConfigDict(dict(name="VE", sigma_min=sigma_min, sigma_max=sigma_max))
-    config.times = ConfigDict(dict(name="ladder", levels=levels))
-    config.grid = ConfigDict(dict(name="ladder", n=levels))
-    config.sampler = ConfigDict(dict(name="langevin.annealed", **sampler))
+    config.schedule = spec("VE", sigma_min=sigma_min, sigma_max=sigma_max)
+    config.times = spec("ladder", levels=levels)
+    config.grid = spec("ladder", n=levels)
+    config.sampler = spec("langevin.annealed", **sampler)
     return config
 
 
@@ -57,8 +57,3 @@ def cifar10() -> ConfigDict:
 
 
 VARIANTS = {"ncsnv2": ncsnv2, "ncsn": ncsn, "tiny": tiny, "cifar10": cifar10}
-
-
-def get_config(variant: str | None = None) -> ConfigDict:
-    """The recipe of a variant; None is the first."""
-    return variant_of(variant, VARIANTS)()

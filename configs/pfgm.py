@@ -6,19 +6,19 @@
 
 `--config.process.D=inf` is configs/edm.py. D = 1 has noise without a mean length, which EDM's F = a x_0 + b z would
 have to be fitted to: its network predicts x_0, which is bounded, sample by sample, without the published batch field
-(`losses.poisson`). What is not said here is that of configs/edm.py. Expected of the default: a pass of the gate in
+(`losses.poisson`). Other fields: configs/edm.py. Expected of the default: a pass of the gate in
 report.md; README.md has the figures and the commit they come from.
 """
 
 from ml_collections import ConfigDict
 
-from diffjax.config import beside, variant_of
+from diffjax.config import beside, spec
 
 _base = beside(__file__, "edm.py")
 
 
 def _poisson(config: ConfigDict, D: float) -> ConfigDict:
-    config.process = ConfigDict(dict(name="poisson", D=D))
+    config.process = spec("poisson", D=D)
     return config
 
 
@@ -31,8 +31,8 @@ def pfgm() -> ConfigDict:
     """One extra dimension, from z = 40 on."""
     config = _poisson(_base.digits(), 1.0)
     config.schedule.t_max = 40.0
-    config.target = ConfigDict(dict(name="X0", sigma_data=0.75))
-    config.weight = ConfigDict(dict(name="min_snr", gamma=5.0))
+    config.target = spec("X0", sigma_data=0.75)
+    config.weight = spec("min_snr", gamma=5.0)
     return config
 
 
@@ -42,8 +42,3 @@ def tiny() -> ConfigDict:
 
 
 VARIANTS = dict(digits=digits, pfgm=pfgm, tiny=tiny)
-
-
-def get_config(variant: str | None = None) -> ConfigDict:
-    """The recipe of a variant; None is the first."""
-    return variant_of(variant, VARIANTS)()

@@ -4,7 +4,7 @@
     python -m diffjax.main --config=configs/subvp.py:tiny      # the same path in seconds: for tests, not for pictures
     python -m diffjax.main --config=configs/subvp.py:cifar10   # their recipe; needs the data and an accelerator
 
-What is not said here is that of configs/vpsde.py. The grid's 40 steps cost 80 evaluations. The public code cannot run
+Other fields: configs/vpsde.py. The grid's 40 steps cost 80 evaluations. The public code cannot run
 this sampler: its Langevin corrector reads a table that its sub-VP SDE does not have.
 
 Expected of the default: a pass of the gate in report.md.
@@ -12,21 +12,21 @@ Expected of the default: a pass of the gate in report.md.
 
 from ml_collections import ConfigDict
 
-from diffjax.config import beside, variant_of
+from diffjax.config import beside, spec
 
 _base = beside(__file__, "vpsde.py")
 
 
 def _subvp(config: ConfigDict) -> ConfigDict:
-    config.schedule = ConfigDict(dict(name="SubVP", beta_min=0.1, beta_max=20.0))
+    config.schedule = spec("SubVP", beta_min=0.1, beta_max=20.0)
     return config
 
 
 def digits() -> ConfigDict:
     """The default recipe; ancestral steps, for 40 are too few for the reverse-diffusion predictor."""
     config = _subvp(_base.digits())
-    config.sampler = ConfigDict(dict(name="langevin.predictor_corrector", predictor="ddpm", rule="snr", strength=0.16))
-    config.grid = ConfigDict(dict(name="log_snr", n=40, t_min=1e-3))
+    config.sampler = spec("langevin.predictor_corrector", predictor="ddpm", rule="snr", strength=0.16)
+    config.grid = spec("log_snr", n=40, t_min=1e-3)
     return config
 
 
@@ -41,14 +41,9 @@ def tiny() -> ConfigDict:
 def cifar10() -> ConfigDict:
     """DDPM++ (continuous, sub-VP) on CIFAR-10: Euler-Maruyama, 1000 steps, the last mean."""
     config = _subvp(_base.cifar10())
-    config.sampler = ConfigDict(dict(name="sde.euler_maruyama", churn=1.0, denoise=True))
-    config.grid = ConfigDict(dict(name="uniform", n=1000, t_min=1e-3, zero=False))
+    config.sampler = spec("sde.euler_maruyama", churn=1.0, denoise=True)
+    config.grid = spec("uniform", n=1000, t_min=1e-3, zero=False)
     return config
 
 
 VARIANTS = {"digits": digits, "tiny": tiny, "cifar10": cifar10}
-
-
-def get_config(variant: str | None = None) -> ConfigDict:
-    """The recipe of a variant; None is the first."""
-    return variant_of(variant, VARIANTS)()

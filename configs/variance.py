@@ -10,16 +10,16 @@ is trained. Expected: a pass of the gate; README.md has the figures.
 
 from ml_collections import ConfigDict
 
-from diffjax.config import beside, variant_of
+from diffjax.config import beside, spec
 
 _base = beside(__file__, "vpsde.py")
 
 
 def with_head(config: ConfigDict, name: str = "npr") -> ConfigDict:
     """A recipe with a head of that name on a network that is not trained."""
-    config.target = ConfigDict(dict(name="V"))
-    config.loss = ConfigDict(dict(name=name))
-    config.denoiser = ConfigDict(dict(name=name, clip=(-1.0, 1.0)))
+    config.target = spec("V")
+    config.loss = spec(name)
+    config.denoiser = spec(name, clip=(-1.0, 1.0))
     config.model.outputs = 2
     config.train.only = "conv_out"
     return config
@@ -33,7 +33,7 @@ def npr() -> ConfigDict:
 
 
 def sn() -> ConfigDict:
-    """The same for the squared target."""
+    """The recipe of `npr` for SN-DPM's head, whose target is the squared noise."""
     config = npr()
     config.loss.name = config.denoiser.name = "sn"
     return config
@@ -45,8 +45,3 @@ def tiny() -> ConfigDict:
 
 
 VARIANTS = {"npr": npr, "sn": sn, "tiny": tiny}
-
-
-def get_config(variant: str | None = None) -> ConfigDict:
-    """The recipe of a variant; None is the first."""
-    return variant_of(variant, VARIANTS)()

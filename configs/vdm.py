@@ -5,25 +5,25 @@
     python -m diffjax.main --config=configs/vdm.py:tiny      # every part in seconds: for tests, not for pictures
 
 The network is trained for 17 grey levels between fixed ends of log-SNR; samples take equal steps of the learned clock.
-What is not said here is that of configs/vpsde.py. Expected of the first two: a pass of the gate in report.md; the loss
+Other fields: configs/vpsde.py. Expected of the first two: a pass of the gate in report.md; the loss
 of one draw has the smaller standard deviation with the learned clock.
 """
 
 from ml_collections import ConfigDict
 
-from diffjax.config import beside, variant_of
+from diffjax.config import beside, spec
 
 _base = beside(__file__, "vpsde.py")
 
 
 def _vdm(config: ConfigDict, steps: int) -> ConfigDict:
-    config.schedule = ConfigDict(dict(name="VDM", gamma_min=-7.0, gamma_max=7.0))
-    config.times = ConfigDict(dict(name="stratified", t_min=0.0))
-    config.weight = ConfigDict(dict(name="likelihood"))
-    config.prepare = ConfigDict(dict(name="learned", t_min=0.0))
-    config.denoiser = ConfigDict(dict(name="small"))
-    config.sampler = ConfigDict(dict(name="ancestral.ddpm"))
-    config.grid = ConfigDict(dict(name="uniform", n=steps, t_min=0.0))
+    config.schedule = spec("VDM", gamma_min=-7.0, gamma_max=7.0)
+    config.times = spec("stratified", t_min=0.0)
+    config.weight = spec("likelihood")
+    config.prepare = spec("learned", t_min=0.0)
+    config.denoiser = spec("small")
+    config.sampler = spec("ancestral.ddpm")
+    config.grid = spec("uniform", n=steps, t_min=0.0)
     return config
 
 
@@ -35,7 +35,7 @@ def digits() -> ConfigDict:
 def linear() -> ConfigDict:
     """Without learning the clock."""
     config = digits()
-    config.prepare = ConfigDict(dict(name="nothing"))
+    config.prepare = spec("nothing")
     return config
 
 
@@ -45,8 +45,3 @@ def tiny() -> ConfigDict:
 
 
 VARIANTS = dict(digits=digits, linear=linear, tiny=tiny)
-
-
-def get_config(variant: str | None = None) -> ConfigDict:
-    """The recipe of a variant; None is the first."""
-    return variant_of(variant, VARIANTS)()

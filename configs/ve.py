@@ -4,7 +4,7 @@
     python -m diffjax.main --config=configs/ve.py:tiny      # the same path in seconds: for tests, not for pictures
     python -m diffjax.main --config=configs/ve.py:cifar10   # their recipe; needs the data and an accelerator
 
-What is not said here is that of configs/vpsde.py. sigma_max follows NCSNv2's rule: the largest distance between two
+Other fields: configs/vpsde.py. sigma_max follows NCSNv2's rule: the largest distance between two
 training digits, 9.63, rounded up. The grid's n noise levels cost 2 n evaluations.
 
 Expected of the default: a pass of the gate in report.md.
@@ -12,7 +12,7 @@ Expected of the default: a pass of the gate in report.md.
 
 from ml_collections import ConfigDict
 
-from diffjax.config import beside, variant_of
+from diffjax.config import beside, spec
 
 _base = beside(__file__, "vpsde.py")
 
@@ -22,9 +22,9 @@ CORRECTED = dict(name="langevin.predictor_corrector", predictor="reverse_diffusi
 def digits() -> ConfigDict:
     """The default recipe."""
     config = _base.digits()
-    config.schedule = ConfigDict(dict(name="VE", sigma_min=0.01, sigma_max=10.0))
+    config.schedule = spec("VE", sigma_min=0.01, sigma_max=10.0)
     config.sampler = ConfigDict(CORRECTED)
-    config.grid = ConfigDict(dict(name="ladder", n=60))
+    config.grid = spec("ladder", n=60)
     return config
 
 
@@ -32,7 +32,7 @@ def tiny() -> ConfigDict:
     """Every part of the default, at a size that runs in seconds."""
     config = _base.tiny()
     config.schedule, config.sampler = digits().schedule, digits().sampler
-    config.grid = ConfigDict(dict(name="ladder", n=3))
+    config.grid = spec("ladder", n=3)
     return config
 
 
@@ -42,18 +42,13 @@ def cifar10() -> ConfigDict:
     Their sigma from 0.01 to 50 and their snr are for images in [0, 1]: in [-1, 1] sigma doubles, snr has no unit.
     """
     config = _base.cifar10()
-    config.schedule = ConfigDict(dict(name="VE", sigma_min=0.02, sigma_max=100.0))
+    config.schedule = spec("VE", sigma_min=0.02, sigma_max=100.0)
     config.model.embedding = "fourier"
     config.ema.decays = (0.999,)
     config.sample.ema = "0.999"
     config.sampler = ConfigDict(CORRECTED)
-    config.grid = ConfigDict(dict(name="ladder", n=1000))
+    config.grid = spec("ladder", n=1000)
     return config
 
 
 VARIANTS = {"digits": digits, "tiny": tiny, "cifar10": cifar10}
-
-
-def get_config(variant: str | None = None) -> ConfigDict:
-    """The recipe of a variant; None is the first."""
-    return variant_of(variant, VARIANTS)()

@@ -1,22 +1,22 @@
-"""Configs: a Python file with `get_config(variant)`, typed overrides, and `build`, which turns specs into objects.
+"""Configs: a Python file with a table VARIANTS, typed overrides, and `build`, which turns specs into objects.
 
 A spec is a dictionary whose "name" is looked up in a package's own namespace: the package IS the registry.
     build(samplers, {"name": "ancestral.ddim", "eta": 1.0}, schedule) == samplers.ancestral.ddim(schedule, eta=1.0)
 """
 
 import ast
-import difflib
 import functools
 import importlib.util
 import inspect
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
+
+from diffjax.host import nearest as nearest
 
 Config = Any  # an ml_collections.ConfigDict: its fields have no static types
 
@@ -25,13 +25,14 @@ class ConfigError(ValueError):
     """Something the user wrote cannot be used; the message is one line for the terminal."""
 
 
-def nearest(name: str, options: Iterable[str]) -> str:
-    """'nearest is x; it has the options' for an error message; a part of an option may be what was meant."""
-    options = sorted(options)
-    by_part = {part: option for option in options for part in re.split("[./]", option)}
-    close = difflib.get_close_matches(name, options, 1)
-    close = close or [by_part[part] for part in difflib.get_close_matches(name, by_part, 1)]
-    return (f"nearest is {close[0]!r}; " if close else "") + f"it has {', '.join(options) or 'none'}"
+def spec(name: str, **options: Any) -> ConfigDict:
+    """A group of a config that names a constructor and its options: spec("VP", beta_min=0.1)."""
+    return ConfigDict(dict(name=name, **options))
+
+
+def recipe() -> ConfigDict:
+    """An empty config, to be filled: its groups of plain fields are there; what is not said has its default."""
+    return ConfigDict({group: ConfigDict() for group in ("learning_rate", "train", "sample", "checkpoint", "eval")})
 
 
 def build(namespace: Any, spec: Mapping[str, Any], *args: Any) -> Any:
@@ -43,10 +44,35 @@ def build(namespace: Any, spec: Mapping[str, Any], *args: Any) -> Any:
 
 
 def maker(namespace: Any, spec: Mapping[str, Any], count: int) -> functools.partial:
-    """The same, waiting for its `count` arguments: the words are looked at here, and nothing of a config goes on.
+    """Finds the member of `namespace` that the spec names, to be called with `count` arguments later.
+
+    The words are looked at here, once; the result is a `functools.partial` that no longer knows of a config.
 
     Raises:
         ConfigError: if there is no such member, or it does not take these keywords; the alternatives are named.
+    """
+    title, make, path, keywords = member(namespace, spec)
+    parameters = inspect.signature(make).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    for key in keywords:
+        if key not in parameters and not takes_any:
+            own = [p for p in list(parameters)[count:] if p != "self"]
+            raise ConfigError(f"{title}.{path} has no option {key!r}: {nearest(key, own)}.")
+    given = {*list(parameters)[:count], *keywords}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    missing = [k for k, p in parameters.items() if p.kind in named and p.default is p.empty and k not in given]
+    if missing:
+        raise ConfigError(f"{title}.{path} also needs {', '.join(missing)}: a new name drops the old one's options.")
+    made = functools.partial(make, **keywords)
+    made.spec = dict(spec)  # pyright: ignore[reportAttributeAccessIssue] (the words that it was made of, for reports)
+    return made
+
+
+def member(namespace: Any, spec: Mapping[str, Any]) -> tuple[str, Callable, str, dict[str, Any]]:
+    """Finds what a spec names: (title of the namespace, the member, its path, the spec's other entries).
+
+    Raises:
+        ConfigError: if there is no such member; the alternatives are named.
     """
     title = getattr(namespace, "__name__", type(namespace).__name__).removeprefix("diffjax.")
     keywords = dict(spec)
@@ -63,18 +89,7 @@ def maker(namespace: Any, spec: Mapping[str, Any], count: int) -> functools.part
         make = getattr(make, part)
     if not callable(make):
         raise ConfigError(f"{title}.{path} is a module, name one of its members: {nearest('', _public(make))}.")
-    parameters = inspect.signature(make).parameters
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    for key in keywords:
-        if key not in parameters and not takes_any:
-            own = [p for p in list(parameters)[count:] if p != "self"]
-            raise ConfigError(f"{title}.{path} has no option {key!r}: {nearest(key, own)}.")
-    given = {*list(parameters)[:count], *keywords}
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    missing = [k for k, p in parameters.items() if p.kind in named and p.default is p.empty and k not in given]
-    if missing:
-        raise ConfigError(f"{title}.{path} also needs {', '.join(missing)}: a new name drops the old one's options.")
-    return functools.partial(make, **keywords)
+    return title, make, path, keywords
 
 
 def _public(namespace: Any) -> list[str]:
@@ -82,8 +97,8 @@ def _public(namespace: Any) -> list[str]:
     if isinstance(namespace, ModuleType):
         if hasattr(namespace, "__all__"):
             return list(namespace.__all__)
-        own = lambda v: getattr(v, "__module__", None) == namespace.__name__ and callable(v)
-        return [n for n, v in vars(namespace).items() if not n.startswith("_") and own(v)]
+        defined_here = lambda v: getattr(v, "__module__", None) == namespace.__name__ and callable(v)
+        return [n for n, v in vars(namespace).items() if not n.startswith("_") and defined_here(v)]
     return [n for n in vars(namespace) if not n.startswith("_") and callable(getattr(namespace, n))]
 
 
@@ -109,8 +124,16 @@ def find(path: str) -> Path:
     raise ConfigError(f"There is no config file {path!r}: {nearest(path, set(names))}.")
 
 
-def load(path: str, overrides: Iterable[str] = ()) -> Config:
-    """`get_config(variant)` of "file.py" or "file.py:variant", with overrides "a.b=value" applied, locked.
+def load(
+    path: str, overrides: Iterable[str] = (), complete: Callable[[Config], Config] = lambda config: config
+) -> Config:
+    """Reads "file.py" or "file.py:variant", with overrides "a.b=value" applied, locked.
+
+    A config file has a table VARIANTS of functions that make one, the first of them the default; or a function
+    `get_config(variant)`.
+
+    Args:
+        complete: what fills in the fields that the file leaves out, before the overrides.
 
     Raises:
         ConfigError: for a missing file, an unknown variant, an unknown field (the nearest is named) or a wrong type.
@@ -118,14 +141,19 @@ def load(path: str, overrides: Iterable[str] = ()) -> Config:
     name, _, variant = path.partition(":")
     file = find(name)
     module = _module(file)
-    if not hasattr(module, "get_config"):
-        raise ConfigError(f"{file} has no get_config(variant) function.")
-    config = module.get_config(variant or None)
+    if hasattr(module, "get_config"):
+        config = module.get_config(variant or None)
+    elif hasattr(module, "VARIANTS"):
+        config = variant_of(variant or None, module.VARIANTS)()
+    else:
+        raise ConfigError(f"{file} has no get_config(variant) function, and no table VARIANTS of functions.")
     if not isinstance(config, ConfigDict):
         raise ConfigError(
             f"get_config of {file} returned {type(config).__name__}, expected an ml_collections.ConfigDict."
         )
-    config.name = file.stem + (f"-{variant}" if variant else "")
+    config = complete(config)
+    with config.unlocked():
+        config.name = file.stem + (f"-{variant}" if variant else "")
     config.lock()
     for text in sorted(overrides, key=lambda text: ".name=" not in text):  # names first: they reset their options
         override(config, text)
@@ -133,7 +161,7 @@ def load(path: str, overrides: Iterable[str] = ()) -> Config:
 
 
 def beside(file: str, name: str) -> ModuleType:
-    """Another config file as a module, for recipes to start from: `beside(__file__, "vpsde.py").digits()`.
+    """Loads another config file as a module, for recipes to start from: `beside(__file__, "vpsde.py").digits()`.
 
     Args:
         file: of the config that asks; its neighbour is taken, else the one that ships with the package.

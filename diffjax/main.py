@@ -78,7 +78,8 @@ def _join(argv: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the exit status."""
     flags, overrides = parse(sys.argv[1:] if argv is None else argv)
-    from diffjax.config import ConfigError, load
+    from diffjax.config import ConfigError
+    from diffjax.runs import load
     from diffjax.training import NonFiniteError
 
     try:

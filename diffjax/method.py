@@ -2,7 +2,7 @@
 
     given    what is known of an example besides x: {} for most, {"label": 3}, {"y": a bridge's endpoint}, later a text
     turn     one update: whose parameters move, down which loss. A step is its method's turns, one after the other
-    request  how to draw, planned once on the host: rows of a sampler, an order of positions; () where there is no choice
+    request  how to draw, planned once on the host: rows of a sampler, an order of positions; () where nothing is
 
 Data makes examples with their `given`, seeds make `given` for what is drawn; network, target and guidance read it.
 """
@@ -26,11 +26,11 @@ class Example(NamedTuple):
             loss, its noise "z". A loss draws what is not here.
     """
 
-    x: Array
-    given: dict[str, Array] = {}  # noqa: RUF012
-    chosen: dict[str, Array] = {}  # noqa: RUF012
+    x: Any  # NumPy's where data is read, JAX's inside a step
+    given: dict[str, Any] = {}  # noqa: RUF012
+    chosen: dict[str, Any] = {}  # noqa: RUF012
 
-    def choose(self, **chosen: Array) -> "Example":
+    def choose(self, **chosen: Any) -> "Example":
         """The example with these drawn beforehand."""
         return self._replace(chosen={**self.chosen, **chosen})
 
@@ -151,9 +151,9 @@ def turn_batch(batch: PyTree, turn: int, turns: int) -> PyTree:
     return batch if turns == 1 else jax.tree.map(lambda a: a.reshape(-1, turns, *a.shape[1:])[:, turn], batch)
 
 
-def served(method: Method, params: PyTree) -> PyTree:
+def served(method: Method | None, params: PyTree) -> PyTree:
     """The entries of `params` that samples are made with."""
-    return params if method.served is None else {name: params[name] for name in method.served}
+    return params if method is None or method.served is None else {name: params[name] for name in method.served}
 
 
 def size_of(batch: PyTree) -> int:

@@ -16,7 +16,7 @@ import optax
 from diffjax.ema import Ema
 from diffjax.ema import State as EmaState
 from diffjax.method import Keys as Keys
-from diffjax.method import Method, Turn, per_example, size_of, turn_batch
+from diffjax.method import Method, Turn, per_example, served, size_of, turn_batch
 from diffjax.types import Array, Key, Prepare, PyTree
 
 Metrics = dict[str, Any]
@@ -54,7 +54,27 @@ def init_state(params: PyTree, optimizer: Optimizers, emas: Ema, key: Key, metho
     movers = tuple(dict.fromkeys(turn.moves for turn in method.turns)) if method else (None,)
     opt_state = {who: _of(optimizer, who).init(_part(params, who)) for who in movers}
     opt_state = opt_state[None] if movers == (None,) else opt_state
-    return TrainState(zero(), params, emas.init(params), opt_state, key, zero(), memory)
+    return TrainState(zero(), params, emas.init(served(method, params)), opt_state, key, zero(), memory)
+
+
+def check_optimizers(method: Method, optimizer: Optimizers) -> None:
+    """Holds the optimizers against the players of a method's turns.
+
+    Raises:
+        ValueError: unless there is one for all, where nobody is named, or one for each name, and no other.
+    """
+    players = sorted({turn.moves for turn in method.turns if turn.moves is not None})
+    each = f"optimizer={{{', '.join(f'{name!r}: optax.adam(...)' for name in players)}}}"
+    if isinstance(optimizer, dict):
+        if not players:
+            raise ValueError(f"Got optimizers for {', '.join(optimizer)}, expected one: this method names no players.")
+        if set(optimizer) != set(players):
+            raise ValueError(f"Got optimizers for {', '.join(optimizer)}, expected one for each player: {each}.")
+    elif players:
+        raise ValueError(f"Got one optimizer, expected one for each player: {each}.")
+    for one in optimizer.values() if isinstance(optimizer, dict) else (optimizer,):
+        if not (hasattr(one, "init") and hasattr(one, "update")):
+            raise ValueError(f"Got {type(one).__name__} as an optimizer, expected optax's, such as optax.adam(1e-3).")
 
 
 def _of(optimizer: Optimizers, who: str | None) -> optax.GradientTransformation:
@@ -176,7 +196,7 @@ def make_step(
 
         plain = logged.pop("unweighted", losses)
         memory = prepare.update(state.memory, *across.whole((plain, logged))) if prepare else state.memory
-        proposed = (params, emas.update(state.ema, params), opt_state, memory)
+        proposed = (params, emas.update(state.ema, served(method, params)), opt_state, memory)
         current = (state.params, state.ema, state.opt_state, state.memory)
         params, ema, opt_state, memory = jax.tree.map(lambda new, old: jnp.where(finite, new, old), proposed, current)
         skipped = state.skipped + (~finite).astype(jnp.int32)

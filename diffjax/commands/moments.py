@@ -20,13 +20,10 @@ import jax
 import numpy as np
 
 from diffjax import grids, runs
-<<<<<<< HEAD
-=======
 from diffjax.calculus import amplitudes
->>>>>>> 888f1d2
 from diffjax.commands.sample import as_overrides, require_workdir
 from diffjax.config import Config, ConfigError
-from diffjax.denoisers import optimal
+from diffjax.denoisers import moments as measured
 from diffjax.methods import Denoising
 from diffjax.samplers import principal
 
@@ -50,7 +47,7 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
     print(f"--config.grid.name=angle --config.grid.sigma_data={size:.2g}")
 
 
-def run(workdir: str | Path, path: str | Path, most: int = MOST, **options: Any) -> optimal.Moments:
+def run(workdir: str | Path, path: str | Path, most: int = MOST, **options: Any) -> measured.SecondMoments:
     """Measures the moments of what a run is served with, and writes them; `axes.npz` beside them.
 
     Args:
@@ -63,18 +60,19 @@ def run(workdir: str | Path, path: str | Path, most: int = MOST, **options: Any)
         ConfigError: for a folder that holds no run, or the run of a bridge, whose mean depends on an endpoint.
     """
     run = runs.open(workdir, **options)
-    of, params, train = run.denoising("moments"), run.params, run.data.train
+    of, params, train = run.parts("mean_denoiser", "moments"), run.params, run.data.train
     if of.process.conditions:
         raise ConfigError(f"Moments are of processes without an endpoint; this one's is {of.process.conditions}.")
     ts = _levels(of)
     examples = train.gather(np.arange(min(len(train), most)))
-    denoise = lambda example: of.mean_denoiser(params, {n: v for n, v in example.items() if n not in ("x", "z")})
-    moments = optimal.measure(denoise, of.process, jax.random.key(run.settings.seed), examples, ts)
+    denoise = lambda example: of.mean_denoiser(params, example["given"])
+    seen = {"x": examples.x, "given": examples.given}
+    moments = measured.measure(denoise, of.process, jax.random.key(run.settings.seed), seen, ts)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    optimal.save(path, moments)
+    measured.save(path, moments)
     d = int(np.prod(run.data.shape))
-    diagonal = d > MOST_ENTRIES or len(examples["x"]) < FEWEST * d
-    principal.Axes.of(examples["x"], diagonal).save(Path(path).with_name("axes.npz"))
+    diagonal = d > MOST_ENTRIES or len(examples.x) < FEWEST * d
+    principal.Axes.of(examples.x, diagonal).save(Path(path).with_name("axes.npz"))
     return moments
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from diffjax import runs
 from diffjax.config import Config, ConfigError
 from diffjax.runs import workdir as files
+from diffjax.runs.run import read_config
 
 MOST_SEEDS = 2**24  # in one call: their samples are held in memory
 
@@ -20,9 +21,11 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
     asked = changes if flags.step is None else [f"step={flags.step}", *changes]
     out = Path(flags.out or Path(flags.workdir, "samples", files.named(asked) or "seeds"))
     images = run(flags.workdir, flags.seeds, out=out, step=flags.step, overrides=changes)
-    used = runs.run.read_config(flags.workdir, changes)
-    options = ", ".join(f"{k} = {v}" for k, v in [*used.sampler.items(), *used.grid.items()] if k != "name")
-    print(f"{len(images)} samples of EMA {used.sample.ema} by {used.sampler.name}, {options}, in {out}")
+    used = read_config(flags.workdir, changes)
+    named = [used[group] for group in ("sampler", "grid") if group in used]
+    by = [f"by {named[0].name}"] if named else []
+    options = [f"{k} = {v}" for group in named for k, v in group.items() if k != "name"]
+    print(f"{len(images)} samples of EMA {' '.join([used.sample.ema, *by])}, {', '.join([*options, f'in {out}'])}")
 
 
 def as_overrides(sampler: str | None, nfe: int | None, overrides: Iterable[str] = ()) -> list[str]:

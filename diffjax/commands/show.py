@@ -9,6 +9,7 @@ import jax
 from diffjax import data as sources
 from diffjax import models, samplers, training
 from diffjax.config import Config, to_json
+from diffjax.method import Example
 from diffjax.runs import draws
 from diffjax.runs import workdir as files
 from diffjax.runs.build import Built, build_run
@@ -24,7 +25,7 @@ def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
     """Prints, and returns, a run's costs; memory and FLOPs are XLA's figures for one compiled step on one device."""
     built = build_run(config)
     state, config, data, size = abstract_state(built), built.config, built.data, built.settings.batch_size
-    costs = {**_step_costs(built, state), "nfe": samplers.nfe(built.method.plan(data.shape).walk)}
+    costs = {**_step_costs(built, state), "nfe": _evaluations(built)}
     batch = _batch(built)
     shapes = {name: leaf.shape for name, leaf in {"x": batch.x, **batch.given, **batch.chosen}.items()}
     gflop, mib = costs["flops"] / 1e9, 2.0**-20
@@ -37,17 +38,23 @@ def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
     print(
         f"memory     {costs['state_bytes'] * mib:.1f} MiB state, {costs['temporary_bytes'] * mib:.1f} MiB temporaries"
     )
-    print(f"sampling   {costs['nfe']} evaluations per sample")
+    if costs["nfe"] is not None:
+        print(f"sampling   {costs['nfe']} evaluations per sample")
     return {"shapes": shapes, **costs}
 
 
-def _batch(built: Built) -> sources.Example:
+def _evaluations(built: Built) -> int | None:
+    """Model evaluations of a sample, where the request holds a sampler's rows."""
+    walk = getattr(built.method.plan(built.data.shape), "walk", None)
+    return None if walk is None else samplers.nfe(walk)
+
+
+def _batch(built: Built) -> Example:
     """A training batch; of what is given only what the method reads."""
     size = built.settings.batch_size * len(built.method.turns)
     whole = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape), a.dtype), sources.blank(built.data))
-    return whole._replace(
-        given={name: leaf for name, leaf in whole.given.items() if name in draws.asked(built.method, built.data)}
-    )
+    read = draws.asked(built.method, built.data)
+    return whole._replace(given={name: leaf for name, leaf in whole.given.items() if name in read})
 
 
 def _step_costs(built: Built, state: Any) -> dict[str, Any]:

@@ -1,29 +1,33 @@
 """Trains, resumes, samples as it goes, and ends with an evaluation and a report."""
 
 import json
-import signal
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from diffjax import finetune, runs, training
-from diffjax.commands import evaluate
 from diffjax.config import Config, ConfigError
+from diffjax.runs import report
 from diffjax.runs import workdir as files
 from diffjax.runs.build import Built, build_run
 from diffjax.runs.logs import CompileClock
 from diffjax.runs.run import abstract_state
+from diffjax.types import PyTree
 
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> int:
-    """The command line's entry: --workdir alone resumes the run in it. Exit status 128 + signal if asked to stop."""
+    """Trains; --workdir alone resumes the run in it. Exit status 128 + signal if asked to stop."""
     if config is None:
         config = files.read_config(Path(flags.workdir))
-    results = run(config, flags.workdir)
-    return 128 + signal.Signals[results["signal"]] if results["status"] == "interrupted" else 0
+    try:
+        run(config, flags.workdir)
+    except runs.Stopped as stopped:
+        return 128 + stopped.signal
+    return 0
 
 
 def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
@@ -34,50 +38,57 @@ def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
         workdir: default runs/<config>-<time>; the workdir of this same config resumes.
 
     Returns:
-        What results.json holds: status "done", or "interrupted" after SIGTERM or Ctrl-C, and the metrics.
+        What results.json holds: status "done", and the metrics.
 
     Raises:
         ConfigError: for anything in the config or the workdir that cannot be used.
+        runs.Stopped: after SIGTERM or Ctrl-C; results.json then says "interrupted".
         training.NonFiniteError: a loss or gradient is not finite and the policy is "stop".
     """
     began, clock, built = time.monotonic(), CompileClock(), build_run(config)
-    config = built.config
-    if config.train.only is not None and config.train.start is None:
-        raise ConfigError(
-            f"train.only is {config.train.only!r}, which keeps all other parameters as they begin; set train.start to "
-            "the workdir of the run that they are from."
-        )
-    if config.train.start is not None:
-        files.read_config(Path(config.train.start))  # refused before there is a workdir
-    workdir = Path(workdir) if workdir else files.default_name(config)
-    start = None if config.train.start is None else lambda params: finetune.take_over(params, _start(built))
+    start = _start(built)
+    workdir = Path(workdir) if workdir else files.default_name(built.config)
     with runs.Trainer(**built._asdict(), workdir=workdir, clock=clock, start=start) as trainer:
         try:
             trained = trainer.train()
-        except training.NonFiniteError as error:
-            _write_results(workdir, {"status": "nonfinite", "error": str(error)})
+        except runs.Stopped as stopped:
+            _write(workdir, {"status": "interrupted", "signal": stopped.signal.name, "step": stopped.step})
             raise
-    if trainer.step < trainer.settings.steps:
-        asked = {"status": "interrupted", "signal": trainer.stopped and trainer.stopped.name, "step": trainer.step}
-        return _write_results(workdir, asked)
-    results = evaluate.run(workdir, run=trained)
+        except training.NonFiniteError as error:
+            _write(workdir, {"status": "nonfinite", "error": str(error)})
+            raise
+    results = report.evaluate(trained, workdir)
     minutes = (time.monotonic() - began) / 60
-    return _write_results(workdir, {"status": "done", "minutes": round(minutes, 2), **results})
+    return _write(workdir, {"status": "done", "minutes": round(minutes, 2), **results})
 
 
-def _write_results(workdir: Path, results: dict[str, Any]) -> dict[str, Any]:
+def _write(workdir: Path, results: dict[str, Any]) -> dict[str, Any]:
     files.write_atomically(workdir / "results.json", json.dumps(results, indent=2))
     return results
 
 
-def _start(built: Built) -> Any:
-    """What the run at train.start samples with: where this one begins."""
+def _start(built: Built) -> Callable[[PyTree], PyTree] | None:
+    """Puts the parameters of the run at train.start in the place of the first ones; None where there is none."""
+    train = built.config.train
+    if train.only is not None and train.start is None:
+        raise ConfigError(
+            f"train.only is {train.only!r}, which keeps all other parameters as they begin; set train.start to "
+            "the workdir of the run that they are from."
+        )
+    if train.start is None:
+        return None
+    files.read_config(Path(train.start))  # refused before there is a workdir
+    return lambda params: finetune.take_over(params, _parameters_of(built))
+
+
+def _parameters_of(built: Built) -> PyTree:
+    """What the run at train.start samples with."""
     start, config = built.config.train.start, built.config
     other = runs.open(start)
     for group in ("process", "schedule", "target"):
-        if config.train.only is not None and other.config[group] != config[group]:
+        if config.train.only is not None and other.config[group] != config[group]:  # pyright: ignore
             raise ConfigError(
-                f"train.only keeps parts of {start} as they are, whose {group} is {dict(other.config[group])}; "
+                f"train.only keeps parts of {start} as they are, whose {group} is {dict(other.config[group])}; "  # pyright: ignore
                 f"this one's is {dict(config[group])}."
             )
     params = other.params

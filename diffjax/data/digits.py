@@ -10,6 +10,7 @@ import hashlib
 import numpy as np
 
 from diffjax.data.source import Arrays, Dataset
+from diffjax.metrics.judges import digit_gate
 
 HELD_OUT = 297
 
@@ -24,7 +25,17 @@ def digits() -> Dataset:
     x = (levels.astype(np.float32) / 8 - 1)[..., None]
     parts = [Arrays(x[part], label[part]) for part in (~held_out, held_out)]
     digest = hashlib.sha256(levels.tobytes() + label.tobytes() + held_out.tobytes()).hexdigest()[:16]
-    return Dataset("digits", *parts, shape=(8, 8, 1), classes=10, levels=17, fingerprint=digest)
+    return Dataset(
+        "digits",
+        train=parts[0],
+        held_out=parts[1],
+        shape=(8, 8, 1),
+        classes=10,
+        levels=17,
+        fingerprint=digest,
+        judge=digit_gate,
+        least=(HELD_OUT, "the gate compares with as many held-out digits"),
+    )
 
 
 def _stratified(label: np.ndarray) -> np.ndarray:

@@ -11,13 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from diffjax import host
 from diffjax.data.digits import digits
 from diffjax.data.folder import folder
 from diffjax.data.npz import npz
 from diffjax.data.photos import photos
-from diffjax.data.source import Dataset, Source, fingerprint, nearest
+from diffjax.data.source import Dataset, Source, fingerprint
 from diffjax.data.tfds import tfds
-from diffjax.method import Example
+from diffjax.host import nearest
+from diffjax.method import Drawn, Example, Section
+from diffjax.metrics.judges import endpoint_error, labels_read, two_samples
 
 DEGRADATIONS = ("average", "blur")
 MAKERS = {"digits": digits, "folder": folder, "npz": npz, "photos": photos, "tfds": tfds}
@@ -83,12 +86,23 @@ def paired(dataset: Dataset, degradation: str, factor: int = 2, sigma: float = 1
     degrade = _average(dataset.shape, factor) if degradation == "average" else _blur(dataset.shape, sigma)
     parts = [Pairs(source, degrade) for source in (dataset.train, dataset.held_out)]
     digest = fingerprint(dataset.fingerprint, degradation, factor, sigma)
-    return dataset._replace(train=parts[0], held_out=parts[1], fingerprint=digest)
+    judge = _judge_labelled if dataset.judge else _judge
+    return dataset._replace(train=parts[0], held_out=parts[1], fingerprint=digest, judge=judge)
+
+
+def _judge(drawn: Drawn, dataset: Dataset) -> list[Section]:
+    """Samples lie near the very held-out examples whose endpoints they were given: no gate is fair."""
+    return [*two_samples(drawn, dataset), *endpoint_error(drawn, dataset)]
+
+
+def _judge_labelled(drawn: Drawn, dataset: Dataset) -> list[Section]:
+    distances, *error = _judge(drawn, dataset)
+    return [distances, *labels_read(drawn, dataset), *error]
 
 
 def _average(shape: tuple[int, ...], factor: int) -> Any:
     height, width, channels = shape
-    if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1 or height % factor or width % factor:
+    if not host.is_int(factor, 1) or height % factor or width % factor:
         raise ValueError(f"factor is {factor!r}, expected a positive integer that divides {height} x {width} pixels.")
 
     def degrade(x: np.ndarray) -> np.ndarray:
@@ -108,10 +122,10 @@ def _blur(shape: tuple[int, ...], sigma: float) -> Any:
 
 def _kernel(size: int, sigma: float) -> np.ndarray:
     """(size, size): a Gaussian around each pixel, folded back at the edges (half-sample reflection); rows sum to 1."""
-    reach = int(np.ceil(6 * sigma))
+    radius = int(np.ceil(6 * sigma))
     matrix = np.zeros((size, size))
-    weight = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    weight = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     for i in range(size):
-        at = np.arange(i - reach, i + reach + 1) % (2 * size)
+        at = np.arange(i - radius, i + radius + 1) % (2 * size)
         np.add.at(matrix[i], np.minimum(at, 2 * size - 1 - at), weight)
     return (matrix / matrix.sum(1, keepdims=True)).astype(np.float32)

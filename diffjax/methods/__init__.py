@@ -5,7 +5,8 @@ from diffjax.method import Method as Method
 from diffjax.method import Turn as Turn
 from diffjax.method import per_example as per_example
 from diffjax.methods.conditions import Condition as Condition
-from diffjax.methods.conditions import condition as condition
 from diffjax.methods.denoising import Denoising as Denoising
 from diffjax.methods.denoising import denoising as denoising
-from diffjax.methods.denoising import only as only
+from diffjax.methods.freezing import freezing as freezing
+
+__all__ = ["denoising"]  # what config.method may name

@@ -9,7 +9,7 @@ from diffjax.types import Key
 
 
 class Condition(NamedTuple):
-    """Which of `given` may be hidden.
+    """Which of `given` may be hidden; Condition({}): nothing ever is.
 
     Attributes:
         none: name -> the value that stands for "none": the row after the last class, a learned empty text.
@@ -24,13 +24,8 @@ class Condition(NamedTuple):
         return given | {name: value for name, value in self.none.items() if name in given}
 
     def drop(self, key: Key, given: dict) -> dict:
-        """The same for the share, all conditions of an example at once."""
+        """`given`, hidden for the share of the examples, all conditions of one at once."""
         if self.share == 0 or not set(self.none) & set(given):
             return given
         hide = jax.random.bernoulli(key, self.share)
         return jax.tree.map(lambda none, own: jnp.where(hide, none, own), self.hidden(given), given)
-
-
-def condition(none: dict[str, Any] | None = None, share: float = 0.0) -> Condition:
-    """`Condition`; by default nothing is ever hidden."""
-    return Condition({} if none is None else none, share)

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from diffjax import chains, denoisers, grids, losses, samplers
-from diffjax.denoisers.targets import Target
+from diffjax.denoisers.targets import Target, check_target
 from diffjax.method import Example, Keys, Method, Turn, per_example
-from diffjax.methods.conditions import Condition, condition
+from diffjax.methods.conditions import Condition
+from diffjax.methods.evaluation import report
 from diffjax.types import Array, Denoiser, Key, PyTree, Schedule, pytree, static
 
 
@@ -24,65 +25,66 @@ def _as_it_is(key: Key, x: Array) -> tuple[Array, None]:
     return x, None
 
 
-def _nothing(schedule: Schedule) -> None:
-    return None
-
-
 class Denoising(NamedTuple):
-    """The parts, and what follows from them alone.
-
-    Attributes:
-        network: init, apply; reads `given`.
-        process, target: what x_t is, and what the network predicts.
-        loss: (net, process, target, x0, z, t, weight) -> scalar.
-        weight: (schedule, target, t) -> scalar.
-        times, prepare, sampler, grid: schedule -> the thing.
-        augment: (key, x) -> (x, what was done to it or None), in training.
-        condition: which of `given` may be hidden.
-        variance: (net, schedule, target, chain) -> denoiser.
-        guidance: (given -> denoiser, given, hidden) -> denoiser.
-    """
+    """The parts of a denoising method, and what follows from them alone; `denoising` says what each is."""
 
     network: Any
     process: Any
     target: Target
-    loss: Callable = losses.regression
-    weight: Callable = losses.weights.unit()
-    times: Callable[[Schedule], Callable] = losses.times.stratified
-    prepare: Callable[[Schedule], Any] = _nothing
-    augment: Callable = _as_it_is
-    condition: Condition = condition()
-    variance: Callable = denoisers.variance.mean
-    guidance: Callable = denoisers.guidance.none
-    sampler: Callable[[Schedule], Any] = samplers.ancestral.ddim
-    grid: Callable[[Schedule], Any] = partial(grids.log_snr, n=40)
+    loss: Callable
+    weight: Callable
+    times: Callable[[Schedule], Callable]
+    prepare: Callable[[Schedule], Any]
+    augment: Callable
+    condition: Condition
+    denoiser: Callable
+    guidance: Callable
+    sampler: Callable[[Schedule], Any]
+    grid: Callable[[Schedule], Any]
 
     @property
     def schedule(self) -> Schedule:
-        """The process's."""
+        """The process's schedule."""
         return self.process.schedule
 
     def net(self, params: PyTree, given: dict, **options: Any) -> Partial:
-        """(x_in, c) -> F."""
+        """The network with its parameters and what is given: (x_in, c) -> F."""
         apply = lambda params, given, x, c: self.network.apply(params, x, c, given, **options)
         return Partial(apply, params, given)
 
     def mean_denoiser(self, params: PyTree, given: dict) -> Denoiser:
-        """What the network says of x_0's mean."""
+        """What the network says of x_0's mean, without options."""
         return denoisers.denoiser(self.net(params, given), self.schedule, self.target.given(given))
 
-    def denoiser(self, params: PyTree, given: dict, chain: chains.Chain | None = None) -> Denoiser:
-        """The same with a variance, for a walk along the chain."""
-        return self.variance(self.net(params, given), self.schedule, self.target.given(given), chain)
+    def plain_denoiser(self, params: PyTree, given: dict, chain: chains.Chain | None = None) -> Denoiser:
+        """What the network says of x_0's mean and variance, for a walk along the chain."""
+        return self.denoiser(self.net(params, given), self.schedule, self.target.given(given), chain)
 
     def guided_denoiser(self, params: PyTree, given: dict, chain: chains.Chain | None = None) -> Denoiser:
-        """The same under guidance: what samples are made with."""
-        branch = lambda given: self.denoiser(params, given, chain)
+        """`plain_denoiser` under guidance: what samples are made with."""
+        branch = lambda given: self.plain_denoiser(params, given, chain)
         return self.guidance(branch, given, self.condition.hidden(given))
 
     def method(self) -> Method:
-        """What these parts train, and how they draw."""
+        """The method of these parts."""
         return denoising(**self._asdict())
+
+    def specs(self) -> dict[str, dict[str, Any]]:
+        """What a report names: the sampler, the grid and the denoiser, by name and options."""
+        return {name: spec_of(getattr(self, name)) for name in ("sampler", "grid", "denoiser")}
+
+    def how(self) -> str:
+        """How samples are made, in words for a report."""
+        named = self.specs()
+        steps = f" of {named['grid']['n']} steps" if "n" in named["grid"] else ""
+        return f"{named['sampler']['name']} on the {named['grid']['name']} grid{steps}"
+
+
+def spec_of(make: Callable) -> dict[str, Any]:
+    """The name and options of what `config.maker` or `functools.partial` made, or of a plain function."""
+    if isinstance(make, partial):
+        return getattr(make, "spec", None) or {**spec_of(make.func), **make.keywords}
+    return {"name": f"{make.__module__.rpartition('.')[2]}.{getattr(make, '__qualname__', repr(make))}"}
 
 
 @pytree
@@ -95,20 +97,58 @@ class Request:
     shape: tuple[int, ...] = static()
 
 
-def denoising(network: Any, process: Any, target: Target, **parts: Any) -> Method:
-    """The method of these parts (`Denoising`)."""
-    of = Denoising(network, process, target, **parts)
+def denoising(
+    network: Any,
+    process: Any,
+    target: Target,
+    loss: Callable = losses.regression,
+    weight: Callable = losses.weights.unit(),  # noqa: B008
+    times: Callable[[Schedule], Callable] = losses.times.stratified,
+    prepare: Callable[[Schedule], Any] = losses.prepare.nothing,
+    augment: Callable = _as_it_is,
+    condition: Condition = Condition({}),  # noqa: B008
+    denoiser: Callable = denoisers.variance.mean,
+    guidance: Callable = denoisers.guidance.none,
+    sampler: Callable[[Schedule], Any] = samplers.ancestral.ddim,
+    grid: Callable[[Schedule], Any] = partial(grids.log_snr, n=40),  # noqa: B008
+) -> Method:
+    """Makes the method that learns to denoise and draws by a sampler's walk.
+
+    Args:
+        network: init and apply, `models.of(module)`; reads `given`.
+        process: what x_t is: `processes.Gaussian(schedule)`, a bridge, Poisson's, a path.
+        target: what the network predicts, as a pair (a, b).
+        loss: (net, process, target, x0, z, t, weight) -> scalar.
+        weight: (schedule, target, t) -> scalar.
+        times: schedule -> (keys, index, size) -> t, a training time.
+        prepare: schedule -> what happens to the whole batch first, or None.
+        augment: (key, x) -> (x, what was done to it or None), in training.
+        condition: which of `given` may be hidden, in training and by guidance.
+        denoiser: (net, schedule, target, chain) -> denoiser, the mean with a rule for its variance.
+        guidance: (given -> denoiser, given, hidden) -> denoiser.
+        sampler, grid: schedule -> sampler, and schedule -> times (N + 1,).
+
+    Raises:
+        ValueError: for a part of the wrong kind; a target that is not finite on this schedule, or that the process does
+            not go with.
+    """
+    _check_kinds(network, process, target)
+    of = Denoising(
+        network, process, target, loss, weight, times, prepare, augment, condition, denoiser, guidance, sampler, grid
+    )
     schedule = of.schedule
-    denoisers.targets.check_target(target, schedule, schedule.t_max)
+    check_target(target, schedule, schedule.t_max)
     process.check(target)
-    prepare, times = of.prepare(schedule), of.times(schedule)
+    prepared, drawn_times = of.prepare(schedule), of.times(schedule)
 
     def init(key: Key, example: Example) -> PyTree:
         return network.init(key, example.x, jnp.zeros((), jnp.float32), example.given)
 
-    def loss(params: PyTree, keys: Keys, example: Example, index: Array, size: int) -> tuple[Array, dict[str, Array]]:
+    def one_loss(
+        params: PyTree, keys: Keys, example: Example, index: Array, size: int
+    ) -> tuple[Array, dict[str, Array]]:
         own = lambda n: jax.random.fold_in(keys.example, n)
-        t = example.chosen["t"] if "t" in example.chosen else times(keys, index, size)
+        t = example.chosen["t"] if "t" in example.chosen else drawn_times(keys, index, size)
         key_noise, key_dropout = jax.random.split(own(1))
         x, done = of.augment(own(2), example.x)
         given = example.given if done is None else {**example.given, "augment": done}
@@ -134,41 +174,37 @@ def denoising(network: Any, process: Any, target: Target, **parts: Any) -> Metho
         return request.walk(denoise, key_walk, process.prior(key_prior, request.shape, request.start))
 
     def learned(memory: PyTree) -> Method:
-        return of._replace(process=process.on(prepare.schedule(memory))).method()
+        return of._replace(process=process.on(prepared.schedule(memory))).method()
 
-    told = {*process.conditions, "augment"}  # by the process and by the augmentation, not by data
-    read = None if network.reads is None else (*process.asks, *(name for name in network.reads if name not in told))
-    clock = prepare is not None and prepare.schedule is not None
+    drawn = {*process.conditions, "augment"}  # by the process and by the augmentation, not by data
+    own = lambda names: tuple(name for name in names if name not in drawn)
+    read = None if network.reads is None else (*process.asks, *own(network.reads))
+    clock = prepared is not None and prepared.schedule is not None
     return Method(
         init,
-        (Turn(per_example(loss)),),
+        (Turn(per_example(one_loss)),),
         draw,
         plan,
-        prepare=prepare,
+        prepare=prepared,
         learned=learned if clock else None,
         asks=read,
         parts=of,
+        report=report,
     )
 
 
-def only(method: Method, freeze: Callable[[PyTree], PyTree]) -> Method:
-    """The method whose losses see `freeze(params)`: no gradient flows to what is not trained, nor is it computed."""
-    seen = lambda turn: turn._replace(losses=lambda params, *rest: turn.losses(freeze(params), *rest))
-    return method._replace(turns=tuple(map(seen, method.turns)))
+def _check_kinds(network: Any, process: Any, target: Any) -> None:
+    kinds = (
+        ("network", network, ("init", "apply"), "models.of(module) makes one of a linen or nnx module"),
+        ("process", process, ("schedule", "noise", "corrupt", "prior"), "such as processes.Gaussian(schedules.VP())"),
+        ("target", target, ("__call__", "skip_out", "given"), "such as denoisers.V()"),
+    )
+    for name, got, members, instead in kinds:
+        if isinstance(got, type) or (missing := [member for member in members if not hasattr(got, member)]):
+            lacks = "a class, not an object of it" if isinstance(got, type) else f"without {', '.join(missing)}"
+            raise ValueError(f"Got {_shown(got)} as the {name}, {lacks}; {instead}.")
 
 
-def validation(of: Denoising, denoise: Callable[[PyTree, dict], Denoiser]) -> Callable:
-    """Losses of `denoise(params, given)`'s mean: the weighted regression, whatever the training loss was."""
-    process, schedule, target, times = of.process, of.schedule, of.target, of.times(of.schedule)
-
-    def loss(params: PyTree, keys: Keys, example: Example, index: Array, size: int) -> tuple[Array, dict[str, Array]]:
-        t, x = times(keys, index, size), example.x
-        key_noise, _ = jax.random.split(jax.random.fold_in(keys.example, 1))
-        z = example.chosen["z"] if "z" in example.chosen else process.noise(key_noise, x)
-        x_t, (aim, _) = process.corrupt(x, z, t), process.ends(x, z, t)
-        given = process.given(jax.random.fold_in(keys.example, 4), example.given, x.shape, x)
-        error = jnp.mean((denoise(params, given)(x_t, t).mean - aim) ** 2)
-        in_network_space = error / target.skip_out(schedule, t)[1] ** 2
-        return of.weight(schedule, target, t) * in_network_space, {"t01": t / schedule.t_max}
-
-    return per_example(loss)
+def _shown(got: Any) -> str:
+    text = repr(got)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,18 +1,18 @@
-"""From a config to the objects of a run: the only reader of a method's fields. Absent groups have `DEFAULTS`."""
+"""From a config to the objects of a run: the only reader of a method's fields.
 
-import copy
+`config.method` names a function of `diffjax.methods`, "denoising" where there is none. Its parameters are built by
+name, each from its group of the config (`PARTS`); what is no such part is an option of `config.method`.
+"""
+
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from ml_collections import ConfigDict, config_dict
 
 from diffjax import (
-<<<<<<< HEAD
-=======
     calculus,
->>>>>>> 888f1d2
     data,
     denoisers,
     ema,
@@ -26,45 +26,14 @@ from diffjax import (
     samplers,
     schedules,
 )
-from diffjax.config import Config, ConfigError, build, maker
+from diffjax import config as configs
+from diffjax.config import Config, ConfigError, build, maker, nearest
 from diffjax.data import Dataset
 from diffjax.data import augment as augmentation
 from diffjax.method import Method
 from diffjax.runs import checks
+from diffjax.runs import settings as table
 from diffjax.runs.settings import Settings
-
-NAMED = {  # what a config may leave out
-    "data": "digits",
-    "schedule": "VP",
-    "process": "Gaussian",
-    "target": "V",
-    "weight": "unit",
-    "times": "stratified",
-    "augment": "none",
-    "prepare": "nothing",
-    "loss": "regression",
-    "denoiser": "mean",
-    "guidance": "none",
-    "model": "UNet",
-    "optimizer": "adam",
-}
-
-
-def defaults() -> ConfigDict:
-    """Every group, as a config has it that says nothing."""
-    config = ConfigDict({group: dict(name=name) for group, name in NAMED.items()})
-    config.seed, config.name = 0, "run"
-    config.learning_rate = dict(peak=1e-3, schedule="constant", warmup_steps=0)
-    config.ema = dict(name="warm_up", decays=(0.999,))
-    config.train = dict(Settings()._asdict(), clip_norm=1.0, start=config_dict.placeholder(str), label_dropout=0.0)
-    config.train.only, config.train.devices = config_dict.placeholder(str), config_dict.placeholder(int)
-    config.sampler, config.grid = dict(name="ancestral.ddim"), dict(name="log_snr", n=40, t_min=1e-3)
-    config.sample = dict(chunk=64, ema="0.999", label=config_dict.placeholder(int))
-    config.checkpoint = dict(every=500, keep=2, best=1)
-    config.eval = dict(samples=1024, time_bins=10)
-    for field in ("seed", "chunk", "ema", "label", "checkpoint_every", "keep", "best", "snapshot_every", "time_bins"):
-        del config.train[field]
-    return config
 
 
 class Built(NamedTuple):
@@ -74,9 +43,58 @@ class Built(NamedTuple):
     data: Dataset
     optimizer: Any
     ema: ema.Ema
-    learning_rate: Callable
+    learning_rate: Callable | None
     settings: Settings
     config: Config
+
+
+class Part(NamedTuple):
+    """A parameter of a method: the groups of a config that it is made of, and how."""
+
+    groups: tuple[str, ...]
+    make: Callable[[Config], Any]
+
+
+def _network(group: str) -> Part:
+    return Part((group,), lambda config: models.of(build(models, config[group])))
+
+
+def _later(group: str, namespace: Any, count: int) -> Part:
+    return Part((group,), lambda config: maker(namespace, config[group], count))
+
+
+def _process(config: Config) -> Any:
+    process = build(processes, config.process, build(schedules, config.schedule))
+    calculus.check(process.schedule)
+    return process
+
+
+def _condition(config: Config) -> methods.Condition:
+    classes = config.model.get("classes")
+    return methods.Condition({} if classes is None else {"label": jnp.int32(classes)}, config.train.label_dropout)
+
+
+PARTS = {
+    "process": Part(("process", "schedule"), _process),
+    "network": _network("model"),
+    **{player: _network(player) for player in ("generator", "critic", "encoder", "decoder")},
+    "target": Part(("target",), lambda config: build(denoisers, config.target)),
+    "loss": _later("loss", losses, 7),
+    "weight": Part(("weight",), lambda config: build(losses.weights, config.weight)),
+    "times": _later("times", losses.times, 1),
+    "prepare": _later("prepare", losses.prepare, 1),
+    "augment": Part(("augment",), lambda config: build(augmentation, config.augment)),
+    "condition": Part(("model",), _condition),
+    "denoiser": _later("denoiser", denoisers.variance, 4),
+    "guidance": _later("guidance", denoisers.guidance, 3),
+    "sampler": _later("sampler", samplers, 1),
+    "grid": _later("grid", grids, 1),
+}
+
+
+def load(path: str, overrides: Any = ()) -> Config:
+    """Reads a config file (`config.load`), complete: every field that can be overridden is there."""
+    return configs.load(path, overrides, complete)
 
 
 def build_run(config: Config) -> Built:
@@ -85,82 +103,97 @@ def build_run(config: Config) -> Built:
     Raises:
         ConfigError: in one line, naming the alternatives.
     """
+    if "objects" in config:
+        raise ConfigError(
+            "This run was made of objects, which no file holds: make its runs.Trainer again, with this workdir."
+        )
     try:
-        return _build(complete(config))
+        return _build(complete(config).lock())
     except (ValueError, FileNotFoundError) as error:
         raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
 
 
 def complete(config: Config) -> Config:
-    """The config with the defaults in the place of groups, and of the fields of unnamed groups, that are not there."""
-    whole = copy.deepcopy(config)
-    with whole.unlocked():
-        for group, default in defaults().items():
-            if group not in whole:
-                whole[group] = default
-            elif isinstance(default, ConfigDict) and "name" not in default:
-                whole[group].update({field: value for field, value in default.items() if field not in whole[group]})
-    return whole.lock()
+    """Makes the config with the defaults of what it leaves out, of the groups that its method is made of.
+
+    The fingerprint of a run of objects is complete as it is.
+    """
+    if "objects" in config:
+        return config
+    _, make, _, _ = configs.member(methods, _named(config))
+    parts = [PARTS[name] for name in inspect.signature(make).parameters if name in PARTS]
+    groups = dict.fromkeys([*table.COMMON, *(group for part in parts for group in part.groups)])
+    return table.complete(config, groups)
+
+
+def _named(config: Config) -> Config:
+    return config.get("method") or configs.spec("denoising")
 
 
 def _build(config: Config) -> Built:
-    settings = _settings(config)
-    checks.check_settings(settings, config.train)
-    process = build(processes, config.process, build(schedules, config.schedule))
-    calculus.check(process.schedule)
+    settings = table.settings_of(config)
+    checks.check_settings(settings)
+    parts = _parts(config)
     emas = build(ema, config.ema)
     checks.check_ema(settings, emas, config.ema.name)
-    optimizer, learning_rate = _optimizer(config, settings.steps)
-    network = models.network(build(models, config.model))
-    method = methods.denoising(
-        network,
-        process,
-        build(denoisers, config.target),
-        loss=maker(losses, config.loss, 7),
-        weight=build(losses.weights, config.weight),
-        times=maker(losses.times, config.times, 1),
-        prepare=maker(losses.prepare, config.prepare, 1),
-        augment=build(augmentation, config.augment),
-        condition=_condition(config),
-        variance=maker(denoisers.variance, config.denoiser, 4),
-        guidance=maker(denoisers.guidance, config.guidance, 3),
-        sampler=maker(samplers, config.sampler, 1),
-        grid=maker(grids, config.grid, 1),
-    )
+    optimizer, learning_rate = _optimizers(config, settings.steps)
+    method = parts()
     method.plan(())
     dataset = build(data, config.data)
-    optimizer = finetune.frozen(optimizer, config.train.only)
-    method = methods.only(method, partial(finetune.freeze, only=config.train.only))
-    checks.check_config(config, method.parts, dataset)
-    built = Built(method, dataset, optimizer, emas, learning_rate, settings, config)
-    checks.check_calls(method, dataset)
-    return built
+    optimizer, method = _freeze(config.train.only, optimizer, method)
+    if "process" in config:
+        checks.check_words(config, method.parts, dataset)
+    checks.check_objects(method, dataset, optimizer, settings)
+    return Built(method, dataset, optimizer, emas, learning_rate, settings, config)
 
 
-def _settings(config: Config) -> Settings:
-    train = {name: config.train[name] for name in Settings._fields if name in config.train}
-    rest = dict(seed=config.seed, chunk=config.sample.chunk, ema=config.sample.ema, label=config.sample.label)
-    kept = dict(checkpoint_every=config.checkpoint.every, keep=config.checkpoint.keep, best=config.checkpoint.best)
-    rest |= dict(snapshot_every=config.checkpoint.get("snapshot_every"), time_bins=config.eval.time_bins)
-    return Settings(**train, **rest, **kept)
+def _parts(config: Config) -> Callable[[], Method]:
+    """The method's function, to be called; its parts are built here."""
+    title, make, path, options = configs.member(methods, _named(config))
+    parameters = inspect.signature(make).parameters
+    own = [name for name in parameters if name not in PARTS]
+    for name in options:
+        if name in PARTS:
+            raise ConfigError(f"method has no option {name!r}: set the group {PARTS[name].groups[0]} of the config.")
+        if name not in own:
+            raise ConfigError(f"{title}.{path} has no option {name!r}: {nearest(name, own)}.")
+    built = {name: part.make(config) for name, part in PARTS.items() if name in parameters}
+    missing = [n for n in own if parameters[n].default is inspect.Parameter.empty and n not in options]
+    if missing:
+        raise ConfigError(f"{title}.{path} also needs {', '.join(missing)}: set method.{missing[0]}.")
+    return partial(make, **built, **options)
 
 
-def _condition(config: Config) -> methods.Condition:
-    classes = config.model.get("classes")
-    return methods.condition({} if classes is None else {"label": jnp.int32(classes)}, config.train.label_dropout)
+def _freeze(only: str | None, optimizer: Any, method: Method) -> tuple[Any, Method]:
+    if only is None:
+        return optimizer, method
+    if isinstance(optimizer, dict):
+        raise ConfigError(f"train.only is {only!r}, but this method's players have an optimizer each: leave one out.")
+    return finetune.frozen(optimizer, only), methods.freezing(method, partial(finetune.freeze, only=only))
 
 
-def _optimizer(config: Config, steps: int) -> tuple[Any, Callable]:
+def _optimizers(config: Config, steps: int) -> tuple[Any, Callable | None]:
+    """One optimizer and its schedule; or one for each player, by name, and no schedule to log."""
+    if "name" in config.optimizer:
+        return _optimizer(config.optimizer.to_dict(), config, steps)
+    if not all(isinstance(part, table.ConfigDict) and "name" in part for part in config.optimizer.values()):
+        raise ConfigError(
+            f"optimizer has no name; got {config.optimizer.to_dict()}, expected a spec, or one for each player."
+        )
+    players = config.optimizer.to_dict()
+    return {name: _optimizer(spec, config, steps, own=True)[0] for name, spec in players.items()}, None
+
+
+def _optimizer(spec: dict[str, Any], config: Config, steps: int, own: bool = False) -> tuple[Any, Callable]:
+    """An optimizer and its schedule; a player's `own` may set its peak, learning_rate."""
     rate = config.learning_rate.to_dict()
+    peak = spec.pop("learning_rate", rate["peak"]) if own else rate["peak"]
     homes = {"learning_rate": "learning_rate.peak", "clip_norm": "train.clip_norm"}
     homes |= {name: f"learning_rate.{name}" for name in ("schedule", "warmup_steps", "final", "decay_start")}
-    for name in config.optimizer:
+    for name in spec:
         if name in homes:
             raise ConfigError(f"optimizer has no option {name!r}: set {homes[name]}.")
-    spec = {
-        **config.optimizer.to_dict(),
-        "learning_rate": rate.pop("peak"),
-        **rate,
-        "clip_norm": config.train.clip_norm,
-    }
-    return optimizers.build_optimizer(spec, steps)
+    del rate["peak"]
+    return optimizers.build_optimizer(
+        {**spec, "learning_rate": peak, **rate, "clip_norm": config.train.clip_norm}, steps
+    )

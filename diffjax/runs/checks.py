@@ -4,16 +4,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from diffjax import calculus, data, denoisers, ema
+from diffjax import calculus, data, denoisers, ema, training
 from diffjax.config import Config, ConfigError, nearest
 from diffjax.data import Dataset
 from diffjax.method import Method
 from diffjax.methods import Denoising
-from diffjax.runs import draws
 from diffjax.runs.logs import LOGGERS
-from diffjax.runs.settings import Settings
+from diffjax.runs.settings import Settings, home
 
 
 def check_ema(settings: Settings, emas: ema.Ema, kind: str = "it") -> None:
@@ -40,16 +38,14 @@ def check_ema(settings: Settings, emas: ema.Ema, kind: str = "it") -> None:
         )
 
 
-def check_settings(settings: Settings, train: Any = None) -> None:
+def check_settings(settings: Settings) -> None:
     """Counts are positive and meet at dispatches; loggers, backend and policy exist."""
     if not 0 <= settings.seed < 2**32:
         raise ConfigError(f"seed is {settings.seed}, expected an integer in [0, 2^32).")
-    homes = {"checkpoint_every": "checkpoint.every", "keep": "checkpoint.keep", "chunk": "sample.chunk"}
-    homes |= {"time_bins": "eval.time_bins"}
-    counts = ("steps", "batch_size", "steps_per_dispatch", "log_every", "sample_every", *homes)
-    for field in counts:
+    counts = ("steps", "batch_size", "steps_per_dispatch", "log_every", "sample_every")
+    for field in (*counts, "samples", "time_bins", "chunk", "checkpoint_every", "keep"):
         if (value := getattr(settings, field)) < 1:
-            raise ConfigError(f"{homes.get(field, f'train.{field}')} is {value}, expected an integer >= 1.")
+            raise ConfigError(f"{home(field)} is {value}, expected an integer >= 1.")
     for field in ("steps", "log_every", "sample_every"):
         if getattr(settings, field) % settings.steps_per_dispatch:
             raise ConfigError(
@@ -60,29 +56,77 @@ def check_settings(settings: Settings, train: Any = None) -> None:
         if name not in LOGGERS:
             raise ConfigError(f"train.loggers holds {name!r}: {nearest(name, LOGGERS)}.")
     for field, options in (("backend", ("jit", "pmap")), ("nonfinite", ("stop", "skip"))):
-        if getattr(settings, field) not in options:
-            raise ConfigError(
-                f"train.{field} is {getattr(settings, field)!r}: {nearest(getattr(settings, field), options)}."
-            )
+        if (value := getattr(settings, field)) not in options:
+            raise ConfigError(f"train.{field} is {value!r}: {nearest(value, options)}.")
 
 
-def check_config(config: Config, of: Denoising, dataset: Dataset) -> None:
-    """What only the words of a config can get wrong: two groups that do not go together."""
-    if config.eval.samples < 1:
-        raise ConfigError(f"eval.samples is {config.eval.samples}, expected an integer >= 1.")
-    if dataset.name == "digits" and config.eval.samples < len(dataset.held_out):
+def check_objects(method: Method, dataset: Dataset, optimizer: Any, settings: Settings) -> None:
+    """Objects are of their kinds, go together, and can be called: a step and a sample of one example are traced."""
+    for name, got, kind in (("method", method, Method), ("data", dataset, Dataset)):
+        if not isinstance(got, kind):
+            ways = {"method": "methods.denoising(network, process, target)", "data": "data.arrays(x, label=y)"}
+            raise ConfigError(f"Got {type(got).__name__} as the {name}, expected a {kind.__name__}: {ways[name]}.")
+    try:
+        training.check_optimizers(method, optimizer)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    least, why = dataset.least
+    if settings.samples < least:
+        raise ConfigError(f"eval.samples is {settings.samples}, expected at least {least}: {why}.")
+    check_read(method, dataset)
+    check_calls(method, dataset)
+
+
+def check_read(method: Method, dataset: Dataset) -> None:
+    """What data gives is read, and what is read is given."""
+    brought = tuple(data.blank(dataset).given)
+    if method.asks is None:
+        return
+    gives = f"{dataset.name} gives {', '.join(brought) or 'nothing'}"
+    if missing := [name for name in method.asks if name not in brought]:
+        raise ConfigError(f"The method reads {', '.join(missing)} of what is given, but {gives}.")
+    if unread := [name for name in brought if name not in (*method.asks, *dataset.unread)]:
+        reads = ", ".join(method.asks) or "nothing"
         raise ConfigError(
-            f"eval.samples is {config.eval.samples}, expected at least {len(dataset.held_out)}: the gate compares with "
-            "as many held-out digits."
+            f"{gives}, but nobody reads {', '.join(unread)}: network and process together read {reads}. Leave it out "
+            "of the data, or give the network a field for it."
         )
-    check_augment(config, of, dataset)
-    check_pairs(config, of, dataset)
-    check_labels(config, dataset)
-    check_maps(config)
-    check_given(config, of, dataset)
 
 
-def check_augment(config: Config, of: Denoising, dataset: Dataset) -> None:
+def check_calls(method: Method, dataset: Dataset) -> None:
+    """Traces a step's losses and a sample of one example: what they refuse is said before anything runs."""
+    key, example = jax.random.key(0), data.blank(dataset)
+    batch = jax.tree.map(lambda a: a[None], example)
+    if method.prepare is not None:
+        batch = method.prepare.apply(method.prepare.init(), key, batch)
+    if method.learned is not None:
+        method.learned(method.prepare.init())  # pyright: ignore[reportOptionalMemberAccess]
+    try:
+        params = jax.eval_shape(method.init, key, example)
+        for turn in method.turns:
+            jax.eval_shape(lambda p, turn=turn: turn.losses(p, key, batch, jnp.zeros(1, jnp.int32), 1), params)
+    except KeyError as error:
+        if error.args[0] in example.given:
+            raise
+        gives = ", ".join(example.given) or "nothing"
+        raise ConfigError(f"The method reads {error} of what is given, but {dataset.name} gives {gives}.") from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    request = method.plan(dataset.shape)
+    given = example.given if method.asks is None else {name: example.given[name] for name in method.asks}
+    jax.eval_shape(lambda p: method.draw(p, request, key, given), params)
+
+
+def check_words(config: Config, of: Denoising, dataset: Dataset) -> None:
+    """Groups of a config of denoising go together: what only its words can get wrong."""
+    _check_augment(config, of, dataset)
+    _check_pairs(config, of, dataset)
+    _check_labels(config, dataset)
+    _check_maps(config)
+    _check_given(config, of, dataset)
+
+
+def _check_augment(config: Config, of: Denoising, dataset: Dataset) -> None:
     """The network takes the label that the augmentation gives."""
     x = jax.ShapeDtypeStruct(dataset.shape, jnp.float32)
     _, label = jax.eval_shape(of.augment, jax.eval_shape(lambda: jax.random.key(0)), x)
@@ -94,7 +138,7 @@ def check_augment(config: Config, of: Denoising, dataset: Dataset) -> None:
         )
 
 
-def check_maps(config: Config) -> None:
+def _check_maps(config: Config) -> None:
     """What the denoiser reads beside F is what the loss trains."""
     wanted = denoisers.variance.TRAINED_BY.get(config.denoiser.name)
     if wanted and config.loss.name not in wanted:
@@ -104,13 +148,16 @@ def check_maps(config: Config) -> None:
         )
 
 
-def check_pairs(config: Config, of: Denoising, dataset: Dataset) -> None:
+def _check_pairs(config: Config, of: Denoising, dataset: Dataset) -> None:
     """Data that comes in pairs with its noise stays in them, and their flow is all that is known."""
-    if "z" not in dataset.train.gather(np.arange(1)):
+    example, prepare = data.blank(dataset), of.prepare(of.schedule)
+    if "z" not in example.chosen:
         return
+    batch = jax.tree.map(lambda a: a[None], example._replace(chosen={}))
+    chosen = {} if prepare is None else prepare.apply(prepare.init(), jax.random.key(0), batch).chosen
     if config.augment.name != "none":
         raise ConfigError(f"augment.{config.augment.name} would part each x from its z: set augment.name=none.")
-    if "z" in chosen(of, dataset):
+    if "z" in chosen:
         raise ConfigError(f"prepare.{config.prepare.name} would part each x from its z: set prepare.name=nothing.")
     if not calculus.flow_only(of.schedule):
         raise ConfigError(
@@ -119,14 +166,7 @@ def check_pairs(config: Config, of: Denoising, dataset: Dataset) -> None:
         )
 
 
-def chosen(of: Denoising, dataset: Dataset) -> dict:
-    """What `prepare` chooses for a batch of one."""
-    prepare = of.prepare(of.schedule)
-    x = jnp.zeros((1, *dataset.shape), jnp.float32)
-    return {} if prepare is None else prepare.apply(prepare.init(), jax.random.key(0), data.example({"x": x})).chosen
-
-
-def check_labels(config: Config, dataset: Dataset) -> None:
+def _check_labels(config: Config, dataset: Dataset) -> None:
     """Labels are in range, and what guidance needs was trained."""
     classes, dropout, label = config.model.get("classes"), config.train.label_dropout, config.sample.label
     if not 0 <= dropout < 1:
@@ -149,41 +189,15 @@ def check_labels(config: Config, dataset: Dataset) -> None:
         raise ConfigError(f"sample.label is {label}, expected 0 to {classes - 1}, or {classes} for no label.")
 
 
-def check_given(config: Config, of: Denoising, dataset: Dataset) -> None:
+def _check_given(config: Config, of: Denoising, dataset: Dataset) -> None:
     """Data brings what the process asks for and no more, and the network has room for it."""
-    brought, process = dataset.train.gather(np.zeros(1, int)), of.process
     channels = config.model.get("condition", 0)
-    if set(process.asks) - set(brought):
-        raise ConfigError(
-            f"{dataset.name} has no endpoints, which the {config.process.name} needs: set "
-            f"data.name=pairs, data.of={config.data.name}, or process.from_noise=True."
-        )
-    if (set(process.conditions) - set(process.asks)) & set(brought):
-        raise ConfigError(f"{dataset.name} has endpoints, but process.from_noise draws them: set one of the two.")
-    if channels and not process.conditions:
+    of.process.check_data(tuple(data.blank(dataset).given), dataset.name)
+    if channels and not of.process.conditions:
         raise ConfigError(f"model.condition is {channels}, but only a bridge has endpoints: process.name=bridge.")
     if channels not in (0, dataset.shape[-1]):
         raise ConfigError(
             f"model.condition is {channels}, expected {dataset.shape[-1]}, the endpoint's channels, or 0."
         )
-    if process.conditions and config.augment.name != "none":
+    if of.process.conditions and config.augment.name != "none":
         raise ConfigError("augment transforms x alone, not its endpoint: set augment.name=none.")
-
-
-def check_calls(method: Method, dataset: Dataset) -> None:
-    """Traces a step's losses and a sample of one example: what they refuse is said before anything runs."""
-    key, example = jax.random.key(0), data.blank(dataset)
-    batch = jax.tree.map(lambda a: a[None], example)
-    if method.prepare is not None:
-        batch = method.prepare.apply(method.prepare.init(), key, batch)
-    if method.learned is not None:
-        method.learned(method.prepare.init())  # pyright: ignore[reportOptionalMemberAccess]
-    try:
-        params = jax.eval_shape(method.init, key, example)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    for turn in method.turns:
-        jax.eval_shape(lambda p, turn=turn: turn.losses(p, key, batch, jnp.zeros(1, jnp.int32), 1), params)
-    request = method.plan(dataset.shape)
-    given = {name: example.given[name] for name in draws.asked(method, dataset)}
-    jax.eval_shape(lambda p: method.draw(p, request, key, given), params)

@@ -43,8 +43,11 @@ class Log:
     """
 
     def __init__(self, workdir: Path | None, total: int, start: int, loggers: Sequence[str], config: dict[str, Any]):
-        self._sinks = [_sink(name, workdir, config) for name in loggers]
-        self._file: TextIO = Path(os.devnull if workdir is None else workdir / "metrics.jsonl").open("a")
+        if loggers and workdir is None:
+            raise ConfigError(f"The logger {loggers[0]} writes into a workdir, which this run has not.")
+        self._sinks = [_sink(name, workdir or Path(), config) for name in loggers]
+        path = Path(os.devnull) if workdir is None else workdir / "metrics.jsonl"
+        self._file: TextIO = path.open("a")
         self._total, self._last_line = total, 0.0
         self._bar = None
         if sys.stderr.isatty():

@@ -9,13 +9,12 @@ import numpy as np
 
 from diffjax import data, ema, parallel, training
 from diffjax.checkpoint import Checkpoints
-from diffjax.config import Config, ConfigError, override
+from diffjax.config import Config, ConfigError, nearest, override
 from diffjax.data import Dataset
 from diffjax.method import Method
-from diffjax.methods import Denoising
 from diffjax.runs import draws, snapshots
 from diffjax.runs import workdir as files
-from diffjax.runs.build import Built, build_run
+from diffjax.runs.build import Built, build_run, complete
 from diffjax.runs.settings import Settings
 from diffjax.types import Denoiser, Key, PyTree
 
@@ -23,7 +22,7 @@ OPEN = ("sampler.", "grid.", "denoiser.", "guidance.", "sample.", "eval.")  # wh
 
 
 class Run(NamedTuple):
-    """`method` is that by what the run has learned beside its parameters."""
+    """What was trained; `method` is that by what the run has learned beside its parameters."""
 
     method: Method
     data: Dataset
@@ -34,57 +33,86 @@ class Run(NamedTuple):
     config: Config | None = None
 
     @property
-    def params(self) -> PyTree:
-        """What samples are made with: the EMA of `settings`, tracked or made of stored ones."""
-        name = self.settings.ema
-        if name in self.state.ema.averages:
-            return self.state.ema.averages[name]
-        assert self.workdir is not None
-        return snapshots.combine(self.workdir, self.ema, name, int(self.state.step), self.state.ema)
+    def name(self) -> str:
+        """What the run is called in its report."""
+        return "run" if self.config is None else self.config.name
 
     @property
     def step(self) -> int:
         """Steps made."""
         return int(self.state.step)
 
-    def denoising(self, what: str) -> Denoising:
-        """The parts of a denoising method; ConfigError, saying what needs them, for another."""
-        if not isinstance(self.method.parts, Denoising):
-            raise ConfigError(f"{what} needs a method that denoises (methods.denoising), which this run's is not.")
+    @property
+    def params(self) -> PyTree:
+        """What samples are made with: the average that `settings.ema` names, tracked or made of stored ones."""
+        name = self.settings.ema
+        if name in self.state.ema.averages:
+            return self.state.ema.averages[name]
+        if self.workdir is None:
+            raise ConfigError(
+                f"EMA {name} is made of averages stored along a run, which one without a workdir has not."
+            )
+        return snapshots.combine(self.workdir, self.ema, name, int(self.state.step), self.state.ema)
+
+    def parts(self, ability: str, what: str) -> Any:
+        """The parts of the method, which have this ability.
+
+        Raises:
+            ConfigError: saying what needs it, for a method whose parts have not.
+        """
+        if not hasattr(self.method.parts, ability):
+            raise ConfigError(
+                f"{what} needs a method with a {ability}, such as methods.denoising; this run's has none."
+            )
         return self.method.parts
 
     def denoiser(self, given: dict | None = None) -> Denoiser:
         """What the network says of x_0's mean for an example of which this is known."""
-        return self.denoising("A denoiser").mean_denoiser(self.params, given or {})
+        return self.parts("mean_denoiser", "A denoiser").mean_denoiser(self.params, given or {})
 
-    def given(self, seeds: Any) -> dict[str, np.ndarray]:
-        """What the samples of these seeds are given."""
-        return draws.given_of(self.method, self.data, list(seeds), self.settings.label)
+    def given(self, seeds: Iterable[int], **words: Any) -> dict[str, np.ndarray]:
+        """What the samples of these seeds are given; `words`, such as label=3, in the place of what seeds stand for."""
+        return draws.told(self.method, self.data, list(seeds), words, self.settings.label)
+
+    def mapped(self, one: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """Makes `map(shared, rows)` of `one(shared, row)`, in chunks over all devices (`parallel.map_chunks`)."""
+        return parallel.map_chunks(jax.vmap(one, in_axes=(None, 0)), self.settings.chunk, parallel.mesh())
 
     def drawer(self, trace: Callable | None = None) -> Callable:
-        """`draw(params, seeds, given)` (`draws.drawer`)."""
+        """Makes `draw(params, seeds, given)` (`draws.drawer`)."""
         return draws.drawer(self.method, self.data.shape, self.settings.chunk, parallel.mesh(), trace)
 
-    def draw(self, seeds: Iterable[int] | int, given: dict | None = None, **parts: Any) -> np.ndarray:
+    def draw(self, seeds: Iterable[int] | int, given: dict | None = None, **words: Any) -> np.ndarray:
         """Samples (n, *shape) of seeds 0 .. n - 1, or of these.
 
         Args:
-            given: leaves (n, ...); default what the seeds stand for.
-            parts: in place of the method's: sampler, grid, guidance, variance (schedule -> ..., as of `Denoising`).
+            given: name -> one value for all, or one for each (n, ...); default what the seeds stand for.
+            words: entries of `given`, such as label=3; or parts in the place of the method's, such as
+                sampler=samplers.multistep.dpmpp_2m, grid=..., guidance=... (functions, as `methods.denoising` takes).
+
+        Raises:
+            ConfigError: for a word that is neither, or as `given`.
         """
         seeds = list(range(seeds) if isinstance(seeds, int) else seeds)
-        run = self._replace(method=self.denoising("Another sampler")._replace(**parts).method()) if parts else self
-        return run.drawer()(self.params, seeds, run.given(seeds) if given is None else given)
+        names, fields = draws.asked(self.method, self.data), getattr(self.method.parts, "_fields", ())
+        parts = {name: part for name, part in words.items() if name not in names}
+        for name in parts:
+            if name not in fields:
+                raise ConfigError(f"draw knows no {name!r}: {nearest(name, [*names, *fields])}.")
+        run = self._replace(method=self.method.parts._replace(**parts).method()) if parts else self
+        words = {**(given or {}), **{name: value for name, value in words.items() if name not in parts}}
+        return run.drawer()(self.params, seeds, run.given(seeds, **words))
 
 
-def open(
-    workdir: str | Path, *, step: int | None = None, overrides: Iterable[str] = (), method: Method | None = None
-) -> Run:
-    """The run of a workdir, from its config.json and a checkpoint.
+def open(workdir: str | Path, *, step: int | None = None, overrides: Iterable[str] = ()) -> Run:
+    """Opens the run of a workdir, from its config.json and a checkpoint.
 
     Args:
         step: a checkpoint; default the newest good one.
         overrides: "a.b=value" on the saved config: sampler, grid, denoiser, guidance, sample, eval.
+
+    Raises:
+        ConfigError: for a folder that holds no run of a config, no such checkpoint, or other overrides.
     """
     built = build_run(read_config(workdir, overrides))
     try:
@@ -98,15 +126,15 @@ def open(
 
 
 def of(built: Built, state: training.TrainState, workdir: str | Path | None = None) -> Run:
-    """The run of what was built, in this state."""
+    """Makes the run of what was built, in this state."""
     method = built.method if built.method.learned is None else built.method.learned(jax.device_get(state.memory))
     path = None if workdir is None else Path(workdir)
     return Run(method, built.data, built.ema, built.settings, state, path, built.config)
 
 
-def read_config(workdir: str | Path, changes: Iterable[str]) -> Config:
-    """A run's config, changed in what a trained run leaves open."""
-    config = files.read_config(Path(workdir))
+def read_config(workdir: str | Path, changes: Iterable[str] = ()) -> Config:
+    """Reads a run's config, complete, changed in what a trained run leaves open."""
+    config = complete(files.read_config(Path(workdir))).lock()
     for text in changes:
         if not text.startswith(OPEN):
             raise ConfigError(
@@ -118,7 +146,7 @@ def read_config(workdir: str | Path, changes: Iterable[str]) -> Config:
 
 
 def init_state(built: Any, start: Callable[[PyTree], PyTree] = lambda params: params) -> training.TrainState:
-    """The state before the first step: a function of the seed; `start` puts other parameters in the place of its own."""
+    """Makes the state before the first step, of the seed; `start` puts others in the place of its first parameters."""
     return _state(built, lambda key, example: start(training.first_params(built.method.init, key, example)))
 
 

@@ -1,26 +1,126 @@
-"""The numbers of a run that say nothing of its method: how long, how often, where."""
+"""The numbers of a run that say nothing of its method, and the one table of defaults that configs differ from."""
 
-from typing import NamedTuple
+import copy
+import types
+import typing
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict, config_dict
+
+from diffjax.config import Config, spec
 
 
 class Settings(NamedTuple):
-    """Defaults are those of digits on two CPU cores."""
+    """How long, how often, where; the defaults suit digits on two CPU cores."""
 
     steps: int = 2400
     batch_size: int = 128  # examples of each turn
     seed: int = 0
-    steps_per_dispatch: int = 1
+    steps_per_dispatch: int = 1  # on CPUs, XLA slows convolutions down inside loops
     log_every: int = 100
     sample_every: int = 800
+    backend: str = "jit"  # or "pmap"
+    devices: int | None = None  # None: all of them
+    nonfinite: str = "stop"  # or "skip"
+    loggers: tuple[str, ...] = ()  # any of "tensorboard", "wandb"
     checkpoint_every: int = 500
-    snapshot_every: int | None = None
+    snapshot_every: int | None = None  # averages stored along the run, for `ema.power`; None: none
     keep: int = 2
     best: int = 1
     chunk: int = 64  # samples for each device and dispatch
     ema: str = "0.999"  # what samples are made with
     label: int | None = None  # of every sample; None: seed mod classes
+    samples: int = 1024  # of an evaluation
     time_bins: int = 10
-    backend: str = "jit"
-    devices: int | None = None
-    nonfinite: str = "stop"
-    loggers: tuple[str, ...] = ()
+
+
+HOMES = {  # where a config has a setting, if not in its group "train"
+    "seed": "seed",
+    "checkpoint_every": "checkpoint.every",
+    "snapshot_every": "checkpoint.snapshot_every",
+    "keep": "checkpoint.keep",
+    "best": "checkpoint.best",
+    "chunk": "sample.chunk",
+    "ema": "sample.ema",
+    "label": "sample.label",
+    "samples": "eval.samples",
+    "time_bins": "eval.time_bins",
+}
+
+GROUPS = {  # the groups of a config that are no settings, as a config has them that says nothing
+    "data": spec("digits"),
+    "schedule": spec("VP"),
+    "process": spec("Gaussian"),
+    "target": spec("V"),
+    "weight": spec("unit"),
+    "times": spec("stratified"),
+    "prepare": spec("nothing"),  # of the batch: "importance" draws its times
+    "loss": spec("regression"),
+    "denoiser": spec("mean"),  # "large", "learned_range", ...; clip=(-1, 1) confines x_0
+    "guidance": spec("none"),  # "classifier_free", for a model with classes
+    "augment": spec("none"),
+    "model": spec("UNet"),
+    "optimizer": spec("adam"),  # any optax optimizer, with its own options; of several players one each, by name
+    "learning_rate": dict(peak=1e-3, schedule="constant", warmup_steps=0),
+    "ema": spec("warm_up", decays=(0.999,)),
+    "sampler": spec("ancestral.ddim"),
+    "grid": spec("log_snr", n=40, t_min=1e-3),
+    "train": dict(
+        clip_norm=1.0,  # inf: off
+        start=config_dict.placeholder(str),  # the workdir of a run whose parameters this one begins with
+        only=config_dict.placeholder(str),  # what is trained: a regular expression on parameter paths; None: all
+        label_dropout=0.0,  # share of examples whose label is hidden: what guidance without a classifier needs
+    ),
+}
+NETWORK = spec("MLP")  # the default of the groups that name a player's network
+COMMON = ("data", "optimizer", "learning_rate", "ema", "train")  # groups that every method has
+
+
+def home(field: str) -> str:
+    """Tells where a config has this setting: "train.steps"."""
+    return HOMES.get(field, f"train.{field}")
+
+
+def defaults(groups: typing.Iterable[str]) -> ConfigDict:
+    """Makes the config that says nothing, of these groups and of all settings."""
+    config = ConfigDict({"name": "run", **{group: copy.deepcopy(GROUPS.get(group, NETWORK)) for group in groups}})
+    for field, kind in typing.get_type_hints(Settings).items():
+        parent, leaf = place(config, home(field), make=True)
+        optional = [k for k in typing.get_args(kind) if k is not types.NoneType] if None in _values(kind) else []
+        parent[leaf] = config_dict.placeholder(optional[0]) if optional else Settings._field_defaults[field]
+    return config
+
+
+def _values(kind: Any) -> tuple:
+    return tuple(None if k is types.NoneType else k for k in typing.get_args(kind))
+
+
+def place(config: Config, path: str, make: bool = False) -> tuple[Config, str]:
+    """Finds the group of a path, and its field in it; with `make` an absent group is made."""
+    *groups, leaf = path.split(".")
+    for group in groups:
+        if make and group not in config:
+            config[group] = ConfigDict()
+        config = config[group]
+    return config, leaf
+
+
+def complete(config: Config, groups: typing.Iterable[str]) -> Config:
+    """Makes the config with defaults where a group, or a field of an unnamed group, is not there."""
+    whole = copy.deepcopy(config)
+    with whole.unlocked():
+        for group, default in defaults(groups).items():
+            if group not in whole:
+                whole[group] = default
+            elif isinstance(default, ConfigDict) and "name" not in default:
+                whole[group].update({field: value for field, value in default.items() if field not in whole[group]})
+    return whole
+
+
+def settings_of(config: Config) -> Settings:
+    """Reads the settings of a complete config."""
+    found = {}
+    for field in Settings._fields:
+        parent, leaf = place(config, home(field))
+        found[field] = parent[leaf]
+    return Settings(**found)

@@ -1,6 +1,7 @@
 """Training: the state of a run, and its walk from one boundary (log, sample, checkpoint) to the next."""
 
 import hashlib
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,20 +11,30 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffjax import data, ema, parallel, training
+from diffjax import data as sources
+from diffjax import ema as averages
+from diffjax import parallel, training
 from diffjax.checkpoint import Checkpoints
-from diffjax.config import Config, ConfigError
+from diffjax.config import Config, ConfigError, nearest
 from diffjax.method import Method
-from diffjax.runs import checks, snapshots
+from diffjax.runs import checks, report, snapshots
 from diffjax.runs import run as runs
 from diffjax.runs import workdir as files
-from diffjax.runs.build import Built
+from diffjax.runs.build import Built, complete
 from diffjax.runs.logs import CompileClock, Log
 from diffjax.runs.settings import Settings
 from diffjax.signals import Stop, install_stop_handler
-from diffjax.types import PyTree
 
 SAMPLES_SHOWN = 64
+
+
+class Stopped(Exception):
+    """Training was asked to stop by a signal; what it had reached is saved where there is a workdir."""
+
+    def __init__(self, number: signal.Signals, step: int, workdir: Path | None):
+        self.signal, self.step, self.workdir = number, step, workdir
+        kept = f"saved; --workdir={workdir} resumes" if workdir else "not saved: it has no workdir"
+        super().__init__(f"stopped at step {step}, {kept}")
 
 
 class Trainer:
@@ -34,83 +45,118 @@ class Trainer:
         run.draw(16, sampler=samplers.multistep.dpmpp_2m)
 
     Args:
+        method: what is trained and how it draws.
+        data: `data.digits()`, `data.arrays(x)`, ...
         optimizer: optax's, or one for each name that the method's turns move.
         ema: default `ema.warm_up` with the decay that `settings.ema` names.
         workdir: None: nothing is kept.
         learning_rate: schedule, for the log alone.
         config: what the run is known by; default a fingerprint of the objects, so that others are refused there.
         start: its own first parameters -> those to begin with, where there is no checkpoint.
+        name: of the run in its fingerprint and its report, where there is no config.
         options: fields of `Settings`, in place of those.
+
+    Raises:
+        ConfigError: in one line before anything is compiled, for objects that are of the wrong kind or do not go
+            together, and for a workdir of other ones.
     """
 
     def __init__(
         self,
         method: Method,
-        data: data.Dataset,
+        data: sources.Dataset,
         *,
         optimizer: Any,
-        ema: ema.Ema | None = None,
+        ema: averages.Ema | None = None,
         workdir: str | Path | None = None,
         learning_rate: Callable | None = None,
         settings: Settings | None = None,
         config: Config | None = None,
-        start: Callable[[PyTree], PyTree] | None = None,
+        start: Callable[[Any], Any] | None = None,
         clock: CompileClock | None = None,
+        name: str = "run",
         **options: Any,
     ):
-        settings = (settings or Settings())._replace(**options)
+        settings = _settings(settings or Settings(), data, options)
         checks.check_settings(settings)
         emas = ema or _average(settings)
         checks.check_ema(settings, emas)
-        self.built = Built(method, data, optimizer, emas, learning_rate, settings, config)  # pyright: ignore
-        self.settings, self.method, self.data = settings, method, data
+        if config is None:
+            checks.check_objects(method, data, optimizer, settings)
+        built = Built(method, data, optimizer, emas, learning_rate, settings, config)
+        self.built, self.settings, self.method, self.data = built, settings, method, data
         self.mesh, self.clock = parallel.mesh(_devices(settings)), clock or CompileClock()
         self.workdir = None if workdir is None else Path(workdir)
         axis = parallel.AXIS if settings.backend == "pmap" else None
-        options = {"learning_rate": learning_rate, "time_bins": settings.time_bins, "axis_name": axis}
-        step = training.make_steps(training.make_step(method, optimizer, emas, **options))
+        log = {"learning_rate": learning_rate, "time_bins": settings.time_bins}
+        step = training.make_steps(training.make_step(method, optimizer, emas, **log, axis_name=axis))
         self.steps = parallel.compile_step(step, settings.backend, self.mesh, leading=1)
         self.step, self.window, self.loss, self.checkpoints = 0, [], None, None
         if self.workdir is not None:
             if config is None:
-                checks.check_calls(method, data)
-                self.built = self.built._replace(config=_fingerprint(self.built))
-            files.prepare(self.workdir, self.built.config)
+                self.built = built = built._replace(config=fingerprint(built, name))
+            for line in files.prepare(self.workdir, built.config, complete):
+                print(line, flush=True)
             self.checkpoints = open_checkpoints(self.workdir, settings)
-        self.state = parallel.replicate(self.mesh, runs.init_state(self.built))
+        self.state = parallel.replicate(self.mesh, runs.init_state(built))
         if not self._restore() and start is not None:
-            self.state = parallel.replicate(self.mesh, runs.init_state(self.built, start))
+            self.state = parallel.replicate(self.mesh, runs.init_state(built, start))
         self.draw = self.run().drawer()
 
     def train(self, steps: int | None = None) -> "runs.Run":
-        """Trains up to this step, and gives the run; of a stop by a signal `stopped` says which.
+        """Trains up to this step, and gives the run.
 
         Args:
-            steps: default the settings'.
+            steps: in all, those of earlier starts included; default the settings'.
+
+        Raises:
+            Stopped: after SIGTERM or Ctrl-C, when the state is saved.
+            training.NonFiniteError: a loss or gradient is not finite and the policy is "stop".
         """
-        last, self.stopped = self.settings.steps if steps is None else steps, None
+        last = self.settings.steps if steps is None else steps
+        if last % self.settings.steps_per_dispatch:
+            raise ConfigError(
+                f"Got {last} steps, expected a multiple of {self.settings.steps_per_dispatch} a dispatch."
+            )
         words = self.built.config.to_dict() if self.built.config is not None else {}
         with install_stop_handler() as stop, Log(self.workdir, last, self.step, self.settings.loggers, words) as log:
-            log.say(f"{self.workdir or 'nowhere kept'}: {self.opening(last)}")
-            if not self._train(log, stop, last):
-                self.stopped = stop.received
-                log.say(f"stopped at step {self.step}, saved; --workdir={self.workdir} resumes")
+            log.say(f"{self.workdir or 'no workdir'}: {self.opening(last)}")
+            finished = self._train(log, stop, last)
+            stopped = None if finished else Stopped(stop.received or signal.SIGTERM, self.step, self.workdir)
+            if stopped is not None:
+                log.say(str(stopped))
         if self.checkpoints is not None:
             self.checkpoints.wait()
+        if stopped is not None:
+            raise stopped
         return self.run()
 
     def run(self) -> "runs.Run":
         """What there is so far, to draw from."""
         return runs.of(self.built, self.state, self.workdir)
 
-    def sample(self, seeds: Any, given: dict | None = None, **parts: Any) -> np.ndarray:
-        """`Run.draw`."""
-        return self.run().draw(seeds, given, **parts)
+    def sample(self, seeds: Any, given: dict | None = None, **words: Any) -> np.ndarray:
+        """Samples of what there is so far (`Run.draw`)."""
+        return self.run().draw(seeds, given, **words)
+
+    def report(self, out: str | Path | None = None) -> dict[str, Any]:
+        """Evaluates what there is so far (`runs.report`); the folder is the workdir, or `out`.
+
+        Raises:
+            ConfigError: where there is neither.
+        """
+        if out is None and self.workdir is None:
+            raise ConfigError("This run has no workdir to write its report into; give report(out=FOLDER).")
+        return report.evaluate(self.run(), out or self.workdir or "")
 
     def __enter__(self) -> "Trainer":
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Waits for the last save; idempotent."""
         if self.checkpoints is not None:
             self.checkpoints.close()
 
@@ -141,8 +187,8 @@ class Trainer:
     def _train(self, log: Log, stop: Stop, last: int) -> bool:
         """True at the last step, False if asked to stop."""
         settings = self.settings
-        put = lambda batch: parallel.shard_batch(self.mesh, data.example(batch), leading=1)
-        batches = data.Batches(
+        put = lambda batch: parallel.shard_batch(self.mesh, batch, leading=1)
+        batches = sources.Batches(
             self.data.train,
             settings.batch_size * len(self.method.turns),
             settings.seed,
@@ -224,8 +270,24 @@ def open_checkpoints(workdir: Path, settings: Settings, **options: Any) -> Check
     return Checkpoints(workdir / "checkpoints", keep=settings.keep, best=settings.best, report=report, **options)
 
 
-def _average(settings: Settings) -> ema.Ema:
-    return ema.warm_up((float(settings.ema),))
+def _settings(settings: Settings, dataset: Any, options: dict[str, Any]) -> Settings:
+    for name in options:
+        if name not in Settings._fields:
+            raise ConfigError(f"Trainer has no option {name!r}: {nearest(name, Settings._fields)}.")
+    least = getattr(dataset, "least", (1, ""))[0]
+    if "samples" not in options:  # of a small set's judge as many as it takes
+        settings = settings._replace(samples=max(settings.samples, least))
+    return settings._replace(**options)
+
+
+def _average(settings: Settings) -> averages.Ema:
+    try:
+        decay = float(settings.ema)
+    except ValueError:
+        raise ConfigError(
+            f"ema is {settings.ema!r}, expected a decay such as '0.999', or give ema=, an average that has this name."
+        ) from None
+    return averages.warm_up((decay,))
 
 
 def _devices(settings: Settings) -> Any:
@@ -240,14 +302,26 @@ def _devices(settings: Settings) -> Any:
     return devices
 
 
-def _fingerprint(built: Built) -> ConfigDict:
-    """What a run of objects is known by: the settings, the data, and the program of one step."""
+def fingerprint(built: Built, name: str) -> ConfigDict:
+    """What a run of objects is known by: its name, settings, data, the shapes of its state, the program of one step.
+
+    A program says all that the others leave out, but also changes with jax's version, which stands beside it.
+    """
     state = runs.abstract_state(built)
-    batch = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct((len(built.method.turns), *a.shape), a.dtype), data.blank(built.data)
-    )
-    step = training.make_step(built.method, built.optimizer, built.ema)
-    program = hashlib.sha256(jax.jit(step).lower(state, batch).as_text().encode()).hexdigest()[:16]
+    size = len(built.method.turns)
+    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape), a.dtype), sources.blank(built.data))
+    step = jax.jit(training.make_step(built.method, built.optimizer, built.ema))
+    shapes = [f"{jax.tree_util.keystr(path)} {leaf.shape}" for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
     free = ("steps", "log_every", "sample_every", "checkpoint_every", "keep", "best", "loggers", "devices", "chunk")
-    settings = {name: value for name, value in built.settings._asdict().items() if name not in free}
-    return ConfigDict(dict(name="objects", settings=settings, data=built.data.fingerprint, program=program)).lock()
+    free = (*free, "samples", "label")
+    objects = {
+        "settings": {field: value for field, value in built.settings._asdict().items() if field not in free},
+        "data": built.data.fingerprint,
+        "shapes": _digest("\n".join(shapes)),
+        "program": {"step": _digest(step.lower(state, batch).as_text()), "jax": jax.__version__},
+    }
+    return ConfigDict(dict(name=name, objects=objects)).lock()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

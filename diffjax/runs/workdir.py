@@ -16,6 +16,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +30,28 @@ def default_name(config: Config) -> Path:
     return Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def prepare(workdir: Path, config: Config) -> None:
-    """Makes the workdir, or checks that it belongs to this config.
+PROGRAM = "objects.program"  # of a run of objects: what differs by jax's version alone is said, not refused
+
+
+def prepare(workdir: Path, config: Config, complete: Callable[[Config], Config] = lambda config: config) -> list[str]:
+    """Makes the workdir, or checks that it belongs to this config; gives lines to be said.
 
     A start that was refused before its first step leaves a config that the corrected one replaces.
+
+    Args:
+        complete: what fills in the fields that an older config left out.
 
     Raises:
         ConfigError: if it holds a run of another config (the differences are named) or files that no run of ours left.
     """
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"{workdir} is a file, expected a folder for the run; give another --workdir.")
-    saved = workdir / "config.json"
+    saved, said = workdir / "config.json", []
     if saved.exists():
-        changed = differences(from_json(saved.read_text()), config)
+        changed = differences(complete(from_json(saved.read_text())), config)
+        if any(line.startswith(f"{PROGRAM}.jax:") for line in changed):
+            said = [f"{workdir}: trained by another jax before ({line})" for line in changed if PROGRAM in line]
+            changed = [line for line in changed if PROGRAM not in line]
         if changed and _begun(workdir):
             shown = "; ".join(changed[:4]) + ("; ..." if len(changed) > 4 else "")
             raise ConfigError(f"{workdir} holds a run of another config ({shown}); give another --workdir.")
@@ -52,6 +62,7 @@ def prepare(workdir: Path, config: Config) -> None:
     with (workdir / "command.txt").open("a") as file:
         file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {shlex.join(sys.argv)}\n")
     write_atomically(workdir / "env.json", json.dumps(_environments(workdir / "env.json"), indent=2))
+    return said
 
 
 def _begun(workdir: Path) -> bool:
@@ -89,7 +100,7 @@ def read_config(workdir: Path) -> Config:
 def environment() -> dict[str, Any]:
     """Commit, versions and devices."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "diffrax", "ml_collections")
-    versions = {name: importlib.metadata.version(name) for name in packages}
+    versions = {name: _version(name) for name in packages}
     devices = sorted({f"{d.platform}:{d.device_kind}" for d in jax.devices()})
     return {
         "commit": _commit(),
@@ -100,6 +111,13 @@ def environment() -> dict[str, Any]:
         "device_count": jax.device_count(),
         "process_count": jax.process_count(),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # an extra that is not installed
+        return None
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

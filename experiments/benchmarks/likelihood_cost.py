@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from counting import flops, report
 from jax.tree_util import Partial
 
-from diffjax import config, denoisers, divergence, models, schedules
+from diffjax import config, denoisers, divergence, models, runs, schedules
 from diffjax.likelihood.ode import velocity
 
 
@@ -16,7 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="the tiny network")
     smoke = parser.parse_args().smoke
-    recipe = config.load("configs/vpsde.py" + (":tiny" if smoke else ""))
+    recipe = runs.load("configs/vpsde.py" + (":tiny" if smoke else ""))
     schedule, network = schedules.VP(), models.network(config.build(models, recipe.model))
     params = models.init(network, jax.random.key(0), (8, 8, 1))
     denoise = denoisers.denoiser(Partial(network.apply, params), schedule, denoisers.Eps())

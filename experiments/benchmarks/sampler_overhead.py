@@ -8,7 +8,7 @@ import numpy as np
 from counting import best_times, flops, report
 from jax.tree_util import Partial
 
-from diffjax import config, denoisers, grids, models, samplers, schedules
+from diffjax import config, denoisers, grids, models, runs, samplers, schedules
 
 STEPS = 20
 
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="small batch and few repeats")
     smoke = parser.parse_args().smoke
     batch, repeats = (8, 2) if smoke else (64, 7)
-    recipe = config.load("configs/vpsde.py" + (":tiny" if smoke else ""))
+    recipe = runs.load("configs/vpsde.py" + (":tiny" if smoke else ""))
     schedule, network = schedules.VP(), models.network(config.build(models, recipe.model))
     params = models.init(network, jax.random.key(0), (8, 8, 1))
     params = jax.tree.map(lambda p: p + 0.01, params)  # away from the zero output of initialisation

@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from counting import best_times, flops, report
-from diffjax.commands.experiment import Experiment, build_experiment, init_state, loss_fn
 
-from diffjax import config, data, parallel, training
+from diffjax import data, parallel, runs, training
+from diffjax.method import Example, Method
+from diffjax.runs.run import init_state
 
 
 def main() -> None:
@@ -17,22 +18,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="the tiny recipe, few repeats")
     smoke = parser.parse_args().smoke
-    recipe = config.load("configs/vpsde.py" + (":tiny" if smoke else ""))
-    experiment = build_experiment(recipe)
-    size, per_dispatch = recipe.train.batch_size, recipe.train.steps_per_dispatch
-    step = training.make_step(loss_fn(experiment), experiment.optimizer, experiment.emas)
-    state = init_state(experiment)
-    batch = {name: jnp.asarray(v) for name, v in data.batch_at(experiment.dataset.train, size, 0, 0).items()}
+    built = runs.build_run(runs.load("configs/vpsde.py" + (":tiny" if smoke else "")))
+    size, per_dispatch = built.settings.batch_size, built.settings.steps_per_dispatch
+    step = training.make_step(built.method, built.optimizer, built.ema)
+    state = init_state(built)
+    batch = jax.tree.map(jnp.asarray, data.batch_at(built.data.train, size, 0, 0))
     stack = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (per_dispatch, *leaf.shape)) + 0, batch)
-    results = {"config": recipe.name, "batch": size, **static_costs(experiment, step, state, batch, stack)}
-    results |= running_costs(experiment.dataset.train, step, state, stack, *((2, 2) if smoke else (3, 5)))
+    results = {"config": built.config.name, "batch": size, **static_costs(built.method, step, state, batch, stack)}
+    results |= running_costs(built.data.train, step, state, stack, *((2, 2) if smoke else (3, 5)))
     report("train_step", results)
 
 
-def static_costs(experiment: Experiment, step: Any, state: Any, batch: dict, stack: dict) -> dict:
+def static_costs(method: Method, step: Any, state: Any, batch: Example, stack: Example) -> dict:
     """Counts of the compiler's, free of noise."""
-    apply = lambda params, x: jax.vmap(lambda x: experiment.network.apply(params, x, jnp.zeros(())))(x)
-    ratio = flops(step, state, batch) / (3 * flops(apply, state.params, batch["x"]))
+    apply = lambda params, x: jax.vmap(lambda x: method.parts.network.apply(params, x, jnp.zeros(())))(x)
+    ratio = flops(step, state, batch) / (3 * flops(apply, state.params, batch.x))
     donated = jax.jit(training.make_steps(step), donate_argnums=0)
     memory = donated.lower(state, stack).compile().memory_analysis()
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
@@ -42,7 +42,7 @@ def static_costs(experiment: Experiment, step: Any, state: Any, batch: dict, sta
     }
 
 
-def running_costs(source: Any, step: Any, state: Any, stack: dict, dispatches: int, repeats: int) -> dict:
+def running_costs(source: Any, step: Any, state: Any, stack: Example, dispatches: int, repeats: int) -> dict:
     """Compiles and transfers of a warm step, and its time with real data beside one constant batch."""
     per_dispatch, size = jax.tree.leaves(stack)[0].shape[:2]
     mesh = parallel.mesh(jax.devices()[:1])
@@ -51,7 +51,7 @@ def running_costs(source: Any, step: Any, state: Any, stack: dict, dispatches: i
     put = lambda stack: parallel.shard_batch(mesh, stack, leading=1)
     constant = put(jax.device_get(stack))
 
-    def advance(stack: dict) -> None:
+    def advance(stack: Example) -> None:
         holder["state"], _ = compiled(holder["state"], stack)
 
     advance(constant)

@@ -18,10 +18,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from diffjax.commands.experiment import Experiment, held_out_pairs, mean_denoiser
 
-from diffjax import grids, plots, samplers
-from diffjax.commands.sample import restore, served
+from diffjax import grids, plots, runs, samplers
+from diffjax.method import Example
 from diffjax.metrics import digits, frechet, wasserstein
 from diffjax.samplers import ancestral, hybrid, multistep
 
@@ -44,9 +43,9 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=MOST, help="held-out examples, the first ones")
     parser.add_argument("--smoke", action="store_true", help="two walks of each kind")
     args = parser.parse_args()
-    experiment, state, step = restore(args.workdir)
-    params, schedule = served(experiment, state, args.workdir), experiment.schedule
-    end, few = float(schedule.t_max), slice(2 if args.smoke else None)
+    run = runs.open(args.workdir)
+    schedule, few = run.method.parts.schedule, slice(2 if args.smoke else None)
+    end = float(schedule.t_max)
     walks = {}
     for n in STEPS["DDBM hybrid"][few]:
         ts = grids.karras(schedule, n, t_max=end * (1 - 1e-4), t_min=end * 1e-4)
@@ -55,23 +54,24 @@ def main() -> None:
         for n in STEPS["DBIM"][few]:
             ts = grids.pinned(schedule, n, gap=end * 1e-3, t_min=end * 1e-3)
             walks[name, n] = samplers.bridging_fn(make(schedule), ts)
-    draw, metric = drawer(experiment, params), "Frechet" if experiment.dataset.name == "digits" else "sliced W2"
-    count = min(len(experiment.dataset.held_out), 297 if args.smoke else args.most)
-    pairs = held_out_pairs(experiment, np.arange(count))
-    rows = {name: judge(experiment, x, pairs, None) for name, x in baselines(experiment, params, pairs).items()}
+    draw, metric = drawer(run), "Frechet" if run.data.name == "digits" else "sliced W2"
+    count = min(len(run.data.held_out), 297 if args.smoke else args.most)
+    pairs = run.data.held_out.gather(np.arange(count))
+    rows = {name: judge(run, x, pairs, None) for name, x in baselines(run, pairs).items()}
     for (name, nfe), walk in walks.items():
-        x, other = (draw(walk, pairs["y"], seed) for seed in (0, 1))
-        rows[f"{name}, {nfe}"] = row = judge(experiment, x, pairs, other)
+        x, other = (draw(walk, pairs.given, seed) for seed in (0, 1))
+        rows[f"{name}, {nfe}"] = row = judge(run, x, pairs, other)
         print(name, nfe, row, flush=True)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(json.dumps({"step": step, "examples": count, "rows": rows}, indent=1))
+    (out / "results.json").write_text(json.dumps({"step": run.step, "examples": count, "rows": rows}, indent=1))
     head = [f"| sampler, evaluations | squared error | spread | {metric} |", "|---|---|---|---|"]
-    if pairs["x"].ndim == 4:
+    if pairs.x.ndim == 4:
         ts = grids.pinned(schedule, 20, gap=end * 1e-3, t_min=end * 1e-3)
         walk = samplers.bridging_fn(ancestral.ddim(schedule, 1.0), ts)
-        draws = [draw(walk, pairs["y"][:CHUNK], seed)[:SHOWN] for seed in (0, 1)]
-        board = np.stack([pairs["y"][:SHOWN], *draws, pairs["x"][:SHOWN]])
+        first = {name: part[:CHUNK] for name, part in pairs.given.items()}
+        draws = [draw(walk, first, seed)[:SHOWN] for seed in (0, 1)]
+        board = np.stack([pairs.given["y"][:SHOWN], *draws, pairs.x[:SHOWN]])
         plots.save_image(out / "pairs.png", plots.tile(board.reshape(-1, *board.shape[2:]), SHOWN))
     shown = lambda v: "" if v is None else f"{v:.4f}"
     lines = [f"| {name} | {' | '.join(map(shown, row.values()))} |" for name, row in rows.items()]
@@ -79,22 +79,24 @@ def main() -> None:
     print("\n".join([*head, *lines]))
 
 
-def drawer(experiment: Experiment, params: Any) -> Any:
-    """(walk, endpoints (n, ...), seed) -> samples, one compile for each kind and length of walk."""
+def drawer(run: runs.Run) -> Any:
+    """(walk, what is given of n examples, seed) -> samples, one compile for each kind and length of walk."""
+    of, params = run.method.parts, run.params
 
     @jax.jit
-    def chunk(walk: Any, ys: Any, keys: Any) -> Any:
-        def one(y: Any, key: Any) -> Any:
+    def chunk(walk: Any, given: Any, keys: Any) -> Any:
+        def one(given: Any, key: Any) -> Any:
             key_prior, key_walk = jax.random.split(key)
-            u = experiment.process.prior(key_prior, y.shape, walk_start(walk))
-            return walk(mean_denoiser(experiment)(params, jnp.int32(0), y), key_walk, u)
+            u = of.process.prior(key_prior, run.data.shape, walk_start(walk))
+            return walk(of.mean_denoiser(params, given), key_walk, u)
 
-        return jax.vmap(one)(ys, keys)
+        return jax.vmap(one)(given, keys)
 
-    def draw(walk: Any, ys: np.ndarray, seed: int) -> np.ndarray:
-        keys = jax.random.split(jax.random.key(seed), len(ys))
-        parts = [chunk(walk, ys[i : i + CHUNK], keys[i : i + CHUNK]) for i in range(0, len(ys), CHUNK)]
-        return np.concatenate([np.asarray(part) for part in parts])
+    def draw(walk: Any, given: dict[str, np.ndarray], seed: int) -> np.ndarray:
+        count = len(given["y"])
+        rows = given, jax.random.split(jax.random.key(seed), count)
+        at = lambda i: jax.tree.map(lambda part: part[i : i + CHUNK], rows)
+        return np.concatenate([np.asarray(chunk(walk, *at(i))) for i in range(0, count, CHUNK)])
 
     return draw
 
@@ -106,24 +108,22 @@ def walk_start(walk: Any) -> Any:
     return walk.args[0].t[0]
 
 
-def baselines(experiment: Experiment, params: Any, pairs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def baselines(run: runs.Run, pairs: Example) -> dict[str, np.ndarray]:
     """The endpoints, E[x_0 | y], and training examples."""
-    end = experiment.schedule.t_max
-    mean = jax.jit(jax.vmap(lambda y: mean_denoiser(experiment)(params, jnp.int32(0), y)(jnp.zeros_like(y), end).mean))(
-        pairs["y"]
-    )
-    train = experiment.dataset.train.gather(np.arange(len(pairs["x"])))["x"]
-    return {"endpoint": pairs["y"], "E[x_0 given y], 1": np.asarray(mean), "training examples (floor)": train}
+    of, params, x = run.method.parts, run.params, jnp.zeros(run.data.shape)
+    mean = jax.jit(jax.vmap(lambda given: of.mean_denoiser(params, given)(x, of.schedule.t_max).mean))(pairs.given)
+    train = run.data.train.gather(np.arange(len(pairs.x))).x
+    return {"endpoint": pairs.given["y"], "E[x_0 given y], 1": np.asarray(mean), "training examples (floor)": train}
 
 
-def judge(experiment: Experiment, x: np.ndarray, pairs: dict[str, np.ndarray], other: Any) -> dict[str, Any]:
+def judge(run: runs.Run, x: np.ndarray, pairs: Example, other: Any) -> dict[str, Any]:
     """The three numbers of one set of samples; `other` are further draws for the same endpoints."""
-    if experiment.dataset.name == "digits":
-        distance = frechet.frechet(digits.read(x).features, digits.read(pairs["x"]).features)
+    if run.data.name == "digits":
+        distance = frechet.frechet(digits.read(x).features, digits.read(pairs.x).features)
     else:
-        distance = wasserstein.sliced(x.reshape(len(x), -1), pairs["x"].reshape(len(x), -1))
+        distance = wasserstein.sliced(x.reshape(len(x), -1), pairs.x.reshape(len(x), -1))
     spread = None if other is None else float(np.sqrt(np.mean((x - other) ** 2) / 2))
-    return {"squared error": float(np.mean((x - pairs["x"]) ** 2)), "spread": spread, "distance": float(distance)}
+    return {"squared error": float(np.mean((x - pairs.x) ** 2)), "spread": spread, "distance": float(distance)}
 
 
 if __name__ == "__main__":

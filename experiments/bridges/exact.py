@@ -47,8 +47,8 @@ def main() -> None:
     args = parser.parse_args()
     pairs = data.pairs("digits", "average", factor=2)
     train, held_out = (part.gather(np.arange(len(part))) for part in (pairs.train, pairs.held_out))
-    y = np.repeat(held_out["y"], REPEATS, 0)
-    law, few = conditional(train["x"], y), slice(2 if args.smoke else None)
+    y = np.repeat(held_out.given["y"], REPEATS, 0)
+    law, few = conditional(train.x, y), slice(2 if args.smoke else None)
     process = processes.bridge(schedules.VP(0.1, 2.1))
     schedule = process.schedule
     walks = {}
@@ -79,7 +79,7 @@ def main() -> None:
     truths = [
         np.asarray(exact(law.log_weights, law.means, jax.random.split(jax.random.key(seed), len(y)))) for seed in (1, 2)
     ]
-    clean = np.repeat(held_out["x"], REPEATS, 0)
+    clean = np.repeat(held_out.x, REPEATS, 0)
     mean = np.einsum("nk,nkd->nd", np.exp(law.log_weights), law.means).reshape(y.shape)
     sets = {"exact draws (floor)": truths[1], "endpoint": y, "E[x_0 given y], 1": mean}
     rows = {name: judge(x, truths[0], clean) for name, x in sets.items()}

@@ -83,12 +83,14 @@ def main():
     dataset = data.digits()
     splits = [source.gather(np.arange(len(source))) for source in (dataset.train, dataset.held_out)]
     start = time.perf_counter()
-    digits.save(train(jnp.asarray(splits[0]["x"]), jnp.asarray(splits[0]["label"])), out)
+    digits.save(train(jnp.asarray(splits[0].x), jnp.asarray(splits[0].given["label"])), out)
     seconds = time.perf_counter() - start
     weights = digits.load(out)
     for name, split in zip(("train", "held-out"), splits):
-        logits = jax.vmap(digits.apply, in_axes=(None, 0))(weights, jnp.asarray(split["x"])).logits
-        print(f"{name} accuracy {np.mean(np.asarray(logits).argmax(1) == split['label']):.4f} ({len(logits)} digits)")
+        logits = jax.vmap(digits.apply, in_axes=(None, 0))(weights, jnp.asarray(split.x)).logits
+        print(
+            f"{name} accuracy {np.mean(np.asarray(logits).argmax(1) == split.given['label']):.4f} ({len(logits)} digits)"
+        )
     print(f"{seconds:.0f} s, {out.stat().st_size} bytes in {out}")
 
 

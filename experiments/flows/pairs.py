@@ -9,14 +9,9 @@ import argparse
 
 import jax
 import numpy as np
-from diffjax.commands.experiment import plan
 
-from diffjax import parallel
-<<<<<<< HEAD
-=======
+from diffjax import runs, samplers
 from diffjax.calculus import FlowOnly
->>>>>>> 888f1d2
-from diffjax.commands.sample import drawer, restore, served
 
 
 def main() -> None:
@@ -29,15 +24,16 @@ def main() -> None:
     parser.add_argument("--nfe", type=int)
     args = parser.parse_args()
     overrides = [] if args.sampler is None else [f"sampler.name={args.sampler}"]
-    experiment, state, _ = restore(args.workdir, nfe=args.nfe, overrides=overrides)
-    schedule = experiment.schedule
-    plan(experiment.config, schedule if isinstance(schedule, FlowOnly) else FlowOnly(schedule))  # refuses noise
-    start, shape = plan(experiment.config, schedule).start, experiment.dataset.shape
+    run = runs.open(args.workdir, overrides=overrides + ([] if args.nfe is None else [f"grid.n={args.nfe}"]))
+    of, shape = run.method.parts, run.data.shape
+    flow = of.schedule if isinstance(of.schedule, FlowOnly) else FlowOnly(of.schedule)
+    samplers.walking_fn(of.sampler(flow), of.grid(flow))  # refuses noise
+    start = run.method.plan(shape).start
 
     def noise(seed):
-        return experiment.process.prior(jax.random.split(jax.random.key(seed))[0], shape, start)  # as `sample_one`
+        return of.process.prior(jax.random.split(jax.random.key(seed))[0], shape, start)  # as the method's `draw`
 
-    x = drawer(experiment, parallel.mesh())(served(experiment, state, args.workdir), range(args.n))
+    x = run.draw(args.n)
     z = np.asarray(jax.jit(jax.vmap(noise))(np.arange(args.n, dtype=np.uint32)))
     np.savez(args.out, x=x, z=z)
     print(f"{args.n} pairs in {args.out}, mean square distance {np.mean((x - z) ** 2):.4f} per entry")

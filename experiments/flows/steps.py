@@ -7,12 +7,12 @@ One Markdown row per run; bold passes the gate. All are judged against scikit-le
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from diffjax import data, parallel, plots
-from diffjax.commands.sample import drawer, restore, served
+from diffjax import data, grids, plots, runs, samplers
 from diffjax.metrics import gate
 
 SHOWN = 64
@@ -26,16 +26,14 @@ def main() -> None:
     parser.add_argument("--picture")
     args = parser.parse_args()
     dataset, steps = data.digits(), [int(n) for n in args.steps.split(",")]
-    train, held_out = (part.gather(np.arange(len(part)))["x"] for part in (dataset.train, dataset.held_out))
+    train, held_out = (part.gather(np.arange(len(part))).x for part in (dataset.train, dataset.held_out))
     print("| run | " + " | ".join(f"{n} step" + "s" * (n > 1) for n in steps) + " |")
     print("|---" * (len(steps) + 1) + "|")
     shown = {}
     for workdir in args.workdirs:
-        name, cells = Path(workdir).name, []
+        run, name, cells = runs.open(workdir), Path(workdir).name, []
         for n in steps:
-            overrides = ["sampler.name=ancestral.ddim", "grid.name=uniform", "grid.t_min=0.0"]
-            experiment, state, _ = restore(workdir, nfe=n, overrides=overrides)
-            samples = drawer(experiment, parallel.mesh())(served(experiment, state, workdir), range(1024))
+            samples = run.draw(1024, sampler=samplers.ancestral.ddim, grid=partial(grids.uniform, n=n, t_min=0.0))
             if n == steps[0]:
                 shown[f"{name}, {n} step" + "s" * (n > 1)] = samples[:SHOWN]
             report = gate.evaluate_digits(samples, train, held_out)

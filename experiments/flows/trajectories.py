@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from diffjax import couplings, data, denoisers, ema, losses, models, samplers, training
 from diffjax.calculus import FlowOnly
 from diffjax.denoisers import Velocity
+from diffjax.method import Example
 from diffjax.metrics import wasserstein
 from diffjax.processes import path
 from diffjax.samplers import ancestral, ode
@@ -36,16 +37,16 @@ def train(pairs, steps):
     def loss(params, keys, example, index, size):
         t = (index + jax.random.uniform(keys.step)) / size
         net = lambda x, c: NETWORK.apply(params, x, c)
-        return losses.regression(net, PROCESS, TARGET, example["x"], example["z"], t), {}
+        return losses.regression(net, PROCESS, TARGET, example.x, example.chosen["z"], t), {}
 
     rate = optax.cosine_decay_schedule(2e-3, steps)
     optimizer, averages = optax.adam(rate), ema.warm_up([0.995])
     state = training.init_state(models.init(NETWORK, jax.random.key(0), (2,)), optimizer, averages, jax.random.key(1))
-    step = training.make_step(loss, optimizer, averages)
+    step = training.make_step(training.loss_method(loss), optimizer, averages)
 
     def next_batch(state):
         x, z = pairs(jax.random.fold_in(jax.random.key(2), state.step))
-        return step(state, {"x": x, "z": z})[0]
+        return step(state, Example(x, chosen={"z": z}))[0]
 
     run = jax.jit(lambda state: jax.lax.fori_loop(0, 100, lambda i, state: next_batch(state), state))
     for i in count(0, 100):

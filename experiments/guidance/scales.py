@@ -16,15 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from diffjax.commands.experiment import Experiment, denoiser_of, plan, seed_inputs
 from jax.tree_util import Partial
 
-from diffjax import data, denoisers, ema, models, parallel, training
-from diffjax.commands.evaluate import class_accuracy, judge
-from diffjax.commands.sample import restore, served
+from diffjax import data, denoisers, ema, models, parallel, runs, training
 from diffjax.denoisers import guidance
+from diffjax.method import Drawn
+from diffjax.metrics import judges
 
 SCALES = {"classifier-free": (0.0, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0), "classifier": (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)}
+MEASURES = {"accuracy": "class accuracy", "coverage": "coverage, k = 5", "frechet": "Frechet distance"}
 STEPS, SAMPLES, CHUNK = 1500, 891, 99
 
 
@@ -35,36 +35,20 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     parser.add_argument("--smoke", action="store_true", help="few steps and scales")
     args = parser.parse_args()
-    experiment, state, _ = restore(args.workdir)
-    params, count = served(experiment, state, args.workdir), 297 if args.smoke else SAMPLES
-    classifier = train_classifier(experiment, 20 if args.smoke else STEPS)
-    accuracy = classifier_accuracy(experiment, classifier)
+    run, count = runs.open(args.workdir), 297 if args.smoke else SAMPLES
+    classifier = train_classifier(run, 20 if args.smoke else STEPS)
+    accuracy = classifier_accuracy(run, classifier)
     print("classifier, held-out accuracy by sigma / alpha:", accuracy, flush=True)
-    null, results = experiment.config.model.classes, {"classifier accuracy": accuracy}
-    chain = plan(experiment.config, experiment.schedule).chain
-    branch = lambda label: denoiser_of(experiment, params, label, chain)
-    makers = {
-        "classifier-free": lambda label, w: guidance.classifier_free(branch, label, jnp.int32(null), w),
-        "classifier": lambda label, w: guidance.tilted(branch(jnp.int32(null)), classifier(label), w),
-    }
-    for name, make in makers.items():
-        draw, results[name] = sampler_of(experiment, make), {}
+    results, given = {"classifier accuracy": accuracy}, run.given(range(count))
+    for name, make in guided(run, classifier).items():
+        draw, results[name] = drawer(run, make), {}
         for w in SCALES[name][:2] if args.smoke else SCALES[name]:
-            samples = draw(w, count)
-            metrics, _, passed = judge(experiment, samples)
-            row = {
-                "accuracy": class_accuracy(experiment, samples)["value"],
-                "coverage": metrics["coverage, k = 5"]["value"],
-                "frechet": metrics["Frechet distance"]["value"],
-                "gate": passed,
-            }
-            results[name][w] = row
-            print(name, w, row, flush=True)
-    results["floor"] = {
-        "accuracy": class_accuracy(experiment, samples)["floor"],
-        "coverage": metrics["coverage, k = 5"]["floor"],
-        "frechet": metrics["Frechet distance"]["floor"],
-    }
+            verdict, labels = judges.digit_gate(Drawn(draw(w, given), given), run.data)
+            metrics = {**verdict.results["metrics"], **labels.results["metrics"]}
+            row = {measure: metrics[title]["value"] for measure, title in MEASURES.items()}
+            results[name][w] = {**row, "gate": verdict.passed}
+            print(name, w, results[name][w], flush=True)
+    results["floor"] = {measure: metrics[title]["floor"] for measure, title in MEASURES.items()}
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(results, indent=1))
@@ -72,56 +56,68 @@ def main() -> None:
     figure(results, out / "figure.png")
 
 
-def train_classifier(experiment: Experiment, steps: int) -> Any:
+def guided(run: runs.Run, classifier: Any) -> dict[str, Any]:
+    """Both guidances, (given, w) -> denoiser."""
+    of, params = run.method.parts, run.params
+    chain, hidden = run.method.plan(run.data.shape).chain, of.condition.hidden
+    branch = lambda given: of.plain_denoiser(params, given, chain)
+    return {
+        "classifier-free": lambda given, w: guidance.classifier_free(branch, given, hidden(given), w),
+        "classifier": lambda given, w: guidance.tilted(branch(hidden(given)), classifier(given["label"]), w),
+    }
+
+
+def train_classifier(run: runs.Run, steps: int) -> Any:
     """label -> its potential: a network trained at all noise levels alike."""
     network = models.network(models.Classifier(classes=10, channels=16))
-    schedule, process = experiment.schedule, experiment.process
-    params = models.init(network, jax.random.key(1), experiment.dataset.shape)
+    process, schedule = run.method.parts.process, run.method.parts.schedule
+    times = run.method.parts.times(schedule)
+    params = models.init(network, jax.random.key(1), run.data.shape)
     of = lambda params, label, **options: denoisers.Classifier(
         Partial(lambda params, x, c: network.apply(params, x, c, **options), params), schedule, label
     )
 
     def loss(params: Any, keys: Any, example: Any, index: Any, size: int) -> Any:
-        t = experiment.times(keys, index, size)
-        z = process.noise(jax.random.fold_in(keys.example, 1), example["x"])
-        value = denoisers.cross_entropy(of(params, example["label"]), process, example["x"], z, t)
+        t = times(keys, index, size)
+        z = process.noise(jax.random.fold_in(keys.example, 1), example.x)
+        value = denoisers.cross_entropy(of(params, example.given["label"]), process, example.x, z, t)
         return value, {"t01": t / schedule.t_max}
 
     optimizer, emas = optax.adamw(optax.cosine_decay_schedule(2e-3, steps), weight_decay=0.05), ema.warm_up([0.99])
-    step = jax.jit(training.make_step(loss, optimizer, emas), donate_argnums=0)
+    step = jax.jit(training.make_step(training.loss_method(loss), optimizer, emas), donate_argnums=0)
     state = training.init_state(params, optimizer, emas, jax.random.key(2))
     for i in range(steps):
-        batch = data.batch_at(experiment.dataset.train, 128, 0, i)
-        state, _ = step(state, {name: jnp.asarray(value) for name, value in batch.items()})
+        state, _ = step(state, jax.tree.map(jnp.asarray, data.batch_at(run.data.train, 128, 0, i)))
     trained = state.ema.averages["0.99"]
     return lambda label: of(trained, label)
 
 
-def classifier_accuracy(experiment: Experiment, classifier: Any) -> dict[str, float]:
+def classifier_accuracy(run: runs.Run, classifier: Any) -> dict[str, float]:
     """On held-out digits at five noise levels."""
-    held_out = experiment.dataset.held_out.gather(np.arange(len(experiment.dataset.held_out)))
+    held_out, process = run.data.held_out.gather(np.arange(len(run.data.held_out))), run.method.parts.process
     found = {}
     for level in (0.1, 0.5, 1.0, 2.0, 5.0):
-        t = experiment.schedule.inverse(-2 * np.log(level))
-        z = jax.random.normal(jax.random.key(3), held_out["x"].shape)
-        x = jax.vmap(lambda x, z: experiment.process.corrupt(x, z, t))(held_out["x"], z)  # noqa: B023
+        t = process.schedule.inverse(-2 * np.log(level))
+        z = jax.random.normal(jax.random.key(3), held_out.x.shape)
+        x = jax.vmap(lambda x, z: process.corrupt(x, z, t))(held_out.x, z)  # noqa: B023
         read = jax.vmap(lambda x: jnp.argmax(classifier(0).logits(x, t)))(x)  # noqa: B023
-        found[str(level)] = float(np.mean(np.asarray(read) == held_out["label"]))
+        found[str(level)] = float(np.mean(np.asarray(read) == held_out.given["label"]))
     return found
 
 
-def sampler_of(experiment: Experiment, make: Any) -> Any:
-    """(w, n) -> samples of seeds 0 .. n - 1, each asked for the label seed mod 10."""
+def drawer(run: runs.Run, make: Any) -> Any:
+    """(w, given) -> samples of seeds 0, 1, ..., as many as are given something; one compile for all w."""
 
     def one(shared: Any, own: Any) -> Any:
-        (w, request), (key, label) = shared, own
+        (w, request), (key, given) = shared, own
         key_prior, key_walk = jax.random.split(key)
-        x = experiment.process.prior(key_prior, experiment.dataset.shape, request.start)
-        return request.walk(make(label, w), key_walk, x)
+        x = run.method.parts.process.prior(key_prior, run.data.shape, request.start)
+        return request.walk(make(given, w), key_walk, x)
 
     chunked = parallel.map_chunks(jax.vmap(one, in_axes=(None, 0)), CHUNK)
-    request = plan(experiment.config, experiment.schedule)
-    return lambda w, n: chunked((jnp.float32(w), request), seed_inputs(experiment, range(n)))
+    keys = lambda given: jax.vmap(jax.random.key)(np.arange(len(given["label"]), dtype=np.uint32))
+    request = run.method.plan(run.data.shape)
+    return lambda w, given: chunked((jnp.float32(w), request), (keys(given), given))
 
 
 def table(results: dict) -> str:

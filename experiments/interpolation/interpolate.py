@@ -12,10 +12,8 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-from diffjax.commands.experiment import mean_denoiser
 
-from diffjax import grids, plots, samplers
-from diffjax.commands.sample import restore, served
+from diffjax import grids, plots, runs, samplers
 
 PAIRS, BETWEEN = 8, 9
 
@@ -27,12 +25,10 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     parser.add_argument("--steps", default="10,50,200", help="evaluations each way; the picture has the last")
     args = parser.parse_args()
-    experiment, state, _ = restore(args.workdir)
-    params, schedule = served(experiment, state, args.workdir), experiment.schedule
-
-    x0 = jnp.asarray(experiment.dataset.held_out.gather(np.arange(2 * PAIRS))["x"])
+    run, key = runs.open(args.workdir), jax.random.key(0)
+    denoise = run.denoiser({"label": jnp.int32(0)})  # read by a network that has labels
+    schedule, x0 = denoise.schedule, jnp.asarray(run.data.held_out.gather(np.arange(2 * PAIRS)).x)
     sampler, round_trip, z, decode = samplers.ancestral.ddim(schedule), {}, x0, None
-    denoise, key = mean_denoiser(experiment)(params, jnp.int32(0)), jax.random.key(0)  # of label 0, if there are any
     over = lambda walk: jax.jit(jax.vmap(lambda x: walk(denoise, key, x)))
     for n in map(int, args.steps.split(",")):
         ts = grids.log_snr(schedule, n, zero=False)

@@ -23,15 +23,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from diffjax.commands.experiment import mean_denoiser
 
-from diffjax import grids, plots, samplers
-<<<<<<< HEAD
-=======
+from diffjax import plots, runs, samplers
 from diffjax.calculus import time_of
->>>>>>> 888f1d2
-from diffjax.commands.sample import restore, served
-from diffjax.config import build
 from diffjax.denoisers import inverse
 from diffjax.metrics import digits
 
@@ -48,17 +42,17 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     parser.add_argument("--smoke", action="store_true", help="four digits, few steps")
     args = parser.parse_args()
-    changes = ["grid.n=20"] if args.smoke else []
-    experiment, state, _ = restore(args.workdir, overrides=changes)
-    denoise = mean_denoiser(experiment)(served(experiment, state, args.workdir), jnp.int32(0))
-    truth = experiment.dataset.held_out.gather(np.arange(4 if args.smoke else 64))
-    start = float(time_of(experiment.schedule, -2 * np.log(START)))
-    ts = build(grids, {**experiment.config.grid, "t_max": start}, experiment.schedule)
-    sample = samplers.sampling_fn(samplers.ancestral.ddim(experiment.schedule, eta=1.0), ts)
-    corrector = samplers.langevin.predictor_corrector(experiment.schedule, rule="ald", strength=0.5, corrections=8)
+    run = runs.open(args.workdir, overrides=["grid.n=20"] if args.smoke else [])
+    process, schedule = run.method.parts.process, run.method.parts.schedule
+    denoise = run.denoiser({"label": jnp.int32(0)})  # read by a network that has labels
+    truth = run.data.held_out.gather(np.arange(4 if args.smoke else 64))
+    start = float(time_of(schedule, -2 * np.log(START)))
+    ts = run.method.parts.grid(schedule, t_max=start)
+    sample = samplers.sampling_fn(samplers.ancestral.ddim(schedule, eta=1.0), ts)
+    corrector = samplers.langevin.predictor_corrector(schedule, rule="ald", strength=0.5, corrections=8)
     resample = samplers.sampling_fn(corrector, ts)
-    x0, out, results = jnp.asarray(truth["x"]), Path(args.out), {}
-    variance = float(np.var(experiment.dataset.train.gather(np.arange(len(experiment.dataset.train)))["x"]))
+    x0, out, results = jnp.asarray(truth.x), Path(args.out), {}
+    variance = float(np.var(run.data.train.gather(np.arange(len(run.data.train))).x))
     for problem, operator in problems().items():
         noise = NOISE * jax.random.normal(jax.random.key(1), jax.vmap(operator)(x0).shape)
         y = jax.vmap(operator)(x0) + noise
@@ -69,7 +63,7 @@ def main() -> None:
             def draw(y: Any, key: Any, walk: Any, denoise: Any, method: Any = method, operator: Any = operator) -> Any:
                 key_prior, key_walk = jax.random.split(key)
                 observation = inverse.Observation(jax.tree_util.Partial(operator), y, NOISE)
-                x = experiment.process.prior(key_prior, experiment.dataset.shape, ts[0])
+                x = process.prior(key_prior, run.data.shape, ts[0])
                 return walk(method(denoise, observation), key_walk, x)
 
             keys = jax.random.split(jax.random.key(2), len(x0))
@@ -80,7 +74,7 @@ def main() -> None:
             results.setdefault(problem, {})[name] = {
                 "error": rms(found - x0),
                 "residual": rms(jax.vmap(operator)(found) - y),
-                "label": float(np.mean(digits.read(np.asarray(found)).logits.argmax(-1) == truth["label"])),
+                "label": float(np.mean(digits.read(np.asarray(found)).logits.argmax(-1) == truth.given["label"])),
             }
             print(problem, name, results[problem][name], flush=True)
         board = jnp.stack([column[:SHOWN] for column in columns], 1).reshape(-1, *x0.shape[1:])

@@ -10,7 +10,7 @@ import numpy as np
 from jax.tree_util import Partial
 from sklearn.mixture import GaussianMixture
 
-from diffjax import analytic, denoisers, grids, samplers
+from diffjax import analytic, grids, runs, samplers
 from diffjax.samplers import ancestral, deis, heun, multistep, pndm, principal, singlestep, table, trigflow, unipc
 from diffjax.schedules import VP
 from diffjax.types import Schedule
@@ -96,14 +96,10 @@ def axes_of(mixture: analytic.GaussianMixture) -> principal.Axes:
 
 def network_target(workdir: str) -> tuple[str, Target]:
     """A trained digits network, by what it predicts: what `python -m diffjax.main --config=configs/vpsde.py` leaves."""
-    from diffjax.commands.sample import restore, served
-
-    experiment, state, _ = restore(workdir)
-    net = Partial(lambda params, x, c: experiment.network.apply(params, x, c), served(experiment, state, workdir))
-    model = denoisers.denoiser(net, experiment.schedule, experiment.target)
-    train = experiment.dataset.train
-    axes = principal.Axes.of(train.gather(np.arange(len(train)))["x"])
-    return f"digits, {experiment.config.target.name}-network", Target(model, experiment.dataset.shape, axes, 300, 16)
+    run = runs.open(workdir)
+    axes = principal.Axes.of(run.data.train.gather(np.arange(len(run.data.train))).x)
+    predicts = type(run.method.parts.target).__name__
+    return f"digits, {predicts}-network", Target(run.denoiser(), run.data.shape, axes, 300, 16)
 
 
 def random_mixture(seed: int, d: int, components: int = 10) -> analytic.GaussianMixture:

@@ -62,7 +62,7 @@ def main() -> None:
 def training_digits() -> np.ndarray:
     """The training half of the digits, (n, 64) in [-1, 1]."""
     source = data.digits().train
-    return source.gather(np.arange(len(source)))["x"].reshape(len(source), -1).astype(np.float64)
+    return source.gather(np.arange(len(source))).x.reshape(len(source), -1).astype(np.float64)
 
 
 def problems(mixtures: list, seed: int) -> list[tuple[Any, Any, Any]]:

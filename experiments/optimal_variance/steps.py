@@ -14,12 +14,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from diffjax.commands.experiment import Experiment, mean_denoiser, seed_inputs
 
-from diffjax import chains, denoisers, grids, parallel, samplers
-from diffjax.commands.evaluate import judge
-from diffjax.commands.sample import restore, served
+from diffjax import chains, denoisers, grids, parallel, runs, samplers
+from diffjax.denoisers import moments as measured
 from diffjax.denoisers import optimal
+from diffjax.metrics import gate
 
 SAMPLES, CHUNK = 891, 99
 
@@ -31,17 +30,17 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     parser.add_argument("--smoke", action="store_true", help="one length, fewer samples")
     args = parser.parse_args()
-    experiment, state, step = restore(args.workdir)
-    params, schedule = served(experiment, state, args.workdir), experiment.schedule
+    run = runs.open(args.workdir)
+    process, schedule = run.method.parts.process, run.method.parts.schedule
     lengths, count = ((5,), 297) if args.smoke else ((5, 10, 25, 50), SAMPLES)
-    plain = mean_denoiser(experiment)(params, np.int32(0))
-    train = experiment.dataset.train.gather(np.arange(len(experiment.dataset.train)))
+    plain = run.denoiser({"label": np.int32(0)})  # read by a network that has labels
+    train, held_out = (part.gather(np.arange(len(part))).x for part in (run.data.train, run.data.held_out))
     results: dict[str, Any] = {}
     for n in lengths:
         ts = grids.log_snr(schedule, n, t_min=1e-3)
-        moments = optimal.measure(lambda example: plain, experiment.process, jax.random.key(4), train, ts[:-1])
-        optimal.save(Path(args.workdir) / f"moments-{step}-{n}.npz", moments)
-        large = denoisers.variance.Large(plain, float(np.var(train["x"])))
+        moments = measured.measure(lambda example: plain, process, jax.random.key(4), {"x": train}, ts[:-1])
+        measured.save(Path(args.workdir) / f"moments-{run.step}-{n}.npz", moments)
+        large = denoisers.variance.Large(plain, float(np.var(train)))
         ddpm, ddim = samplers.ancestral.ddpm(schedule), samplers.ancestral.ddim(schedule)
         chain = chains.chain(schedule, ts)
         by_noise, by_error, by_entry = (
@@ -58,10 +57,9 @@ def main() -> None:
             "analytic DDIM (error per pixel)": (ddim, by_entry),
         }
         for name, (sampler, denoise) in methods.items():
-            samples = draw(experiment, sampler, ts, denoise, count)
-            metrics, _, passed = judge(experiment, samples)
-            frechet, coverage = (metrics[m] for m in ("Frechet distance", "coverage, k = 5"))
-            row = {"frechet": frechet["value"], "coverage": coverage["value"], "gate": passed}
+            report = gate.evaluate_digits(draw(run, sampler, ts, denoise, count), train, held_out)
+            frechet, coverage = (report.as_dict()[m] for m in ("Frechet distance", "coverage, k = 5"))
+            row = {"frechet": frechet["value"], "coverage": coverage["value"], "gate": report.passed}
             results.setdefault(name, {})[n] = row
             results["floor"] = {"frechet": frechet["floor"], "coverage": coverage["floor"]}
             print(n, name, row, flush=True)
@@ -71,16 +69,17 @@ def main() -> None:
     (out / "table.md").write_text(table(results, lengths))
 
 
-def draw(experiment: Experiment, sampler: Any, ts: np.ndarray, denoise: Any, count: int) -> np.ndarray:
+def draw(run: runs.Run, sampler: Any, ts: np.ndarray, denoise: Any, count: int) -> np.ndarray:
     """Samples of seeds 0 .. count - 1."""
 
-    def one(shared: Any, own: Any) -> Any:
-        (denoise, sample), (key, _) = shared, own
+    def one(shared: Any, key: Any) -> Any:
+        denoise, sample = shared
         key_prior, key_walk = jax.random.split(key)
-        return sample(denoise, key_walk, experiment.process.prior(key_prior, experiment.dataset.shape, ts[0]))
+        return sample(denoise, key_walk, run.method.parts.process.prior(key_prior, run.data.shape, ts[0]))
 
     chunked = parallel.map_chunks(jax.vmap(one, in_axes=(None, 0)), CHUNK)
-    return chunked((denoise, samplers.sampling_fn(sampler, ts)), seed_inputs(experiment, range(count)))
+    keys = jax.vmap(jax.random.key)(np.arange(count, dtype=np.uint32))
+    return chunked((denoise, samplers.sampling_fn(sampler, ts)), keys)
 
 
 def table(results: dict, lengths: tuple[int, ...]) -> str:

@@ -19,9 +19,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from diffjax.commands.experiment import Experiment, build_experiment, init_state, loss_fn
 
-from diffjax import config, data, optimizers, training
+from diffjax import optimizers, runs
+from diffjax.runs.build import Built
 
 STEPS, BATCH = 600, 128
 FAMILY: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {  # name -> (options, learning rates)
@@ -49,8 +49,8 @@ def main() -> None:
     args = parser.parse_args()
     steps = 20 if args.smoke else STEPS
     small = ["model.channels=8", "model.multipliers=(1,1)", "model.attention=()"]
-    experiment = build_experiment(config.load("configs/vpsde.py", small))
-    held_out, out = held_out_loss(experiment), Path(args.out)
+    built = runs.build_run(runs.load("configs/vpsde.py", [*small, f"train.batch_size={BATCH}"]))
+    held_out, out = held_out_loss(built), Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     path = out / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
@@ -58,9 +58,9 @@ def main() -> None:
         spec = dict(name=title.split(",")[0], clip_norm=1.0, schedule="cosine", warmup_steps=steps // 20, **options)
         found = {float(rate): loss for rate, loss in results.get(title, {}).get("of", {}).items()}
         for rate in rates[:1] if args.smoke else rates:
-            found[rate] = found.get(rate) or held_out(train(experiment, {**spec, "learning_rate": rate}, steps))
+            found[rate] = found.get(rate) or held_out(train(built, {**spec, "learning_rate": rate}, steps))
         while not args.smoke and (rate := beyond(found)):
-            found[rate] = held_out(train(experiment, {**spec, "learning_rate": rate}, steps))
+            found[rate] = held_out(train(built, {**spec, "learning_rate": rate}, steps))
         best = least(found)
         results[title] = {"best": best, "loss": found[best], "of": found}
         print(title, results[title], flush=True)
@@ -81,24 +81,19 @@ def beyond(found: dict[float, float]) -> float | None:
     return float(f"{best / 3:.1g}") if best == min(found) else None
 
 
-def train(experiment: Experiment, spec: dict[str, Any], steps: int) -> Any:
-    """The averaged parameters at the end."""
+def train(built: Built, spec: dict[str, Any], steps: int) -> Any:
+    """The averaged parameters at the end; steps that are not finite change nothing, so that a rate may be too large."""
     optimizer, _ = optimizers.build_optimizer(spec, steps)
-    experiment = experiment._replace(optimizer=optimizer)
-    step = jax.jit(training.make_step(loss_fn(experiment), optimizer, experiment.emas), donate_argnums=0)
-    state = init_state(experiment)
-    for i in range(steps):
-        batch = data.batch_at(experiment.dataset.train, BATCH, 0, i)
-        state, _ = step(state, {name: jnp.asarray(value) for name, value in batch.items()})
-    return state.ema.averages["0.999"]
+    options = dict(optimizer=optimizer, ema=built.ema, settings=built.settings, nonfinite="skip", log_every=steps)
+    return runs.Trainer(built.method, built.data, **options).train(steps).params
 
 
-def held_out_loss(experiment: Experiment) -> Any:
+def held_out_loss(built: Built) -> Any:
     """params -> the mean loss of held-out digits, the same noises and times for all."""
-    held_out = experiment.dataset.held_out
-    batch = {name: jnp.asarray(np.repeat(x, 8, 0)) for name, x in held_out.gather(np.arange(len(held_out))).items()}
-    index, key, loss = jnp.arange(len(batch["x"])), jax.random.key(1), loss_fn(experiment)
-    losses = jax.jit(lambda params: training.batch_losses(loss, params, key, batch, index, len(index))[0].mean())
+    held_out, (turn,) = built.data.held_out, built.method.turns
+    batch = jax.tree.map(lambda part: jnp.asarray(np.repeat(part, 8, 0)), held_out.gather(np.arange(len(held_out))))
+    index, key = jnp.arange(len(batch.x)), jax.random.key(1)
+    losses = jax.jit(lambda params: turn.losses(params, key, batch, index, len(index))[0].mean())
     return lambda params: float(losses(params))
 
 

@@ -20,6 +20,7 @@ import optax
 from jax.tree_util import Partial
 
 from diffjax import analytic, denoisers, ema, losses, models, processes, samplers, schedules, training
+from diffjax.method import Example
 from diffjax.metrics import wasserstein
 from diffjax.samplers.ode import velocity
 from diffjax.theory import wasserstein_bound
@@ -47,17 +48,17 @@ def main() -> None:
     def loss(params: Any, keys: Any, example: Any, index: Any, size: int) -> Any:
         t = losses.times.stratified(SCHEDULE, t_min=1e-3)(keys, index, size)
         z = jax.random.normal(keys.example, (2,))
-        return losses.regression(net(params), PROCESS, TARGET, example["x"], z, t), {}
+        return losses.regression(net(params), PROCESS, TARGET, example.x, z, t), {}
 
     optimizer, emas = optax.adam(2e-3), ema.warm_up([0.99])
-    step = jax.jit(training.make_step(loss, optimizer, emas), donate_argnums=0)
+    step = jax.jit(training.make_step(training.loss_method(loss), optimizer, emas), donate_argnums=0)
     state, rows = training.init_state(params, optimizer, emas, jax.random.key(1)), []
     for i in range(looks[-1] + 1):
         if i in looks:
             rows.append({"step": i, **look(net(state.ema.averages["0.99"]), count, points)})
             print(rows[-1], flush=True)
         x = MIXTURE.sample(jax.random.fold_in(jax.random.key(2), i), BATCH)
-        state, _ = step(state, {"x": x})
+        state, _ = step(state, Example(x))
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(rows, indent=1))

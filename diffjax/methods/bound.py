@@ -1,31 +1,40 @@
-"""The variational bound of a run's data in bits per dimension, for the report: `likelihood.elbo` with its sampler."""
+"""The variational bound of a run's data in bits per dimension, for its report: `likelihood.elbo` along its own grid."""
 
 from typing import Any
 
 import jax
 import numpy as np
 
-from diffjax import chains, data, likelihood
+from diffjax import chains, likelihood
 from diffjax.calculus import flow_only
-from diffjax.method import Example
-from diffjax.methods import Denoising
-from diffjax.runs import Run
+from diffjax.method import Example, Section
 from diffjax.types import PyTree
 
 MOST, FITTED = 512, 10_000  # examples that are bounded, and that the histograms are made of
 PARTS = ("prior", "diffusion", "reconstruction", "total")
 
 
-def measure(run: Run, of: Denoising, params: PyTree) -> dict[str, Any] | None:
-    """The parts of the bound of held-out data, and of as much training data; beside them the code of `histograms`.
+def section(run: Any) -> Section:
+    """Makes the bound's section of a report: a table, or nothing where there is no bound (`measure`)."""
+    found = measure(run, run.method.parts, run.params)
+    return Section({"bits_per_dimension": found}, table(found))
+
+
+def measure(run: Any, of: Any, params: PyTree) -> dict[str, Any] | None:
+    """Bounds held-out data, and as much training data, by parts; beside them the code of `histograms`.
 
     Along the grid that samples are made on, with one draw of the noise for each example. None where the data has no
-    levels, or the denoiser no variance (`config.denoiser.name` = "mean"), so that there is no finite bound; where the
-    process is not Gaussian, so that there is no chain; and of a bridge.
+    levels, or the denoiser no variance (`denoisers.variance.mean`), so that there is no finite bound; where the process
+    is not Gaussian, so that there is no chain; and of a bridge.
+
+    Args:
+        run: its data.
+        of: parts of a denoising method, its own or others.
     """
     dataset, schedule = run.data, of.schedule
     no_chain = of.process.conditions or flow_only(schedule)
-    if dataset.levels is None or no_chain or not has_variance(of, params, data.blank(dataset)):
+    first = jax.tree.map(lambda a: a[0], dataset.train.gather(np.zeros(1, int)))
+    if dataset.levels is None or no_chain or not has_variance(of, params, first):
         return None
     ts = of.grid(schedule)
     bound, chain = likelihood.elbo(ts, schedule, levels=dataset.levels), chains.chain(schedule, ts)
@@ -33,29 +42,31 @@ def measure(run: Run, of: Denoising, params: PyTree) -> dict[str, Any] | None:
 
     @jax.jit
     def bounds(params: PyTree, examples: Example, seeds: Any) -> likelihood.Bound:
-        one = lambda seed, example: bound(of.denoiser(params, example.given, chain), jax.random.key(seed), example.x)
+        def one(seed: Any, example: Example) -> likelihood.Bound:
+            return bound(of.plain_denoiser(params, example.given, chain), jax.random.key(seed), example.x)
+
         return jax.vmap(one)(seeds, examples).bits(dimensions)
 
     def mean(source: Any) -> dict[str, float]:
         n = min(len(dataset.held_out), len(source), MOST)
-        parts = bounds(params, data.example(source.gather(np.arange(n))), np.arange(n, dtype=np.uint32))
+        parts = bounds(params, source.gather(np.arange(n)), np.arange(n, dtype=np.uint32))
         return {part: float(np.mean(np.asarray(getattr(parts, part), np.float64))) for part in PARTS}
 
-    some = lambda source, most: source.gather(np.arange(min(len(source), most)))["x"]
+    some = lambda source, most: source.gather(np.arange(min(len(source), most))).x
     baseline = histograms(some(dataset.train, FITTED), some(dataset.held_out, MOST), dataset.levels)
     return {"held out": mean(dataset.held_out), "train": mean(dataset.train), "histograms": baseline}
 
 
-def has_variance(of: Denoising, params: PyTree, example: Example) -> bool:
-    """Whether the denoiser says anything of x_0's spread."""
+def has_variance(of: Any, params: PyTree, example: Example) -> bool:
+    """Looks whether the denoiser says anything of x_0's spread."""
     ts, said = of.grid(of.schedule), []
-    denoise = lambda params: of.denoiser(params, example.given, chains.chain(of.schedule, ts))
+    denoise = lambda params: of.plain_denoiser(params, example.given, chains.chain(of.schedule, ts))
     jax.eval_shape(lambda params: said.append(denoise(params)(example.x, float(ts[0])).var), params)
     return not isinstance(said[0], float)  # the number 0: nothing is known
 
 
 def histograms(train: np.ndarray, held_out: np.ndarray, levels: int) -> float:
-    """Bits per dimension of each pixel coded by its own histogram in the training data, every count one higher."""
+    """Codes each pixel by its own histogram in the training data, every count one higher; bits per dimension."""
     index = lambda x: np.round((x.reshape(len(x), -1) + 1) * (levels - 1) / 2).astype(int)
     pixels = np.arange(index(train[:1]).shape[1])
     counts = np.ones((len(pixels), levels))
@@ -64,7 +75,7 @@ def histograms(train: np.ndarray, held_out: np.ndarray, levels: int) -> float:
 
 
 def table(measured: dict[str, Any] | None) -> str:
-    """The same as a section of Markdown; nothing for None."""
+    """Writes what `measure` found as a section of Markdown; nothing for None."""
     if measured is None:
         return ""
     rows = [f"| {part} | {measured['held out'][part]:.3f} | {measured['train'][part]:.3f} | |" for part in PARTS[:-1]]
