@@ -5,7 +5,7 @@
     python -m diffjax.main --config=configs/ncsn.py:tiny      # the same path in seconds: for tests, not for pictures
     python -m diffjax.main --config=configs/ncsn.py:cifar10   # NCSNv2's recipe; needs the data and an accelerator
 
-Other fields: configs/vpsde.py. The digits' ladder follows NCSNv2's rules (`diffjax.ladders`):
+Other fields: configs/vpsde.py. The digits' ladder follows NCSNv2's rules (`diffjax.theory.ladders`):
 sigma_1 = 10 from the largest distance 9.63, 24 levels for D = 64, and the eps that forgets best. The papers' sigma and
 eps are for images in [0, 1]; in [-1, 1] sigma doubles and eps is four times as large. The loss is theirs (sigma^2 times
 score matching) with NCSNv2's s = -F / sigma. What differs is the network: vpsde's U-Net, told the noise level.

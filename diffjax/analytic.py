@@ -68,16 +68,16 @@ class GaussianMixture:
 
     def score(self, x: Array, alpha: Any = 1.0, sigma: Any = 0.0) -> Array:
         """grad log p(x_t = x), of x's shape."""
-        given = self._condition(x, alpha, sigma)
-        pull = -given.offset / given.total
-        return (jax.nn.softmax(given.log_joint) @ self._to_data(pull)).reshape(self.shape)
+        components = self._condition(x, alpha, sigma)
+        pull = -components.offset / components.total
+        return (jax.nn.softmax(components.log_joint) @ self._to_data(pull)).reshape(self.shape)
 
     def posterior(self, x: Array, alpha: Any, sigma: Any) -> Posterior:
         """Mean and diagonal variance of p(x_0 | x_t = x), of x's shape."""
         weights, means, spreads = self._posterior_components(x, alpha, sigma)
         mean = weights @ means
-        own = spreads if self.bases is None else jnp.einsum("kij,kj->ki", self.bases**2, spreads)
-        var = weights @ (own + (means - mean[None]) ** 2)
+        within = spreads if self.bases is None else jnp.einsum("kij,kj->ki", self.bases**2, spreads)
+        var = weights @ (within + (means - mean[None]) ** 2)
         return Posterior(mean.reshape(self.shape), var.reshape(self.shape))
 
     def covariance(self, x: Array, alpha: Any, sigma: Any) -> Array:
@@ -86,8 +86,8 @@ class GaussianMixture:
         centred = means - (weights @ means)[None]
         bases = jnp.broadcast_to(jnp.eye(means.shape[1]), (means.shape[0], *(means.shape[1],) * 2))
         bases = bases if self.bases is None else self.bases
-        own = jnp.einsum("k,kij,kj,klj->il", weights, bases, spreads, bases)
-        return own + jnp.einsum("k,ki,kj->ij", weights, centred, centred)
+        within = jnp.einsum("k,kij,kj,klj->il", weights, bases, spreads, bases)
+        return within + jnp.einsum("k,ki,kj->ij", weights, centred, centred)
 
     def sample(self, key: Key, n: int) -> Array:
         """n examples, (n, *shape)."""
@@ -97,17 +97,17 @@ class GaussianMixture:
         z = z if self.bases is None else jnp.einsum("nij,nj->ni", self.bases[k], z)
         return (self.means[k] + z).reshape(n, *self.shape)
 
-    def _condition(self, x: Array, alpha: Any, sigma: Any) -> "_Given":
+    def _condition(self, x: Array, alpha: Any, sigma: Any) -> "_Components":
         offset = self._to_basis(x.reshape(1, -1) - alpha * self.means)
         total = alpha**2 * self.variances + sigma**2
         log_normal = -0.5 * jnp.sum(offset**2 / total + jnp.log(2 * np.pi * total), axis=1)
-        return _Given(self.log_weights + log_normal, offset, total)
+        return _Components(self.log_weights + log_normal, offset, total)
 
     def _posterior_components(self, x: Array, alpha: Any, sigma: Any) -> tuple[Array, Array, Array]:
         """Responsibilities (K,), component means (K, d), component variances in their bases (K, d)."""
-        given = self._condition(x, alpha, sigma)
-        means = self.means + self._to_data(alpha * self.variances / given.total * given.offset)
-        return jax.nn.softmax(given.log_joint), means, sigma**2 * self.variances / given.total
+        components = self._condition(x, alpha, sigma)
+        means = self.means + self._to_data(alpha * self.variances / components.total * components.offset)
+        return jax.nn.softmax(components.log_joint), means, sigma**2 * self.variances / components.total
 
     def _to_basis(self, rows: Array) -> Array:
         return rows if self.bases is None else jnp.einsum("kij,ki->kj", self.bases, rows)
@@ -116,7 +116,7 @@ class GaussianMixture:
         return rows if self.bases is None else jnp.einsum("kij,kj->ki", self.bases, rows)
 
 
-class _Given(NamedTuple):
+class _Components(NamedTuple):
     log_joint: Array  # (K,) log w_k N(x; alpha m_k, V_k)
     offset: Array  # (K, d) x - alpha m_k, in the eigenbasis of C_k
     total: Array  # (K, d) eigenvalues of V_k

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
-from diffjax.types import Array, Schedule, pytree
+from diffjax.types import Array, Derived, Invertible, Remaining, Schedule, pytree
 
 
 @pytree
 class FlowOnly:
-    """Another schedule's alpha and sigma, for families whose x_t given x_0 is not Gaussian.
+    """The alpha and sigma of a base schedule, for families whose x_t given x_0 is not Gaussian.
 
     Their flow dx/dt = alpha' E[x_0 | x] + sigma' E[z | x] is as exact as ever, which is all that deterministic samplers
     use. Whatever takes (x - alpha E[x_0 | x]) / sigma^2 for minus the score, or adds Gaussian noise, is wrong here and
@@ -28,7 +28,7 @@ class FlowOnly:
 
     @property
     def t_max(self) -> Any:
-        """The base's."""
+        """The end of the base schedule's domain."""
         return self.base.t_max
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
@@ -41,17 +41,17 @@ class FlowOnly:
 
 
 def flow_only(schedule: Any) -> bool:
-    """Whether it, or the schedule inside it (of another clock, say), is a `FlowOnly`."""
-    while schedule is not None and not isinstance(schedule, FlowOnly):
-        schedule = getattr(schedule, "base", None)
-    return schedule is not None
+    """Whether a schedule, or one inside it (by another clock, say), is a `FlowOnly`."""
+    while isinstance(schedule, Derived) and not isinstance(schedule, FlowOnly):
+        schedule = schedule.base
+    return isinstance(schedule, FlowOnly)
 
 
 def need_gaussian(schedule: Any, what: str, instead: str) -> None:
-    """Refuses what is right for Gaussian noise alone.
+    """Refuses a schedule on which only the flow is right, for what needs Gaussian noise.
 
     Args:
-        what: that does so, and why, as the beginning of a sentence.
+        what: the beginning of the message: what needs Gaussian noise, and why.
         instead: what to do.
 
     Raises:
@@ -62,7 +62,7 @@ def need_gaussian(schedule: Any, what: str, instead: str) -> None:
 
 
 def check(schedule: Schedule, points: int = 257) -> None:
-    """Looks at a schedule on the host, before anything is traced.
+    """Checks a schedule on the host, before anything is traced, at `points` times.
 
     Raises:
         ValueError: unless alpha and sigma are finite and not negative on [0, t_max], and log-SNR falls strictly; where
@@ -102,8 +102,9 @@ def remaining(schedule: Schedule, t: Any) -> Array:
 
     A schedule's own `remaining(t)` has full relative precision near t_max too; without one it is a plain difference.
     """
-    own = getattr(schedule, "remaining", None)
-    return log_snr(schedule, t) - log_snr(schedule, schedule.t_max) if own is None else own(t)
+    if isinstance(schedule, Remaining):
+        return schedule.remaining(t)
+    return log_snr(schedule, t) - log_snr(schedule, schedule.t_max)
 
 
 def rates(schedule: Schedule, t: Any) -> tuple[Array, Array]:
@@ -118,7 +119,7 @@ def rates(schedule: Schedule, t: Any) -> tuple[Array, Array]:
 
 
 def unit_variance(schedule: Schedule, t: Any, v: Any = 1.0) -> Array:
-    """Var[x_0 | x_t] of N(0, v) data."""
+    """Computes Var[x_0 | x_t] for N(0, v) data: a scalar in the units of v."""
     alpha, sigma = schedule(t)
     return sigma**2 * v / (alpha**2 * v + sigma**2)
 
@@ -135,17 +136,16 @@ def time_of(schedule: Schedule, log_snr: Any) -> Array:
     Raises:
         ValueError: if the schedule has no inverse.
     """
-    inverse = getattr(schedule, "inverse", None)
-    if inverse is None:
+    if not isinstance(schedule, Invertible):
         raise ValueError(
             f"{type(schedule).__name__} has no inverse log-SNR; give it an `inverse(log_snr) -> t` method."
         )
-    return inverse(log_snr)
+    return schedule.inverse(log_snr)
 
 
 def amplitudes(schedule: Schedule, ts: Any) -> tuple[np.ndarray, np.ndarray]:
     """(alpha, sigma) at host times ts (N,), in float64: what plans are made of."""
-    return host.float64(jax.vmap(lambda s, t: s(t), in_axes=(None, 0)), schedule, np.asarray(ts, np.float64))
+    return host.along(lambda schedule, t: schedule(t), schedule, ts)
 
 
 def same(a: Any, b: Any) -> Any:

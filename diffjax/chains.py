@@ -22,7 +22,7 @@ import numpy as np
 
 from diffjax import grids, host
 from diffjax.calculus import amplitudes
-from diffjax.types import Array, Schedule, pytree
+from diffjax.types import Array, Discrete, Schedule, pytree
 
 
 @pytree
@@ -32,7 +32,7 @@ class Chain:
     Attributes:
         t: (N,), where each step starts; a grid that ends with noise adds its last time, whose step is the decoder's.
         gain: SNR_s - SNR_t of each step; infinite on the last, which arrives at data.
-        floor: the variance of that last step where a chain alone must give it. Of a grid that ends in data it is the
+        floor: variance of the step to data when the denoiser gives none. Of a grid that ends in data it is the
             beta_tilde of the step before (Ho et al. 2020; Nichol & Dhariwal 2021, code); of one that ends with noise
             sigma^2 / alpha^2, what x_t alone says of x_0 (Kingma et al. 2021, section 3.2).
     """
@@ -63,7 +63,7 @@ class Chain:
 
 
 def look_up(ts: Any, values: Any, t: Any) -> Array:
-    """The entry of values (N, ...) that stands at the time t of ts (N,); NaN for a time that is none of them."""
+    """Reads the entry of values (N, ...) at the time t of ts (N,); NaN for a time that is none of them."""
     ts = jnp.asarray(ts, float)
     distance = jnp.abs(ts - t)
     i = jnp.argmin(distance)
@@ -71,7 +71,7 @@ def look_up(ts: Any, values: Any, t: Any) -> Array:
 
 
 def chain(schedule: Schedule, ts: Any) -> Chain:
-    """The chain along a grid (N + 1,), computed on the host in float64.
+    """Makes the chain along a grid (N + 1,), computed on the host in float64.
 
     Raises:
         ValueError: if the grid is not finite, decreasing and inside the schedule's domain.
@@ -92,7 +92,7 @@ def chain(schedule: Schedule, ts: Any) -> Chain:
 
 
 def whole(schedule: Schedule, steps: int | None = None) -> Chain:
-    """The chain of all T steps, at t / t_max = k / T.
+    """Makes the chain of all T steps, at t / t_max = k / T.
 
     Args:
         steps: T; default the schedule's own number of steps, 1000 for a continuous one.
@@ -102,5 +102,49 @@ def whole(schedule: Schedule, steps: int | None = None) -> Chain:
 
 
 def length(schedule: Schedule, steps: int | None = None) -> int:
-    """T as `whole` has it."""
-    return getattr(schedule, "steps", 1000) if steps is None else steps
+    """T, the number of steps of `whole`: `steps`, else the schedule's own, else 1000."""
+    if steps is not None:
+        return steps
+    return schedule.steps if isinstance(schedule, Discrete) else 1000
+
+
+def tightest(schedule: Schedule, ts: Any, var: Any, steps: int) -> np.ndarray:
+    """Finds the grid of `steps` steps on times of ts along which the bound is tightest (Bao et al. 2022, section 4).
+
+    With the optimal variances a bound is the sum over its steps t -> s of log(1 + gain var) / 2: dynamic programming
+    finds the least in O(steps N^2) (Watson et al. 2021; published as the optimal trajectory). The last step, from
+    ts[N - 1] to data, is in all of them.
+
+    Args:
+        ts: decreasing times (N + 1,), the last one without noise.
+        var: (N,), the posterior's variance at each but the last.
+        steps: 2 .. N.
+
+    Returns:
+        (steps + 1,) of the times, both ends among them.
+
+    Raises:
+        ValueError: for lengths that do not fit, or a last time with noise.
+    """
+    ts, var = grids.check(ts, float(schedule.t_max)), np.asarray(var, np.float64)
+    n = len(ts) - 1
+    alpha, sigma = amplitudes(schedule, ts)
+    if var.shape != (n,) or not np.all(var >= 0) or sigma[-1] > 0:
+        raise ValueError(
+            f"Got {len(ts)} times and variances of shape {var.shape}, expected times that end in data and {n} >= 0."
+        )
+    if not (host.is_int(steps, 2) and steps <= n):
+        raise ValueError(f"steps is {steps!r}, expected an integer from 2 to {n}, those of the grid.")
+    snr = (alpha[:-1] / sigma[:-1]) ** 2
+    gain = snr[None, :] - snr[:, None]  # of the step from row to column
+    cost = np.where(gain > 0, 0.5 * np.log1p(np.maximum(gain, 0) * var[:, None]), np.inf)
+    best, came = np.full(n, np.inf), []
+    best[0] = 0.0
+    for _ in range(steps - 1):
+        through = best[:, None] + cost
+        came.append(np.argmin(through, 0))
+        best = np.min(through, 0)
+    path = [n - 1]
+    for back in reversed(came):
+        path.append(back[path[-1]])
+    return ts[[*reversed(path), n]]

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax import host
 from diffjax.calculus import time_of
 from diffjax.types import Array, Schedule, pytree
 
@@ -37,8 +38,7 @@ class Monotone:
     @classmethod
     def near_identity(cls, features: int = 64) -> "Monotone":
         """The straight line with a twentieth of sigmoids, whose middles lie evenly on [0, 1]."""
-        if isinstance(features, bool) or not isinstance(features, int | np.integer) or features < 1:
-            raise ValueError(f"features is {features!r}, expected an integer >= 1.")
+        host.check_int("features", features)
         slope = 16.0
         middles = (np.arange(features) + 0.5) / features
         full = lambda value: np.full(features, value, np.float32)
@@ -83,7 +83,7 @@ class Warped:
 
     @property
     def t_max(self) -> Any:
-        """The base's."""
+        """The end of the base schedule's domain."""
         return self.base.t_max
 
     def __call__(self, t: Any) -> tuple[Array, Array]:

@@ -5,12 +5,10 @@ A spec is a dictionary whose "name" is looked up in a package's own namespace: t
 """
 
 import ast
-import difflib
 import functools
 import importlib.util
 import inspect
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -18,20 +16,13 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from diffjax.host import nearest as nearest
+
 Config = Any  # an ml_collections.ConfigDict: its fields have no static types
 
 
 class ConfigError(ValueError):
     """Something the user wrote cannot be used; the message is one line for the terminal."""
-
-
-def nearest(name: str, options: Iterable[str]) -> str:
-    """'nearest is x; it has the options' for an error message; a part of an option may be what was meant."""
-    options = sorted(options)
-    by_part = {part: option for option in options for part in re.split("[./]", option)}
-    close = difflib.get_close_matches(name, options, 1)
-    close = close or [by_part[part] for part in difflib.get_close_matches(name, by_part, 1)]
-    return (f"nearest is {close[0]!r}; " if close else "") + f"it has {', '.join(options) or 'none'}"
 
 
 def spec(name: str, **options: Any) -> ConfigDict:
@@ -106,8 +97,8 @@ def _public(namespace: Any) -> list[str]:
     if isinstance(namespace, ModuleType):
         if hasattr(namespace, "__all__"):
             return list(namespace.__all__)
-        own = lambda v: getattr(v, "__module__", None) == namespace.__name__ and callable(v)
-        return [n for n, v in vars(namespace).items() if not n.startswith("_") and own(v)]
+        defined_here = lambda v: getattr(v, "__module__", None) == namespace.__name__ and callable(v)
+        return [n for n, v in vars(namespace).items() if not n.startswith("_") and defined_here(v)]
     return [n for n in vars(namespace) if not n.startswith("_") and callable(getattr(namespace, n))]
 
 
@@ -170,7 +161,7 @@ def load(
 
 
 def beside(file: str, name: str) -> ModuleType:
-    """Another config file as a module, for recipes to start from: `beside(__file__, "vpsde.py").digits()`.
+    """Loads another config file as a module, for recipes to start from: `beside(__file__, "vpsde.py").digits()`.
 
     Args:
         file: of the config that asks; its neighbour is taken, else the one that ships with the package.

@@ -58,8 +58,8 @@ def entropic(process: Process, epsilon: float = 0.05, iterations: int = 1000) ->
         x0, z = independent(process)(keys, x0)
         cost = squared_distances(x0, z)
         log_plan = sinkhorn(cost, epsilon * cost.mean(), iterations=iterations)
-        own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 1)  # not the key that drew z
-        return x0, z[jax.vmap(jax.random.categorical)(own, log_plan)]
+        keys_of_choice = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 1)  # not the key that drew z
+        return x0, z[jax.vmap(jax.random.categorical)(keys_of_choice, log_plan)]
 
     return couple
 
@@ -76,7 +76,7 @@ class _Search(NamedTuple):
     length: Array  # of the shortest path to it
     lengths: Array  # (n,) of the shortest paths found so far
     come_from: Array  # (n,) the last row on them
-    seen: Array  # (n,) columns whose length is final
+    done: Array  # (n,) columns whose length is final
 
 
 def assignment(cost: Array) -> Array:
@@ -96,12 +96,12 @@ def assignment(cost: Array) -> Array:
 
     def look(row: Array, matched: _Matched, search: _Search) -> _Search:
         through = search.length + cost[search.at] - matched.u[search.at] - matched.v
-        shorter = ~search.seen & (through < search.lengths)
+        shorter = ~search.done & (through < search.lengths)
         lengths = jnp.where(shorter, through, search.lengths)
-        open_lengths = jnp.where(search.seen, jnp.inf, lengths)
+        open_lengths = jnp.where(search.done, jnp.inf, lengths)
         end = jnp.argmin(open_lengths).astype(jnp.int32)
         come_from = jnp.where(shorter, search.at, search.come_from)
-        return _Search(matched.row[end], end, open_lengths[end], lengths, come_from, search.seen.at[end].set(True))
+        return _Search(matched.row[end], end, open_lengths[end], lengths, come_from, search.done.at[end].set(True))
 
     def exchange(state: tuple[Array, Array, Array], come_from: Array) -> tuple[Array, Array, Array]:
         rows, end, _ = state
@@ -121,7 +121,7 @@ def assignment(cost: Array) -> Array:
         search = jax.lax.while_loop(
             lambda search: search.at < n, lambda search: look(row, matched, search), look(row, matched, start)
         )
-        slack = jnp.where(search.seen, search.length - search.lengths, 0)
+        slack = jnp.where(search.done, search.length - search.lengths, 0)
         u = matched.u.at[matched.row].add(slack, mode="drop").at[row].add(search.length)
         rows, _, _ = jax.lax.while_loop(
             lambda state: state[2] != row,
@@ -207,7 +207,5 @@ def _check_masses(a: Any, b: Any, shape: tuple[int, int]) -> None:
 
 
 def _check_sinkhorn(epsilon: Any, iterations: int) -> None:
-    if host.concrete(epsilon) and not 0 < float(epsilon) < np.inf:
-        raise ValueError(f"epsilon is {float(epsilon)}, expected a positive number; the limit 0 is the exact coupling.")
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
-        raise ValueError(f"iterations is {iterations!r}, expected an integer >= 1.")
+    host.check_positive("epsilon", epsilon, "; the limit 0 is the exact coupling")
+    host.check_int("iterations", iterations)

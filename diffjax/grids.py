@@ -6,9 +6,10 @@ the grid, never a stride subtracted from the present one.
 """
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
-import jax
 import numpy as np
 
 from diffjax import calculus, host, schedules
@@ -53,11 +54,10 @@ def karras(
 ):
     """Equal steps in (sigma / alpha)^(1/rho) (Karras et al. 2022, eq. 5); for the EDM schedule sigma is t itself."""
 
-    if not 0 < rho < np.inf:
-        raise ValueError(f"rho is {rho}, expected a positive number (Karras et al.: 7).")
+    host.check_positive("rho", rho, " (Karras et al.: 7)")
 
     def warp(u, a, b):
-        first, last = (_noise_to_signal(schedule, t) ** (1 / rho) for t in (a, b))
+        first, last = (float(level) ** (1 / rho) for level in _levels(schedule, [a, b]))
         return _time_of_log_snr(schedule, -2 * rho * np.log(first + u * (last - first)))
 
     return _grid(schedule, n, t_max, t_min, zero, warp)
@@ -67,7 +67,7 @@ def log_snr(schedule: Schedule, n: int, *, t_max: float | None = None, t_min: fl
     """Equal steps in log-SNR (Lu et al. 2022, section 3.4)."""
 
     def warp(u, a, b):
-        first, last = (-2 * np.log(_noise_to_signal(schedule, t)) for t in (a, b))
+        first, last = (-2 * np.log(float(level)) for level in _levels(schedule, [a, b]))
         return _time_of_log_snr(schedule, first + u * (last - first))
 
     return _grid(schedule, n, t_max, t_min, zero, warp)
@@ -80,12 +80,11 @@ def angle(
 
     Between the evenness of `karras` and of `log_snr`, without a t_min to choose: phi runs to 0 itself.
     """
-    for name, value in dict(sigma_data=sigma_data, power=power).items():
-        if not 0 < value < np.inf:
-            raise ValueError(f"{name} is {value}, expected a positive number.")
+    host.check_positive("sigma_data", sigma_data)
+    host.check_positive("power", power)
 
     def warp(u, a, b):
-        noise = sigma_data * np.tan(np.arctan(_noise_to_signal(schedule, a) / sigma_data) * (1 - u[:-1]) ** power)
+        noise = sigma_data * np.tan(np.arctan(float(_levels(schedule, [a])[0]) / sigma_data) * (1 - u[:-1]) ** power)
         return np.append(_time_of_log_snr(schedule, -2 * np.log(noise)), 0.0)
 
     return _grid(schedule, n, t_max, 0.0, True, warp)
@@ -172,15 +171,13 @@ def iddpm(
 
 
 def rounded(schedule: Schedule, n: int, *, base: str = "karras", **options):
-    """Another grid, each of its times but 0 moved to where the schedule's inverse puts it.
+    """Makes the grid `base`, each of its times but 0 moved to where the schedule's inverse puts it.
 
     For a `schedules.Rounded` schedule that is the nearest level that a discrete network knows.
     """
-    if base not in __all__ or base == "rounded":
-        raise ValueError(
-            f"There is no grid {base!r} to round; there are {', '.join(g for g in __all__ if g != 'rounded')}."
-        )
-    ts = globals()[base](schedule, n, **options)
+    if base not in BASES:
+        raise ValueError(f"There is no grid {base!r} to round; there are {', '.join(BASES)}.")
+    ts = BASES[base](schedule, n, **options)
     moved = at_levels(schedule, _levels(schedule, ts[ts > 0]))
     return moved if ts[-1] == 0 else moved[:-1]
 
@@ -195,11 +192,11 @@ def pinned(schedule: Schedule, n: int, *, base: str = "uniform", gap: float = 1e
     """
     _check_steps(n, least=2)
     end = float(schedule.t_max)
-    if base not in ("uniform", "karras", "log_snr", "angle"):
-        raise ValueError(f"A bridge's grid cannot be made of {base!r}; there are uniform, karras, log_snr, angle.")
+    if base not in (bases := ("uniform", "karras", "log_snr", "angle")):
+        raise ValueError(f"A bridge's grid cannot be made of {base!r}; there are {', '.join(bases)}.")
     if not 0 < gap < end:
         raise ValueError(f"gap is {gap}, expected a time between 0 and t_max = {end}, both excluded.")
-    return check(np.append(end, globals()[base](schedule, n - 1, t_max=end - gap, **options)), end)
+    return check(np.append(end, BASES[base](schedule, n - 1, t_max=end - gap, **options)), end)
 
 
 def at_levels(schedule: Schedule, levels) -> np.ndarray:
@@ -247,6 +244,26 @@ def _strided(count: int, steps: int) -> np.ndarray:
     raise ValueError(f"No integer stride keeps exactly {count} of {steps} indices; give their number alone: {count}.")
 
 
+# Grids by name, for those that are made of another: all but `rounded` itself.
+_GRIDS = (
+    angle,
+    iddpm,
+    karras,
+    ladder,
+    leading,
+    linspace,
+    log_snr,
+    pinned,
+    quadratic,
+    sections,
+    trailing,
+    uniform,
+    ve,
+    vp,
+)
+BASES: dict[str, Callable[..., Any]] = {grid.__name__: grid for grid in _GRIDS}
+
+
 def check(ts, t_max: float | None = None) -> np.ndarray:
     """The grid as float64 (N + 1,).
 
@@ -286,25 +303,21 @@ def _grid(schedule, n, t_max, t_min, zero, warp) -> np.ndarray:
 
 def _levels(schedule, ts) -> np.ndarray:
     """sigma / alpha at times where neither is 0."""
-    return np.asarray([_noise_to_signal(schedule, t) for t in ts])
-
-
-def _noise_to_signal(schedule, t) -> float:
-    alpha, sigma = calculus.amplitudes(schedule, [t])
-    if alpha[0] == 0 or sigma[0] == 0:
+    alpha, sigma = calculus.amplitudes(schedule, ts)
+    if (infinite := np.flatnonzero((alpha == 0) | (sigma == 0))).size:
+        i = infinite[0]
         raise ValueError(
-            f"log-SNR is infinite at t = {t} (alpha = {alpha[0]}, sigma = {sigma[0]}); move that end inwards."
+            f"log-SNR is infinite at t = {ts[i]} (alpha = {alpha[i]}, sigma = {sigma[i]}); move that end inwards."
         )
-    return float(sigma[0] / alpha[0])
+    return sigma / alpha
 
 
 def _time_of_log_snr(schedule, values) -> np.ndarray:
-    return host.float64(jax.vmap(calculus.time_of, in_axes=(None, 0)), schedule, values)
+    return host.along(calculus.time_of, schedule, values)
 
 
 def _check_steps(n, what="The number of steps", least=1) -> None:
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < least:
-        raise ValueError(f"{what} is {n!r}, expected an integer >= {least}.")
+    host.check_int(what, n, least)
 
 
 def _check_chain(n, steps) -> None:

@@ -1,6 +1,8 @@
-"""float64 on the host: coefficients are computed once, exactly, before anything is traced."""
+"""float64 on the host: coefficients are computed once, exactly, before anything is traced; checks of what was given."""
 
-from collections.abc import Callable
+import difflib
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -50,23 +52,56 @@ def along(function: Callable, first: Any, ts: Any, least: int = 64) -> Any:
     return jax.tree.map(lambda leaf: leaf[: len(ts)], found)
 
 
+def is_int(value: Any, least: int | None = None) -> bool:
+    """Whether `value` is an integer, of Python or NumPy, and no bool; with `least`, whether it is that large."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return whole and (least is None or bool(value >= least))
+
+
 def check_int(name: str, value: Any, least: int = 1, error: type[Exception] = ValueError) -> int:
     """`value` as an int.
 
     Raises:
         ValueError: (or `error`) unless it is an integer, and no bool, of at least `least`.
     """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise error(f"Got {name} = {value!r}, expected an integer >= {least}.")
+    if not is_int(value, least):
+        raise error(f"{name} is {value!r}, expected an integer >= {least}.")
     return int(value)
 
 
-def check_order(value: Any, orders: tuple[int, ...]) -> int:
-    """`value`, an order of a method.
+def check_order(value: Any, orders: tuple[int, ...], what: str = "The order") -> int:
+    """`value`, an order of a method, as an int.
 
     Raises:
         ValueError: unless it is one of `orders`.
     """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value not in orders:
-        raise ValueError(f"Got order = {value!r}, expected one of {', '.join(map(str, orders))}.")
+    if not (is_int(value) and value in orders):
+        raise ValueError(f"{what} is {value!r}, expected {' or '.join(', '.join(map(str, orders)).rsplit(', ', 1))}.")
     return int(value)
+
+
+def check_positive(name: str, value: Any, note: str = "", error: type[Exception] = ValueError) -> None:
+    """Looks at a number, unless it is being traced.
+
+    Args:
+        note: ends the message, such as " (published: 7)".
+
+    Raises:
+        ValueError: (or `error`) unless it is positive and finite.
+    """
+    if concrete(value) and not 0 < value < np.inf:
+        raise error(f"{name} is {value}, expected a positive number{note}.")
+
+
+def closest(name: Any, options: Iterable[str]) -> str | None:
+    """The option that a mistyped name is most like, or None; a part of an option may be what was meant."""
+    options = sorted(options)
+    by_part = {part: option for option in options for part in re.split("[./]", option)}
+    whole = difflib.get_close_matches(str(name), options, 1)
+    return next(iter(whole or (by_part[part] for part in difflib.get_close_matches(str(name), by_part, 1))), None)
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """'nearest is x; it has the options', which ends an error message; a part of an option may be what was meant."""
+    close = closest(name, options := sorted(options))
+    return ("" if close is None else f"nearest is {close!r}; ") + f"it has {', '.join(options) or 'none'}"

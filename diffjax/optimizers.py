@@ -4,10 +4,9 @@ The rate climbs in a straight line from 0 at update 0 to its peak at update `war
 starts; `rsqrt` alone counts from update 0, as published.
 """
 
-import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import FunctionType
 from typing import Any
 
@@ -16,32 +15,33 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
+from diffjax.host import closest
 from diffjax.types import PyTree
 
-Schedule = Callable[[Any], Any]  # number of updates applied so far -> learning rate
+Rate = Callable[[Any], Any]  # number of updates applied so far -> learning rate
 
 
-def constant(peak: float, warmup_steps: int, total_steps: int) -> Schedule:
+def constant(peak: float, warmup_steps: int, total_steps: int) -> Rate:
     """The peak rate for ever."""
     return optax.constant_schedule(peak)
 
 
-def linear(peak: float, warmup_steps: int, total_steps: int, final: float = 0.0) -> Schedule:
+def linear(peak: float, warmup_steps: int, total_steps: int, final: float = 0.0) -> Rate:
     """From the peak to `final` times it, in a straight line, at `total_steps`."""
     return optax.linear_schedule(peak, final * peak, total_steps - warmup_steps)
 
 
-def cosine(peak: float, warmup_steps: int, total_steps: int, final: float = 0.0) -> Schedule:
+def cosine(peak: float, warmup_steps: int, total_steps: int, final: float = 0.0) -> Rate:
     """From the peak to `final` times it along half a cosine (Loshchilov and Hutter 2017, eq. 5)."""
     return optax.cosine_decay_schedule(peak, total_steps - warmup_steps, final)
 
 
-def exponential(peak: float, warmup_steps: int, total_steps: int, final: float = 0.01) -> Schedule:
+def exponential(peak: float, warmup_steps: int, total_steps: int, final: float = 0.01) -> Rate:
     """From the peak to `final` times it, geometrically."""
     return optax.exponential_decay(peak, total_steps - warmup_steps, final, end_value=final * peak)
 
 
-def rsqrt(peak: float, warmup_steps: int, total_steps: int, decay_start: int | None = None) -> Schedule:
+def rsqrt(peak: float, warmup_steps: int, total_steps: int, decay_start: int | None = None) -> Rate:
     """peak / sqrt(max(n / decay_start, 1)), decay_start = warmup_steps by default (Karras et al. 2024, section 3.2)."""
     start = max(warmup_steps, 1) if decay_start is None else decay_start
     if start < max(warmup_steps, 1):
@@ -50,10 +50,10 @@ def rsqrt(peak: float, warmup_steps: int, total_steps: int, decay_start: int | N
     return lambda n: peak / jnp.sqrt(jnp.maximum((n + warmup_steps) / start, 1))
 
 
-SCHEDULES: dict[str, Callable[..., Schedule]] = {f.__name__: f for f in (constant, linear, cosine, exponential, rsqrt)}
+SCHEDULES: dict[str, Callable[..., Rate]] = {f.__name__: f for f in (constant, linear, cosine, exponential, rsqrt)}
 
 
-def build_optimizer(spec: Mapping[str, Any], total_steps: int) -> tuple[optax.GradientTransformation, Schedule]:
+def build_optimizer(spec: Mapping[str, Any], total_steps: int) -> tuple[optax.GradientTransformation, Rate]:
     """The optimizer of a specification, and its learning rate as a function of the updates applied so far.
 
     Args:
@@ -79,7 +79,7 @@ def build_optimizer(spec: Mapping[str, Any], total_steps: int) -> tuple[optax.Gr
     if unknown := [key for key in spec if key not in allowed]:
         names = [n for n in allowed if n != "learning_rate"]
         raise ValueError(
-            f"Optimizer {name!r} takes no {unknown[0]!r}{_nearest(unknown[0], names)}; it takes {', '.join(names)}."
+            f"Optimizer {name!r} takes no {unknown[0]!r}{_meant(unknown[0], names)}; it takes {', '.join(names)}."
         )
     if mask_1d:
         spec |= dict.fromkeys(_mask_names(name, allowed), matrices)
@@ -118,7 +118,7 @@ def matrices(params: PyTree) -> PyTree:
     return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
 
 
-def _schedule(spec: dict[str, Any], total_steps: int) -> Schedule:
+def _schedule(spec: dict[str, Any], total_steps: int) -> Rate:
     """Takes the schedule's part out of `spec`."""
     peak, name, warmup = spec.pop("learning_rate"), spec.pop("schedule", "constant"), spec.pop("warmup_steps", 0)
     decay = _lookup("schedule", name, SCHEDULES)
@@ -181,10 +181,10 @@ def _standard(function: Callable) -> Callable:
 
 def _lookup(kind: str, name: str, table: Mapping[str, Callable]) -> Callable:
     if name not in table:
-        raise ValueError(f"There is no {kind} {name!r}{_nearest(name, table)}; there are {', '.join(table)}.")
+        raise ValueError(f"There is no {kind} {name!r}{_meant(name, table)}; there are {', '.join(table)}.")
     return table[name]
 
 
-def _nearest(name: Any, names: Any) -> str:
-    close = difflib.get_close_matches(str(name), names, n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
+def _meant(name: str, names: Iterable[str]) -> str:
+    close = closest(name, names)
+    return "" if close is None else f", did you mean {close!r}?"

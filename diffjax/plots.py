@@ -130,11 +130,11 @@ def normality(path: str | Path, groups: Mapping[str, Any]) -> None:
     left = figure.add_subplot(1, 2, 1, xlabel="value", ylabel="density")
     right = figure.add_subplot(1, 2, 2, xlabel="normal quantile", ylabel="quantile")
     at = np.linspace(-4, 4, 201)
-    share = stats.norm.cdf(np.linspace(-3.5, 3.5, 141))
+    probabilities = stats.norm.cdf(np.linspace(-3.5, 3.5, 141))
     for name, values in groups.items():
         flat = np.asarray(values, float).ravel()
         left.hist(flat, bins=at[::4], density=True, histtype="step", label=name)
-        right.plot(stats.norm.ppf(share), np.quantile(flat, share), label=name)
+        right.plot(stats.norm.ppf(probabilities), np.quantile(flat, probabilities), label=name)
     left.plot(at, stats.norm.pdf(at), "k--", linewidth=1, label="N(0, 1)")
     right.plot(at, at, "k--", linewidth=1)
     left.legend()

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax import host
 from diffjax.types import Array, pytree
 
 __all__ = ["EDM", "VDM", "VE", "VP", "Cosine", "Rectified", "Rounded", "SubVP", "Tabulated"]  # what a config may name
@@ -328,5 +329,5 @@ class Rounded:
 
 
 def _check_chain(steps: Any) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
+    if not host.is_int(steps, 1):
         raise ValueError(f"The chain has {steps!r} steps, expected an integer >= 1.")

@@ -1,11 +1,40 @@
-"""The nouns. All mathematics is written for ONE example; `jax.vmap` adds the batch, sharding adds the devices."""
+"""The nouns. All mathematics is written for ONE example; `jax.vmap` adds the batch, sharding adds the devices.
+
+Words that the field uses in several senses have one here:
+
+    level      sigma / alpha at a time: how noisy x_t is. The logarithm of 1 / level^2 is always called log-SNR, and the
+               grey values of data are `levels` only as the option of that name that configs of losses have
+    noise      z, one draw of a process's law, of x_0's shape; eps is a network's prediction of it. A standard deviation
+               is called sigma, or, of an observation, its noise's
+    chain      `chains.Chain`: the steps of a grid seen as a Markov chain, with the gain and floor of each
+    grid       times in decreasing order, host float64; `grids` makes them
+    plan       what the host computes before anything is traced: rows by `Sampler.plan`, a request by `Method.plan`
+    row        the numbers of one step of a sampler, planned: one evaluation of the model in all but the adaptive ODE
+    walk       the way from noise to data along a plan's rows: what `samplers.sampling_fn` returns walks
+    request    how to draw, planned once for a method: rows, an order of positions, () where there is no choice
+    moments    E[x] and E[x^2] of something, said with whose: `denoisers.moments.SecondMoments` of a posterior's error,
+               `theory.linear.Moments` of a Gaussian law
+    prepare    what a training step does to its whole batch before the losses (`Prepare`, the group of configs). Data
+               sets are prepared on the disk by `python -m diffjax.data.prepare`, TFDS's own word
+    given      what is known of an example besides x, by name: {"label": 3}, {"y": the endpoint of a bridge}
+    chosen     what was drawn for a training example before its loss, by name: time "t", "weight", noise "z"
+    turn       one update of a training step: whose parameters move, down which losses
+    target     what a network predicts, the pair (a, b); the law of the data is a target only in `analytic`
+    map        one array of x's shape in a network's output, which may hold several along the last axis
+
+A config says a name within its group, so that one name may stand for several things: EDM is a schedule (sigma = t), a
+target (c_skip, c_out), a sampler (heun.edm: Heun with churn) and a weight, all of one paper; npr and sn are a loss and
+the denoiser that reads what it trained; none, uniform, chain, ladder are each what the group says. The schedule of a
+learning rate is a `Rate` in code and a schedule in configs.
+"""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar, dataclass_transform
+from typing import Any, NamedTuple, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Array = jax.Array
 Key = jax.Array
@@ -39,6 +68,14 @@ def pytree(cls: type[T]) -> type[T]:
     return made
 
 
+def as_pytree(function: Any) -> Any:
+    """A callable that `jit` takes as an argument: a plain function is wrapped in a `Partial` and becomes a constant.
+
+    What is a pytree already, such as a `jax.tree_util.Partial` over arrays, stays as it is: its leaves are arguments.
+    """
+    return jax.tree_util.Partial(function) if jax.tree_util.all_leaves([function]) else function
+
+
 def static(**kwargs: Any) -> Any:
     """A field of a `pytree` class that is part of its structure: hashable, compared, never traced."""
     return dataclasses.field(metadata={"static": True}, **kwargs)
@@ -56,7 +93,17 @@ class Posterior(NamedTuple):
 
 
 class Schedule(Protocol):
-    """`t -> (alpha, sigma)` of x_t = alpha x_0 + sigma z on 0 <= t <= t_max: amplitudes, not squares; t = 0 is data."""
+    """`t -> (alpha, sigma)` of x_t = alpha x_0 + sigma z on 0 <= t <= t_max: amplitudes, not squares; t = 0 is data.
+
+    A schedule may have more, which the library asks for by these protocols, and does without where it is missing:
+
+        Invertible   inverse           without it `calculus.time_of` raises, and with it what needs times of log-SNRs
+        Remaining    remaining         without it `calculus.remaining` takes a difference, which cancels near t_max
+        Derived      base              the schedule inside one by another clock, pinned, or known by its flow alone
+        Discrete     steps             without it `chains.whole` takes 1000
+        Knotted      knots             without it the quadratures of `samplers.deis` are cut at the grid's times alone
+        Pinned       base, endpoint_weight    of bridges; the target DDBM refuses others
+    """
 
     @property
     def t_max(self) -> Any:
@@ -68,8 +115,69 @@ class Schedule(Protocol):
         ...
 
 
+@runtime_checkable
+class Invertible(Protocol):
+    """What has a time for every log-SNR."""
+
+    def inverse(self, log_snr: Any) -> Array:
+        """The time t with log(alpha_t^2 / sigma_t^2) = log_snr."""
+        ...
+
+
+@runtime_checkable
+class Remaining(Protocol):
+    """What knows how far log-SNR still falls, with full relative precision near t_max too."""
+
+    def remaining(self, t: Any) -> Array:
+        """log(SNR_t / SNR_T), T = t_max: 0 there, infinite at sigma_t = 0."""
+        ...
+
+
+@runtime_checkable
+class Derived(Protocol):
+    """What is made of another schedule."""
+
+    @property
+    def base(self) -> Schedule:
+        """The schedule inside."""
+        ...
+
+
+@runtime_checkable
+class Discrete(Protocol):
+    """What is a chain of a number of steps."""
+
+    @property
+    def steps(self) -> int:
+        """T, the number of steps."""
+        ...
+
+
+@runtime_checkable
+class Knotted(Protocol):
+    """What has a beta that jumps at known times."""
+
+    @property
+    def knots(self) -> np.ndarray:
+        """(T + 1,): the times where beta jumps, rising, both ends among them."""
+        ...
+
+
+@runtime_checkable
+class Pinned(Derived, Protocol):
+    """What is a base schedule given its endpoint y: (B, C) of u_t = x_t - A_t y."""
+
+    def endpoint_weight(self, t: Any) -> Array:
+        """A_t, from 0 where sigma is to 1 at t_max."""
+        ...
+
+
 class Process(Protocol):
-    """How data is destroyed, and where sampling starts."""
+    """How data is destroyed, and where sampling starts.
+
+    The first four members make a process; `processes.Unconditional` has the rest as they are where x_t depends on x_0
+    and noise alone. `prior_log_density` is asked for by likelihoods only.
+    """
 
     @property
     def schedule(self) -> Schedule:
@@ -86,6 +194,48 @@ class Process(Protocol):
 
     def prior(self, key: Key, shape: tuple[int, ...], t: Any = None) -> Array:
         """One draw of x_T, at the schedule's end, or at the time t where the grid starts."""
+        ...
+
+    def prior_log_density(self, x: Array, t: Any = None) -> Array:
+        """log density in nats, a scalar, of what `prior` draws; raises a ValueError where there is none."""
+        ...
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The names of `given` that the law of x_t depends on: ("y",) of a bridge; default ()."""
+        ...
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """Those of `conditions` that data has to bring; the process draws the others. Default ()."""
+        ...
+
+    def given(self, key: Key, given: dict, shape: tuple[int, ...], x0: Array | None = None) -> dict:
+        """What network, target and guidance are told: `given`, and what the process itself draws; default: `given`.
+
+        Args:
+            x0: the example; None where it is to be sampled.
+        """
+        ...
+
+    def place(self, u: Array, given: dict, t: Any) -> Array:
+        """x_t of the state u that a sampler walks in, of one shape; default: u."""
+        ...
+
+    def ends(self, x0: Array, z: Array, t: Any) -> tuple[Array, Array]:
+        """The pair (x_0', z') that a prediction a x_0 + b z is regressed on; default: (x0, z)."""
+        ...
+
+    def on(self, schedule: Schedule) -> "Process":
+        """The process by another clock of its schedule."""
+        ...
+
+    def check(self, target: Any) -> None:
+        """Raises a ValueError for a target that says nothing of x_0 here; default: never."""
+        ...
+
+    def check_density(self) -> None:
+        """Raises a ValueError where the flow has no density to integrate from; default: never."""
         ...
 
 

@@ -47,7 +47,7 @@ def kernels(name, ts):
 
 
 def coefficients(schedule, t):
-    return (schedule.pull(t), *schedule(t))
+    return (schedule.endpoint_weight(t), *schedule(t))
 
 
 # The process.
@@ -81,8 +81,8 @@ def test_the_ends_are_exact(name):
     process, y = bridge(BASES[name][0]), jnp.array([0.3, -2.0])
     assert np.all(process.prior(jax.random.key(0), (2,)) == 0)
     u = process.corrupt(y + 1, y, 0.4)
-    np.testing.assert_allclose(process.shifted(process.placed(u, y, 0.4), y, 0.4), u, atol=1e-6)
-    np.testing.assert_array_equal(process.placed(process.prior(jax.random.key(0), (2,)), y, schedule.t_max), y)
+    np.testing.assert_allclose(process.u_of(process.x_of(u, y, 0.4), y, 0.4), u, atol=1e-6)
+    np.testing.assert_array_equal(process.x_of(process.prior(jax.random.key(0), (2,)), y, schedule.t_max), y)
     calculus.check(schedule)
 
 
@@ -167,7 +167,7 @@ def test_the_network_s_input_and_target_have_unit_variance(name, x64):
         A, B, C = kernels(name, [t])[:, 0]
         x_t = np.array([B, A, C])
         a, b = STATISTICS(schedule, t)
-        e = STATISTICS.given(jnp.ones(1)).known(schedule, t)[0]
+        e = STATISTICS.given(jnp.ones(1)).offset(schedule, t)[0]
         F = np.array([a, e, b], float)
         x_in, _ = STATISTICS.given(jnp.ones(1)).inputs(schedule, jnp.zeros(1), t)
         scale = float(x_in[0]) / A
@@ -191,7 +191,7 @@ def test_the_denoiser_is_the_published_one(name, x64):
         np.testing.assert_allclose(denoise(jnp.asarray(B * x0 + C * z), t).mean, expected, rtol=1e-11, atol=1e-12)
         a, b = target(schedule, t)
         F = (x0 - c_skip * x) / c_out
-        np.testing.assert_allclose(a * x0 + b * z + target.known(schedule, t), F, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(a * x0 + b * z + target.offset(schedule, t), F, rtol=1e-9, atol=1e-12)
         perfect = denoisers.denoiser(lambda x, c: jnp.asarray(F), schedule, target)  # noqa: B023
         np.testing.assert_allclose(perfect(jnp.asarray(B * x0 + C * z), t).mean, x0, atol=1e-10)
     assert np.isfinite(denoise(jnp.asarray(x0), 0.0).mean).all()
@@ -220,7 +220,7 @@ def test_from_noise_the_preconditioning_is_edm_s(name, x64):
     net = lambda x, c: jnp.tanh(x) + 0.01 * c
     for t in np.array([0.1, 0.5, 0.9]) * base.t_max:
         ours = denoisers.denoiser(net, BridgeSchedule(base), target)(u, t).mean
-        edm = denoisers.denoiser(net, base, denoisers.EDM(sd))(bridge(base).placed(u, y, t), t).mean
+        edm = denoisers.denoiser(net, base, denoisers.EDM(sd))(bridge(base).x_of(u, y, t), t).mean
         np.testing.assert_allclose(ours, edm, rtol=1e-9)
 
 
@@ -686,7 +686,7 @@ U = jnp.zeros(3)
             lambda: losses.regression(NET, bridge(VP()), DDBM().given(jnp.zeros((3, 1))), U, U, 0.5),
             r"endpoint y has shape \(3, 1\), expected that of x, \(3,\)",
         ),
-        (lambda: bridge(VP()).placed(U, jnp.zeros(2), 0.5), r"shape \(2,\), expected that of x, \(3,\)"),
+        (lambda: bridge(VP()).x_of(U, jnp.zeros(2), 0.5), r"shape \(2,\), expected that of x, \(3,\)"),
         (lambda: DDBM.measured(np.zeros((2, 3)), np.zeros((2, 4))), r"shape \(2, 3\), their endpoints \(2, 4\)"),
         (lambda: denoisers.denoiser(NET, VP(), DDBM().given(U)), "DDBM-prediction is for bridges, got VP"),
         (

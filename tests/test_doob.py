@@ -116,7 +116,9 @@ def test_the_kernel_is_the_snr_formula(name, x64):
         r = (alpha_T * sigma / (alpha * sigma_T)) ** 2
         expected = r * alpha / alpha_T, alpha * (1 - r), sigma * np.sqrt(1 - r)
         np.testing.assert_allclose(
-            (BridgeSchedule(schedule).pull(t), *BridgeSchedule(schedule)(t)), np.asarray(expected, float), rtol=1e-13
+            (BridgeSchedule(schedule).endpoint_weight(t), *BridgeSchedule(schedule)(t)),
+            np.asarray(expected, float),
+            rtol=1e-13,
         )
         if start == 0:
             b, a, v = doob.transition(schedule, start, t)

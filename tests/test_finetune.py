@@ -10,7 +10,7 @@ from diffjax import config as C
 from diffjax import finetune, models
 from diffjax import main as command_line
 from diffjax.commands import sample, train
-from diffjax.denoisers import optimal
+from diffjax.denoisers import moments
 from diffjax.samplers import principal
 
 X, CLOCK = jax.random.normal(jax.random.key(1), (8, 8, 1)), jnp.float32(0.3)
@@ -101,7 +101,7 @@ def test_moments_are_kept_and_sampled_with(run_of_v, tmp_path, capsys):
     """The command, and a run sampled with what it wrote; without the file the error names the command."""
     assert command_line.main(["--mode=moments", f"--workdir={run_of_v}", f"--out={tmp_path / 'kept'}"]) == 0
     assert "--config.denoiser.name=analytic" in capsys.readouterr().out
-    found = optimal.load(tmp_path / "kept" / "moments.npz")
+    found = moments.load(tmp_path / "kept" / "moments.npz")
     assert found.entries.shape == (100, 2)
     assert np.all(np.diff(found.error[:-1]) <= 0.1)  # less is missed where there is less noise
     drawn = [

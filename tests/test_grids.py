@@ -3,6 +3,7 @@
 from fractions import Fraction
 from itertools import pairwise
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -333,3 +334,31 @@ def test_angle_turns_evenly_in_its_power(schedule, power):
 def test_angle_refuses(options, message):
     with pytest.raises(ValueError, match=message):
         grids.angle(VP(), 5, **options)
+
+
+COMPILED = []  # durations of XLA's compiles in this process
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, duration, **_: COMPILED.append(duration) if event.endswith("backend_compile_duration") else None
+)
+
+
+def test_the_counter_counts():
+    before = len(COMPILED)
+    jax.jit(lambda x: 3 * x + 1)(jnp.zeros(7))
+    assert len(COMPILED) > before
+
+
+@pytest.mark.parametrize("name", grids.__all__)
+@pytest.mark.parametrize("schedule", [VP(), Cosine(t_max=0.999), CHAIN], ids=lambda s: type(s).__name__)
+def test_another_number_of_steps_compiles_nothing(name, schedule):
+    """The times are padded to one length: what was made for n = 7 serves every n up to 64."""
+    make = getattr(grids, name)
+    make(schedule, 7)
+    before = len(COMPILED)
+    for n in (2, 11, 40):
+        make(schedule, n)
+    assert len(COMPILED) == before, f"{len(COMPILED) - before} compiles"
+
+
+def test_every_grid_but_itself_can_be_rounded():
+    assert list(grids.BASES) == [name for name in grids.__all__ if name != "rounded"]

@@ -50,7 +50,7 @@ def test_probabilities_are_those_of_the_last_ten_losses_one_by_one(x64):
 
 
 def seen_with(root):
-    return I.Seen(jnp.asarray(np.repeat(np.square(root)[:, None], 10, 1), jnp.float32), jnp.full(len(root), 10))
+    return I.LastLosses(jnp.asarray(np.repeat(np.square(root)[:, None], 10, 1), jnp.float32), jnp.full(len(root), 10))
 
 
 def test_times_have_their_law_and_weights_make_the_mean_unbiased():

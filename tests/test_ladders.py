@@ -8,13 +8,14 @@ from samplers_table import laws
 from scipy import stats
 from scipy.spatial import distance
 
-from diffjax import calculus, config, grids, ladders, losses
+from diffjax import calculus, config, grids, losses
 from diffjax.data import digits
 from diffjax.denoisers import Eps, Score
 from diffjax.losses import times, weights
 from diffjax.processes import Gaussian
 from diffjax.samplers import langevin
 from diffjax.schedules import EDM, VE
+from diffjax.theory import ladders
 from diffjax.training import Keys
 
 CIFAR = {"sigma_1": 50.0, "sigma_L": 0.01, "count": 232}

@@ -15,14 +15,15 @@ CORE = [
     {"types", "host"},
     {"method"},
     {"schedules", "calculus", "divergence"},
-    {"grids", "ladders", "clock"},
+    {"grids", "clock"},
     {"chains"},
     {"processes", "analytic", "denoisers"},
     {"couplings"},
     {"losses", "samplers"},
-    {"likelihood", "theory", "methods"},
+    {"likelihood", "theory"},
+    {"methods"},
 ]
-# Beside the tower: know the types and nothing else of the library, and nothing but the commands knows them.
+# Beside the tower: know the ground and nothing else of the library, and nothing but the commands knows them.
 LEAVES = {
     "checkpoint",
     "checksum",
@@ -57,7 +58,7 @@ def allowed(part):
             return below | {part}
         below |= layer
     if part in LEAVES:
-        return {"types", part} | NEIGHBOURS.get(part, set())
+        return {"types", "host", part} | NEIGHBOURS.get(part, set())
     for layer in TOP:
         below |= LEAVES | layer
         if part in layer:

@@ -27,7 +27,7 @@ def test_frechet_is_the_textbook_formula_with_sqrtm(rng):
 def test_frechet_of_commuting_and_singular_gaussians(rng):
     """For diagonal covariances d^2 = |m1 - m2|^2 + sum (s1 - s2)^2, also when some deviations are 0."""
     s1, s2, gap = np.array([0.0, 1.0, 2.5]), np.array([0.7, 0.0, 1.5]), np.array([1.0, -2.0, 0.5])
-    p, q = frechet.Moments(np.zeros(3), np.diag(s1**2)), frechet.Moments(gap, np.diag(s2**2))
+    p, q = frechet.Gaussian(np.zeros(3), np.diag(s1**2)), frechet.Gaussian(gap, np.diag(s2**2))
     assert frechet.distance(p, q) == pytest.approx(np.sum(gap**2) + np.sum((s1 - s2) ** 2), rel=1e-7)
     x = rng.normal(size=(5, 12))  # fewer samples than dimensions
     assert 0 <= frechet.frechet(x, x) < 1e-7

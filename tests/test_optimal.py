@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffjax import analytic, calculus, chains, denoisers, grids, samplers, schedules
+from diffjax.denoisers import moments as measured
 from diffjax.denoisers import optimal
 from diffjax.processes import Gaussian
 from diffjax.schedules import VP, Tabulated
@@ -47,7 +48,7 @@ TS = np.asarray([0.8, 0.4, 0.15, 0.05])
 
 
 def test_of_an_exact_mean_all_estimates_are_the_posteriors_variance(examples, x64):
-    found = optimal.measure(lambda example: Linear(TABLE), Gaussian(TABLE), jax.random.key(0), examples, TS)
+    found = measured.measure(lambda example: Linear(TABLE), Gaussian(TABLE), jax.random.key(0), examples, TS)
     exact = posterior_variance(TS)
     np.testing.assert_allclose(found.error, exact, rtol=0.03)
     np.testing.assert_allclose(found.spread, exact, rtol=0.03)
@@ -62,7 +63,7 @@ def test_entries_keep_their_own_variances(x64):
     mixture = analytic.gaussian_mixture([1.0], [[0.0, 0.0]], [np.diag(v)])
     examples = {"x": np.sqrt(v) * rng.standard_normal((20_000, 2))}
     denoise = lambda example: mixture.denoiser(TABLE)
-    found = optimal.measure(denoise, Gaussian(TABLE), jax.random.key(0), examples, TS[:2])
+    found = measured.measure(denoise, Gaussian(TABLE), jax.random.key(0), examples, TS[:2])
     alpha, sigma = (a[:, None] for a in calculus.amplitudes(TABLE, TS[:2]))
     np.testing.assert_allclose(found.entries, sigma**2 * v / (alpha**2 * v + sigma**2), rtol=0.04)
     np.testing.assert_allclose(found.error, found.entries.mean(1), rtol=1e-12)
@@ -73,7 +74,7 @@ def test_entries_keep_their_own_variances(x64):
 def test_of_a_wrong_mean_the_error_alone_is_right(examples, x64):
     """eps_hat = 1.2 eps* + 0.1: the best variance grows by sigma^2 / alpha^2 (0.2^2 E eps*^2 + 0.1^2)."""
     denoise = lambda example: Linear(TABLE, 1.2, 0.1)
-    found = optimal.measure(denoise, Gaussian(TABLE), jax.random.key(0), examples, TS)
+    found = measured.measure(denoise, Gaussian(TABLE), jax.random.key(0), examples, TS)
     alpha, sigma = calculus.amplitudes(TABLE, TS)
     squared = sigma**2 / (alpha**2 * V + sigma**2)  # E eps*^2
     best = posterior_variance(TS) + (sigma / alpha) ** 2 * (0.04 * squared + 0.01)
@@ -133,7 +134,7 @@ def test_the_optimal_trajectory_is_the_best_of_all(steps, x64):
         return total
 
     paths = [(0, *middle, 7) for middle in itertools.combinations(range(1, 7), steps - 2)]
-    found = optimal.trajectory(TABLE, ts, var, steps)
+    found = chains.tightest(TABLE, ts, var, steps)
     np.testing.assert_array_equal(found, ts[[*min(paths, key=cost), 8]])
     assert len(found) == steps + 1
 
@@ -210,7 +211,8 @@ def test_a_kept_table_is_read_off_between_its_levels(tmp_path, x64):
     alpha, sigma = calculus.amplitudes(schedule, ts)
     exact = lambda alpha, sigma: sigma**2 * V / (alpha**2 * V + sigma**2)
     entries = np.stack([exact(alpha, sigma), np.full(40, 3.0)], 1)
-    optimal.save(tmp_path / "moments.npz", optimal.Moments(ts, entries, exact(alpha, sigma), -np.ones(40), np.ones(40)))
+    found = measured.SecondMoments(ts, entries, exact(alpha, sigma), -np.ones(40), np.ones(40))
+    measured.save(tmp_path / "moments.npz", found)
     kept = {"moments": tmp_path / "moments.npz"}
     make = lambda **options: denoisers.variance.analytic(lambda x, c: 0.3 * x, schedule, target, **{**kept, **options})
     for t in (1e-3, *grids.uniform(schedule, 7, t_min=0.002, zero=False)):
@@ -232,13 +234,13 @@ def test_a_kept_table_is_read_off_between_its_levels(tmp_path, x64):
 
 BAD = {
     "no examples": (
-        lambda: optimal.measure(
+        lambda: measured.measure(
             lambda e: Linear(TABLE), Gaussian(TABLE), jax.random.key(0), {"x": np.zeros((0, 2))}, TS
         ),
         "needs? examples; got none",
     ),
     "no noise": (
-        lambda: optimal.measure(
+        lambda: measured.measure(
             lambda e: Linear(TABLE), Gaussian(TABLE), jax.random.key(0), {"x": np.zeros((1, 2))}, [0.5, 0.0]
         ),
         "At t = 0 there is no signal or no noise",
@@ -249,11 +251,11 @@ BAD = {
     "rank": (lambda: optimal.jacobian(Linear(TABLE), jax.random.key(0), 1, -1), "rank is -1, expected an integer >= 0"),
     "no key": (lambda: optimal.jacobian(Linear(TABLE), rank=2), "rank is 2, but without a key"),
     "steps": (
-        lambda: optimal.trajectory(TABLE, grids.linspace(TABLE, 4), np.ones(4), 5),
+        lambda: chains.tightest(TABLE, grids.linspace(TABLE, 4), np.ones(4), 5),
         "steps is 5, expected an integer from 2 to 4",
     ),
     "variances": (
-        lambda: optimal.trajectory(TABLE, grids.linspace(TABLE, 4), np.ones(3), 2),
+        lambda: chains.tightest(TABLE, grids.linspace(TABLE, 4), np.ones(3), 2),
         r"5 times and variances of shape \(3,\)",
     ),
 }

@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from diffjax import config
 
@@ -37,6 +38,21 @@ def test_every_config_loads_and_says_its_command(path):
     commands = re.findall(r"--config=(configs/\S+)", text)
     names = [config.load(command).name for command in commands]  # a run to start from may be another's
     assert any(name.startswith(path.stem) for name in names), "the docstring gives the command"
+
+
+def test_the_oldest_set_is_the_floors():
+    """What constraints/oldest.txt installs are the lowest versions that pyproject.toml allows of jax and its kin."""
+    lines = (ROOT / "constraints" / "oldest.txt").read_text().splitlines()
+    pins = dict(re.findall(r"([\w-]+)==([\d.]+)", "\n".join(lines)))
+    asked = {r.name: r.specifier for r in map(Requirement, PROJECT["project"]["dependencies"])}
+    for name in ("jax", "flax", "optax", "orbax-checkpoint"):
+        assert f">={pins[name]}" in str(asked[name]).split(",")
+
+
+def test_the_tests_bring_every_extra_that_is_tested():
+    extras = PROJECT["project"]["optional-dependencies"]
+    brought = set().union(*(r.extras for r in map(Requirement, extras["test"]) if r.name == PROJECT["project"]["name"]))
+    assert brought == set(extras) - {"test", "cuda", "tpu", "wandb"}  # an accelerator; wandb is a fake in the tests
 
 
 def test_ci_runs_the_readmes_test_command():

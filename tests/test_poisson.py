@@ -9,7 +9,7 @@ from scipy import optimize, special, stats
 from diffjax import analytic, calculus, denoisers, grids, host, likelihood, losses, processes, samplers
 from diffjax import config as C
 from diffjax.calculus import FlowOnly
-from diffjax.denoisers import guidance, inverse, optimal, variance
+from diffjax.denoisers import guidance, inverse, moments, optimal, variance
 from diffjax.denoisers.flow import flow
 from diffjax.losses import score_matching
 from diffjax.processes import poisson
@@ -380,7 +380,7 @@ def test_tweedies_covariance_would_be_wrong_and_measured_errors_are_right(x64):
     variance_by_hand = (mean + 1) * (2 - mean)  # of a law on {-1, 2}
     assert abs(slope / variance_by_hand - 1) > 0.2
     data = {"x": RNG.choice(PAIR, 20_000, p=SHARES)[:, None]}
-    found = optimal.measure(lambda example: denoise, process, KEY, data, [t], batch=20_000)
+    found = moments.measure(lambda example: denoise, process, KEY, data, [t], batch=20_000)
     assert found.error[0] == pytest.approx(found.spread[0], rel=0.04)
     assert np.isnan(found.noise[0])
     with pytest.raises(ValueError, match="finite"):

@@ -1,47 +1,20 @@
-"""What a run says of the probability of its data: the flow's density and the variational bound, side by side.
-
-The flow is walked up from the last time of the config's grid that carries noise, with the options of the sampler if it
-is `ode.probability_flow` (solver, rtol, atol, adaptive, max_steps; else to 1e-5). Data on a lattice of levels is a
-codelength in bits per dimension, under both ways of `likelihood.dequantise`; data without levels a density in the same
-unit. Beside them stand the bound of `methods.bound` and a baseline: each pixel's own histogram, or one Gaussian.
-"""
+"""What a run says of the probability of its data: the flow's density and the variational bound, side by side."""
 
 import json
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from diffjax import denoisers, likelihood, parallel, runs, samplers
-from diffjax.calculus import amplitudes
+from diffjax import runs, samplers
 from diffjax.commands.sample import as_overrides, require_workdir
 from diffjax.config import Config, ConfigError
-from diffjax.likelihood import dequantise
-from diffjax.method import Example
-from diffjax.methods import Denoising, bound
-from diffjax.methods.evaluation import gaussian_fit
-from diffjax.runs import Run
+from diffjax.methods import bound, density
 from diffjax.runs import workdir as files
-from diffjax.types import PyTree
-
-TOLERANCE = 1e-5  # relative and absolute, as Song et al. 2021: on digits 2e-4 bits per dimension from a tenth of it
-OPTIONS = ("solver", "rtol", "atol", "adaptive", "max_steps")  # of the sampler's, that the likelihood takes
-
-
-class Flow(NamedTuple):
-    """How the flow is walked: upwards for the density, and down again."""
-
-    ts: np.ndarray
-    density: jax.tree_util.Partial
-    decode: jax.tree_util.Partial
 
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
-    """The command line's entry."""
+    """Measures the likelihood of the run of --workdir."""
     require_workdir(flags)
     changes = as_overrides(flags.sampler, flags.nfe, overrides)
     run(flags.workdir, step=flags.step, overrides=changes, out=flags.out)
@@ -55,7 +28,7 @@ def run(
     out: str | Path | None = None,
     most: int = bound.MOST,
 ) -> dict[str, Any]:
-    """Measures the likelihood of a run's held-out data, and of as much training data, its floor.
+    """Measures the likelihood of a run's held-out data, and of as much training data, its floor (`methods.density`).
 
     Writes likelihood.json, likelihood.md and figures/latents.png.
 
@@ -69,214 +42,26 @@ def run(
         What likelihood.json holds.
 
     Raises:
-        ConfigError: for a folder that holds no run, or options that do not exist.
+        ConfigError: where diffrax is not installed, for a folder that holds no run, options that do not exist,
+            or a method or process without density.
     """
     from diffjax import plots
 
+    try:
+        samplers.ode.check_diffrax()
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     out = Path(out or workdir)
     run = runs.open(workdir, step=step, overrides=overrides)
-    of, params, dataset = run.parts("mean_denoiser", "A likelihood"), run.params, run.data
-    flow = plan(run)
-    measure = measurer(run, of, flow)
-    n = min(len(dataset.held_out), len(dataset.train), most)
-    parts = {"held out": dataset.held_out, "train": dataset.train}
-    examples = {name: source.gather(np.arange(n)) for name, source in parts.items()}
-    measured = {name: measure(params, of) for name, of in examples.items()}
-    results = {
-        "step": run.step,
-        "examples": n,
-        "levels": dataset.levels,
-        "t_min": float(flow.ts[-1]),
-        "ode": {name: found["ode"] for name, found in measured.items()},
-        "bounds": bounds(run, of, params),
-        "baseline": baseline(run, n),
-        "latents": {name: normality(found["latents"]) for name, found in measured.items()},
-        "round_trip": round_trip(run, of, flow, params, examples["held out"], measured["held out"]),
-    }
+    of = run.parts("mean_denoiser", "A likelihood")
+    try:
+        results, latents = density.measure(run, of, most)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     out.mkdir(parents=True, exist_ok=True)
-    plots.normality(out / "figures" / "latents.png", {name: found["latents"] for name, found in measured.items()})
-    text = report(run, results)
+    plots.normality(out / "figures" / "latents.png", latents)
+    text = density.report(run, results)
     files.write_atomically(out / "likelihood.json", json.dumps(results, indent=2))
     files.write_atomically(out / "likelihood.md", text)
     print(f"{text}\n{out / 'likelihood.md'}", flush=True)
     return results
-
-
-def plan(run: Run) -> Flow:
-    """The flow between the ends of the run's grid; with fixed steps, along it. ConfigError where it has no density."""
-    of = run.parts("mean_denoiser", "A likelihood")
-    schedule, named = of.schedule, of.specs()["sampler"]
-    try:
-        of.process.check_density()
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    ts = of.grid(schedule)
-    ts = ts[amplitudes(schedule, ts)[1] > 0]
-    own = named if named["name"] == "ode.probability_flow" else {}
-    options: dict[str, Any] = {"rtol": TOLERANCE, "atol": TOLERANCE} | {key: own[key] for key in OPTIONS if key in own}
-    path = ts if options.get("adaptive") is False else ts[[0, -1]]
-    density = likelihood.ode(path, of.process, **options)
-    downwards = samplers.ode.probability_flow(schedule, **options)
-    return Flow(path, density, samplers.sampling_fn(downwards, path))
-
-
-def measurer(run: Run, of: Denoising, flow: Flow) -> Callable[[PyTree, PyTree], dict[str, Any]]:
-    """`measure(params, examples)`: bits per dimension by each dequantisation; of the first, x and the latents.
-
-    Compiled once for each way.
-    """
-    chunk, devices = run.settings.chunk, parallel.mesh()
-    ways = {
-        name: parallel.map_chunks(jax.vmap(_one(run, of, way), in_axes=(None, 0)), chunk, devices)
-        for name, way in _ways(run, of, flow).items()
-    }
-    sigma = float(amplitudes(of.schedule, flow.ts[:1])[1][0])
-
-    def measure(params: PyTree, examples: Example) -> dict[str, Any]:
-        n, results = len(examples.x), {"ode": {}}
-        for name, walk in ways.items():
-            rows = (np.arange(n, dtype=np.uint32), examples)
-            bits, x, latents, nfe = walk((params, flow.density), rows)
-            bits = np.asarray(bits, np.float64)
-            results["ode"][name] = {
-                "bits": float(bits.mean()),
-                "standard_error": float(bits.std(ddof=1) / np.sqrt(n)) if n > 1 else None,
-                "nfe": float(nfe.mean()),
-            }
-            if "latents" not in results:
-                results |= {"x": x, "latents": latents / sigma}
-        return results
-
-    return measure
-
-
-def _one(run: Run, of: Denoising, way: Callable) -> Callable:
-    """((params, the walk up), (seed, example)) -> (bits, dequantised x, its latent, nfe)."""
-    dimensions = int(np.prod(run.data.shape))
-
-    def one(shared: Any, row: Any) -> Any:
-        (params, density), (seed, example) = shared, row
-        model = of.mean_denoiser(params, example.given)
-        key_noise, key_probe = jax.random.split(jax.random.key(seed))
-        x, cost = way(key_noise, example.x)
-        found = density(model, key_probe, x)
-        return dequantise.bits(found.log_p, cost, dimensions), x, found.latent, found.nfe
-
-    return one
-
-
-def round_trip(
-    run: Run, of: Denoising, flow: Flow, params: PyTree, examples: PyTree, measured: dict[str, Any]
-) -> dict[str, Any]:
-    """The largest error of an entry after encoding and decoding, of the first chunk of what `measurer` measured."""
-    chunk, devices = run.settings.chunk, parallel.mesh()
-    sigma = jnp.float32(amplitudes(of.schedule, flow.ts[:1])[1][0])
-
-    def one(shared: Any, row: Any) -> Any:
-        (params, decode), (example, x, latent) = shared, row
-        back = decode(of.mean_denoiser(params, example.given), jax.random.key(0), sigma * latent)
-        return jnp.abs(back - x).max()
-
-    first = jax.tree.map(lambda a: a[: chunk * devices.size], (examples, measured["x"], measured["latents"]))
-    error = parallel.map_chunks(jax.vmap(one, in_axes=(None, 0)), chunk, devices)((params, flow.decode), first)
-    return {"examples": len(error), "mean": float(error.mean()), "worst": float(error.max())}
-
-
-def _ways(run: Run, of: Denoising, flow: Flow) -> dict[str, Callable]:
-    """name -> (key, x_0) -> (x, cost)."""
-    levels, schedule, t_min = run.data.levels, of.schedule, float(flow.ts[-1])
-    if levels is None:
-        return {"none": lambda key, x0: (x0, 0.0)}
-    return {
-        "gaussian": lambda key, x0: dequantise.gaussian(key, x0, levels, schedule, t_min),
-        "uniform": lambda key, x0: dequantise.uniform(key, x0, levels),
-    }
-
-
-def bounds(run: Run, of: Denoising, params: PyTree) -> dict[str, Any]:
-    """Denoiser -> the variational bound; the run's if it has a variance, else the two that need no training."""
-    own = {of.specs()["denoiser"]["name"]: of.denoiser}
-    rules = {name: getattr(denoisers.variance, name) for name in ("small", "large")} if "mean" in own else own
-    found = {name: bound.measure(run, of._replace(denoiser=rule), params) for name, rule in rules.items()}
-    parts = ("held out", "train")
-    return {name: {part: parts_of[part]["total"] for part in parts} for name, parts_of in found.items() if parts_of}
-
-
-def baseline(run: Run, n: int) -> dict[str, float]:
-    """Bits per dimension of held-out data by what needs no network: pixel histograms, or a Gaussian fit."""
-    dataset = run.data
-    held_out = dataset.held_out.gather(np.arange(n)).x
-    if dataset.levels is not None:
-        train = dataset.train.gather(np.arange(min(len(dataset.train), bound.FITTED))).x
-        return {"pixel histograms": bound.histograms(train, held_out, dataset.levels)}
-    log_p = jax.vmap(gaussian_fit(run.data).log_prob)(jnp.asarray(held_out))
-    return {"Gaussian fit": float(dequantise.bits(jnp.mean(log_p), 0.0, int(np.prod(dataset.shape))))}
-
-
-def normality(latents: np.ndarray) -> dict[str, float]:
-    """Of x_T / sigma_T, all entries together: mean, std, and Kolmogorov's distance from the standard normal."""
-    from scipy import stats
-
-    flat = np.asarray(latents, np.float64).ravel()
-    distance = stats.kstest(flat, "norm").statistic
-    return {"mean": float(flat.mean()), "std": float(flat.std()), "kolmogorov": float(distance)}
-
-
-HOW = {
-    "none": "density",
-    "gaussian": "Gaussian dequantisation (the model's noise at t_min)",
-    "uniform": "uniform dequantisation",
-}
-
-
-def report(run: Run, results: dict[str, Any]) -> str:
-    """The same as Markdown."""
-    rows = []
-    for way in results["ode"]["held out"]:
-        found = [results["ode"][part][way] for part in ("held out", "train")]
-        cells = " | ".join(f"{f['bits']:.3f}" + _error(f["standard_error"]) for f in found)
-        rows.append(f"| ODE, {HOW[way]}, {found[0]['nfe']:.0f} evaluations | {cells} |")
-    steps = len(run.method.parts.grid(run.method.parts.schedule)) - 1
-    for name, found in results["bounds"].items():
-        rows.append(
-            f"| variational bound, variance `{name}`, n = {steps} | {found['held out']:.3f} | {found['train']:.3f} |"
-        )
-    rows += [f"| {name} (baseline) | {value:.3f} | |" for name, value in results["baseline"].items()]
-    dataset, levels = run.data, results["levels"]
-    stated = "Data without levels: differential entropies, no dequantisation, no bound on a codelength."
-    if levels is not None:
-        stated = (
-            f"{levels} levels in [-1, 1], spacing 2/{levels - 1}: uniform noise adds log2({levels - 1}/2) = "
-            f"{np.log2((levels - 1) / 2):.4f} bits per dimension to -log2 p / d; the Gaussian noise is that of t_min, "
-            "less what its decoder gives back. A model trained on the levels alone has no density between them."
-        )
-    latents = "\n".join(
-        f"| {name} | {of['mean']:.4f} | {of['std']:.4f} | {of['kolmogorov']:.4f} |"
-        for name, of in results["latents"].items()
-    )
-    table = "\n".join(rows)
-    trip = results["round_trip"]
-    return f"""# Likelihood of {run.name} at step {results["step"]}: bits per dimension
-
-{results["examples"]} examples of {dataset.name} each; the flow from t = {results["t_min"]:g}, one probe for each.
-{stated}
-
-| | held out | train (floor) |
-|---|---|---|
-{table}
-
-Encoded and decoded again, the largest error of an entry is {trip["mean"]:.2e} on average, {trip["worst"]:.2e} at worst
-({trip["examples"]} held-out examples).
-
-## Latents x_T / sigma_T
-
-| | mean | std | Kolmogorov distance from N(0, 1) |
-|---|---|---|---|
-{latents}
-
-![latents](figures/latents.png)
-"""
-
-
-def _error(standard_error: float | None) -> str:
-    return "" if standard_error is None else f" ± {standard_error:.3f}"

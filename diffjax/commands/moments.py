@@ -23,7 +23,7 @@ from diffjax import grids, runs
 from diffjax.calculus import amplitudes
 from diffjax.commands.sample import as_overrides, require_workdir
 from diffjax.config import Config, ConfigError
-from diffjax.denoisers import optimal
+from diffjax.denoisers import moments as measured
 from diffjax.methods import Denoising
 from diffjax.samplers import principal
 
@@ -47,7 +47,7 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
     print(f"--config.grid.name=angle --config.grid.sigma_data={size:.2g}")
 
 
-def run(workdir: str | Path, path: str | Path, most: int = MOST, **options: Any) -> optimal.Moments:
+def run(workdir: str | Path, path: str | Path, most: int = MOST, **options: Any) -> measured.SecondMoments:
     """Measures the moments of what a run is served with, and writes them; `axes.npz` beside them.
 
     Args:
@@ -67,9 +67,9 @@ def run(workdir: str | Path, path: str | Path, most: int = MOST, **options: Any)
     examples = train.gather(np.arange(min(len(train), most)))
     denoise = lambda example: of.mean_denoiser(params, example["given"])
     seen = {"x": examples.x, "given": examples.given}
-    moments = optimal.measure(denoise, of.process, jax.random.key(run.settings.seed), seen, ts)
+    moments = measured.measure(denoise, of.process, jax.random.key(run.settings.seed), seen, ts)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    optimal.save(path, moments)
+    measured.save(path, moments)
     d = int(np.prod(run.data.shape))
     diagonal = d > MOST_ENTRIES or len(examples.x) < FEWEST * d
     principal.Axes.of(examples.x, diagonal).save(Path(path).with_name("axes.npz"))

@@ -68,8 +68,8 @@ def geometric(
             raise ValueError(f"The augmentation's {name} is {value}, expected a probability in [0, 1].")
     if unknown := [name for name in transforms if name not in TRANSFORMS]:
         raise ValueError(f"There is no transform {unknown[0]!r}; there are {', '.join(TRANSFORMS)}.")
-    own = dict.fromkeys(TRANSFORMS, probability) | {"x_flip": x_flip}
-    probabilities = [own[name] if name in transforms else 0.0 for name in TRANSFORMS]
+    chances = dict.fromkeys(TRANSFORMS, probability) | {"x_flip": x_flip}
+    probabilities = [chances[name] if name in transforms else 0.0 for name in TRANSFORMS]
 
     def augment(key: Key, x: Array) -> tuple[Array, Array]:
         if x.ndim != 3:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from diffjax import host
 from diffjax.data.records import IN_MEMORY, Columns, Records
 from diffjax.data.source import Dataset, check_flip, fingerprint, in_memory
 
@@ -64,7 +65,7 @@ def _check(root: Path, size: int | None, channels: int, held_out: float) -> None
         raise FileNotFoundError(f"There is no folder {str(root)!r}; data.folder needs path=, a folder of images.")
     if channels not in MODES:
         raise ValueError(f"folder: channels is {channels!r}, expected 1, 3 or 4.")
-    if size is not None and (not isinstance(size, int) or size < 1):
+    if size is not None and not host.is_int(size, 1):
         raise ValueError(f"folder: size is {size!r}, expected a positive number of pixels, or None.")
     if not 0 < held_out < 1:
         raise ValueError(f"folder: held_out is {held_out!r}, expected a share between 0 and 1.")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diffjax.data.source import Arrays, Dataset, evenly, in_memory, nearest
+from diffjax.data.source import Arrays, Dataset, evenly, in_memory
+from diffjax.host import nearest
 
 
 def npz(

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from diffjax import host
 from diffjax.data.digits import digits
 from diffjax.data.folder import folder
 from diffjax.data.npz import npz
 from diffjax.data.photos import photos
-from diffjax.data.source import Dataset, Source, fingerprint, nearest
+from diffjax.data.source import Dataset, Source, fingerprint
 from diffjax.data.tfds import tfds
+from diffjax.host import nearest
 from diffjax.method import Drawn, Example, Section
 from diffjax.metrics.judges import endpoint_error, labels_read, two_samples
 
@@ -100,7 +102,7 @@ def _judge_labelled(drawn: Drawn, dataset: Dataset) -> list[Section]:
 
 def _average(shape: tuple[int, ...], factor: int) -> Any:
     height, width, channels = shape
-    if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1 or height % factor or width % factor:
+    if not host.is_int(factor, 1) or height % factor or width % factor:
         raise ValueError(f"factor is {factor!r}, expected a positive integer that divides {height} x {width} pixels.")
 
     def degrade(x: np.ndarray) -> np.ndarray:
@@ -120,10 +122,10 @@ def _blur(shape: tuple[int, ...], sigma: float) -> Any:
 
 def _kernel(size: int, sigma: float) -> np.ndarray:
     """(size, size): a Gaussian around each pixel, folded back at the edges (half-sample reflection); rows sum to 1."""
-    reach = int(np.ceil(6 * sigma))
+    radius = int(np.ceil(6 * sigma))
     matrix = np.zeros((size, size))
-    weight = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    weight = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     for i in range(size):
-        at = np.arange(i - reach, i + reach + 1) % (2 * size)
+        at = np.arange(i - radius, i + radius + 1) % (2 * size)
         np.add.at(matrix[i], np.minimum(at, 2 * size - 1 - at), weight)
     return (matrix / matrix.sum(1, keepdims=True)).astype(np.float32)

@@ -6,6 +6,7 @@ every `stride` pixels in both directions. They stand in a fixed random order, so
 
 import numpy as np
 
+from diffjax import host
 from diffjax.data.source import Arrays, Dataset, in_memory
 
 HELD_OUT = 128  # columns of 640
@@ -20,7 +21,7 @@ def photos(size: int = 16, stride: int = 8) -> Dataset:
     from sklearn.datasets import load_sample_images
 
     for name, value in (("size", size), ("stride", stride)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not host.is_int(value, 1):
             raise ValueError(f"photos: {name} is {value!r}, expected a positive integer.")
     if size > HELD_OUT:
         raise ValueError(f"photos: size is {size}, expected at most {HELD_OUT}, the width of the held-out part.")

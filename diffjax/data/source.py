@@ -1,8 +1,7 @@
 """What a data set is: two sources of examples, addressed by index; and what all kinds of data set share."""
 
-import difflib
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -177,20 +176,13 @@ def check_flip(shape: tuple[int, ...]) -> None:
         raise ValueError(f"flip mirrors images (H, W, C); the examples have shape {shape}: set flip=False.")
 
 
-def evenly(n: int, share: float) -> np.ndarray:
+def evenly(n: int, fraction: float) -> np.ndarray:
     """Which of n examples are held out, (n,) bool: round(n share) of them, evenly spaced in the order they come in.
 
     Raises:
         ValueError: unless that leaves at least one example in each part.
     """
-    count = round(n * share)
+    count = round(n * fraction)
     if not 0 < count < n:
-        raise ValueError(f"held_out={share} of {n} examples is {count}; expected at least one example in each part.")
+        raise ValueError(f"held_out={fraction} of {n} examples is {count}; expected at least one example in each part.")
     return np.diff(np.arange(n + 1) * count // n) > 0
-
-
-def nearest(name: str, options: Iterable[str]) -> str:
-    """'nearest is x; it has x, y, z', to end an error message."""
-    options = sorted(options)
-    close = difflib.get_close_matches(name, options, 1)
-    return (f"nearest is {close[0]!r}; " if close else "") + f"it has {', '.join(options) or 'none'}"

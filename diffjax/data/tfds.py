@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from diffjax.data.records import IN_MEMORY, Columns, Records
-from diffjax.data.source import Dataset, check_flip, fingerprint, nearest
+from diffjax.data.source import Dataset, check_flip, fingerprint
 from diffjax.data.source import in_memory as arrays
+from diffjax.host import nearest
 
 ARCHIVES = {"cifar10": "cifar-10-python.tar.gz"}  # what diffjax.data.prepare takes
 

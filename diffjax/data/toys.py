@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from diffjax import host
 from diffjax.data.source import Arrays, Dataset, in_memory
 
 Draw = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray | None]]  # u, v (n,) -> (n, 2) points, labels
@@ -74,11 +75,11 @@ def _circle(angle: np.ndarray) -> np.ndarray:
 
 def _dataset(name: str, draw: Draw, classes: int | None, n: int, held_out: int, noise: float, seed: int) -> Dataset:
     for option, value in [("n", n), ("held_out", held_out)]:
-        if not isinstance(value, int) or value < 1:
+        if not host.is_int(value, 1):
             raise ValueError(f"{name}: {option} is {value!r}, expected a positive integer.")
     if not 0 <= noise < np.inf:
         raise ValueError(f"{name}: noise is {noise!r}, expected a standard deviation, 0 or more.")
-    if not isinstance(seed, int) or not 0 <= seed < 2**64:
+    if not (host.is_int(seed, 0) and seed < 2**64):
         raise ValueError(f"{name}: seed is {seed!r}, expected an integer from 0 to 2**64 - 1.")
     parts = [_points(draw, size, noise, seed, stream) for stream, size in enumerate((n, held_out))]
     return in_memory(name, *parts, classes=classes)

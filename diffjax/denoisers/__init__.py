@@ -1,6 +1,6 @@
 """What is known of p(x_0 | x_t): networks, and functions of denoisers."""
 
-from diffjax.denoisers import guidance, inverse, optimal, similarity, variance
+from diffjax.denoisers import guidance, inverse, moments, optimal, similarity, variance
 from diffjax.denoisers.bridge import DDBM
 from diffjax.denoisers.classifier import Classifier as Classifier
 from diffjax.denoisers.classifier import cross_entropy as cross_entropy
@@ -21,6 +21,7 @@ __all__ = [
     "denoiser",
     "guidance",
     "inverse",
+    "moments",
     "optimal",
     "similarity",
     "variance",

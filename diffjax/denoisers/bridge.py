@@ -20,7 +20,7 @@ import numpy as np
 from diffjax import host
 from diffjax.calculus import log_snr
 from diffjax.denoisers.targets import Prediction
-from diffjax.types import Array, pytree
+from diffjax.types import Array, Pinned, pytree
 
 
 @pytree
@@ -65,32 +65,32 @@ class DDBM(Prediction):
     def __call__(self, schedule: Any, t: Any) -> tuple[Array, Array]:
         """(a, b) = (1 - c_skip B, -c_skip C) / c_out, without the difference."""
         A, B, C, total, spread = self._moments(schedule, t)
-        norm, own = jnp.sqrt(total * spread), A * B * self.sigma_0T
-        pull = B * self.sigma_0**2 + A * self.sigma_0T
-        return ((A * self.sigma_T) ** 2 + own + C**2) / norm, -pull * C / norm
+        norm, cross = jnp.sqrt(total * spread), A * B * self.sigma_0T
+        signal = B * self.sigma_0**2 + A * self.sigma_0T
+        return ((A * self.sigma_T) ** 2 + cross + C**2) / norm, -signal * C / norm
 
     def skip_out(self, schedule: Any, t: Any) -> tuple[Array, Array]:
         """(c_skip, c_out), finite everywhere."""
         A, B, _, total, spread = self._moments(schedule, t)
         return (B * self.sigma_0**2 + A * self.sigma_0T) / total, jnp.sqrt(spread / total)
 
-    def known(self, schedule: Any, t: Any) -> Array:
+    def offset(self, schedule: Any, t: Any) -> Array:
         """e = -c_skip A y / c_out."""
         c_skip, c_out = self.skip_out(schedule, t)
-        return -c_skip * schedule.pull(t) / c_out * self._endpoint()
+        return -c_skip * schedule.endpoint_weight(t) / c_out * self._endpoint()
 
     def inputs(self, schedule: Any, x: Array, t: Any) -> tuple[Array, Array]:
         """c_in x_t of x = u, and the base's log-SNR."""
-        return self._placed(schedule, x, t) / jnp.sqrt(self._moments(schedule, t)[3]), log_snr(schedule.base, t)
+        return self._x_of(schedule, x, t) / jnp.sqrt(self._moments(schedule, t)[3]), log_snr(schedule.base, t)
 
     def mean(self, schedule: Any, x: Array, F: Array, t: Any) -> Array:
         """c_skip x_t + c_out F of x = u."""
         c_skip, c_out = self.skip_out(schedule, t)
-        return c_skip * self._placed(schedule, x, t) + c_out * F
+        return c_skip * self._x_of(schedule, x, t) + c_out * F
 
     def check(self, schedule: Any) -> None:
         """Raises a ValueError for another process than a bridge, or moments that no pair of variables has."""
-        if not hasattr(schedule, "pull"):
+        if not isinstance(schedule, Pinned):
             raise ValueError(
                 f"DDBM-prediction is for bridges, got {type(schedule).__name__}: take processes.bridge(schedule)."
             )
@@ -106,21 +106,21 @@ class DDBM(Prediction):
 
     def _moments(self, schedule: Any, t: Any) -> tuple[Any, ...]:
         """A, B, C, total, and total c_out^2."""
-        A, (B, C) = schedule.pull(t), schedule(t)
-        own, other = self.sigma_0**2, self.sigma_T**2
-        total = A**2 * other + B**2 * own + 2 * A * B * self.sigma_0T + C**2
-        return A, B, C, total, A**2 * (other * own - self.sigma_0T**2) + own * C**2
+        A, (B, C) = schedule.endpoint_weight(t), schedule(t)
+        start, end = self.sigma_0**2, self.sigma_T**2
+        total = A**2 * end + B**2 * start + 2 * A * B * self.sigma_0T + C**2
+        return A, B, C, total, A**2 * (end * start - self.sigma_0T**2) + start * C**2
 
     def _endpoint(self) -> Array:
         if self.y is None:
             raise ValueError(_MISSING)
         return self.y
 
-    def _placed(self, schedule: Any, x: Array, t: Any) -> Array:
+    def _x_of(self, schedule: Any, x: Array, t: Any) -> Array:
         y = self._endpoint()
         if np.shape(y) != np.shape(x):
             raise ValueError(f"The bridge's endpoint y has shape {np.shape(y)}, expected that of x, {np.shape(x)}.")
-        return x + schedule.pull(t) * y
+        return x + schedule.endpoint_weight(t) * y
 
 
 _MISSING = "The bridge has no endpoint: got y = None, expected an array of x's shape; give DDBM(...).given(y)."

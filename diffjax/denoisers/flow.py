@@ -11,12 +11,10 @@ a field already: `denoiser(net, FlowOnly(Rectified()), Velocity())`.
 from collections.abc import Callable
 from typing import Any
 
-import jax
-
 from diffjax.calculus import FlowOnly
 from diffjax.denoisers.targets import Velocity
 from diffjax.schedules import Rectified
-from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree
+from diffjax.types import Array, Denoiser, Posterior, Schedule, as_pytree, pytree
 
 
 @pytree
@@ -41,5 +39,4 @@ def flow(velocity: Callable[[Array, Any], Array], schedule: Schedule | None = No
         schedule: None: `FlowOnly(Rectified())`, right for any field on [0, 1]. Another one, or one without `FlowOnly`,
             says that this is the flow of data under that Gaussian process, so that stochastic samplers may use it.
     """
-    opaque = jax.tree_util.all_leaves([velocity])
-    return Flow(jax.tree_util.Partial(velocity) if opaque else velocity, schedule or FlowOnly(Rectified()))
+    return Flow(as_pytree(velocity), schedule or FlowOnly(Rectified()))

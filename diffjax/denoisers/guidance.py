@@ -31,7 +31,7 @@ from diffjax import calculus, grids, host
 from diffjax.calculus import amplitudes
 from diffjax.chains import look_up
 from diffjax.denoisers.wrapper import Wrapper
-from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree
+from diffjax.types import Array, Denoiser, Posterior, Schedule, as_pytree, pytree
 
 __all__ = ["classifier_free", "none"]  # what a config may name; the others need more than a label
 
@@ -41,9 +41,11 @@ Potential = Callable[[Array, Any], Array]  # (x, t) -> scalar, of one example
 def extrapolated(
     denoise: Denoiser, other: Denoiser, w: Any, low: Any = 0.0, high: Any = np.inf, rescale: Any = 0.0
 ) -> "Extrapolated":
-    """Away from what `other` says, in two evaluations: it knows no condition, or is weaker (autoguidance).
+    """Extrapolates from `other` through `denoise`: cond + (w - 1) (cond - uncond), by an evaluation of each.
 
     Args:
+        denoise: the conditional model, or the better one (autoguidance).
+        other: the unconditional model, or a weaker one.
         w: 1 is off.
         low, high: it acts where low <= sigma / alpha <= high (Kynkaanniemi et al. 2024); outside w counts as 1.
         rescale: how far the mean's standard deviation over its entries is brought back to that of `denoise`'s, in
@@ -57,7 +59,7 @@ def extrapolated(
 
 
 def none(branch: Callable[[dict], Denoiser], given: dict, hidden: dict) -> Denoiser:
-    """The conditional denoiser."""
+    """Guides by nothing: the denoiser of what is given, as it is."""
     return branch(given)
 
 
@@ -70,7 +72,7 @@ def classifier_free(
     high: Any = np.inf,
     rescale: Any = 0.0,
 ) -> Denoiser:
-    """The same with one network for both, in one evaluation of two examples.
+    """Extrapolates from a network without conditions through that network with them, in one evaluation of two examples.
 
     Args:
         branch: given -> denoiser.
@@ -85,7 +87,7 @@ def classifier_free(
 
 @pytree
 class Extrapolated(Wrapper):
-    """`extrapolated`."""
+    """A denoiser whose mean lies beyond that of `denoise`, seen from that of `other`; `extrapolated` makes one."""
 
     denoise: Denoiser
     other: Denoiser
@@ -95,15 +97,21 @@ class Extrapolated(Wrapper):
     rescale: Any
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """The guided mean, and the variance of the first."""
-        said = self.denoise(x, t)
+        """The guided mean, and the variance of `denoise`."""
+        posterior = self.denoise(x, t)
         w = _strength(self.schedule, t, self.w, self.low, self.high)
-        return Posterior(combine(said.mean, self.other(x, t).mean, w, self.rescale), said.var)
+        return Posterior(combine(posterior.mean, self.other(x, t).mean, w, self.rescale), posterior.var)
 
 
 @pytree
 class ClassifierFree:
-    """`classifier_free`."""
+    """A denoiser extrapolated from one network's unconditional branch; `classifier_free` makes one.
+
+    Attributes:
+        branch: given -> denoiser.
+        labels: the pair (given, hidden).
+        w, low, high, rescale: as in `extrapolated`.
+    """
 
     branch: Callable[[Any], Denoiser]
     labels: Any
@@ -114,7 +122,7 @@ class ClassifierFree:
 
     @property
     def schedule(self) -> Schedule:
-        """That of both branches."""
+        """The schedule that both branches were made for."""
         return self.branch(self.labels[0]).schedule
 
     def __call__(self, x: Array, t: Any) -> Posterior:
@@ -134,7 +142,7 @@ def combine(cond: Array, uncond: Array, w: Any, rescale: Any = 0.0) -> Array:
 
 
 def tilted(denoise: Denoiser, potential: Potential, w: Any = 1.0) -> "Tilted":
-    """Classifier or similarity guidance by the gradient at x_t, for deterministic and random samplers alike.
+    """Guides by the gradient of a classifier's or a similarity's potential at x_t, with any sampler.
 
     Args:
         potential: (x_t, t) -> scalar; a classifier's must know the noise. If it has a `schedule`, that must be the
@@ -145,12 +153,18 @@ def tilted(denoise: Denoiser, potential: Potential, w: Any = 1.0) -> "Tilted":
             process that is not Gaussian.
     """
     _check_potential(denoise, potential, w)
-    return Tilted(denoise, _partial(potential), w)
+    return Tilted(denoise, as_pytree(potential), w)
 
 
 @pytree
 class Tilted(Wrapper):
-    """`tilted`."""
+    """A denoiser whose mean moves along the gradient of a potential at x_t.
+
+    Attributes:
+        denoise: the one that is guided.
+        potential: (x, t) -> scalar.
+        w: scale of the gradient.
+    """
 
     denoise: Denoiser
     potential: Potential
@@ -159,12 +173,17 @@ class Tilted(Wrapper):
     def __call__(self, x: Array, t: Any) -> Posterior:
         """The shifted mean, and the variance as it was."""
         alpha, sigma = self.schedule(t)
-        mean, var = self.denoise(x, t)
-        return Posterior(mean + self.w * (sigma**2 / alpha) * jax.grad(self.potential)(x, t), var)
+        gradient, (mean, var) = self._pull(x, t)
+        return Posterior(mean + self.w * (sigma**2 / alpha) * gradient, var)
+
+    def _pull(self, x: Array, t: Any) -> tuple[Array, Posterior]:
+        """(gradient of the potential, of x's shape; the unguided posterior)."""
+        posterior = self.denoise(x, t)
+        return jax.grad(self.potential)(x, t), posterior
 
 
 def tilted_by_prediction(denoise: Denoiser, potential: Potential, w: Any = 1.0) -> "TiltedByPrediction":
-    """The same for a potential of clean data, taken at the predicted mean: its gradient passes through the denoiser.
+    """Guides by the gradient of a potential of clean data, taken at the predicted mean, through the denoiser.
 
     Costs a backward pass of the denoiser. Of log p(y | x_0) it is the approximation of Chung et al. 2023 (DPS).
 
@@ -172,31 +191,23 @@ def tilted_by_prediction(denoise: Denoiser, potential: Potential, w: Any = 1.0) 
         ValueError: as for `tilted`.
     """
     _check_potential(denoise, potential, w)
-    return TiltedByPrediction(denoise, _partial(potential), w)
+    return TiltedByPrediction(denoise, as_pytree(potential), w)
 
 
 @pytree
-class TiltedByPrediction(Wrapper):
-    """`tilted_by_prediction`."""
+class TiltedByPrediction(Tilted):
+    """A denoiser whose mean moves along the gradient of a potential at that mean, taken through the denoiser."""
 
-    denoise: Denoiser
-    potential: Potential
-    w: Any
-
-    def __call__(self, x: Array, t: Any) -> Posterior:
-        """The shifted mean, and the variance as it was."""
-        alpha, sigma = self.schedule(t)
-
+    def _pull(self, x: Array, t: Any) -> tuple[Array, Posterior]:
         def at_mean(x: Array) -> tuple[Array, Posterior]:
-            said = self.denoise(x, t)
-            return self.potential(said.mean, t), said
+            posterior = self.denoise(x, t)
+            return self.potential(posterior.mean, t), posterior
 
-        gradient, (mean, var) = jax.grad(at_mean, has_aux=True)(x)
-        return Posterior(mean + self.w * (sigma**2 / alpha) * gradient, var)
+        return jax.grad(at_mean, has_aux=True)(x)
 
 
 def mean_shift(denoise: Denoiser, potential: Potential, ts: Any, w: Any = 1.0) -> "MeanShift":
-    """Classifier guidance as first published, for `ancestral.ddpm` along `ts` (Dhariwal & Nichol 2021, algorithm 1).
+    """Guides by a classifier as first published, for `ancestral.ddpm` along `ts` (Dhariwal & Nichol 2021, algorithm 1).
 
     The mean of each step moves by w Var grad potential(x_t, t), Var being the step's variance. In terms of x_0 that is
     a shift by w (sigma_s^2 / alpha_s + gamma var) grad potential, gamma being the weight of the mean in the step: on a
@@ -210,12 +221,19 @@ def mean_shift(denoise: Denoiser, potential: Potential, ts: Any, w: Any = 1.0) -
     ts = grids.check(ts, float(schedule.t_max))
     alpha, sigma = amplitudes(schedule, ts)
     gamma = alpha[1:] * (1 - (alpha[:-1] / sigma[:-1] * sigma[1:] / alpha[1:]) ** 2)
-    return MeanShift(denoise, _partial(potential), w, ts[:-1], sigma[1:] ** 2 / alpha[1:], gamma)
+    return MeanShift(denoise, as_pytree(potential), w, ts[:-1], sigma[1:] ** 2 / alpha[1:], gamma)
 
 
 @pytree
 class MeanShift(Wrapper):
-    """`mean_shift`."""
+    """A denoiser whose mean moves as the published step's mean does; `mean_shift` makes one.
+
+    Attributes:
+        denoise, potential, w: as in `tilted`.
+        ts: (N,), where the grid's steps start.
+        least: (N,), sigma_s^2 / alpha_s: what moves a mean that has no variance.
+        gamma: (N,), the weight of the mean in each step.
+    """
 
     denoise: Denoiser
     potential: Potential
@@ -227,12 +245,12 @@ class MeanShift(Wrapper):
     def __call__(self, x: Array, t: Any) -> Posterior:
         """The shifted mean, and the variance as it was; NaN at a time that is none of the grid's."""
         mean, var = self.denoise(x, t)
-        reach = look_up(self.ts, self.least, t) + look_up(self.ts, self.gamma, t) * var
-        return Posterior(mean + self.w * reach * jax.grad(self.potential)(x, t), var)
+        scale = look_up(self.ts, self.least, t) + look_up(self.ts, self.gamma, t) * var
+        return Posterior(mean + self.w * scale * jax.grad(self.potential)(x, t), var)
 
 
 def _strength(schedule: Schedule, t: Any, w: Any, low: Any, high: Any) -> Array:
-    """w inside the interval of noise levels, 1 outside."""
+    """Takes w inside the interval of levels, 1 outside: a scalar."""
     alpha, sigma = schedule(t)
     inside = (sigma >= low * alpha) & ((sigma <= high * alpha) | jnp.isinf(high))
     return jnp.where(inside, w, 1.0)
@@ -274,8 +292,3 @@ def _check_potential(denoise: Denoiser, potential: Any, w: Any) -> None:
             f"alpha is 0 at the end of {type(schedule).__name__}, t = {float(schedule.t_max):g}, where no gradient "
             "moves x_0 by a finite amount; end the schedule earlier (t_max)."
         )
-
-
-def _partial(potential: Potential) -> Potential:
-    """A plain function is no pytree: wrapped, `jit` takes it as a constant."""
-    return jax.tree_util.Partial(potential) if jax.tree_util.all_leaves([potential]) else potential

@@ -16,25 +16,22 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from diffjax.chains import Chain
 from diffjax.denoisers.clipping import clipped
-from diffjax.denoisers.targets import NetworkDenoiser, Target, denoiser, maps
+from diffjax.denoisers.targets import NetworkDenoiser, Target, denoiser, split_maps
 from diffjax.denoisers.wrapper import Wrapper
 from diffjax.types import Array, Denoiser, Network, Posterior, Schedule, pytree, static
 
 Clip = tuple[float, float] | None
 
 
-def npr(
-    net: Network,
-    schedule: Schedule,
-    target: Target,
-    chain: Chain | None = None,
-    *,
-    most: float = 1.0,
-    clip: Clip = None,
-) -> Denoiser:
-    """The noise prediction residual's, on any grid.
+def npr(net: Network, schedule: Schedule, target: Target, chain: Any = None, *, most: float = 1.0, clip: Clip = None):
+    """Reads Var[x_0 | x_t] off the second map trained by `losses.npr`: the residual of the noise prediction, squared.
+
+    Args:
+        net: (x_in, c) -> F and u, one after the other in the last axis.
+        chain: not used: this variance serves any grid.
+        most: what the variance is confined to from above; 1 for data in [-1, 1].
+        clip: (low, high) of the mean, or None.
 
     Raises:
         ValueError: unless most > 0; when called, if the network has one map only.
@@ -42,16 +39,10 @@ def npr(
     return _head(net, schedule, target, most, clip, subtract=False)
 
 
-def sn(
-    net: Network,
-    schedule: Schedule,
-    target: Target,
-    chain: Chain | None = None,
-    *,
-    most: float = 1.0,
-    clip: Clip = None,
-) -> Denoiser:
-    """The squared noise's, on any grid.
+def sn(net: Network, schedule: Schedule, target: Target, chain: Any = None, *, most: float = 1.0, clip: Clip = None):
+    """Reads Var[x_0 | x_t] off the second map trained by `losses.sn`: the mean square of the network's target.
+
+    Args: as `npr`.
 
     Raises:
         ValueError: as `npr`.
@@ -67,7 +58,13 @@ def _head(net: Network, schedule: Schedule, target: Target, most: float, clip: C
 
 @pytree
 class Head(Wrapper):
-    """`npr`, or `sn` where F^2 is subtracted."""
+    """A network's denoiser whose variance is its second map, scaled: that of `npr`, or of `sn` where F^2 is subtracted.
+
+    Attributes:
+        denoise: of a network with two maps.
+        most: the variance is confined to [0, most].
+        subtract: F^2 from the map before it is scaled.
+    """
 
     denoise: NetworkDenoiser
     most: Any = 1.0
@@ -75,7 +72,7 @@ class Head(Wrapper):
 
     def __call__(self, x: Array, t: Any) -> Posterior:
         """Mean and variance, entry by entry, of one evaluation."""
-        F, u = maps(self.denoise.predict(x, t), x, 2)[:2]
+        F, u = split_maps(self.denoise.predict(x, t), x, 2)[:2]
         _, c_out = self.denoise.target.skip_out(self.schedule, t)
         square = u - F**2 if self.subtract else u
         return Posterior(self.denoise.mean(x, F, t), jnp.clip(c_out**2 * square, 0.0, self.most))

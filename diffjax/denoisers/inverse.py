@@ -34,7 +34,7 @@ from diffjax import host
 from diffjax.calculus import need_gaussian, unit_variance
 from diffjax.denoisers.guidance import TiltedByPrediction, tilted_by_prediction
 from diffjax.denoisers.wrapper import Wrapper
-from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree, static
+from diffjax.types import Array, Denoiser, Posterior, Schedule, as_pytree, pytree, static
 
 _INSTEAD = "take replacement, diffpir or diagonal"
 
@@ -53,6 +53,10 @@ class Observation:
     y: Array
     noise: Any
 
+    def residual(self, x0: Array) -> Array:
+        """y - A x_0, of y's shape."""
+        return self.y - self.operator(x0)
+
     def transpose(self, residual: Array, like: Array) -> Array:
         """A^T residual, of the shape of `like`."""
         return jax.linear_transpose(self.operator, like)(residual)[0]
@@ -66,7 +70,7 @@ def observe(operator: Callable[[Array], Array], y: Any, shape: tuple[int, ...], 
     """
     y = jnp.asarray(y)
     example = jax.ShapeDtypeStruct(shape, y.dtype)
-    apply = jax.tree_util.Partial(operator) if jax.tree_util.all_leaves([operator]) else operator
+    apply = as_pytree(operator)
     given = jax.eval_shape(apply, example)
     if given.shape != y.shape:
         raise ValueError(f"The operator makes {given.shape} of an example {shape}, but y has shape {y.shape}.")
@@ -80,12 +84,12 @@ def observe(operator: Callable[[Array], Array], y: Any, shape: tuple[int, ...], 
 
 
 def replacement(denoise: Denoiser, observation: Observation) -> "Conditioned":
-    """What y determines of the mean is replaced; for observations whose noise does not matter."""
+    """Replaces what y determines of the mean; for observations whose noise does not matter."""
     return Conditioned(denoise, Observation(observation.operator, observation.y, 0.0), _Constant(1.0))
 
 
 def diffpir(denoise: Denoiser, observation: Observation, strength: Any = 1.0) -> "Conditioned":
-    """The proximal step at each noise level; a larger strength trusts the denoiser more (lambda in the paper).
+    """Takes DiffPIR's proximal step at each level; a larger strength (the paper's lambda) trusts the denoiser more.
 
     Raises:
         ValueError: unless strength is positive.
@@ -96,12 +100,12 @@ def diffpir(denoise: Denoiser, observation: Observation, strength: Any = 1.0) ->
 
 
 def diagonal(denoise: Denoiser, observation: Observation) -> "Conditioned":
-    """Conditioning of N(mean, var); a denoiser whose variance is 0 is left as it was."""
+    """Conditions N(mean, var) on y, var per entry; a denoiser whose variance is 0 is left as it was."""
     return Conditioned(denoise, observation, _Own())
 
 
 def tmpd(denoise: Denoiser, observation: Observation, iterations: int = 20) -> "Projected":
-    """Conditioning of N(mean, whole covariance), by conjugate gradients on the denoiser's derivative.
+    """Conditions N(mean, whole covariance) on y, by conjugate gradients on the denoiser's derivative.
 
     They need a covariance: symmetric and positive. The derivative of an exact denoiser is one; that of a network is not
     quite, and where the noise of the observation is small the walk may diverge. Stopped after two iterations it does
@@ -114,14 +118,13 @@ def tmpd(denoise: Denoiser, observation: Observation, iterations: int = 20) -> "
         ValueError: unless iterations is an integer >= 1 and the process Gaussian.
     """
     need_gaussian(denoise.schedule, "TMPD takes the posterior's covariance from Tweedie's formula", _INSTEAD)
-    if isinstance(iterations, bool) or not isinstance(iterations, int | np.integer) or iterations < 1:
-        raise ValueError(f"iterations is {iterations!r}, expected an integer >= 1.")
+    host.check_int("iterations", iterations)
     return Projected(denoise, observation, iterations)
 
 
 @pytree
 class Projected(Wrapper):
-    """`tmpd`."""
+    """A denoiser conditioned on an observation by its whole covariance; `tmpd` makes one."""
 
     denoise: Denoiser
     observation: Observation
@@ -130,17 +133,23 @@ class Projected(Wrapper):
     def __call__(self, x: Array, t: Any) -> Posterior:
         """The conditional mean, and the variance as it was."""
         alpha, sigma = self.schedule(t)
-        seen = self.observation
+        observation = self.observation
 
-        mean, push, said = jax.linearize(_mean_of(self.denoise, t), x, has_aux=True)
-        spread = lambda u: (sigma**2 / alpha) * push(seen.transpose(u, mean))  # K A^T u
-        matrix = lambda u: seen.noise**2 * u + seen.operator(spread(u))
-        return Posterior(mean + spread(_conjugate(matrix, seen.y - seen.operator(mean), self.iterations)), said.var)
+        mean, push, posterior = jax.linearize(_mean_of(self.denoise, t), x, has_aux=True)
+        spread = lambda u: (sigma**2 / alpha) * push(observation.transpose(u, mean))  # K A^T u
+        matrix = lambda u: observation.noise**2 * u + observation.operator(spread(u))
+        return Posterior(mean + spread(_conjugate(matrix, observation.residual(mean), self.iterations)), posterior.var)
 
 
 @pytree
 class Conditioned(Wrapper):
-    """Equation (1)."""
+    """A denoiser conditioned on an observation by equation (1), with a covariance K that is diagonal.
+
+    Attributes:
+        denoise: the one that is conditioned.
+        observation: what was seen.
+        spread: (schedule, t, posterior) -> K, a scalar or of x's shape.
+    """
 
     denoise: Denoiser
     observation: Observation
@@ -148,15 +157,16 @@ class Conditioned(Wrapper):
 
     def __call__(self, x: Array, t: Any) -> Posterior:
         """The conditional mean, and the variance as it was."""
-        said, seen = self.denoise(x, t), self.observation
-        k = self.spread(self.schedule, t, said)
-        pushed = seen.transpose(_solve(seen, k, seen.y - seen.operator(said.mean), said.mean), said.mean)
-        return Posterior(said.mean + k * pushed, said.var)
+        (mean, var), observation = self.denoise(x, t), self.observation
+        k = self.spread(self.schedule, t, Posterior(mean, var))
+        solved = _solve(observation, k, observation.residual(mean), mean)
+        return Posterior(mean + k * observation.transpose(solved, mean), var)
 
 
 def dps(denoise: Denoiser, observation: Observation, w: Any = 1.0) -> TiltedByPrediction:
-    """Diffusion posterior sampling by its equation; the paper's normalised step size, of its own sampler, is not there.
+    """Guides by the gradient of log p(y | mean), the equation of diffusion posterior sampling.
 
+    The paper's normalised step size belongs to its own sampler and is not there.
     Steps are stiff by the ratio of the posterior's variance to that of the observation's noise: w is to make up for it.
 
     Raises:
@@ -167,12 +177,12 @@ def dps(denoise: Denoiser, observation: Observation, w: Any = 1.0) -> TiltedByPr
     return tilted_by_prediction(denoise, jax.tree_util.Partial(_log_likelihood, observation), w)
 
 
-def _log_likelihood(seen: Observation, x0: Array, t: Any) -> Array:
-    return -0.5 * jnp.sum((seen.y - seen.operator(x0)) ** 2) / seen.noise**2
+def _log_likelihood(observation: Observation, x0: Array, t: Any) -> Array:
+    return -0.5 * jnp.sum(observation.residual(x0) ** 2) / observation.noise**2
 
 
 def pigdm(denoise: Denoiser, observation: Observation, w: Any = 1.0, v: Any = 1.0) -> "PseudoInverse":
-    """Pseudo-inverse guidance; v is the variance of the data that the guess is for.
+    """Guides by the pseudo-inverse of A; v is the variance of the data that the guess is for.
 
     Raises:
         ValueError: unless v is positive and the process Gaussian.
@@ -185,7 +195,7 @@ def pigdm(denoise: Denoiser, observation: Observation, w: Any = 1.0, v: Any = 1.
 
 @pytree
 class PseudoInverse(Wrapper):
-    """`pigdm`."""
+    """A denoiser guided by the pseudo-inverse of an observation's operator; `pigdm` makes one."""
 
     denoise: Denoiser
     observation: Observation
@@ -195,27 +205,27 @@ class PseudoInverse(Wrapper):
     def __call__(self, x: Array, t: Any) -> Posterior:
         """The guided mean, and the variance as it was."""
         alpha, sigma = self.schedule(t)
-        seen = self.observation
+        observation = self.observation
 
-        mean, pull, said = jax.vjp(_mean_of(self.denoise, t), x, has_aux=True)
+        mean, pull, posterior = jax.vjp(_mean_of(self.denoise, t), x, has_aux=True)
         k = unit_variance(self.schedule, t, self.v)
-        (gradient,) = pull(seen.transpose(_solve(seen, k, seen.y - seen.operator(mean), mean), mean))
-        return Posterior(mean + self.w * (sigma**2 / alpha) * gradient, said.var)
+        (gradient,) = pull(observation.transpose(_solve(observation, k, observation.residual(mean), mean), mean))
+        return Posterior(mean + self.w * (sigma**2 / alpha) * gradient, posterior.var)
 
 
 def _mean_of(denoise: Denoiser, t: Any) -> Callable[[Array], tuple[Array, Posterior]]:
-    """x -> (mean, posterior): what is differentiated, and all that was said."""
+    """x -> (mean, posterior): what is differentiated, and the whole."""
 
     def mean_of(x: Array) -> tuple[Array, Posterior]:
-        said = denoise(x, t)
-        return said.mean, said
+        posterior = denoise(x, t)
+        return posterior.mean, posterior
 
     return mean_of
 
 
-def _solve(seen: Observation, k: Any, residual: Array, like: Array) -> Array:
+def _solve(observation: Observation, k: Any, residual: Array, like: Array) -> Array:
     """(r^2 + A K A^T)^-1 residual by conjugate gradients; where that is singular, the least of the solutions."""
-    matrix = lambda u: seen.noise**2 * u + seen.operator(k * seen.transpose(u, like))
+    matrix = lambda u: observation.noise**2 * u + observation.operator(k * observation.transpose(u, like))
     return _conjugate(matrix, residual, 2 * residual.size)
 
 
@@ -228,7 +238,7 @@ def _conjugate(matrix: Callable[[Array], Array], residual: Array, iterations: in
 class _Constant:
     value: Any
 
-    def __call__(self, schedule: Schedule, t: Any, said: Posterior) -> Any:
+    def __call__(self, schedule: Schedule, t: Any, posterior: Posterior) -> Any:
         return self.value
 
 
@@ -236,12 +246,12 @@ class _Constant:
 class _Flat:
     strength: Any
 
-    def __call__(self, schedule: Schedule, t: Any, said: Posterior) -> Any:
+    def __call__(self, schedule: Schedule, t: Any, posterior: Posterior) -> Any:
         alpha, sigma = schedule(t)
         return (sigma / alpha) ** 2 / self.strength
 
 
 @pytree
 class _Own:
-    def __call__(self, schedule: Schedule, t: Any, said: Posterior) -> Any:
-        return said.var
+    def __call__(self, schedule: Schedule, t: Any, posterior: Posterior) -> Any:
+        return posterior.var

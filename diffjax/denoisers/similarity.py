@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffjax.types import Array
+from diffjax.types import Array, as_pytree
 
 Encoder = Callable[[Array, Any], Array]
 
@@ -40,8 +40,7 @@ def style(encode: Encoder, reference: Array) -> Any:
 
 
 def _potential(compare: Callable, encode: Encoder, reference: Array) -> jax.tree_util.Partial:
-    encode = jax.tree_util.Partial(encode) if jax.tree_util.all_leaves([encode]) else encode
-    return jax.tree_util.Partial(compare, encode, reference)
+    return jax.tree_util.Partial(compare, as_pytree(encode), reference)
 
 
 def _cosine(encode: Encoder, reference: Array, x: Array, t: Any) -> Array:

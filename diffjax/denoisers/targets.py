@@ -4,18 +4,17 @@ Solving [alpha sigma; a b] (x_0, z) = (x_t, F) gives x_0 = c_skip x_t + c_out F 
 c_skip = b / (alpha b - sigma a) and c_out = -sigma / (alpha b - sigma a). Each target states those two in a form that
 is finite wherever the target is, where the quotient above may be 0 / 0; a test ties them to (a, b).
 The network sees x_t / sqrt(sigma^2 + alpha^2 sigma_data^2), of unit variance for data of standard deviation
-sigma_data, and the log-SNR: `inputs`. A third term of F may be known beforehand: `Prediction.known`.
+sigma_data, and the log-SNR: `inputs`. A third term of F may be known beforehand: `Prediction.offset`.
 """
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
 from diffjax.calculus import amplitudes, derivatives, log_snr, need_gaussian
-from diffjax.types import Array, Network, Posterior, Schedule, pytree
+from diffjax.types import Array, Network, Posterior, Schedule, as_pytree, pytree
 
 
 class Prediction:
@@ -24,14 +23,14 @@ class Prediction:
     sigma_data: Any
 
     def __call__(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
-        """(a, b) of F = a x_0 + b z + `known`."""
+        """(a, b) of F = a x_0 + b z + `offset`."""
         raise NotImplementedError
 
     def skip_out(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
-        """(c_skip, c_out) of x_0 = c_skip x_t + c_out (F - `known`)."""
+        """(c_skip, c_out) of x_0 = c_skip x_t + c_out (F - `offset`)."""
         raise NotImplementedError
 
-    def known(self, schedule: Schedule, t: Any) -> Any:
+    def offset(self, schedule: Schedule, t: Any) -> Any:
         """A third term of F that is known: 0, but for what enters linearly (`denoisers.bridge`)."""
         return 0.0
 
@@ -51,11 +50,8 @@ class Prediction:
 
     def check(self, schedule: Schedule) -> None:
         """Raises a ValueError for numbers that make no target of this schedule."""
-        if host.concrete(self) and not 0 < float(self.sigma_data) < np.inf:
-            raise ValueError(
-                f"{type(self).__name__}'s sigma_data is {float(self.sigma_data)}, expected a positive number: the "
-                "standard deviation of the data."
-            )
+        name = f"{type(self).__name__}'s sigma_data"
+        host.check_positive(name, self.sigma_data, ": the standard deviation of the data")
 
 
 @pytree
@@ -170,7 +166,7 @@ def inputs(schedule: Schedule, target: Target, x: Array, t: Any) -> tuple[Array,
     return target.inputs(schedule, x, t)
 
 
-def maps(prediction: Array, x: Array, at_least: int = 1) -> list[Array]:
+def split_maps(prediction: Array, x: Array, at_least: int = 1) -> list[Array]:
     """The maps of a network's output, each of x's shape: they stand one after the other in the last axis.
 
     Raises:
@@ -204,7 +200,7 @@ class NetworkDenoiser:
 
     def __call__(self, x: Array, t: Any) -> Posterior:
         """E[x_0 | x_t = x] for one example; var is 0: unknown."""
-        return Posterior(self.mean(x, maps(self.predict(x, t), x)[0], t))
+        return Posterior(self.mean(x, split_maps(self.predict(x, t), x)[0], t))
 
     def predict(self, x: Array, t: Any) -> Array:
         """The network's output: F, and what further maps there are."""
@@ -226,9 +222,8 @@ def denoiser(net: Network, schedule: Schedule, target: Target) -> NetworkDenoise
         ValueError: if the target does not determine x_0 at the schedule's end, or lacks what it is to know.
     """
     check_target(target, schedule, schedule.t_max)
-    target.known(schedule, schedule.t_max)
-    opaque = jax.tree_util.all_leaves([net])  # a plain function: no pytree, hence no argument of `jit`
-    return NetworkDenoiser(jax.tree_util.Partial(net) if opaque else net, schedule, target)
+    target.offset(schedule, schedule.t_max)
+    return NetworkDenoiser(as_pytree(net), schedule, target)
 
 
 def check_target(target: Target, schedule: Schedule, *times: Any) -> None:

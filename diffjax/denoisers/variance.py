@@ -22,7 +22,7 @@ from diffjax.chains import Chain
 from diffjax.denoisers.clipping import clipped
 from diffjax.denoisers.heads import npr, sn
 from diffjax.denoisers.optimal import analytic
-from diffjax.denoisers.targets import NetworkDenoiser, Target, denoiser, maps
+from diffjax.denoisers.targets import NetworkDenoiser, Target, denoiser, split_maps
 from diffjax.denoisers.wrapper import Wrapper
 from diffjax.types import Array, Denoiser, Network, Posterior, Schedule, pytree
 
@@ -109,7 +109,7 @@ class LearnedRange(Wrapper):
 
     def __call__(self, x: Array, t: Any) -> Posterior:
         """NaN variance at a time that is none of the chain's."""
-        F, u = maps(self.denoise.predict(x, t), x, 2)
+        F, u = split_maps(self.denoise.predict(x, t), x, 2)
         return Posterior(self.denoise.mean(x, F, t), self.var(u, t))
 
     def var(self, u: Array, t: Any) -> Array:

@@ -77,8 +77,8 @@ def ode(
         max_steps: bound on the adaptive solver's steps; running into it raises at run time.
 
     Raises:
-        ValueError: for a bad grid or solver, another trace, probes < 1, a process without a prior density, or a
-            schedule without an inverse.
+        ValueError: for a bad grid or solver, another trace, probes < 1, a process without a prior density, a schedule
+            without an inverse, or where diffrax is not installed.
     """
     ts = grids.check(ts, float(process.schedule.t_max))
     check_end(process.schedule, ts)

@@ -1,10 +1,12 @@
 """A schedule learned by the variance of the loss (Kingma et al. 2021, section 5.1 and appendix I.2).
 
-Times are t = t_max v(u), u even, each loss weighted by v'(u): the mean is that of even t, whatever the clock v. The
-clock descends on E[(v' L)^2], the only part of the variance that it moves. With l(v) = E[L^2 | v] that is the integral
-of l v' over v, so its gradient needs no derivative of the network, only the losses that were made anyway:
+Times are t = t_max v(u), u even, each loss L weighted by v'(u): the weighted loss has the mean of even t, whatever the
+clock v, so that the clock moves its variance alone.
 
-    grad E[(v' L)^2] = E[(v' L)^2 grad s],      s = log v' - stop(v'' / v'^2) v    at fixed u.
+    minimised      E[(v' L)^2] = integral of l(v) v' dv,     l(v) = E[L^2 | v]
+    its gradient   E[(v' L)^2 grad s],     s = log v' - stop(v'' / v'^2) v    at fixed u
+
+No derivative of the network is in it: the losses that a training step makes anyway are enough.
 
 The best clock has v' ~ 1 / sqrt(l), which makes every time's loss equally large. With `weights.likelihood` L estimates
 the diffusion part of the bound, and the clock is VDM's schedule between the ends of this one (`schedules.VDM`).
@@ -14,15 +16,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
+from diffjax import host
 from diffjax.clock import Monotone, Warped
 from diffjax.types import Array, Key, Prepare, PyTree, Schedule
 
 
 class Learning(NamedTuple):
-    """The clock so far, and its optimizer's state."""
+    """The memory of `learned`: the clock so far, and its optimizer's state."""
 
     clock: Monotone
     state: Any
@@ -31,7 +33,7 @@ class Learning(NamedTuple):
 def learned(
     schedule: Schedule, features: int = 64, learning_rate: float = 3e-3, t_min: float = 1e-5, decay: float = 0.999
 ) -> Prepare:
-    """Gives each example its time "t" and the "t_weight" of its loss, and learns the clock that they come from.
+    """Draws each example's time "t" and the "weight" of its loss by a clock, and learns that clock.
 
     Samples and reports are made by the learned clock's schedule (`clock.Warped`).
 
@@ -45,8 +47,7 @@ def learned(
         ValueError: for a rate or a count that is not positive, or t_min outside [0, t_max).
     """
     first = Monotone.near_identity(features)
-    if not 0 < learning_rate < np.inf:
-        raise ValueError(f"The clock's learning_rate is {learning_rate}, expected a positive number.")
+    host.check_positive("The clock's learning_rate", learning_rate)
     if not 0 <= t_min < float(schedule.t_max):
         raise ValueError(f"t_min is {t_min}, expected 0 <= t_min < t_max = {float(schedule.t_max)}.")
     optimizer = optax.adam(learning_rate, b2=decay)
@@ -72,7 +73,7 @@ def learned(
 
 
 def _with_slope(clock: Monotone, u: Array) -> tuple[Array, Array]:
-    """(v, v')."""
+    """v(u) and its derivative v'(u), each of u's shape."""
     return jax.jvp(clock, (u,), (jnp.ones_like(u),))
 
 

@@ -9,4 +9,4 @@ __all__ = ["importance", "learned", "nothing", "optimal_transport"]
 
 
 def nothing(schedule: Schedule) -> None:
-    """The batch as it is."""
+    """Prepares nothing: every example draws its own time and noise."""

@@ -1,4 +1,4 @@
-"""w(t) |F - (a x_0 + b z + known)|^2: plain regression in network space, for every parameterisation.
+"""w(t) |F - (a x_0 + b z + offset)|^2: plain regression in network space, for every parameterisation.
 
 With unit weight this is L_simple for eps (Ho et al. 2020, eq. 14), sigma^2-weighted denoising score matching for the
 same (kexue 9509), EDM's lambda(sigma) for EDM (Karras et al. 2022, eq. 8), conditional flow matching for the velocity
@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from diffjax.denoisers.targets import Target, inputs
 from diffjax.losses.weights import Weight, unit
-from diffjax.processes.path import ends
 from diffjax.types import Array, Network, Process
 
 _UNIT = unit()
@@ -20,7 +19,7 @@ _UNIT = unit()
 def regression(
     net: Network, process: Process, target: Target, x0: Array, z: Array, t: Any, weight: Weight = _UNIT
 ) -> Array:
-    """The loss of one example: a scalar, averaged over x_0's entries.
+    """Weights the squared error of the network on one example: a scalar, averaged over x_0's entries.
 
     Args:
         net: (x_in, c) -> F, of x_0's shape.
@@ -38,6 +37,6 @@ def regression(
             f"The network gives shape {prediction.shape} for x of shape {x0.shape}, expected the same; for a second "
             "map (`outputs`) train with losses.hybrid or losses.variational."
         )
-    x0, z = ends(process, x0, z, t)
-    known = target.known(process.schedule, t)
-    return weight(process.schedule, target, t) * jnp.mean((prediction - a * x0 - b * z - known) ** 2)
+    x0, z = process.ends(x0, z, t)
+    offset = target.offset(process.schedule, t)
+    return weight(process.schedule, target, t) * jnp.mean((prediction - a * x0 - b * z - offset) ** 2)

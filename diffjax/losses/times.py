@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import chains, grids
+from diffjax import chains, grids, host
 from diffjax.calculus import time_of
 from diffjax.types import Array, Schedule
 
@@ -19,13 +19,13 @@ Times = Callable[[Any, Any, int], Array]
 
 
 def uniform(schedule: Schedule, t_min: float = 1e-5) -> Times:
-    """t ~ U[t_min, t_max], independently (Song et al. 2021)."""
+    """Draws t ~ U[t_min, t_max], independently (Song et al. 2021)."""
     low, high = _ends(schedule, t_min)
     return lambda keys, index, batch_size: low + (high - low) * jax.random.uniform(keys.example)
 
 
 def stratified(schedule: Schedule, t_min: float = 1e-5) -> Times:
-    """One offset for the batch, times spread evenly behind it (Kingma et al. 2021, appendix I.1): each t is uniform."""
+    """Spreads a batch's times evenly behind one random offset (Kingma et al. 2021, appendix I.1): each t is uniform."""
     low, high = _ends(schedule, t_min)
 
     def draw(keys: Any, index: Any, batch_size: int) -> Array:
@@ -36,7 +36,7 @@ def stratified(schedule: Schedule, t_min: float = 1e-5) -> Times:
 
 
 def chain(schedule: Schedule, steps: int | None = None, evenly: bool = False) -> Times:
-    """t / t_max = k / T, k uniform on 1 .. T: the times of a discrete chain (Ho et al. 2020, algorithm 1).
+    """Draws t / t_max = k / T, k uniform on 1 .. T: the times of a discrete chain (Ho et al. 2020, algorithm 1).
 
     Args:
         steps: T; default the schedule's own number of steps, 1000 for a continuous one.
@@ -46,7 +46,7 @@ def chain(schedule: Schedule, steps: int | None = None, evenly: bool = False) ->
         ValueError: unless T is an integer >= 1.
     """
     T = chains.length(schedule, steps)
-    if isinstance(T, bool) or not isinstance(T, int | np.integer) or T < 1:
+    if not host.is_int(T, 1):
         raise ValueError(f"The chain has {T!r} steps, expected an integer >= 1.")
 
     def draw(keys: Any, index: Any, batch_size: int) -> Array:
@@ -61,12 +61,12 @@ def chain(schedule: Schedule, steps: int | None = None, evenly: bool = False) ->
 
 
 def last(schedule: Schedule) -> Times:
-    """t = t_max always: a network that goes from noise to data in one step (Liu et al. 2022, distillation)."""
+    """Gives t = t_max always: for networks that go from noise to data in one step (Liu et al. 2022)."""
     return lambda keys, index, batch_size: jnp.asarray(schedule.t_max, float)
 
 
 def log_normal(schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> Times:
-    """log(sigma / alpha) ~ N(mean, std^2) (Karras et al. 2022, table 1), on any schedule with an inverse log-SNR.
+    """Draws log(sigma / alpha) ~ N(mean, std^2) (Karras et al. 2022, table 1), on any schedule with an inverse log-SNR.
 
     Draws beyond the schedule's ends go to the ends (0.2 % of them at t = 0 for VE's sigma_min = 0.01).
     """
@@ -81,7 +81,7 @@ def log_normal(schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> Time
 
 
 def ladder(schedule: Schedule, levels: int) -> Times:
-    """t uniform over the `levels` times of `grids.ladder`, independently: NCSN's discrete noise levels.
+    """Draws t uniformly from the `levels` times of `grids.ladder`, independently: NCSN's discrete noise levels.
 
     Raises:
         ValueError: unless levels is an integer >= 2.

@@ -17,7 +17,7 @@ from diffjax.types import Array, Key, Prepare, PyTree, Schedule
 def optimal_transport(
     schedule: Schedule, method: str = "exact", epsilon: float = 0.05, iterations: int = 1000
 ) -> Prepare:
-    """Gives each example of the batch its noise "z", standard normal over the batch; not so over one label of it.
+    """Pairs each example of the batch with its noise "z", standard normal over the batch; not so over one label.
 
     Args:
         method: "exact", or "sinkhorn", whose pairs are drawn from the entropic plan.
@@ -41,8 +41,8 @@ def optimal_transport(
         raise ValueError(f"There is no transport method {method!r}; there are exact and sinkhorn.")
 
     def apply(memory: PyTree, key: Key, batch: PyTree) -> PyTree:
-        own = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(batch.x)))
-        return batch.choose(z=couple(own, batch.x)[1])
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(batch.x)))
+        return batch.choose(z=couple(keys, batch.x)[1])
 
     def update(memory: PyTree, losses: Array, logged: dict[str, Array]) -> PyTree:
         return memory

@@ -27,9 +27,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import chains
+from diffjax import chains, host
 from diffjax.calculus import need_gaussian
-from diffjax.denoisers.targets import Target, denoiser, inputs, maps
+from diffjax.denoisers.targets import Target, denoiser, inputs, split_maps
 from diffjax.denoisers.variance import LearnedRange
 from diffjax.losses.weights import Weight, unit
 from diffjax.processes.gaussian import Gaussian
@@ -39,13 +39,13 @@ _UNIT = unit()
 
 
 def kl(posterior: Posterior, gain: Any, x0: Array) -> Array:
-    """KL(q(x_s | x_t, x_0) || p(x_s | x_t)) in nats, entry by entry."""
+    """Computes KL(q(x_s | x_t, x_0) || p(x_s | x_t)) in nats, entry by entry."""
     mean, var = posterior
     return 0.5 * (jnp.log1p(gain * var) + gain * ((x0 - mean) ** 2 - var) / (1 + gain * var))
 
 
 def log_likelihood(posterior: Posterior, x0: Array, levels: int | None = None) -> Array:
-    """log p(x_0 | x_t) in nats, entry by entry, of the Gaussian posterior.
+    """Computes log p(x_0 | x_t) in nats, entry by entry, of the Gaussian posterior.
 
     Args:
         levels: x_0 is one of this many values evenly from -1 to 1, and has the probability of its bin, of half width
@@ -92,7 +92,7 @@ def variational(
     steps: int | None = None,
     levels: int | None = 256,
 ) -> Array:
-    """L_vlb of one example at one time of the chain: an unbiased scalar for t uniform over it (`times.chain`).
+    """Computes L_vlb of one example at one time of the chain: an unbiased scalar for t uniform over it (`times.chain`).
 
     Args:
         net: (x_in, c) -> two maps of x_0's shape, F and the u of `denoisers.variance.learned_range`.
@@ -103,7 +103,7 @@ def variational(
     Raises:
         ValueError: for a network of one map, or levels < 2.
     """
-    F, u = maps(net(*inputs(process.schedule, target, process.corrupt(x0, z, t), t)), x0, 2)
+    F, u = split_maps(net(*inputs(process.schedule, target, process.corrupt(x0, z, t), t)), x0, 2)
     return _bits(F, u, process, target, x0, z, t, steps, levels)
 
 
@@ -120,29 +120,29 @@ def hybrid(
     steps: int | None = None,
     levels: int | None = 256,
 ) -> Array:
-    """L_hybrid (Nichol & Dhariwal 2021, eq. 16): the regression of F, and L_vlb, which moves the variance alone.
+    """Computes L_hybrid (Nichol & Dhariwal 2021, eq. 16): regression of F, and L_vlb, which moves the variance alone.
 
     Args: as of `variational`, and
         weight: of the regression (`losses.weights`).
         vlb_weight: lambda.
     """
     a, b = target(process.schedule, t)
-    F, u = maps(net(*inputs(process.schedule, target, process.corrupt(x0, z, t), t)), x0, 2)
+    F, u = split_maps(net(*inputs(process.schedule, target, process.corrupt(x0, z, t), t)), x0, 2)
     simple = weight(process.schedule, target, t) * jnp.mean((F - a * x0 - b * z) ** 2)
     return simple + vlb_weight * _bits(jax.lax.stop_gradient(F), u, process, target, x0, z, t, steps, levels)
 
 
 def _bits(F: Array, u: Array, process: Gaussian, target: Target, x0, z, t, steps, levels) -> Array:
-    """T times the term at t, in bits per dimension."""
+    """Estimates the bound by T times its term at t, in bits per dimension: a scalar."""
     need_gaussian(process.schedule, "The bound is that of a chain with Gaussian steps", "use loss.name=regression")
     chain = chains.whole(process.schedule, steps)
     chain.check(t)
-    said = denoiser(lambda x, c: jnp.concatenate([F, u], -1), process.schedule, target)
-    posterior = LearnedRange(said, chain)(process.corrupt(x0, z, t), t)
+    of_maps = denoiser(lambda x, c: jnp.concatenate([F, u], -1), process.schedule, target)
+    posterior = LearnedRange(of_maps, chain)(process.corrupt(x0, z, t), t)
     return len(chain.t) / np.log(2) * jnp.mean(term(posterior, chain.gain_at(t), x0, levels))
 
 
 def check_levels(levels: int) -> None:
     """Raises a ValueError unless levels is an integer >= 2."""
-    if isinstance(levels, bool) or not isinstance(levels, int | np.integer) or levels < 2:
+    if not host.is_int(levels, 2):
         raise ValueError(f"The data has levels = {levels!r}, expected an integer >= 2 (256 for bytes), or None.")

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from diffjax.calculus import rates
+from diffjax.host import check_positive
 from diffjax.types import Array, Schedule
 
 Weight = Callable[[Schedule, Any, Any], Any]  # (schedule, target, t) -> scalar
@@ -26,39 +26,34 @@ def _snr(schedule: Schedule, t: Any) -> Array:
 
 
 def unit() -> Weight:
-    """1 in network space: each target's own natural weight."""
+    """Weights by 1 in network space: each target's own natural weight."""
     return lambda schedule, target, t: 1.0
 
 
 def simple() -> Weight:
-    """Unit weight on eps (Ho et al. 2020, L_simple): SNR on x_0."""
+    """Weights the error of eps by 1 (Ho et al. 2020, L_simple): SNR on x_0."""
     return _of_x0_error(_snr)
 
 
 def likelihood() -> Weight:
-    """g^2 on the score (Song et al. 2021b): bounds -log p. On x_0: g^2 alpha^2 / sigma^4 = -d SNR/dt."""
+    """Weights the error of the score by g^2, which bounds -log p (Song et al. 2021b); that of x_0 by -d SNR/dt."""
     return _of_x0_error(lambda schedule, t: rates(schedule, t)[1] * _snr(schedule, t) / schedule(t)[1] ** 2)
 
 
 def min_snr(gamma: float = 5.0) -> Weight:
-    """min(SNR, gamma) on x_0 (Hang et al. 2023)."""
-    _check_positive(gamma=gamma)
+    """Weights the error of x_0 by min(SNR, gamma) (Hang et al. 2023)."""
+    check_positive("gamma", gamma)
     return _of_x0_error(lambda schedule, t: jnp.minimum(_snr(schedule, t), gamma))
 
 
 def edm(sigma_data: float = 0.5) -> Weight:
     """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2 on x_0, sigma being sigma/alpha (Karras et al. 2022, table 1)."""
-    _check_positive(sigma_data=sigma_data)
+    check_positive("sigma_data", sigma_data)
     return _of_x0_error(lambda schedule, t: _snr(schedule, t) + 1 / sigma_data**2)
 
 
 def p2(gamma: float = 1.0, k: float = 1.0) -> Weight:
-    """1 / (k + SNR)^gamma on eps (Choi et al. 2022)."""
-    _check_positive(gamma=gamma, k=k)
+    """Weights the error of eps by 1 / (k + SNR)^gamma (Choi et al. 2022)."""
+    check_positive("gamma", gamma)
+    check_positive("k", k)
     return _of_x0_error(lambda schedule, t: _snr(schedule, t) / (k + _snr(schedule, t)) ** gamma)
-
-
-def _check_positive(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 < value < np.inf:
-            raise ValueError(f"{name} is {value}, expected a positive number.")

@@ -10,22 +10,22 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Moments(NamedTuple):
+class Gaussian(NamedTuple):
     """Mean (d,) and unbiased covariance (d, d) of a feature cloud, float64."""
 
     mean: np.ndarray
     cov: np.ndarray
 
 
-def moments(features: np.ndarray) -> Moments:
+def fit(features: np.ndarray) -> Gaussian:
     """The Gaussian fit of features (n, d). ValueError unless n >= 2."""
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(f"features have shape {features.shape}; expected (n, d) with n >= 2")
-    return Moments(features.mean(0), np.atleast_2d(np.cov(features, rowvar=False)))
+    return Gaussian(features.mean(0), np.atleast_2d(np.cov(features, rowvar=False)))
 
 
-def distance(p: Moments, q: Moments) -> float:
+def distance(p: Gaussian, q: Gaussian) -> float:
     """Squared W2 distance of the Gaussians p and q, in squared feature units, >= 0."""
     if p.mean.shape != q.mean.shape:
         raise ValueError(f"features of {p.mean.size} and of {q.mean.size} dimensions have no distance")
@@ -38,4 +38,4 @@ def distance(p: Moments, q: Moments) -> float:
 
 def frechet(x: np.ndarray, y: np.ndarray) -> float:
     """Frechet distance (the squared one, as FID is printed) of features x (n, d) and y (m, d)."""
-    return distance(moments(x), moments(y))
+    return distance(fit(x), fit(y))

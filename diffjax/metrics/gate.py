@@ -116,18 +116,18 @@ def _shares(logits: np.ndarray) -> np.ndarray:
 
 def _measure(fake: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
     """All metrics of one chunk of fakes, as many as held_out."""
-    seen, expected, shares = digits.read(fake), digits.read(held_out), _shares(digits.read(train).logits)
+    found, expected, shares = digits.read(fake), digits.read(held_out), _shares(digits.read(train).logits)
     real_accuracy, fake_accuracy = neighbours.two_sample_accuracy(held_out, fake)
-    found, present = _shares(seen.logits), shares > 0
+    found_shares, present = _shares(found.logits), shares > 0
     return {
-        "Frechet distance": frechet.frechet(seen.features, expected.features),
+        "Frechet distance": frechet.frechet(found.features, expected.features),
         "1-NN accuracy, real": real_accuracy,
         "1-NN accuracy, fake": fake_accuracy,
         f"coverage, k = {COVERAGE_K}": neighbours.coverage(held_out, fake, COVERAGE_K),
         "train-neighbour ratio": neighbours.train_neighbour_ratio(fake, train, held_out),
         "copied share": neighbours.copied_share(fake, train, held_out),
-        "rarest class, of its share": float((found[present] / shares[present]).min()),
-        "class histogram, total variation": float(np.abs(found - shares).sum() / 2),
+        "rarest class, of its share": float((found_shares[present] / shares[present]).min()),
+        "class histogram, total variation": float(np.abs(found_shares - shares).sum() / 2),
         "exact W2": wasserstein.exact(fake, held_out),
         "sliced W2": wasserstein.sliced(fake, held_out),
     }

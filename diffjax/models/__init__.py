@@ -1,6 +1,6 @@
-"""Networks F(x, c, label): linen modules for one example, and what turns anything into a pure (init, apply) pair."""
+"""Networks F(x, c, given): linen modules for one example, and what turns anything into a pure (init, apply) pair."""
 
-from diffjax.models.adapters import from_function, from_nnx
+from diffjax.models.adapters import from_function, from_nnx, from_pytree
 from diffjax.models.adapters import of as of
 from diffjax.models.classifier import Classifier as Classifier
 from diffjax.models.mlp import MLP
@@ -14,6 +14,7 @@ __all__ = [
     "format_table",
     "from_function",
     "from_nnx",
+    "from_pytree",
     "init",
     "network",
     "parameter_table",

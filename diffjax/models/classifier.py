@@ -46,14 +46,14 @@ class Classifier(nn.Module):
             raise ValueError(
                 f"The classifier takes images (H, W, C) whose sides are multiples of {stride}, got {x.shape}."
             )
-        told = Embedding(4 * self.channels, None, self.channels, name="embedding")(c)
+        embedding = Embedding(4 * self.channels, None, self.channels, name="embedding")(c)
         h = Conv(self.channels, name="conv_in")(x)
         for level, multiplier in enumerate(self.multipliers):
             width = self.channels * multiplier
             for i in range(self.blocks):
                 resample = layers.down if level > 0 and i == 0 else None
                 block = ResidualBlock(width, self.dropout, resample=resample, train=train, name=f"block_{level}_{i}")
-                h = block(h, told)
+                h = block(h, embedding)
                 if h.shape[-3] in self.attention:
                     h = SelfAttention(name=f"attention_{level}_{i}")(h)
         h = nn.silu(Norm(name="norm_out")(h)).mean((-3, -2))

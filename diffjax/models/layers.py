@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from diffjax import host
 from diffjax.types import Array
 
 MAX_LOG_SNR = 20.0  # the log-SNR is infinite at the ends of a schedule; beyond this float32 cannot tell x_t from x_0
@@ -28,7 +29,7 @@ def check_choice(field: str, value: Any, choices: tuple[str, ...]) -> None:
 def check_counts(**counts: Any) -> None:
     """Raises a ValueError that names the first value that is not a positive integer."""
     for field, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not host.is_int(value, 1):
             raise ValueError(f"{field} = {value!r}: expected a positive integer.")
 
 
@@ -88,8 +89,8 @@ class Embedding(nn.Module):
             )
         features = (positional if self.kind == "positional" else fourier)(c, self.features)
         if self.augment:
-            told = jnp.zeros((*c.shape, self.augment), jnp.float32) if augment is None else augment
-            features += Dense(self.features, use_bias=False, name="augment")(told)
+            augmentation = jnp.zeros((*c.shape, self.augment), jnp.float32) if augment is None else augment
+            features += Dense(self.features, use_bias=False, name="augment")(augmentation)
         embedding = Dense(self.width, name="noise_0")(features)
         embedding = Dense(self.width, name="noise_1")(nn.silu(embedding))
         if self.classes is not None:
@@ -190,7 +191,7 @@ def up(x: Array) -> Array:
     return blocks.reshape(*batch, 2 * height, 2 * width, channels)
 
 
-def beside(x: Array, condition: Array | None, channels: int) -> Array:
+def with_condition(x: Array, condition: Array | None, channels: int) -> Array:
     """x (..., C) with the condition (..., channels) behind it in the last axis; None: zeros.
 
     Raises:

@@ -10,10 +10,10 @@ from diffjax.models.layers import (
     Dense,
     Embedding,
     Norm,
-    beside,
     check_choice,
     check_counts,
     check_rate,
+    with_condition,
 )
 from diffjax.types import Array
 
@@ -57,6 +57,12 @@ class MLP(nn.Module):
         check_choice("dtype", self.dtype, DTYPES)
         super().__post_init__()
 
+    @property
+    def reads(self) -> dict[str, str]:
+        """Names of `given` that the network has room for, and its arguments for them."""
+        room = {"label": ("label", self.classes), "y": ("condition", self.condition)}
+        return {name: argument for name, (argument, has) in room.items() if has}
+
     @nn.compact
     def __call__(
         self,
@@ -69,10 +75,10 @@ class MLP(nn.Module):
         if x.ndim != 1 + jnp.ndim(c):
             raise ValueError(f"the MLP takes vectors (d,), got {x.shape} with c of shape {jnp.shape(c)}: flatten x.")
         dtype = jnp.dtype(self.dtype)
-        told = Embedding(self.width, self.classes, kind=self.embedding, name="embedding")(c, label)
-        h = Dense(self.width, dtype=dtype, name="in")(beside(x, condition, self.condition).astype(dtype))
+        embedding = Embedding(self.width, self.classes, kind=self.embedding, name="embedding")(c, label)
+        h = Dense(self.width, dtype=dtype, name="in")(with_condition(x, condition, self.condition).astype(dtype))
         for i in range(self.depth):
-            y = nn.silu(Norm(images=False, name=f"norm_{i}")(h, told)).astype(dtype)
+            y = nn.silu(Norm(images=False, name=f"norm_{i}")(h, embedding)).astype(dtype)
             y = nn.silu(Dense(self.width, dtype=dtype, name=f"dense_{i}_0")(y))
             y = nn.Dropout(self.dropout, deterministic=not train)(y)
             h = h + Dense(self.width, dtype=dtype, kernel_init=ZEROS, name=f"dense_{i}_1")(y)

@@ -1,6 +1,8 @@
 """A network is a pair of pure functions; training, sampling and likelihoods see nothing else of it."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -9,49 +11,39 @@ from flax import linen as nn
 
 from diffjax.types import Array, Key, PyTree
 
+Given = Mapping[str, Any]
+NOTHING: Given = MappingProxyType({})
+
 
 class Network(NamedTuple):
-    """What a linen module, an nnx module or a plain function becomes.
-
-    `jax.tree_util.Partial(network.apply, params, label=label)` is the (x_in, c) -> F that denoisers and losses take.
+    """A pair of pure functions, made of a linen, nnx or equinox module (`models.of`), or of a function.
 
     Attributes:
         init: (key, x, c, given={}) -> params, a pytree of float32 arrays that optax can update.
-        apply: (params, x, c, given={}, *, train=False, key=None) -> F of x's shape, float32. x is one
-            example, c the scalar log-SNR log(alpha^2 / sigma^2), infinite at the ends, given what is known of it;
-            with leading batch dimensions on all of them the result is the same as that of `jax.vmap`. key feeds
-            dropout, and is needed only where train is True. `told` is what else the module takes, each optional.
+        apply: (params, x, c, given={}, *, train=False, key=None) -> F, of x's shape for most targets, float32. x is one
+            example, c the scalar log-SNR log(alpha^2 / sigma^2), infinite at the ends, given what is known of x, by
+            name; with leading batch dimensions on all of them the result equals that of `jax.vmap`. key feeds dropout,
+            and is needed only where train is True.
+        reads: names of `given` that the network reads, any other is passed over; None: it may read any.
     """
 
     init: Callable[..., PyTree]
     apply: Callable[..., Array]
-    reads: tuple[str, ...] | None = None  # names of `given` that it reads; None: it may read any
-
-
-READS = {"label": ("label", "classes"), "y": ("condition", "condition"), "augment": ("augment", "augment")}
-
-
-def reads(module: Any) -> dict[str, str]:
-    """name in `given` -> argument of the module: its own `reads`, else by the fields that say it has room for one."""
-    own = getattr(module, "reads", None)
-    return {name: arg for name, (arg, field) in READS.items() if getattr(module, field, None)} if own is None else own
-
-
-def as_given(value: Any) -> dict[str, Any]:
-    """A label alone is {"label": label}; None is {}."""
-    return value if isinstance(value, dict) else {} if value is None else {"label": value}
+    reads: tuple[str, ...] | None = None
 
 
 def network(module: nn.Module) -> Network:
-    """The network of a linen module called as `module(x, c, label=..., train=...)` whose only state is its parameters.
+    """Makes the network of a linen module whose only state is its parameters.
 
-    What it reads of `given` is its `reads`, {name in given: argument}, or goes by its fields (`READS`).
+    The module is called as `module(x, c, **read)`, and with train= where it takes that. What it reads of `given` is its
+    attribute or property `reads`, {name in given: argument}; without one it reads nothing.
     """
-    arguments = reads(module)
-    known = lambda given: {arg: as_given(given)[name] for name, arg in arguments.items() if name in as_given(given)}
+    arguments: dict[str, str] = getattr(module, "reads", {})
+    modes = inspect.signature(type(module).__call__).parameters
+    read = lambda given: {arg: given[name] for name, arg in arguments.items() if name in given}
 
-    def init_params(key: Key, x: Array, c: Array, given: Any = None) -> PyTree:
-        variables = dict(module.init(key, x, c, **known(given)))
+    def init_params(key: Key, x: Array, c: Array, given: Given = NOTHING) -> PyTree:
+        variables = dict(module.init(key, x, c, **read(given)))
         params = variables.pop("params", {})
         if variables:
             raise ValueError(
@@ -61,26 +53,18 @@ def network(module: nn.Module) -> Network:
         return params
 
     def apply(
-        params: PyTree,
-        x: Array,
-        c: Array,
-        given: Any = None,
-        *,
-        train: bool = False,
-        key: Key | None = None,
-        **told: Any,
+        params: PyTree, x: Array, c: Array, given: Given = NOTHING, *, train: bool = False, key: Key | None = None
     ) -> Array:
         rngs = None if key is None else {"dropout": key}
-        told = {**known(given), **told}
-        return module.apply({"params": params}, x, c, train=train, rngs=rngs, **told)  # pyright: ignore[reportReturnType]
+        options = {"train": train} if "train" in modes else {}
+        return module.apply({"params": params}, x, c, rngs=rngs, **options, **read(given))  # pyright: ignore[reportReturnType]
 
     return Network(init_params, apply, tuple(arguments))
 
 
-def init(net: Network, key: Key, shape: tuple[int, ...], label: int | None = None) -> PyTree:
-    """The first parameters for examples of this shape; computed in one compiled call."""
-    label_array = None if label is None else jnp.asarray(label, jnp.int32)
-    args = (key, jnp.zeros(shape, jnp.float32), jnp.zeros((), jnp.float32), label_array)
+def init(net: Network, key: Key, shape: tuple[int, ...], given: Given = NOTHING) -> PyTree:
+    """Makes the first parameters for examples of this shape, in one compiled call."""
+    args = (key, jnp.zeros(shape, jnp.float32), jnp.zeros((), jnp.float32), dict(given))
     # It runs once: at full optimisation the CPU compiler spends four times as long on the random draws (11 s for 2.5).
     options: Any = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     return jax.jit(net.init).lower(*args).compile(compiler_options=options)(*args)

@@ -104,6 +104,16 @@ class UNet(nn.Module):
         layers.check_choice("dtype", self.dtype, DTYPES)
         super().__post_init__()
 
+    @property
+    def reads(self) -> dict[str, str]:
+        """Names of `given` that the network has room for, and its arguments for them."""
+        room = {
+            "label": ("label", self.classes),
+            "y": ("condition", self.condition),
+            "augment": ("augment", self.augment),
+        }
+        return {name: argument for name, (argument, has) in room.items() if has}
+
     def check_shape(self, x: Array, c: Array) -> None:
         """Raises a ValueError unless the strides divide the image and `attention` names heights of its feature maps."""
         if x.ndim != 3 + jnp.ndim(c):
@@ -134,18 +144,18 @@ class UNet(nn.Module):
     ) -> Array:
         self.check_shape(x, c)
         channels = x.shape[-1] * self.patch**2 * self.outputs
-        x = layers.beside(x, condition, self.condition)
+        x = layers.with_condition(x, condition, self.condition)
         dtype = jnp.dtype(self.dtype)
         embed = Embedding(
             4 * self.channels, self.classes, self.channels, self.embedding, self.augment, name="embedding"
         )
-        told = embed(c, label, augment)
+        embedding = embed(c, label, augment)
         wrap: Any = nn.remat if self.remat else lambda cls: cls
         Block, Attention = wrap(ResidualBlock), wrap(SelfAttention)
 
         def block(name: str, h: Array, level: int, resample: Any = None) -> Array:
             width = self.channels * self.multipliers[level]
-            return Block(width, self.dropout, self.skip_scale, dtype, resample, train, name=name)(h, told)
+            return Block(width, self.dropout, self.skip_scale, dtype, resample, train, name=name)(h, embedding)
 
         def attend(name: str, h: Array) -> Array:
             return Attention(self.head_width, self.skip_scale, dtype, name=name)(h)

@@ -5,6 +5,7 @@ from diffjax.processes.bridge import Bridge as Bridge
 from diffjax.processes.bridge import BridgeSchedule as BridgeSchedule
 from diffjax.processes.bridge import bridge
 from diffjax.processes.gaussian import Gaussian
+from diffjax.processes.gaussian import Unconditional as Unconditional
 from diffjax.processes.path import Path as Path
 from diffjax.processes.poisson import Poisson as Poisson
 from diffjax.processes.poisson import poisson

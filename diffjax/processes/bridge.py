@@ -31,7 +31,7 @@ class BridgeSchedule:
 
     @property
     def t_max(self) -> Any:
-        """The base's."""
+        """The end of the base schedule's domain."""
         return self.base.t_max
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
@@ -40,7 +40,7 @@ class BridgeSchedule:
         open_ = -jnp.expm1(-remaining(self.base, t))  # 1 - r
         return alpha * open_, sigma * jnp.sqrt(open_)
 
-    def pull(self, t: Any) -> Array:
+    def endpoint_weight(self, t: Any) -> Array:
         """A_t, from 0 where sigma is to 1 at t_max."""
         (alpha, sigma), (alpha_T, sigma_T) = self.base(t), self.base(self.t_max)
         return alpha_T / alpha * (sigma / sigma_T) ** 2
@@ -61,21 +61,21 @@ class Bridge(Gaussian):
     schedule: BridgeSchedule
     from_noise: bool = static(default=False)
 
-    def shifted(self, x: Array, y: Array, t: Any) -> Array:
+    def u_of(self, x: Array, y: Array, t: Any) -> Array:
         """u_t = x_t - A_t y.
 
         Raises:
             ValueError: if x and y differ in shape.
         """
-        return x - self.schedule.pull(t) * _endpoint(y, x)
+        return x - self.schedule.endpoint_weight(t) * _endpoint(y, x)
 
-    def placed(self, u: Array, y: Array, t: Any) -> Array:
+    def x_of(self, u: Array, y: Array, t: Any) -> Array:
         """x_t = u_t + A_t y.
 
         Raises:
             ValueError: if u and y differ in shape.
         """
-        return u + self.schedule.pull(t) * _endpoint(y, u)
+        return u + self.schedule.endpoint_weight(t) * _endpoint(y, u)
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -88,14 +88,14 @@ class Bridge(Gaussian):
         return () if self.from_noise else ("y",)
 
     def given(self, key: Key, given: dict, shape: tuple[int, ...], x0: Array | None = None) -> dict:
-        """With the endpoint "y", drawn by the base process where data has none."""
+        """`given` with the endpoint "y", drawn by the base process where data has none."""
         if not self.from_noise:
             return given
         return {**given, "y": self.endpoint_prior(key, shape) if x0 is None else self.endpoint(key, x0)}
 
     def place(self, u: Array, given: dict, t: Any) -> Array:
         """x_t = u_t + A_t y."""
-        return self.placed(u, given["y"], t)
+        return self.x_of(u, given["y"], t)
 
     def check(self, target: Any) -> None:
         """Raises a ValueError for a target that does not know of endpoints."""
@@ -113,7 +113,7 @@ class Bridge(Gaussian):
             raise ValueError(f"{name} has endpoints, but process.from_noise draws them: set one of the two.")
 
     def check_density(self) -> None:
-        """Raises a ValueError: there is none."""
+        """Raises a ValueError: a bridge has no prior density."""
         raise ValueError(
             "The flow of a bridge goes from data to a point, its endpoint: there is no density to integrate from; "
             "--mode=likelihood takes Gaussian processes."
@@ -125,7 +125,7 @@ class Bridge(Gaussian):
         return alpha * x0 + sigma * self.law(key, x0.shape)
 
     def endpoint_prior(self, key: Key, shape: tuple[int, ...]) -> Array:
-        """The same where x_0 is not known: sigma_T z, as `Gaussian.prior` of the base."""
+        """y drawn where x_0 is not known: sigma_T z, as `Gaussian.prior` of the base."""
         return Gaussian(self.schedule.base, self.law).prior(key, shape)
 
 

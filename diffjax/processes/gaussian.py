@@ -53,12 +53,28 @@ class Unconditional:
         return x0, z
 
     def on(self, schedule: Schedule) -> Any:
-        """The same process by another clock."""
+        """The process on another schedule, of another clock."""
         return dataclasses.replace(self, schedule=schedule)  # pyright: ignore[reportArgumentType]
 
 
+class Additive(Unconditional):
+    """Mixin of a process x_t = alpha_t x_0 + sigma_t z with fields or methods `schedule` and `law`, that of z."""
+
+    schedule: Any
+    law: Any
+
+    def noise(self, key: Key, x0: Array) -> Array:
+        """Draws z from `law`, of x_0's shape."""
+        return self.law(key, x0.shape)
+
+    def corrupt(self, x0: Array, z: Array, t: Any) -> Array:
+        """x_t = alpha_t x_0 + sigma_t z."""
+        alpha, sigma = self.schedule(t)
+        return alpha * x0 + sigma * z
+
+
 @pytree
-class Gaussian(Unconditional):
+class Gaussian(Additive):
     """The process of a schedule.
 
     Attributes:
@@ -70,15 +86,6 @@ class Gaussian(Unconditional):
     schedule: Schedule
     law: Callable[..., Array] = static(default=jax.random.normal)
     log_density: Callable[[Array], Array] | None = static(default=None)
-
-    def noise(self, key: Key, x0: Array) -> Array:
-        """z, of x_0's shape."""
-        return self.law(key, x0.shape)
-
-    def corrupt(self, x0: Array, z: Array, t: Any) -> Array:
-        """x_t = alpha_t x_0 + sigma_t z."""
-        alpha, sigma = self.schedule(t)
-        return alpha * x0 + sigma * z
 
     def prior(self, key: Key, shape: tuple[int, ...], t: Any = None) -> Array:
         """x_T = sigma_T z at the schedule's end, or at the time t where the grid starts.

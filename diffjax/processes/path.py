@@ -23,7 +23,7 @@ from diffjax import host
 from diffjax.calculus import FlowOnly
 from diffjax.processes.gaussian import Unconditional
 from diffjax.schedules import Rectified
-from diffjax.types import Array, Key, Process, Schedule, pytree, static
+from diffjax.types import Array, Key, Schedule, pytree, static
 
 __all__ = ["rectified", "variance_preserving"]  # what a config may name
 
@@ -115,12 +115,6 @@ def variance_preserving(schedule: Schedule | None = None) -> Path:
         ValueError: for a schedule that is not `Rectified`: the clock is the path's own.
     """
     return along(_quarter_circle, schedule)
-
-
-def ends(process: Process, x0: Array, z: Array, t: Any) -> tuple[Array, Array]:
-    """The pair that a prediction a x_0 + b z is regressed on: the process's `ends` if it has any, else (x_0, z)."""
-    own = getattr(process, "ends", None)
-    return (x0, z) if own is None else own(x0, z, t)
 
 
 def _straight(x0: Array, z: Array, t: Any) -> Array:

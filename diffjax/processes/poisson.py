@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.calculus import FlowOnly
-from diffjax.processes.gaussian import Gaussian, Unconditional
+from diffjax.processes.gaussian import Additive, Gaussian
 from diffjax.types import Array, Key, Schedule, pytree, static
 
 PUBLISHED_CLIP = (1.0, 3000.0)  # what PFGM's code confines the prior's radius to
@@ -54,8 +54,8 @@ def poisson(schedule: Schedule, D: Any, clip: tuple[float, float] | None = None)
 
 
 @pytree
-class Poisson(Unconditional):
-    """`poisson` for finite D.
+class Poisson(Additive):
+    """The process of a schedule whose noise is a multivariate Student-t; `poisson` makes one.
 
     Attributes:
         schedule: t -> (alpha, sigma), of which only the flow is right.
@@ -80,15 +80,6 @@ class Poisson(Unconditional):
         half = jnp.asarray(n / 2, z.dtype)
         gammas = jax.scipy.special.gammaln(half) - jax.scipy.special.betaln(half, D / 2)  # no difference of large ones
         return gammas - half * jnp.log(np.pi * D) - (half + D / 2) * jnp.log1p(jnp.sum(z**2) / D)
-
-    def noise(self, key: Key, x0: Array) -> Array:
-        """z, of x_0's shape."""
-        return self.law(key, x0.shape)
-
-    def corrupt(self, x0: Array, z: Array, t: Any) -> Array:
-        """x_t = alpha_t x_0 + sigma_t z."""
-        alpha, sigma = self.schedule(t)
-        return alpha * x0 + sigma * z
 
     def prior(self, key: Key, shape: tuple[int, ...], t: Any = None) -> Array:
         """x_T = sigma_T z at the schedule's end, or at the time t where the grid starts."""

@@ -103,10 +103,15 @@ def check_calls(method: Method, dataset: Dataset) -> None:
         method.learned(method.prepare.init())  # pyright: ignore[reportOptionalMemberAccess]
     try:
         params = jax.eval_shape(method.init, key, example)
+        for turn in method.turns:
+            jax.eval_shape(lambda p, turn=turn: turn.losses(p, key, batch, jnp.zeros(1, jnp.int32), 1), params)
+    except KeyError as error:
+        if error.args[0] in example.given:
+            raise
+        gives = ", ".join(example.given) or "nothing"
+        raise ConfigError(f"The method reads {error} of what is given, but {dataset.name} gives {gives}.") from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    for turn in method.turns:
-        jax.eval_shape(lambda p, turn=turn: turn.losses(p, key, batch, jnp.zeros(1, jnp.int32), 1), params)
     request = method.plan(dataset.shape)
     given = example.given if method.asks is None else {name: example.given[name] for name in method.asks}
     jax.eval_shape(lambda p: method.draw(p, request, key, given), params)

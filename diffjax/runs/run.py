@@ -74,6 +74,10 @@ class Run(NamedTuple):
         """What the samples of these seeds are given; `words`, such as label=3, in the place of what seeds stand for."""
         return draws.told(self.method, self.data, list(seeds), words, self.settings.label)
 
+    def mapped(self, one: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """Makes `map(shared, rows)` of `one(shared, row)`, in chunks over all devices (`parallel.map_chunks`)."""
+        return parallel.map_chunks(jax.vmap(one, in_axes=(None, 0)), self.settings.chunk, parallel.mesh())
+
     def drawer(self, trace: Callable | None = None) -> Callable:
         """Makes `draw(params, seeds, given)` (`draws.drawer`)."""
         return draws.drawer(self.method, self.data.shape, self.settings.chunk, parallel.mesh(), trace)

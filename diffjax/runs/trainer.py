@@ -318,7 +318,7 @@ def fingerprint(built: Built, name: str) -> ConfigDict:
         "settings": {field: value for field, value in built.settings._asdict().items() if field not in free},
         "data": built.data.fingerprint,
         "shapes": _digest("\n".join(shapes)),
-        "program": {"of": _digest(step.lower(state, batch).as_text()), "jax": jax.__version__},
+        "program": {"step": _digest(step.lower(state, batch).as_text()), "jax": jax.__version__},
     }
     return ConfigDict(dict(name=name, objects=objects)).lock()
 

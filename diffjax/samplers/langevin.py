@@ -126,7 +126,7 @@ def annealed(
     """Annealed Langevin dynamics: `steps` kernel steps at every time of the grid, which is the ladder (`grids.ladder`).
 
     The defaults are NCSN's (Song & Ermon 2019, section 5). NCSNv2's for CIFAR-10 in [0, 1] are eps = 6.2e-6, 5 steps,
-    "ncsnv2" and denoise (Song & Ermon 2020, section 5). eps scales with sigma_L^2: `ladders.step_size`.
+    "ncsnv2" and denoise (Song & Ermon 2020, section 5). eps scales with sigma_L^2: `theory.ladders.step_size`.
 
     Raises:
         ValueError: as `predictor_corrector`; for steps below 1 or another convention.

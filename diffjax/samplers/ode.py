@@ -8,6 +8,7 @@ each keeps its own step sizes, so that no sample depends on its neighbours.
 """
 
 import dataclasses
+import importlib.util
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -59,8 +60,8 @@ def probability_flow(
         max_steps: bound on the solver's steps per interval; running into it raises at run time.
 
     Raises:
-        ValueError: for another solver, tolerances or a bound that are not positive, or (at planning) a grid that
-            touches t = 0.
+        ValueError: for another solver, tolerances or a bound that are not positive, where diffrax is not installed, or
+            (at planning) for a grid that touches t = 0.
     """
     known = (*EXPLICIT, *(IMPLICIT if adaptive else ("Euler",)))
     check_solver(solver, known, rtol, atol, adaptive, max_steps)
@@ -75,12 +76,22 @@ def probability_flow(
 
 
 def check_solver(solver: str, known: tuple[str, ...], rtol: float, atol: float, adaptive: bool, max_steps: int) -> None:
-    """Raises a ValueError for a solver that is not known, tolerances or a bound that are not positive."""
+    """Raises a ValueError for an unknown solver, tolerances or a bound that are not positive, or a missing diffrax."""
     if solver not in known:
         kind = "adaptive" if adaptive else "fixed-step"
         raise ValueError(f"There is no {kind} ODE solver {solver!r}; there is {', '.join(known)}.")
     if not (rtol > 0 and atol > 0 and max_steps >= 1):
         raise ValueError(f"Got rtol = {rtol}, atol = {atol}, max_steps = {max_steps}, expected all positive.")
+    check_diffrax()
+
+
+def check_diffrax() -> None:
+    """Raises a ValueError, which says how to get diffrax, where it is not installed; nothing is imported."""
+    if importlib.util.find_spec("diffrax") is None:
+        raise ValueError(
+            "The probability-flow ODE needs diffrax, which is not installed: pip install 'diffjax[ode]'; to keep a jax "
+            "below 0.10, such as Colab's 0.7.2: pip install 'diffjax[ode]' 'lineax<0.1.1'."
+        )
 
 
 def check_end(schedule: Schedule, ts: np.ndarray) -> None:

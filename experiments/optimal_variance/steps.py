@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from diffjax import chains, denoisers, grids, parallel, runs, samplers
+from diffjax.denoisers import moments as measured
 from diffjax.denoisers import optimal
 from diffjax.metrics import gate
 
@@ -37,8 +38,8 @@ def main() -> None:
     results: dict[str, Any] = {}
     for n in lengths:
         ts = grids.log_snr(schedule, n, t_min=1e-3)
-        moments = optimal.measure(lambda example: plain, process, jax.random.key(4), {"x": train}, ts[:-1])
-        optimal.save(Path(args.workdir) / f"moments-{run.step}-{n}.npz", moments)
+        moments = measured.measure(lambda example: plain, process, jax.random.key(4), {"x": train}, ts[:-1])
+        measured.save(Path(args.workdir) / f"moments-{run.step}-{n}.npz", moments)
         large = denoisers.variance.Large(plain, float(np.var(train)))
         ddpm, ddim = samplers.ancestral.ddpm(schedule), samplers.ancestral.ddim(schedule)
         chain = chains.chain(schedule, ts)

@@ -1,0 +1,99 @@
+"""Second moments of a model's denoiser, measured on examples at the times of a grid, and kept in a file.
+
+They estimate E[Var[x_0 | x_t]] in the ways that `denoisers.optimal` states, in one pass over the data.
+"""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.calculus import amplitudes, flow_only
+from diffjax.types import Array, Denoiser, Key, Process
+
+
+class SecondMoments(NamedTuple):
+    """Estimates of E[Var[x_0 | x_t]] at each of `ts` (N,), averaged over entries but for `entries`; not clipped.
+
+    `noise` takes the mean of |z|^2 / d for 1: it is NaN where the process is not Gaussian (`calculus.FlowOnly`).
+    """
+
+    ts: np.ndarray
+    entries: np.ndarray  # (N, *shape)
+    error: np.ndarray
+    noise: np.ndarray
+    spread: np.ndarray
+
+
+def measure(
+    denoise: Callable[[Any], Denoiser], process: Process, key: Key, examples: Any, ts: Any, batch: int = 256
+) -> SecondMoments:
+    """Measures the second moments with one noise for each example and time; batches are added in float64 on the host.
+
+    Args:
+        denoise: example -> denoiser: of its label, if the model has labels.
+        examples: a tree of arrays (n, ...) with the data in "x".
+        ts: times (N,) with noise, as those that the steps of a grid start from.
+        batch: examples in one compiled call.
+
+    Raises:
+        ValueError: without examples, or for a time without noise or without signal.
+    """
+    n = len(examples["x"])
+    if n == 0:
+        raise ValueError("The second moments need examples; got none.")
+    ts = np.asarray(ts, np.float64)
+    schedule = denoise(jax.tree.map(lambda leaf: leaf[0], examples)).schedule
+    alpha, sigma = amplitudes(schedule, ts)
+    if not np.all((alpha > 0) & (sigma > 0)):
+        bad = ts[~((alpha > 0) & (sigma > 0))][0]
+        raise ValueError(f"At t = {bad:g} there is no signal or no noise to measure with; leave that time out.")
+
+    @jax.jit
+    def sums(examples: Any, keys: Any, t: Any) -> tuple[Array, Array, Array]:
+        def one(example: Any, key: Any) -> tuple[Array, Array, Array]:
+            x0, (a, s) = example["x"], schedule(t)
+            x = process.corrupt(x0, process.noise(key, x0), t)
+            mean = denoise(example)(x, t).mean
+            return (x0 - mean) ** 2, jnp.mean(((x - a * mean) / s) ** 2), jnp.mean((mean - centre) ** 2)
+
+        return jax.tree.map(lambda of_each: of_each.sum(0), jax.vmap(one)(examples, keys))
+
+    centre = jnp.asarray(np.mean(examples["x"], 0))
+    variance = np.mean((np.asarray(examples["x"], np.float64) - np.mean(examples["x"], 0, dtype=np.float64)) ** 2)
+    entries, noise, spread = np.zeros((len(ts), *examples["x"].shape[1:])), np.zeros(len(ts)), np.zeros(len(ts))
+    for j, t in enumerate(ts):
+        for i in range(0, n, batch):
+            part = jax.tree.map(lambda leaf: leaf[i : i + batch], examples)  # noqa: B023
+            places = np.arange(i, min(i + batch, n)) + j * n
+            keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, places)
+            for total, values in zip((entries, noise, spread), sums(part, keys, jnp.asarray(t, float))):
+                total[j] += np.asarray(values, np.float64) / n
+    error = entries.reshape(len(ts), -1).mean(1)
+    noise = np.nan if flow_only(schedule) else noise
+    return SecondMoments(ts, entries, error, (sigma / alpha) ** 2 * (1 - noise), variance - spread)
+
+
+def save(path: str | Path, moments: SecondMoments) -> None:
+    """Writes what `measure` found to an .npz file."""
+    named: dict[str, Any] = moments._asdict()
+    np.savez(path, **named)
+
+
+def load(path: str | Path) -> SecondMoments:
+    """Reads the moments that `save` wrote.
+
+    Raises:
+        ValueError: for a file that is not there, or holds something else.
+    """
+    try:
+        with np.load(path) as file:
+            return SecondMoments(**{name: file[name] for name in SecondMoments._fields})
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} holds no second moments ({error}); --mode=moments --workdir=RUN writes RUN/moments.npz."
+        ) from error
