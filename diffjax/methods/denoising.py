@@ -5,7 +5,7 @@ function of it, `losses.times.stratified` rather than `losses.times.stratified(s
 the process, and a learned clock can put another in its place.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -44,44 +44,50 @@ class Denoising(NamedTuple):
 
     @property
     def schedule(self) -> Schedule:
-        """The process's schedule."""
+        """The schedule of the process, said once, there."""
         return self.process.schedule
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of `given` that data has to bring, as far as process and network say what they read."""
+        drawn = {*self.process.conditions, "augment"}  # by the process and by the augmentation, not by data
+        return (*self.process.asks, *(name for name in self.network.reads or () if name not in drawn))
+
     def net(self, params: PyTree, given: dict, **options: Any) -> Partial:
-        """The network with its parameters and what is given: (x_in, c) -> F."""
+        """Closes the network over its parameters and what is given: (x_in, c) -> F."""
         apply = lambda params, given, x, c: self.network.apply(params, x, c, given, **options)
         return Partial(apply, params, given)
 
     def mean_denoiser(self, params: PyTree, given: dict) -> Denoiser:
-        """What the network says of x_0's mean, without options."""
+        """Makes the denoiser that knows x_0's mean alone, without options."""
         return denoisers.denoiser(self.net(params, given), self.schedule, self.target.given(given))
 
     def plain_denoiser(self, params: PyTree, given: dict, chain: chains.Chain | None = None) -> Denoiser:
-        """What the network says of x_0's mean and variance, for a walk along the chain."""
+        """Makes the denoiser with its rule for the variance, for a walk along the chain."""
         return self.denoiser(self.net(params, given), self.schedule, self.target.given(given), chain)
 
     def guided_denoiser(self, params: PyTree, given: dict, chain: chains.Chain | None = None) -> Denoiser:
-        """`plain_denoiser` under guidance: what samples are made with."""
+        """Makes the denoiser under guidance: what samples are made with."""
         branch = lambda given: self.plain_denoiser(params, given, chain)
         return self.guidance(branch, given, self.condition.hidden(given))
 
     def method(self) -> Method:
-        """The method of these parts."""
+        """Makes the method of these parts."""
         return denoising(**self._asdict())
 
     def specs(self) -> dict[str, dict[str, Any]]:
-        """What a report names: the sampler, the grid and the denoiser, by name and options."""
+        """Names the sampler, the grid and the denoiser: {"sampler": {"name", options}, ...}."""
         return {name: spec_of(getattr(self, name)) for name in ("sampler", "grid", "denoiser")}
 
     def how(self) -> str:
-        """How samples are made, in words for a report."""
+        """Says in words, for a report, how samples are made."""
         named = self.specs()
         steps = f" of {named['grid']['n']} steps" if "n" in named["grid"] else ""
         return f"{named['sampler']['name']} on the {named['grid']['name']} grid{steps}"
 
 
 def spec_of(make: Callable) -> dict[str, Any]:
-    """The name and options of what `config.maker` or `functools.partial` made, or of a plain function."""
+    """Names what `config.maker` or `functools.partial` made, or a plain function: {"name", options}."""
     if isinstance(make, partial):
         return getattr(make, "spec", None) or {**spec_of(make.func), **make.keywords}
     return {"name": f"{make.__module__.rpartition('.')[2]}.{getattr(make, '__qualname__', repr(make))}"}
@@ -89,7 +95,7 @@ def spec_of(make: Callable) -> dict[str, Any]:
 
 @pytree
 class Request:
-    """How to sample: along which rows, from which time; a pytree, so that another of its length is no retrace."""
+    """A planned walk: its rows and first time; a pytree, so that another of its length is no retrace."""
 
     walk: Partial
     start: Array
@@ -176,9 +182,7 @@ def denoising(
     def learned(memory: PyTree) -> Method:
         return of._replace(process=process.on(prepared.schedule(memory))).method()
 
-    drawn = {*process.conditions, "augment"}  # by the process and by the augmentation, not by data
-    own = lambda names: tuple(name for name in names if name not in drawn)
-    read = None if network.reads is None else (*process.asks, *own(network.reads))
+    read = None if network.reads is None else of.needs
     clock = prepared is not None and prepared.schedule is not None
     return Method(
         init,
@@ -194,8 +198,8 @@ def denoising(
 
 
 def _check_kinds(network: Any, process: Any, target: Any) -> None:
-    kinds = (
-        ("network", network, ("init", "apply"), "models.of(module) makes one of a linen or nnx module"),
+    kinds = (  # a linen module has init and apply too, of other arguments; a module's own `reads` is a table
+        ("network", network, ("init", "apply", "reads"), "models.of(module) makes one of a linen or nnx module"),
         ("process", process, ("schedule", "noise", "corrupt", "prior"), "such as processes.Gaussian(schedules.VP())"),
         ("target", target, ("__call__", "skip_out", "given"), "such as denoisers.V()"),
     )
@@ -203,8 +207,10 @@ def _check_kinds(network: Any, process: Any, target: Any) -> None:
         if isinstance(got, type) or (missing := [member for member in members if not hasattr(got, member)]):
             lacks = "a class, not an object of it" if isinstance(got, type) else f"without {', '.join(missing)}"
             raise ValueError(f"Got {_shown(got)} as the {name}, {lacks}; {instead}.")
+    if isinstance(network.reads, Mapping):
+        raise ValueError(f"Got {_shown(network)} as the network, a module alone; {kinds[0][-1]}.")
 
 
 def _shown(got: Any) -> str:
-    text = repr(got)
+    text = " ".join(repr(got).split())
     return text if len(text) <= 60 else f"{text[:57]}..."

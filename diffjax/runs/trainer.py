@@ -48,7 +48,7 @@ class Trainer:
         method: what is trained and how it draws.
         data: `data.digits()`, `data.arrays(x)`, ...
         optimizer: optax's, or one for each name that the method's turns move.
-        ema: default `ema.warm_up` with the decay that `settings.ema` names.
+        ema: an average; or a decay such as "0.99", of `ema.warm_up`; default the one that `settings.ema` names.
         workdir: None: nothing is kept.
         learning_rate: schedule, for the log alone.
         config: what the run is known by; default a fingerprint of the objects, so that others are refused there.
@@ -67,7 +67,7 @@ class Trainer:
         data: sources.Dataset,
         *,
         optimizer: Any,
-        ema: averages.Ema | None = None,
+        ema: averages.Ema | str | None = None,
         workdir: str | Path | None = None,
         learning_rate: Callable | None = None,
         settings: Settings | None = None,
@@ -77,6 +77,8 @@ class Trainer:
         name: str = "run",
         **options: Any,
     ):
+        if isinstance(ema, str):
+            ema, options = None, {**options, "ema": ema}
         settings = _settings(settings or Settings(), data, options)
         checks.check_settings(settings)
         emas = ema or _average(settings)
@@ -132,11 +134,11 @@ class Trainer:
         return self.run()
 
     def run(self) -> "runs.Run":
-        """What there is so far, to draw from."""
+        """Gives what there is so far as a run, to draw from."""
         return runs.of(self.built, self.state, self.workdir)
 
     def sample(self, seeds: Any, given: dict | None = None, **words: Any) -> np.ndarray:
-        """Samples of what there is so far (`Run.draw`)."""
+        """Draws samples of what there is so far (`Run.draw`)."""
         return self.run().draw(seeds, given, **words)
 
     def report(self, out: str | Path | None = None) -> dict[str, Any]:
@@ -177,7 +179,7 @@ class Trainer:
         return found is not None
 
     def opening(self, steps: int) -> str:
-        """Where it stands."""
+        """Says where training begins or goes on."""
         parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
         known = {0: f"training {steps} steps", steps: f"all {steps} steps are trained, evaluating again"}
         where = known.get(self.step, f"resuming at step {self.step} of {steps}")
@@ -265,7 +267,7 @@ class Trainer:
 
 
 def open_checkpoints(workdir: Path, settings: Settings, **options: Any) -> Checkpoints:
-    """The checkpoints of a run, kept as its settings say."""
+    """Opens the checkpoints of a run, kept as its settings say."""
     report = lambda line: print(line, flush=True)
     return Checkpoints(workdir / "checkpoints", keep=settings.keep, best=settings.best, report=report, **options)
 
@@ -303,7 +305,7 @@ def _devices(settings: Settings) -> Any:
 
 
 def fingerprint(built: Built, name: str) -> ConfigDict:
-    """What a run of objects is known by: its name, settings, data, the shapes of its state, the program of one step.
+    """Makes what a run of objects is known by: its name, settings, data, shapes of its state, program of one step.
 
     A program says all that the others leave out, but also changes with jax's version, which stands beside it.
     """

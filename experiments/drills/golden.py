@@ -4,9 +4,10 @@
     python experiments/drills/golden.py --configs=vpsde,bridge         # some of them
     python experiments/drills/golden.py --keep=/tmp/golden             # keep the runs; the base's are made only once
 
-Bits differ between processors and library versions, so nothing is pinned: the base runs in a worktree here. Compared are
-the metrics without timing, eval.json, report.md, and 16 samples by seed. A run trained by the base is also opened by the
-working tree and sampled: an old workdir keeps its meaning. Each difference is printed; the exit status counts them.
+Bits differ between processors and library versions, so nothing is pinned: the base runs in a worktree here. Compared
+are the metrics without timing, eval.json, report.md, and 16 samples by seed. A run trained by the base is also opened
+by the working tree and sampled: an old workdir keeps its meaning. Each difference is printed; the exit status counts
+them.
 """
 
 import argparse
@@ -65,7 +66,7 @@ def added(old: object, new: object) -> str | None:
 
 
 def compare(name: str, old: dict[str, object], new: dict[str, object]) -> int:
-    """Prints what differs; how many of the compared things do. Lines that were only added are said, and do not count."""
+    """Prints what differs, and counts it. Lines that were only added are said, and do not count."""
     bad = 0
     for what, value in old.items():
         if value == new[what]:
