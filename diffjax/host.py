@@ -17,13 +17,16 @@ else:
     from jax.experimental import enable_x64  # pyright: ignore[reportAttributeAccessIssue]
 
 
+LENGTH = 66  # to which times are padded: those of a grid of 64 steps, both ends, and one more
+
+
 def concrete(*trees: Any) -> bool:
     """True if no leaf of any tree is being traced, so that its values can be looked at."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
 
 
 def float64(function: Callable, *args: Any) -> Any:
-    """`function(*args)` on the CPU in float64; arguments and results are trees of NumPy arrays.
+    """Evaluates `function(*args)` on the CPU in float64; arguments and results are trees of NumPy arrays.
 
     Raises:
         ValueError: if an argument is being traced: plans are made outside `jit`, once, and reused inside.
@@ -39,27 +42,27 @@ def float64(function: Callable, *args: Any) -> Any:
         return jax.tree.map(np.asarray, function(*jax.tree.map(widen, args)))
 
 
-def along(function: Callable, first: Any, ts: Any, least: int = 64) -> Any:
-    """`function(first, t)` at each of the times (n,), in float64 on the host; results have n as leading axis.
+def along(function: Callable, first: Any, ts: Any, least: int = LENGTH) -> Any:
+    """Evaluates `function(first, t)` at each of the times (n, ...), in float64 on the host; leaves are (n, ...).
 
-    Times are padded to a length of 2^k >= `least` before they are evaluated: one compile of each primitive serves every
-    n up to it, where the bare lengths would make new ones for each.
+    Times are padded to the length `least`, or to the next 2^k above it, before they are evaluated: one compile of each
+    primitive serves every n up to there, where the bare lengths would make new ones for each.
     """
     ts = np.asarray(ts, np.float64)
-    size = max(least, 1 << max(len(ts) - 1, 0).bit_length())
-    padded = np.concatenate([ts, np.full(size - len(ts), ts[-1] if len(ts) else 0.0)])
+    size = least if len(ts) <= least else 1 << (len(ts) - 1).bit_length()
+    padded = np.concatenate([ts, np.broadcast_to(ts[-1] if len(ts) else 0.0, (size - len(ts), *ts.shape[1:]))])
     found = float64(jax.vmap(function, in_axes=(None, 0)), first, padded)
     return jax.tree.map(lambda leaf: leaf[: len(ts)], found)
 
 
 def is_int(value: Any, least: int | None = None) -> bool:
-    """Whether `value` is an integer, of Python or NumPy, and no bool; with `least`, whether it is that large."""
+    """Tells whether `value` is an integer, of Python or NumPy, and no bool; with `least`, whether it is that large."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     return whole and (least is None or bool(value >= least))
 
 
 def check_int(name: str, value: Any, least: int = 1, error: type[Exception] = ValueError) -> int:
-    """`value` as an int.
+    """Gives an integer as an int.
 
     Raises:
         ValueError: (or `error`) unless it is an integer, and no bool, of at least `least`.
@@ -70,7 +73,7 @@ def check_int(name: str, value: Any, least: int = 1, error: type[Exception] = Va
 
 
 def check_order(value: Any, orders: tuple[int, ...], what: str = "The order") -> int:
-    """`value`, an order of a method, as an int.
+    """Gives an order of a method as an int.
 
     Raises:
         ValueError: unless it is one of `orders`.
@@ -81,7 +84,7 @@ def check_order(value: Any, orders: tuple[int, ...], what: str = "The order") ->
 
 
 def check_positive(name: str, value: Any, note: str = "", error: type[Exception] = ValueError) -> None:
-    """Looks at a number, unless it is being traced.
+    """Checks that a number is positive and finite, unless it is being traced.
 
     Args:
         note: ends the message, such as " (published: 7)".
@@ -94,7 +97,7 @@ def check_positive(name: str, value: Any, note: str = "", error: type[Exception]
 
 
 def closest(name: Any, options: Iterable[str]) -> str | None:
-    """The option that a mistyped name is most like, or None; a part of an option may be what was meant."""
+    """Finds the option that a mistyped name is most like, or None; a part of an option may be what was meant."""
     options = sorted(options)
     by_part = {part: option for option in options for part in re.split("[./]", option)}
     whole = difflib.get_close_matches(str(name), options, 1)
@@ -102,6 +105,6 @@ def closest(name: Any, options: Iterable[str]) -> str | None:
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """'nearest is x; it has the options', which ends an error message; a part of an option may be what was meant."""
+    """Writes 'nearest is x; it has the options', to end an error message; a part of an option may be what was meant."""
     close = closest(name, options := sorted(options))
     return ("" if close is None else f"nearest is {close!r}; ") + f"it has {', '.join(options) or 'none'}"

@@ -79,8 +79,8 @@ class MLP(nn.Module):
         if x.ndim != 1 + jnp.ndim(c):
             raise ValueError(f"the MLP takes vectors (d,), got {x.shape} with c of shape {jnp.shape(c)}: flatten x.")
         dtype = jnp.dtype(self.dtype)
-        embedding = Embedding(self.width, self.classes, kind=self.embedding, augment=self.gap, name="embedding")
-        embedding = embedding(c, label, gap)
+        embed = Embedding(self.width, self.classes, kind=self.embedding, augment=self.gap, name="embedding")
+        embedding = embed(c, label, gap)
         h = Dense(self.width, dtype=dtype, name="in")(with_condition(x, condition, self.condition).astype(dtype))
         for i in range(self.depth):
             y = nn.silu(Norm(images=False, name=f"norm_{i}")(h, embedding)).astype(dtype)
