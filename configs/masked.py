@@ -17,7 +17,7 @@ from diffjax.config import recipe, spec
 def tokens() -> ConfigDict:
     """The default recipe."""
     config = recipe()
-    config.method = spec("masked", vocabulary=3, t_min=0.1)  # no conditional is lost, the heaviest weights are
+    config.method = spec("masked", vocabulary=3)
     config.data = spec("tokens", length=3, vocabulary=3)
     config.model = spec("TokenMLP", vocabulary=3, width=64, depth=2)
     config.learning_rate.update(dict(peak=3e-3, schedule="cosine", warmup_steps=50))

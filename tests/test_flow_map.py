@@ -175,6 +175,20 @@ def test_gap_is_nothing_on_the_diagonal_and_finite_with_its_derivative_at_the_en
     np.testing.assert_allclose(gap(schedules.Rectified(), jnp.asarray(t), jnp.asarray(r)), expected, atol=2e-6)
 
 
+def test_log_snr_of_every_schedule_is_finite_with_its_derivative_and_right_inside():
+    network = Network(lambda *_: jnp.zeros(()), lambda params, x, c, given=None, **_: 0 * x + c, ("gap",))
+    for schedule in (schedules.Rectified(), schedules.EDM(), schedules.VDM()):
+        u = methods.flow_map(network, processes.Gaussian(schedule)).parts.velocity(jnp.zeros(()), {})
+        told = jax.vmap(jax.value_and_grad(lambda t, u=u: u(jnp.zeros(1), t, t)[0]))
+        end = float(schedule.t_max)
+        value, slope = told(jnp.asarray([0.0, 0.3 * end, end]))
+        assert np.all(np.isfinite(value))
+        assert np.all(np.isfinite(slope))
+        assert np.all(slope < 0)
+        alpha, sigma = (float(a) for a in schedule(0.3 * end))
+        np.testing.assert_allclose(value[1], 2 * np.log(alpha / sigma), rtol=1e-5)
+
+
 def mlp(**options):
     return models.of(models.MLP(**{"width": 16, "depth": 1, "gap": GAP, "embedding": "angle", **options}))
 

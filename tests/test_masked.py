@@ -195,11 +195,11 @@ def test_one_at_a_time_is_exact_where_one_step_is_not():
 
 @pytest.fixture(scope="module")
 def trained():
-    """A network of `data.tokens()`, 2 500 steps of 512; t_min takes no conditional away, only the heaviest weights."""
+    """A network of the 100 000 sequences of `data.tokens()`, 2 500 steps of 512."""
     adam, _ = optimizers.build_optimizer({"name": "adam", "learning_rate": 3e-3, "schedule": "cosine"}, 2500)
     network = models.of(models.TokenMLP(vocabulary=3, width=64, depth=1))
     options = {"optimizer": adam, "batch_size": 512, "steps_per_dispatch": 50, "chunk": 4096}
-    with runs.Trainer(methods.masked(network, 3, t_min=0.1), data.tokens(), **options, log_every=2500) as trainer:
+    with runs.Trainer(methods.masked(network, 3), data.tokens(), **options, log_every=2500) as trainer:
         return trainer.train(2500)
 
 
@@ -218,14 +218,14 @@ def test_joint_of_the_data_is_a_law_of_its_seed_alone():
 
 
 def test_trained_conditionals_are_those_of_the_joint(trained):
-    """All 37 contexts, the rarest included (probability 0.003: some 300 of the training examples): error under 0.08."""
+    """All 37 contexts, the rarest included (probability 0.003: some 300 of the training examples): error under 0.1."""
     p, of = joint(), trained.method.parts
     seen = contexts(p)
     probs = jax.vmap(lambda x: of.posterior(trained.params, x, {}).probs)(jnp.asarray(seen, jnp.int32))
     laws = conditionals(p)
     errors = [np.abs(found[place] - law).max() for x, found in zip(seen, probs) for place, law in laws[x].items()]
     assert (len(seen), len(errors)) == (37, 27 + 9 * 2 + 3)
-    assert max(errors) < 0.08
+    assert max(errors) < 0.1
     blind = [np.abs(laws[3, 3, 3][place] - law).max() for x in seen for place, law in laws[x].items()]
     assert max(blind) > 0.3  # the negative control: a network that reads no context
 

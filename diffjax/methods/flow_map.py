@@ -57,7 +57,7 @@ def _features(schedule: Schedule, t: Any) -> Array:
 
 def _log_snr(schedule: Schedule, t: Array) -> Array:
     """The log-SNR of the nearest time where it is within +-END, and its derivative there: both finite at all times."""
-    ends = [calculus.time_of(schedule, end).astype(t.dtype) for end in (END, -END)]
+    ends = [jnp.asarray(calculus.time_of(schedule, end), t.dtype) for end in (END, -END)]
     inside = jnp.clip(t, ends[0], jnp.minimum(ends[1], schedule.t_max))
     return calculus.log_snr(schedule, t + jax.lax.stop_gradient(inside - t))
 
@@ -152,7 +152,7 @@ def flow_map(
 
     Raises:
         ValueError: for numbers out of their range, a network that is told of no second time, a process whose x_t has
-            conditions, or a schedule whose alpha', sigma' are infinite at an end.
+            conditions, or a schedule without an inverse or whose alpha', sigma' are infinite at an end.
     """
     of = FlowMap(network, process, times, same, power, floor, steps, sigma_data)
     _check(of)
@@ -232,6 +232,7 @@ def _check(of: FlowMap) -> None:
             f"{', '.join(of.process.conditions)}: take processes.gaussian or path.rectified."
         )
     schedule = of.process.schedule
+    calculus.time_of(schedule, 0.0)  # refuses a schedule without an inverse
     ends = np.asarray([0.0, float(schedule.t_max)])
     slopes = np.stack(host.along(lambda s, t: calculus.derivatives(s, t)[1], schedule, ends))
     if not np.all(np.isfinite(slopes)):
