@@ -218,13 +218,13 @@ def test_a_network_sees_its_condition_beside_x(module, shape, beside):
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), params)
     x, c = jnp.ones(shape), jnp.float32(0.3)
-    told = jax.jit(lambda condition: net.apply(params, x, c, condition=condition))
+    told = jax.jit(lambda y: net.apply(params, x, c, {"y": y}))
     without = jax.jit(net.apply)(params, x, c)
     assert without.shape == shape
     np.testing.assert_allclose(without, told(jnp.zeros(beside)), atol=1e-6)
     assert np.abs(without - told(jnp.ones(beside))).max() > 1e-3
     with pytest.raises(ValueError, match=r"The condition has shape .*, expected .*: the model's `condition`"):
-        net.apply(params, x, c, condition=jnp.ones((*shape[:-1], 7)))
+        net.apply(params, x, c, {"y": jnp.ones((*shape[:-1], 7))})
 
 
 # Bad input: one line, before anything is traced.

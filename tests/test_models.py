@@ -52,7 +52,8 @@ def perturbed(name):
 
 
 def batch(shape, n=4):
-    return jax.random.normal(jax.random.key(2), (n, *shape)), LOG_SNRS[:n], jnp.array([0, 2, 3, 1])[:n]
+    given = {"label": jnp.array([0, 2, 3, 1])[:n]}
+    return jax.random.normal(jax.random.key(2), (n, *shape)), LOG_SNRS[:n], given
 
 
 @pytest.mark.parametrize("name", ["mlp bfloat16", "unet"])
@@ -62,7 +63,7 @@ def test_zero_at_init_with_float32_parameters(name):
     params = models.init(net, KEY, shape)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
     assert len({float(jnp.std(leaf)) for leaf in jax.tree.leaves(params)}) > 4  # and not zero everywhere
-    args = (params, jnp.ones(shape), jnp.asarray(0.5), jnp.asarray(1))
+    args = (params, jnp.ones(shape), jnp.asarray(0.5), {"label": jnp.asarray(1)})
     out = compiled(net.apply, *args)(*args)
     assert (out.shape, out.dtype) == (shape, jnp.float32)
     np.testing.assert_array_equal(out, 0)
@@ -98,9 +99,9 @@ def primitives(fn, *args):
 
 def test_vmapped_convolutions_stay_one_convolution_each():
     module, shape = NETS["unet"]
-    x, c, label = batch(shape)
+    x, c, given = batch(shape)
     apply, params = models.network(module).apply, perturbed("unet")[1]
-    found = primitives(jax.vmap(apply, (None, 0, 0, 0)), params, x, c, label)
+    found = primitives(jax.vmap(apply, (None, 0, 0, 0)), params, x, c, given)
     convolutions = [eqn for eqn in found if eqn.primitive.name == "conv_general_dilated"]
     assert len(convolutions) == 2 + 2 * (1 + 1 + 1 + 2 + 2 + 1 + 2)  # the ends; encode, down, encode, middle, ...
     assert {eqn.params["feature_group_count"] for eqn in convolutions} == {1}
@@ -110,8 +111,8 @@ def test_vmapped_convolutions_stay_one_convolution_each():
 @ALL
 def test_examples_do_not_mix(name):
     apply, params = perturbed(name)
-    x, c, label = batch(NETS[name][1])
-    out, other = apply(params, x, c, label), apply(params, x.at[1].add(1.0), c, label)
+    x, c, given = batch(NETS[name][1])
+    out, other = apply(params, x, c, given), apply(params, x.at[1].add(1.0), c, given)
     np.testing.assert_array_equal(out[jnp.array([0, 2, 3])], other[jnp.array([0, 2, 3])])
     assert np.abs(out[1] - other[1]).max() > 1e-3
 
@@ -120,9 +121,9 @@ def test_examples_do_not_mix(name):
 def test_output_depends_on_log_snr_and_label(name):
     apply, params = perturbed(name)
     x = jnp.broadcast_to(batch(NETS[name][1])[0][:1], (4, *NETS[name][1]))
-    same = jnp.full(4, 1)
+    same = {"label": jnp.full(4, 1)}
     by_c = np.asarray(apply(params, x, LOG_SNRS, same))
-    by_label = np.asarray(apply(params, x, jnp.full(4, 0.5), jnp.arange(4)))
+    by_label = np.asarray(apply(params, x, jnp.full(4, 0.5), {"label": jnp.arange(4)}))
     for outputs in (by_c, by_label):
         assert min(np.abs(a - b).max() for a, b in itertools.combinations(outputs, 2)) > 1e-3
     np.testing.assert_array_equal(by_c[2], by_label[1])
@@ -134,12 +135,12 @@ def test_label_none_is_the_row_after_the_classes():
     apply, params = perturbed("mlp")
     x, c, _ = batch((5,))
     unlabelled = jax.jit(models.network(NETS["mlp"][0]).apply)(params, x, c)
-    np.testing.assert_allclose(unlabelled, apply(params, x, c, jnp.full(4, 3)), atol=1e-6)
+    np.testing.assert_allclose(unlabelled, apply(params, x, c, {"label": jnp.full(4, 3)}), atol=1e-6)
 
 
 def test_a_label_out_of_range_is_not_clamped():
     apply, params = perturbed("mlp")
-    out = apply(params, jnp.ones((4, 5)), jnp.zeros(4), jnp.array([4, 3, 99, 0]))
+    out = apply(params, jnp.ones((4, 5)), jnp.zeros(4), {"label": jnp.array([4, 3, 99, 0])})
     np.testing.assert_array_equal(np.isnan(out).all(1), [True, False, True, False])
 
 

@@ -238,7 +238,7 @@ def test_rows_do_not_grow_with_the_basis():
     axes = principal.Axes(np.zeros(d), np.ones(d), np.linalg.qr(RNG.standard_normal((d, d)))[0])
     for n in (3, 30):
         sample = sampling_fn(principal.adams(schedule, axes, 2), grids.angle(schedule, n))
-        assert sum(leaf.shape == (d, d) for leaf in jax.tree.leaves(sample)) == 1
+        assert sum(np.shape(leaf) == (d, d) for leaf in jax.tree.leaves(sample)) == 1
         assert max(leaf.size for leaf in jax.tree.leaves(sample.args[0])) == (n - 1) * 3 * d
 
 
