@@ -1,8 +1,10 @@
 """A variational autoencoder of scikit-learn's digits (Kingma & Welling 2014): a codec, and one-step samples.
 
-python -m diffjax.main --config=configs/autoencoder.py           # a minute on 2 CPU cores
-python -m diffjax.main --config=configs/autoencoder.py:tiny      # every part in seconds: for tests
+    python -m diffjax.main --config=configs/autoencoder.py           # half a minute on 2 CPU cores
+    python -m diffjax.main --config=configs/autoencoder.py:tiny      # every part in seconds: for tests
 
+Expected of the default: 16 latents with a squared error of 0.043 per entry on held-out digits, where PCA's is 0.0448,
+at 12 nats of KL. The gate of digits is not passed (Frechet distance 47, a Gaussian fit's 64): samples are blurred.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,9 @@
 """A coupling flow: an invertible network with an exact density (RealNVP; Dinh et al. 2017), trained on two moons.
 
-python -m diffjax.main --config=configs/coupling_flow.py         # a minute on 2 CPU cores
-python -m diffjax.main --config=configs/coupling_flow.py:tiny    # every part in seconds: for tests
+    python -m diffjax.main --config=configs/coupling_flow.py         # a minute on 2 CPU cores
+    python -m diffjax.main --config=configs/coupling_flow.py:tiny    # every part in seconds: for tests
+
+Expected of the default: 0.546 nats per dimension on held-out points, where a Gaussian fit has 0.948.
 """
 
 from ml_collections import ConfigDict

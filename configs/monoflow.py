@@ -5,7 +5,7 @@
     python -m diffjax.main --config=configs/monoflow.py --config.method.h=forward_kl
 
 Data are four Gaussians of weights 0.1 to 0.4 and standard deviation 0.35. Expected of the samples: weights within 0.02,
-standard deviations of 0.36 to 0.42. A critic whose rate decays before the run ends lets the samples drift away.
+standard deviations of 0.35 to 0.42. A critic whose rate decays before the run ends lets the samples drift away.
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.stats
-from method_runs import stop_and_go_on, train_and_resume
+from twice import assert_trainer_resumes, assert_trains_and_resumes
 
 from diffjax import data, methods, models, runs
 from diffjax.method import Example
@@ -196,11 +196,12 @@ def test_refuses_bad_input_in_one_line():
 
 def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path):
     small = dict(steps=40, sample_every=40, batch_size=16, steps_per_dispatch=1, log_every=10)
-    stop_and_go_on(lambda workdir: trainer(workdir, **small), tmp_path, 40)
+    assert_trainer_resumes(lambda workdir: trainer(workdir, **small), tmp_path)
 
 
 def test_the_config_trains_is_judged_and_resumed_from_the_command_line(tmp_path):
-    run, results = train_and_resume("configs/autoencoder.py:tiny", tmp_path, 40)
+    results = assert_trains_and_resumes("configs/autoencoder.py:tiny", tmp_path)
+    run = runs.open(tmp_path / "whole")
     x, codec = run.data.held_out.gather(np.arange(64)).x, run.method.parts
     code = jax.vmap(codec.encode, (None, 0))(run.params, x)
     made = jax.vmap(codec.decode, (None, 0))(run.params, code.mean)
@@ -212,4 +213,4 @@ def test_the_config_trains_is_judged_and_resumed_from_the_command_line(tmp_path)
     mean, std = np.asarray(code.mean), np.sqrt(code.var)
     kl = np.sum(-np.log(std) + (std**2 + mean**2 - 1) / 2, -1).mean()
     np.testing.assert_allclose(results["kl"], kl, rtol=1e-4)
-    assert "## Codec" in (tmp_path / "halved" / "report.md").read_text()
+    assert "## Codec" in (tmp_path / "whole" / "report.md").read_text()

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.stats
-from method_runs import stop_and_go_on, train_and_resume
+from twice import assert_trainer_resumes, assert_trains_and_resumes
 
 from diffjax import data, methods, models, runs
 from diffjax.method import Example
@@ -166,11 +166,12 @@ def test_refuses_bad_input_in_one_line():
 
 def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path):
     small = dict(steps=40, sample_every=40, batch_size=16, steps_per_dispatch=1, log_every=10)
-    stop_and_go_on(lambda workdir: trainer(workdir, **small), tmp_path, 40)
+    assert_trainer_resumes(lambda workdir: trainer(workdir, **small), tmp_path)
 
 
 def test_the_config_trains_is_judged_and_resumed_from_the_command_line(tmp_path):
-    run, results = train_and_resume("configs/coupling_flow.py:tiny", tmp_path, 40)
+    results = assert_trains_and_resumes("configs/coupling_flow.py:tiny", tmp_path)
+    run = runs.open(tmp_path / "whole")
     x = run.data.held_out.gather(np.arange(64)).x
     own = jax.vmap(run.method.parts.log_prob, (None, 0))(run.params, x)
     found = results["nats_per_dimension"]
@@ -179,4 +180,4 @@ def test_the_config_trains_is_judged_and_resumed_from_the_command_line(tmp_path)
     fit = scipy.stats.multivariate_normal(train.mean(0), np.cov(train.T, bias=True))
     np.testing.assert_allclose(found["gaussian"], -fit.logpdf(x).mean() / 2, rtol=1e-5)
     assert found["round_trip"] < 1e-3
-    assert "## Density" in (tmp_path / "halved" / "report.md").read_text()
+    assert "## Density" in (tmp_path / "whole" / "report.md").read_text()

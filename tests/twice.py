@@ -1,4 +1,4 @@
-"""A small config through the command line: trained whole, and stopped at half and gone on, to the byte."""
+"""A run twice, from a config or from objects: trained whole, and stopped at half and gone on, to the byte."""
 
 import json
 import shutil
@@ -25,11 +25,26 @@ def assert_trains_and_resumes(config, tmp_path, steps=40):
     status, output = run(f"--config={config}", f"--workdir={stopped}", pinned=True, cache=cache)
     assert status == 0, output
     assert f"resuming at step {steps // 2} of {steps}" in output
-    one, two = (runs.open(workdir).state for workdir in (whole, stopped))
-    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True):
-        x, y = (jax.random.key_data(v) if jax.dtypes.issubdtype(v.dtype, jax.dtypes.prng_key) else v for v in (x, y))
-        assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), jax.tree_util.keystr(path)
+    assert_same_bytes(*(runs.open(workdir).state for workdir in (whole, stopped)))
     found = [json.loads((workdir / "eval.json").read_text()) for workdir in (whole, stopped)]
     assert found[0] == found[1]
     assert found[0]["step"] == steps
     return found[0]
+
+
+def assert_trainer_resumes(make, tmp_path, steps=40):
+    """Trains `make(workdir)`, a trainer of objects, whole; another up to half, made again and trained on."""
+    states = []
+    for stops in ([steps], [steps // 2, steps]):
+        for stop in stops:
+            with make(tmp_path / f"{len(stops)}") as trainer:
+                trainer.train(stop)
+        states.append(trainer.state)
+    assert_same_bytes(*states)
+
+
+def assert_same_bytes(one, two):
+    """Compares two states leaf by leaf, keys included."""
+    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True):
+        x, y = (jax.random.key_data(v) if jax.dtypes.issubdtype(v.dtype, jax.dtypes.prng_key) else v for v in (x, y))
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), jax.tree_util.keystr(path)

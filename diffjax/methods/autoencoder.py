@@ -113,7 +113,7 @@ def _report(codec: Codec) -> Callable:
         names = run.method.asks
         given = {k: v for k, v in held_out.given.items() if names is None or k in names}
 
-        def trip(params: PyTree, x: Array, given: dict) -> tuple[Array, Array, Array]:
+        def trip(params: PyTree, x: Array, given: dict) -> tuple[Array, Array, Any]:
             code = codec.encode(params, x, given)
             made = codec.decode(params, code.mean, given)
             return jnp.mean((made.mean - x) ** 2), divergence(code), made.var

@@ -67,10 +67,10 @@ class CouplingFlow(NamedTuple):
         """(s, m) of layer i, zero where the mask keeps x."""
         keep = mask(x.shape, i)
         seen = jnp.where(keep, x, 0)
-        raw, m = jnp.split(
-            self.network.apply(params[f"layer_{i}"], seen, jnp.zeros(()), given or {}, **options), 2, axis=-1
-        )
-        return tuple(jnp.where(keep, 0, part) for part in (self.bound * jnp.tanh(raw / self.bound), m))
+        maps = self.network.apply(params[f"layer_{i}"], seen, jnp.zeros(()), given or {}, **options)
+        raw, m = jnp.split(maps, 2, axis=-1)
+        s = self.bound * jnp.tanh(raw / self.bound)
+        return jnp.where(keep, 0, s), jnp.where(keep, 0, m)
 
 
 def mask(shape: tuple[int, ...], layer: int) -> np.ndarray:
