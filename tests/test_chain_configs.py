@@ -102,7 +102,7 @@ def test_the_report_bounds_the_codelength():
     text = bound.table(bits)
     assert text.splitlines()[-1].startswith(f"| total | {bits['held out']['total']:.3f} | {bits['train']['total']:.3f}")
     assert bound.section(run) == ({"bits_per_dimension": bits}, text, (), None)
-    plain = build_run(runs.load("configs/ddpm.py:tiny", ["denoiser.name=mean", "model.multipliers=1"]))
+    plain = build_run(runs.load("configs/ddpm.py:tiny", ["denoiser.name=mean"]))
     unbound = of(plain, abstract_state(plain))  # nothing is computed where there is no variance
     assert bound.measure(unbound, plain.method.parts, unbound.params) is None
     assert bound.table(None) == ""
