@@ -66,9 +66,9 @@ class Run(NamedTuple):
             )
         return self.method.parts
 
-    def denoiser(self, given: dict | None = None) -> Denoiser:
-        """Makes the denoiser that knows x_0's mean, for an example of which this is known."""
-        return self.parts("mean_denoiser", "A denoiser").mean_denoiser(self.params, given or {})
+    def denoiser(self, given: dict | None = None, **words: Any) -> Denoiser:
+        """Makes the denoiser that knows x_0's mean, for an example of which this is known, such as label=3."""
+        return self.parts("mean_denoiser", "A denoiser").mean_denoiser(self.params, {**(given or {}), **words})
 
     def given(self, seeds: Iterable[int], **words: Any) -> dict[str, np.ndarray]:
         """Tells what the samples of these seeds are given; `words`, such as label=3, replace what seeds stand for."""
