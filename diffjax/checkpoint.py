@@ -43,7 +43,7 @@ class Info(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """A verified step."""
+    """One step as it was saved, its checksums verified."""
 
     step: int
     state: PyTree

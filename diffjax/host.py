@@ -17,6 +17,9 @@ else:
     from jax.experimental import enable_x64  # pyright: ignore[reportAttributeAccessIssue]
 
 
+LENGTH = 66  # to which times are padded: those of a grid of 64 steps, both ends, and one more
+
+
 def concrete(*trees: Any) -> bool:
     """True if no leaf of any tree is being traced, so that its values can be looked at."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
@@ -39,15 +42,15 @@ def float64(function: Callable, *args: Any) -> Any:
         return jax.tree.map(np.asarray, function(*jax.tree.map(widen, args)))
 
 
-def along(function: Callable, first: Any, ts: Any, least: int = 64) -> Any:
-    """`function(first, t)` at each of the times (n,), in float64 on the host; results have n as leading axis.
+def along(function: Callable, first: Any, ts: Any, least: int = LENGTH) -> Any:
+    """`function(first, t)` at each of the times (n, ...), in float64 on the host; results have n as leading axis.
 
-    Times are padded to a length of 2^k >= `least` before they are evaluated: one compile of each primitive serves every
-    n up to it, where the bare lengths would make new ones for each.
+    Times are padded to the length `least`, or to the next 2^k above it, before they are evaluated: one compile of each
+    primitive serves every n up to there, where the bare lengths would make new ones for each.
     """
     ts = np.asarray(ts, np.float64)
-    size = max(least, 1 << max(len(ts) - 1, 0).bit_length())
-    padded = np.concatenate([ts, np.full(size - len(ts), ts[-1] if len(ts) else 0.0)])
+    size = least if len(ts) <= least else 1 << (len(ts) - 1).bit_length()
+    padded = np.concatenate([ts, np.broadcast_to(ts[-1] if len(ts) else 0.0, (size - len(ts), *ts.shape[1:]))])
     found = float64(jax.vmap(function, in_axes=(None, 0)), first, padded)
     return jax.tree.map(lambda leaf: leaf[: len(ts)], found)
 

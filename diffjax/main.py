@@ -26,7 +26,7 @@ class _Parser(argparse.ArgumentParser):
     """Mistakes in one line, without the usage; --help has that."""
 
     def error(self, message: str) -> NoReturn:
-        """Exit status 2."""
+        """Prints one line on stderr and exits with status 2."""
         self.exit(2, f"error: {message}\n")
 
 

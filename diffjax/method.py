@@ -86,7 +86,7 @@ class Drawn(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """One update.
+    """One update of a training step: whose parameters move, down which losses.
 
     Attributes:
         losses: their mean over the global batch is what goes down.
@@ -132,7 +132,7 @@ class Method(NamedTuple):
 
 
 def per_example(loss: Callable) -> Losses:
-    """The losses of a batch from that of one example: (params, keys, example, index, size) -> (scalar, scalars to log).
+    """Makes the losses of a batch from one example's: (params, keys, example, index, size) -> (scalar, scalars to log).
 
     `split(key)` gives the shared `keys.step`, and the key that an example's place is folded into.
     """
@@ -147,20 +147,20 @@ def per_example(loss: Callable) -> Losses:
 
 
 def turn_batch(batch: PyTree, turn: int, turns: int) -> PyTree:
-    """The examples turn, turn + turns, ... of a batch: each turn has its own, and each device keeps what it has."""
+    """Picks the examples turn, turn + turns, ... of a batch: each turn has its own, each device keeps what it has."""
     return batch if turns == 1 else jax.tree.map(lambda a: a.reshape(-1, turns, *a.shape[1:])[:, turn], batch)
 
 
 def served(method: Method | None, params: PyTree) -> PyTree:
-    """The entries of `params` that samples are made with."""
+    """Picks the entries of `params` that samples are made with."""
     return params if method is None or method.served is None else {name: params[name] for name in method.served}
 
 
 def size_of(batch: PyTree) -> int:
-    """The length of the leading axis."""
+    """Tells the length of a batch, that of the leading axis of its leaves."""
     return jax.tree.leaves(batch)[0].shape[0]
 
 
 def abstract(x: Any) -> Any:
-    """Zeros of the same shapes and dtypes."""
+    """Makes zeros of the shapes and dtypes of a tree."""
     return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), x)

@@ -42,7 +42,8 @@ LEAVES = {
 NEIGHBOURS = {
     "training": {"ema", "method"},
     "checkpoint": {"checksum"},
-    "data": {"method", "metrics"}, "metrics": {"method"},
+    "data": {"method", "metrics"},
+    "metrics": {"method"},
 }  # parts of one thing, in two files
 TOP = [{"runs"}, {"commands"}, {"main"}]
 

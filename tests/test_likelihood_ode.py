@@ -250,7 +250,7 @@ MISTAKES = [
     (lambda: likelihood.ode([1.0, 0.0], Gaussian(VP())), "singular at t = 0; end the grid above it"),
     (lambda: likelihood.ode([0.1, 1.0], Gaussian(VP())), "decrease strictly"),
     (lambda: likelihood.ode([1.0, 0.1], Gaussian(VP()), trace="rademacher"), "there is hutchinson, gaussian, exact"),
-    (lambda: likelihood.ode([1.0, 0.1], Gaussian(VP()), probes=0), "probes = 0, expected an integer >= 1"),
+    (lambda: likelihood.ode([1.0, 0.1], Gaussian(VP()), probes=0), "probes is 0, expected an integer >= 1"),
     (lambda: likelihood.ode([1.0, 0.1], Bare()), "Bare has no prior_log_density"),
     (lambda: likelihood.ode([1.0, 0.1], Gaussian(VP(), heavy)), "noise law heavy has no density here"),
     (lambda: dequantise.uniform(jax.random.key(0), jnp.zeros(2), 1), "levels = 1, expected an integer >= 2"),

@@ -12,10 +12,9 @@ from scipy import integrate
 
 from diffjax import analytic, grids
 from diffjax.calculus import FlowOnly
-from diffjax.denoisers.coordinates import Along
 from diffjax.samplers import ancestral, encoding_fn, nfe, principal, sampling_fn
 from diffjax.schedules import EDM, VP, Rectified
-from diffjax.types import Posterior
+from diffjax.types import Posterior, pytree
 
 pytestmark = pytest.mark.usefixtures("x64")
 KEY = jax.random.key(0)
@@ -161,19 +160,43 @@ def test_an_entry_that_never_varies_stays_where_it_is():
     assert walk(principal.adams(schedule, axes), ts, wrong, x)[1] == pytest.approx(-0.9, abs=0.1)
 
 
-def test_along_a_basis():
-    """The posterior turned, its variance the diagonal of the turned covariance; a sampler there is itself."""
-    schedule, t = VP(), 0.3
-    model = mixture().denoiser(schedule, with_var=True)
-    x = jnp.asarray([0.3, -0.2, 0.8])
-    mean, var = model(x, t)
-    turned = Along(model, jnp.asarray(BASIS), (3,))
-    np.testing.assert_allclose(turned(BASIS.T @ x, t).mean, BASIS.T @ mean, atol=1e-13)
-    np.testing.assert_allclose(turned(BASIS.T @ x, t).var, np.diag(BASIS.T @ np.diag(var) @ BASIS), atol=1e-13)
-    sampler, ts = ancestral.ddim(schedule), grids.log_snr(schedule, 4)
-    np.testing.assert_allclose(
-        walk(sampler._replace(basis=BASIS), ts, mixture(), x), walk(sampler, ts, mixture(), x), atol=1e-13
-    )
+@pytree
+class Turned:
+    """E[x_0 | x] of another model's data turned by BASIS^T, written out."""
+
+    model: object
+
+    @property
+    def schedule(self):
+        """The model's."""
+        return self.model.schedule
+
+    def __call__(self, x, t):
+        """Into the model's coordinates and back."""
+        return Posterior(jnp.asarray(BASIS.T) @ self.model(jnp.asarray(BASIS) @ x, t).mean)
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_along_a_basis(order):
+    """The walk along axes is that of the turned data along x's own entries, turned back: every state of it, too."""
+    schedule, x = VP(), np.array([0.9, -0.4, 1.6])
+    ts, model = grids.log_snr(schedule, 4), mixture().denoiser(schedule)
+    own = principal.Axes(AXES.mean, AXES.variances)
+    here, there = (principal.adams(schedule, axes, order, free_start=False) for axes in (AXES, own))
+    got, path = sampling_fn(here, ts, trace=lambda state: state.x)(model, KEY, jnp.asarray(x))
+    expected, turned = sampling_fn(there, ts, trace=lambda state: state.x)(Turned(model), KEY, jnp.asarray(BASIS.T @ x))
+    np.testing.assert_allclose(got, BASIS @ expected, atol=1e-13)
+    np.testing.assert_allclose(path, turned @ BASIS.T, atol=1e-13)
+
+
+def test_rows_do_not_grow_with_the_basis():
+    """The basis is one leaf of the sampling function, (d, d), whatever the number of rows; no row holds a matrix."""
+    schedule, d = VP(), 7
+    axes = principal.Axes(np.zeros(d), np.ones(d), np.linalg.qr(RNG.standard_normal((d, d)))[0])
+    for n in (3, 30):
+        sample = sampling_fn(principal.adams(schedule, axes, 2), grids.angle(schedule, n))
+        assert sum(leaf.shape == (d, d) for leaf in jax.tree.leaves(sample)) == 1
+        assert max(leaf.size for leaf in jax.tree.leaves(sample.args[0])) == (n - 1) * 3 * d
 
 
 def test_trace_padding_and_encoding_work_along_a_basis():
@@ -185,9 +208,8 @@ def test_trace_padding_and_encoding_work_along_a_basis():
     np.testing.assert_array_equal(plain, end)
     np.testing.assert_allclose(path[-1], end, atol=1e-13)
     assert path.shape == (4, 3)
-    _, kept = sampling_fn(ancestral.ddim(schedule)._replace(basis=BASIS), ts, trace=lambda x: x)(model, KEY, x)
-    _, plainly = sampling_fn(ancestral.ddim(schedule), ts, trace=lambda x: x)(model, KEY, x)
-    np.testing.assert_allclose(kept, plainly, atol=1e-12)
+    _, kept = sampling_fn(sampler, ts, trace=lambda state: state)(model, KEY, x)
+    np.testing.assert_allclose(kept.along @ BASIS.T, path, atol=1e-12)
     padded = sampling_fn(sampler, ts, max_rows=9)
     assert nfe(padded) == 4
     np.testing.assert_allclose(padded(model, KEY, x), plain, atol=1e-13)

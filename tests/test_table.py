@@ -21,13 +21,13 @@ pytestmark = pytest.mark.usefixtures("x64")
 class Numbers:
     """What a program sees when it is run on numbers."""
 
-    def __init__(self, ts, form, start, predicts, noise):
+    def __init__(self, ts, form, start, keeps, noise):
         self.levels = [table.Level(float(t), *map(float, amplitudes(form, t))) for t in ts]
-        self.form, self.start, self.predicts, self.noise, self.count = form, start, predicts, noise, 0
+        self.form, self.start, self.keeps, self.noise, self.count = form, start, keeps, noise, 0
 
     def evaluate(self, x, level):
         self.count += 1
-        y_x, y_mean = self.predicts(level)
+        y_x, y_mean = self.keeps(level)
         return y_x * x + y_mean * TARGET.denoise(x, level.alpha, level.sigma)
 
     def normal(self):
@@ -66,33 +66,33 @@ def noisy(walk):
     return x
 
 
-@pytest.mark.parametrize("predicts", [table.data, table.noise])
+@pytest.mark.parametrize("keeps", [table.mean, table.eps])
 @pytest.mark.parametrize(
     ("program", "per_step", "random"), [(multistep, 1, False), (stages, 3, False), (noisy, 2, True)]
 )
-def test_rows_do_what_the_program_says(program, per_step, random, predicts):
+def test_rows_do_what_the_program_says(program, per_step, random, keeps):
     schedule, form, _ = SETTINGS["vp"]
     ts = grid("vp", 6, zero=False)
     noise = np.random.default_rng(0).standard_normal((6 * per_step, X.size))
-    made = table.sampler(schedule, program, 3, predicts=predicts, random=random, evaluations=lambda n: per_step * n)
+    made = table.sampler(schedule, program, 3, order=1, keeps=keeps, random=random, evaluations=lambda n: per_step * n)
     got, _ = walk(made, ts, HostModel(TARGET.denoise, schedule, form), X, noise)
-    expected = program(Numbers(ts, form, X, predicts, noise))
+    expected = program(Numbers(ts, form, X, keeps, noise))
     np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_history_that_is_too_short_is_found_at_planning():
     with pytest.raises(ValueError, match="announce a longer history"):
-        sampling_fn(table.sampler(VP(), multistep, 2), grid("vp", 6))
+        sampling_fn(table.sampler(VP(), multistep, 2, order=1), grid("vp", 6))
 
 
 def test_more_evaluations_than_announced_are_found_at_planning():
     with pytest.raises(ValueError, match="evaluations that it announced"):
-        sampling_fn(table.sampler(VP(), stages, 3), grid("vp", 6))
+        sampling_fn(table.sampler(VP(), stages, 3, order=1), grid("vp", 6))
 
 
 def test_extrapolating_noise_from_pure_noise_is_refused():
     with pytest.raises(ValueError, match="alpha is 0"):
-        sampling_fn(table.sampler(Rectified(), multistep, 3, predicts=table.noise), [1.0, 0.5, 0.1])
+        sampling_fn(table.sampler(Rectified(), multistep, 3, order=1, keeps=table.eps), [1.0, 0.5, 0.1])
 
 
 def test_level_at_is_the_level_of_its_lambda_or_an_error():

@@ -34,7 +34,7 @@ LEVELS = 100
 
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
-    """The command line's entry."""
+    """Measures the moments of the run of --workdir, and says how to use them."""
     require_workdir(flags)
     path = Path(flags.out or flags.workdir) / "moments.npz"
     moments = run(flags.workdir, path, step=flags.step, overrides=as_overrides(flags.sampler, flags.nfe, overrides))

@@ -15,7 +15,7 @@ MOST_SEEDS = 2**24  # in one call: their samples are held in memory
 
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
-    """The command line's entry."""
+    """Draws samples of the run of --workdir into a folder named after what was asked."""
     require_workdir(flags)
     changes = as_overrides(flags.sampler, flags.nfe, overrides)
     asked = changes if flags.step is None else [f"step={flags.step}", *changes]
@@ -29,7 +29,7 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
 
 
 def as_overrides(sampler: str | None, nfe: int | None, overrides: Iterable[str] = ()) -> list[str]:
-    """The flags --sampler and --nfe in the words of --config, and the others as they are.
+    """Writes the flags --sampler and --nfe in the words of --config, and the others as they are.
 
     A new name drops the old one's options: the sampler comes before its own, the grid's n after its name.
 
@@ -45,7 +45,7 @@ def as_overrides(sampler: str | None, nfe: int | None, overrides: Iterable[str] 
 
 
 def require_workdir(flags: Namespace) -> None:
-    """sample, eval and likelihood work on a run."""
+    """Refuses a mode that works on a run without one."""
     if not flags.workdir:
         raise ConfigError(f"--mode={flags.mode} needs --workdir, the folder of a training run.")
 

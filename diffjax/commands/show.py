@@ -17,7 +17,7 @@ from diffjax.runs.run import abstract_state
 
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
-    """The command line's entry."""
+    """Prints what a config, or the run of --workdir, would cost."""
     run(config if config is not None else files.read_config(Path(flags.workdir)))
 
 

@@ -7,37 +7,33 @@ s the time at which the denoiser's own schedule has the log-SNR that the other o
 
 exactly. An eps-network of VP is a rectified flow, and back: the VP path divided by alpha + sigma and clocked by
 sigma / (alpha + sigma) is the straight one. So no sampler is written again for new coordinates.
-
-Gaussian noise looks the same along any orthonormal axes: with a basis B, B^T x_t = alpha B^T x_0 + sigma B^T z is the
-same process on the same schedule (`Along`).
 """
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from diffjax import host
 from diffjax.calculus import FlowOnly, amplitudes, flow_only, log_snr, time_of
-from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree, static
+from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree
 
 
 @pytree
 class RunOn:
-    """The denoiser in other coordinates; make one with `run_on`."""
+    """A denoiser used on another schedule; `run_on` makes one."""
 
     denoise: Denoiser
     schedule: Schedule
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """The posterior of x_0, which no coordinates change."""
+        """Computes the posterior of x_0, which no coordinates change."""
         own = self.denoise.schedule
         s = time_of(own, log_snr(self.schedule, t))
         return self.denoise((jnp.hypot(*own(s)) / jnp.hypot(*self.schedule(t))).astype(x.dtype) * x, s)
 
 
 def run_on(denoise: Denoiser, schedule: Schedule) -> Denoiser:
-    """The denoiser as one of `schedule`; `FlowOnly` stays with it.
+    """Turns a denoiser of one schedule into one of another; `FlowOnly` stays with it.
 
     Args:
         denoise: its schedule has an inverse log-SNR.
@@ -67,35 +63,5 @@ def run_on(denoise: Denoiser, schedule: Schedule) -> Denoiser:
 
 
 def _latest(schedule: Schedule, own: Schedule) -> float:
-    """The time of `schedule` at which it has the noise that `own` ends with."""
+    """Finds the time of `schedule` at which it has the noise that `own` ends with."""
     return float(host.float64(lambda a, b: time_of(a, log_snr(b, b.t_max)), schedule, own))
-
-
-@pytree
-class Along:
-    """The denoiser along the columns of an orthonormal basis (d, d); a variance keeps its diagonal there."""
-
-    denoise: Denoiser
-    basis: Array
-    shape: tuple[int, ...] = static()
-
-    @property
-    def schedule(self) -> Schedule:
-        """The denoiser's own."""
-        return self.denoise.schedule
-
-    def __call__(self, x: Array, t: Any) -> Posterior:
-        """The posterior of x_0 along the basis; x: (d,)."""
-        mean, var = self.denoise(across(self.basis, x, self.shape), t)
-        turned = var if jnp.ndim(var) == 0 else along(self.basis**2, jnp.broadcast_to(var, self.shape))
-        return Posterior(along(self.basis, mean), turned)
-
-
-def along(basis: Array, x: Array) -> Array:
-    """B^T x, (d,), of x with d entries."""
-    return jnp.matmul(basis.T.astype(x.dtype), x.ravel(), precision=jax.lax.Precision.HIGHEST)
-
-
-def across(basis: Array, x: Array, shape: tuple[int, ...]) -> Array:
-    """B x, of a shape with d entries."""
-    return jnp.matmul(basis.astype(x.dtype), x, precision=jax.lax.Precision.HIGHEST).reshape(shape)

@@ -26,14 +26,14 @@ from diffjax.types import Array, Key, Schedule
 
 
 class Dequantised(NamedTuple):
-    """x of x_0's shape, where the density is to be taken; and what that costs, in nats."""
+    """A dequantised example: x of x_0's shape, where the density is to be taken, and what that costs, in nats."""
 
     x: Array
     cost: Array
 
 
 def uniform(key: Key, x0: Array, levels: int) -> Dequantised:
-    """Noise over the bin of half width 1 / (levels - 1) around each value.
+    """Adds noise over the bin of half width 1 / (levels - 1) around each value.
 
     Raises:
         ValueError: if levels < 2.
@@ -45,7 +45,7 @@ def uniform(key: Key, x0: Array, levels: int) -> Dequantised:
 
 
 def gaussian(key: Key, x0: Array, levels: int, schedule: Schedule, t: Any) -> Dequantised:
-    """x_t itself: q = N(alpha x_0, sigma^2), and P(x_0 | x_t) in proportion to it over all levels.
+    """Draws x_t itself: q = N(alpha x_0, sigma^2), and P(x_0 | x_t) in proportion to it over all grey levels.
 
     Raises:
         ValueError: if levels < 2.
@@ -61,5 +61,5 @@ def gaussian(key: Key, x0: Array, levels: int, schedule: Schedule, t: Any) -> De
 
 
 def bits(log_p: Array, cost: Any, dimensions: int) -> Array:
-    """Bits per dimension of a log density in nats; cost = 0 for data that is continuous."""
+    """Converts a log density in nats to bits per dimension; cost = 0 for data that is continuous."""
     return (cost - log_p) / (dimensions * np.log(2))

@@ -21,7 +21,7 @@ from diffjax.types import Array, Denoiser, Key
 
 
 class Bound(NamedTuple):
-    """The parts of the bound in nats, scalars: sums over the entries of x_0."""
+    """The three parts of the variational bound, in nats: scalars, sums over the entries of x_0."""
 
     prior: Array
     diffusion: Array
@@ -29,16 +29,16 @@ class Bound(NamedTuple):
 
     @property
     def total(self) -> Array:
-        """An unbiased estimate of a bound on -log p(x_0)."""
+        """The sum of the parts: an unbiased estimate of a bound on -log p(x_0)."""
         return self.prior + self.diffusion + self.reconstruction
 
     def bits(self, dimensions: int) -> "Bound":
-        """The same in bits per dimension."""
+        """Converts the parts to bits per dimension."""
         return Bound(*(part / (dimensions * np.log(2)) for part in self))
 
 
 def elbo(ts: Any, schedule: Any, levels: int | None = None, prior_var: float | None = None) -> jax.tree_util.Partial:
-    """`bound(denoise, key, x_0) -> Bound` along a grid, for one example; average it over keys and examples.
+    """Makes `bound(denoise, key, x_0) -> Bound` along a grid, for one example; average it over keys and examples.
 
     A `jax.tree_util.Partial`: another schedule or grid of the same length runs without a new compile. N evaluations.
 
@@ -69,6 +69,8 @@ def elbo(ts: Any, schedule: Any, levels: int | None = None, prior_var: float | N
 
 
 class _Bounding(NamedTuple):
+    """The static part of a bound function: compares equal for every schedule and grid of one length."""
+
     levels: int | None
 
     def __call__(self, top: Any, rows: Any, denoise: Denoiser, key: Key, x0: Array) -> Bound:

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import divergence, grids
+from diffjax import divergence, grids, host
 from diffjax.calculus import amplitudes, time_of
 from diffjax.samplers.base import check_schedule, refuse_other_schedules
 from diffjax.samplers.ode import EXPLICIT, check_end, check_solver
@@ -35,7 +35,7 @@ from diffjax.types import Array, Denoiser, Key, Process
 
 
 class Density(NamedTuple):
-    """What the model says of one example.
+    """What the flow says of one example.
 
     Attributes:
         log_p: log density in nats, a scalar.
@@ -60,7 +60,7 @@ def ode(
     prior: Callable[[Array], Array] | None = None,
     max_steps: int = 4096,
 ) -> jax.tree_util.Partial:
-    """`density(denoise, key, x) -> Density` for one example; only the random traces use the key.
+    """Makes `density(denoise, key, x) -> Density`, for one example; only the random traces use the key.
 
     A `jax.tree_util.Partial`: another schedule, other tolerances or another grid of the same length are no new compile.
 
@@ -85,13 +85,12 @@ def ode(
     check_solver(solver, EXPLICIT if adaptive else (*EXPLICIT, "Euler"), rtol, atol, adaptive, max_steps)
     if trace not in divergence.DIRECTIONS:
         raise ValueError(f"There is no trace {trace!r}; there is {', '.join(divergence.DIRECTIONS)}.")
-    if isinstance(probes, bool) or not isinstance(probes, int | np.integer) or probes < 1:
-        raise ValueError(f"Got probes = {probes!r}, expected an integer >= 1.")
+    probes = host.check_int("probes", probes)
     if prior is None:
         prior = _prior_of(process, ts)
     elif jax.tree_util.all_leaves([prior]):
         prior = jax.tree_util.Partial(prior)
-    flow = _Flow(solver, adaptive, trace, int(probes), max_steps)
+    flow = _Flow(solver, adaptive, trace, probes, max_steps)
     alpha, sigma = amplitudes(process.schedule, ts[[0, -1]] if adaptive else ts)
     time_of(process.schedule, 0.0)  # raises here for a schedule without an inverse
     path = (jnp.asarray(np.arctan2(sigma, alpha)[::-1]), jnp.asarray(np.hypot(alpha, sigma)[[-1, 0]]))
@@ -99,7 +98,7 @@ def ode(
 
 
 def _prior_of(process: Any, ts: np.ndarray) -> jax.tree_util.Partial:
-    """The process's own prior density at the grid's start, tried on one number: what it refuses is said at once."""
+    """Takes the process's own prior density at the grid's start, and tries it: what it refuses is said at once."""
     if not hasattr(process, "prior_log_density"):
         raise ValueError(
             f"{type(process).__name__} has no prior_log_density(x_T, t), so that no likelihood follows from its flow; "
@@ -114,7 +113,7 @@ def _prior(process: Any, t: Array, x: Array) -> Array:
 
 
 def velocity(denoise: Denoiser, u: Array, phi: Any) -> Array:
-    """du/dphi of the probability flow, phi > 0."""
+    """Evaluates du/dphi of the probability flow, phi > 0."""
     cos, sin = jnp.maximum(jnp.cos(phi), 0), jnp.sin(phi)  # cos(pi / 2) may be rounded to less than 0
     t = time_of(denoise.schedule, 2 * (jnp.log(cos) - jnp.log(sin)))
     rho = jnp.hypot(*denoise.schedule(t)).astype(u.dtype)
@@ -122,7 +121,7 @@ def velocity(denoise: Denoiser, u: Array, phi: Any) -> Array:
 
 
 class _Flow(NamedTuple):
-    """The static part: compares equal for every schedule, grid and tolerance."""
+    """The static part of a density function: compares equal for every schedule, grid and tolerance."""
 
     solver: str
     adaptive: bool
@@ -159,7 +158,7 @@ class _Flow(NamedTuple):
         return Density(log_p, latent, self._nfe(solver, solution.stats["num_steps"]))
 
     def _nfe(self, solver: Any, steps: Array) -> Array:
-        """Stages of all steps, rejected ones too; the first stage is the last one's where the tableau says so.
+        """Counts the stages of all steps, rejected ones too; the first is the last one's where the tableau says so.
 
         Each time that the very first step is rejected, its first stage is evaluated once more, which is not counted.
         """

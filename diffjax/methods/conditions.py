@@ -20,11 +20,11 @@ class Condition(NamedTuple):
     share: float = 0.0
 
     def hidden(self, given: dict) -> dict:
-        """`given` with "none" in the place of what may be hidden."""
+        """Puts "none" in the place of what may be hidden."""
         return given | {name: value for name, value in self.none.items() if name in given}
 
     def drop(self, key: Key, given: dict) -> dict:
-        """`given`, hidden for the share of the examples, all conditions of one at once."""
+        """Hides the conditions of a share of the examples, all conditions of one at once."""
         if self.share == 0 or not set(self.none) & set(given):
             return given
         hide = jax.random.bernoulli(key, self.share)

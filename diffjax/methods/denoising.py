@@ -44,44 +44,44 @@ class Denoising(NamedTuple):
 
     @property
     def schedule(self) -> Schedule:
-        """The process's schedule."""
+        """The schedule of the process, said once, there."""
         return self.process.schedule
 
     def net(self, params: PyTree, given: dict, **options: Any) -> Partial:
-        """The network with its parameters and what is given: (x_in, c) -> F."""
+        """Closes the network over its parameters and what is given: (x_in, c) -> F."""
         apply = lambda params, given, x, c: self.network.apply(params, x, c, given, **options)
         return Partial(apply, params, given)
 
     def mean_denoiser(self, params: PyTree, given: dict) -> Denoiser:
-        """What the network says of x_0's mean, without options."""
+        """Makes the denoiser that knows x_0's mean alone, without options."""
         return denoisers.denoiser(self.net(params, given), self.schedule, self.target.given(given))
 
     def plain_denoiser(self, params: PyTree, given: dict, chain: chains.Chain | None = None) -> Denoiser:
-        """What the network says of x_0's mean and variance, for a walk along the chain."""
+        """Makes the denoiser with its rule for the variance, for a walk along the chain."""
         return self.denoiser(self.net(params, given), self.schedule, self.target.given(given), chain)
 
     def guided_denoiser(self, params: PyTree, given: dict, chain: chains.Chain | None = None) -> Denoiser:
-        """`plain_denoiser` under guidance: what samples are made with."""
+        """Makes the denoiser under guidance: what samples are made with."""
         branch = lambda given: self.plain_denoiser(params, given, chain)
         return self.guidance(branch, given, self.condition.hidden(given))
 
     def method(self) -> Method:
-        """The method of these parts."""
+        """Makes the method of these parts."""
         return denoising(**self._asdict())
 
     def specs(self) -> dict[str, dict[str, Any]]:
-        """What a report names: the sampler, the grid and the denoiser, by name and options."""
+        """Names the sampler, the grid and the denoiser: {"sampler": {"name", options}, ...}."""
         return {name: spec_of(getattr(self, name)) for name in ("sampler", "grid", "denoiser")}
 
     def how(self) -> str:
-        """How samples are made, in words for a report."""
+        """Says in words, for a report, how samples are made."""
         named = self.specs()
         steps = f" of {named['grid']['n']} steps" if "n" in named["grid"] else ""
         return f"{named['sampler']['name']} on the {named['grid']['name']} grid{steps}"
 
 
 def spec_of(make: Callable) -> dict[str, Any]:
-    """The name and options of what `config.maker` or `functools.partial` made, or of a plain function."""
+    """Names what `config.maker` or `functools.partial` made, or a plain function: {"name", options}."""
     if isinstance(make, partial):
         return getattr(make, "spec", None) or {**spec_of(make.func), **make.keywords}
     return {"name": f"{make.__module__.rpartition('.')[2]}.{getattr(make, '__qualname__', repr(make))}"}
@@ -89,7 +89,7 @@ def spec_of(make: Callable) -> dict[str, Any]:
 
 @pytree
 class Request:
-    """How to sample: along which rows, from which time; a pytree, so that another of its length is no retrace."""
+    """A planned walk: its rows and first time; a pytree, so that another of its length is no retrace."""
 
     walk: Partial
     start: Array

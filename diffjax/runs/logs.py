@@ -66,7 +66,7 @@ class Log:
             self._bar.close()
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """One logged step."""
+        """Writes one line of metrics.jsonl, and to every logger."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for sink in self._sinks:
@@ -86,7 +86,7 @@ class Log:
             print(f"step {step}/{self._total}  loss {loss:.4f}  {rates}  {left:.0f} s left", flush=True)
 
     def say(self, text: str) -> None:
-        """One line for the reader."""
+        """Prints one line for the reader."""
         if self._bar is not None:
             self._bar.write(text)
         else:

@@ -39,7 +39,7 @@ class Run(NamedTuple):
 
     @property
     def step(self) -> int:
-        """Steps made."""
+        """Number of training steps made."""
         return int(self.state.step)
 
     @property
@@ -55,7 +55,7 @@ class Run(NamedTuple):
         return snapshots.combine(self.workdir, self.ema, name, int(self.state.step), self.state.ema)
 
     def parts(self, ability: str, what: str) -> Any:
-        """The parts of the method, which have this ability.
+        """Gives the parts of the method, which have this ability.
 
         Raises:
             ConfigError: saying what needs it, for a method whose parts have not.
@@ -67,11 +67,11 @@ class Run(NamedTuple):
         return self.method.parts
 
     def denoiser(self, given: dict | None = None) -> Denoiser:
-        """What the network says of x_0's mean for an example of which this is known."""
+        """Makes the denoiser that knows x_0's mean, for an example of which this is known."""
         return self.parts("mean_denoiser", "A denoiser").mean_denoiser(self.params, given or {})
 
     def given(self, seeds: Iterable[int], **words: Any) -> dict[str, np.ndarray]:
-        """What the samples of these seeds are given; `words`, such as label=3, in the place of what seeds stand for."""
+        """Tells what the samples of these seeds are given; `words`, such as label=3, replace what seeds stand for."""
         return draws.told(self.method, self.data, list(seeds), words, self.settings.label)
 
     def mapped(self, one: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -83,7 +83,7 @@ class Run(NamedTuple):
         return draws.drawer(self.method, self.data.shape, self.settings.chunk, parallel.mesh(), trace)
 
     def draw(self, seeds: Iterable[int] | int, given: dict | None = None, **words: Any) -> np.ndarray:
-        """Samples (n, *shape) of seeds 0 .. n - 1, or of these.
+        """Draws samples (n, *shape) of seeds 0 .. n - 1, or of these.
 
         Args:
             given: name -> one value for all, or one for each (n, ...); default what the seeds stand for.
@@ -151,7 +151,7 @@ def init_state(built: Any, start: Callable[[PyTree], PyTree] = lambda params: pa
 
 
 def abstract_state(built: Any) -> training.TrainState:
-    """Shapes and dtypes of the state; nothing is computed.
+    """Traces shapes and dtypes of the state; nothing is computed.
 
     Raises:
         ConfigError: for a network that does not suit the data.

@@ -132,11 +132,11 @@ class Trainer:
         return self.run()
 
     def run(self) -> "runs.Run":
-        """What there is so far, to draw from."""
+        """Gives what there is so far as a run, to draw from."""
         return runs.of(self.built, self.state, self.workdir)
 
     def sample(self, seeds: Any, given: dict | None = None, **words: Any) -> np.ndarray:
-        """Samples of what there is so far (`Run.draw`)."""
+        """Draws samples of what there is so far (`Run.draw`)."""
         return self.run().draw(seeds, given, **words)
 
     def report(self, out: str | Path | None = None) -> dict[str, Any]:
@@ -177,7 +177,7 @@ class Trainer:
         return found is not None
 
     def opening(self, steps: int) -> str:
-        """Where it stands."""
+        """Says where training begins or goes on."""
         parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
         known = {0: f"training {steps} steps", steps: f"all {steps} steps are trained, evaluating again"}
         where = known.get(self.step, f"resuming at step {self.step} of {steps}")
@@ -265,7 +265,7 @@ class Trainer:
 
 
 def open_checkpoints(workdir: Path, settings: Settings, **options: Any) -> Checkpoints:
-    """The checkpoints of a run, kept as its settings say."""
+    """Opens the checkpoints of a run, kept as its settings say."""
     report = lambda line: print(line, flush=True)
     return Checkpoints(workdir / "checkpoints", keep=settings.keep, best=settings.best, report=report, **options)
 
@@ -303,7 +303,7 @@ def _devices(settings: Settings) -> Any:
 
 
 def fingerprint(built: Built, name: str) -> ConfigDict:
-    """What a run of objects is known by: its name, settings, data, the shapes of its state, the program of one step.
+    """Makes what a run of objects is known by: its name, settings, data, shapes of its state, program of one step.
 
     A program says all that the others leave out, but also changes with jax's version, which stands beside it.
     """

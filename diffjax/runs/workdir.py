@@ -26,7 +26,7 @@ from diffjax.config import Config, ConfigError, differences, from_json, to_json
 
 
 def default_name(config: Config) -> Path:
-    """runs/<config>-<time>."""
+    """Names a new workdir, runs/<config>-<time>."""
     return Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
@@ -66,7 +66,7 @@ def prepare(workdir: Path, config: Config, complete: Callable[[Config], Config] 
 
 
 def _begun(workdir: Path) -> bool:
-    """Whether a step was logged or saved there."""
+    """Tells whether a step was logged or saved there."""
     saved = any(path.name.isdecimal() for path in (workdir / "checkpoints").glob("*"))
     return saved or bool(read_metrics(workdir))
 
@@ -81,12 +81,12 @@ def _environments(path: Path) -> dict[str, Any]:
 
 
 def named(changes: list[str]) -> str:
-    """A folder's name for what was asked in place of the config's."""
+    """Names a folder after what was asked in place of the config's."""
     return ",".join(changes).replace("/", "_")
 
 
 def read_config(workdir: Path) -> Config:
-    """The config of a run.
+    """Reads the config of a run.
 
     Raises:
         ConfigError: if there is no run.
@@ -98,7 +98,7 @@ def read_config(workdir: Path) -> Config:
 
 
 def environment() -> dict[str, Any]:
-    """Commit, versions and devices."""
+    """Collects commit, versions and devices."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "diffrax", "ml_collections")
     versions = {name: _version(name) for name in packages}
     devices = sorted({f"{d.platform}:{d.device_kind}" for d in jax.devices()})
@@ -136,7 +136,7 @@ def cut_metrics(workdir: Path, step: int) -> None:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The logged steps."""
+    """Reads the logged steps, one dictionary each."""
     path = workdir / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 

@@ -17,7 +17,7 @@ from diffjax.types import Schedule
 
 
 def ddim(schedule: Schedule, eta: float = 0.0) -> Sampler:
-    """The DDIM family.
+    """Samples by DDIM, or with more noise: one evaluation a step, order 1.
 
     Args:
         eta: strength of the noise, in [0, 1].
@@ -33,23 +33,24 @@ def ddim(schedule: Schedule, eta: float = 0.0) -> Sampler:
         (alpha_t, alpha_s), (sigma_t, sigma_s) = (alpha[:-1], alpha[1:]), (sigma[:-1], sigma[1:])
         noise_var = (eta * sigma_s) ** 2 * -np.expm1(_log_snr_change(alpha, sigma))
         k = np.sqrt(sigma_s**2 - noise_var) / sigma_t
-        x0 = alpha_s - k * alpha_t
+        mean = alpha_s - k * alpha_t
         # No noise on the step that arrives at data: what is wanted there is the mean, not another draw.
-        return Linear(ts[:-1], k, x0, noise_var, np.where(sigma_s > 0, x0, 0.0))
+        return Linear(ts[:-1], k, mean, noise_var, np.where(sigma_s > 0, mean, 0.0))
 
-    return Sampler(linear_step, plan, schedule=schedule)
+    return Sampler(linear_step, plan, schedule=schedule, order=1)
 
 
 def ddpm(schedule: Schedule) -> Sampler:
-    """DDPM's ancestral sampler with the posterior ('small') variance (Ho et al. 2020, eq. 7): DDIM at eta = 1."""
+    """Samples by DDPM with the posterior ('small') variance (Ho et al. 2020, eq. 7): `ddim` at eta = 1."""
     return ddim(schedule, eta=1.0)
 
 
 def resampled(schedule: Schedule) -> Sampler:
-    """x_s = alpha_s m + sigma_s z at every step: all the noise is new, the most that keeps the marginals.
+    """Samples x_s = alpha_s m + sigma_s z at every step: all the noise is new, the most that keeps the marginals.
 
     DDIM's family beyond eta = 1: DBIM's first step (Zheng et al. 2024, section 4.2), where x_t carries nothing, and the
-    sampling of consistency models (Song et al. 2023, algorithm 1).
+    sampling of consistency models (Song et al. 2023, algorithm 1). It has no order: with the mean alone in place of a
+    draw of x_0, more steps do not lead to the data's law.
     """
 
     def plan(ts: np.ndarray) -> Linear:
@@ -60,7 +61,7 @@ def resampled(schedule: Schedule) -> Sampler:
 
 
 def _log_snr_change(alpha: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """log SNR_t - log SNR_s, negative; -inf where alpha_t = 0 or sigma_s = 0."""
+    """Computes log SNR_t - log SNR_s, which is negative; -inf where alpha_t = 0 or sigma_s = 0."""
     with np.errstate(divide="ignore"):
         log_snr = 2 * (np.log(alpha) - np.log(sigma))
     return log_snr[:-1] - log_snr[1:]

@@ -13,9 +13,9 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from diffjax import calculus, grids, host
-from diffjax.denoisers.coordinates import Along, across, along
 from diffjax.types import Array, Denoiser, Key, PyTree, Schedule
 
 
@@ -35,10 +35,12 @@ class Sampler(NamedTuple):
         step: (model, key, state, row) -> state, for one example.
         plan: host grid (N + 1,) float64 -> rows: a named tuple of NumPy arrays with one leading axis. Fields whose
             names begin with "noise" say how much noise is added.
-        init: x_T -> state.
+        init: x_T -> state. The arguments of a `jax.tree_util.Partial` are leaves as rows are: what the whole walk needs
+            beside its rows (a matrix, say) goes from there into the state.
         final: (model, state) -> x_0.
         schedule: what the rows are planned for; a model made for another one is refused. None: no check.
-        basis: (d, d) with orthonormal columns, the coordinates of the flattened x in which it walks; None: x's own.
+        order: of the formula inside a walk, with an exact history (a walk may be of a lower one by its start or its
+            end); for a random sampler the weak order, that of means and variances. None: it has none.
     """
 
     step: Callable[..., PyTree]
@@ -46,18 +48,20 @@ class Sampler(NamedTuple):
     init: Callable[[Array], PyTree] = _start
     final: Callable[[Any, PyTree], Array] = _finish
     schedule: Schedule | None = None
-    basis: Any = None
+    order: int | None = None
 
 
-class _Walk(NamedTuple):
+class _Scan(NamedTuple):
     """The static part of a sampling function: compares equal for every schedule, grid and strength."""
 
     step: Callable
-    init: Callable
+    init: Callable | None  # None: it has leaves, and is an argument
     final: Callable
     trace: Callable | None
 
-    def __call__(self, rows: PyTree, schedule: Schedule | None, model: Any, key: Key, x: Array) -> Any:
+    def __call__(self, rows: PyTree, schedule: Schedule | None, *args: Any) -> Any:
+        *init, model, key, x = args if self.init is None else (self.init, *args)
+
         def body(state: PyTree, indexed_row: Any) -> Any:
             index, row = indexed_row
             state = self.step(model, jax.random.fold_in(key, index), state, row)
@@ -65,30 +69,30 @@ class _Walk(NamedTuple):
 
         x = refuse_other_schedules(schedule, model, x)
         count = jax.tree.leaves(rows)[0].shape[0]
-        state, trajectory = jax.lax.scan(body, self.init(x), (jnp.arange(count), rows))
+        state, trajectory = jax.lax.scan(body, init[0](x), (jnp.arange(count), rows))
         return (self.final(model, state), trajectory) if self.trace else self.final(model, state)
 
 
-class _PaddedWalk(NamedTuple):
-    """`_Walk` along the first `count` rows, a number known only at run time."""
+class _PaddedScan(NamedTuple):
+    """The static part of a sampling function along the first `count` rows, a number known only at run time."""
 
     step: Callable
-    init: Callable
+    init: Callable | None
     final: Callable
 
-    def __call__(self, rows: PyTree, schedule: Schedule | None, count: Array, model: Any, key: Key, x: Array) -> Any:
+    def __call__(self, rows: PyTree, schedule: Schedule | None, count: Array, *args: Any) -> Any:
+        *init, model, key, x = args if self.init is None else (self.init, *args)
+
         def body(index: Array, state: PyTree) -> PyTree:
             row = jax.tree.map(lambda column: column[index], rows)
             return self.step(model, jax.random.fold_in(key, index), state, row)
 
         x = refuse_other_schedules(schedule, model, x)
-        return self.final(model, jax.lax.fori_loop(0, count, body, self.init(x)))
+        return self.final(model, jax.lax.fori_loop(0, count, body, init[0](x)))
 
 
-def sampling_fn(
-    sampler: Sampler, ts: Any, trace: Callable | None = None, max_rows: int | None = None
-) -> jax.tree_util.Partial:
-    """`sample(model, key, x_T) -> x_0` along a grid, for one example; `vmap` it over (key, x_T).
+def sampling_fn(sampler: Sampler, ts: Any, trace: Callable | None = None, max_rows: int | None = None) -> Partial:
+    """Makes `sample(model, key, x_T) -> x_0`, the walk along a grid, for one example; `vmap` it over (key, x_T).
 
     The result is a `jax.tree_util.Partial` whose leaves are the rows: pass it to a jitted function as an argument, and
     another grid, schedule or strength of the same length runs without a new compile.
@@ -108,42 +112,29 @@ def sampling_fn(
     end = None if sampler.schedule is None else float(sampler.schedule.t_max)
     planned = sampler.plan(grids.check(ts, end))
     _refuse_noise(sampler.schedule, planned)
-    rows = jax.tree.map(jnp.asarray, planned)
+    init, *leaves = (None, sampler.init) if isinstance(sampler.init, Partial) else (sampler.init,)
+    put = jax.device_put  # jnp.asarray would compile a program for every new shape
     if max_rows is None:
-        walk = _Walk(sampler.step, sampler.init, sampler.final, trace if sampler.basis is None or not trace else _start)
-        return _in_basis(sampler.basis, jax.tree_util.Partial(walk, rows, sampler.schedule), trace)
-    count = jax.tree.leaves(rows)[0].shape[0]
+        scan = _Scan(sampler.step, init, sampler.final, trace)
+        return Partial(scan, put(planned), sampler.schedule, *put(leaves))
+    count = jax.tree.leaves(planned)[0].shape[0]
     if trace is not None:
         raise ValueError("A walk padded to max_rows keeps no trajectory: give trace or max_rows, not both.")
     if count > max_rows:
         raise ValueError(f"The walk has {count} rows, expected at most max_rows = {max_rows}.")
-    padded = jax.tree.map(lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], max_rows - count, 0)]), rows)
-    walk = _PaddedWalk(sampler.step, sampler.init, sampler.final)
-    return _in_basis(
-        sampler.basis, jax.tree_util.Partial(walk, padded, sampler.schedule, jnp.asarray(count, jnp.int32))
-    )
+    fill = lambda a: np.concatenate([a, np.repeat(a[-1:], max_rows - count, 0)])
+    scan = _PaddedScan(sampler.step, init, sampler.final)
+    return Partial(scan, put(jax.tree.map(fill, planned)), sampler.schedule, put(np.int32(count)), *put(leaves))
 
 
-def _in_basis(basis: Any, sample: jax.tree_util.Partial, trace: Callable | None = None) -> jax.tree_util.Partial:
-    """The sampling function of x, of one that walks in other coordinates."""
-    return sample if basis is None else jax.tree_util.Partial(_Turned(trace), jnp.asarray(basis, float), sample)
+def starts_too_early(why: str, instead: str | None = None) -> ValueError:
+    """Makes the error of a grid whose first time a method cannot start from, which is infinite there.
 
-
-class _Turned(NamedTuple):
-    """Into the basis, along the walk, and back, with the states that it kept."""
-
-    trace: Callable | None
-
-    def __call__(self, basis: Array, sample: Callable, model: Any, key: Key, x: Array) -> Any:
-        if basis.shape[0] != x.size:
-            raise ValueError(f"The sampler walks along {basis.shape[0]} axes, but an example has shape {x.shape}.")
-        back = lambda turned: across(basis, turned, x.shape)
-        found = sample(Along(model, basis, x.shape), key, along(basis, x))
-        trace = self.trace
-        if trace is None:
-            return back(found)
-        whole = lambda state: state._replace(x=back(state.x)) if hasattr(state, "x") else back(state)
-        return back(found[0]), jax.vmap(lambda state: trace(whole(state)))(found[1])
+    Args:
+        why: the method cannot, as the beginning of a sentence with the time in it.
+        instead: what else there is to do, as the end of that sentence.
+    """
+    return ValueError(f"{why}; start the grid below it (t_max)" + (f", or {instead}." if instead else "."))
 
 
 def _refuse_noise(schedule: Schedule | None, rows: Any) -> None:
@@ -157,9 +148,9 @@ def _refuse_noise(schedule: Schedule | None, rows: Any) -> None:
         )
 
 
-def in_turn(first: jax.tree_util.Partial, then: jax.tree_util.Partial) -> jax.tree_util.Partial:
-    """One sampling function after the other: `then` starts where `first` arrives. The trajectory is that of `then`."""
-    return jax.tree_util.Partial(_in_turn, first, then)
+def in_turn(first: Partial, then: Partial) -> Partial:
+    """Joins two sampling functions: `then` starts where `first` arrives. The trajectory is that of `then`."""
+    return Partial(_in_turn, first, then)
 
 
 def _in_turn(first: Callable, then: Callable, model: Any, key: Key, x: Array) -> Any:
@@ -167,12 +158,11 @@ def _in_turn(first: Callable, then: Callable, model: Any, key: Key, x: Array) ->
     return then(model, key_then, first(model, key_first, x))
 
 
-def nfe(sample: jax.tree_util.Partial) -> int:
-    """The number of rows of a sampling function: its model evaluations, for single-evaluation samplers."""
-    if parts := [part for part in sample.args if isinstance(part, jax.tree_util.Partial)]:
-        return sum(map(nfe, parts))
-    rows, _, *count = sample.args
-    return int(count[0]) if count else jax.tree.leaves(rows)[0].shape[0]
+def nfe(sample: Partial) -> int:
+    """Counts the rows of a sampling function: its model evaluations, for single-evaluation samplers."""
+    if sample.func is _in_turn:
+        return sum(map(nfe, sample.args))
+    return int(sample.args[2]) if isinstance(sample.func, _PaddedScan) else jax.tree.leaves(sample.args[0])[0].shape[0]
 
 
 def check_schedule(sampler_schedule: Schedule | None, model: Any) -> None:
@@ -203,32 +193,36 @@ def refuse_other_schedules(schedule: Schedule | None, model: Any, x: Array) -> A
 
 
 class Linear(NamedTuple):
-    """Rows of the samplers that are one evaluation and a linear update: x_s = x x_t + mean E[x_0 | x_t] + noise.
+    """The coefficients of one evaluation and a memoryless update, x_s = x x_t + mean E[x_0 | x_t] + noise.
 
-    The noise has variance noise_var + x0^2 Var[x_0 | x_t]: what the denoiser knows of x_0's spread is added, but where
-    only the flow is right (`calculus.FlowOnly`), which has no noise.
+    The noise has variance noise_var + spread^2 Var[x_0 | x_t], with the variance that the denoiser gives; under
+    `calculus.FlowOnly`, where only the flow is right, without that second term.
     """
 
-    t: Any
+    t: Any  # where the model is evaluated
     x: Any
     mean: Any
     noise_var: Any
-    x0: Any
+    spread: Any  # standard deviations of x_0 given x_t that are added as noise
 
 
 def linear_step(model: Denoiser, key: Key, x: Array, row: Linear) -> Array:
-    """x_s of `Linear`."""
+    """Walks along one row of `Linear`."""
     mean, var = model(x, row.t)
     var = 0.0 if calculus.flow_only(getattr(model, "schedule", None)) else var
-    return row.x * x + row.mean * mean + std(row.noise_var + row.x0**2 * var) * jax.random.normal(key, x.shape, x.dtype)
+    return (
+        row.x * x
+        + row.mean * mean
+        + std(row.noise_var + row.spread**2 * var) * jax.random.normal(key, x.shape, x.dtype)
+    )
 
 
 def std(variance: Any) -> Array:
-    """The square root of a variance, with a gradient of 0 in place of infinity at 0."""
+    """Takes the square root of a variance, with a gradient of 0 in place of infinity at 0."""
     positive = variance > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
 
 
 def then_mean(rows: Linear, t: float, sigma: float) -> Linear:
-    """The rows and, if sigma > 0 where they end, one more: x_0 = E[x_0 | x_t], Tweedie's formula."""
+    """Appends to rows that end where sigma > 0 one more: x_0 = E[x_0 | x_t], Tweedie's formula."""
     return Linear(*(np.append(a, b) for a, b in zip(rows, (t, 0.0, 1.0, 0.0, 0.0)))) if sigma > 0 else rows

@@ -43,7 +43,7 @@ def lms(schedule: Schedule, order: int = 4) -> Sampler:
     Raises:
         ValueError: for another order, or (at planning) if the grid starts where alpha is 0.
     """
-    return _sampler(schedule, order, lambda level: level.noise, _in_n)
+    return _sampler(schedule, order, lambda level: level.ratio, _in_n)
 
 
 def _in_t(schedule: Schedule, levels: list[table.Level]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -56,8 +56,9 @@ def _in_t(schedule: Schedule, levels: list[table.Level]) -> list[tuple[np.ndarra
     edges = np.unique(np.concatenate([ends, np.clip(getattr(schedule, "knots", ends), ends[-1], ends[0])]))[::-1]
     width = np.diff(edges)[:, None]
     ts = edges[1:, None] - width * quadrature.SHARE
-    slopes = jax.vmap(jax.vmap(derivatives, in_axes=(None, 0)), in_axes=(None, 0))
-    (alpha, sigma), (d_alpha, d_sigma) = host.float64(slopes, schedule, ts)
+    most = host.LENGTH + len(getattr(schedule, "knots", ()))  # one compile serves grids of up to 64 steps
+    slopes = jax.vmap(derivatives, in_axes=(None, 0))
+    (alpha, sigma), (d_alpha, d_sigma) = host.along(slopes, schedule, ts, most)
     dn = width * quadrature.WEIGHTS * (d_sigma * alpha - sigma * d_alpha) / alpha**2
     cuts = np.searchsorted(-edges, -ends)
     return [(ts[i:j].ravel(), dn[i:j].ravel()) for i, j in pairwise(cuts)]
@@ -65,21 +66,19 @@ def _in_t(schedule: Schedule, levels: list[table.Level]) -> list[tuple[np.ndarra
 
 def _in_n(schedule: Schedule, levels: list[table.Level]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Gauss-Legendre, exact for the polynomials."""
-    steps = [(now.noise, then.noise - now.noise) for now, then in pairwise(levels)]
+    steps = [(now.ratio, then.ratio - now.ratio) for now, then in pairwise(levels)]
     return [(n + step * (1 + _NODES) / 2, step / 2 * _WEIGHTS) for n, step in steps]
 
 
 def _sampler(schedule: Schedule, order: int, clock: Callable[[table.Level], float], measure: Measure) -> Sampler:
-    if order not in (1, 2, 3, 4):
-        raise ValueError(f"The order is {order!r}, expected 1, 2, 3 or 4.")
+    order = host.check_order(order, (1, 2, 3, 4))
 
     def program(walk: table.Walk) -> table.Form:
         u, past = walk.start / walk.levels[0].alpha, []  # u = x / alpha
         for now, (at, dn) in zip(walk.levels, measure(schedule, walk.levels)):
             past = [(clock(now), walk.evaluate(now.alpha * u, now)), *past][:order]
-            for j, (node, eps) in enumerate(past):
-                others = [other for i, (other, _) in enumerate(past) if i != j]
-                u = u + eps * np.sum(dn * np.prod([(at - o) / (node - o) for o in others], axis=0))
+            for share, (_, eps) in zip(quadrature.lagrange([node for node, _ in past], at), past):
+                u = u + eps * np.sum(dn * share)
         return walk.levels[-1].alpha * u
 
-    return table.sampler(schedule, program, order, predicts=table.noise)
+    return table.sampler(schedule, program, order, order=order, keeps=table.eps)

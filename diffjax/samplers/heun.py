@@ -16,11 +16,13 @@ import numpy as np
 
 from diffjax import host
 from diffjax.calculus import amplitudes, time_of
-from diffjax.samplers.base import Sampler
+from diffjax.samplers.base import Sampler, starts_too_early
 from diffjax.types import Array, Denoiser, Key, Schedule
 
 
-class _Row(NamedTuple):
+class Half(NamedTuple):
+    """The coefficients of one evaluation, predictor or corrector, and of the step of its interval."""
+
     t: Any  # where the model is evaluated
     alpha: Any  # of that time
     sigma: Any
@@ -56,12 +58,10 @@ def edm(
             f"Got churn = {churn}, s_noise = {s_noise}, s_min = {s_min}, s_max = {s_max}: expected all >= 0."
         )
 
-    def plan(ts: np.ndarray) -> _Row:
+    def plan(ts: np.ndarray) -> Half:
         alpha, sigma = amplitudes(schedule, ts)
         if alpha[0] == 0:
-            raise ValueError(
-                f"Heun's clock sigma / alpha is infinite at t = {ts[0]:g}; start the grid below it (t_max)."
-            )
+            raise starts_too_early(f"Heun's clock sigma / alpha is infinite at t = {ts[0]:g}")
         n = sigma / alpha
         gamma = np.where((n[:-1] >= s_min) & (n[:-1] <= s_max), min(churn / (len(ts) - 1), 2**0.5 - 1), 0.0)
         t_hat, alpha_hat, sigma_hat = _raise_noise(schedule, ts[:-1], n[:-1], gamma)
@@ -69,19 +69,19 @@ def edm(
         noise = s_noise * alpha_hat * np.sqrt(np.maximum(n_hat**2 - n[:-1] ** 2, 0.0)) * (gamma > 0)
         base, slope = alpha[1:] / alpha_hat, alpha[1:] * (n[1:] - n_hat)
         one, zero = np.ones_like(gamma), np.zeros_like(gamma)
-        predictor = _Row(t_hat, alpha_hat, sigma_hat, alpha_hat / alpha[:-1], noise, base, slope, zero > 0)
-        corrector = _Row(ts[1:], alpha[1:], sigma[1:], one, zero, base, slope, one > 0)
+        predictor = Half(t_hat, alpha_hat, sigma_hat, alpha_hat / alpha[:-1], noise, base, slope, zero > 0)
+        corrector = Half(ts[1:], alpha[1:], sigma[1:], one, zero, base, slope, one > 0)
         rows = jax.tree.map(lambda p, c: np.stack([p, c], 1).reshape(-1), predictor, corrector)
         return jax.tree.map(lambda a: a[:-1], rows) if sigma[-1] == 0 else rows
 
-    return Sampler(_step, plan, _init, _final, schedule)
+    return Sampler(_step, plan, _init, _final, schedule, order=2)
 
 
 def _raise_noise(schedule: Schedule, ts: np.ndarray, n: np.ndarray, gamma: np.ndarray) -> Any:
     """(t_hat, alpha, sigma) at noise (1 + gamma) n; times without churn stay as they are, to the bit."""
     if not np.any(gamma > 0):
         return (ts, *amplitudes(schedule, ts))
-    raised = host.float64(jax.vmap(time_of, in_axes=(None, 0)), schedule, -2 * np.log((1 + gamma) * n))
+    raised = host.along(time_of, schedule, -2 * np.log((1 + gamma) * n))
     t_hat = np.where(gamma > 0, raised, ts)
     alpha, sigma = amplitudes(schedule, t_hat)
     short = sigma < (1 - 1e-6) * (1 + gamma) * n * alpha
@@ -100,7 +100,7 @@ def _init(x: Array) -> _State:
     return _State(x, x, jnp.zeros_like(x))
 
 
-def _step(model: Denoiser, key: Key, state: _State, row: _Row) -> _State:
+def _step(model: Denoiser, key: Key, state: _State, row: Half) -> _State:
     x = row.scale * state.x + row.noise * jax.random.normal(key, state.x.shape, state.x.dtype)
     d = (x - row.alpha * model(x, row.t).mean) / row.sigma
     base = jnp.where(row.corrector, state.base, x)

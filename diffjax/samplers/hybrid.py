@@ -15,7 +15,7 @@ import numpy as np
 from diffjax import host
 from diffjax.calculus import rates
 from diffjax.samplers import table
-from diffjax.samplers.base import Sampler
+from diffjax.samplers.base import Sampler, starts_too_early
 from diffjax.types import Schedule
 
 
@@ -31,26 +31,33 @@ def ddbm(schedule: Schedule, ratio: float = 0.33) -> Sampler:
     if not 0 <= ratio < 1:
         raise ValueError(f"ratio is {ratio}, expected a number in [0, 1) (published: 0.33).")
 
-    def drift(walk: table.Walk, x: table.Form, level: table.Level, strength: float) -> tuple[table.Form, float]:
+    def drift(walk: table.Walk, x: table.Form, at: tuple, strength: float) -> tuple[table.Form, float]:
         """f x - strength g^2 score, and g^2."""
-        f, g2 = (float(rate) for rate in host.float64(rates, schedule, np.float64(level.t)))
+        level, f, g2 = at
         if not (np.isfinite(f) and np.isfinite(g2) and level.sigma > 0):
-            raise ValueError(
-                f"The SDE of {type(schedule).__name__} is singular at t = {level.t:g}; start the grid below it (t_max)."
-            )
+            raise starts_too_early(f"The SDE of {type(schedule).__name__} is singular at t = {level.t:g}")
         score = (level.alpha * walk.evaluate(x, level) - x) / level.sigma**2
         return f * x - strength * g2 * score, g2
 
     def program(walk: table.Walk) -> table.Form:
-        x = walk.start
-        for now, then in pairwise(walk.levels):
+        x, ts = walk.start, [level.t for level in walk.levels]
+        middles = walk.levels_of([t + ratio * (s - t) for t, s in pairwise(ts)])
+        known = _with_rates(schedule, [*walk.levels, *middles])
+        for i, (now, then) in enumerate(pairwise(known[: len(ts)])):
             if ratio:
-                middle = walk.level_of(now.t + ratio * (then.t - now.t))
-                (d, g2), step = drift(walk, x, now, 1.0), middle.t - now.t
+                middle = known[len(ts) + i]
+                (d, g2), step = drift(walk, x, now, 1.0), middle[0].t - now[0].t
                 x, now = x + step * d + np.sqrt(-step * g2) * walk.normal(), middle
-            d, step = drift(walk, x, now, 0.5)[0], then.t - now.t
+            d, step = drift(walk, x, now, 0.5)[0], then[0].t - now[0].t
             ahead = x + step * d
-            x = x + step / 2 * (d + drift(walk, ahead, then, 0.5)[0]) if then.t > 0 else ahead
+            x = x + step / 2 * (d + drift(walk, ahead, then, 0.5)[0]) if then[0].t > 0 else ahead
         return x
 
-    return table.sampler(schedule, program, 2, random=ratio > 0, evaluations=lambda n: (3 if ratio else 2) * n)
+    evaluations = lambda n: (3 if ratio else 2) * n
+    return table.sampler(schedule, program, 2, order=1 if ratio else 2, random=ratio > 0, evaluations=evaluations)
+
+
+def _with_rates(schedule: Schedule, levels: list[table.Level]) -> list[tuple[table.Level, float, float]]:
+    """Looks up f and g^2 at levels, all in one call of the schedule: (level, f, g^2) each."""
+    f, g2 = host.along(rates, schedule, [level.t for level in levels], 2 * host.LENGTH)
+    return list(zip(levels, map(float, f), map(float, g2)))

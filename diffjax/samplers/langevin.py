@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax import host
 from diffjax.calculus import amplitudes
 from diffjax.samplers import ancestral, predictor, sde
 from diffjax.samplers.base import Linear, Sampler, linear_step, std, then_mean
@@ -49,14 +50,14 @@ RULES: dict[str, Callable[..., np.ndarray]] = {  # (strength, a, sigma) -> h
 }
 
 
-class Row(NamedTuple):
-    """A `Linear` row, and beside it a Langevin step of h = 2 (noise_ratio |z| / |score|)^2."""
+class KernelRow(NamedTuple):
+    """The coefficients of `base.Linear`, and of a Langevin step beside it, h = 2 (noise_ratio |z| / |score|)^2."""
 
     t: Any
     x: Any
     mean: Any
     noise_var: Any
-    x0: Any
+    spread: Any
     alpha: Any
     sigma: Any
     noise_ratio: Any
@@ -70,7 +71,7 @@ def predictor_corrector(
     corrections: int = 1,
     denoise: bool = True,
 ) -> Sampler:
-    """Kernel steps at a time of the grid, then a predictor step to the next (Song et al. 2021, algorithm 1).
+    """Takes kernel steps at a time of the grid, then a predictor step to the next (Song et al. 2021, algorithm 1).
 
     As in their code, and unlike algorithm 1, the first time of the grid is corrected too; so is the last, if it has
     noise. A grid of N steps costs N + corrections (N or N + 1) + (1 if a last mean is taken) evaluations.
@@ -91,11 +92,10 @@ def predictor_corrector(
             raise ValueError(f"There is no {what} {name!r}; there is {', '.join(map(str, known))}.")
     if not 0 < strength < (1 if rule in ("snr", "ald") else np.inf):
         raise ValueError(f"strength is {strength}, expected 0 < r < 1 for snr and ald, eps > 0 for ncsn and ncsnv2.")
-    if isinstance(corrections, bool) or not isinstance(corrections, int | np.integer) or corrections < 0:
-        raise ValueError(f"corrections is {corrections!r}, expected an integer >= 0.")
-    move = None if predictor is None else PREDICTORS[predictor](schedule).plan
+    corrections = host.check_int("corrections", corrections, 0)
+    move = None if predictor is None else PREDICTORS[predictor](schedule)
 
-    def plan(ts: np.ndarray) -> Linear | Row:
+    def plan(ts: np.ndarray) -> Linear | KernelRow:
         alpha, sigma = amplitudes(schedule, [*ts, 0.0])
         noisy = int(np.sum(sigma[:-1] > 0))  # all times of the grid, or all but the last
         if move is None and noisy < len(ts):
@@ -105,7 +105,7 @@ def predictor_corrector(
             )
         kept = (alpha[:-1] / alpha[1:])[:noisy] ** 2
         kernel = _kernel(ts[:noisy], alpha[:noisy], sigma[:noisy], RULES[rule](strength, kept, sigma[:noisy]))
-        steps = move(ts) if move else Linear(*np.zeros((5, 0)))
+        steps = move.plan(ts) if move else Linear(*np.zeros((5, 0)))
         # Row j of the kernel stands before row j of the predictor, `corrections` times.
         order = np.argsort(np.r_[np.repeat(np.arange(noisy), corrections), 0.5 + np.arange(len(steps.t))])
         place = lambda at, between: np.r_[np.repeat(at, corrections), between][order]
@@ -115,15 +115,18 @@ def predictor_corrector(
         if rule != "snr":
             return rows
         ratio = place(strength * np.sqrt(kept), np.zeros_like(steps.t))
-        return Row(*rows, *amplitudes(schedule, rows.t), np.append(ratio, np.zeros(len(rows.t) - len(ratio))))
+        last = np.full(len(rows.t) - len(ratio), len(ts) - 1)  # the row of a last mean
+        at = np.r_[place(np.arange(noisy), np.arange(len(steps.t))), last].astype(int)
+        return KernelRow(*rows, alpha[at], sigma[at], np.append(ratio, np.zeros(len(last))))
 
-    return Sampler(snr_step if rule == "snr" else linear_step, plan, schedule=schedule)
+    order = None if corrections or move is None else move.order  # a kernel's error stays however short the steps are
+    return Sampler(snr_step if rule == "snr" else linear_step, plan, schedule=schedule, order=order)
 
 
 def annealed(
     schedule: Schedule, eps: float = 2e-5, steps: int = 100, convention: str = "ncsn", denoise: bool = False
 ) -> Sampler:
-    """Annealed Langevin dynamics: `steps` kernel steps at every time of the grid, which is the ladder (`grids.ladder`).
+    """Anneals Langevin dynamics: `steps` kernel steps at every time of the grid, which is the ladder (`grids.ladder`).
 
     The defaults are NCSN's (Song & Ermon 2019, section 5). NCSNv2's for CIFAR-10 in [0, 1] are eps = 6.2e-6, 5 steps,
     "ncsnv2" and denoise (Song & Ermon 2020, section 5). eps scales with sigma_L^2: `theory.ladders.step_size`.
@@ -133,13 +136,11 @@ def annealed(
     """
     if convention not in (known := ("ncsn", "ncsnv2")):
         raise ValueError(f"There is no step convention {convention!r}; there is {', '.join(known)}.")
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
-        raise ValueError(f"steps is {steps!r}, expected an integer >= 1 per noise level.")
-    return predictor_corrector(schedule, None, convention, eps, steps, denoise)
+    return predictor_corrector(schedule, None, convention, eps, host.check_int("steps", steps), denoise)
 
 
 def _kernel(ts: np.ndarray, alpha: np.ndarray, sigma: np.ndarray, h: np.ndarray) -> Linear:
-    """x + h score + sqrt(2 h) z, for steps h that are known beforehand."""
+    """Plans x + h score + sqrt(2 h) z, for steps h that are known beforehand."""
     pull = h / sigma**2
     if np.any(bad := ~(pull < 2)):
         i = np.flatnonzero(bad)[0]
@@ -150,11 +151,11 @@ def _kernel(ts: np.ndarray, alpha: np.ndarray, sigma: np.ndarray, h: np.ndarray)
     return Linear(ts, 1 - pull, pull * alpha, 2 * h, np.zeros_like(h))
 
 
-def snr_step(model: Denoiser, key: Key, x: Array, row: Row) -> Array:
-    """One row of either kind."""
+def snr_step(model: Denoiser, key: Key, x: Array, row: KernelRow) -> Array:
+    """Walks along one row: a kernel step or a predictor step, whichever the row has coefficients for."""
     mean, var = model(x, row.t)
     z = jax.random.normal(key, x.shape, x.dtype)
     score = (row.alpha * mean - x) / row.sigma**2
     length = jnp.sum(score**2)
     h = 2 * row.noise_ratio**2 * jnp.sum(z**2) / jnp.where(length > 0, length, jnp.inf)
-    return row.x * x + row.mean * mean + h * score + std(row.noise_var + row.x0**2 * var + 2 * h) * z
+    return row.x * x + row.mean * mean + h * score + std(row.noise_var + row.spread**2 * var + 2 * h) * z

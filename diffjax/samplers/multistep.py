@@ -19,6 +19,7 @@ from math import factorial
 
 import numpy as np
 
+from diffjax import host
 from diffjax.samplers import table
 from diffjax.samplers.base import Sampler
 from diffjax.types import Schedule
@@ -35,7 +36,7 @@ def adams(schedule: Schedule, order: int = 3, tau: float = 0.0, lower_final: boo
         tau: noise level in units of g.
         lower_final: end with orders p - 1, ..., 1 (steadier on very short grids that end above t = 0).
     """
-    return _sampler(schedule, order, tau, lower_final, adams_weights)
+    return _sampler(schedule, order, tau, lower_final, adams_weights, order)
 
 
 def dpmpp_2m(schedule: Schedule, lower_final: bool = False) -> Sampler:
@@ -113,9 +114,11 @@ def _tau(eta: float) -> float:
     return eta**0.5
 
 
-def _sampler(schedule: Schedule, order: int, tau: float, lower_final: bool, weights: Weights) -> Sampler:
-    if order not in (1, 2, 3):
-        raise ValueError(f"The multistep order is {order!r}, expected 1, 2 or 3.")
+def _sampler(
+    schedule: Schedule, order: int, tau: float, lower_final: bool, weights: Weights, interior: int = 2
+) -> Sampler:
+    """The sampler of a rule for weights, through the last `order` evaluations; interior: its order without noise."""
+    order = host.check_order(order, (1, 2, 3), "The multistep order")
     if not 0 <= tau < np.inf:
         raise ValueError(f"tau is {tau}, expected a finite number >= 0 (0: probability flow, 1: reverse SDE).")
 
@@ -135,4 +138,5 @@ def _sampler(schedule: Schedule, order: int, tau: float, lower_final: bool, weig
                 x = x + then.sigma * np.sqrt(-np.expm1(-2 * tau**2 * h)) * walk.normal()
         return x
 
-    return table.sampler(schedule, program, order, random=tau > 0)
+    # With noise the weak order is at most 2: the covariance of x_t and x_s has a kink at t = s.
+    return table.sampler(schedule, program, order, order=min(interior, 2) if tau else interior, random=tau > 0)

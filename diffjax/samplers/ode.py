@@ -20,11 +20,15 @@ from diffjax.types import Array, Denoiser, Key, Schedule
 
 EXPLICIT = ("Bosh3", "Dopri5", "Dopri8", "Heun", "Midpoint", "Ralston", "Tsit5")
 IMPLICIT = ("ImplicitEuler", "Kvaerno3", "Kvaerno4", "Kvaerno5")  # they take their tolerances from the step control
+ORDERS = dict(Euler=1, Bosh3=3, Dopri5=5, Dopri8=8, Heun=2, Midpoint=2, Ralston=2, Tsit5=5)
+ORDERS |= dict(ImplicitEuler=1, Kvaerno3=3, Kvaerno4=4, Kvaerno5=5)
 
 
-class _Row(NamedTuple):
-    t: Any
-    s: Any
+class Interval(NamedTuple):
+    """One interval of the grid and the tolerances in it."""
+
+    t: Any  # where it starts
+    s: Any  # where it ends
     rtol: Any
     atol: Any
 
@@ -35,7 +39,7 @@ class _State(NamedTuple):
 
 
 def velocity(model: Denoiser, x: Array, t: Any) -> Array:
-    """dx/dt of the probability flow at (x, t), sigma > 0."""
+    """Evaluates dx/dt of the probability flow at (x, t), sigma > 0."""
     (alpha, sigma), (d_alpha, d_sigma) = derivatives(model.schedule, t)
     mean = model(x, t).mean
     return d_alpha * mean + d_sigma * (x - alpha * mean) / sigma
@@ -66,13 +70,13 @@ def probability_flow(
     known = (*EXPLICIT, *(IMPLICIT if adaptive else ("Euler",)))
     check_solver(solver, known, rtol, atol, adaptive, max_steps)
 
-    def plan(ts: np.ndarray) -> _Row:
+    def plan(ts: np.ndarray) -> Interval:
         check_end(schedule, ts)
         full = np.full(len(ts) - 1, 1.0)
-        return _Row(ts[:-1], ts[1:], rtol * full, atol * full)
+        return Interval(ts[:-1], ts[1:], rtol * full, atol * full)
 
     final = _denoise if denoise else _final
-    return Sampler(_Integrate(solver, adaptive, max_steps), plan, _init, final, schedule)
+    return Sampler(_Integrate(solver, adaptive, max_steps), plan, _init, final, schedule, ORDERS[solver])
 
 
 def check_solver(solver: str, known: tuple[str, ...], rtol: float, atol: float, adaptive: bool, max_steps: int) -> None:
@@ -116,13 +120,13 @@ def _denoise(model: Denoiser, state: _State) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class _Integrate:
-    """The step, hashable by its settings."""
+    """The step of the sampler: one solve by diffrax over an interval; hashable by its settings."""
 
     solver: str
     adaptive: bool
     max_steps: int
 
-    def __call__(self, model: Denoiser, key: Key, state: _State, row: _Row) -> _State:
+    def __call__(self, model: Denoiser, key: Key, state: _State, row: Interval) -> _State:
         import diffrax
 
         term = diffrax.ODETerm(lambda t, x, args: velocity(model, x, t))

@@ -9,9 +9,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from diffjax import host
 from diffjax.samplers import table
 from diffjax.samplers.base import Sampler
-from diffjax.samplers.table import ddim_of_noise
+from diffjax.samplers.table import ddim_of_eps
 from diffjax.types import Schedule
 
 ADAMS_BASHFORTH = (  # newest first
@@ -32,17 +33,16 @@ def ipndm(schedule: Schedule, order: int = 4) -> Sampler:
     Raises:
         ValueError: for another order, or (at planning) if the grid starts where alpha is 0.
     """
-    if order not in (1, 2, 3, 4):
-        raise ValueError(f"The order is {order!r}, expected 1, 2, 3 or 4.")
+    order = host.check_order(order, (1, 2, 3, 4))
 
     def program(walk: table.Walk) -> table.Form:
         x, past = walk.start, []
         for now, then in pairwise(walk.levels):
             past = [walk.evaluate(x, now), *past][:order]
-            x = ddim_of_noise(x, _average(past), now, then)
+            x = ddim_of_eps(x, _average(past), now, then)
         return x
 
-    return table.sampler(schedule, program, order, predicts=table.noise)
+    return table.sampler(schedule, program, order, order=min(order, 2), keeps=table.eps)
 
 
 def pndm(schedule: Schedule) -> Sampler:
@@ -56,29 +56,29 @@ def pndm(schedule: Schedule) -> Sampler:
 
     def program(walk: table.Walk) -> table.Form:
         x, past = walk.start, []
+        middles = walk.levels_of([(now.t + then.t) / 2 for now, then in pairwise(walk.levels[: WARM_UP + 1])])
         for i, (now, then) in enumerate(pairwise(walk.levels)):
             past = [walk.evaluate(x, now), *past][:4]
             if i >= WARM_UP:
                 eps = _average(past)
             else:
-                eps = _runge_kutta(walk, x, past[0], now, then) if then.sigma > 0 else past[0]
-            x = ddim_of_noise(x, eps, now, then)
+                eps = _runge_kutta(walk, x, past[0], (now, middles[i], then)) if then.sigma > 0 else past[0]
+            x = ddim_of_eps(x, eps, now, then)
         return x
 
     # The first multistep row reaches back over three Runge-Kutta steps.
-    return table.sampler(
-        schedule, program, 4 * WARM_UP + 1, predicts=table.noise, evaluations=lambda n: n + 3 * WARM_UP
-    )
+    evaluations = lambda n: n + 3 * WARM_UP
+    return table.sampler(schedule, program, 4 * WARM_UP + 1, order=2, keeps=table.eps, evaluations=evaluations)
 
 
 def _average(past: list[table.Form]) -> table.Form:
     return sum(weight * eps for weight, eps in zip(ADAMS_BASHFORTH[len(past) - 1], past))
 
 
-def _runge_kutta(walk: table.Walk, x: table.Form, eps: table.Form, now: table.Level, then: table.Level) -> table.Form:
-    """Liu et al. 2022, eq. 13: stages at t, twice at the middle of t and s, and at s."""
-    middle = walk.level_of((now.t + then.t) / 2)
-    second = walk.evaluate(ddim_of_noise(x, eps, now, middle), middle)
-    third = walk.evaluate(ddim_of_noise(x, second, now, middle), middle)
-    fourth = walk.evaluate(ddim_of_noise(x, third, now, then), then)
+def _runge_kutta(walk: table.Walk, x: table.Form, eps: table.Form, levels: tuple) -> table.Form:
+    """Averages four stages: at t, twice at the middle of t and s, and at s (Liu et al. 2022, eq. 13)."""
+    now, middle, then = levels
+    second = walk.evaluate(ddim_of_eps(x, eps, now, middle), middle)
+    third = walk.evaluate(ddim_of_eps(x, second, now, middle), middle)
+    fourth = walk.evaluate(ddim_of_eps(x, third, now, then), then)
     return (eps + 2 * second + 2 * third + fourth) / 6

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 
 from diffjax.calculus import amplitudes
-from diffjax.samplers.base import Linear, Sampler, linear_step, then_mean
+from diffjax.samplers.base import Linear, Sampler, linear_step, starts_too_early, then_mean
 from diffjax.types import Schedule
 
 
@@ -53,9 +53,8 @@ def _reversed(schedule: Schedule, keep: Callable, follow: Callable, denoise: boo
     def plan(ts: np.ndarray) -> Linear:
         alpha, sigma = amplitudes(schedule, ts)
         if alpha[0] == 0:
-            raise ValueError(
-                f"The chain cannot be reversed from alpha = 0 at t = {ts[0]:g}; start the grid below it (t_max), or "
-                "use ancestral.ddpm."
+            raise starts_too_early(
+                f"The chain cannot be reversed from alpha = 0 at t = {ts[0]:g}", "use ancestral.ddpm"
             )
         (a, s), k = (alpha[:-1], sigma[:-1]), alpha[:-1] / alpha[1:]
         fresh = s**2 - (k * sigma[1:]) ** 2
@@ -64,4 +63,4 @@ def _reversed(schedule: Schedule, keep: Callable, follow: Callable, denoise: boo
         rows = Linear(ts[:-1], keep(k) - pull, pull * a, noise_var, np.zeros_like(k))
         return then_mean(rows, ts[-1], sigma[-1]) if denoise else rows
 
-    return Sampler(linear_step, plan, schedule=schedule)
+    return Sampler(linear_step, plan, schedule=schedule, order=1)

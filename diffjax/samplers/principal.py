@@ -19,13 +19,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax import host
 from diffjax.calculus import amplitudes
-from diffjax.samplers import quadrature, table
+from diffjax.samplers import quadrature
 from diffjax.samplers.base import Sampler
-from diffjax.types import Denoiser, Key, Schedule
+from diffjax.types import Array, Denoiser, Key, Schedule
 
 __all__ = ["adams"]  # what a config may name
 
@@ -34,7 +36,7 @@ NEARLY_NOISE = 10.0  # n / s from which a walk may start without asking the mode
 
 
 class Axes(NamedTuple):
-    """Mean and covariance of data; `Axes.of(examples)` measures them.
+    """The mean and the covariance of data, by principal axes; `Axes.of(examples)` measures them.
 
     Attributes:
         mean: (d,), along the axes; of x's shape (or a scalar) without a basis.
@@ -48,7 +50,7 @@ class Axes(NamedTuple):
 
     @classmethod
     def of(cls, examples: Any, diagonal: bool = False) -> "Axes":
-        """The moments of examples (n, *shape).
+        """Measures the moments of examples (n, *shape).
 
         Args:
             diagonal: a variance per entry and no basis: for examples too large for a (d, d) matrix, or too few for one.
@@ -72,12 +74,12 @@ class Axes(NamedTuple):
         return cls(flat.mean(0) @ basis, np.maximum(variances, 0.0), basis)
 
     def save(self, path: str | Path) -> None:
-        """Keeps them, as .npz."""
+        """Writes the axes to a file, .npz."""
         np.savez(path, **{name: value for name, value in self._asdict().items() if value is not None})
 
     @classmethod
     def load(cls, path: str | Path) -> "Axes":
-        """What `save` kept.
+        """Reads the axes that `save` wrote.
 
         Raises:
             ValueError: for a file that is not there, or holds something else.
@@ -93,8 +95,10 @@ class Axes(NamedTuple):
             ) from error
 
 
-class Row(NamedTuple):
-    """One evaluation, after the free first step if this row begins the walk, and the update that follows it."""
+class AxisRow(NamedTuple):
+    """The coefficients, per axis, of one evaluation, of the free first step before it if this row begins the walk, and
+    of the update that follows. All but the time act on x along the axes.
+    """
 
     t: Any
     lead_x: Any  # x <- lead_x x + lead_shift
@@ -110,7 +114,7 @@ class Row(NamedTuple):
 def adams(
     schedule: Schedule, axes: Axes | str | Path | None = None, order: int = 2, free_start: bool = True
 ) -> Sampler:
-    """Adams-Bashforth-Moulton beyond the data's Gaussian fit: for walks of few evaluations.
+    """Steps by Adams-Bashforth-Moulton what is beyond the data's Gaussian fit: for walks of few evaluations.
 
     A grid that suits it is `grids.angle(schedule, n, sigma_data=1.3 s, power=1.25)`: 0.7 for digits in [-1, 1]. An
     entry that never varies ends within 1e-3 s of its value. A walk that ends at sigma > 0 ends in x_t.
@@ -126,8 +130,7 @@ def adams(
             finite, negative or not of one shape, or axes that are not orthonormal; (at planning) with free_start, if
             the walk starts at sigma < 10 alpha s; (where it runs) for examples of another shape than the moments.
     """
-    if isinstance(order, bool) or not isinstance(order, int) or order not in (1, 2, 3):
-        raise ValueError(f"The order is {order!r}, expected 1, 2 or 3.")
+    order = host.check_order(order, (1, 2, 3))
     if not isinstance(free_start, bool):
         raise ValueError(f"free_start is {free_start!r}, expected True or False.")
     if not isinstance(axes, Axes | str | Path):
@@ -138,7 +141,7 @@ def adams(
     axes = axes if isinstance(axes, Axes) else Axes.load(axes)
     mean, c, s = _checked(axes)
 
-    def plan(ts: np.ndarray) -> Row:
+    def plan(ts: np.ndarray) -> AxisRow:
         alpha, sigma = amplitudes(schedule, ts)
         first = 1 if free_start and len(ts) > 2 else 0
         if first and sigma[0] < NEARLY_NOISE * alpha[0] * s:
@@ -161,41 +164,95 @@ def adams(
                 ys[1:] -= add(i - 1, i - 1, order)
             own, size = alpha[i] / radius[i] ** 2, np.hypot(sigma[i], alpha[i] * s) / sigma[i]
             y = (-size * c * own, size, -size * (sigma[i] / radius[i]) ** 2 * mean)
-            rows.append(Row(ts[i], *lead, *y, *moved[i], radius[i + 1] * ys))
+            rows.append(AxisRow(ts[i], *lead, *y, *moved[i], radius[i + 1] * ys))
             lead = (np.ones_like(c), np.zeros_like(mean))
-        return Row(*map(np.stack, zip(*rows)))
+        return AxisRow(*map(np.stack, zip(*rows)))
 
-    return Sampler(step, plan, table.Init(order + 1), table.final, schedule, axes.basis)
+    basis = None if axes.basis is None else np.asarray(axes.basis, np.float64)
+    return Sampler(step, plan, jax.tree_util.Partial(Init(order + 1), basis), final, schedule, order + 1)
 
 
-def step(model: Denoiser, key: Key, state: table.State, row: Row) -> table.State:
-    """One row."""
-    if np.shape(row.x) not in ((), state.x.shape):
-        raise ValueError(f"The data's moments have shape {np.shape(row.x)}, but an example has shape {state.x.shape}.")
-    x = row.lead_x * state.x + row.lead_shift
-    y = row.y_x * x + row.y_mean * model(x, row.t).mean + row.y_shift
+class State(NamedTuple):
+    """What the walk remembers: x along the axes, what was beyond the Gaussian fit lately, newest first, and the axes.
+
+    Attributes:
+        along: (d,); of x's shape without a basis.
+        ys: (history, *along.shape).
+        basis: (*shape, d), the axes as examples of this shape; None: they are x's own entries.
+    """
+
+    along: Array
+    ys: Array
+    basis: Array | None
+
+    @property
+    def x(self) -> Array:
+        """x itself, of the shape of an example."""
+        return across(self.basis, self.along)
+
+
+class Init(NamedTuple):
+    """The function (basis, x_T) -> state, with room for `history` evaluations."""
+
+    history: int
+
+    def __call__(self, basis: Array | None, x: Array) -> State:
+        if basis is not None:
+            if len(basis) != x.size:
+                raise ValueError(f"The sampler walks along {len(basis)} axes, but an example has shape {x.shape}.")
+            basis = basis.astype(x.dtype).reshape(*x.shape, -1)
+        turned = along(basis, x)
+        return State(turned, jnp.zeros((self.history, *turned.shape), x.dtype), basis)
+
+
+def step(model: Denoiser, key: Key, state: State, row: AxisRow) -> State:
+    """Walks along one row: the model sees x itself, the row acts along the axes."""
+    x, _, basis = state
+    if np.shape(row.x) not in ((), x.shape):
+        raise ValueError(f"The data's moments have shape {np.shape(row.x)}, but an example has shape {x.shape}.")
+    x = row.lead_x * x + row.lead_shift
+    y = row.y_x * x + row.y_mean * along(basis, model(across(basis, x), row.t).mean) + row.y_shift
     ys = jnp.concatenate([y[None], state.ys[:-1]])
-    return table.State(row.x * x + row.shift + sum(weight * y for weight, y in zip(row.ys, ys)), ys)
+    return State(row.x * x + row.shift + sum(weight * y for weight, y in zip(row.ys, ys)), ys, basis)
+
+
+def final(model: Denoiser, state: State) -> Array:
+    """Reads x_0 off the last state: it is x."""
+    return state.x
+
+
+def along(basis: Array | None, x: Array) -> Array:
+    """Turns x into its entries along the axes, B^T x."""
+    if basis is None:
+        return x
+    return jnp.matmul(basis.reshape(x.size, -1).T, x.ravel(), precision=jax.lax.Precision.HIGHEST)
+
+
+def across(basis: Array | None, x: Array) -> Array:
+    """Turns entries along the axes back into x, B x."""
+    if basis is None:
+        return x
+    flat = basis.reshape(-1, basis.shape[-1])
+    return jnp.matmul(flat, x, precision=jax.lax.Precision.HIGHEST).reshape(basis.shape[:-1])
 
 
 def _weights(phi: np.ndarray, i: int, newest: int, order: int, c: np.ndarray, s: float) -> np.ndarray:
-    """What y at levels newest, newest - 1, ... adds to r over the step from level i: (order, ...), 0 before level 0."""
+    """Integrates what y at levels newest, newest - 1, ... adds to r over the step from level i.
+
+    Returns: (order, *c.shape); 0 for levels before the first.
+    """
     levels = np.arange(newest, max(newest - order, -1), -1)
     width = phi[i + 1] - phi[i]
     at = phi[i + 1] - width * quadrature.SHARE  # from the end, where nodes crowd, without rounding
     speed = np.sqrt(s**2 * np.multiply.outer(np.sin(at) ** 2, np.ones_like(c)) + np.multiply.outer(np.cos(at) ** 2, c))
-    others = [levels[levels != level] for level in levels]
-    basis = [
-        np.prod([(at - phi[o]) / (phi[level] - phi[o]) for o in other], axis=0) * np.ones_like(at)
-        for level, other in zip(levels, others)
-    ]
+    shares = quadrature.lagrange(phi[levels], at)
     out = np.zeros((order, *c.shape))
-    out[: len(levels)] = np.tensordot(np.stack(basis) * (-width * quadrature.WEIGHTS), 1 / speed, 1)
+    out[: len(levels)] = np.tensordot(shares * (-width * quadrature.WEIGHTS), 1 / speed, 1)
     return out
 
 
 def _checked(axes: Axes) -> tuple[np.ndarray, np.ndarray, float]:
-    """Mean, floored variances and s, in float64."""
+    """Checks the axes; returns their mean, floored variances and s, in float64."""
     mean, variances = (np.asarray(a, np.float64) for a in axes[:2])
     s2 = variances.mean() if variances.size else 0.0
     if mean.shape != variances.shape or not (np.isfinite(mean).all() and np.all(variances >= 0) and 0 < s2 < np.inf):

@@ -1,4 +1,6 @@
-"""Nodes and weights of (0, 1) for the integrals over a step of a grid."""
+"""Nodes and weights of (0, 1) for the integrals over a step of a grid; polynomials through nodes."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -8,3 +10,13 @@ _GRADED = np.arange(-128, 129) / 32
 # SHARE runs from 0 to 1; REST is 1 - SHARE without its rounding.
 SHARE, REST = (1 / (1 + np.exp(sign * np.pi * np.sinh(_GRADED))) for sign in (-1, 1))
 WEIGHTS = np.pi / 32 * np.cosh(_GRADED) * SHARE * REST
+
+
+def lagrange(nodes: Sequence[float] | np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Evaluates at `at` (m,) Lagrange's basis on p nodes: polynomials that are 1 on their own node, 0 on the others.
+
+    Returns: (p, m).
+    """
+    others = [[other for i, other in enumerate(nodes) if i != j] for j in range(len(nodes))]
+    shares = [[(at - o) / (node - o) for o in away] for node, away in zip(nodes, others)]
+    return np.stack([np.prod(factors, axis=0) * np.ones_like(at) for factors in shares])

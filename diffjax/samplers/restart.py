@@ -39,8 +39,8 @@ def restart(
         raise ValueError(f"rho is {rho}, expected a positive number (Karras et al.: 7).")
 
     def program(walk: table.Walk) -> table.Form:
-        noise = np.asarray([level.noise for level in walk.levels])
-        plan = {_nearest(noise, low, high): (count, repeats, high) for count, repeats, low, high in intervals}
+        ns = np.asarray([level.ratio for level in walk.levels])
+        plan = {_nearest(ns, low, high): (count, repeats, high) for count, repeats, low, high in intervals}
         if len(plan) < len(intervals):
             raise ValueError(f"Two of the restart intervals {intervals} begin at the same level of the grid.")
         u = walk.start / walk.levels[0].alpha
@@ -48,16 +48,17 @@ def restart(
             u = _heun(walk, u, now, then)
             if i + 1 in plan:
                 count, repeats, high = plan[i + 1]
-                ramp = np.linspace(high ** (1 / rho), then.noise ** (1 / rho), count)[:-1] ** rho
-                levels = [*(walk.level_at(-np.log(n)) for n in ramp), then]
+                ramp = np.linspace(high ** (1 / rho), then.ratio ** (1 / rho), count)[:-1] ** rho
+                levels = [*walk.levels_at(-np.log(ramp)), then]
                 for _ in range(repeats):
-                    u = u + np.sqrt(levels[0].noise ** 2 - then.noise**2) * walk.normal()
+                    u = u + np.sqrt(levels[0].ratio ** 2 - then.ratio**2) * walk.normal()
                     for upper, lower in pairwise(levels):
                         u = _heun(walk, u, upper, lower)
         return walk.levels[-1].alpha * u
 
     extra = sum(2 * (count - 1) * repeats for count, repeats, _, _ in intervals)
-    return table.sampler(schedule, program, 2, predicts=table.noise, random=True, evaluations=lambda n: 2 * n + extra)
+    evaluations = lambda n: 2 * n + extra
+    return table.sampler(schedule, program, 2, order=2, keeps=table.eps, random=True, evaluations=evaluations)
 
 
 def _check(interval: tuple[int, int, float, float]) -> None:
@@ -70,20 +71,20 @@ def _check(interval: tuple[int, int, float, float]) -> None:
     )
 
 
-def _nearest(noise: np.ndarray, low: float, high: float) -> int:
-    """The index of the level where a restart begins: inside the grid, above 0, below n_max."""
-    inside = np.flatnonzero((noise[1:] > 0) & (noise[1:] < high)) + 1
-    if not inside.size or not noise[noise > 0].min() * 0.5 <= low <= noise[0]:
+def _nearest(ns: np.ndarray, low: float, high: float) -> int:
+    """Finds the index of the level where a restart begins: inside the grid, above 0, below n_max."""
+    inside = np.flatnonzero((ns[1:] > 0) & (ns[1:] < high)) + 1
+    if not inside.size or not ns[ns > 0].min() * 0.5 <= low <= ns[0]:
         raise ValueError(
-            f"A restart begins at sigma / alpha = {low:g}, outside the grid, which runs from {noise[0]:g} to "
-            f"{noise[noise > 0].min():g}."
+            f"A restart begins at sigma / alpha = {low:g}, outside the grid, which runs from {ns[0]:g} to "
+            f"{ns[ns > 0].min():g}."
         )
-    return int(inside[np.argmin(np.abs(noise[inside] - low))])
+    return int(inside[np.argmin(np.abs(ns[inside] - low))])
 
 
 def _heun(walk: table.Walk, u: table.Form, now: table.Level, then: table.Level) -> table.Form:
     """One step in u = x / alpha, clocked by n: Euler to sigma = 0."""
-    step = then.noise - now.noise
+    step = then.ratio - now.ratio
     slope = walk.evaluate(now.alpha * u, now)
     if then.sigma == 0:
         return u + step * slope

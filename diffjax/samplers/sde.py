@@ -5,12 +5,11 @@
 has the marginals of the forward process for every churn >= 0: 0 is the probability-flow ODE, 1 the reverse SDE.
 """
 
-import jax
 import numpy as np
 
 from diffjax import host
 from diffjax.calculus import amplitudes, rates
-from diffjax.samplers.base import Linear, Sampler, linear_step, then_mean
+from diffjax.samplers.base import Linear, Sampler, linear_step, starts_too_early, then_mean
 from diffjax.types import Schedule
 
 
@@ -29,12 +28,12 @@ def euler_maruyama(schedule: Schedule, churn: float = 1.0, denoise: bool = False
 
     def plan(ts: np.ndarray) -> Linear:
         alpha, (*sigma, end) = amplitudes(schedule, ts)
-        f, g2 = host.float64(jax.vmap(rates, in_axes=(None, 0)), schedule, ts[:-1])
+        f, g2 = host.along(rates, schedule, ts[:-1])
         if not np.all(np.isfinite(f) & np.isfinite(g2)):
             where = ts[:-1][~(np.isfinite(f) & np.isfinite(g2))][0]
-            raise ValueError(
-                f"The SDE of {type(schedule).__name__} is singular at t = {where:g}; start the grid below it (t_max), "
-                "or use a sampler that needs no rates (ancestral, multistep)."
+            raise starts_too_early(
+                f"The SDE of {type(schedule).__name__} is singular at t = {where:g}",
+                "use a sampler that needs no rates (ancestral, multistep)",
             )
         step, pull = np.diff(ts), 0.5 * (1 + churn**2) * g2 / np.square(sigma)  # score = (alpha m - x) / sigma^2
         rows = Linear(
@@ -42,4 +41,4 @@ def euler_maruyama(schedule: Schedule, churn: float = 1.0, denoise: bool = False
         )
         return then_mean(rows, ts[-1], end) if denoise else rows
 
-    return Sampler(linear_step, plan, schedule=schedule)
+    return Sampler(linear_step, plan, schedule=schedule, order=1)

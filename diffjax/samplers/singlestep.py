@@ -9,13 +9,16 @@ of h, so the schedule needs an inverse. The step that arrives at sigma = 0, wher
 """
 
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 
+from diffjax import host
 from diffjax.samplers import table
 from diffjax.samplers.base import Sampler
 from diffjax.types import Schedule
+
+THIRDS = (1 / 3, 2 / 3)  # r_1 and r_2 of DPM-Solver-3
 
 
 def dpm_solver(schedule: Schedule, order: int = 2) -> Sampler:
@@ -24,42 +27,49 @@ def dpm_solver(schedule: Schedule, order: int = 2) -> Sampler:
     Raises:
         ValueError: for another order, or (at planning) if the grid starts where alpha is 0.
     """
-    steps = {2: _dpm_solver_2, 3: _dpm_solver_3}
-    if order not in steps:
-        raise ValueError(f"The order of DPM-Solver is {order!r}, expected 2 or 3 (order 1 is ancestral.ddim).")
-    program = lambda walk: _walk(walk, steps[order], table.ddim_of_noise)
-    return table.sampler(schedule, program, order, predicts=table.noise, evaluations=lambda n: order * n)
+    order = host.check_order(order, (2, 3), "The order of DPM-Solver (1: ancestral.ddim)")
+    step, nodes = {2: (_dpm_solver_2, (1 / 2,)), 3: (_dpm_solver_3, THIRDS)}[order]
+    program = _program(step, nodes, table.ddim_of_eps)
+    return table.sampler(schedule, program, order, order=order, keeps=table.eps, evaluations=lambda n: order * n)
 
 
 def dpmpp_2s(schedule: Schedule) -> Sampler:
     """DPM-Solver++(2S) (Lu et al. 2022b, algorithm 1, r = 1/2): two rows a step."""
-    return table.sampler(
-        schedule, lambda walk: _walk(walk, _dpmpp_2s, table.ddim_of_data), 2, evaluations=lambda n: 2 * n
-    )
+    program = _program(_dpmpp_2s, (1 / 2,), table.ddim_of_mean)
+    return table.sampler(schedule, program, 2, order=2, evaluations=lambda n: 2 * n)
 
 
-def _walk(walk: table.Walk, step: Callable, ddim: Callable) -> table.Form:
-    x = walk.start
-    for now, then in pairwise(walk.levels):
-        if np.isfinite(then.lam - now.lam):
-            x = step(walk, x, now, then)
-        else:
-            x = ddim(x, walk.evaluate(x, now), now, then)
-    return x
+def _program(step: Callable, nodes: tuple[float, ...], ddim: Callable) -> table.Program:
+    """The program of a step with evaluations at these fractions of h, beside those at its start; DDIM where h = inf."""
+
+    def program(walk: table.Walk) -> table.Form:
+        x, steps = walk.start, [(now, then, then.lam - now.lam) for now, then in pairwise(walk.levels)]
+        lams = [now.lam + r * h for now, _, h in steps if np.isfinite(h) for r in nodes]
+        inside = iter(walk.levels_at(lams, len(nodes)))
+        for now, then, h in steps:
+            if np.isfinite(h):
+                x = step(walk, x, now, then, *islice(inside, len(nodes)))
+            else:
+                x = ddim(x, walk.evaluate(x, now), now, then)
+        return x
+
+    return program
 
 
-def _dpm_solver_2(walk: table.Walk, x: table.Form, now: table.Level, then: table.Level) -> table.Form:
+def _dpm_solver_2(
+    walk: table.Walk, x: table.Form, now: table.Level, then: table.Level, middle: table.Level
+) -> table.Form:
     h = then.lam - now.lam
-    middle = walk.level_at(now.lam + h / 2)
     eps = walk.evaluate(x, now)
     eps_middle = walk.evaluate(middle.alpha / now.alpha * x - middle.sigma * np.expm1(h / 2) * eps, middle)
     # r_1 = 1/2: the difference comes with 1 / (2 r_1) = 1, so that the first evaluation drops out
     return then.alpha / now.alpha * x - then.sigma * np.expm1(h) * eps_middle
 
 
-def _dpm_solver_3(walk: table.Walk, x: table.Form, now: table.Level, then: table.Level) -> table.Form:
-    h, (r1, r2) = then.lam - now.lam, (1 / 3, 2 / 3)
-    first, second = walk.level_at(now.lam + r1 * h), walk.level_at(now.lam + r2 * h)
+def _dpm_solver_3(
+    walk: table.Walk, x: table.Form, now: table.Level, then: table.Level, first: table.Level, second: table.Level
+) -> table.Form:
+    h, (r1, r2) = then.lam - now.lam, THIRDS
     phi_2 = lambda r: np.expm1(r * h) / (r * h) - 1
     eps = walk.evaluate(x, now)
     d1 = walk.evaluate(first.alpha / now.alpha * x - first.sigma * np.expm1(r1 * h) * eps, first) - eps
@@ -68,9 +78,8 @@ def _dpm_solver_3(walk: table.Walk, x: table.Form, now: table.Level, then: table
     return then.alpha / now.alpha * x - then.sigma * (np.expm1(h) * eps + phi_2(1) / r2 * d2)
 
 
-def _dpmpp_2s(walk: table.Walk, x: table.Form, now: table.Level, then: table.Level) -> table.Form:
+def _dpmpp_2s(walk: table.Walk, x: table.Form, now: table.Level, then: table.Level, middle: table.Level) -> table.Form:
     h = then.lam - now.lam
-    middle = walk.level_at(now.lam + h / 2)
     mean = walk.evaluate(x, now)
     u = middle.sigma / now.sigma * x - middle.alpha * np.expm1(-h / 2) * mean
     return then.sigma / now.sigma * x - then.alpha * np.expm1(-h) * walk.evaluate(u, middle)

@@ -9,6 +9,19 @@ z_0, z_1, ... Between one evaluation and the next, x is then
 one row of `Row`, whatever the method: multistep, single-step, predictor-corrector or stochastic. What is kept of an
 evaluation is the data prediction E[x_0 | x], the noise prediction (x - alpha E[x_0 | x]) / sigma, or whatever else the
 method extrapolates: then a few of the last ones are enough, which planning verifies.
+
+Example: DPM-Solver++(2M) on steps of equal length, two of them. Its forms are coefficients on (x_T, y_0, y_1):
+
+    def program(walk):
+        x, old = walk.start, None                        # x = (1, 0, 0)
+        for now, then in pairwise(walk.levels):
+            new = walk.evaluate(x, now)                  # (0, 1, 0), then (0, 0, 1)
+            m = new if old is None else 1.5 * new - 0.5 * old
+            x, old = ddim_of_mean(x, m, now, then), new  # a_i x + c_i m: (a_0, c_0, 0), then
+        return x                                         # (a_1 a_0, a_1 c_0 - c_1 / 2, 3 c_1 / 2)
+
+Row 1 is what led from the one x to the other: a = a_1 a_0 / a_0, and what is left of x_2 - a x_1 are the weights
+(3 c_1 / 2, -c_1 / 2) of (y_1, y_0). `sampler(schedule, program, history=2, order=2)` is the sampler.
 """
 
 from collections.abc import Callable
@@ -19,67 +32,70 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
-from diffjax.calculus import amplitudes, time_of
-from diffjax.samplers.base import Sampler
+from diffjax.calculus import time_of
+from diffjax.samplers.base import Sampler, starts_too_early
 from diffjax.types import Array, Denoiser, Key, Schedule
 
 Form = Any  # np.ndarray: coefficients on (x_T, y_0, y_1, ..., z_0, z_1, ...)
 
 
 class Level(NamedTuple):
-    """A time and its amplitudes, in float64."""
+    """A time of the schedule with its amplitudes, in float64."""
 
     t: float
     alpha: float
     sigma: float
 
     @property
-    def noise(self) -> float:
-        """n = sigma / alpha; infinite where alpha = 0."""
+    def ratio(self) -> float:
+        """n = sigma / alpha, the noise-to-signal ratio; infinite where alpha = 0."""
         return self.sigma / self.alpha if self.alpha else np.inf
 
     @property
     def lam(self) -> float:
         """lambda = log(alpha / sigma), half the log-SNR; infinite where one of them is 0."""
-        return -np.log(self.noise) if self.noise else np.inf
+        return -np.log(self.ratio) if self.ratio else np.inf
 
 
 class Row(NamedTuple):
-    """One evaluation, and the linear update that follows it."""
+    """The coefficients of one evaluation and of the linear update that follows it."""
 
-    t: Any
+    t: Any  # where the model is evaluated
     y_x: Any  # y = y_x x + y_mean E[x_0 | x]
     y_mean: Any
     x: Any  # a
     ys: Any  # (history,) c, newest first
-    noise: Any  # b
+    noise: Any  # b: the standard deviation of the noise that is added
 
 
 class State(NamedTuple):
-    """Where x is, and the last evaluations, newest first."""
+    """What the walk remembers: x, and what is kept of the last evaluations, newest first."""
 
     x: Array
     ys: Array
 
 
 class Walk:
-    """What a program sees: the levels of the grid, and the model and the noise as linear forms.
+    """The planner that a program is run with: the levels of the grid, and the model and the noise as linear forms.
 
     Attributes:
-        levels: of the grid's times, N + 1 of them.
-        start: x_T.
+        levels: one for each time of the grid, N + 1.
+        start: x_T, as a form.
     """
 
     def __init__(self, schedule: Schedule, ts: np.ndarray, rows: int, random: bool):
         self.schedule, self._rows, self._size = schedule, rows, 1 + rows * (2 if random else 1)
-        alpha, sigma = amplitudes(schedule, ts)
-        self.levels = [Level(*map(float, level)) for level in zip(ts, alpha, sigma)]
+        self.levels = self.levels_of(ts)
         self.start = self._unit(0)
         self._at: list[Level] = []
         self._x: list[Form] = []
 
     def evaluate(self, x: Form, level: Level) -> Form:
-        """The model's data or noise prediction at x, as the method keeps it: a new unit vector."""
+        """Evaluates the model at x; returns what the method keeps of that, a new unit vector.
+
+        Raises:
+            ValueError: if these are more evaluations than the program announced.
+        """
         if len(self._at) >= self._rows:
             raise ValueError(f"The program makes more than the {self._rows} evaluations that it announced.")
         self._at.append(level)
@@ -87,33 +103,52 @@ class Walk:
         return self._unit(len(self._at))
 
     def normal(self) -> Form:
-        """The standard normal noise of the row of the last evaluation."""
+        """Draws the standard normal noise of the row of the last evaluation, a unit vector."""
         return self._unit(self._rows + len(self._at))
 
-    def level_at(self, lam: Any) -> Level:
-        """The level with this lambda.
+    def levels_at(self, lams: Any, a_step: int = 1) -> list[Level]:
+        """Looks up the levels with these lambdas (n,), all in one call of the schedule.
+
+        Args:
+            a_step: how many there are for each step of the grid: with it, n up to 64 steps share one compile.
 
         Raises:
-            ValueError: if the schedule has no inverse, or does not reach that far.
+            ValueError: if the schedule has no inverse, or does not reach one of them.
         """
-        t = host.float64(lambda schedule, value: time_of(schedule, value), self.schedule, np.float64(2 * lam))
-        level = self.level_of(float(t))
-        if level.t > float(self.schedule.t_max) * (1 + 1e-6) or not np.isclose(level.lam, lam, rtol=1e-6, atol=1e-6):
-            raise ValueError(
-                f"{type(self.schedule).__name__} does not reach log-SNR {2 * lam:.6g}, a node of the sampler."
-            )
-        return level
+        if not len(lams):
+            return []
+        ts = host.along(time_of, self.schedule, 2 * np.asarray(lams), a_step * host.LENGTH)
+        levels, end = self.levels_of(ts, a_step), self.schedule.t_max
+        for lam, level in zip(lams, levels):
+            if level.t > float(end) * (1 + 1e-6) or not np.isclose(level.lam, lam, rtol=1e-6, atol=1e-6):
+                raise ValueError(
+                    f"{type(self.schedule).__name__} does not reach log-SNR {2 * lam:.6g}, a node of the sampler."
+                )
+        return levels
+
+    def levels_of(self, ts: Any, a_step: int = 1) -> list[Level]:
+        """Looks up the levels of these times (n,), all in one call of the schedule; a_step: as for `levels_at`."""
+        found = host.along(lambda schedule, t: schedule(t), self.schedule, ts, a_step * host.LENGTH)
+        return [Level(*map(float, level)) for level in zip(ts, *found)]
+
+    def level_at(self, lam: Any) -> Level:
+        """Looks up the level with this lambda; `levels_at` is one call for many."""
+        return self.levels_at([lam])[0]
 
     def level_of(self, t: float) -> Level:
-        """The level of a time."""
-        alpha, sigma = host.float64(lambda schedule, t: schedule(t), self.schedule, np.float64(t))
-        return Level(t, float(alpha), float(sigma))
+        """Looks up the level of a time; `levels_of` is one call for many."""
+        return self.levels_of([t])[0]
 
-    def table(self, end: Form, history: int, predicts: "Prediction") -> Row:
-        """The rows of the walk that has arrived at `end`."""
+    def table(self, end: Form, history: int, keeps: "Prediction") -> Row:
+        """Reads off the rows of the walk that has arrived at the form `end`.
+
+        Raises:
+            ValueError: if a row needs more than x, its own noise and the last `history` evaluations.
+        """
         count = len(self._at)
         at, x = np.asarray(self._at), np.stack([*self._x, end])
-        # a, by what x_T or an earlier noise still weighs: x may forget x_T, as at once where alpha is 0.
+        # a_i is the ratio, after the row over before it, of the heaviest coefficient on what no row adds anew: x_T and
+        # earlier noises. Not always x_T's: that one is 0 once x has forgotten x_T, as it does where alpha is 0.
         carried = x[:, np.r_[0, 1 + self._rows : self._size]]
         heaviest = np.argmax(np.abs(carried[:-1]), 1)
         scale = carried[np.arange(1, count + 1), heaviest] / carried[np.arange(count), heaviest]
@@ -130,7 +165,7 @@ class Walk:
                 f"A row of the program needs more than x, its own noise and the last {history} evaluations; "
                 "announce a longer history, or write the step without an earlier x."
             )
-        y_x, y_mean = np.transpose([predicts(level) for level in self._at])
+        y_x, y_mean = np.transpose([keeps(level) for level in self._at])
         return Row(at[:, 0], y_x, y_mean, scale, ys, noise)
 
     def _unit(self, i: int) -> Form:
@@ -143,23 +178,23 @@ Program = Callable[[Walk], Form]  # walks from `walk.start` to the x it returns
 Prediction = Callable[[Level], tuple[float, float]]  # (y_x, y_mean) of what is kept of an evaluation there
 
 
-def data(level: Level) -> tuple[float, float]:
-    """y = E[x_0 | x]."""
+def mean(level: Level) -> tuple[float, float]:
+    """Keeps the data prediction: y = E[x_0 | x]."""
     return 0.0, 1.0
 
 
-def noise(level: Level) -> tuple[float, float]:
-    """y = (x - alpha E[x_0 | x]) / sigma: eps."""
+def eps(level: Level) -> tuple[float, float]:
+    """Keeps the noise prediction: y = (x - alpha E[x_0 | x]) / sigma."""
     return 1 / level.sigma, -level.alpha / level.sigma
 
 
-def ddim_of_data(x: Form, mean: Form, now: Level, then: Level) -> Form:
-    """DDIM: the exact step for a constant data prediction."""
+def ddim_of_mean(x: Form, mean: Form, now: Level, then: Level) -> Form:
+    """Takes DDIM's step with a data prediction: exact where that is constant."""
     return then.sigma / now.sigma * x + (then.alpha - now.alpha * then.sigma / now.sigma) * mean
 
 
-def ddim_of_noise(x: Form, eps: Form, now: Level, then: Level) -> Form:
-    """DDIM: the exact step for a constant noise prediction."""
+def ddim_of_eps(x: Form, eps: Form, now: Level, then: Level) -> Form:
+    """Takes DDIM's step with a noise prediction: exact where that is constant."""
     return then.alpha / now.alpha * x + (then.sigma - now.sigma * then.alpha / now.alpha) * eps
 
 
@@ -168,15 +203,18 @@ def sampler(
     program: Program,
     history: int,
     *,
-    predicts: Prediction = data,
+    order: int,
+    keeps: Prediction = mean,
     random: bool = False,
     evaluations: Callable[[int], int] = lambda n: n,
 ) -> Sampler:
-    """The sampler of a program.
+    """Makes the sampler of a program.
 
     Args:
+        program: the method, as in the module's example.
         history: how many evaluations a row uses, the newest included.
-        predicts: what is kept of an evaluation: `data`, `noise` or another combination of x and E[x_0 | x].
+        order: the interior order of the method (`Sampler.order`).
+        keeps: what is kept of an evaluation: `mean`, `eps` or another combination of x and E[x_0 | x].
         random: whether the program draws noise.
         evaluations: number of grid steps -> a bound on the evaluations.
 
@@ -186,18 +224,18 @@ def sampler(
 
     def plan(ts: np.ndarray) -> Row:
         walk = Walk(schedule, ts, evaluations(len(ts) - 1), random)
-        if predicts(walk.levels[0])[1] == 0:
-            raise ValueError(
-                f"At t = {ts[0]:g} alpha is 0: the noise prediction, which this sampler extrapolates, loses x_0 there; "
-                "start the grid below it (t_max), or use a multistep, unipc or ancestral sampler."
+        if keeps(walk.levels[0])[1] == 0:
+            raise starts_too_early(
+                f"At t = {ts[0]:g} alpha is 0: the noise prediction, which this sampler extrapolates, loses x_0 there",
+                "use a multistep, unipc or ancestral sampler",
             )
-        return walk.table(program(walk), history, predicts)
+        return walk.table(program(walk), history, keeps)
 
-    return Sampler(noisy_step if random else step, plan, Init(history), final, schedule)
+    return Sampler(noisy_step if random else step, plan, Init(history), final, schedule, order)
 
 
 class Init(NamedTuple):
-    """x_T -> state, with room for `history` evaluations."""
+    """The function x_T -> state, with room for `history` evaluations."""
 
     history: int
 
@@ -206,18 +244,18 @@ class Init(NamedTuple):
 
 
 def step(model: Denoiser, key: Key, state: State, row: Row) -> State:
-    """One row without noise."""
+    """Walks along one row without noise: one evaluation, and the update that follows."""
     y = row.y_x * state.x + row.y_mean * model(state.x, row.t).mean
     ys = jnp.concatenate([y[None], state.ys[:-1]])
     return State(row.x * state.x + jnp.tensordot(row.ys, ys, 1), ys)
 
 
 def noisy_step(model: Denoiser, key: Key, state: State, row: Row) -> State:
-    """One row with noise."""
+    """Walks along one row, `step`, and adds the row's noise."""
     x, ys = step(model, key, state, row)
     return State(x + row.noise * jax.random.normal(key, x.shape, x.dtype), ys)
 
 
 def final(model: Denoiser, state: State) -> Array:
-    """x_0 is x."""
+    """Reads x_0 off the last state: it is x."""
     return state.x

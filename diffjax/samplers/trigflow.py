@@ -12,7 +12,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from diffjax.samplers import table
+from diffjax import host
+from diffjax.samplers import quadrature, table
 from diffjax.samplers.base import Sampler
 from diffjax.types import Schedule
 
@@ -30,15 +31,14 @@ def adams(schedule: Schedule, order: int = 2, sigma_data: float = 0.5) -> Sample
         ValueError: for another order or a sigma_data that is not positive, or (at planning) if the grid starts where
             alpha is 0.
     """
-    if order not in (1, 2, 3, 4):
-        raise ValueError(f"The order is {order!r}, expected 1, 2, 3 or 4.")
+    order = host.check_order(order, (1, 2, 3, 4))
     if not 0 < sigma_data < np.inf:
         raise ValueError(f"sigma_data is {sigma_data}, expected a positive number.")
-    angle = lambda level: np.arctan(level.noise / sigma_data)
-    radius = lambda level: level.alpha * np.hypot(level.noise, sigma_data)  # x / r
+    angle = lambda level: np.arctan(level.ratio / sigma_data)
+    radius = lambda level: level.alpha * np.hypot(level.ratio, sigma_data)  # x / r
 
     def field(level: table.Level) -> tuple[float, float]:
-        n, total = level.noise, np.hypot(level.noise, sigma_data)
+        n, total = level.ratio, np.hypot(level.ratio, sigma_data)
         return sigma_data / (n * total * level.alpha), -total / (n * sigma_data)
 
     def program(walk: table.Walk) -> table.Form:
@@ -47,9 +47,8 @@ def adams(schedule: Schedule, order: int = 2, sigma_data: float = 0.5) -> Sample
             past = [(angle(now), walk.evaluate(radius(now) * r, now)), *past][:order]
             turn = angle(then) - angle(now)
             at = angle(now) + turn * (1 + _NODES) / 2
-            for j, (node, y) in enumerate(past):
-                others = [other for i, (other, _) in enumerate(past) if i != j]
-                r = r + y * np.sum(turn / 2 * _WEIGHTS * np.prod([(at - o) / (node - o) for o in others], axis=0))
+            for share, (_, y) in zip(quadrature.lagrange([node for node, _ in past], at), past):
+                r = r + y * np.sum(turn / 2 * _WEIGHTS * share)
         return radius(walk.levels[-1]) * r
 
-    return table.sampler(schedule, program, order, predicts=field)
+    return table.sampler(schedule, program, order, order=order, keeps=field)

@@ -12,6 +12,7 @@ the corrector of order 1; solving there too makes B cancel: `variant="exact"`.
 
 import numpy as np
 
+from diffjax import host
 from diffjax.samplers import table
 from diffjax.samplers.base import Sampler
 from diffjax.samplers.multistep import exponential_moment
@@ -31,8 +32,7 @@ def unipc(schedule: Schedule, order: int = 3, variant: str = "bh2", lower_final:
     Raises:
         ValueError: for another order or variant.
     """
-    if order not in (1, 2, 3):
-        raise ValueError(f"The order of UniPC is {order!r}, expected 1, 2 or 3.")
+    order = host.check_order(order, (1, 2, 3), "The order of UniPC")
     if variant not in VARIANTS:
         raise ValueError(f"The variant of UniPC is {variant!r}, expected one of {', '.join(VARIANTS)}.")
 
@@ -44,7 +44,7 @@ def unipc(schedule: Schedule, order: int = 3, variant: str = "bh2", lower_final:
             usable = [entry for entry in past if np.isfinite(entry[0].lam)][:p]
             arrives = i == steps - 1
             if not (usable and past[0][0] is usable[0][0] and np.isfinite(then.lam)):  # from alpha = 0, or to sigma = 0
-                x = table.ddim_of_data(x, past[0][1], past[0][0], then)
+                x = table.ddim_of_mean(x, past[0][1], past[0][0], then)
                 if not arrives:
                     past = [(then, walk.evaluate(x, then)), *past][:order]
                 continue
@@ -55,7 +55,7 @@ def unipc(schedule: Schedule, order: int = 3, variant: str = "bh2", lower_final:
             x, past = _update(x, usable, then, variant, new), [new, *past][:order]
         return x
 
-    return table.sampler(schedule, program, order + 1)
+    return table.sampler(schedule, program, order + 1, order=order + 1)
 
 
 def _update(x: table.Form, past: list, then: table.Level, variant: str, new: tuple | None = None) -> table.Form:

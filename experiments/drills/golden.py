@@ -65,7 +65,7 @@ def added(old: object, new: object) -> str | None:
 
 
 def compare(name: str, old: dict[str, object], new: dict[str, object]) -> int:
-    """Prints what differs; how many of the compared things do. Lines that were only added are said, and do not count."""
+    """Prints what differs, and counts it. Lines that were only added are said, and do not count."""
     bad = 0
     for what, value in old.items():
         if value == new[what]:
