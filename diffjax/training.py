@@ -174,7 +174,8 @@ def make_step(
 
         (loss, (losses, aux)), grads = jax.value_and_grad(mean_loss, has_aux=True)(own)
         loss, grads = across.mean((loss, grads))
-        updates, moved = _of(optimizer, who).update(grads, _part(opt_state, who), own)
+        with jax.numpy_dtype_promotion("standard"):  # optax multiplies integer counts by floats
+            updates, moved = _of(optimizer, who).update(grads, _part(opt_state, who), own)
         new = optax.apply_updates(own, updates)
         norms = (loss, *map(optax.tree.norm, (grads, updates, new)))
         return _put(params, who, new), _put(opt_state, who, moved), norms, losses, aux

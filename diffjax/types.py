@@ -92,6 +92,32 @@ class Posterior(NamedTuple):
         return self.mean + jnp.sqrt(self.var) * jax.random.normal(key, self.mean.shape, self.mean.dtype)
 
 
+class Categorical(NamedTuple):
+    """What is known of tokens: a law over V tokens at each place, the places independent.
+
+    Attributes:
+        logits: (*shape of x, V); -inf where a token cannot be.
+    """
+
+    logits: Array
+
+    @property
+    def probs(self) -> Array:
+        """The probabilities (*shape of x, V)."""
+        return jax.nn.softmax(self.logits, axis=-1)
+
+    def log_prob(self, x: Array) -> Array:
+        """The log probability in nats, of x's shape, of the token at each place."""
+        return jnp.take_along_axis(jax.nn.log_softmax(self.logits, axis=-1), x[..., None], axis=-1)[..., 0]
+
+    def sample(self, key: Key) -> Array:
+        """One token for each place, drawn independently, int32.
+
+        Gumbel noise of full precision: the default of float32 never draws a token of probability under 1e-7.
+        """
+        return jax.random.categorical(key, self.logits, mode="high").astype(jnp.int32)
+
+
 class Schedule(Protocol):
     """`t -> (alpha, sigma)` of x_t = alpha x_0 + sigma z on 0 <= t <= t_max: amplitudes, not squares; t = 0 is data.
 

@@ -4,17 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from diffjax.commands.experiment import build_experiment, init_state, loss_fn, mean_denoiser
 from flax import linen as nn
 from scipy import ndimage
 
 from diffjax import config as C
-from diffjax import losses, models
-from diffjax.commands import evaluate
+from diffjax import losses, models, runs
 from diffjax.data import augment
 from diffjax.data.augment import TRANSFORMS, Drawn
+from diffjax.method import Example, Keys
+from diffjax.methods.evaluation import validation
 from diffjax.models import layers
-from diffjax.training import Keys
+from diffjax.runs import build_run
+from diffjax.runs.run import init_state
 
 NOTHING = dict(x_flip=0.0, y_flip=0.0, scale=0.0, angle=0.0, stretch=0.0, axis=0.0, shift=(0.0, 0.0))
 X = np.random.default_rng(0).normal(size=(8, 12, 3)).astype(np.float32)
@@ -241,26 +242,28 @@ TINY = "configs/edm.py:tiny"
 def test_training_sees_augmented_images_and_says_so_evaluation_does_not():
     """The loss of the altered image and its label at the same noise, made of the pieces."""
     small = ["model.channels=4", "model.multipliers=(1,)", "model.attention=()"]
-    experiment = build_experiment(C.load(TINY, ["augment.probability=1.0", *small]))
+    built = build_run(runs.load(TINY, ["augment.probability=1.0", *small]))
+    of = built.method.parts
     noise = lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape)
-    params = jax.jit(lambda params: jax.tree.map(noise, params))(init_state(experiment).params)
-    example = {"x": jnp.asarray(experiment.dataset.train.gather(np.arange(1))["x"][0])}
-    keys = Keys(jax.random.key(5), jax.random.key(6))
-    t = experiment.times(keys, 0, 1)
-    z = experiment.process.noise(jax.random.split(jax.random.fold_in(keys.example, 1))[0], example["x"])
-    x, label = jax.jit(experiment.augment)(jax.random.fold_in(keys.example, 2), example["x"])
-    assert np.abs(x - example["x"]).max() > 0.1
+    params = jax.jit(lambda params: jax.tree.map(noise, params))(init_state(built).params)
+    batch, key = Example(jnp.asarray(built.data.train.gather(np.arange(1)).x)), jax.random.key(5)
+    plain, (shared, base) = batch.x[0], jax.random.split(key)
+    own = jax.random.fold_in(base, 0)
+    t = of.times(of.schedule)(Keys(shared, own), 0, 1)
+    z = of.process.noise(jax.random.split(jax.random.fold_in(own, 1))[0], plain)
+    x, label = jax.jit(of.augment)(jax.random.fold_in(own, 2), plain)
+    assert np.abs(x - plain).max() > 0.1
 
     @jax.jit
     def expected(x, told):
-        net = lambda x, c: experiment.network.apply(params, x, c, **told)
-        return losses.regression(net, experiment.process, experiment.target, x, z, t)
+        net = lambda x, c: of.network.apply(params, x, c, told)
+        return losses.regression(net, of.process, of.target, x, z, t)
 
-    both = loss_fn(experiment), evaluate.regression(experiment, mean_denoiser(experiment))
-    run = jax.jit(lambda params: [loss(params, keys, example, 0, 1)[0] for loss in both])
+    both = built.method.turns[0].losses, validation(of, of.mean_denoiser)
+    run = jax.jit(lambda params: [losses_of(params, key, batch, jnp.arange(1), 1)[0][0] for losses_of in both])
     train, held_out = run(params)
     np.testing.assert_allclose(train, expected(x, {"augment": label}), rtol=1e-5)
-    np.testing.assert_allclose(held_out, expected(example["x"], {"augment": jnp.zeros(9)}), rtol=1e-5)
+    np.testing.assert_allclose(held_out, expected(plain, {"augment": jnp.zeros(9)}), rtol=1e-5)
     assert abs(train - held_out) > 1e-3
     assert abs(train - expected(x, {"augment": jnp.zeros(9)})) > 1e-4, "the label matters"
 
@@ -276,4 +279,4 @@ def test_training_sees_augmented_images_and_says_so_evaluation_does_not():
 )
 def test_config_mistakes(override, match):
     with pytest.raises(C.ConfigError, match=match):
-        build_experiment(C.load(TINY, [override]))
+        build_run(runs.load(TINY, [override]))

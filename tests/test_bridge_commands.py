@@ -6,8 +6,10 @@ import pytest
 
 from diffjax import config as C
 from diffjax import data, runs
-from diffjax.commands import evaluate, likelihood, moments, show, train
+from diffjax.commands import likelihood, moments, show, train
 from diffjax.denoisers import DDBM
+from diffjax.method import Drawn
+from diffjax.metrics.judges import endpoint_error
 from diffjax.runs import build_run
 from diffjax.runs.draws import held_out
 from diffjax.runs.run import init_state, of
@@ -15,7 +17,7 @@ from diffjax.runs.run import init_state, of
 
 @pytest.mark.parametrize("variant", ["digits", "photos", "noise"])
 def test_the_statistics_are_those_of_the_training_pairs(variant):
-    config = C.load(f"configs/bridge.py:{variant}")
+    config = runs.load(f"configs/bridge.py:{variant}")
     x = (source := data.pairs(**drop(config.data)) if variant != "noise" else data.digits()).train
     x, y = (batch := x.gather(np.arange(len(x)))).x, batch.given.get("y")
     if y is None:  # alpha_T x_0 + sigma_T z, alpha_T = exp(-(0.1 + 20) / 4)
@@ -35,13 +37,13 @@ def drop(spec):
 
 @pytest.mark.parametrize("variant", ["photos", "noise"])
 def test_the_recipes_build(variant):
-    method = build_run(C.load(f"configs/bridge.py:{variant}")).method
+    method = build_run(runs.load(f"configs/bridge.py:{variant}")).method
     assert method.parts.process.conditions == ("y",)
     assert method.asks == (() if variant == "noise" else ("y",))
 
 
 def test_samples_are_by_seed_and_their_endpoints_by_seed_too():
-    built = build_run(C.load("configs/bridge.py:tiny", ["sample.chunk=2", "grid.n=2"]))
+    built = build_run(runs.load("configs/bridge.py:tiny", ["sample.chunk=2", "grid.n=2"]))
     run = of(built, init_state(built))
     params, draw = jax.tree.map(lambda a: a + 0.02, run.state.params), run.drawer()
     images = draw(params, [3, 5, 300], given := run.given([3, 5, 300]))
@@ -51,24 +53,30 @@ def test_samples_are_by_seed_and_their_endpoints_by_seed_too():
     pairs = held_out(built.data, [3, 5, 300])
     np.testing.assert_array_equal(given["y"], pairs.given["y"])
     np.testing.assert_array_equal(pairs.x[0], pairs.x[2])
-    _, error, _ = evaluate.pair_error(run, built.method.parts, images, run.given(range(3)))
-    assert error["endpoint"] < 0.5
+    (section,) = endpoint_error(Drawn(images, run.given(range(3))), built.data)
+    first = built.data.held_out.gather(np.arange(3))
+    error = section.results["metrics"]["squared error"]
+    assert error["value"] == pytest.approx(np.mean((np.asarray(images, np.float64) - first.x) ** 2), rel=1e-5)
+    assert error["endpoint"] == pytest.approx(np.mean((first.given["y"].astype(np.float64) - first.x) ** 2), rel=1e-5)
+    assert 0 < error["endpoint"] < 0.5
 
 
-def test_a_bridge_has_no_likelihood():
+def test_a_bridge_has_no_likelihood(monkeypatch, tmp_path):
+    built = build_run(runs.load("configs/bridge.py:tiny"))
+    monkeypatch.setattr(runs, "open", lambda workdir, **options: of(built, init_state(built)))
     with pytest.raises(C.ConfigError, match="The flow of a bridge goes from data to a point"):
-        built = build_run(C.load("configs/bridge.py:tiny"))
-        likelihood.plan(of(built, init_state(built)))
+        likelihood.run("nowhere", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_show_counts_a_batch_with_endpoints():
-    costs = show.run(C.load("configs/bridge.py:tiny"))
+    costs = show.run(runs.load("configs/bridge.py:tiny"))
     assert costs["shapes"]["y"] == costs["shapes"]["x"] == (32, 8, 8, 1)
     assert costs["flops"] > 1e6
 
 
 def test_a_bridge_has_no_moments(monkeypatch):
-    built = build_run(C.load("configs/bridge.py:tiny"))
+    built = build_run(runs.load("configs/bridge.py:tiny"))
     monkeypatch.setattr(runs, "open", lambda workdir, **options: of(built, init_state(built)))
     with pytest.raises(C.ConfigError, match="without an endpoint"):
         moments.run("nowhere", "moments.npz")
@@ -76,7 +84,7 @@ def test_a_bridge_has_no_moments(monkeypatch):
 
 @pytest.mark.slow
 def test_a_whole_run_ends_with_a_report(tmp_path):
-    results = train.run(C.load("configs/bridge.py:tiny"), tmp_path)
+    results = train.run(runs.load("configs/bridge.py:tiny"), tmp_path)
     assert results["status"] == "done"
     assert "example that the endpoint was made of" in (tmp_path / "report.md").read_text()
 
@@ -99,5 +107,5 @@ def test_a_whole_run_ends_with_a_report(tmp_path):
 )
 def test_refusals_come_before_anything_runs(overrides, message):
     with pytest.raises(C.ConfigError, match=message) as caught:
-        build_run(C.load("configs/bridge.py:tiny", overrides))
+        build_run(runs.load("configs/bridge.py:tiny", overrides))
     assert "\n" not in str(caught.value)

@@ -7,18 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from diffjax.commands.experiment import build_experiment, init_state
 
 from diffjax import config as C
 from diffjax import main as command_line
-from diffjax import models
-from diffjax.commands import codelength, sample, train
+from diffjax import models, runs
+from diffjax.commands import sample, train
+from diffjax.methods import bound
+from diffjax.runs import build_run
+from diffjax.runs.run import init_state, of
 
 
 def test_the_digits_recipes_keep_vpsdes_network_and_training():
-    base = C.load("configs/vpsde.py")
+    base = runs.load("configs/vpsde.py")
     for name in ("ddpm.py", "ddpm.py:kexue", "ddpm.py:cosine", "iddpm.py", "iddpm.py:vlb"):
-        config = C.load(f"configs/{name}")
+        config = runs.load(f"configs/{name}")
         for group in ("data", "target", "optimizer", "learning_rate", "ema", "train", "checkpoint", "eval"):
             assert config[group] == base[group], (name, group)
         expected = {**base.model.to_dict(), **({"outputs": 2} if "iddpm" in name else {})}
@@ -27,15 +29,15 @@ def test_the_digits_recipes_keep_vpsdes_network_and_training():
 
 @pytest.mark.parametrize("name", ["ddpm.py:kexue", "iddpm.py"])
 def test_the_digits_recipes_build(name):
-    experiment = build_experiment(C.load(f"configs/{name}"))
-    assert experiment.schedule.steps == 1000
-    end = experiment.schedule(1.0)[0]
+    schedule = build_run(runs.load(f"configs/{name}")).method.parts.schedule
+    assert schedule.steps == 1000
+    end = schedule(1.0)[0]
     assert 0 < end < 0.01
 
 
 def test_the_published_recipes():
     """Ho et al.'s appendix B and Nichol & Dhariwal's CIFAR-10 command, as far as METHODS has them verified."""
-    ddpm, iddpm = C.load("configs/ddpm.py:cifar10"), C.load("configs/iddpm.py:cifar10")
+    ddpm, iddpm = runs.load("configs/ddpm.py:cifar10"), runs.load("configs/iddpm.py:cifar10")
     assert (ddpm.schedule.name, ddpm.schedule.steps, ddpm.grid.n) == ("Tabulated.linear", 1000, 1000)
     assert (ddpm.model.dropout, ddpm.train.clip_norm, ddpm.train.batch_size) == (0.1, 1.0, 128)
     assert ddpm.learning_rate.to_dict() == {"peak": 2e-4, "schedule": "constant", "warmup_steps": 5000}
@@ -55,13 +57,13 @@ def vlb_run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "vlb"
     chain = ["schedule.name=Tabulated.cosine", "schedule.steps=8", "grid.steps=8", "prepare.name=importance"]
     loss = ["loss.name=variational", "loss.levels=None", "model.outputs=2"]
-    config = C.load("configs/iddpm.py:tiny", [*MOONS, *SHORT, *chain, *loss])
+    config = runs.load("configs/iddpm.py:tiny", [*MOONS, *SHORT, *chain, *loss])
     train.run(config, workdir)
     return workdir, config
 
 
 def test_importance_sampling_trains_and_its_memory_is_saved(vlb_run):
-    _, state, _ = sample.restore(vlb_run[0])
+    state = runs.open(vlb_run[0]).state
     assert state.memory.squares.shape == (8, 10)
     assert int(state.memory.count.sum()) == 10 * 32
     assert (state.memory.count >= 10).all()
@@ -75,7 +77,7 @@ def test_a_run_resumed_in_its_middle_remembers_the_losses(vlb_run, tmp_path):
     shutil.copytree(workdir, tmp_path / "again")
     shutil.rmtree(tmp_path / "again" / "checkpoints" / "10")
     train.run(config, tmp_path / "again")
-    one, two = (sample.restore(folder)[1] for folder in (workdir, tmp_path / "again"))
+    one, two = (runs.open(folder).state for folder in (workdir, tmp_path / "again"))
     for a, b in zip(jax.tree.leaves((one.memory, one.params)), jax.tree.leaves((two.memory, two.params)), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
     assert int(two.memory.count.sum()) == 320
@@ -91,16 +93,18 @@ def test_a_trained_run_samples_with_any_variance(vlb_run):
 
 
 def test_the_report_bounds_the_codelength():
-    experiment = build_experiment(C.load("configs/iddpm.py:tiny", ["model.multipliers=1", "model.attention=()"]))
-    params = init_state(experiment).params
-    bits = codelength.measure(experiment, params)
+    built = build_run(runs.load("configs/iddpm.py:tiny", ["model.multipliers=1", "model.attention=()"]))
+    run = of(built, init_state(built))
+    bits = bound.measure(run, run.method.parts, run.params)
     for name in ("held out", "train"):
-        assert bits[name]["total"] == pytest.approx(sum(bits[name][p] for p in codelength.PARTS[:-1]))
+        assert bits[name]["total"] == pytest.approx(sum(bits[name][p] for p in bound.PARTS[:-1]))
     assert 1 < bits["histograms"] < np.log2(17) < bits["held out"]["total"] < np.inf, "it has learned nothing yet"
-    text = codelength.table(bits)
+    text = bound.table(bits)
     assert text.splitlines()[-1].startswith(f"| total | {bits['held out']['total']:.3f} | {bits['train']['total']:.3f}")
-    no_bound = build_experiment(C.load("configs/ddpm.py:tiny", ["denoiser.name=mean"]))
-    assert codelength.table(codelength.measure(no_bound, params)) == ""
+    assert bound.section(run) == ({"bits_per_dimension": bits}, text, (), None)
+    plain = build_run(runs.load("configs/ddpm.py:tiny", ["denoiser.name=mean"]))
+    assert bound.measure(run._replace(data=plain.data), plain.method.parts, run.params) is None
+    assert bound.table(None) == ""
 
 
 def test_histograms_are_counted_pixel_by_pixel():
@@ -108,7 +112,7 @@ def test_histograms_are_counted_pixel_by_pixel():
     train = np.asarray([[-1, 1], [-1, 1], [0, 1], [0, 1]], np.float32)
     held_out = np.asarray([[-1, 1], [0, -1]], np.float32)
     expected = -(2 * np.log2(3 / 7) + np.log2(5 / 7) + np.log2(1 / 7)) / 4
-    assert codelength.histograms(train, held_out, 3) == pytest.approx(expected)
+    assert bound.histograms(train, held_out, 3) == pytest.approx(expected)
 
 
 MISTAKES = {
@@ -161,10 +165,10 @@ def test_a_config_may_start_from_its_neighbour_or_from_the_packages(tmp_path):
 
 
 def test_recipes_are_fresh_each_time():
-    one = C.load("configs/ddpm.py:tiny")
+    one = runs.load("configs/ddpm.py:tiny")
     with one.unlocked():
         one.train.steps = 77
-    assert C.load("configs/ddpm.py:tiny").train.steps == 40
+    assert runs.load("configs/ddpm.py:tiny").train.steps == 40
 
 
 def test_networks_return_their_maps_one_after_the_other():

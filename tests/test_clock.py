@@ -7,11 +7,12 @@ import optax
 import pytest
 from scipy.integrate import quad
 
-from diffjax import analytic, calculus, ema, grids, losses, samplers, training
-from diffjax import config as C
+from diffjax import analytic, calculus, ema, grids, losses, runs, samplers, training
 from diffjax.clock import Monotone, Warped
-from diffjax.commands import evaluate, sample, train
+from diffjax.commands import train
 from diffjax.losses.learned import _log_variance
+from diffjax.method import Example
+from diffjax.runs import build_run, report
 from diffjax.schedules import EDM, VDM, VP
 
 RNG = np.random.default_rng(0)
@@ -107,15 +108,15 @@ def test_the_gradient_needs_no_derivative_of_the_loss(x64):
 def test_whatever_the_clock_the_weighted_loss_has_the_mean_of_even_times(x64):
     prepare = losses.prepare.learned(VDM(), features=9)
     memory = prepare.init()._replace(clock=BENT)
-    batch = prepare.apply(memory, jax.random.key(0), {"x": jnp.zeros((20_000, 1))})
+    chosen = prepare.apply(memory, jax.random.key(0), Example(jnp.zeros((20_000, 1)))).chosen
     mean = quad(lambda v: float(curve(v)), 0, 1)[0]
-    assert float(jnp.mean(batch["t_weight"] * curve(batch["t"]))) == pytest.approx(mean, rel=1e-3)
+    assert float(jnp.mean(chosen["weight"] * curve(chosen["t"]))) == pytest.approx(mean, rel=1e-3)
 
 
 def noisy(params, keys, example, index, size):
     """An example's loss, whose square root of second moment is `curve` of its time."""
-    value = curve(example["t"]) * jax.random.rademacher(keys.example, (), jnp.float32) + 0 * params
-    return example["t_weight"] * value, {"t01": example["t"], "unweighted": value}
+    value = curve(example.chosen["t"]) * jax.random.rademacher(keys.example, (), jnp.float32) + 0 * params
+    return example.chosen["weight"] * value, {"t01": example.chosen["t"], "unweighted": value}
 
 
 def test_the_clock_learns_to_make_every_loss_equally_large():
@@ -128,7 +129,7 @@ def test_the_clock_learns_to_make_every_loss_equally_large():
     best = quad(lambda v: float(curve(v)), 0, 1)[0] ** 2
     assert second_moment(state.memory.clock) > 1.9 * best
     for _ in range(1500):
-        state, _ = step(state, {"x": jnp.zeros((128, 1))})
+        state, _ = step(state, Example(jnp.zeros((128, 1))))
     assert second_moment(state.memory.clock) < 1.03 * best
     learned = prepare.schedule(state.memory)
     assert isinstance(learned, Warped)
@@ -138,16 +139,18 @@ def test_the_clock_learns_to_make_every_loss_equally_large():
 def test_a_run_is_sampled_and_judged_by_the_clock_that_it_has_learned(tmp_path):
     moons = ["data.name=moons", "model.name=MLP", "model.width=16", "model.depth=1"]
     short = ["train.steps=20", "train.sample_every=20", "eval.samples=100", "prepare.learning_rate=0.05"]
-    results = train.run(C.load("configs/vdm.py:tiny", [*moons, *short]), tmp_path / "run")
-    experiment, state, _ = sample.restore(tmp_path / "run")
-    assert isinstance(experiment.schedule, Warped)
-    assert experiment.process.schedule is experiment.schedule
+    results = train.run(runs.load("configs/vdm.py:tiny", [*moons, *short]), tmp_path / "run")
+    run = runs.open(tmp_path / "run")
+    schedule, memory = run.method.parts.schedule, run.state.memory
+    assert isinstance(schedule, Warped)
+    assert isinstance(schedule.base, VDM)
     new = Monotone.near_identity()
-    assert np.abs(np.asarray(experiment.schedule.clock(U) - new(U))).max() > 1e-3, "it has moved"
-    assert results["loss_by_time"] == evaluate.run(tmp_path / "run")["loss_by_time"]
-    base = experiment.prepare.schedule(state.memory).base
-    fresh = experiment._replace(schedule=base).learned(state)
-    assert calculus.same(fresh.schedule, experiment.schedule), "learned() starts from the config's schedule each time"
+    assert np.abs(np.asarray(schedule.clock(U) - new(U))).max() > 1e-3, "it has moved"
+    assert results["loss_by_time"] == report.evaluate(run, tmp_path / "run")["loss_by_time"]
+    method = build_run(run.config).method
+    assert isinstance(method.parts.schedule, VDM)
+    again = method.learned(memory).parts.schedule
+    assert calculus.same(again, schedule), "what is learned starts from the config's schedule each time"
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from run_command import environment, one_core, run
 from diffjax import config as C
 from diffjax import main as command_line
 from diffjax import runs, training
-from diffjax.commands import evaluate, sample, show, train
-from diffjax.runs import build_run
+from diffjax.commands import sample, show, train
+from diffjax.runs import build_run, report
 from diffjax.runs import workdir as files
 from diffjax.runs.logs import Log
 
@@ -27,7 +27,7 @@ TINY = "configs/vpsde.py:tiny"
 def tiny_run(tmp_path_factory):
     """A finished run and what train.run returned."""
     workdir = tmp_path_factory.mktemp("runs") / "tiny"
-    return workdir, train.run(C.load(TINY, ["train.loggers=('tensorboard',)"]), workdir)
+    return workdir, train.run(runs.load(TINY, ["train.loggers=('tensorboard',)"]), workdir)
 
 
 def test_a_run_leaves_what_the_readme_promises(tiny_run):
@@ -84,7 +84,7 @@ def test_a_logger_that_is_not_installed_is_named(tmp_path, monkeypatch):
 def test_finished_run_started_again_does_no_step(tiny_run, capsys):
     workdir, _ = tiny_run
     before = (workdir / "metrics.jsonl").read_bytes()
-    train.run(C.load(TINY, ["train.loggers=('tensorboard',)"]), workdir)
+    train.run(runs.load(TINY, ["train.loggers=('tensorboard',)"]), workdir)
     assert "all 40 steps are trained, evaluating again" in capsys.readouterr().out
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
@@ -126,7 +126,7 @@ def test_samples_of_a_seed_have_the_same_bits_for_any_batch_and_device_count(tin
 
 def test_eval_runs_from_the_workdir_alone(tiny_run):
     workdir, results = tiny_run
-    again = evaluate.run(workdir)
+    again = report.evaluate(runs.open(workdir), workdir)
     assert again["metrics"].keys() == results["metrics"].keys()
     losses = again["loss_by_time"]
     assert losses["Gaussian fit"]["mean"] < losses["held out"]["mean"], "forty steps do not beat a Gaussian fit"
@@ -136,14 +136,14 @@ def test_eval_of_another_sampler_leaves_the_runs_report(tiny_run):
     workdir, _ = tiny_run
     before = (workdir / "report.md").read_bytes()
     assert command_line.main(["--mode=eval", f"--workdir={workdir}", "--sampler=heun.edm", "--nfe=3"]) == 0
-    report = workdir / "eval" / "sampler.name=heun.edm,grid.n=3" / "report.md"
-    assert "heun.edm on the" in report.read_text()
-    assert (report.parent / "figures" / "samples.png").exists()
+    found = workdir / "eval" / "sampler.name=heun.edm,grid.n=3" / "report.md"
+    assert "heun.edm on the" in found.read_text()
+    assert (found.parent / "figures" / "samples.png").exists()
     assert (workdir / "report.md").read_bytes() == before
 
 
 def test_show_counts_parameters_and_batches(capsys):
-    costs = show.run(C.load(TINY))
+    costs = show.run(runs.load(TINY))
     printed = capsys.readouterr().out
     assert costs["shapes"] == {"x": (32, 8, 8, 1)}
     assert costs["nfe"] == 5
@@ -153,7 +153,7 @@ def test_show_counts_parameters_and_batches(capsys):
 
 
 def test_points_of_the_plane_train_an_mlp(tmp_path):
-    config = C.load(
+    config = runs.load(
         TINY, ["data.name=moons", "model.name=MLP", "model.width=16", "train.steps=10", "train.sample_every=10"]
     )
     results = train.run(config, tmp_path / "run")
@@ -162,7 +162,7 @@ def test_points_of_the_plane_train_an_mlp(tmp_path):
 
 
 def test_conditional_model_trains_and_samples_by_label(tmp_path):
-    config = C.load(TINY, ["model.classes=10", "train.steps=10", "train.sample_every=10"])
+    config = runs.load(TINY, ["model.classes=10", "train.steps=10", "train.sample_every=10"])
     train.run(config, tmp_path / "run")
     assert sample.run(tmp_path / "run", [0, 1]).shape == (2, 8, 8, 1)
 
@@ -170,7 +170,7 @@ def test_conditional_model_trains_and_samples_by_label(tmp_path):
 @pytest.mark.parametrize("policy", ["stop", "skip"])
 def test_non_finite_updates(tmp_path, policy, capsys):
     changes = ["learning_rate.peak=1e38", "learning_rate.warmup_steps=0", f"train.nonfinite={policy}"]
-    config = C.load(TINY, [*changes, "data.name=moons", "model.name=MLP", "model.width=16"])
+    config = runs.load(TINY, [*changes, "data.name=moons", "model.name=MLP", "model.width=16"])
     if policy == "stop":
         with pytest.raises(training.NonFiniteError, match=r"is inf at step 0 \(in steps 0 to 9\)"):
             train.run(config, tmp_path / "run")
@@ -285,18 +285,18 @@ def test_a_start_that_was_refused_does_not_hold_the_workdir(tmp_path, capsys):
     assert command_line.main([*flags, "--config.train.start=nowhere"]) == 2
     assert "nowhere holds no run" in capsys.readouterr().err
     assert not workdir.exists()
-    files.prepare(workdir, C.load(TINY))
-    files.prepare(workdir, C.load(TINY, ["seed=1"]))
+    files.prepare(workdir, runs.load(TINY))
+    files.prepare(workdir, runs.load(TINY, ["seed=1"]))
     assert files.read_config(workdir).seed == 1
     (workdir / "metrics.jsonl").write_text('{"step": 10}\n')
     with pytest.raises(C.ConfigError, match="another config"):
-        files.prepare(workdir, C.load(TINY))
+        files.prepare(workdir, runs.load(TINY))
 
 
 def test_every_environment_of_a_run_is_kept(tmp_path, monkeypatch):
     for commit in ("a", "b", "b", "c"):
         monkeypatch.setattr(files, "environment", lambda commit=commit: {"commit": commit})
-        files.prepare(tmp_path / "run", C.load(TINY))
+        files.prepare(tmp_path / "run", runs.load(TINY))
     kept = json.loads((tmp_path / "run" / "env.json").read_text())
     assert kept == {"commit": "c", "earlier": [{"commit": "a"}, {"commit": "b"}]}
 
@@ -322,7 +322,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
 
 
 def test_the_published_cosine_table_works_with_eps():
-    config = C.load(TINY, ["schedule.name=Tabulated.cosine", "schedule.steps=1000"])
+    config = runs.load(TINY, ["schedule.name=Tabulated.cosine", "schedule.steps=1000"])
     assert build_run(config).method.parts.schedule.steps == 1000
 
 
@@ -330,7 +330,7 @@ def test_the_published_cosine_table_works_with_eps():
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs").glob("*.py")), ids=lambda p: p.stem)
 def test_every_config_builds(path, variant):
     """Every name and option in it exists, and its sampler can be planned on its grid."""
-    assert build_run(C.load(f"configs/{path.name}{variant}")).data.shape
+    assert build_run(runs.load(f"configs/{path.name}{variant}")).data.shape
 
 
 def test_the_command_line_in_a_process_of_its_own(tmp_path):

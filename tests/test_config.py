@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from diffjax import config as C
-from diffjax import grids, losses, samplers, schedules
+from diffjax import grids, losses, runs, samplers, schedules
 
 VPSDE = "configs/vpsde.py"
 
@@ -174,14 +174,13 @@ def test_missing_arguments_are_named():
         C.build(schedules, {"name": "Tabulated"})
 
 
-def test_a_config_without_a_group_is_told_which():
-    from diffjax.runs import build_run
-
-    config = C.load("configs/vpsde.py:tiny")
+def test_a_config_without_a_group_has_its_default():
+    config = runs.load(f"{VPSDE}:tiny")
     with config.unlocked():
         del config.prepare
-    with pytest.raises(C.ConfigError, match="The config has no prepare; it needs seed, data, schedule"):
-        build_run(config)
+    built = runs.build_run(config)
+    assert built.config.prepare.to_dict() == {"name": "nothing"}
+    assert built.method.prepare is None
 
 
 @pytest.mark.parametrize(
@@ -196,7 +195,5 @@ def test_a_config_without_a_group_is_told_which():
     ],
 )
 def test_what_is_used_late_is_refused_early(change, match):
-    from diffjax.runs import build_run
-
     with pytest.raises(C.ConfigError, match=match):
-        build_run(C.load("configs/vpsde.py:tiny", change.split(";")))
+        runs.build_run(runs.load(f"{VPSDE}:tiny", change.split(";")))

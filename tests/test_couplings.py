@@ -9,15 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from diffjax.commands.experiment import build_experiment
 from run_command import ROOT
 from scipy import optimize
 
 from diffjax import config as C
-from diffjax import couplings, data, losses
+from diffjax import couplings, data, losses, runs
 from diffjax.calculus import FlowOnly
 from diffjax.commands import sample, train
+from diffjax.method import Example
 from diffjax.processes import Gaussian, path
+from diffjax.runs import build_run
 from diffjax.schedules import Rectified
 
 RNG = np.random.default_rng(0)
@@ -182,16 +183,16 @@ SCHEDULE = FlowOnly(Rectified())
 def test_the_prepared_noise_is_normal_and_nearer_to_the_data(method):
     prepare = losses.prepare.optimal_transport(SCHEDULE, method)
     x = jnp.asarray(pairs(256)[0]) + 1.5
-    batch = jax.jit(prepare.apply)((), jax.random.key(3), {"x": x, "label": jnp.arange(256)})
+    batch = jax.jit(prepare.apply)((), jax.random.key(3), Example(x, {"label": jnp.arange(256)}))
     own = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(3), jnp.arange(256))
     drawn = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (2,)))(own))
-    z = np.asarray(batch["z"])
+    z = np.asarray(batch.chosen["z"])
     assert {tuple(v) for v in z.tolist()} <= {tuple(v) for v in drawn.tolist()}
     if method == "exact":
         np.testing.assert_array_equal(np.sort(z, 0), np.sort(drawn, 0))
     assert couplings.transport_cost(x, z) < 0.7 * couplings.transport_cost(x, drawn)
     np.testing.assert_allclose(z.mean(0), 0, atol=0.2)
-    np.testing.assert_array_equal(batch["label"], np.arange(256))
+    np.testing.assert_array_equal(batch.given["label"], np.arange(256))
     assert prepare.update((), None, {}) == ()
 
 
@@ -201,22 +202,26 @@ from jax.sharding import PartitionSpec as P
 from diffjax import losses, parallel, training, ema, optimizers
 import optax
 from diffjax.calculus import FlowOnly
+from diffjax.method import Example
 from diffjax.schedules import Rectified
 found = {}
 for method in ("exact", "sinkhorn"):
     prepare = losses.prepare.optimal_transport(FlowOnly(Rectified()), method)
     def loss(params, keys, example, index, size):
-        return ((params * example["z"] - example["x"]) ** 2).mean(), {"z0": example["z"][0]}
+        z = example.chosen["z"]
+        return ((params * z - example.x) ** 2).mean(), {"z0": z[0]}
+
+    method_of = training.loss_method(loss, prepare)
     for backend, n in (("jit", 1), ("jit", 4), ("pmap", 4))[: 3 if method == "exact" else 2]:
         mesh = parallel.mesh(jax.devices()[:n])
         axis = parallel.AXIS if backend == "pmap" else None
-        step = training.make_step(training.loss_method(loss, prepare), optax.sgd(0.1), ema.warm_up([]), axis_name=axis)
+        step = training.make_step(method_of, optax.sgd(0.1), ema.warm_up([]), axis_name=axis)
         run = parallel.compile_step(step, backend, mesh)
-        state = training.init_state(jnp.ones(()), optax.sgd(0.1), ema.warm_up([]), jax.random.key(0), training.loss_method(loss, prepare))
+        state = training.init_state(jnp.ones(()), optax.sgd(0.1), ema.warm_up([]), jax.random.key(0), method_of)
         state = parallel.replicate(mesh, state)
         x = np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)
         for _ in range(3):
-            state, metrics = run(state, parallel.shard_batch(mesh, {"x": x}))
+            state, metrics = run(state, parallel.shard_batch(mesh, Example(x)))
             jax.block_until_ready(state)
         found[method, backend, n] = float(jax.device_get(state.params))
     values = [v for key, v in found.items() if key[0] == method]
@@ -248,7 +253,7 @@ SHORT = ["train.steps=10", "train.sample_every=10", "eval.samples=100", "checkpo
 def flow_run(tmp_path_factory):
     """A run along quarter circles with transport."""
     workdir = tmp_path_factory.mktemp("runs") / "flow"
-    return workdir, train.run(C.load(TINY, [*MOONS, *SHORT, "data.held_out=100"]), workdir)
+    return workdir, train.run(runs.load(TINY, [*MOONS, *SHORT, "data.held_out=100"]), workdir)
 
 
 def test_a_run_along_a_path_is_sampled_and_judged(flow_run):
@@ -284,23 +289,24 @@ def test_pairs_stay_together(pairs_file):
 
 
 def test_the_reflow_config_builds(pairs_file):
-    assert build_experiment(C.load("configs/rectified.py:reflow", [*MOONS[1:], f"data.path={pairs_file}"])).schedule
+    config = runs.load("configs/rectified.py:reflow", [*MOONS[1:], f"data.path={pairs_file}"])
+    assert isinstance(build_run(config).method.parts.schedule, FlowOnly)
 
 
 def test_pairs_are_trained_on(pairs_file, tmp_path):
     fast = ["learning_rate.peak=0.02", "learning_rate.warmup_steps=0", "train.batch_size=64", "ema.decays=(0.9,)"]
     fast += ["train.steps_per_dispatch=100", "train.log_every=100", "sample.ema=0.9"]
     short = ["train.steps=200", "train.sample_every=200", "eval.samples=64", "checkpoint.every=200"]
-    config = C.load("configs/rectified.py:distill", [*MOONS[1:], *short, *fast, f"data.path={pairs_file}"])
+    config = runs.load("configs/rectified.py:distill", [*MOONS[1:], *short, *fast, f"data.path={pairs_file}"])
     train.run(config, tmp_path / "run")
-    experiment = build_experiment(config)
-    z = np.stack([sample_noise(experiment, seed) for seed in range(8)])
+    shape = build_run(config).data.shape
+    z = np.stack([sample_noise(shape, seed) for seed in range(8)])
     got = sample.run(tmp_path / "run", range(8))
     assert np.abs(got - (2 + 0.5 * z)).mean() < 0.15, "each seed's noise flows to its own x"
 
 
-def sample_noise(experiment, seed):
-    return np.asarray(jax.random.normal(jax.random.split(jax.random.key(seed))[0], experiment.dataset.shape))
+def sample_noise(shape, seed):
+    return np.asarray(jax.random.normal(jax.random.split(jax.random.key(seed))[0], shape))
 
 
 PAIRS = ["data.name=npz", "data.label=None", "data.z=z", *MOONS[1:]]
@@ -324,7 +330,7 @@ PAIRS = ["data.name=npz", "data.label=None", "data.z=z", *MOONS[1:]]
 def test_mistakes_in_configs(name, overrides, match, pairs_file):
     extra = MOONS if name == TINY else [*PAIRS, f"data.path={pairs_file}"]
     with pytest.raises(C.ConfigError, match=match):
-        build_experiment(C.load(TINY, [*extra, *overrides]))
+        build_run(runs.load(TINY, [*extra, *overrides]))
 
 
 def test_pairs_are_not_augmented(tmp_path):
@@ -332,9 +338,9 @@ def test_pairs_are_not_augmented(tmp_path):
     np.savez(tmp_path / "pairs.npz", x=z / 2, z=z)
     options = [*PAIRS[:3], f"data.path={tmp_path}/pairs.npz", "prepare.name=nothing"]
     with pytest.raises(C.ConfigError, match="flip mirrors x alone"):
-        build_experiment(C.load(TINY, [*options, "data.flip=True"]))
+        build_run(runs.load(TINY, [*options, "data.flip=True"]))
     with pytest.raises(C.ConfigError, match="would part each x from its z"):
-        build_experiment(C.load(TINY, [*options, "augment.name=geometric", "model.augment=9"]))
+        build_run(runs.load(TINY, [*options, "augment.name=geometric", "model.augment=9"]))
 
 
 @pytest.mark.parametrize(("z", "match"), [(np.zeros((4, 3)), "expected finite"), (np.full((4, 2), np.nan), "finite")])

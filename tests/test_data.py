@@ -16,7 +16,7 @@ from diffjax.config import ConfigError, build
 from diffjax.data import batches, source
 from diffjax.method import Example
 
-TOYS = ["moons", "eight_gaussians", "checkerboard", "spirals", "swiss_roll"]
+TOYS = ["moons", "eight_gaussians", "modes", "checkerboard", "spirals", "swiss_roll"]
 
 
 def everything(part):
@@ -100,6 +100,25 @@ def test_eight_gaussians_have_their_centres_and_noise(noise):
         np.testing.assert_allclose((residual**4).mean(0), 3 * noise**4, rtol=0.1)
         np.testing.assert_allclose(np.corrcoef(residual.T)[0, 1], 0, atol=0.03)
     np.testing.assert_allclose(np.bincount(d.train.given["label"]) / 16_000, 1 / 8, atol=0.01)
+
+
+def test_modes_have_their_weights_centres_and_noise():
+    d = data.modes(n=40_000, weights=(0.5, 0.2, 0.3), radius=2.0, noise=0.25)
+    label = d.train.given["label"]
+    np.testing.assert_allclose(np.bincount(label) / 40_000, [0.5, 0.2, 0.3], atol=0.01)
+    angle = 2 * np.pi * label / 3
+    residual = d.train.x - 2.0 * np.stack([np.cos(angle), np.sin(angle)], 1)
+    np.testing.assert_allclose(residual.mean(0), 0, atol=0.01)
+    np.testing.assert_allclose(np.cov(residual.T), 0.25**2 * np.eye(2), atol=0.001)
+    assert (d.classes, data.modes(n=9).classes) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    "options", [{"weights": (0.5, 0.6)}, {"weights": ()}, {"weights": (-0.5, 1.5)}, {"radius": -1.0}]
+)
+def test_modes_refuse_bad_options_by_name(options):
+    with pytest.raises(ValueError, match=rf"^modes: {next(iter(options))} .*, expected .*0 or more"):
+        data.modes(**options)
 
 
 def test_checkerboard_is_uniform_on_eight_squares():

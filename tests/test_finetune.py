@@ -6,8 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from diffjax import config as C
-from diffjax import finetune, models
+from diffjax import finetune, models, runs
 from diffjax import main as command_line
 from diffjax.commands import sample, train
 from diffjax.denoisers import moments
@@ -76,22 +75,20 @@ SMALL = [*MLP, "train.steps=10", "train.sample_every=10", "eval.samples=100"]
 def run_of_v(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "v"
     with pytest.MonkeyPatch.context() as patch:  # its evaluation is not what is tested
-        patch.setattr(train.evaluate, "run", lambda *args, **options: {})
-        train.run(C.load("configs/vpsde.py:tiny", ["target.name=V", *SMALL]), workdir)
+        patch.setattr(train.report, "evaluate", lambda run, out: {})
+        train.run(runs.load("configs/vpsde.py:tiny", ["target.name=V", *SMALL]), workdir)
     return workdir
 
 
 def test_a_head_is_trained_on_a_frozen_network(run_of_v, tmp_path, monkeypatch):
-    monkeypatch.setattr(train.evaluate, "run", lambda *args, **options: {})
-    train.run(
-        C.load("configs/variance.py:tiny", [*SMALL, "model.outputs=2", "train.only=^out/", f"train.start={run_of_v}"]),
-        tmp_path / "npr",
-    )
-    (old, before, _), (new, after, _) = sample.restore(run_of_v), sample.restore(tmp_path / "npr")
-    given, got = sample.served(old, before, run_of_v), sample.served(new, after, tmp_path / "npr")
+    monkeypatch.setattr(train.report, "evaluate", lambda run, out: {})
+    changes = [*SMALL, "model.outputs=2", "train.only=^out/", f"train.start={run_of_v}"]
+    train.run(runs.load("configs/variance.py:tiny", changes), tmp_path / "npr")
+    old, new = runs.open(run_of_v), runs.open(tmp_path / "npr")
+    given, got = old.params, new.params
     x = jnp.asarray([0.3, -0.8])
-    F, u = jnp.split(new.network.apply(got, x, CLOCK), 2, -1)
-    np.testing.assert_allclose(F, old.network.apply(given, x, CLOCK), atol=1e-6)
+    F, u = jnp.split(new.method.parts.network.apply(got, x, CLOCK), 2, -1)
+    np.testing.assert_allclose(F, old.method.parts.network.apply(given, x, CLOCK), atol=1e-6)
     assert np.abs(u).max() > 1e-4
     still = {**got, "out": given["out"]}
     jax.tree.map(np.testing.assert_array_equal, still, given)
@@ -126,7 +123,7 @@ def test_axes_are_kept_and_sampled_with(run_of_v, tmp_path, capsys):
     assert command_line.main(["--mode=moments", f"--workdir={run_of_v}", f"--out={tmp_path}"]) == 0
     printed = capsys.readouterr().out
     assert f"--config.sampler.axes={tmp_path / 'axes.npz'}" in printed
-    axes, train = principal.Axes.load(tmp_path / "axes.npz"), sample.restore(run_of_v)[0].dataset.train
+    axes, train = principal.Axes.load(tmp_path / "axes.npz"), runs.open(run_of_v).data.train
     np.testing.assert_allclose(axes.basis @ axes.mean, train.gather(np.arange(len(train))).x.mean(0), atol=1e-5)
     assert f"sigma_data={1.3 * np.sqrt(np.mean(axes.variances)):.2g}" in printed
     flags = ["--mode=sample", f"--workdir={run_of_v}", "--seeds=0-3", "--sampler=principal.adams", "--nfe=4"]

@@ -6,12 +6,15 @@ import re
 import jax
 import numpy as np
 import pytest
-from diffjax.commands.experiment import build_experiment, init_state
 
 from diffjax import config as C
 from diffjax import main as command_line
-from diffjax.commands import likelihood, sample, train
+from diffjax import runs
+from diffjax.commands import likelihood, train
 from diffjax.denoisers import variance
+from diffjax.methods import Denoising, bound, density
+from diffjax.runs import build_run
+from diffjax.runs.run import init_state, of
 from diffjax.types import Posterior
 
 TINY = "configs/vpsde.py:tiny"
@@ -23,8 +26,8 @@ SHORT = ["checkpoint.every=10", "grid.n=8"]
 def moons_run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "moons"
     with pytest.MonkeyPatch.context() as patch:  # its evaluation is not what is tested
-        patch.setattr(train.evaluate, "run", lambda *args, **options: {})
-        train.run(C.load(TINY, ["data.name=moons", "data.n=300", "data.held_out=32", *SMALL, *SHORT]), workdir)
+        patch.setattr(train.report, "evaluate", lambda run, out: {})
+        train.run(runs.load(TINY, ["data.name=moons", "data.n=300", "data.held_out=32", *SMALL, *SHORT]), workdir)
     assert command_line.main(["--mode=likelihood", f"--workdir={workdir}"]) == 0
     return workdir
 
@@ -67,50 +70,63 @@ class Ideal:
         return Posterior(alpha * self.v / (alpha**2 * self.v + sigma**2) * x)
 
 
+V = 0.4
+
+
+class Known(Denoising):
+    """A method's parts that know the posterior, by whatever rule for the variance of a step."""
+
+    def mean_denoiser(self, params, given):
+        return Ideal(self.schedule, V)
+
+    def plain_denoiser(self, params, given, chain=None):
+        ideal = Ideal(self.schedule, V)
+        return {variance.small: variance.Small(ideal, chain), variance.large: variance.Large(ideal, V)}[self.denoiser]
+
+
 @pytest.fixture(scope="module")
 def digits():
-    return build_experiment(C.load(TINY, ["model.multipliers=1", "model.attention=()", "grid.n=4", "sample.chunk=32"]))
+    """An untrained run on digits, whose denoiser is that of N(0, V)."""
+    small = ["model.multipliers=1", "model.attention=()", "grid.n=4", "sample.chunk=32"]
+    built = build_run(runs.load(TINY, small))
+    run = of(built, init_state(built))
+    return run._replace(method=run.method._replace(parts=Known(*run.method.parts)))
 
 
-def test_digits_under_a_model_whose_density_is_known(digits, monkeypatch):
+def test_digits_under_a_model_whose_density_is_known(digits):
     """Of N(0, 0.4): bits of dequantised digits by hand, the noise's mean square added; latents scaled by one number."""
-    v, n, flow = 0.4, 64, likelihood.plan(digits)
+    v, n, parts = V, 64, digits.method.parts
+    flow = density.plan(parts)
     assert float(flow.density.args[1][0]) == pytest.approx(1e-5)
     assert flow.ts[-1] == 1e-3, "not the grid's zero"
-    monkeypatch.setattr(likelihood, "mean_denoiser", lambda _: lambda params, label: Ideal(digits.schedule, v))
-    examples = digits.dataset.held_out.gather(np.arange(n))
-    found = likelihood.measurer(digits, flow)({}, examples)
+    examples = digits.data.held_out.gather(np.arange(n))
+    found = density.measurer(digits, parts, flow)({}, examples)
     integral = 0.1e-3 + 9.95e-6
     alpha2, sigma2 = np.exp(-integral), -np.expm1(-integral)
     start, end = alpha2 * v + sigma2, np.exp(-10.05) * v - np.expm1(-10.05)
     pulled = start * -np.expm1(-10.05) / end  # the prior N(0, sigma_T^2) pulled back by the affine flow
     bits = lambda square, var: (square / var + np.log(2 * np.pi * var)) / (2 * np.log(2))
-    square = np.mean(np.asarray(examples["x"], np.float64) ** 2)
+    square = np.mean(np.asarray(examples.x, np.float64) ** 2)
     uniform = bits(square + 2 / 16 * 2 / 16 / 12, pulled) + 3
     assert found["ode"]["uniform"]["bits"] == pytest.approx(uniform, abs=0.01)
     gaussian = bits(alpha2 * square + sigma2, pulled) - bits(sigma2, sigma2)  # whose decoder is certain
     assert found["ode"]["gaussian"]["bits"] == pytest.approx(gaussian, abs=0.03)
     spread = (alpha2 * square + sigma2) * end / start / -np.expm1(-10.05)
-    of = likelihood.normality(found["latents"])
-    assert np.hypot(of["mean"], of["std"]) == pytest.approx(np.sqrt(spread), rel=0.01)
-    trip = likelihood.round_trip(digits, flow, {}, examples, found)
+    normality = density.normality(found["latents"])
+    assert np.hypot(normality["mean"], normality["std"]) == pytest.approx(np.sqrt(spread), rel=0.01)
+    trip = density.round_trip(digits, parts, flow, {}, examples, found)
     assert trip["examples"] == 32
     assert 0 < trip["worst"] < 1e-4
 
 
 def test_digits_side_by_side(digits, tmp_path, monkeypatch):
     """A whole report without training: both dequantisations, both bounds, histograms, and 3 bits for 17 levels."""
-    state, ideal = init_state(digits), Ideal(digits.schedule, 0.4)
-    monkeypatch.setattr(likelihood, "mean_denoiser", lambda _: lambda params, label: ideal)
-    monkeypatch.setattr(likelihood, "restore", lambda *args, **options: (digits, state, 0))
-    kinds = {"small": lambda chain: variance.Small(ideal, chain), "large": lambda chain: variance.Large(ideal, 0.4)}
-    named = lambda experiment, params, label, chain: kinds[experiment.config.denoiser.name](chain)
-    monkeypatch.setattr(likelihood.codelength, "denoiser_of", named)
-    monkeypatch.setattr(likelihood.codelength, "MOST", 32)
+    monkeypatch.setattr(runs, "open", lambda workdir, **options: digits)
+    monkeypatch.setattr(bound, "MOST", 32)
     results = likelihood.run("nowhere", out=tmp_path, most=32)
     assert results["ode"]["held out"].keys() == {"gaussian", "uniform"}
     assert results["bounds"].keys() == {"small", "large"}
-    assert all(np.isfinite(bound["held out"]) for bound in results["bounds"].values())
+    assert all(np.isfinite(found["held out"]) for found in results["bounds"].values())
     assert 1 < results["baseline"]["pixel histograms"] < np.log2(17)
     text = (tmp_path / "likelihood.md").read_text()
     assert "17 levels in [-1, 1], spacing 2/16: uniform noise adds log2(16/2) = 3.0000 bits" in text
@@ -119,8 +135,8 @@ def test_digits_side_by_side(digits, tmp_path, monkeypatch):
 
 def test_normality_of_a_normal_sample_and_of_another():
     values = np.asarray(jax.random.normal(jax.random.key(0), (4000, 2)))
-    assert likelihood.normality(values)["kolmogorov"] < 0.02
-    off = likelihood.normality(2 * values + 1)
+    assert density.normality(values)["kolmogorov"] < 0.02
+    off = density.normality(2 * values + 1)
     assert (off["mean"], off["std"]) == pytest.approx((1, 2), abs=0.05)
     assert off["kolmogorov"] > 0.2
 
@@ -147,11 +163,10 @@ def test_mistakes_are_one_line(moons_run, flags, match, capsys):
 def test_the_command_measures_what_is_restored(moons_run, monkeypatch):
     """The step and the EMA that the flags name."""
     seen = {}
-    monkeypatch.setattr(
-        likelihood, "served", lambda experiment, state, workdir: seen.update(step=int(state.step)) or 1 / 0
-    )
+    look = lambda run, of, most: seen.update(step=run.step, ema=run.settings.ema) or 1 / 0
+    monkeypatch.setattr(density, "measure", look)
     with pytest.raises(ZeroDivisionError):
-        likelihood.run(moons_run, step=10)
-    assert seen == {"step": 10}
+        likelihood.run(moons_run, step=10, overrides=["sample.ema=0.999"])
+    assert seen == {"step": 10, "ema": "0.999"}
     with pytest.raises(C.ConfigError, match=r"no step 7|it holds"):
-        sample.restore(moons_run, step=7)
+        runs.open(moons_run, step=7)

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -318,9 +319,16 @@ def test_bad_input_is_one_readable_line(make, shape, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_label_for_an_unconditional_network_is_refused():
-    with pytest.raises(ValueError, match="classes = None"):
-        models.init(models.network(models.MLP(8)), KEY, (2,), label=1)
+def test_a_network_ignores_names_that_it_does_not_read():
+    """That nobody reads a name is said where data and method meet (`runs.checks.check_read`)."""
+    x, c = jnp.ones(2), jnp.float32(0.3)
+    plain, told = models.network(models.MLP(8)), models.network(models.MLP(8, classes=3))
+    assert (plain.reads, told.reads) == ((), ("label",))
+    for network, changes in ((plain, False), (told, True)):
+        params = network.init(KEY, x, c, {"label": jnp.int32(0), "text": jnp.ones(4)})
+        params = jax.tree.map(lambda leaf: leaf + 0.1 * jnp.arange(leaf.size).reshape(leaf.shape) / leaf.size, params)
+        F = [np.asarray(network.apply(params, x, c, {"label": jnp.int32(i), "text": jnp.ones(4) * i})) for i in (0, 2)]
+        assert bool(np.abs(F[0] - F[1]).max() > 1e-4) is changes
 
 
 def test_linen_modules_with_running_statistics_are_refused():
@@ -345,6 +353,38 @@ def test_parameter_table_counts_every_number():
     assert text[1].split() == ["a", "scalar", "bfloat16", "1"]
     assert text[-1].split() == ["total", "17"]
     assert len({len(line) for line in text}) == 1
+
+
+@pytest.mark.parametrize(("shape", "of"), [((3,), None), ((2, 4), ()), ((3,), (2, 2, 1))])
+def test_perceptron_is_that_of_numpy(shape, of):
+    net = models.network(models.Perceptron(of, width=5, depth=2))
+    x = np.random.default_rng(0).normal(size=(6, *shape)).astype(np.float32)
+    params = net.init(KEY, jnp.asarray(x[0]), jnp.zeros(()))
+    layers_of = [
+        {k: np.asarray(v, np.float64) for k, v in params[name].items()} for name in ("dense_0", "dense_1", "out")
+    ]
+    h = x.reshape(6, -1).astype(np.float64)
+    for i, layer in enumerate(layers_of):
+        h = h @ layer["kernel"] + layer["bias"]
+        h = h / (1 + np.exp(-h)) if i < 2 else h
+    expected = h.reshape(6, *(shape if of is None else of))
+    one = jnp.stack([net.apply(params, jnp.asarray(row), jnp.zeros(())) for row in x])
+    np.testing.assert_allclose(one, expected, atol=1e-5)
+    np.testing.assert_allclose(net.apply(params, jnp.asarray(x), jnp.zeros(6)), expected, atol=1e-5)
+    assert net.reads == ()
+
+
+def test_perceptron_without_hidden_layers_is_affine_and_counts_are_checked():
+    params = models.network(models.Perceptron((4,), depth=0)).init(KEY, jnp.zeros(3), jnp.zeros(()))
+    assert {name: part["kernel"].shape for name, part in params.items()} == {"out": (3, 4)}
+    for options, message in (
+        (dict(width=0), "width = 0: expected a positive integer"),
+        (dict(depth=-1), "depth = -1: expected a positive integer"),
+        (dict(shape=(2, 0)), "shape[1] = 0: expected a positive integer"),
+        (dict(dtype="int8"), "dtype = 'int8' is unknown"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            models.Perceptron(**options)
 
 
 def test_mlp_parameter_count():

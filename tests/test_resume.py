@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from run_command import run, start
 
-from diffjax.commands import sample
+from diffjax import runs
 
 STEPS = 240
 LONG = 1200  # for thirty kills
@@ -51,9 +51,9 @@ def logged(workdir: Path) -> list[dict]:
 
 
 def assert_same_run(a: Path, b: Path, steps: int = STEPS) -> None:
-    (_, one, step_a), (_, two, step_b) = sample.restore(a), sample.restore(b)
-    assert step_a == step_b == steps
-    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True):
+    one, two = runs.open(a), runs.open(b)
+    assert one.step == two.step == steps
+    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(one.state), jax.tree.leaves(two.state), strict=True):
         x, y = (jax.random.key_data(v) if jax.dtypes.issubdtype(v.dtype, jax.dtypes.prng_key) else v for v in (x, y))
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), jax.tree_util.keystr(path)
     assert logged(a) == logged(b)

@@ -6,12 +6,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from diffjax.commands.experiment import abstract_state, build_experiment, plan
 
 from diffjax import config as C
-from diffjax import training
-from diffjax.commands import sample, show, snapshots, train
+from diffjax import data, runs, training
+from diffjax.commands import sample, show, train
 from diffjax.ema.power_function import exponent
+from diffjax.method import Example
+from diffjax.runs import build_run, snapshots
+from diffjax.runs.logs import Log
+from diffjax.runs.run import abstract_state
 from diffjax.samplers import nfe
 
 OVERRIDES = ["model.name=MLP", "model.width=8", "model.depth=1", "data.name=moons", "augment.name=none"]
@@ -19,7 +22,7 @@ OVERRIDES += ["target.sigma_data=1.0", "train.batch_size=8", "eval.samples=20", 
 
 
 def load(*overrides):
-    return C.load("configs/edm.py:tiny", [*OVERRIDES, *overrides])
+    return runs.load("configs/edm.py:tiny", [*OVERRIDES, *overrides])
 
 
 @pytest.fixture(scope="module")
@@ -34,22 +37,14 @@ def contents(workdir: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((workdir / "ema").iterdir())}
 
 
-def trajectory(workdir: Path, steps: int):
+def trajectory(steps: int):
     """The parameters after every step, from the run's own step function, and its averages at the end."""
-    loop = train._Loop(build_experiment(load()), workdir, train.parallel.mesh(), _Nowhere(), train.CompileClock())
-    path, batches = [], train.data.Batches(loop.experiment.dataset.train, 8, loop.experiment.config.seed)
-    with batches:
+    trainer, path = runs.Trainer(**build_run(load())._asdict()), []
+    with data.Batches(trainer.data.train, 8, trainer.settings.seed) as batches:
         for _, batch in zip(range(steps), batches):
-            loop.state, _ = loop.steps(loop.state, batch)
-            path.append(jax.device_get(loop.state.params))
-    return path, loop.state
-
-
-class _Nowhere:
-    """Checkpoints of a run that starts afresh."""
-
-    def restore(self, state):
-        return None
+            trainer.state, _ = trainer.steps(trainer.state, batch)
+            path.append(jax.device_get(trainer.state.params))
+    return path, trainer.state
 
 
 def test_every_fourth_step_is_stored(whole):
@@ -57,16 +52,16 @@ def test_every_fourth_step_is_stored(whole):
     with np.load(whole / "ema" / "00000012.npz") as stored:
         assert stored[".count"] == 12
         names = set(stored.files)
-    _, state, _ = sample.restore(whole)
+    state = runs.open(whole).state
     assert names == {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.ema)}
 
 
-def test_what_is_made_of_them_is_the_average_of_the_run(whole, tmp_path):
+def test_what_is_made_of_them_is_the_average_of_the_run(whole):
     """Of the parameters after each of 40 steps; ten storings leave an error that 40 would not."""
-    experiment, state, _ = sample.restore(whole, overrides=["sample.ema=0.075"])
-    path, replayed = trajectory(tmp_path, 40)
+    run = runs.open(whole, overrides=["sample.ema=0.075"])
+    state, (path, replayed) = run.state, trajectory(40)
     np.testing.assert_array_equal(*(np.asarray(jax.tree.leaves(s.params)[0]) for s in (state, replayed)))
-    made = sample.served(experiment, state, whole)
+    made = run.params
     for width, average in (("0.05", state.ema.averages["0.05"]), ("0.1", state.ema.averages["0.1"]), ("0.075", made)):
         w = np.diff((np.arange(41) / 40) ** (exponent(float(width)) + 1))
         for leaf, *course in zip(jax.tree.leaves(average), *map(jax.tree.leaves, path)):
@@ -85,21 +80,20 @@ def test_sample_takes_a_width_that_was_not_tracked(whole, tmp_path):
 
 
 def test_an_older_checkpoint_is_served_from_what_was_stored_by_then(whole):
-    experiment, state, step = sample.restore(whole, step=30, overrides=["sample.ema=0.075"])
-    assert step == 30
-    full = sample.served(experiment, state, whole)
+    run = runs.open(whole, step=30, overrides=["sample.ema=0.075"])
+    assert run.step == 30
     parts = [k for k in snapshots.steps(whole) if k <= 30]
     assert parts[-1] == 28
-    np.testing.assert_array_equal(*(jax.tree.leaves(p)[0] for p in (full, _without_later(experiment, state, whole))))
+    np.testing.assert_array_equal(*(jax.tree.leaves(p)[0] for p in (run.params, _without_later(run, whole))))
 
 
-def _without_later(experiment, state, workdir):
+def _without_later(run, workdir):
     copy = workdir.parent / "early"
     shutil.copytree(workdir, copy)
     for path in (copy / "ema").glob("*.npz"):
         if int(path.stem) > 30:
             path.unlink()
-    return sample.served(experiment, state, copy)
+    return run._replace(workdir=copy).params
 
 
 def killed_at(workdir: Path, monkeypatch, step: int):
@@ -130,7 +124,7 @@ def test_killed_runs_lose_and_repeat_nothing(whole, tmp_path, monkeypatch):
 
 def _resume(workdir, monkeypatch):
     said = []
-    monkeypatch.setattr(train.Log, "say", lambda self, text: said.append(text))
+    monkeypatch.setattr(Log, "say", lambda self, text: said.append(text))
     train.run(load(), workdir)
     return "\n".join(said)
 
@@ -171,17 +165,17 @@ def test_without_stored_averages_nothing_is_made(whole, tmp_path):
 )
 def test_config_mistakes(overrides, match):
     with pytest.raises(C.ConfigError, match=match):
-        build_experiment(load(*overrides))
+        build_run(load(*overrides))
 
 
 def test_other_averages_are_still_named_as_before():
     with pytest.raises(C.ConfigError, match=r"sample\.ema is '0\.99': nearest is '0\.999'; it has 0\.999"):
-        build_experiment(C.load("configs/vpsde.py:tiny", ["sample.ema=0.99"]))
+        build_run(runs.load("configs/vpsde.py:tiny", ["sample.ema=0.99"]))
 
 
 def test_the_published_recipe_in_figures():
     """Karras et al. 2022, appendix F, on CIFAR-10; only the data is missing."""
-    config = C.load("configs/edm.py:cifar10")
+    config = runs.load("configs/edm.py:cifar10")
     train_, batch = config.train, config.train.batch_size
     assert batch == 512
     assert train_.steps * batch == pytest.approx(200e6, rel=1e-4)
@@ -199,12 +193,12 @@ def test_the_published_recipe_trains_on_images_of_that_size(tmp_path):
     """Every shape of a training step, on stand-in images; nothing is computed."""
     path = tmp_path / "images.npz"
     np.savez(path, x=np.zeros((20, 32, 32, 3), np.uint8))
-    config = C.load("configs/edm.py:cifar10", ["data.name=npz", f"data.path={path}", "data.label=None"])
-    experiment = build_experiment(config)
-    step = training.make_step(experiment.method, experiment.optimizer, experiment.ema)
-    batch = {"x": jax.ShapeDtypeStruct((512, 32, 32, 3), np.float32)}
-    state, metrics = jax.eval_shape(step, abstract_state(experiment), batch)
+    config = runs.load("configs/edm.py:cifar10", ["data.name=npz", f"data.path={path}", "data.label=None"])
+    built = build_run(config)
+    step = training.make_step(built.method, built.optimizer, built.ema)
+    batch = Example(jax.ShapeDtypeStruct((512, 32, 32, 3), np.float32))
+    state, metrics = jax.eval_shape(step, abstract_state(built), batch)
     assert state.params["embedding"]["augment"]["kernel"].shape == (9, 128)
     assert 50e6 < sum(leaf.size for leaf in jax.tree.leaves(state.params)) < 70e6
     assert metrics["loss"].shape == ()
-    assert nfe(plan(config, experiment.schedule).walk) == 35
+    assert nfe(built.method.plan(built.data.shape).walk) == 35

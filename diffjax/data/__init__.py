@@ -11,7 +11,8 @@ from diffjax.data.source import Arrays, Dataset, Source
 from diffjax.data.source import arrays as arrays
 from diffjax.data.source import blank as blank
 from diffjax.data.tfds import tfds
-from diffjax.data.toys import checkerboard, eight_gaussians, moons, spirals, swiss_roll
+from diffjax.data.tokens import tokens
+from diffjax.data.toys import checkerboard, eight_gaussians, modes, moons, spirals, swiss_roll
 
 __all__ = [
     "Arrays",
@@ -24,6 +25,7 @@ __all__ = [
     "digits",
     "eight_gaussians",
     "folder",
+    "modes",
     "moons",
     "npz",
     "pairs",
@@ -31,4 +33,5 @@ __all__ = [
     "spirals",
     "swiss_roll",
     "tfds",
+    "tokens",
 ]

@@ -37,6 +37,30 @@ def eight_gaussians(n: int = 10_000, held_out: int = 2_000, noise: float = 0.1, 
     return _dataset("eight_gaussians", draw, 8, n, held_out, noise, seed)
 
 
+def modes(
+    n: int = 50_000,
+    held_out: int = 2_000,
+    weights: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4),
+    radius: float = 1.4,
+    noise: float = 0.35,
+    seed: int = 0,
+) -> Dataset:
+    """Gaussians of these weights and of standard deviation `noise`, evenly around a circle; the label is the component.
+
+    Component k of K stands at the angle 2 pi k / K; the weights add up to 1.
+    """
+    if not len(weights) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-9:
+        raise ValueError(f"modes: weights are {tuple(weights)!r}, expected numbers, 0 or more, that add up to 1.")
+    if not 0 <= radius < np.inf:
+        raise ValueError(f"modes: radius is {radius!r}, expected a number, 0 or more.")
+
+    def draw(u: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        component = np.searchsorted(np.cumsum(weights)[:-1], u, side="right")
+        return radius * _circle(2 * np.pi * component / len(weights)), component
+
+    return _dataset("modes", draw, len(weights), n, held_out, noise, seed)
+
+
 def checkerboard(n: int = 10_000, held_out: int = 2_000, noise: float = 0.0, seed: int = 0) -> Dataset:
     """Uniform on the dark squares of a 4 x 4 board over [-sqrt 3, sqrt 3]^2; each coordinate has variance 1."""
 

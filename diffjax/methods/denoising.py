@@ -5,7 +5,7 @@ function of it, `losses.times.stratified` rather than `losses.times.stratified(s
 the process, and a learned clock can put another in its place.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -46,6 +46,12 @@ class Denoising(NamedTuple):
     def schedule(self) -> Schedule:
         """The schedule of the process, said once, there."""
         return self.process.schedule
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of `given` that data has to bring, as far as process and network say what they read."""
+        drawn = {*self.process.conditions, "augment"}  # by the process and by the augmentation, not by data
+        return (*self.process.asks, *(name for name in self.network.reads or () if name not in drawn))
 
     def net(self, params: PyTree, given: dict, **options: Any) -> Partial:
         """Closes the network over its parameters and what is given: (x_in, c) -> F."""
@@ -176,9 +182,7 @@ def denoising(
     def learned(memory: PyTree) -> Method:
         return of._replace(process=process.on(prepared.schedule(memory))).method()
 
-    drawn = {*process.conditions, "augment"}  # by the process and by the augmentation, not by data
-    own = lambda names: tuple(name for name in names if name not in drawn)
-    read = None if network.reads is None else (*process.asks, *own(network.reads))
+    read = None if network.reads is None else of.needs
     clock = prepared is not None and prepared.schedule is not None
     return Method(
         init,
@@ -194,8 +198,8 @@ def denoising(
 
 
 def _check_kinds(network: Any, process: Any, target: Any) -> None:
-    kinds = (
-        ("network", network, ("init", "apply"), "models.of(module) makes one of a linen or nnx module"),
+    kinds = (  # a linen module has init and apply too, of other arguments; a module's own `reads` is a table
+        ("network", network, ("init", "apply", "reads"), "models.of(module) makes one of a linen or nnx module"),
         ("process", process, ("schedule", "noise", "corrupt", "prior"), "such as processes.Gaussian(schedules.VP())"),
         ("target", target, ("__call__", "skip_out", "given"), "such as denoisers.V()"),
     )
@@ -203,8 +207,10 @@ def _check_kinds(network: Any, process: Any, target: Any) -> None:
         if isinstance(got, type) or (missing := [member for member in members if not hasattr(got, member)]):
             lacks = "a class, not an object of it" if isinstance(got, type) else f"without {', '.join(missing)}"
             raise ValueError(f"Got {_shown(got)} as the {name}, {lacks}; {instead}.")
+    if isinstance(network.reads, Mapping):
+        raise ValueError(f"Got {_shown(network)} as the network, a module alone; {kinds[0][-1]}.")
 
 
 def _shown(got: Any) -> str:
-    text = repr(got)
+    text = " ".join(repr(got).split())
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -5,11 +5,15 @@ from diffjax.models.adapters import of as of
 from diffjax.models.classifier import Classifier as Classifier
 from diffjax.models.mlp import MLP
 from diffjax.models.network import Network, format_table, init, network, parameter_table
+from diffjax.models.perceptron import Perceptron
+from diffjax.models.tokens import TokenMLP
 from diffjax.models.unet import UNet
 
 __all__ = [
     "MLP",
     "Network",
+    "Perceptron",
+    "TokenMLP",
     "UNet",
     "format_table",
     "from_function",

@@ -13,7 +13,7 @@ from diffjax.types import Array
 
 MAX_LOG_SNR = 20.0  # the log-SNR is infinite at the ends of a schedule; beyond this float32 cannot tell x_t from x_0
 DTYPES = ("float32", "bfloat16")
-EMBEDDINGS = ("positional", "fourier")
+EMBEDDINGS = ("positional", "fourier", "angle")
 ZEROS = nn.initializers.zeros_init()
 UNIFORM = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")  # of Ho et al. and Song et al.
 Dense = functools.partial(nn.Dense, kernel_init=UNIFORM)
@@ -59,6 +59,17 @@ def fourier(c: Array, width: int, scale: float = 16.0) -> Array:
     return _waves(log_sigma, 2 * math.pi * scale * jax.scipy.special.ndtri(0.5 + quantiles / 2))
 
 
+def angle(c: Array, waves: int = 8) -> Array:
+    """phi, cos and sin of 2 j phi, j = 1 .. waves, of the angle phi = arctan(sigma / alpha) in (0, pi / 2).
+
+    The features to take a derivative in time of: that is of order 2 waves where those of the log-SNR, clipped to
+    [-20, 20] as here, grow without bound towards the ends of a schedule.
+    """
+    c = jnp.clip(c, -MAX_LOG_SNR, MAX_LOG_SNR).astype(jnp.float32)
+    phi = jnp.arctan(jnp.exp(-c / 2))
+    return jnp.concatenate([phi[..., None], _waves(phi, 2.0 * jnp.arange(1, waves + 1, dtype=jnp.float32))], -1)
+
+
 def _waves(position: Array, frequencies: Array) -> Array:
     angles = jnp.tensordot(position.astype(jnp.float32), frequencies, axes=0)
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
@@ -87,10 +98,11 @@ class Embedding(nn.Module):
             raise ValueError(
                 f"got an augmentation label of shape {augment.shape}, but the network has augment = {self.augment}."
             )
-        features = (positional if self.kind == "positional" else fourier)(c, self.features)
+        kinds = {"positional": positional, "fourier": fourier, "angle": lambda c, width: angle(c)}
+        features = kinds[self.kind](c, self.features)
         if self.augment:
             augmentation = jnp.zeros((*c.shape, self.augment), jnp.float32) if augment is None else augment
-            features += Dense(self.features, use_bias=False, name="augment")(augmentation)
+            features += Dense(features.shape[-1], use_bias=False, name="augment")(augmentation)
         embedding = Dense(self.width, name="noise_0")(features)
         embedding = Dense(self.width, name="noise_1")(nn.silu(embedding))
         if self.classes is not None:

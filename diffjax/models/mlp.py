@@ -21,18 +21,20 @@ from diffjax.types import Array
 class MLP(nn.Module):
     """x + f(x, c, label) `depth` times at one width: layer norm modulated by the embedding, two dense layers.
 
-    Called as `mlp(x, c, label=None, train=False, condition=None)` with x (d,), c the scalar log-SNR (may be infinite),
-    label an integer scalar, `classes` or None for "no label", condition a vector that enters beside x (a bridge's
-    endpoint), or None for zeros. Returns F of shape (d,), float32, zero at initialisation.
+    Called as `mlp(x, c, label=None, train=False, condition=None, gap=None)` with x (d,), c the scalar log-SNR (may be
+    infinite), label an integer scalar, `classes` or None for "no label", condition a vector that enters beside x (a
+    bridge's endpoint), gap one that says how far in time to go (`methods.flow_map`); None for either means zeros.
+    Returns F of shape (d,), float32, zero at initialisation.
 
     Attributes:
         width: of every layer.
         depth: number of residual blocks.
         classes: number of labels; None for an unconditional network.
         dropout: its rate, inside the blocks, only where train is True (rng "dropout").
-        embedding: of the log-SNR: positional or fourier.
+        embedding: of the log-SNR: positional, fourier or angle.
         outputs: maps of x's size: F has shape (outputs * d,) (2: F and a variance).
         condition: entries of the vector that enters beside x; 0 for a network that takes none.
+        gap: entries of that vector, 17; 0 for a network of one time. It enters without a bias.
         dtype: of the computation, float32 or bfloat16; parameters and normalisation are float32.
 
     Raises:
@@ -46,12 +48,13 @@ class MLP(nn.Module):
     embedding: str = "positional"
     outputs: int = 1
     condition: int = 0
+    gap: int = 0
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
         check_counts(width=self.width, depth=self.depth, outputs=self.outputs)
         check_counts(classes=self.classes if self.classes is not None else 1)
-        check_counts(condition=self.condition or 1)
+        check_counts(condition=self.condition or 1, gap=self.gap or 1)
         check_rate("dropout", self.dropout)
         check_choice("embedding", self.embedding, EMBEDDINGS)
         check_choice("dtype", self.dtype, DTYPES)
@@ -60,7 +63,7 @@ class MLP(nn.Module):
     @property
     def reads(self) -> dict[str, str]:
         """Names of `given` that the network has room for, and its arguments for them."""
-        room = {"label": ("label", self.classes), "y": ("condition", self.condition)}
+        room = {"label": ("label", self.classes), "y": ("condition", self.condition), "gap": ("gap", self.gap)}
         return {name: argument for name, (argument, has) in room.items() if has}
 
     @nn.compact
@@ -71,11 +74,13 @@ class MLP(nn.Module):
         label: Array | None = None,
         train: bool = False,
         condition: Array | None = None,
+        gap: Array | None = None,
     ) -> Array:
         if x.ndim != 1 + jnp.ndim(c):
             raise ValueError(f"the MLP takes vectors (d,), got {x.shape} with c of shape {jnp.shape(c)}: flatten x.")
         dtype = jnp.dtype(self.dtype)
-        embedding = Embedding(self.width, self.classes, kind=self.embedding, name="embedding")(c, label)
+        embed = Embedding(self.width, self.classes, kind=self.embedding, augment=self.gap, name="embedding")
+        embedding = embed(c, label, gap)
         h = Dense(self.width, dtype=dtype, name="in")(with_condition(x, condition, self.condition).astype(dtype))
         for i in range(self.depth):
             y = nn.silu(Norm(images=False, name=f"norm_{i}")(h, embedding)).astype(dtype)

@@ -12,6 +12,7 @@ weighted and how it is sampled is that of `schedules.Rectified`, and E[x_0' | x_
 For straight lines that is x_0; for others it is x_0 at t = 0 alone, and only the flow is right (`calculus.FlowOnly`).
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -62,6 +63,10 @@ class Path(Unconditional):
         alpha, sigma = self.schedule(t)
         return x - sigma * velocity, x + alpha * velocity
 
+    def on(self, schedule: Schedule) -> "Path":
+        """The path on another schedule; a ValueError for one by another clock than `Rectified`'s."""
+        return dataclasses.replace(self, schedule=FlowOnly(_clock(schedule)))
+
     def prior(self, key: Key, shape: tuple[int, ...], t: Any = None) -> Array:
         """z at t = 1; where the grid starts before it, phi_t(0, z): as for `Gaussian` the trace of x_0 is left out."""
         return self.phi(jnp.zeros(shape), self.law(key, shape), self.schedule.t_max if t is None else t)
@@ -88,15 +93,19 @@ def along(
     Raises:
         ValueError: unless phi_0 = x_0, phi_1 = z, shapes are kept, and the clock is `Rectified`.
     """
-    clock = Rectified() if schedule is None else schedule
-    clock = clock.base if isinstance(clock, FlowOnly) else clock
+    clock = _clock(Rectified() if schedule is None else schedule)
+    _check_ends(phi, shape)
+    return Path(FlowOnly(clock), phi, law)
+
+
+def _clock(schedule: Schedule) -> Rectified:
+    clock = schedule.base if isinstance(schedule, FlowOnly) else schedule
     if not isinstance(clock, Rectified):
         raise ValueError(
             f"A path has its own clock, t from 0 to 1, but the schedule is {type(clock).__name__}; give Rectified "
             "(--config.schedule.name=Rectified), whatever the path."
         )
-    _check_ends(phi, shape)
-    return Path(FlowOnly(clock), phi, law)
+    return clock
 
 
 def rectified(schedule: Schedule | None = None) -> Path:

@@ -136,12 +136,12 @@ def _build(config: Config) -> Built:
     parts = _parts(config)
     emas = build(ema, config.ema)
     checks.check_ema(settings, emas, config.ema.name)
-    optimizer, learning_rate = _optimizers(config, settings.steps)
     method = parts()
+    optimizer, learning_rate = _optimizers(config, settings.steps, method)
     method.plan(())
     dataset = build(data, config.data)
     optimizer, method = _freeze(config.train.only, optimizer, method)
-    if "process" in config:
+    if isinstance(method.parts, methods.Denoising):
         checks.check_words(config, method.parts, dataset)
     checks.check_objects(method, dataset, optimizer, settings)
     return Built(method, dataset, optimizer, emas, learning_rate, settings, config)
@@ -172,8 +172,11 @@ def _freeze(only: str | None, optimizer: Any, method: Method) -> tuple[Any, Meth
     return finetune.frozen(optimizer, only), methods.freezing(method, partial(finetune.freeze, only=only))
 
 
-def _optimizers(config: Config, steps: int) -> tuple[Any, Callable | None]:
-    """One optimizer and its schedule; or one for each player, by name, and no schedule to log."""
+def _optimizers(config: Config, steps: int, method: Method) -> tuple[Any, Callable | None]:
+    """One optimizer and its schedule; or one for each player, by name, and no schedule to log.
+
+    A schedule counts updates, and a player of k turns makes k in a step: its decay ends with the run all the same.
+    """
     if "name" in config.optimizer:
         return _optimizer(config.optimizer.to_dict(), config, steps)
     if not all(isinstance(part, table.ConfigDict) and "name" in part for part in config.optimizer.values()):
@@ -181,7 +184,9 @@ def _optimizers(config: Config, steps: int) -> tuple[Any, Callable | None]:
             f"optimizer has no name; got {config.optimizer.to_dict()}, expected a spec, or one for each player."
         )
     players = config.optimizer.to_dict()
-    return {name: _optimizer(spec, config, steps, own=True)[0] for name, spec in players.items()}, None
+    moves = [turn.moves for turn in method.turns]
+    updates = {name: steps * max(moves.count(name), 1) for name in players}
+    return {name: _optimizer(spec, config, updates[name], own=True)[0] for name, spec in players.items()}, None
 
 
 def _optimizer(spec: dict[str, Any], config: Config, steps: int, own: bool = False) -> tuple[Any, Callable]:

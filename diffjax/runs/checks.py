@@ -80,11 +80,12 @@ def check_objects(method: Method, dataset: Dataset, optimizer: Any, settings: Se
 def check_read(method: Method, dataset: Dataset) -> None:
     """What data gives is read, and what is read is given."""
     brought = tuple(data.blank(dataset).given)
+    needs = getattr(method.parts, "needs", ()) if method.asks is None else method.asks
+    gives = f"{dataset.name} gives {', '.join(brought) or 'nothing'}"
+    if missing := [name for name in needs if name not in brought]:
+        raise ConfigError(f"The method reads {', '.join(missing)} of what is given, but {gives}.")
     if method.asks is None:
         return
-    gives = f"{dataset.name} gives {', '.join(brought) or 'nothing'}"
-    if missing := [name for name in method.asks if name not in brought]:
-        raise ConfigError(f"The method reads {', '.join(missing)} of what is given, but {gives}.")
     if unread := [name for name in brought if name not in (*method.asks, *dataset.unread)]:
         reads = ", ".join(method.asks) or "nothing"
         raise ConfigError(
@@ -109,7 +110,9 @@ def check_calls(method: Method, dataset: Dataset) -> None:
         if error.args[0] in example.given:
             raise
         gives = ", ".join(example.given) or "nothing"
-        raise ConfigError(f"The method reads {error} of what is given, but {dataset.name} gives {gives}.") from error
+        raise ConfigError(
+            f"The method reads {error.args[0]} of what is given, but {dataset.name} gives {gives}."
+        ) from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
     request = method.plan(dataset.shape)

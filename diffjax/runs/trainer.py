@@ -48,7 +48,7 @@ class Trainer:
         method: what is trained and how it draws.
         data: `data.digits()`, `data.arrays(x)`, ...
         optimizer: optax's, or one for each name that the method's turns move.
-        ema: default `ema.warm_up` with the decay that `settings.ema` names.
+        ema: an average; or a decay such as "0.99", of `ema.warm_up`; default the one that `settings.ema` names.
         workdir: None: nothing is kept.
         learning_rate: schedule, for the log alone.
         config: what the run is known by; default a fingerprint of the objects, so that others are refused there.
@@ -67,7 +67,7 @@ class Trainer:
         data: sources.Dataset,
         *,
         optimizer: Any,
-        ema: averages.Ema | None = None,
+        ema: averages.Ema | str | None = None,
         workdir: str | Path | None = None,
         learning_rate: Callable | None = None,
         settings: Settings | None = None,
@@ -77,6 +77,8 @@ class Trainer:
         name: str = "run",
         **options: Any,
     ):
+        if isinstance(ema, str):
+            ema, options = None, {**options, "ema": ema}
         settings = _settings(settings or Settings(), data, options)
         checks.check_settings(settings)
         emas = ema or _average(settings)

@@ -1,0 +1,104 @@
+"""Short sequences of tokens whose joint law is known: every conditional and every distance can be enumerated.
+
+The joint of `length` places with `vocabulary` tokens each is one draw of the flat Dirichlet law over all
+vocabulary^length sequences, a function of the seed alone: nothing in it is independent of anything. Both the joint and
+the examples are made of counter-based random words (Philox), the same on every NumPy, and the first n examples of a
+larger set are the set of n.
+"""
+
+from functools import partial
+
+import numpy as np
+
+from diffjax.data.source import Arrays, Dataset, in_memory
+from diffjax.method import Drawn, Section
+
+MOST = 100_000  # sequences that are enumerated
+FLOORS = 16  # draws of the joint that the floor is the mean of
+
+
+def joint(length: int = 3, vocabulary: int = 3, seed: int = 0) -> np.ndarray:
+    """The probabilities of all sequences, (vocabulary,) * length, float64: normalised exponential variables."""
+    exponential = -np.log1p(-_uniform(seed, 0, vocabulary**length))
+    return (exponential / exponential.sum()).reshape((vocabulary,) * length)
+
+
+def tokens(length: int = 3, vocabulary: int = 3, n: int = 100_000, held_out: int = 10_000, seed: int = 0) -> Dataset:
+    """n sequences (length,) of int32 tokens 0 .. vocabulary - 1 drawn from `joint`, and an independent draw held out.
+
+    Raises:
+        ValueError: for counts under 1, a vocabulary under 2, or more than 100 000 sequences to enumerate.
+    """
+    for option, value, least in (
+        ("length", length, 1),
+        ("vocabulary", vocabulary, 2),
+        ("n", n, 1),
+        ("held_out", held_out, 1),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"tokens: {option} is {value!r}, expected an integer >= {least}.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+        raise ValueError(f"tokens: seed is {seed!r}, expected an integer from 0 to 2**64 - 1.")
+    if vocabulary**length > MOST:
+        raise ValueError(
+            f"tokens: {length} places of {vocabulary} tokens are {vocabulary**length} sequences, expected at most "
+            f"{MOST}."
+        )
+    law = joint(length, vocabulary, seed)
+    parts = [Arrays(_draw(law, _uniform(seed, stream, size))) for stream, size in ((1, n), (2, held_out))]
+    dataset = in_memory("tokens", *parts, classes=None)
+    return dataset._replace(judge=partial(judge, law))
+
+
+def judge(law: np.ndarray, drawn: Drawn, dataset: Dataset) -> list[Section]:
+    """The total variation between `law` and the frequencies of the samples, beside its floor and its baseline.
+
+    The floor is what as many samples of the law itself have, the baseline a product of the law's marginals. The gate is
+    twice the floor.
+    """
+    x = np.asarray(drawn.x)
+    found = total_variation(frequencies(x, law.shape), law)
+    rng = np.random.Generator(np.random.Philox(key=0))
+    floors = rng.multinomial(len(x), law.ravel(), FLOORS) / len(x)
+    floor = float(np.mean([total_variation(f.reshape(law.shape), law) for f in floors]))
+    product = total_variation(product_of_marginals(law), law)
+    entropy = float(-(law[law > 0] * np.log(law[law > 0])).sum() / law.ndim)
+    text = (
+        f"Total variation of {len(x)} samples from the joint law of {law.size} sequences: {found:.4f}; as many samples "
+        f"of the law itself: {floor:.4f}; the product of its marginals: {product:.4f}.\n"
+        f"Gate, twice the floor: {'pass' if found <= 2 * floor else 'fail'}. Entropy of the law: {entropy:.4f} nats "
+        "per token.\n"
+    )
+    results = {"total_variation": found, "floor": floor, "product_of_marginals": product, "entropy": entropy}
+    return [Section({"tokens": results}, text, passed=found <= 2 * floor)]
+
+
+def frequencies(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The shares of all sequences of this shape in x (n, length); a token outside its range is an IndexError."""
+    counts = np.zeros(shape)
+    np.add.at(counts, tuple(np.asarray(x).T), 1)
+    return counts / len(x)
+
+
+def product_of_marginals(law: np.ndarray) -> np.ndarray:
+    """The law of independent places with the marginals of `law`."""
+    product = np.ones(())
+    for place in range(law.ndim):
+        marginal = law.sum(tuple(axis for axis in range(law.ndim) if axis != place))
+        product = product[..., None] * marginal
+    return product
+
+
+def total_variation(p: np.ndarray, q: np.ndarray) -> float:
+    """Half the sum of |p - q|."""
+    return float(0.5 * np.abs(p - q).sum())
+
+
+def _uniform(seed: int, stream: int, n: int) -> np.ndarray:
+    words = np.random.Philox(key=np.asarray([seed, stream], np.uint64)).random_raw(n)
+    return (words >> np.uint64(11)) * 2.0**-53
+
+
+def _draw(law: np.ndarray, u: np.ndarray) -> np.ndarray:
+    index = np.minimum(np.searchsorted(law.ravel().cumsum(), u, side="right"), law.size - 1)
+    return np.stack(np.unravel_index(index, law.shape), -1).astype(np.int32)

@@ -1,0 +1,140 @@
+"""Variational autoencoder: an encoder and a decoder, together a codec, that bound the log-likelihood of data.
+
+Kingma & Welling 2014, eq. 3 (kexue 5253; 9152 reads DDPM as one of many layers whose encoder is fixed). A latent
+z ~ N(0, I) is decoded to x ~ N(g(z), s^2 I), an example encoded to q(z | x) = N(m(x), v(x)), v diagonal:
+
+    log p(x) >= E_q[log p(x | z)] - KL(q(z | x) || N(0, I)),
+    KL = 1/2 sum (m^2 + v - 1 - log v).
+
+s is learned: fixed, it is a beta in disguise. beta weighs the KL (Higgins et al. 2017): away from 1 the loss trades
+rate for distortion and bounds no likelihood.
+
+With linear networks and Gaussian data of covariance U diag(l) U' this is probabilistic PCA (Tipping & Bishop 1999): the
+optimum of k latents is s^2 = the mean of the left out l, g = W z with W = U_k (l_k - s^2)^(1/2), m = M^-1 W' x and
+v = s^2 M^-1 with M = W'W + s^2 I = diag(l_k), and there the bound is the log-likelihood. Directions of l <= s^2
+collapse: that is the likelihood's doing, not the bound's. Decoded means lose the left out l and s^4/l_i of each other.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.method import Drawn, Example, Keys, Method, Section, Turn, per_example
+from diffjax.methods import shapes
+from diffjax.types import Array, Key, Posterior, PyTree
+
+MOST = 2000  # held-out examples that a report looks at
+
+
+class Codec(NamedTuple):
+    """What latent methods ask of any autoencoder.
+
+    Attributes:
+        encode: (params, x, given={}) -> Posterior of the latent.
+        decode: (params, z, given={}) -> Posterior of x.
+    """
+
+    encode: Callable[..., Posterior]
+    decode: Callable[..., Posterior]
+
+
+def autoencoder(encoder: Any, decoder: Any, beta: float = 1.0, std: float | None = None, noisy: bool = False) -> Method:
+    """The method that descends -bound, in nats per dimension of x; logs KL (nats) and squared error of one draw.
+
+    Args:
+        encoder: network of x to mean and log-variance of the latent, beside each other on the last axis.
+        decoder: network of the latent to an example.
+        beta: weight of the KL; 1 is the bound.
+        std: of the decoder's Gaussian; None: one number, learned, 1 at first.
+        noisy: draws have the decoder's noise, as the model says; else they are its mean, as is the custom.
+
+    Raises:
+        ValueError: for numbers out of range, or networks that do not fit each other and the data.
+    """
+    for name, value in (("beta", beta), ("std", std)):
+        if value is not None and not 0 < value < np.inf:
+            raise ValueError(f"Got {name} = {value!r}, expected a positive number.")
+
+    def encode(params: PyTree, x: Array, given: dict | None = None, **options: Any) -> Posterior:
+        said = encoder.apply(params["encoder"], x, jnp.zeros(()), given or {}, **options)
+        mean, log_var = jnp.split(said, 2, axis=-1)
+        return Posterior(mean, jnp.exp(log_var))
+
+    def decode(params: PyTree, z: Array, given: dict | None = None, **options: Any) -> Posterior:
+        mean = decoder.apply(params["decoder"], z, jnp.zeros(()), given or {}, **options)
+        return Posterior(mean, jnp.exp(2 * params["log_std"]) if std is None else jnp.asarray(std**2, mean.dtype))
+
+    def init(key: Key, example: Example) -> PyTree:
+        x, zero, given = example.x, jnp.zeros(()), example.given
+        params = {"encoder": encoder.init(jax.random.fold_in(key, 0), x, zero, given)}
+        said = jax.eval_shape(encoder.apply, params["encoder"], x, zero, given)
+        if said.ndim < 1 or said.shape[-1] % 2:
+            raise ValueError(f"The encoder makes {said.shape}, expected mean and log-variance: an even last axis.")
+        z = jnp.zeros((*said.shape[:-1], said.shape[-1] // 2))
+        params["decoder"] = decoder.init(jax.random.fold_in(key, 1), z, zero, given)
+        made = jax.eval_shape(decoder.apply, params["decoder"], z, zero, given).shape
+        if made != x.shape:
+            raise ValueError(f"The decoder makes examples of shape {made}, expected {x.shape}, the data's.")
+        return params | ({"log_std": jnp.zeros(())} if std is None else {})
+
+    def loss(params: PyTree, keys: Keys, example: Example, index: Array, size: int) -> tuple[Array, dict[str, Array]]:
+        key_latent, *dropout = jax.random.split(keys.example, 3)
+        x, given = example.x, example.given
+        code = encode(params, x, given, train=True, key=dropout[0])
+        own = example.chosen["z"] if "z" in example.chosen else jax.random.normal(key_latent, code.mean.shape)
+        made = decode(params, code.mean + jnp.sqrt(code.var) * own, given, train=True, key=dropout[1])
+        square, kl = jnp.sum((x - made.mean) ** 2), divergence(code)
+        negative = 0.5 * (square / made.var + x.size * jnp.log(2 * jnp.pi * made.var))
+        return (negative + beta * kl) / x.size, {"kl": kl, "error": square / x.size}
+
+    def draw(params: PyTree, request: shapes.Shape, key: Key, given: dict) -> Array:
+        key_latent, key_noise = jax.random.split(key)
+        latent = jax.eval_shape(encode, params, jnp.zeros(request.shape), given).mean.shape
+        made = decode(params, jax.random.normal(key_latent, latent), given)
+        return made.sample(key_noise) if noisy else made.mean
+
+    asks = None if None in (encoder.reads, decoder.reads) else tuple({*encoder.reads, *decoder.reads})
+    codec = Codec(encode, decode)
+    return Method(init, (Turn(per_example(loss)),), draw, shapes.plan, asks=asks, parts=codec, report=_report(codec))
+
+
+def divergence(code: Posterior) -> Array:
+    """KL(q(z | x) || N(0, I)) of one example, in nats."""
+    return 0.5 * jnp.sum(code.mean**2 + code.var - 1 - jnp.log(code.var))
+
+
+def _report(codec: Codec) -> Callable:
+    def report(run: Any, drawn: Drawn) -> list[Section]:
+        """Squared error of held-out examples that are encoded and decoded, beside that of PCA of equal size; KL."""
+        held_out, train = (s.gather(np.arange(min(len(s), MOST))) for s in (run.data.held_out, run.data.train))
+        names = run.method.asks
+        given = {k: v for k, v in held_out.given.items() if names is None or k in names}
+
+        def trip(params: PyTree, x: Array, given: dict) -> tuple[Array, Array, Array]:
+            code = codec.encode(params, x, given)
+            made = codec.decode(params, code.mean, given)
+            return jnp.mean((made.mean - x) ** 2), divergence(code), made.var
+
+        error, kl, var = (
+            np.asarray(a, np.float64) for a in jax.jit(jax.vmap(trip, (None, 0, 0)))(run.params, held_out.x, given)
+        )
+        size = jax.eval_shape(codec.encode, run.params, held_out.x[0], {k: v[0] for k, v in given.items()}).mean.size
+        found = {"value": float(error.mean()), "pca": pca_error(train.x, held_out.x, size)}
+        text = (
+            f"## Codec\n\n| {size} latents | this codec | PCA |\n|---|---|---|\n"
+            f"| squared error per entry, held out | {found['value']:.5f} | {found['pca']:.5f} |\n\n"
+            f"KL {kl.mean():.3f} nats per example; the decoder's standard deviation {np.sqrt(var.mean()):.4f}.\n"
+        )
+        return [Section({"reconstruction_error": found, "kl": float(kl.mean())}, text)]
+
+    return report
+
+
+def pca_error(train: np.ndarray, held_out: np.ndarray, size: int) -> float:
+    """Squared error per entry of `held_out` (n, ...), projected on the first principal axes of `train`."""
+    x, y = (a.reshape(len(a), -1).astype(np.float64) for a in (train, held_out))
+    mean, axes = x.mean(0), np.linalg.eigh(np.cov(x.T))[1][:, ::-1][:, :size]
+    return float(np.mean((y - mean - (y - mean) @ axes @ axes.T) ** 2))

@@ -1,0 +1,46 @@
+"""A plain perceptron from any shape to any shape: critics, generators, encoders, decoders."""
+
+import math
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from diffjax.models.layers import DTYPES, Dense, check_choice, check_counts
+from diffjax.types import Array
+
+
+class Perceptron(nn.Module):
+    """Dense layers and silu, on x flattened; without time, labels, norms or dropout.
+
+    Called as `perceptron(x, c, label=None, train=False)`; c says only how many leading axes are of a batch. Returns F
+    of the given shape, float32.
+
+    Attributes:
+        shape: of F; None: that of x; (): one number.
+        width: of every hidden layer.
+        depth: number of hidden layers; 0 for an affine map.
+        dtype: of the computation, float32 or bfloat16; parameters are float32.
+
+    Raises:
+        ValueError: for an attribute out of its range.
+    """
+
+    shape: tuple[int, ...] | None = None
+    width: int = 128
+    depth: int = 2
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        sizes = {f"shape[{i}]": size for i, size in enumerate(self.shape or ())}
+        check_counts(width=self.width, depth=self.depth if self.depth != 0 else 1, **sizes)
+        check_choice("dtype", self.dtype, DTYPES)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Array, c: Array, label: Array | None = None, train: bool = False) -> Array:
+        batch, dtype = x.shape[: jnp.ndim(c)], jnp.dtype(self.dtype)
+        shape = x.shape[jnp.ndim(c) :] if self.shape is None else self.shape
+        h = x.reshape(*batch, -1).astype(dtype)
+        for i in range(self.depth):
+            h = nn.silu(Dense(self.width, dtype=dtype, name=f"dense_{i}")(h))
+        return Dense(math.prod(shape), name="out")(h.astype(jnp.float32)).reshape(*batch, *shape)

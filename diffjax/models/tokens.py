@@ -1,0 +1,57 @@
+"""A perceptron for short sequences of tokens: each place sees every other, through one vector of all embeddings."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from diffjax.models.layers import Dense, check_counts
+from diffjax.models.mlp import MLP
+from diffjax.types import Array
+
+
+class TokenMLP(nn.Module):
+    """An embedding of each token, `MLP` over all of them as one vector, one dense layer to the logits.
+
+    Called as `net(x, c, label=None, train=False)` with x (L,) integers 0 .. vocabulary, where `vocabulary` stands for a
+    hidden token; c and label are those of `MLP` (a masked model is told no time: c = 0). Returns logits
+    (L, vocabulary), float32, zero at initialisation: every token is equally probable.
+
+    Its parameters grow with L times the embedding's size: for sequences of tens of tokens, not of thousands.
+
+    Attributes:
+        vocabulary: V, the number of tokens without the hidden one.
+        size: of a token's embedding.
+        width, depth, classes, dropout, dtype: of the `MLP`.
+
+    Raises:
+        ValueError: for an attribute out of its range, or an x that is no sequence of integers.
+    """
+
+    vocabulary: int
+    size: int = 16
+    width: int = 128
+    depth: int = 2
+    classes: int | None = None
+    dropout: float = 0.0
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        check_counts(vocabulary=self.vocabulary, size=self.size, width=self.width, depth=self.depth)
+        super().__post_init__()
+
+    @property
+    def reads(self) -> dict[str, str]:
+        """Names of `given` that the network has room for, and its arguments for them."""
+        return {"label": "label"} if self.classes else {}
+
+    @nn.compact
+    def __call__(self, x: Array, c: Array, label: Array | None = None, train: bool = False) -> Array:
+        if x.ndim != 1 + jnp.ndim(c) or not jnp.issubdtype(x.dtype, jnp.integer):
+            raise ValueError(
+                f"TokenMLP takes sequences (L,) of integers, got {x.dtype} of shape {x.shape} with c of shape "
+                f"{jnp.shape(c)}."
+            )
+        told = nn.Embed(self.vocabulary + 1, self.size, embedding_init=nn.initializers.normal(1.0), name="token")(x)
+        trunk = MLP(self.width, self.depth, self.classes, self.dropout, dtype=self.dtype, name="trunk")
+        h = trunk(told.reshape(*x.shape[:-1], -1), c, label, train)
+        logits = Dense(x.shape[-1] * self.vocabulary, name="out")(h)
+        return logits.reshape(*x.shape, self.vocabulary)

@@ -1,0 +1,215 @@
+"""A variational autoencoder: its bound and gradients where both are known in closed form, a trained one against PCA."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.stats
+from method_runs import stop_and_go_on, train_and_resume
+
+from diffjax import data, methods, models, runs
+from diffjax.method import Example
+from diffjax.methods.autoencoder import divergence, pca_error
+from diffjax.optimizers import build_optimizer
+from diffjax.types import Posterior
+
+SPECTRUM = np.array([4.0, 2.0, 1.0, 0.5, 0.25, 0.25])
+AXES = np.linalg.qr(np.random.default_rng(3).normal(size=(6, 6)))[0]
+C = AXES * SPECTRUM @ AXES.T
+
+
+def linear(k, **options):
+    """The method of linear networks: encoder V x and one log-variance for all x, decoder W z."""
+    encoder = models.from_function(
+        lambda p, x, c, given: jnp.concatenate([p["V"] @ x, p["log_var"]]),
+        {"V": np.zeros((k, 6)), "log_var": np.zeros(k)},
+    )
+    decoder = models.from_function(lambda p, z, c, given: p["W"] @ z, {"W": np.zeros((6, k))})
+    return methods.autoencoder(encoder, decoder, **options)
+
+
+def ppca(k, s2=None, beta=1.0, turned=0.0):
+    """The optimum by Tipping & Bishop: parameters of `linear`, and the variance s^2 that they belong to.
+
+    With a weight beta and a fixed s^2 the same holds of beta s^2; `turned` rotates the first two latents.
+    """
+    s2 = SPECTRUM[k:].mean() if s2 is None else s2
+    kept = np.maximum(SPECTRUM[:k] - beta * s2, 0)
+    rotation = np.eye(k)
+    turn = np.array([[np.cos(turned), -np.sin(turned)], [np.sin(turned), np.cos(turned)]])
+    rotation[:2, :2] = turn[:k, :k]
+    W = AXES[:, :k] * np.sqrt(kept) @ rotation
+    M = W.T @ W + beta * s2 * np.eye(k)
+    encoder = {"V": np.linalg.solve(M, W.T), "log_var": np.log(beta * s2 / np.diag(M))}
+    return jax.tree.map(jnp.asarray, {"encoder": encoder, "decoder": {"W": W}, "log_std": np.log(s2) / 2})
+
+
+def mean_loss(method, k):
+    """params -> (E of the loss, in nats, its gradient), over x ~ N(0, C) and the latent's noise; both enter squared."""
+    points = lambda root, n: np.concatenate([root, -root], 1).T * np.sqrt(n)
+    x, z = points(np.linalg.cholesky(C), 6), points(np.eye(k), k)
+    pairs = Example(jnp.asarray(np.repeat(x, len(z), 0)), {}, {"z": jnp.asarray(np.tile(z, (len(x), 1)))})
+    size = len(pairs.x)
+
+    def mean(params):
+        losses, _ = method.turns[0].losses(params, jax.random.key(0), pairs, jnp.arange(size), size)
+        return 6 * losses.mean()
+
+    return jax.jit(jax.value_and_grad(mean))
+
+
+def log_likelihood(W, s2):
+    """E log N(x; 0, W W' + s^2 I) over x ~ N(0, C)."""
+    model = W @ W.T + s2 * np.eye(6)
+    return -(6 * np.log(2 * np.pi) + np.linalg.slogdet(model)[1] + np.trace(np.linalg.solve(model, C))) / 2
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_at_the_optimum_of_ppca_the_bound_is_the_likelihood_and_the_gradient_vanishes(k):
+    params, mean = ppca(k), mean_loss(linear(k), k)
+    loss, slopes = mean(params)
+    W, s2 = np.asarray(params["decoder"]["W"]), np.exp(2 * params["log_std"])
+    np.testing.assert_allclose(-loss, log_likelihood(W, s2), rtol=1e-12)
+    # Tipping & Bishop's own expression of the maximum
+    kept, rest = SPECTRUM[:k], SPECTRUM[k:]
+    maximum = -(6 * np.log(2 * np.pi) + np.log(kept).sum() + (6 - k) * np.log(rest.mean()) + 6) / 2
+    np.testing.assert_allclose(-loss, maximum, rtol=1e-12)
+    for path, slope in jax.tree_util.tree_leaves_with_path(slopes):
+        np.testing.assert_allclose(slope, 0, atol=1e-12, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("turned", [np.pi / 12, np.pi / 4])
+def test_a_diagonal_encoder_pays_for_rotated_axes(turned):
+    """The likelihood does not see a rotation; the bound falls by 1/2 (sum log M_ii - log det M)."""
+    params, mean = ppca(2, turned=turned), mean_loss(linear(2), 2)
+    W, s2 = np.asarray(params["decoder"]["W"]), float(np.exp(2 * params["log_std"]))
+    M = W.T @ W + s2 * np.eye(2)
+    gap = (np.log(np.diag(M)).sum() - np.linalg.slogdet(M)[1]) / 2
+    assert gap > 0.01
+    np.testing.assert_allclose(log_likelihood(W, s2) + mean(params)[0], gap, rtol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_beta_is_a_rate_at_a_distortion():
+    """A fixed s: beta s^2 takes the place of s^2, and a direction below it collapses (reverse water-filling)."""
+    beta, s2 = 3.0, 0.5
+    method = linear(3, beta=beta, std=s2**0.5)
+    params = ppca(3, s2=s2, beta=beta)
+    del params["log_std"]
+    assert np.abs(params["decoder"]["W"][:, 2]).max() == 0  # the third of 4, 2, 1 is below 1.5
+    for path, slope in jax.tree_util.tree_leaves_with_path(mean_loss(method, 3)(params)[1]):
+        np.testing.assert_allclose(slope, 0, atol=1e-12, err_msg=jax.tree_util.keystr(path))
+    _, aux = method.turns[0].losses(params, jax.random.key(0), Example(jnp.zeros((1, 6))), jnp.zeros(1, int), 1)
+    m2 = (SPECTRUM[:2] - beta * s2) / SPECTRUM[:2]  # E m^2 of the kept; at x = 0 the KL lacks half of it
+    rate = np.log(SPECTRUM[:2] / (beta * s2)).sum() / 2
+    np.testing.assert_allclose(aux["kl"][0], rate - m2.sum() / 2, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_divergence_is_an_integral():
+    mean, var = np.array([0.7, -1.2]), np.array([0.3, 2.0])
+    x = np.linspace(-25, 25, 100_001)[:, None]
+    q = scipy.stats.norm(mean, np.sqrt(var))
+    expected = np.sum(q.pdf(x) * (q.logpdf(x) - scipy.stats.norm.logpdf(x))) * (x[1, 0] - x[0, 0])
+    code = Posterior(jnp.asarray(mean), jnp.asarray(var))
+    np.testing.assert_allclose(divergence(code), expected, rtol=1e-9)
+
+
+def test_pca_error_is_what_is_left_of_the_spectrum():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 2, 3))
+    flat = x.reshape(400, 6) - x.reshape(400, 6).mean(0)
+    expected = (np.linalg.svd(flat, compute_uv=False)[2:] ** 2).sum() / flat.size
+    np.testing.assert_allclose(pca_error(x, x, 2), expected, rtol=1e-10)
+
+
+STEPS = 1200
+
+
+def trainer(workdir=None, noisy=True, **settings):
+    x = (np.random.default_rng(0).normal(size=(40_000, 6)) * np.sqrt(SPECTRUM) @ AXES.T).astype(np.float32)
+    net = lambda size: models.of(models.Perceptron((size,), depth=0))
+    method = methods.autoencoder(net(4), net(6), noisy=noisy)
+    optimizer, _ = build_optimizer({"name": "adam", "learning_rate": 2e-2, "schedule": "cosine"}, STEPS)
+    options = {
+        "batch_size": 256,
+        "steps": STEPS,
+        "log_every": 100,
+        "sample_every": STEPS,
+        "steps_per_dispatch": 100,
+        "chunk": 5000,
+    }
+    return runs.Trainer(method, data.arrays(x), optimizer=optimizer, workdir=workdir, **options | settings)
+
+
+def test_trained_linear_networks_reach_ppca():
+    with trainer() as made:
+        run = made.train()
+    x = run.data.held_out.gather(np.arange(len(run.data.held_out))).x
+    codec, params = run.method.parts, run.params
+    s2 = SPECTRUM[2:].mean()
+    np.testing.assert_allclose(np.exp(2 * params["log_std"]), s2, rtol=0.05)
+    back = lambda x: codec.decode(params, codec.encode(params, x).mean).mean
+    error = np.mean((jax.jit(jax.vmap(back))(x) - x) ** 2)
+    bound = pca_error(x, x, 2)  # of all linear codecs of two numbers the best
+    shrunk = (SPECTRUM[2:].sum() + (s2**2 / SPECTRUM[:2]).sum()) / 6  # 9 % above PCA's
+    assert bound < error
+    np.testing.assert_allclose(error, shrunk, rtol=0.05)
+    code = jax.vmap(lambda x: codec.encode(params, x))(x)
+    rate = float(jax.vmap(divergence)(code).mean())
+    np.testing.assert_allclose(rate, np.log(SPECTRUM[:2] / s2).sum() / 2, atol=0.05)
+    model = AXES * np.where(np.arange(6) < 2, SPECTRUM, s2) @ AXES.T
+    np.testing.assert_allclose(np.cov(run.draw(20_000, given={}).T), model, atol=0.15)
+
+
+def test_draws_are_the_decoders_mean_or_have_its_noise():
+    params = jax.tree.map(jnp.float32, ppca(2))
+    drawn = {}
+    for noisy in (False, True):
+        method = linear(2, noisy=noisy)
+        draw = jax.vmap(lambda key, of=method: of.draw(params, of.plan((6,)), key, {}))
+        drawn[noisy] = np.asarray(draw(jax.random.split(jax.random.key(0), 20_000)), np.float64)
+    W, s2 = np.asarray(params["decoder"]["W"]), SPECTRUM[2:].mean()
+    np.testing.assert_allclose(np.cov(drawn[False].T), W @ W.T, atol=0.1)
+    np.testing.assert_allclose(np.cov(drawn[True].T), W @ W.T + s2 * np.eye(6), atol=0.1)
+    np.testing.assert_allclose((drawn[True] - drawn[False]).var(), s2, rtol=0.02)  # of one seed, the same latent
+
+
+def test_refuses_bad_input_in_one_line():
+    net = lambda *shape: models.of(models.Perceptron(shape, width=4))
+    for options in ({"beta": 0}, {"std": -1.0}):
+        with pytest.raises(ValueError, match=r"^Got (beta = 0|std = -1.0), expected a positive number\.$"):
+            methods.autoencoder(net(2), net(2), **options)
+    make = lambda *nets: runs.Trainer(
+        methods.autoencoder(*nets), data.moons(n=64, held_out=8), optimizer=optax.adam(1e-3), batch_size=8
+    )
+    with pytest.raises(
+        ValueError, match=r"^The encoder makes \(3,\), expected mean and log-variance: an even last axis"
+    ):
+        make(net(3), net(2))
+    with pytest.raises(ValueError, match=r"^The decoder makes examples of shape \(5,\), expected \(2,\), the data's\."):
+        make(net(2), net(5))
+
+
+def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path):
+    small = dict(steps=40, sample_every=40, batch_size=16, steps_per_dispatch=1, log_every=10)
+    stop_and_go_on(lambda workdir: trainer(workdir, **small), tmp_path, 40)
+
+
+def test_the_config_trains_is_judged_and_resumed_from_the_command_line(tmp_path):
+    run, results = train_and_resume("configs/autoencoder.py:tiny", tmp_path, 40)
+    x, codec = run.data.held_out.gather(np.arange(64)).x, run.method.parts
+    code = jax.vmap(codec.encode, (None, 0))(run.params, x)
+    made = jax.vmap(codec.decode, (None, 0))(run.params, code.mean)
+    found = results["reconstruction_error"]
+    np.testing.assert_allclose(found["value"], np.mean((made.mean - x) ** 2), rtol=1e-5)
+    axes = np.linalg.svd(run.data.train.x - run.data.train.x.mean(0), full_matrices=False)[2]
+    left = (x - run.data.train.x.mean(0)) @ axes[1]  # one latent of two axes
+    np.testing.assert_allclose(found["pca"], np.mean(left**2) / 2, rtol=1e-4)
+    mean, std = np.asarray(code.mean), np.sqrt(code.var)
+    kl = np.sum(-np.log(std) + (std**2 + mean**2 - 1) / 2, -1).mean()
+    np.testing.assert_allclose(results["kl"], kl, rtol=1e-4)
+    assert "## Codec" in (tmp_path / "halved" / "report.md").read_text()

@@ -1,0 +1,335 @@
+"""Masked tokens against joints that can be enumerated: bound, every step of a draw, and a network that learns one."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from enumerated import ancestral, chain, code, conditionals, contexts, entropy, kl, total_variation, unified_law
+from scipy import integrate, special
+from twice import assert_trains_and_resumes
+
+from diffjax import data, methods, models, optimizers, runs, training
+from diffjax.config import ConfigError
+from diffjax.data.tokens import frequencies, joint, product_of_marginals
+from diffjax.data.tokens import judge as judge_of
+from diffjax.method import Drawn, Example
+from diffjax.models.network import Network
+from diffjax.types import Categorical
+
+A = unified_law(3, 3, 1, 0, 7)
+
+
+def exact(p):
+    """The network that knows every conditional of p: a table by the state's number, nonsense at seen places."""
+    vocabulary, length = p.shape[0], p.ndim
+    table = np.full(((vocabulary + 1) ** length, length, vocabulary), 3.0)  # read at a seen place, it would be wrong
+    for x, laws in conditionals(p).items():
+        for place, law in laws.items():
+            table[code(x, vocabulary), place] = np.log(law)
+    powers = (vocabulary + 1) ** np.arange(length)[::-1]
+    apply = lambda params, x, c, given=None, **options: params[jnp.sum(x * jnp.asarray(powers, x.dtype))]
+    return Network(lambda key, x, c, given=None: jnp.asarray(table, float), apply, ())
+
+
+def sets(length):
+    """All sets of hidden places but the empty one, as masks."""
+    return [np.array(bits, bool) for bits in itertools.product((0, 1), repeat=length) if any(bits)]
+
+
+def losses_of(method, params, x, hidden, t):
+    """What the training loss says of one x for each mask of `hidden`: u is 0 where it is hidden at t, 1 where not."""
+    loss = method.turns[0].losses
+    n = len(hidden)
+    chosen = {"t": jnp.full(n, t, float), "z": jnp.asarray(np.where(hidden, 0.0, 1.0))}
+    batch = Example(jnp.asarray(np.tile(x, (n, 1)), jnp.int32), {}, chosen)
+    return np.asarray(loss(params, jax.random.key(0), batch, jnp.arange(n, dtype=jnp.int32), n)[0])
+
+
+def test_loss_of_exact_conditionals_is_the_entropy_of_every_sequence(x64):
+    """The integral over t of the mean over masks is -log p(x), for each x: Beta functions for the integral."""
+    method = methods.masked(exact(A), 3)
+    params, masks, t = exact(A).init(None, None, None), sets(3), 0.7
+    count = np.array([mask.sum() for mask in masks])
+    weights = special.beta(count, 3 - count + 1)  # integral of t^k (1 - t)^(L - k) / t
+    for x in itertools.product(range(3), repeat=3):
+        nats = losses_of(method, params, x, np.array(masks), t) * t  # the sum over the hidden tokens
+        np.testing.assert_allclose(np.sum(weights * nats), -np.log(A[x]), atol=1e-12)
+
+
+def test_bound_does_not_depend_on_the_schedule(x64):
+    """Weight -alpha' / (1 - alpha): log-linear, cosine and a polynomial give one number."""
+    masks = np.array(sets(3))
+    nats = losses_of(methods.masked(exact(A), 3), exact(A).init(None, None, None), (2, 0, 1), masks, 0.5) * 0.5
+    count = masks.sum(1)
+
+    def bound(alpha, slope):
+        def integrand(t):
+            hidden = 1 - alpha(t)
+            return -slope(t) / hidden * np.sum(hidden**count * alpha(t) ** (3 - count) * nats)
+
+        return integrate.quad(integrand, 0, 1, epsabs=1e-12)[0]
+
+    half = np.pi / 2
+    schedules = [
+        (lambda t: 1 - t, lambda t: -1.0),
+        (lambda t: 1 - np.cos(half * (1 - t)), lambda t: -half * np.sin(half * (1 - t))),
+        (lambda t: 1 - t**3, lambda t: -3 * t**2),
+    ]
+    np.testing.assert_allclose([bound(*schedule) for schedule in schedules], -np.log(A[2, 0, 1]), atol=1e-10)
+
+
+def test_bound_by_counts_is_the_entropy_in_mean(x64):
+    """Every number of hidden tokens and every order has its say: counts in turn, keys at random, error stated."""
+    net = exact(A)
+    of, params = methods.masked(net, 3).parts, net.init(None, None, None)
+    x = jnp.asarray(np.stack(np.unravel_index(np.arange(27), A.shape), -1), jnp.int32)
+    keys = jax.random.split(jax.random.key(1), 400)
+    bound = lambda key, x, count: of.bound(params, key, x, {}, count)
+    over = jax.vmap(jax.vmap(jax.vmap(bound, (None, None, 0)), (0, None, None)), (None, 0, None))
+    found = np.asarray(jax.jit(over)(keys, x, jnp.arange(1, 4)))  # (27, 400, 3)
+    mean, error = found.mean((1, 2)), found.mean(2).std(1) / np.sqrt(400)
+    assert np.all(np.abs(mean + np.log(A.ravel())) < 4.5 * error + 1e-12)
+    np.testing.assert_allclose(A.ravel() @ mean, entropy(A), atol=4.5 * np.sqrt(np.sum((A.ravel() * error) ** 2)))
+
+
+def test_wrong_network_pays_the_divergence(x64):
+    """The bound of a product of marginals is its cross-entropy: above the entropy by the total correlation."""
+    product = product_of_marginals(A)
+    net = exact(product)
+    masks = np.array(sets(3))
+    weights = special.beta(masks.sum(1), 4 - masks.sum(1))
+    method, params = methods.masked(net, 3), net.init(None, None, None)
+    bound = sum(A[x] * weights @ losses_of(method, params, x, masks, 0.5) * 0.5 for x in np.ndindex(A.shape))
+    np.testing.assert_allclose(bound - entropy(A), kl(A, product), atol=1e-12)
+
+
+def test_seen_tokens_stay_and_nothing_is_hidden_in_a_sample(x64):
+    of, params = methods.masked(exact(A), 3).parts, exact(A).init(None, None, None)
+    for x, laws in conditionals(A).items():
+        probs = np.asarray(of.posterior(params, jnp.asarray(x, jnp.int32), {}).probs)
+        assert probs.shape == (3, 3)  # no mass on "hidden": it has no column
+        for place, token in enumerate(x):
+            expected = laws[place] if token == 3 else np.eye(3)[token]
+            np.testing.assert_allclose(probs[place], expected, atol=1e-12)
+
+
+def test_gradient_is_finite_and_of_hidden_places_alone():
+    net = Network(lambda key, x, c, given=None: jnp.zeros((3, 3)), lambda params, x, c, given=None, **_: params, ())
+    of = methods.masked(net, 3).parts
+    x, hidden = jnp.asarray([0, 2, 1], jnp.int32), jnp.asarray([True, False, True])
+    gradient = np.asarray(jax.grad(lambda p: of.nats(p, x, hidden, {}).sum())(jnp.zeros((3, 3))))
+    np.testing.assert_allclose(gradient, [[-2 / 3, 1 / 3, 1 / 3], [0, 0, 0], [1 / 3, -2 / 3, 1 / 3]], atol=1e-6)
+
+
+def test_share_of_hidden_tokens_in_training_is_uniform_and_stratified():
+    """Of a batch of B, one t in each B-th of [t_min, 1]; the tokens hidden at t are a share t of them."""
+    net = Network(lambda key, x, c, given=None: (), lambda params, x, c, given=None, **_: jnp.zeros((*x.shape, 2)), ())
+    method, size = methods.masked(net, 2, t_min=0.01), 4000
+    batch = Example(jnp.zeros((size, 5), jnp.int32))
+    losses, aux = method.turns[0].losses((), jax.random.key(3), batch, jnp.arange(size, dtype=jnp.int32), size)
+    t = np.sort(np.asarray(aux["t01"]))
+    assert np.all(np.histogram(t, size, (0.01, 1))[0] <= 2)
+    assert abs(t.mean() - 0.505) < 1e-3
+    hidden, t = np.asarray(losses * aux["t01"]) / np.log(2), np.asarray(aux["t01"])  # each costs log 2
+    assert abs(np.mean(hidden) - 5 * 0.505) < 5 * np.sqrt(5 / 4 / size)
+    assert abs(np.mean(hidden * t) - 5 * (0.505**2 + 0.99**2 / 12)) < 5 * np.sqrt(5 / 4 / size)
+
+
+# The price of few steps, as measured independently (KL(A | law drawn), nats)
+PRICES = {1: 0.104733, 2: 0.035059, 3: 0.017574, 6: 0.005060, 12: 0.001374, 48: 0.000092}
+
+
+def test_enumeration_of_the_chain_agrees_with_known_prices():
+    assert {n: round(kl(A, ancestral(A, n)), 6) for n in PRICES} == PRICES
+    assert abs(entropy(A) - 3.181740) < 1e-6
+
+
+def trajectories(method, params, n, seed=0):
+    request = method.plan((3,), lambda x: x)
+    keys = jax.random.split(jax.random.key(seed), n)
+    _, states = jax.jit(jax.vmap(lambda key: method.draw(params, request, key, {})))(keys)
+    states = np.asarray(states)
+    return np.concatenate([np.full((n, 1, 3), 3), states], 1)  # (n, steps + 1, 3), all hidden at first
+
+
+def floor(law, n):
+    """The mean total variation of n draws of a law from it, by the normal law of each frequency."""
+    return 0.5 * np.sum(np.sqrt(2 * law * (1 - law) / (np.pi * n)))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_every_ancestral_step_has_the_enumerated_transition_probabilities(steps):
+    """The joint law of the states before and after each step, from all hidden to all open."""
+    net, n = exact(A), 30_000
+    states = trajectories(methods.masked(net, 3, steps=steps), net.init(None, None, None), n)
+    assert states.shape == (n, steps + 1, 3)
+    numbers = np.ravel_multi_index(np.moveaxis(states, -1, 0), (4, 4, 4))
+    _, joints = chain(A, np.linspace(1, 0, steps + 1))
+    for i, expected in enumerate(joints):
+        found = np.zeros((64, 64))
+        np.add.at(found, (numbers[:, i], numbers[:, i + 1]), 1 / n)
+        assert np.all(found[expected == 0] == 0)  # nothing opens that was open, nothing hides again
+        # the total variation scatters about its floor by far less than a fifth of it
+        assert total_variation(found, expected) < 1.2 * floor(expected, n) + 1e-12
+
+
+def test_one_at_a_time_is_exact_where_one_step_is_not():
+    net, n = exact(A), 30_000
+    params = net.init(None, None, None)
+    states = trajectories(methods.masked(net, 3), params, n)
+    assert np.all((states != 3).sum(-1) == np.arange(4))  # one more is open after each step
+    first = np.argmax(states[:, 1] != 3, -1)
+    assert np.all(np.abs(np.bincount(first, minlength=3) / n - 1 / 3) < 5 * np.sqrt(2 / 9 / n))  # in a random order
+    law = lambda states: frequencies(states[:, -1], A.shape)
+    assert total_variation(law(states), A) < 1.3 * floor(A, n)
+    at_once = trajectories(methods.masked(net, 3, steps=1), params, n)
+    assert total_variation(law(at_once), A) > 5 * floor(A, n)  # the negative control: independent places
+    np.testing.assert_allclose(total_variation(law(at_once), product_of_marginals(A)), 0, atol=1.3 * floor(A, n))
+
+
+# Trained
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A network of `data.tokens()`, 2 500 steps of 512; t_min takes no conditional away, only the heaviest weights."""
+    adam, _ = optimizers.build_optimizer({"name": "adam", "learning_rate": 3e-3, "schedule": "cosine"}, 2500)
+    network = models.of(models.TokenMLP(vocabulary=3, width=64, depth=1))
+    options = {"optimizer": adam, "batch_size": 512, "steps_per_dispatch": 50, "chunk": 4096}
+    with runs.Trainer(methods.masked(network, 3, t_min=0.1), data.tokens(), **options, log_every=2500) as trainer:
+        return trainer.train(2500)
+
+
+def test_joint_of_the_data_is_a_law_of_its_seed_alone():
+    """Flat Dirichlet: normalised exponentials, so the mean of p log p over cells is known; examples follow it."""
+    laws = np.stack([joint(seed=seed).ravel() for seed in range(400)])
+    np.testing.assert_allclose(laws.sum(1), 1, rtol=1e-12)
+    assert abs(np.var(laws * 27) - 26 / 28) < 0.1  # Var p = (n - 1) / (n^2 (n + 1))
+    assert np.array_equal(joint(seed=7), joint(seed=7))
+    assert not np.array_equal(joint(seed=7), joint(seed=8))
+    small, large = (data.tokens(n=n).train.gather(np.arange(1000)).x for n in (1000, 5000))
+    assert small.dtype == np.int32
+    np.testing.assert_array_equal(small, large)
+    found = frequencies(data.tokens().train.gather(np.arange(100_000)).x, (3, 3, 3))
+    assert total_variation(found, joint()) < 1.5 * floor(joint(), 100_000)
+
+
+def test_trained_conditionals_are_those_of_the_joint(trained):
+    """All 37 contexts, the rarest included (probability 0.003: some 300 of the training examples): error under 0.08."""
+    p, of = joint(), trained.method.parts
+    seen = contexts(p)
+    probs = jax.vmap(lambda x: of.posterior(trained.params, x, {}).probs)(jnp.asarray(seen, jnp.int32))
+    laws = conditionals(p)
+    errors = [np.abs(found[place] - law).max() for x, found in zip(seen, probs) for place, law in laws[x].items()]
+    assert (len(seen), len(errors)) == (37, 27 + 9 * 2 + 3)
+    assert max(errors) < 0.08
+    blind = [np.abs(laws[3, 3, 3][place] - law).max() for x in seen for place, law in laws[x].items()]
+    assert max(blind) > 0.3  # the negative control: a network that reads no context
+
+
+def test_trained_draws_have_the_joint_law(trained):
+    p, n = joint(), 20_000
+    one, two = trained.draw(n), trained.draw(n, steps=1)
+    assert one.dtype == np.int32
+    assert total_variation(frequencies(one, p.shape), p) < 2 * floor(p, n)
+    assert total_variation(frequencies(two, p.shape), p) > 10 * floor(p, n)  # the negative control: at once
+    np.testing.assert_array_equal(trained.draw([7, 3]), trained.draw([3, 7])[::-1])
+
+
+def test_sections_of_the_report(trained):
+    """The bound is the entropy where the conditionals are right; the judge's figures are those of the enumeration."""
+    p = joint()
+    drawn = Drawn(trained.draw(4096), {})
+    (told,) = trained.method.report(trained, drawn)
+    figures = told.results["masked"]
+    assert abs(figures["bound"] - entropy(p) / 3) < 4 * figures["bound_error"] + 0.005
+    marginals = product_of_marginals(p)
+    cross = -np.sum(p * np.log(marginals)) / 3
+    assert abs(figures["product_of_marginals"] - cross) < 0.01
+    assert f"{figures['bound']:.4f}" in told.text
+    (judged,) = trained.data.judge(drawn, trained.data)
+    found = judged.results["tokens"]
+    np.testing.assert_allclose(found["total_variation"], total_variation(frequencies(drawn.x, p.shape), p))
+    np.testing.assert_allclose(found["floor"], floor(p, 4096), rtol=0.1)
+    np.testing.assert_allclose(found["product_of_marginals"], total_variation(marginals, p))
+    np.testing.assert_allclose(found["entropy"], entropy(p) / 3)
+    assert judged.passed
+    (failed,) = judge_of(np.full((3, 3, 3), 1 / 27), drawn, trained.data)
+    assert not failed.passed
+
+
+def test_config_trains_and_resumes(tmp_path):
+    found = assert_trains_and_resumes("configs/masked.py:tiny", tmp_path)
+    assert found["masked"]["bound"] < found["masked"]["product_of_marginals"] + 0.02
+    assert found["tokens"]["floor"] > 0
+
+
+# Bad input
+
+
+def net(**options):
+    return models.of(models.TokenMLP(**{"vocabulary": 3, "width": 8, "depth": 1, "size": 4, **options}))
+
+
+@pytest.mark.parametrize(
+    ("parts", "match"),
+    [
+        ({"vocabulary": 1}, r"vocabulary = 1, expected an integer >= 2"),
+        ({"steps": 0}, r"steps = 0, expected an integer >= 1"),
+        ({"steps": 2.0}, r"steps = 2.0, expected an integer >= 1"),
+        ({"t_min": 0.0}, r"t_min = 0.0, expected a share of hidden tokens inside \(0, 1\)"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(parts, match):
+    with pytest.raises(ValueError, match=match):
+        methods.masked(net(), **{"vocabulary": 3, **parts})
+
+
+def test_a_network_of_another_vocabulary_and_real_numbers_are_refused_before_training():
+    example = Example(np.zeros(3, np.int32))
+    with pytest.raises(ValueError, match=r"logits of shape \(3, 4\) for tokens of shape \(3,\), expected \(3, 3\)"):
+        methods.masked(net(vocabulary=4), 3).init(jax.random.key(0), example)
+    x = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    with pytest.raises(ConfigError, match=r"float32 of shape \(3,\), expected integers: tokens from 0 on"):
+        runs.Trainer(methods.masked(net(), 3), data.arrays(x), optimizer=optax.adam(1e-3))
+    with pytest.raises(ValueError, match=r"takes sequences \(L,\) of integers, got float32"):
+        net().init(jax.random.key(0), np.zeros(3, np.float32), jnp.zeros(()))
+
+
+def test_a_token_outside_the_vocabulary_stops_training_by_name():
+    """Out-of-range reads clamp silently: the loss says nan."""
+    x = np.full((40, 3), 3, np.int32)  # 3 is "hidden", no token
+    trainer = runs.Trainer(methods.masked(net(), 3), data.arrays(x), optimizer=optax.sgd(1e-3), batch_size=4)
+    with pytest.raises(training.NonFiniteError, match="loss is nan at step 0"):
+        trainer.train(2)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"length": 0}, "tokens: length is 0, expected an integer >= 1"),
+        ({"vocabulary": 1}, "tokens: vocabulary is 1, expected an integer >= 2"),
+        ({"held_out": 0}, "tokens: held_out is 0"),
+        ({"length": 20}, "tokens: 20 places of 3 tokens are 3486784401 sequences, expected at most 100000"),
+        ({"seed": -1}, "tokens: seed is -1, expected an integer from 0"),
+    ],
+)
+def test_data_out_of_range_is_refused(options, match):
+    with pytest.raises(ValueError, match=match):
+        data.tokens(**options)
+
+
+def test_categorical_of_tokens_that_cannot_be():
+    """Probabilities, nats and frequencies, one token impossible."""
+    law = Categorical(jnp.log(jnp.asarray([[0.2, 0.0, 0.8], [1.0, 0.0, 0.0]])))
+    np.testing.assert_allclose(law.probs, [[0.2, 0.0, 0.8], [1.0, 0.0, 0.0]], rtol=1e-6)
+    np.testing.assert_allclose(law.log_prob(jnp.asarray([2, 0])), [np.log(0.8), 0.0], atol=1e-6)
+    n = 20_000
+    drawn = np.asarray(jax.vmap(law.sample)(jax.random.split(jax.random.key(0), n)))
+    assert drawn.dtype == np.int32
+    assert set(drawn[:, 0]) == {0, 2}
+    assert set(drawn[:, 1]) == {0}
+    assert abs(np.mean(drawn[:, 0] == 0) - 0.2) < 5 * np.sqrt(0.16 / n)

@@ -1,0 +1,162 @@
+"""Settings of runs: one table of defaults, one place for each, and what configs of earlier days left out."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from diffjax import config as C
+from diffjax import methods, runs
+from diffjax.runs import settings as table
+from diffjax.runs.run import read_config
+from diffjax.runs.settings import Settings
+
+SMALL = ["data.name=moons", "data.n=200", "model.name=MLP", "model.width=8", "model.depth=1", "train.batch_size=8"]
+SMALL += ["train.steps=20", "train.log_every=10", "train.sample_every=20", "checkpoint.every=10", "eval.samples=20"]
+
+
+@pytest.mark.parametrize("empty", [C.recipe, ConfigDict], ids=["recipe", "nothing"])
+def test_an_empty_config_is_a_whole_one(empty):
+    """The same as every default said aloud."""
+    built = runs.build_run(empty())
+    assert built.settings == Settings()
+    assert built.config.name == "run"
+    assert built.config.to_dict() == table.defaults(table.GROUPS).to_dict()
+    assert built.data.name == "digits"
+    assert type(built.method.parts.process.schedule).__name__ == "VP"
+
+
+def test_an_empty_config_takes_a_step():
+    config = C.recipe()
+    config.model = C.spec("UNet", channels=4, multipliers=(1,), attention=())  # the default's compiles for a minute
+    run = runs.Trainer(**runs.build_run(config)._asdict()).train(1)
+    assert run.step == 1
+    assert int(run.state.skipped) == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.state.params))
+
+
+def leaves(config, prefix=""):
+    """Paths of all fields."""
+    found = []
+    for name in config:
+        inner = isinstance(config[name], ConfigDict)
+        found += leaves(config[name], f"{prefix}{name}.") if inner else [prefix + name]
+    return found
+
+
+OTHER = {
+    "steps": 30,
+    "backend": "pmap",
+    "devices": 1,
+    "nonfinite": "skip",
+    "loggers": ("tensorboard",),
+    "snapshot_every": 5,
+    "ema": "0.9",
+    "label": 1,
+}  # of the integers the next one
+
+
+@pytest.mark.parametrize("field", Settings._fields)
+def test_every_setting_stands_in_one_place(field):
+    path = table.home(field)
+    config = table.defaults(table.GROUPS)
+    assert leaves(config).count(path) == 1
+    value = OTHER[field] if field in OTHER else Settings._field_defaults[field] + 1
+    C.override(config.lock(), f"{path}={value}")
+    assert table.settings_of(config) == Settings()._replace(**{field: value})
+
+
+def test_no_field_has_two_readers():
+    """The groups of settings hold settings, and besides what the table says of train."""
+    homes = [table.home(field) for field in Settings._fields]
+    assert len(set(homes)) == len(homes)
+    groups = ("seed", "train", "sample", "checkpoint", "eval")
+    found = {path for path in leaves(table.defaults(table.GROUPS)) if path.partition(".")[0] in groups}
+    assert found == {*homes, *(f"train.{name}" for name in table.GROUPS["train"])}
+
+
+def test_defaults_are_fresh_each_time():
+    one = table.defaults(("model", "train"))
+    one.model.name, one.train.clip_norm = "MLP", 7.0
+    assert table.defaults(("model", "train")).model.name == "UNet"
+    assert table.GROUPS["train"]["clip_norm"] == 1.0
+
+
+def test_what_a_config_says_is_kept_and_the_rest_completed():
+    config = C.recipe()
+    config.train.steps, config.grid = 7, C.spec("uniform", n=3)
+    whole = table.complete(config, table.GROUPS)
+    assert (whole.train.steps, whole.train.batch_size) == (7, 128)
+    assert whole.grid.to_dict() == {"name": "uniform", "n": 3}, "a spec is whole: its options are its constructor's"
+    assert "batch_size" not in config.train
+
+
+@pytest.fixture(scope="module")
+def older(tmp_path_factory):
+    """A run whose config.json is that of days without averages stored along the run, and without a method."""
+    workdir = tmp_path_factory.mktemp("runs") / "older"
+    config = runs.load("configs/vpsde.py:tiny", SMALL)
+    with runs.Trainer(**runs.build_run(config)._asdict(), workdir=workdir) as trainer:
+        trainer.train(10)
+    saved = json.loads((workdir / "config.json").read_text())
+    assert saved["checkpoint"].pop("snapshot_every") is None
+    assert "method" not in saved
+    (workdir / "config.json").write_text(json.dumps(saved))
+    return workdir, config
+
+
+def test_a_config_of_earlier_days_opens(older):
+    run = runs.open(older[0])
+    assert (run.step, run.settings.snapshot_every) == (10, None)
+    assert run.draw(3).shape == (3, 2)
+    assert read_config(older[0]) == runs.build_run(older[1]).config
+
+
+def test_a_config_of_earlier_days_resumes_and_others_are_refused(older):
+    workdir, config = older
+    seeded = runs.build_run(runs.load("configs/vpsde.py:tiny", [*SMALL, "seed=1"]))
+    with pytest.raises(C.ConfigError, match=r"another config \(seed: 0 -> 1\)"):
+        runs.Trainer(**seeded._asdict(), workdir=workdir)
+    with runs.Trainer(**runs.build_run(config)._asdict(), workdir=workdir) as trainer:
+        assert trainer.step == 10
+        assert trainer.train(20).step == 20
+    assert "snapshot_every" in json.loads((workdir / "config.json").read_text())["checkpoint"]
+
+
+def test_a_method_by_name_is_built_of_its_groups():
+    """`denoising` said aloud is the default, and an option that no method has is refused."""
+    config = runs.load("configs/vpsde.py:tiny", SMALL)
+    with config.unlocked():
+        config.method = C.spec("denoising")
+    built = runs.build_run(config)
+    assert isinstance(built.method.parts, methods.Denoising)
+    for method, match in (
+        (C.spec("denoisin"), "nearest is 'denoising'"),
+        (C.spec("denoising", sampler="heun.edm"), r"method has no option 'sampler': set the group sampler of"),
+        (C.spec("denoising", steps=3), "methods.denoising has no option 'steps'"),
+    ):
+        with config.unlocked():
+            config.method = method
+        with pytest.raises(C.ConfigError, match=match) as error:
+            runs.build_run(config)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ("model.name=UNet", "UNet|image"),
+        ("model.classes=2", None),
+        ("model.condition=2", "only a bridge has endpoints"),
+    ],
+)
+def test_what_the_network_reads_is_held_against_the_data(change, match):
+    config = runs.load("configs/vpsde.py:tiny", [*SMALL[2:], "data.name=moons", change])
+    if match is None:
+        assert runs.build_run(config).method.asks == ("label",)
+        return
+    with pytest.raises(C.ConfigError, match=match) as error:
+        runs.build_run(config)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,448 @@
+"""Training of one's own objects: networks of any library, runs that stop and go on, and what is refused in one line."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen, nnx
+from run_command import environment
+
+from diffjax import data, denoisers, grids, methods, models, parallel, processes, runs, samplers, schedules, training
+from diffjax.config import ConfigError
+from diffjax.methods import Method, Turn, per_example
+from diffjax.runs.logs import Log
+
+CENTRES, STDS = np.array([[-1.0, 0.5], [0.8, -0.6]]), np.array([0.3, 0.5])  # of the two classes
+WIDTH = 64
+
+
+def mixture(n=4096, seed=0):
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 2, n)
+    x = CENTRES[label] + STDS[label][:, None] * rng.normal(size=(n, 2))
+    return data.arrays(x.astype(np.float32), label=label)
+
+
+def features(x, c, label):
+    """What a network is told, (6,): the log-SNR c is infinite at the ends."""
+    return jnp.concatenate([x, jnp.stack([jnp.tanh(c / 8), jnp.tanh(c / 2)]), jax.nn.one_hot(label, 2)])
+
+
+class OfNnx(nnx.Module):
+    def __init__(self, rngs):
+        self.first, self.second = nnx.Linear(6, WIDTH, rngs=rngs), nnx.Linear(WIDTH, WIDTH, rngs=rngs)
+        self.last = nnx.Linear(WIDTH, 2, rngs=rngs)
+
+    def __call__(self, x, c, given):
+        h = nnx.gelu(self.first(features(x, c, given["label"])))
+        return self.last(nnx.gelu(self.second(h)))
+
+
+class OfLinen(linen.Module):
+    reads = {"label": "label"}  # noqa: RUF012
+
+    @linen.compact
+    def __call__(self, x, c, label=None, train=False):
+        h = features(x, c, label)
+        for _ in range(2):
+            h = linen.gelu(linen.Dense(WIDTH)(h))
+        return linen.Dense(2)(h)
+
+
+def of_function():
+    rng = np.random.default_rng(0)
+    sizes = (6, WIDTH, WIDTH, 2)
+    params = [
+        {"w": rng.normal(size=(m, n)).astype(np.float32) / m**0.5, "b": np.zeros(n, np.float32)}
+        for m, n in itertools.pairwise(sizes)
+    ]
+
+    def fn(params, x, c, given):
+        h = features(x, c, given["label"])
+        for layer in params[:-1]:
+            h = jax.nn.gelu(h @ layer["w"] + layer["b"])
+        return h @ params[-1]["w"] + params[-1]["b"]
+
+    return models.from_function(fn, params)
+
+
+def of_equinox():
+    equinox = pytest.importorskip("equinox")
+
+    class OfEquinox(equinox.Module):
+        mlp: equinox.nn.MLP
+
+        def __call__(self, x, c, given):
+            return self.mlp(features(x, c, given["label"]))
+
+    return models.of(OfEquinox(equinox.nn.MLP(6, 2, WIDTH, 2, activation=jax.nn.gelu, key=jax.random.key(0))))
+
+
+NETWORKS = {
+    "nnx": lambda: models.of(OfNnx(nnx.Rngs(0))),
+    "linen": lambda: models.of(OfLinen()),
+    "function": of_function,
+    "equinox": of_equinox,
+}
+VP = processes.Gaussian(schedules.VP())
+
+
+def denoising(network=None, process=VP, target=denoisers.V(), **parts):  # noqa: B008
+    return methods.denoising(NETWORKS["linen"]() if network is None else network, process, target, **parts)
+
+
+def trainer(method=None, dataset=None, optimizer=None, **options):
+    return runs.Trainer(
+        denoising() if method is None else method,
+        SMALL if dataset is None else dataset,
+        optimizer=optax.adam(1e-3) if optimizer is None else optimizer,
+        **{"batch_size": 32, "log_every": 10, "checkpoint_every": 1000, "sample_every": 1000, **options},
+    )
+
+
+SMALL = mixture(200)
+
+
+@pytest.mark.parametrize("library", NETWORKS)
+def test_a_network_of_any_library_learns_a_labelled_mixture(library):
+    """Means and standard deviations of each class, within their standard errors and what so short a training leaves."""
+    rate = optax.cosine_decay_schedule(4e-3, 1500)
+    options = dict(batch_size=256, steps_per_dispatch=50, log_every=500, ema="0.99")
+    method = denoising(NETWORKS[library](), grid=partial(grids.log_snr, n=20, t_min=1e-3))
+    run = trainer(method, mixture(), optax.adam(rate), **options).train(1500)
+    for label, (centre, std) in enumerate(zip(CENTRES, STDS)):
+        drawn = run.draw(1000, sampler=samplers.multistep.dpmpp_2m, label=label).astype(np.float64)
+        np.testing.assert_allclose(drawn.mean(0), centre, atol=0.1)
+        np.testing.assert_allclose(drawn.std(0), std, atol=0.08)
+    half = run.draw(40)  # of seeds alone the labels take turns
+    np.testing.assert_array_equal(half[1::2], run.draw(range(1, 40, 2), label=1))
+
+
+# Stopped, and made again.
+
+
+def leaves(run):
+    keyed = lambda leaf: jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    return [np.asarray(keyed(leaf)) for leaf in jax.tree.leaves(run.state)]
+
+
+def test_stopped_at_half_and_made_again_it_ends_with_the_same_bytes(tmp_path):
+    whole = trainer().train(60)
+    with trainer(workdir=tmp_path / "run") as half:
+        before = half.train(30)
+    assert before.step == 30
+    with trainer(workdir=tmp_path / "run") as again:
+        assert again.step == 30
+        run = again.train(60)
+    assert run.step == 60
+    assert len(leaves(whole)) > 20
+    for a, b, c in zip(leaves(whole), leaves(run), leaves(trainer().train(60)), strict=True):
+        assert a.tobytes() == b.tobytes() == c.tobytes()
+    moved = [np.abs(a - b).max() for a, b in zip(leaves(whole), leaves(before)) if a.dtype == np.float32]
+    assert max(moved) > 1e-3, "the second half trains"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A workdir with ten steps."""
+    workdir = tmp_path_factory.mktemp("runs") / "saved"
+    with trainer(workdir=workdir, checkpoint_every=10) as one:
+        one.train(10)
+    return workdir
+
+
+OTHERS = {
+    "rate": (dict(optimizer=optax.adam(2e-3)), r"objects\.program\.step"),
+    "optimizer": (dict(optimizer=optax.sgd(1e-3)), r"objects\.program\.step.*objects\.shapes"),
+    "data": (dict(dataset=mixture(200, seed=1)), r"objects\.data"),
+    "name": (dict(name="another"), "name: run -> another"),
+    "batch size": (dict(batch_size=16), r"objects\.settings\.batch_size: 32 -> 16"),
+    "seed": (dict(seed=3), r"objects\.settings\.seed: 0 -> 3"),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_workdir_refuses_other_objects_and_names_what_differs(other, saved):
+    options, differs = OTHERS[other]
+    files = {path: path.read_bytes() for path in saved.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=rf"holds a run of another config \(.*{differs}") as error:
+        trainer(workdir=saved, **options)
+    assert "\n" not in str(error.value)
+    assert files == {path: path.read_bytes() for path in saved.rglob("*") if path.is_file()}
+
+
+def test_settings_that_change_no_step_may_change(saved):
+    with trainer(workdir=saved, steps=50, log_every=5, chunk=7, keep=3, samples=40) as same:
+        assert same.step == 10
+
+
+def signalled(monkeypatch, number=signal.SIGTERM, at=20):
+    """The process gets a signal when this step is logged."""
+    write = Log.write
+
+    def kill(self, step, values):
+        write(self, step, values)
+        if step == at:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Log, "write", kill)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_raises(tmp_path, monkeypatch, number):
+    with monkeypatch.context() as patch, trainer(workdir=tmp_path) as one:
+        signalled(patch, number)
+        with pytest.raises(runs.Stopped) as caught:
+            one.train(60)
+    assert (caught.value.signal, caught.value.step, caught.value.workdir) == (number, 20, tmp_path)
+    assert str(caught.value) == f"stopped at step 20, saved; --workdir={tmp_path} resumes"
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal()] == ["20"]
+    with trainer(workdir=tmp_path) as again:
+        assert again.step == 20
+        for a, b in zip(leaves(again.train(60)), leaves(trainer().train(60)), strict=True):
+            assert a.tobytes() == b.tobytes()
+
+
+def test_without_a_workdir_a_signal_does_not_say_saved(monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        signalled(patch)
+        one = trainer()
+        with pytest.raises(runs.Stopped, match="stopped at step 20, not saved: it has no workdir") as caught:
+            one.train(60)
+    assert caught.value.workdir is None
+    assert "resumes" not in str(caught.value) + capsys.readouterr().out
+    assert one.train(60).step == 60, "the object itself goes on"
+
+
+# Two players.
+
+
+def two_players(critics=2):
+    """A generator of shift and scale against a critic of quadratic logits: two turns of one, one of the other."""
+    make = lambda params, key: params["generator"]["a"] * jax.random.normal(key, (2,)) + params["generator"]["b"]
+
+    def logit(params, x):
+        own = params["critic"]
+        return jnp.sum(own["w"] * x + own["q"] * x**2) + own["c"]
+
+    def init(key, example):
+        zeros = {"w": jnp.zeros(2), "q": jnp.zeros(2), "c": jnp.zeros(())}
+        return {"critic": zeros, "generator": {"a": jnp.ones(2), "b": jnp.zeros(2)}}
+
+    def judge(params, keys, example, index, size):
+        real, fake = logit(params, example.x), logit(params, make(params, keys.example))
+        return jax.nn.softplus(-real) + jax.nn.softplus(fake), {"gap": real - fake}
+
+    def forge(params, keys, example, index, size):
+        return jax.nn.softplus(-logit(params, make(params, keys.example))), {}
+
+    turns = (*[Turn(per_example(judge), "critic")] * critics, Turn(per_example(forge), "generator"))
+    draw = lambda params, request, key, given: make(params, key)
+    return Method(init, turns, draw, served=("generator",))
+
+
+PLAIN = data.arrays(np.asarray(SMALL.train.x))
+
+
+def both():
+    return {"critic": optax.sgd(0.1), "generator": optax.adam(1e-2)}
+
+
+def test_after_a_step_the_old_state_is_donated():
+    for one in (trainer(), trainer(two_players(), PLAIN, both())):
+        old = one.state
+        one.train(1)
+        moved = jax.tree.leaves((old.params, old.opt_state, old.ema))
+        assert len(moved) > 5
+        assert all(leaf.is_deleted() for leaf in moved)
+        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(one.state))
+
+
+def test_players_move_with_optimizers_of_their_own_and_what_is_served_is_averaged():
+    one = trainer(two_players(), PLAIN, both())
+    assert set(one.state.opt_state) == {"critic", "generator"}
+    assert set(one.state.ema.averages["0.999"]) == {"generator"}
+    run = one.train(10)
+    assert set(run.params) == {"generator"}
+    assert run.draw(3).shape == (3, 2)
+    assert np.abs(run.state.params["critic"]["w"]).max() > 1e-3
+
+
+def players(out):
+    """Five steps of both players on one device, on two, and by pmap; what a child process runs."""
+    found = {}
+    for backend, devices in (("jit", 1), ("jit", 2), ("pmap", 2)):
+        one = trainer(two_players(), PLAIN, both(), backend=backend, devices=devices, batch_size=8)
+        assert one.mesh.size == devices
+        state = one.train(5).state
+        for i, leaf in enumerate(jax.tree.leaves(jax.device_get((state.params, state.ema, state.opt_state)))):
+            found[f"{backend}{devices}/{i:02}"] = leaf
+    np.savez(out, **found)
+
+
+def test_two_players_do_not_depend_on_devices_or_backend(tmp_path):
+    out = tmp_path / "out.npz"
+    command = [sys.executable, __file__, "players", str(out)]
+    done = subprocess.run(command, env=environment(2), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    found = dict(np.load(out))
+    names = sorted(name.partition("/")[2] for name in found if name.startswith("jit1/"))
+    assert len(found) == 3 * len(names)
+    assert len(names) > 10
+    for name in names:
+        for other in ("jit2", "pmap2"):
+            np.testing.assert_allclose(found[f"{other}/{name}"], found[f"jit1/{name}"], rtol=1e-5, atol=1e-6)
+
+
+# What is refused.
+
+
+class Counting(linen.Module):
+    """A network with running statistics."""
+
+    @linen.compact
+    def __call__(self, x, c, train=False):
+        return linen.BatchNorm(use_running_average=not train)(x)
+
+
+class ReadsText(nnx.Module):
+    def __init__(self):
+        self.scale = nnx.Param(jnp.ones(2))
+
+    def __call__(self, x, c, given):
+        return self.scale[...] * x + given["text"].sum()
+
+
+def bridge():
+    schedule = schedules.VP(beta_min=0.1, beta_max=2.1)
+    return processes.bridge(schedule), denoisers.DDBM(sigma_0=1.0, sigma_T=1.0, sigma_0T=0.5)
+
+
+def on_bridge(network):
+    process, target = bridge()
+    return denoising(network, process, target, grid=partial(grids.pinned, n=4, gap=1e-3, t_min=1e-3))
+
+
+def texts(n=200):
+    return data.arrays(np.zeros((n, 2)), label=np.arange(n) % 2, text=np.zeros((n, 3)))
+
+
+BAD = {
+    "the class of a network": (lambda: denoising(OfNnx), "as the network, a class, not an object of it; models.of"),
+    "a raw linen module": (lambda: denoising(models.MLP(8)), r"as the network.*models\.of\(module\)"),
+    "a raw linen module that says what it reads": (lambda: denoising(OfLinen()), r"as the network.*models\.of\(mod"),
+    "a raw nnx module": (lambda: denoising(OfNnx(nnx.Rngs(0))), r"as the network, without init, apply.*models\.of"),
+    "the class of a process": (lambda: denoising(process=processes.Gaussian), "as the process, a class, not an"),
+    "a schedule as the process": (lambda: denoising(process=schedules.VP()), "as the process, without schedule, noise"),
+    "the class of a target": (lambda: denoising(target=denoisers.V), "as the target, a class, not an object of it"),
+    "a name as the target": (lambda: denoising(target="V"), r"'V' as the target, without .*denoisers\.V\(\)"),
+    "running statistics": (
+        lambda: trainer(denoising(models.of(Counting())), PLAIN),
+        r"Counting keeps state beside its parameters \(batch_stats\)",
+    ),
+    "running statistics of nnx": (
+        lambda: models.of(nnx.BatchNorm(2, rngs=nnx.Rngs(0))),
+        "BatchNorm keeps state beside its parameters",
+    ),
+    "a bridge without endpoints": (
+        lambda: trainer(on_bridge(models.of(models.MLP(8))), PLAIN),
+        "reads y of what is given, but arrays gives nothing",
+    ),
+    "a bridge without endpoints, a function as its network": (
+        lambda: trainer(on_bridge(models.from_function(lambda p, x, c, given: p * x, jnp.ones(2))), PLAIN),
+        "reads y of what is given, but arrays gives nothing",
+    ),
+    "a text that nobody reads": (lambda: trainer(dataset=texts()), "arrays gives label, text, but nobody reads text"),
+    "labels that nobody reads": (lambda: trainer(denoising(models.of(models.MLP(8)))), "nobody reads label"),
+    "labels that data does not give": (lambda: trainer(dataset=PLAIN), "reads label of what is given, but arrays gi"),
+    "a text that data does not give": (
+        lambda: trainer(denoising(models.of(ReadsText()))),
+        "reads text of what is given, but arrays gives label",
+    ),
+    "two players, one optimizer": (
+        lambda: trainer(two_players(), PLAIN),
+        "one optimizer, expected one for each player: optimizer={'critic': optax.adam",
+    ),
+    "two players, one of their optimizers": (
+        lambda: trainer(two_players(), PLAIN, {"critic": optax.sgd(0.1)}),
+        "optimizers for critic, expected one for each player",
+    ),
+    "one player, a dict": (
+        lambda: trainer(optimizer=both()),
+        "optimizers for critic, generator, expected one: this method names no players",
+    ),
+    "the name of an optimizer": (lambda: trainer(optimizer="adam"), "Got str as an optimizer, expected optax's"),
+    "arrays as data": (lambda: trainer(dataset=np.zeros((9, 2))), r"Got ndarray as the data.*data\.arrays\(x"),
+    "a network as the method": (lambda: trainer(NETWORKS["linen"]()), "Got Network as the method, expected a Method"),
+    "an unknown option": (lambda: trainer(batch_sise=3), "Trainer has no option 'batch_sise': nearest is 'batch_size'"),
+    "an average without a decay": (lambda: trainer(ema="slow"), "ema is 'slow', expected a decay such as '0.999'"),
+    "no examples": (lambda: trainer(batch_size=0), "train.batch_size is 0, expected an integer >= 1"),
+}
+
+
+@pytest.mark.parametrize("mistake", BAD)
+def test_bad_objects_are_refused_in_one_line_before_anything_is_compiled(mistake, monkeypatch):
+    make, match = BAD[mistake]
+    compiled = []
+    monkeypatch.setattr(parallel, "compile_step", lambda *args, **options: compiled.append(args))
+    monkeypatch.setattr(training, "first_params", lambda *args: compiled.append(args))
+    with pytest.raises(ValueError, match=match) as error:
+        make()
+    assert "\n" not in str(error.value)
+    assert not compiled
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    return trainer().run()
+
+
+DRAWS = {
+    "a label out of range": (dict(label=99), "label is 99 to 99, expected 0 to 1, or 2 for no label"),
+    "a misspelt name": (dict(given={"lable": 1}), "Nobody reads 'lable' of what is given: nearest is 'label'"),
+    "a misspelt part": (dict(samplr=samplers.heun.edm), "draw knows no 'samplr': nearest is 'sampler'"),
+    "labels of another number": (dict(label=[0, 1, 1]), r"given\['label'\] has shape \(3,\), expected \(\) for all or"),
+}
+
+
+@pytest.mark.parametrize("mistake", DRAWS)
+def test_bad_words_of_a_draw(mistake, untrained):
+    words, match = DRAWS[mistake]
+    with pytest.raises(ValueError, match=match) as error:
+        untrained.draw(2, **words)
+    assert "\n" not in str(error.value)
+
+
+def test_a_report_needs_a_folder():
+    with pytest.raises(ConfigError, match=r"no workdir to write its report into; give report\(out=FOLDER\)"):
+        trainer().report()
+
+
+def test_a_run_of_objects_is_not_opened_by_its_folder(saved):
+    with pytest.raises(ConfigError, match=r"made of objects, which no file holds: make its runs\.Trainer again"):
+        runs.open(saved)
+
+
+def test_a_report_of_objects_judges_them(tmp_path, saved):
+    """Their own folder, or another; the samples are those of seeds 0, 1, ..."""
+    with trainer(workdir=saved, samples=40) as one:
+        found = one.report(tmp_path / "out")
+    assert (found["step"], found["samples"], found["gate"]) == (10, 40, None)
+    assert found["metrics"]["exact W2"]["value"] > found["metrics"]["exact W2"]["floor"]
+    assert (tmp_path / "out" / "report.md").read_text().startswith("# run: step 10")
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    globals()[sys.argv[1]](*sys.argv[2:])
