@@ -76,7 +76,7 @@ def test_the_four_nouns_by_hand_sample_their_mixture():
 
 
 def test_the_family_of_contributing_fits_its_gaussian(tmp_path):
-    """The likeliest Gaussian has the data's own mean and standard deviation; samples have half of it at half its heat."""
+    """The likeliest Gaussian has the data's own mean and standard deviation; samples at half the heat half of that."""
     x = np.array([2.0, -1.0]) + np.array([0.5, 2.0]) * np.random.default_rng(0).normal(size=(2000, 2))
     diagonal, dataset = ran("CONTRIBUTING.md")["diagonal"], data.arrays(x)
     words = dict(optimizer=optax.adam(0.01), batch_size=256, samples=512)
