@@ -67,12 +67,14 @@ def test_the_readmes_run_has_learned_every_class(readme):
 
 
 def test_the_four_nouns_by_hand_sample_their_mixture():
-    """docs/methods.md: weights 0.3 and 0.7; moments of a mixture in closed form, within four standard errors."""
+    """docs/methods.md: weights, means and variances, within four standard errors and what the middle line cuts wrongly."""
     x = np.asarray(ran("docs/methods.md")["x_0"], np.float64)
-    mean, var = np.array([0.75, 0.35]), 0.155 + 0.3 * 0.7 * np.array([2.5, 0.5]) ** 2
-    assert np.all(np.abs(x.mean(0) - mean) < 4 * np.sqrt(var / len(x)))
-    left = np.mean(x @ [2.5, 0.5] < 0.25 * 2.5 + 0.25 * 0.5)  # of the middle line; 1e-2 of a component is beyond it
-    assert abs(left - 0.3) < 4 * np.sqrt(0.3 * 0.7 / len(x)) + 0.01
+    assert x.shape == (1000, 2)
+    left = (x - [0.25, 0.25]) @ [2.5, 0.5] < 0  # of the middle line: 0.2 % of the right component is there, too
+    assert abs(left.mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / len(x)) + 0.002
+    for part, mean, var in ((x[left], [-1.0, 0.0], 0.05), (x[~left], [1.5, 0.5], 0.2)):
+        assert np.abs(part.mean(0) - mean).max() < 4 * np.sqrt(var / len(part)) + 0.01
+        assert np.abs(part.var(0) / var - 1).max() < 4 * np.sqrt(2 / len(part)) + 0.1
 
 
 def test_the_family_of_contributing_fits_its_gaussian(tmp_path):
