@@ -63,7 +63,7 @@ class GaussianMixture:
         return ExactDenoiser(self, schedule, with_var)
 
     def log_prob(self, x: Array, alpha: Any = 1.0, sigma: Any = 0.0) -> Array:
-        """log p(x_t = x), a scalar."""
+        """Computes log p(x_t = x) in nats, a scalar."""
         return jax.nn.logsumexp(self._condition(x, alpha, sigma).log_joint)
 
     def score(self, x: Array, alpha: Any = 1.0, sigma: Any = 0.0) -> Array:

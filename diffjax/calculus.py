@@ -92,13 +92,13 @@ def check(schedule: Schedule, points: int = 257) -> None:
 
 
 def log_snr(schedule: Schedule, t: Any) -> Array:
-    """log(alpha^2 / sigma^2), the field's usual sense; half of it is DPM-Solver's lambda. Infinite where one is 0."""
+    """Computes log(alpha^2 / sigma^2), twice DPM-Solver's lambda; infinite where alpha or sigma is 0."""
     alpha, sigma = schedule(t)
     return 2 * (jnp.log(alpha) - jnp.log(sigma))
 
 
 def remaining(schedule: Schedule, t: Any) -> Array:
-    """By how much log-SNR still falls from t to t_max: 0 there, infinite at sigma_t = 0.
+    """Computes by how much log-SNR still falls from t to t_max: 0 there, infinite at sigma_t = 0.
 
     A schedule's own `remaining(t)` has full relative precision near t_max too; without one it is a plain difference.
     """
@@ -125,13 +125,13 @@ def unit_variance(schedule: Schedule, t: Any, v: Any = 1.0) -> Array:
 
 
 def derivatives(schedule: Schedule, t: Any) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """((alpha, sigma), (alpha', sigma')) at t, by forward-mode differentiation."""
+    """Computes ((alpha, sigma), (alpha', sigma')) at t, by forward-mode differentiation."""
     t = jnp.asarray(t, float)
     return jax.jvp(schedule, (t,), (jnp.ones_like(t),))
 
 
 def time_of(schedule: Schedule, log_snr: Any) -> Array:
-    """The time at which the schedule has this log-SNR.
+    """Finds the time at which the schedule has this log-SNR.
 
     Raises:
         ValueError: if the schedule has no inverse.
@@ -144,12 +144,12 @@ def time_of(schedule: Schedule, log_snr: Any) -> Array:
 
 
 def amplitudes(schedule: Schedule, ts: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(alpha, sigma) at host times ts (N,), in float64: what plans are made of."""
+    """Computes (alpha, sigma) at host times ts (N,), each (N,) float64: what plans are made of."""
     return host.along(lambda schedule, t: schedule(t), schedule, ts)
 
 
 def same(a: Any, b: Any) -> Any:
-    """Whether two schedules are one: same class, same float32 numbers. A traced scalar if either is being traced."""
+    """Tells whether two schedules are one, by class and float32 numbers; a traced scalar if either is being traced."""
     if type(a) is not type(b) or jax.tree.structure(a) != jax.tree.structure(b):
         return False
     xp = np if host.concrete(a, b) else jnp

@@ -42,11 +42,11 @@ class Chain:
     floor: Any
 
     def gain_at(self, t: Any) -> Array:
-        """Looks up the gain of the step that starts at t; NaN for a time that is none of the chain's."""
+        """The gain of the step that starts at t; NaN for a time that is none of the chain's."""
         return look_up(self.t, self.gain, t)
 
     def check(self, t: Any) -> None:
-        """Checks that a time is one of the chain's, unless it is being traced.
+        """Looks at a time, unless it is being traced.
 
         Raises:
             ValueError: if it is none of the chain's.

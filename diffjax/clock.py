@@ -51,7 +51,7 @@ class Monotone:
         return self._rise(u) / self._rise(1.0)
 
     def inverse(self, v: Any) -> Array:
-        """u, by bisection, then one step of Newton: this also makes it differentiable."""
+        """Finds u with v(u) = v by bisection; a last step of Newton also makes the result differentiable."""
         v = jnp.asarray(v, float)
 
         def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -76,7 +76,7 @@ class Monotone:
 
 @pytree
 class Warped:
-    """Another schedule by another clock: (alpha, sigma) at t are those of `base` at t_max clock(t / t_max)."""
+    """A schedule by another clock: (alpha, sigma) at t are those of `base` at t_max clock(t / t_max)."""
 
     base: Schedule
     clock: Monotone

@@ -38,13 +38,13 @@ DIRECTIONS = {"hutchinson": hutchinson, "gaussian": gaussian, "exact": exact}
 
 
 def with_value(field: Callable[[Array], Array], x: Array, directions: Array) -> tuple[Array, Array]:
-    """(f(x), div f(x)), by one evaluation of f and one product for each of the directions (K, *shape)."""
+    """Computes (f(x), div f(x)) by one evaluation of f and one product for each of the directions (K, *shape)."""
     value, products = products_along(field, x, directions)
     return value, jnp.mean(products)
 
 
 def products_along(field: Callable[[Array], Array], x: Array, directions: Array) -> tuple[Array, Array]:
-    """(f(x), v' J v for each of the directions, (K,)).
+    """Computes (f(x), v' J v for each of the directions, (K,)).
 
     Raises:
         ValueError: for a field that does not keep x's shape, or directions of another shape.

@@ -15,7 +15,7 @@ from diffjax.types import PyTree
 
 
 def take_over(params: PyTree, given: PyTree) -> PyTree:
-    """`params` with the leaves of `given` in the place of its own.
+    """Puts the leaves of `given` in the place of those of `params`.
 
     Raises:
         ValueError: for a leaf that only one of them has, or whose shapes differ otherwise than by a longer last axis.
@@ -42,7 +42,7 @@ def take_over(params: PyTree, given: PyTree) -> PyTree:
 
 
 def trained(params: PyTree, only: str | None) -> PyTree:
-    """Which leaves are trained: those whose path has a match of the regular expression `only`; None: all.
+    """Marks the leaves that are trained: those whose path has a match of the regular expression `only`; None: all.
 
     Raises:
         ValueError: for a pattern that is none, or that no path has.
@@ -59,7 +59,7 @@ def trained(params: PyTree, only: str | None) -> PyTree:
 
 
 def freeze(params: PyTree, only: str | None) -> PyTree:
-    """`params`, through which no gradient flows but to those that are trained: nothing is computed for the others."""
+    """Stops the gradient of `params` but for leaves that are trained, so that nothing is computed for the others."""
     if only is None:
         return params
     return jax.tree.map(

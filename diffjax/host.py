@@ -26,7 +26,7 @@ def concrete(*trees: Any) -> bool:
 
 
 def float64(function: Callable, *args: Any) -> Any:
-    """`function(*args)` on the CPU in float64; arguments and results are trees of NumPy arrays.
+    """Evaluates `function(*args)` on the CPU in float64; arguments and results are trees of NumPy arrays.
 
     Raises:
         ValueError: if an argument is being traced: plans are made outside `jit`, once, and reused inside.
@@ -43,7 +43,7 @@ def float64(function: Callable, *args: Any) -> Any:
 
 
 def along(function: Callable, first: Any, ts: Any, least: int = LENGTH) -> Any:
-    """`function(first, t)` at each of the times (n, ...), in float64 on the host; results have n as leading axis.
+    """Evaluates `function(first, t)` at each of the times (n, ...), in float64 on the host; leaves are (n, ...).
 
     Times are padded to the length `least`, or to the next 2^k above it, before they are evaluated: one compile of each
     primitive serves every n up to there, where the bare lengths would make new ones for each.
@@ -56,13 +56,13 @@ def along(function: Callable, first: Any, ts: Any, least: int = LENGTH) -> Any:
 
 
 def is_int(value: Any, least: int | None = None) -> bool:
-    """Whether `value` is an integer, of Python or NumPy, and no bool; with `least`, whether it is that large."""
+    """Tells whether `value` is an integer, of Python or NumPy, and no bool; with `least`, whether it is that large."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     return whole and (least is None or bool(value >= least))
 
 
 def check_int(name: str, value: Any, least: int = 1, error: type[Exception] = ValueError) -> int:
-    """`value` as an int.
+    """Gives an integer as an int.
 
     Raises:
         ValueError: (or `error`) unless it is an integer, and no bool, of at least `least`.
@@ -73,7 +73,7 @@ def check_int(name: str, value: Any, least: int = 1, error: type[Exception] = Va
 
 
 def check_order(value: Any, orders: tuple[int, ...], what: str = "The order") -> int:
-    """`value`, an order of a method, as an int.
+    """Gives an order of a method as an int.
 
     Raises:
         ValueError: unless it is one of `orders`.
@@ -84,7 +84,7 @@ def check_order(value: Any, orders: tuple[int, ...], what: str = "The order") ->
 
 
 def check_positive(name: str, value: Any, note: str = "", error: type[Exception] = ValueError) -> None:
-    """Looks at a number, unless it is being traced.
+    """Checks that a number is positive and finite, unless it is being traced.
 
     Args:
         note: ends the message, such as " (published: 7)".
@@ -97,7 +97,7 @@ def check_positive(name: str, value: Any, note: str = "", error: type[Exception]
 
 
 def closest(name: Any, options: Iterable[str]) -> str | None:
-    """The option that a mistyped name is most like, or None; a part of an option may be what was meant."""
+    """Finds the option that a mistyped name is most like, or None; a part of an option may be what was meant."""
     options = sorted(options)
     by_part = {part: option for option in options for part in re.split("[./]", option)}
     whole = difflib.get_close_matches(str(name), options, 1)
@@ -105,6 +105,6 @@ def closest(name: Any, options: Iterable[str]) -> str | None:
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """'nearest is x; it has the options', which ends an error message; a part of an option may be what was meant."""
+    """Writes 'nearest is x; it has the options', to end an error message; a part of an option may be what was meant."""
     close = closest(name, options := sorted(options))
     return ("" if close is None else f"nearest is {close!r}; ") + f"it has {', '.join(options) or 'none'}"

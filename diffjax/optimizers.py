@@ -22,22 +22,22 @@ Rate = Callable[[Any], Any]  # number of updates applied so far -> learning rate
 
 
 def constant(peak: float, warmup_steps: int, total_steps: int) -> Rate:
-    """The peak rate for ever."""
+    """Keeps the peak rate for ever."""
     return optax.constant_schedule(peak)
 
 
 def linear(peak: float, warmup_steps: int, total_steps: int, final: float = 0.0) -> Rate:
-    """From the peak to `final` times it, in a straight line, at `total_steps`."""
+    """Falls from the peak to `final` times the peak in a straight line, at `total_steps`."""
     return optax.linear_schedule(peak, final * peak, total_steps - warmup_steps)
 
 
 def cosine(peak: float, warmup_steps: int, total_steps: int, final: float = 0.0) -> Rate:
-    """From the peak to `final` times it along half a cosine (Loshchilov and Hutter 2017, eq. 5)."""
+    """Falls from the peak to `final` times the peak along half a cosine (Loshchilov and Hutter 2017, eq. 5)."""
     return optax.cosine_decay_schedule(peak, total_steps - warmup_steps, final)
 
 
 def exponential(peak: float, warmup_steps: int, total_steps: int, final: float = 0.01) -> Rate:
-    """From the peak to `final` times it, geometrically."""
+    """Falls from the peak to `final` times the peak geometrically."""
     return optax.exponential_decay(peak, total_steps - warmup_steps, final, end_value=final * peak)
 
 
@@ -114,7 +114,7 @@ def lamb(
 
 
 def matrices(params: PyTree) -> PyTree:
-    """The mask of parameters with two axes or more: those that weight decay and trust ratios are for."""
+    """Masks the parameters with two axes or more: those that weight decay and trust ratios are for."""
     return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
 
 

@@ -43,7 +43,7 @@ def sharded(mesh: Mesh, leading: int = 0) -> NamedSharding:
 
 
 def replicate(mesh: Mesh, tree: T) -> T:
-    """`tree` on every device: where a state goes before its first step. Every process must hold the same values."""
+    """Puts `tree` on every device, as a state before its first step. Every process must hold the same values."""
     return _put(tree, replicated(mesh))
 
 
@@ -61,7 +61,7 @@ def shard_batch(mesh: Mesh, batch: PyTree, leading: int = 0) -> PyTree:
 def compile_step(
     step: Callable, backend: str = "jit", mesh: Mesh | None = None, *, donate: bool = True, leading: int = 0
 ) -> Callable:
-    """`(state, batch) -> (state, metrics)` compiled over the mesh; the caller sees one logical state and whole batches.
+    """Compiles `(state, batch) -> (state, metrics)` over the mesh; the caller sees one logical state and whole batches.
 
     Args:
         step: from `training.make_step` (leading = 0) or `make_steps` (leading = 1), made with axis_name=AXIS for pmap.
@@ -123,7 +123,7 @@ def _check_divisible(batch: PyTree, leading: int, count: int) -> None:
 
 
 def block_on_cpu(tree: T) -> T:
-    """`tree`, awaited if this is a CPU posing as several devices: there, unawaited steps wait for each other."""
+    """Awaits `tree` if this is a CPU posing as several devices: there, unawaited steps wait for each other."""
     several = jax.default_backend() == "cpu" and jax.device_count() > 1
     return jax.block_until_ready(tree) if several else tree
 
@@ -141,7 +141,7 @@ def initialize_distributed(
 
 
 def map_chunks(batched_fn: Callable, chunk: int, mesh: Mesh | None = None) -> Callable[[PyTree, PyTree], PyTree]:
-    """`(shared, rows (n, ...)) -> NumPy rows (n, ...)`, in chunks of one fixed size for each device.
+    """Makes `(shared, rows (n, ...)) -> NumPy rows (n, ...)`, which runs in chunks of one fixed size for each device.
 
     Every device runs the very program of batch `chunk`, on rows that may be padding. So it compiles once, and the bits
     of row i depend neither on n nor on the number of devices (on a CPU: on one core); a convolution compiled for

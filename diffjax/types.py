@@ -260,6 +260,10 @@ class Process(Protocol):
         """Raises a ValueError for a target that says nothing of x_0 here; default: never."""
         ...
 
+    def check_data(self, brought: tuple[str, ...], name: str) -> None:
+        """Raises a ValueError where data of this name does not bring what the process asks for, or what it draws."""
+        ...
+
     def check_density(self) -> None:
         """Raises a ValueError where the flow has no density to integrate from; default: never."""
         ...

@@ -94,6 +94,12 @@ def chain(betas) -> Form:
     return Form(amplitudes, rates)
 
 
+def amplitudes(form: Form, t) -> tuple[Any, Any]:
+    """(alpha, sigma) of a closed form, float64; cos(pi / 2) is 0."""
+    alpha, sigma = form.amplitudes(np.asarray(t, wide))
+    return np.float64(np.where(np.abs(alpha) < 1e-18, 0, alpha)), np.float64(sigma)
+
+
 def slopes(form: Form, t) -> tuple[Any, Any]:
     """(alpha', sigma') from the rates: alpha' = f alpha, (sigma^2)' = 2 f sigma^2 + g^2."""
     (alpha, sigma), (f, g2) = form.amplitudes(t), form.rates(t)

@@ -4,13 +4,17 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import compiled
 import jax
 import pytest
+import run_command
 
 from diffjax import host
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+for name, value in compiled.settings(run_command.cores()).items():
+    jax.config.update(name, value)
 
 
 @pytest.fixture

@@ -5,16 +5,29 @@ import subprocess
 import sys
 from pathlib import Path
 
+import compiled
+
 ROOT = Path(__file__).parents[1]
 
 
-def environment(devices: int = 1, cache: Path | None = None) -> dict[str, str]:
-    """CPU only, `devices` of them; compiled programs kept in `cache`, so that a second start is quick."""
+def environment(devices: int = 1, pinned: bool = False, cache: Path | None = None) -> dict[str, str]:
+    """CPU only, `devices` of them; compiled programs are kept, so that a second start is quick.
+
+    Args:
+        pinned: whether the process runs on one core.
+        cache: a folder for them in place of the tests' own: for processes that are killed, maybe while they write.
+    """
     flags = f"--xla_force_host_platform_device_count={devices}"
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+    kept = compiled.settings(1 if pinned else cores())
     if cache is not None:
-        env |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    return env
+        kept["jax_compilation_cache_dir"] = str(cache)
+    kept = {name.upper(): str(value) for name, value in kept.items()}
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), **kept}
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def core() -> int:
@@ -32,7 +45,7 @@ def start(*args: str, pinned: bool = False, **options) -> subprocess.Popen:
     """The command, running; stdout and stderr are piped as text."""
     command = [*(one_core() if pinned else []), sys.executable, "-m", "diffjax.main", *args]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=environment(**options), **pipes)
+    return subprocess.Popen(command, cwd=ROOT, env=environment(pinned=pinned, **options), **pipes)
 
 
 def run(*args: str, **options) -> tuple[int, str]:

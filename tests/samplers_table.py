@@ -1,13 +1,15 @@
 """Every sampler and every schedule under test, one row each: what the sampler tests are parametrised by."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
-from unittest import mock
 
 import closed_forms as forms
 import jax
 import jax.numpy as jnp
 import numpy as np
+from closed_forms import amplitudes as amplitudes
+from oracles import paths, steps, walks
 
 from diffjax import calculus, grids
 from diffjax.samplers import (
@@ -26,38 +28,73 @@ from diffjax.samplers import (
     unipc,
 )
 from diffjax.schedules import EDM, VE, VP, Cosine, Rectified, SubVP, Tabulated
-from diffjax.types import Posterior, Schedule, pytree, static
+from diffjax.types import Schedule, pytree
 
 
 class Setting(NamedTuple):
-    """A schedule, its closed form, and whether alpha is 0 where sampling starts."""
+    """A schedule under test.
+
+    Attributes:
+        form: its closed form.
+        from_pure_noise: whether alpha is 0 where sampling starts.
+        knots: the number of steps of a chain, between which its rates jump; 0: it is smooth.
+        ends_in_noise: whether sigma is above 0 at t = 0.
+    """
 
     schedule: Schedule
     form: forms.Form
     from_pure_noise: bool = False
+    knots: int = 0
+    ends_in_noise: bool = False
 
 
 class Row(NamedTuple):
-    """A sampler.
+    """A sampler under test.
 
     Attributes:
         make: schedule -> sampler.
+        oracle: its published path, from `oracles.paths`.
         order: of convergence on smooth grids that end at a fixed sigma > 0, as the theory has it: the smallest of the
-            method's, its start's and its end's. For a random sampler, the weak order: that of mean and variance.
+            method's, its start's and its end's. For a random sampler, the weak order: that of mean and variance. None:
+            it does not converge to the flow.
         settings: names of the schedules on which it is defined.
         deterministic: whether it ignores its key.
+        clock: what it steps in: "level", so that x / alpha depends on the grid's sigma / alpha alone; "time", where it
+            sees how the schedule runs in t; or "chain", the forward chain between two times, in x itself.
+        evaluations: (steps of the grid, whether it ends at sigma = 0) -> the sampler's evaluations.
+        rows_per_step: how many rows make a step of the oracle: after the last of them x is complete.
+        exact_on_point: whether data at one point is sampled exactly by any number of steps.
+        least_steps: of a grid that has room for it.
+        rounding: the power of 1 / alpha, at the start, by which its rounding errors may grow: 1 where x / alpha is
+            stepped, 2 where what was found from it is extrapolated, or integrated up to sigma / alpha.
+        equal_steps: whether it is given equal steps in t: where they are tiny, high powers of t cancel.
         primed: the method's own order, which a multistep sampler shows once its history is exact.
         first: sigma / alpha where the walks start of which `order` is measured.
         steps: of those walks.
+        kinked: the most that `order` can be where rates jump, as on a chain; 0: nothing is promised; None: no matter.
+        order_on_gaussian: whether Gaussian data shows the order: a leading error may vanish there.
+        measured: schedule -> the sampler whose order is measured, if that is not `make`: parameters in units of noise
+            that cut the walk would show.
     """
 
     make: Callable[[Schedule], Sampler]
-    order: int
+    oracle: paths.Path
+    order: int | None
     settings: tuple[str, ...]
     deterministic: bool = True
+    clock: str = "level"
+    evaluations: Callable[[int, bool], int] = lambda n, zero: n
+    rows_per_step: int = 1
+    exact_on_point: bool = True
+    least_steps: int = 1
+    rounding: int = 1
+    equal_steps: bool = False
     primed: int | None = None
     first: float = 2.0
     steps: tuple[int, int] = (320, 640)
+    kinked: int | None = None
+    order_on_gaussian: bool = True
+    measured: Callable[[Schedule], Sampler] | None = None
 
 
 def _linear_betas(steps=1000):
@@ -72,50 +109,127 @@ def _cosine_betas(steps=1000):
 SETTINGS = {
     "vp": Setting(VP(), forms.VP),
     "sub_vp": Setting(SubVP(), forms.SUB_VP),
-    "ve": Setting(VE(), forms.VE),
+    "ve": Setting(VE(), forms.VE, ends_in_noise=True),
     "edm": Setting(EDM(), forms.EDM),
     "cosine": Setting(Cosine(t_max=0.999), forms.COSINE),
     "cosine_1": Setting(Cosine(), forms.COSINE, from_pure_noise=True),
     "rectified": Setting(Rectified(t_max=0.999), forms.RECTIFIED),
     "rectified_1": Setting(Rectified(), forms.RECTIFIED, from_pure_noise=True),
-    "table_linear": Setting(Tabulated.linear(), forms.chain(_linear_betas())),
-    "table_cosine": Setting(Tabulated.cosine(), forms.chain(_cosine_betas())),
+    "table_linear": Setting(Tabulated.linear(), forms.chain(_linear_betas()), knots=1000),
+    "table_cosine": Setting(Tabulated.cosine(), forms.chain(_cosine_betas()), knots=1000),
 }
 ALL = tuple(SETTINGS)
 FINITE = tuple(name for name, setting in SETTINGS.items() if not setting.from_pure_noise)  # those of finite SNR
-FEW = ("vp", "edm", "rectified", "table_linear")
-SOME = (*FEW, "ve")  # of what differs from a row with all of them by one rule or setting
+
+RANDOM = dict(deterministic=False)
+IN_TIME = dict(clock="time", exact_on_point=False, kinked=0)
+CHAIN = dict(clock="chain", exact_on_point=False, **RANDOM)
+EDM_CHURN = dict(churn=4.0, s_min=0.05, s_max=20.0)
+TWICE = dict(evaluations=lambda n, zero: 2 * n - zero)  # two a step, but one for the step to sigma = 0
+
+
+def ddim(eta, **options):
+    """Makes the row of DDIM at this strength."""
+    return Row(lambda s: ancestral.ddim(s, eta), paths.of_levels(steps.ddim_step, eta=eta), 1, ALL, **options)
+
+
+def euler_maruyama(churn, **options):
+    """Makes the row of Euler-Maruyama with noise of `churn` g."""
+    return Row(lambda s: sde.euler_maruyama(s, churn), paths.of_sde(churn), 1, FINITE, **IN_TIME, **options)
+
+
+def adams(order, measured, tau=0.0, lower_final=False, **options):
+    """Makes the row of exponential Adams, whose walks show the order `measured`."""
+    make = lambda s: multistep.adams(s, order, tau, lower_final)
+    path = paths.of_multistep(partial(steps.adams, tau2=tau**2), order, tau**2, lower_final)
+    return Row(make, path, measured, ALL, deterministic=tau == 0, **options)
+
+
+def dpmpp(order, lower_final, **options):
+    """Makes the row of DPM-Solver++(2M) or (3M)."""
+    make = {2: multistep.dpmpp_2m, 3: multistep.dpmpp_3m}[order]
+    path = paths.of_multistep({2: steps.dpmpp_2m, 3: steps.dpmpp_3m}[order], order, 0.0, lower_final)
+    return Row(lambda s: make(s, lower_final), path, 2, ALL, **options)
+
+
+def dpmpp_2m_sde(eta, kind):
+    """Makes the row of SDE-DPM-Solver++(2M)."""
+    path = paths.of_multistep(partial(steps.dpmpp_2m_sde, eta=eta, kind=kind), 2, eta)
+    return Row(lambda s: multistep.dpmpp_2m_sde(s, eta, kind), path, 2, ALL, **RANDOM)
+
+
+def dpmpp_3m_sde(eta):
+    """Makes the row of DPM-Solver++(3M) SDE."""
+    path = paths.of_multistep(partial(steps.dpmpp_3m_sde, eta=eta), 3, eta)
+    return Row(lambda s: multistep.dpmpp_3m_sde(s, eta), path, 2, ALL, **RANDOM)
+
 
 # Adams(3) starts with one step of order 1 and one of order 2: local errors h^2 and h^3, so that the whole is of order
 # 2. The published 3M takes half the weight of the second difference: order 2 even with an exact history.
 SAMPLERS = {
-    "ddim": Row(ancestral.ddim, 1, ALL),
-    "ddim_half": Row(lambda s: ancestral.ddim(s, eta=0.5), 1, ALL, deterministic=False),
-    "ddpm": Row(ancestral.ddpm, 1, ALL, deterministic=False),
-    "pf_euler": Row(lambda s: sde.euler_maruyama(s, churn=0.0), 1, FINITE),
-    "em_half": Row(lambda s: sde.euler_maruyama(s, churn=0.5), 1, FINITE, deterministic=False),
-    "em": Row(sde.euler_maruyama, 1, FINITE, deterministic=False),
-    "reverse_diffusion": Row(predictor.reverse_diffusion, 1, SOME, deterministic=False),
-    "large_variance": Row(predictor.ancestral, 1, SOME, deterministic=False),
-    "heun": Row(heun.edm, 2, FINITE),
-    "heun_churn": Row(lambda s: heun.edm(s, churn=4.0, s_min=0.05, s_max=20.0), 2, FINITE, deterministic=False),
-    "adams_1": Row(lambda s: multistep.adams(s, 1), 1, (*SOME, "cosine_1")),
-    "adams_2": Row(lambda s: multistep.adams(s, 2), 2, ALL, primed=2),
-    "adams_3": Row(lambda s: multistep.adams(s, 3), 2, ALL, primed=3),
-    "adams_3_lower": Row(lambda s: multistep.adams(s, 3, lower_final=True), 2, SOME),
-    "dpmpp_2m": Row(multistep.dpmpp_2m, 2, (*SOME, "cosine_1"), primed=2),
-    "dpmpp_2m_lower": Row(lambda s: multistep.dpmpp_2m(s, lower_final=True), 2, SOME),
-    "dpmpp_3m": Row(multistep.dpmpp_3m, 2, (*SOME, "cosine_1"), primed=2),
-    "dpmpp_3m_lower": Row(lambda s: multistep.dpmpp_3m(s, lower_final=True), 2, SOME),
+    "ddim": ddim(0.0),
+    "ddim_third": ddim(0.3, **RANDOM),
+    "ddim_half": ddim(0.5, **RANDOM),
+    "ddpm": ddim(1.0, **RANDOM)._replace(make=ancestral.ddpm),
+    "resampled": Row(ancestral.resampled, paths.of_levels(steps.resampled_step), None, ALL, **RANDOM),
+    "pf_euler": euler_maruyama(0.0),
+    "em_half": euler_maruyama(0.5, **RANDOM),
+    "em": euler_maruyama(1.0, **RANDOM),
+    "em_strong": euler_maruyama(1.4, **RANDOM),
+    "reverse_diffusion": Row(
+        predictor.reverse_diffusion, paths.of_levels(steps.reverse_diffusion_step), 1, FINITE, **CHAIN
+    ),
+    "large_variance": Row(predictor.ancestral, paths.of_levels(steps.large_variance_step), 1, FINITE, **CHAIN),
+    "heun": Row(heun.edm, paths.of_edm(), 2, FINITE, rows_per_step=2, **TWICE),
+    "heun_churn": Row(
+        lambda s: heun.edm(s, **EDM_CHURN),
+        paths.of_edm(**EDM_CHURN),
+        2,
+        FINITE,
+        rows_per_step=2,
+        measured=lambda s: heun.edm(s, churn=4.0),
+        **RANDOM,
+        **TWICE,
+    ),
+    "adams_1": adams(1, 1),
+    "adams_2": adams(2, 2, primed=2),
+    "adams_2_lower": adams(2, 2, lower_final=True),
+    "adams_3": adams(3, 2, primed=3),
+    "adams_3_lower": adams(3, 2, lower_final=True),
+    "dpmpp_2m": dpmpp(2, False, primed=2),
+    "dpmpp_2m_lower": dpmpp(2, True),
+    "dpmpp_3m": dpmpp(3, False, primed=2),
+    "dpmpp_3m_lower": dpmpp(3, True),
 }
 
 RESTARTS = ((3, 2, 0.06, 0.3), (2, 1, 0.6, 1.5))
 AXES = principal.Axes(0.0, 0.3)  # what the data of these tests is taken for, wrongly
 
 
-def beyond(order):
-    """The predictor of this order beyond a Gaussian fit, from any level."""
-    return lambda s: principal.adams(s, AXES, order, free_start=False)
+def noises(make, order, measured, oracle=None, **options):
+    """Makes the row of a multistep method on the noise prediction."""
+    path = paths.of_walk(oracle or getattr(walks, make.__name__), order=order)
+    return Row(lambda s: make(s, order), path, measured, FINITE, **options)
+
+
+def tab(order, measured, **options):
+    """Makes the row of tAB-DEIS. A polynomial in the time of a chain sees its kinks: an order of 2 at most, if any."""
+    path = paths.of_walk(walks.tab_deis, knotted=True, order=order)
+    options = dict(clock="time", equal_steps=True, kinked=2, rounding=2) | options
+    return Row(lambda s: deis.tab(s, order), path, measured, FINITE, **options)
+
+
+def unified(order, measured, variant="bh2", lower_final=True, **options):
+    """Makes the row of UniPC."""
+    path = paths.of_walk(walks.unipc, order=order, variant=variant, lower_final=lower_final)
+    return Row(lambda s: unipc.unipc(s, order, variant, lower_final), path, measured, ALL, **options)
+
+
+def beyond(order, measured, **options):
+    """Makes the row of Adams beyond a Gaussian fit, from any level."""
+    path = paths.of_walk(walks.principal, order=order, c=AXES.variances)
+    make = lambda s: principal.adams(s, AXES, order, free_start=False)
+    return Row(make, path, measured, ALL, exact_on_point=False, **options)  # it is exact on its Gaussian instead
 
 
 # One step of order k in a walk of order p > k costs an error h^(k+1), once.
@@ -125,38 +239,68 @@ def beyond(order):
 # - UniPC-p: p + 1 by its corrector; 3 by the first step, corrected to order 2, which is free from sigma = 70 alpha too.
 # - Beyond a Gaussian fit: as UniPC, in an angle.
 #   lower_final ends with a step of order 1, whose error has the small factor (sigma / alpha)^2.
+SHORT = dict(steps=(160, 320))
+STAGES = dict(rounding=2, **SHORT)
 SAMPLERS |= {
-    "adams_2_tau": Row(lambda s: multistep.adams(s, 2, tau=0.7), 2, (*SOME, "cosine_1"), deterministic=False),
-    "adams_3_tau": Row(lambda s: multistep.adams(s, 3, tau=1.0), 2, (*FEW, "rectified_1"), deterministic=False),
-    "dpmpp_2m_sde": Row(multistep.dpmpp_2m_sde, 2, (*FEW, "cosine_1"), deterministic=False),
-    "dpmpp_2m_sde_heun": Row(lambda s: multistep.dpmpp_2m_sde(s, 0.6, "heun"), 2, FEW, deterministic=False),
-    "dpmpp_3m_sde": Row(multistep.dpmpp_3m_sde, 2, (*FEW, "rectified_1"), deterministic=False),
-    "dpm_solver_2": Row(singlestep.dpm_solver, 2, FEW, steps=(160, 320)),
-    "dpm_solver_3": Row(lambda s: singlestep.dpm_solver(s, 3), 3, FEW, steps=(160, 320)),
-    "dpmpp_2s": Row(singlestep.dpmpp_2s, 2, (*FEW, "rectified_1"), steps=(160, 320)),
-    "tab_2": Row(lambda s: deis.tab(s, 2), 2, FEW, primed=2),
-    "tab_3": Row(deis.tab, 3, FEW, primed=3, first=70.0),
-    "tab_4": Row(lambda s: deis.tab(s, 4), 2, FEW, primed=4),
-    "lms_3": Row(lambda s: deis.lms(s, 3), 3, FEW, primed=3, first=70.0),
-    "lms_4": Row(deis.lms, 4, FEW, primed=4, first=70.0),
-    "ipndm_2": Row(lambda s: pndm.ipndm(s, 2), 2, FEW, primed=2),
-    "ipndm_4": Row(pndm.ipndm, 2, FEW, primed=2),
-    "pndm": Row(pndm.pndm, 2, FEW, steps=(160, 320)),
-    "unipc_1": Row(lambda s: unipc.unipc(s, 1), 2, (*FEW, "cosine_1")),
-    "unipc_2_bh1": Row(lambda s: unipc.unipc(s, 2, "bh1"), 3, FEW, steps=(160, 320)),
-    "unipc_2_full": Row(lambda s: unipc.unipc(s, 2, "bh2", lower_final=False), 3, FEW, primed=3),
-    "unipc_3": Row(unipc.unipc, 4, (*FEW, "rectified_1"), first=70.0, steps=(80, 160)),
-    "unipc_3_exact": Row(lambda s: unipc.unipc(s, 3, "exact"), 4, FEW, first=70.0, steps=(80, 160)),
-    "unipc_3_full": Row(lambda s: unipc.unipc(s, 3, "bh1", lower_final=False), 4, FEW, primed=4, first=70.0),
-    "principal_1": Row(beyond(1), 2, (*FEW, "cosine_1")),
-    "principal_2": Row(beyond(2), 3, FEW, primed=3, steps=(160, 320)),
-    "principal_3": Row(beyond(3), 4, (*FEW, "rectified_1"), first=70.0),
-    "restart": Row(lambda s: restart.restart(s, RESTARTS), 2, FEW, deterministic=False),
+    "adams_2_tau": adams(2, 2, tau=0.7),
+    "adams_3_tau_third": adams(3, 2, tau=0.3),
+    "adams_3_tau": adams(3, 2, tau=1.0),
+    "dpmpp_2m_sde": dpmpp_2m_sde(1.0, "midpoint"),
+    "dpmpp_2m_sde_half": dpmpp_2m_sde(0.5, "midpoint"),
+    "dpmpp_2m_sde_heun": dpmpp_2m_sde(0.6, "heun"),
+    "dpmpp_3m_sde": dpmpp_3m_sde(1.0),
+    "dpmpp_3m_sde_half": dpmpp_3m_sde(0.4),
+    "dpm_solver_2": Row(singlestep.dpm_solver, paths.of_walk(walks.dpm_solver_2), 2, FINITE, **STAGES, **TWICE),
+    "dpm_solver_3": Row(  # its leading error passes through 0 on a Gaussian
+        lambda s: singlestep.dpm_solver(s, 3),
+        paths.of_walk(walks.dpm_solver_3),
+        3,
+        FINITE,
+        evaluations=lambda n, zero: 3 * n - 2 * zero,
+        order_on_gaussian=False,
+        **STAGES,
+    ),
+    "dpmpp_2s": Row(singlestep.dpmpp_2s, paths.of_walk(walks.dpmpp_2s), 2, ALL, **SHORT, **TWICE),
+    "tab_2": tab(2, 2, primed=2),
+    "tab_3": tab(3, 3, primed=3, first=70.0, kinked=0),
+    "tab_4": tab(4, 2, primed=4),
+    "lms_2": noises(deis.lms, 2, 2, primed=2),
+    "lms_3": noises(deis.lms, 3, 3, primed=3, first=70.0),
+    "lms_4": noises(deis.lms, 4, 4, primed=4, first=70.0),
+    "ipndm_2": noises(pndm.ipndm, 2, 2, primed=2),
+    "ipndm_3": noises(pndm.ipndm, 3, 2, primed=2),
+    "ipndm_4": noises(pndm.ipndm, 4, 2, primed=2),
+    "pndm": Row(pndm.pndm, paths.of_walk(walks.pndm), 2, FINITE, clock="time", evaluations=walks.pndm_cost, **STAGES),
+    "unipc_1": unified(1, 2),
+    "unipc_2": unified(2, 3, **SHORT),
+    "unipc_2_bh1": unified(2, 3, "bh1", **SHORT),
+    "unipc_2_full": unified(2, 3, lower_final=False, primed=3),
+    "unipc_3": unified(3, 4, first=70.0, steps=(80, 160)),
+    "unipc_3_exact": unified(3, 4, "exact", first=70.0, steps=(80, 160)),
+    "unipc_3_full": unified(3, 4, "bh1", lower_final=False, primed=4, first=70.0),
+    "principal_1": beyond(1, 2),
+    "principal_2": beyond(2, 3, primed=3, **SHORT),
+    "principal_3": beyond(3, 4, first=70.0),
+    "restart": Row(
+        lambda s: restart.restart(s, RESTARTS),
+        paths.of_walk(walks.restart, intervals=RESTARTS),
+        2,
+        FINITE,
+        evaluations=lambda n, zero: 2 * n - zero + 8 + 2,
+        least_steps=12,
+        **RANDOM,
+    ),
 }
+
+
+def kind(row: Row) -> tuple:
+    """Says what is compiled: the step, the init without what a Partial binds, and whether noise is drawn."""
+    sampler = row.make(VP())
+    return sampler.step, getattr(sampler.init, "func", sampler.init), row.deterministic
+
+
 # One of each program, with noise and without: those of one kind differ by numbers alone.
-KINDS = list(
-    {(row.make(VP()).step, row.make(VP()).init, row.deterministic): name for name, row in SAMPLERS.items()}.values()
-)
+KINDS = list({kind(row): name for name, row in SAMPLERS.items()}.values())
 EVERY_PAIR = [(sampler, setting) for sampler, row in SAMPLERS.items() for setting in row.settings]
 
 
@@ -171,45 +315,10 @@ def grid(setting: str, n: int, t_min: float = 2.3e-3, zero: bool = True) -> np.n
 
 
 def grid_for(name: str, setting: str, n: int, zero: bool = True) -> np.ndarray:
-    """`grid`, but equal steps in t for tAB-DEIS: where they are tiny, high powers of t cancel."""
-    if name.startswith("tab"):
+    """`grid`, but equal steps in t for a sampler that is to have them."""
+    if SAMPLERS[name].equal_steps:
         return grids.uniform(SETTINGS[setting].schedule, n, t_min=2.3e-3, zero=zero)
     return grid(setting, n, zero=zero)
-
-
-class HostModel:
-    """A NumPy denoiser behind the library's interface; its amplitudes come from the closed form, not the schedule."""
-
-    def __init__(self, denoise: Callable[..., Any], schedule: Schedule, form: forms.Form, var: Any = None):
-        self.denoise, self.schedule, self.form, self.var = denoise, schedule, form, var
-
-    def __call__(self, x, t) -> Posterior:
-        alpha, sigma = amplitudes(self.form, float(t))
-        mean = jnp.asarray(self.denoise(np.asarray(x), alpha, sigma))
-        return Posterior(mean) if self.var is None else Posterior(mean, jnp.asarray(self.var(alpha, sigma)))
-
-
-def amplitudes(form: forms.Form, t) -> tuple[Any, Any]:
-    """(alpha, sigma) of a closed form, float64; cos(pi / 2) is 0."""
-    alpha, sigma = form.amplitudes(np.asarray(t, forms.wide))
-    return np.float64(np.where(np.abs(alpha) < 1e-18, 0, alpha)), np.float64(sigma)
-
-
-def row_times(sampler: Sampler, ts) -> np.ndarray:
-    """The times of x after the rows: where the next evaluations are made, and the end."""
-    return np.append(np.asarray(sampler.plan(ts).t)[1:], ts[-1])
-
-
-def walk(sampler: Sampler, ts, model: Any, x, noise) -> tuple[np.ndarray, np.ndarray]:
-    """The sampler, not compiled, with given noise: row i draws noise[i]. Returns x_0 and x after every row."""
-    table = jnp.asarray(noise)
-    with (
-        jax.disable_jit(),
-        mock.patch.object(jax.random, "fold_in", lambda key, index: index),
-        mock.patch.object(jax.random, "normal", lambda index, shape, dtype: table[index].astype(dtype)),
-    ):
-        result, path = sampling_fn(sampler, ts, trace=state_x)(model, None, jnp.asarray(x))
-    return np.asarray(result), np.asarray(path)
 
 
 @pytree
@@ -237,59 +346,6 @@ def known_at_knots(sampler: Sampler, ts, trace=None) -> tuple[jax.tree_util.Part
     alpha, sigma = (jnp.asarray(a) for a in calculus.amplitudes(sampler.schedule, np.asarray(times)))
     knots = Knots(times, alpha, sigma, jnp.asarray(ts[0], times.dtype))
     return sampling_fn(sampler._replace(schedule=knots), ts, trace), knots
-
-
-@pytree
-class Affine:
-    """E[x_0 | x] on N(m, v), for x as coefficients on (1, the normal of x_T, noise of row 0, noise of row 1, ...)."""
-
-    m: Any
-    v: Any
-    schedule: Any
-    with_var: bool = static(default=False)
-
-    def __call__(self, x, t) -> Posterior:
-        """The coefficients of the posterior mean, and the posterior variance."""
-        alpha, sigma = self.schedule(t)
-        gain = alpha * self.v / (alpha**2 * self.v + sigma**2)
-        mean = gain * x + (self.m - gain * alpha * self.m) * jnp.zeros_like(x).at[0].set(1.0)
-        return Posterior(mean, sigma**2 * self.v / (alpha**2 * self.v + sigma**2) if self.with_var else 0.0)
-
-
-@jax.jit
-def _run_on_coefficients(sample: jax.tree_util.Partial, model: Affine, x: Any) -> Any:
-    unit = lambda index, shape, dtype: jax.nn.one_hot(2 + index, shape[0], dtype=dtype)
-    with (
-        mock.patch.object(jax.random, "fold_in", lambda key, index: index),
-        mock.patch.object(jax.random, "normal", unit),
-    ):
-        return sample(model, None, x)[1]
-
-
-def laws(sampler: Sampler, ts, m, v, mean=None, var=None, with_var=False) -> tuple[np.ndarray, np.ndarray]:
-    """(mean, variance) of x after every row, for data N(m, v) and a Gaussian x_T (default: the true marginal), exactly.
-
-    The sampler is linear in x, E[x_0 | x] and its noise, and E[x_0 | x] in x: it is run on coefficients.
-    """
-    sample, knots = known_at_knots(sampler, ts, trace=_moments)
-    alpha, sigma = amplitudes_of(sampler, ts[0])
-    x = np.zeros(2 + len(jax.tree.leaves(sample.args[0])[0]))
-    x[0] = alpha * m if mean is None else mean
-    x[1] = np.sqrt(alpha**2 * v + sigma**2 if var is None else var)
-    model = Affine(jnp.asarray(m), jnp.asarray(v), knots, with_var)
-    means, variances = _run_on_coefficients(sample, model, jnp.asarray(x))
-    return np.asarray(means), np.asarray(variances)
-
-
-def _moments(state: Any) -> tuple[Any, Any]:
-    x = state_x(state)
-    return x[0], jnp.sum(x[1:] ** 2)
-
-
-def amplitudes_of(sampler: Sampler, t) -> tuple[float, float]:
-    """(alpha, sigma) of the sampler's schedule."""
-    alpha, sigma = calculus.amplitudes(sampler.schedule, [t])
-    return float(alpha[0]), float(sigma[0])
 
 
 def state_x(state: Any) -> Any:

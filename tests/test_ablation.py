@@ -6,10 +6,10 @@ The expectations are the table's formulas in float64 NumPy.
 import itertools
 
 import jax.numpy as jnp
-import moments
 import numpy as np
 import pytest
-from samplers_table import HostModel, walk
+from oracles.mixture import Mixture
+from rows import HostModel, walk
 
 from diffjax import analytic, calculus, grids
 from diffjax.denoisers.targets import EDM as EDMTarget
@@ -116,12 +116,12 @@ def test_nearest_is_meant_in_sigma():
 
 def test_churn_goes_to_the_nearest_level(x64):
     """Algorithm 2 with rounding where the published code has it: t_hat = round(sigma + gamma sigma)."""
-    target = moments.Mixture((0.3, 0.7), (-0.6, 0.5), (0.04, 0.02))
+    target = Mixture((0.3, 0.7), (-0.6, 0.5), (0.04, 0.02))
     n, x = 18, np.linspace(-1.5, 1.5, 5)
     ts = grids.rounded(CHAIN, n, t_max=80.0, t_min=LOWEST)
     z = np.random.default_rng(0).standard_normal((2 * n, x.size))
     form = lambda t: (1.0, t)
-    model = HostModel(target.denoise, CHAIN, type("Form", (), {"amplitudes": staticmethod(form)}))
+    model = HostModel(target.denoise, type("Form", (), {"amplitudes": staticmethod(form)}))
     sampler = heun.edm(CHAIN, churn=4.0, s_min=0.05, s_max=50.0)
     result, _ = walk(sampler, ts, model, 80 * x, z)
 

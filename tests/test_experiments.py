@@ -2,14 +2,20 @@
 
 import ast
 import importlib
+import json
+import math
 import runpy
+import subprocess
 import sys
-from pathlib import Path
+from functools import cache
 
+import numpy as np
 import pytest
+import run_command
 from test_layers import imports
 
-FILES = sorted((Path(__file__).resolve().parents[1] / "experiments").rglob("*.py"))
+FOLDER = run_command.ROOT / "experiments"
+FILES = sorted(FOLDER.rglob("*.py"))
 SHARED = ("common", "counting")  # what the scripts of one folder import of each other, and nobody calls
 name_of = lambda path: f"{path.parent.name}/{path.stem}"
 
@@ -81,3 +87,80 @@ def test_an_experiment_runs_only_as_a_script(path, alone, capsys):
     """What an import would run is nothing: constants are made, `main` is not called."""
     assert callable(alone(path)["main"])
     assert capsys.readouterr().out == ""
+
+
+# How each is tried out: the tiny run that it looks at, its arguments, the JSON that it writes (None: that it prints).
+SMOKE = {
+    "benchmarks/import_time": (None, "--smoke", None),
+    "benchmarks/likelihood_cost": (None, "--smoke", None),
+    "benchmarks/sampler_overhead": (None, "--smoke", None),
+    "benchmarks/train_step": (None, "--smoke", None),
+    "bridges/compare": ("bridge", "--workdir={run} --out={out} --smoke", "results.json"),
+    "flows/trajectories": (None, "--out={out}.png --steps=100", None),
+    "guidance/scales": ("guidance", "--workdir={run} --out={out} --smoke", "results.json"),
+    "interpolation/interpolate": ("vpsde", "--workdir={run} --out={out}.png --steps=10,20", None),
+    "inverse/digits": ("vpsde", "--workdir={run} --out={out} --smoke", "results.json"),
+    "optimal_variance/steps": ("vpsde", "--workdir={run} --out={out} --smoke", "results.json"),
+    "optimizers/digits": (None, "--out={out} --smoke", "results.json"),
+    "wasserstein_bound/training": (None, "--out={out} --smoke", "results.json"),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a config's tiny run, trained once."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    @cache
+    def run(name):
+        status, output = run_command.run(f"--config=configs/{name}.py:tiny", f"--workdir={folder / name}")
+        assert status == 0, output
+        return folder / name
+
+    return run
+
+
+def script(name, *args):
+    """What an experiment prints; it has to end well."""
+    command = [sys.executable, str(FOLDER / f"{name}.py"), *args]
+    done = subprocess.run(command, env=run_command.environment(), capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def numbers(tree):
+    """All numbers of what JSON holds."""
+    if isinstance(tree, dict | list):
+        for part in tree.values() if isinstance(tree, dict) else tree:
+            yield from numbers(part)
+    elif isinstance(tree, int | float):
+        yield tree
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMOKE)
+def test_an_experiment_measures_finite_numbers(name, trained, tmp_path):
+    of, args, file = SMOKE[name]
+    out = tmp_path / "out"
+    printed = script(name, *args.format(run=of and trained(of), out=out).split())
+    found = list(numbers(json.loads((out / file).read_text() if file else printed.splitlines()[-1])))
+    assert found
+    assert all(map(math.isfinite, found))
+
+
+@pytest.mark.slow
+def test_pairs_are_the_flow_of_their_noise(trained, tmp_path):
+    """Pair i is what the command line draws of seed i, beside the noise that this draw began with."""
+    run, n = trained("rectified"), 64
+    script("flows/pairs", f"--workdir={run}", f"--out={tmp_path / 'pairs.npz'}", f"--n={n}")
+    pairs = np.load(tmp_path / "pairs.npz")
+    status, output = run_command.run(
+        "--mode=sample", f"--workdir={run}", f"--seeds=0-{n - 1}", f"--out={tmp_path / 'drawn'}"
+    )
+    assert status == 0, output
+    np.testing.assert_array_equal(pairs["x"], np.load(tmp_path / "drawn" / "samples.npz")["x"])
+    assert pairs["z"].shape == pairs["x"].shape
+    assert abs(pairs["z"].std() - 1) < 0.05  # of n 64 entries; 0.011 is one standard deviation
+    table = script("flows/steps", str(run), "--steps=1").splitlines()
+    assert len(table) == 3
+    assert table[-1].startswith("| rectified | ")

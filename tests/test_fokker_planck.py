@@ -3,8 +3,9 @@
 import jax
 import numpy as np
 import pytest
-from moments import Mixture
-from samplers_table import SETTINGS, amplitudes
+from closed_forms import amplitudes
+from oracles.mixture import Mixture
+from samplers_table import SETTINGS
 
 from diffjax.samplers import sde
 
@@ -26,7 +27,7 @@ def test_every_strength_solves_the_fokker_planck_equation(setting, churn2):
 
     Without noise and under VE that is the heat equation backwards (kexue 9280).
     """
-    schedule, form, _ = SETTINGS[setting]
+    schedule, form, *_ = SETTINGS[setting]
     t, dt = 0.3 * float(schedule.t_max), 1e-3
     row = jax.tree.map(lambda a: a[0], sde.euler_maruyama(schedule, np.sqrt(churn2)).plan(np.array([t, t - dt])))
     level = amplitudes(form, t)

@@ -121,12 +121,12 @@ def test_one_is_off_to_the_bit():
 def network():
     """Label -> denoiser of a small conditional U-Net with random parameters; label 3 is none."""
     net = models.network(models.UNet(channels=8, multipliers=(1, 2), attention=(4,), classes=3))
-    params = models.init(net, jax.random.key(0), (8, 8, 1), 0)
+    params = models.init(net, jax.random.key(0), (8, 8, 1), {"label": jnp.int32(0)})
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: leaf + 0.1 * rng.standard_normal(leaf.shape).astype(np.float32), params)
 
     def branch(label):
-        apply = lambda params, label, x, c: net.apply(params, x, c, label)
+        apply = lambda params, label, x, c: net.apply(params, x, c, {"label": label})
         return denoisers.denoiser(jax.tree_util.Partial(apply, params, label), VP(), denoisers.V())
 
     return branch

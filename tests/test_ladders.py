@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samplers_table import laws
+from rows import laws
 from scipy import stats
 from scipy.spatial import distance
 

@@ -5,8 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from moments import Mixture
-from samplers_table import SETTINGS, HostModel, amplitudes, laws, walk
+from closed_forms import amplitudes
+from oracles.mixture import Mixture
+from rows import HostModel, laws, walk
+from samplers_table import SETTINGS
 
 from diffjax import analytic, grids
 from diffjax.samplers import ancestral, langevin, nfe, predictor, sampling_fn, sde
@@ -16,7 +18,6 @@ from diffjax.types import Posterior, pytree, static
 exact = pytest.mark.usefixtures("x64")
 TARGET = Mixture((0.3, 0.7), (-0.6, 0.5), (0.04, 0.02))
 X = np.linspace(-1.5, 1.5, 5)
-VE_FORM = SETTINGS["ve"].form
 batched = jax.jit(lambda sample, model, keys, x: jax.vmap(sample, in_axes=(None, 0, 0))(model, keys, x))
 
 
@@ -57,7 +58,7 @@ def test_ve_predictor_corrector_is_the_published_one(corrections):
     sampler = langevin.predictor_corrector(schedule, strength=0.2, corrections=corrections)
     ts = grids.ladder(schedule, levels)
     z = np.random.default_rng(0).standard_normal((levels * (corrections + 1), X.size))
-    _, path = walk(sampler, ts, HostModel(TARGET.denoise, schedule, VE_FORM), 50 * X, z)
+    _, path = walk(sampler, ts, HostModel(TARGET.denoise, forms.VE), 50 * X, z)
     sigmas = np.geomspace(0.01, 50, levels)
     np.testing.assert_allclose(path, ve_algorithm(sigmas, 50 * X, z, 0.2, corrections), rtol=1e-11, atol=1e-13)
 
@@ -94,7 +95,7 @@ def test_vp_predictor_corrector_is_the_published_one(name, corrections):
     schedule = Tabulated.from_betas(betas)
     sampler = langevin.predictor_corrector(schedule, name, strength=0.16, corrections=corrections)
     z = np.random.default_rng(1).standard_normal((steps * (corrections + 1), X.size))
-    model = HostModel(TARGET.denoise, schedule, forms.chain(betas))
+    model = HostModel(TARGET.denoise, forms.chain(betas))
     _, path = walk(sampler, grids.trailing(schedule, steps, steps=steps), model, X, z)
     expected = vp_algorithm(betas, X, z, 0.16, corrections, VP_RULES[name])
     np.testing.assert_allclose(path, expected, rtol=1e-11, atol=1e-13)
@@ -120,7 +121,7 @@ def test_annealed_langevin_is_the_published_one_and_corrector_only(convention, d
     schedule, levels, steps, eps = VE(sigma_max=2.0), 5, 3, 2e-5
     ts = grids.ladder(schedule, levels)
     form = SETTINGS["ve"].form._replace(amplitudes=lambda t: (np.ones_like(t), np.longdouble("0.01") * 200**t))
-    model = HostModel(TARGET.denoise, schedule, form)
+    model = HostModel(TARGET.denoise, form)
     z = np.random.default_rng(2).standard_normal((levels * steps + 1, X.size))
     _, path = walk(langevin.annealed(schedule, eps, steps, convention, denoise), ts, model, 2 * X, z)
     sigmas = np.geomspace(2.0, 0.01, levels)
@@ -136,12 +137,12 @@ def test_annealed_langevin_is_the_published_one_and_corrector_only(convention, d
 @pytest.mark.parametrize("name", ["vp", "sub_vp", "ve", "edm"])
 def test_ald_is_the_public_codes_rule(name):
     """h = 2 a_i (r std)^2, a_i by the levels of the grid; every time with noise is corrected, the last one too."""
-    schedule, form, _ = SETTINGS[name]
+    schedule, form, *_ = SETTINGS[name]
     ts = np.array([0.9, 0.5, 0.2]) * float(schedule.t_max)
     alpha, sigma = amplitudes(form, np.append(ts, 0.0))
     z = np.random.default_rng(3).standard_normal((6, X.size))
     sampler = langevin.predictor_corrector(schedule, None, "ald", 0.3, corrections=2, denoise=False)
-    _, path = walk(sampler, ts, HostModel(TARGET.denoise, schedule, form), X, z)
+    _, path = walk(sampler, ts, HostModel(TARGET.denoise, form), X, z)
     x, expected = X, []
     for row, noise in enumerate(z):
         i = row // 2
@@ -189,7 +190,7 @@ def test_langevin_overshoots_the_variance_as_theory_says():
 @pytest.mark.parametrize("setting", ["vp", "sub_vp", "ve", "edm"])
 def test_the_law_of_predictor_corrector(setting):
     """Mean and variance on N(m, v) through both kinds of rows, by hand."""
-    schedule, form, _ = SETTINGS[setting]
+    schedule, form, *_ = SETTINGS[setting]
     m, v, r = 0.7, 0.25, 0.16
     ts = grids.karras(schedule, 8)
     sampler = langevin.predictor_corrector(schedule, "reverse_diffusion", "ald", r, corrections=2)
@@ -223,7 +224,7 @@ def test_the_snr_corrector_settles_at_its_own_law(name):
 
     Under sub-VP too, where the public code's corrector fails for want of a table.
     """
-    schedule, form, _ = SETTINGS[name]
+    schedule, form, *_ = SETTINGS[name]
     ts, d, r = np.array([0.25, 0.24]) * float(schedule.t_max), 40_000, 0.5
     model = analytic.gaussian_mixture([1.0], np.zeros((1, d)), [0.25]).denoiser(schedule)
     sample = sampling_fn(langevin.predictor_corrector(schedule, None, "snr", r, 30), ts, trace=lambda x: x.var())

@@ -1,4 +1,4 @@
-"""Networks against NumPy, against themselves batched, and against gradients written out by hand."""
+"""Networks against themselves batched, at initialisation, in other precisions, and on bad input."""
 
 import functools
 import itertools
@@ -8,12 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 from flax import linen as nn
-from flax import nnx
 
 from diffjax import models
-from diffjax.models import layers
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -55,7 +52,8 @@ def perturbed(name):
 
 
 def batch(shape, n=4):
-    return jax.random.normal(jax.random.key(2), (n, *shape)), LOG_SNRS[:n], jnp.array([0, 2, 3, 1])[:n]
+    given = {"label": jnp.array([0, 2, 3, 1])[:n]}
+    return jax.random.normal(jax.random.key(2), (n, *shape)), LOG_SNRS[:n], given
 
 
 @pytest.mark.parametrize("name", ["mlp bfloat16", "unet"])
@@ -65,7 +63,7 @@ def test_zero_at_init_with_float32_parameters(name):
     params = models.init(net, KEY, shape)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
     assert len({float(jnp.std(leaf)) for leaf in jax.tree.leaves(params)}) > 4  # and not zero everywhere
-    args = (params, jnp.ones(shape), jnp.asarray(0.5), jnp.asarray(1))
+    args = (params, jnp.ones(shape), jnp.asarray(0.5), {"label": jnp.asarray(1)})
     out = compiled(net.apply, *args)(*args)
     assert (out.shape, out.dtype) == (shape, jnp.float32)
     np.testing.assert_array_equal(out, 0)
@@ -101,9 +99,9 @@ def primitives(fn, *args):
 
 def test_vmapped_convolutions_stay_one_convolution_each():
     module, shape = NETS["unet"]
-    x, c, label = batch(shape)
+    x, c, given = batch(shape)
     apply, params = models.network(module).apply, perturbed("unet")[1]
-    found = primitives(jax.vmap(apply, (None, 0, 0, 0)), params, x, c, label)
+    found = primitives(jax.vmap(apply, (None, 0, 0, 0)), params, x, c, given)
     convolutions = [eqn for eqn in found if eqn.primitive.name == "conv_general_dilated"]
     assert len(convolutions) == 2 + 2 * (1 + 1 + 1 + 2 + 2 + 1 + 2)  # the ends; encode, down, encode, middle, ...
     assert {eqn.params["feature_group_count"] for eqn in convolutions} == {1}
@@ -113,8 +111,8 @@ def test_vmapped_convolutions_stay_one_convolution_each():
 @ALL
 def test_examples_do_not_mix(name):
     apply, params = perturbed(name)
-    x, c, label = batch(NETS[name][1])
-    out, other = apply(params, x, c, label), apply(params, x.at[1].add(1.0), c, label)
+    x, c, given = batch(NETS[name][1])
+    out, other = apply(params, x, c, given), apply(params, x.at[1].add(1.0), c, given)
     np.testing.assert_array_equal(out[jnp.array([0, 2, 3])], other[jnp.array([0, 2, 3])])
     assert np.abs(out[1] - other[1]).max() > 1e-3
 
@@ -123,9 +121,9 @@ def test_examples_do_not_mix(name):
 def test_output_depends_on_log_snr_and_label(name):
     apply, params = perturbed(name)
     x = jnp.broadcast_to(batch(NETS[name][1])[0][:1], (4, *NETS[name][1]))
-    same = jnp.full(4, 1)
+    same = {"label": jnp.full(4, 1)}
     by_c = np.asarray(apply(params, x, LOG_SNRS, same))
-    by_label = np.asarray(apply(params, x, jnp.full(4, 0.5), jnp.arange(4)))
+    by_label = np.asarray(apply(params, x, jnp.full(4, 0.5), {"label": jnp.arange(4)}))
     for outputs in (by_c, by_label):
         assert min(np.abs(a - b).max() for a, b in itertools.combinations(outputs, 2)) > 1e-3
     np.testing.assert_array_equal(by_c[2], by_label[1])
@@ -137,12 +135,12 @@ def test_label_none_is_the_row_after_the_classes():
     apply, params = perturbed("mlp")
     x, c, _ = batch((5,))
     unlabelled = jax.jit(models.network(NETS["mlp"][0]).apply)(params, x, c)
-    np.testing.assert_allclose(unlabelled, apply(params, x, c, jnp.full(4, 3)), atol=1e-6)
+    np.testing.assert_allclose(unlabelled, apply(params, x, c, {"label": jnp.full(4, 3)}), atol=1e-6)
 
 
 def test_a_label_out_of_range_is_not_clamped():
     apply, params = perturbed("mlp")
-    out = apply(params, jnp.ones((4, 5)), jnp.zeros(4), jnp.array([4, 3, 99, 0]))
+    out = apply(params, jnp.ones((4, 5)), jnp.zeros(4), {"label": jnp.array([4, 3, 99, 0])})
     np.testing.assert_array_equal(np.isnan(out).all(1), [True, False, True, False])
 
 
@@ -188,97 +186,6 @@ def test_bfloat16_is_close_to_float32():
     low, exact = apply(params, *batch(shape)), models.network(module.clone(dtype="float32")).apply
     exact = jax.jit(exact)(params, *batch(shape))
     assert 1e-4 < np.linalg.norm(low - exact) / np.linalg.norm(exact) < 0.1
-
-
-def test_positional_embedding_is_that_of_ddpm():
-    c = np.array([-np.inf, -20.0, -3.7, 0.0, 5.25, 20.0, np.inf], np.float32)
-    position = 1000 * (20 - np.clip(c.astype(np.float64), -20, 20)) / 40
-    angles = position[:, None] * 10_000.0 ** -(np.arange(8) / 7)
-    expected = np.concatenate([np.cos(angles), np.sin(angles)], 1)
-    np.testing.assert_allclose(layers.positional(jnp.asarray(c), 16), expected, atol=1e-3)  # 1000 rad in float32
-
-
-def test_fourier_embedding_has_gaussian_frequencies():
-    c = np.array([-6.0, 0.3, 2.0, np.inf], np.float32)
-    log_sigma = -np.clip(c.astype(np.float64), -20, 20) / 2
-    frequencies = scipy.stats.halfnorm(scale=16).ppf((np.arange(32) + 0.5) / 32)
-    angles = 2 * np.pi * log_sigma[:, None] * frequencies
-    expected = np.concatenate([np.cos(angles), np.sin(angles)], 1)
-    np.testing.assert_allclose(layers.fourier(jnp.asarray(c), 64), expected, atol=5e-3)
-
-
-@pytest.mark.parametrize(
-    ("channels", "groups"), [(4, 1), (8, 2), (12, 3), (3, 1), (20, 5), (32, 8), (128, 32), (200, 25)]
-)
-def test_groups_adapt_to_the_channels(channels, groups):
-    assert layers.groups_of(channels) == groups
-
-
-@pytest.mark.parametrize("mean", [0.0, 300.0])
-def test_group_norm_is_that_of_numpy(mean):
-    x = (RNG.normal(size=(2, 3, 5, 6)) + mean).astype(np.float32)
-    expected = np.empty(x.shape)
-    for i, group in itertools.product(range(2), range(3)):
-        part = x[i, ..., 2 * group : 2 * group + 2].astype(np.float64)
-        expected[i, ..., 2 * group : 2 * group + 2] = (part - part.mean()) / np.sqrt(part.var() + 1e-6)
-    np.testing.assert_allclose(layers.group_norm(jnp.asarray(x), 3), expected, atol=1e-6 * (1 + mean))
-    np.testing.assert_allclose(layers.group_norm(jnp.asarray(x[1]), 3), expected[1], atol=1e-6 * (1 + mean))
-
-
-def test_modulated_norm_scales_and_shifts_by_the_embedding():
-    x, e = RNG.normal(size=(4, 4, 8)).astype(np.float32), RNG.normal(size=3).astype(np.float32)
-    kernel, bias = RNG.normal(size=(3, 16)).astype(np.float32), RNG.normal(size=16).astype(np.float32)
-    out = layers.Norm().apply({"params": {"affine": {"kernel": kernel, "bias": bias}}}, jnp.asarray(x), jnp.asarray(e))
-    affine = e @ kernel + bias
-    grouped = x.reshape(4, 4, 2, 4)
-    normal = (grouped - grouped.mean((0, 1, 3), keepdims=True)) / grouped.std((0, 1, 3), keepdims=True)
-    np.testing.assert_allclose(out, normal.reshape(x.shape) * (1 + affine[:8]) + affine[8:], atol=1e-4)
-
-
-def numpy_attention(q, k, v):
-    out = np.empty(q.shape)
-    for head in range(q.shape[1]):
-        for i in range(q.shape[0]):
-            weights = np.exp(k[:, head] @ q[i, head] / np.sqrt(q.shape[-1]))
-            out[i, head] = weights @ v[:, head] / weights.sum()
-    return out
-
-
-def test_attention_is_that_of_numpy():
-    q, k, v = RNG.normal(size=(3, 2, 6, 2, 4))
-    out = layers.attention(*(jnp.asarray(a[0:1][0] if a.ndim == 4 else a, jnp.float32) for a in (q[0], k[0], v[0])))
-    np.testing.assert_allclose(out, numpy_attention(q[0], k[0], v[0]), atol=1e-5)
-    batched = layers.attention(*(jnp.asarray(a, jnp.float32) for a in (q, k, v)))
-    np.testing.assert_allclose(batched[1], numpy_attention(q[1], k[1], v[1]), atol=1e-5)
-
-
-def test_self_attention_layer_is_that_of_numpy():
-    x = RNG.normal(size=(2, 3, 8)).astype(np.float32)
-    params = {
-        "norm": {"scale": np.ones(8, np.float32), "bias": np.zeros(8, np.float32)},
-        "qkv": {"kernel": RNG.normal(size=(8, 24)).astype(np.float32), "bias": RNG.normal(size=24).astype(np.float32)},
-        "out": {"kernel": RNG.normal(size=(8, 8)).astype(np.float32), "bias": RNG.normal(size=8).astype(np.float32)},
-    }
-    out = layers.SelfAttention(head_width=4, skip_scale=0.5).apply({"params": params}, jnp.asarray(x))
-    h = np.asarray(layers.group_norm(jnp.asarray(x), 2)).reshape(6, 8)
-    q, k, v = np.split((h @ params["qkv"]["kernel"] + params["qkv"]["bias"]).reshape(6, 6, 4), 3, axis=1)
-    h = numpy_attention(q, k, v).reshape(6, 8) @ params["out"]["kernel"] + params["out"]["bias"]
-    np.testing.assert_allclose(out, (x + h.reshape(x.shape)) * 0.5, atol=1e-4)
-
-
-def test_resampling():
-    x = RNG.normal(size=(3, 4, 6, 2)).astype(np.float32)
-    mean = np.stack([[x[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean((1, 2)) for j in range(3)] for i in range(2)])
-    np.testing.assert_allclose(layers.down(jnp.asarray(x)), mean.transpose(2, 0, 1, 3), atol=1e-6)
-    np.testing.assert_array_equal(layers.up(jnp.asarray(x)), x.repeat(2, axis=1).repeat(2, axis=2))
-
-
-def test_patches():
-    x = RNG.normal(size=(2, 4, 6, 3)).astype(np.float32)
-    patches = np.asarray(layers.space_to_depth(jnp.asarray(x), 2))
-    assert patches.shape == (2, 2, 3, 12)
-    np.testing.assert_array_equal(patches[:, 1, 2], x[:, 2:4, 4:6].reshape(2, 12))
-    np.testing.assert_array_equal(layers.depth_to_space(jnp.asarray(patches), 2), x)
 
 
 def test_unet_of_symmetric_kernels_commutes_with_rotations():
@@ -394,86 +301,3 @@ def test_mlp_parameter_count():
     total = embedding + (d * width + width) + depth * block + 2 * width + (width * d + d)
     rows = models.parameter_table(models.init(models.network(models.MLP(width, depth, classes)), KEY, (d,)))
     assert sum(row.count for row in rows) == total
-
-
-def squared_error(net, params, x, c, label, z):
-    return jnp.mean((jax.vmap(net.apply, (None, 0, 0, 0))(params, x, c, label) - z) ** 2)
-
-
-def test_from_function_gives_the_gradient_by_hand():
-    """F = w x + c b: the gradient of the mean square is written out in float64."""
-    start = {"w": jnp.asarray(0.3), "b": jnp.array([1.0, -2.0])}
-    net = models.from_function(lambda p, x, c, label: p["w"] * x + c * p["b"], start)
-    x, z = (jnp.asarray(RNG.normal(size=(4, 2)), jnp.float32) for _ in range(2))
-    c, label = jnp.array([0.5, -1.0, 2.0, 0.0]), jnp.zeros(4, jnp.int32)
-    params = net.init(KEY, x[0], c[0])
-    gradient = jax.grad(lambda p: squared_error(net, p, x, c, label, z))(params)
-    x, z, c = (np.asarray(a, np.float64) for a in (x, z, c))
-    residual = 0.3 * x + c[:, None] * np.array([1.0, -2.0]) - z
-    np.testing.assert_allclose(gradient["w"], (2 * residual * x).mean(), rtol=1e-5)
-    np.testing.assert_allclose(gradient["b"], (2 * residual * c[:, None]).sum(0) / 8, rtol=1e-5)
-
-
-def test_first_parameters_survive_donation():
-    update = jax.jit(lambda p: p + 1, donate_argnums=0)
-    params = jnp.asarray(2.0)
-    net = models.from_function(lambda p, x, c, label: p * x, params)
-    for _ in range(2):
-        updated = update(params)
-        assert (float(updated), params.is_deleted()) == (3.0, True)
-        params = net.init(KEY, jnp.ones(2), jnp.asarray(0.0))
-    assert float(params) == 2.0
-
-
-class Plain(nnx.Module):
-    """Two dense layers, with the log-SNR beside x."""
-
-    def __init__(self, rngs, dropout=0.0, stream=None):
-        self.first, self.last = nnx.Linear(3, 8, rngs=rngs), nnx.Linear(8, 2, rngs=rngs)
-        self.dropout = nnx.Dropout(dropout, rngs=stream)
-
-    def __call__(self, x, c, label=None, rngs=None):
-        h = jnp.tanh(self.first(jnp.concatenate([x, c[None]])))
-        return self.last(self.dropout(h, rngs=rngs, deterministic=rngs is None))
-
-
-def test_from_nnx_trains_like_the_module_itself():
-    """Three optimizer-free steps through the pair and by `nnx.grad` on the module: the same parameters."""
-    module = Plain(nnx.Rngs(0))
-    net = models.from_nnx(module)
-    x, z = (jnp.asarray(RNG.normal(size=(4, 2)), jnp.float32) for _ in range(2))
-    c, label = jnp.array([0.5, -1.0, 2.0, 0.0]), jnp.zeros(4, jnp.int32)
-    params = models.init(net, KEY, (2,))
-    assert set(params) == {"first/bias", "first/kernel", "last/bias", "last/kernel"}
-
-    def direct(module):
-        return jnp.mean((jnp.stack([module(*args) for args in zip(x, c)]) - z) ** 2)
-
-    for _ in range(3):
-        gradient = jax.jit(jax.grad(lambda p: squared_error(net, p, x, c, label, z)))(params)
-        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
-        reference = nnx.grad(direct)(module)
-        nnx.update(module, jax.tree.map(lambda p, g: p - 0.1 * g, nnx.state(module, nnx.Param), reference))
-    for layer, leaf in itertools.product(("first", "last"), ("kernel", "bias")):
-        expected = getattr(getattr(module, layer), leaf)[...]
-        np.testing.assert_allclose(params[f"{layer}/{leaf}"], expected, rtol=1e-5, atol=1e-7)
-    start = models.init(net, KEY, (2,))["first/kernel"]
-    assert np.abs(params["first/kernel"] - start).max() > 1e-3  # the adapter kept its own copy of the start
-
-
-def test_from_nnx_dropout_takes_its_key_from_the_call():
-    def call(module, x, c, label, train, key):
-        return module(x, c, label, rngs=nnx.Rngs(dropout=key) if train else None)
-
-    net = models.from_nnx(Plain(nnx.Rngs(0), dropout=0.5), call)
-    params = models.init(net, KEY, (2,))
-    args = (params, jnp.ones(2), jnp.asarray(0.5))
-    trained = [net.apply(*args, train=True, key=jax.random.key(i)) for i in (0, 1, 0)]
-    assert np.abs(trained[0] - trained[1]).max() > 1e-3
-    np.testing.assert_array_equal(trained[0], trained[2])
-    np.testing.assert_array_equal(net.apply(*args), models.from_nnx(Plain(nnx.Rngs(0))).apply(*args))
-
-
-def test_from_nnx_refuses_state_that_would_never_advance():
-    with pytest.raises(ValueError, match=r"Plain keeps state beside its parameters \(dropout/rngs"):
-        models.from_nnx(Plain(nnx.Rngs(0), dropout=0.5, stream=nnx.Rngs(1)))

@@ -2,17 +2,22 @@
 
 On the line the flow is the quantile map between marginals (affine for a Gaussian): no reference solver is needed.
 Errors are the largest over five starting points; a slope is log2 of how the last doubling of the steps shrinks them.
+Walks are read from planned rows (`rows.py`); the ODE solvers are run.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from moments import Mixture
-from samplers_table import ALL, FINITE, SAMPLERS, SETTINGS, amplitudes, known_at_knots, laws
+from closed_forms import amplitudes
+from oracles.mixture import Mixture
+from rows import HostModel, laws, read, walk
+from samplers_table import FINITE, SAMPLERS, SETTINGS
 
 from diffjax import analytic, calculus, grids
-from diffjax.samplers import heun, multistep, ode, restart, sampling_fn
+from diffjax.samplers import multistep, ode, restart, sampling_fn
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -30,6 +35,7 @@ def library_target(target: Mixture):
     return analytic.gaussian_mixture(w, m, v)
 
 
+@functools.cache
 def level_grid(setting, n, first=2.0, last=0.002):
     """n steps between two values of sigma / alpha, spaced as Karras et al. have it."""
     schedule = SETTINGS[setting].schedule
@@ -44,58 +50,50 @@ def start(form, t, target):
     return alpha * mean + np.sqrt(alpha**2 * var + sigma**2) * Z
 
 
-@jax.jit
-def run(sample, model, x):
-    return jax.vmap(lambda x: sample(model, jax.random.key(0), x))(x)
-
-
 def slope(errors):
     return np.log2(errors[-2] / errors[-1])
 
 
-def errors(name, setting, target, **levels):
+def error(sampler, setting, ts, target, x=None):
+    """The largest of a walk's end, against the flow's; from five points of the marginal."""
     form = SETTINGS[setting].form
-    out = []
-    for n in SAMPLERS[name].steps:
-        ts = level_grid(setting, n, **levels)
-        sample, knots = known_at_knots(SAMPLERS[name].make(SETTINGS[setting].schedule), ts)
-        x = start(form, ts[0], target)
-        got = run(sample, library_target(target).denoiser(knots), jnp.asarray(x))
-        expected = target.transport(x, amplitudes(form, ts[0]), amplitudes(form, ts[-1]))
-        out.append(np.abs(np.asarray(got) - expected).max())
-    return out
+    x = start(form, ts[0], target) if x is None else x
+    got, _ = walk(sampler, ts, HostModel(target.denoise, form), x, np.zeros((4 * len(ts), len(x))))
+    return np.abs(got - target.transport(x, amplitudes(form, ts[0]), amplitudes(form, ts[-1]))).max()
 
 
-SMOOTH = [name for name in FINITE if not name.startswith("table")]  # a table's rates jump, its levels do not
-IN_TIME = ("pf_euler", "tab", "pndm")  # others walk along sigma / alpha: test_identities.py says what that saves
+def errors(name, setting, target, **levels):
+    row = SAMPLERS[name]
+    sampler = row.make(SETTINGS[setting].schedule)
+    return [error(sampler, setting, level_grid(setting, n, **levels), target) for n in row.steps]
 
 
-def order_settings(name):
-    """Where an order is measured."""
-    if SAMPLERS[name].settings in (ALL, FINITE):
-        return SMOOTH if name == "pf_euler" else FINITE
-    if name in ("tab_3", "tab_4"):  # a polynomial in the time of a chain sees its kinks: order 2
-        return "vp", "rectified"
-    return ("vp", "rectified", "table_linear") if name.startswith(IN_TIME) else ("vp",)
+def order_at(row, setting):
+    """What a schedule lets one see of an order; 0: nothing is promised."""
+    kinked = SETTINGS[setting].knots and row.kinked is not None
+    return min(row.order, row.kinked) if kinked else row.order
 
 
+# Those that reach the levels of these walks.
+REACHING = [name for name in FINITE if not SETTINGS[name].ends_in_noise]
 DETERMINISTIC = [
     (name, setting)
     for name, row in SAMPLERS.items()
     if row.deterministic
-    for setting in order_settings(name)
-    if setting != "ve"
+    for setting in REACHING
+    if order_at(row, setting)
 ]
-
-# DPM-Solver-3 is left out on the Gaussian: its leading error passes through 0 there.
 CASES = [(*pair, "mixture") for pair in DETERMINISTIC]
-CASES += [(*pair, "gaussian") for pair in DETERMINISTIC if pair[1] in ("vp", "edm") and pair[0] != "dpm_solver_3"]
+CASES += [
+    (*pair, "gaussian") for pair in DETERMINISTIC if pair[1] in ("vp", "edm") and SAMPLERS[pair[0]].order_on_gaussian
+]
 
 
 @pytest.mark.parametrize(("name", "setting", "target"), CASES)
 def test_order(name, setting, target):
     row = SAMPLERS[name]
-    assert slope(errors(name, setting, TARGETS[target], first=row.first)) == pytest.approx(row.order, abs=0.1)
+    found = errors(name, setting, TARGETS[target], first=row.first)
+    assert slope(found) == pytest.approx(order_at(row, setting), abs=0.1)
 
 
 STARTED = [("tab_4", 2), ("lms_4", 2)]  # at sigma = 2 alpha, where the first step costs h^2
@@ -115,27 +113,18 @@ def test_order_from_the_noisiest_level(name, order):
 
 def primed_error(name, n, target, wrong=0.0):
     """The error of a multistep sampler whose first order - 1 steps are exact."""
-    schedule, form, _ = SETTINGS["edm"]
+    schedule, form, *_ = SETTINGS["edm"]
     ts = level_grid("edm", n)
-    sampler = SAMPLERS[name].make(schedule)
-    sample, knots = known_at_knots(sampler, ts)
-    model = library_target(target).denoiser(knots)
-    x, done = start(form, ts[0], target), len(sampler.init(jnp.zeros(())).ys) - 1
+    every = SAMPLERS[name].make(schedule).plan(ts)
+    x, done = start(form, ts[0], target), every.ys.shape[1] - 1
     levels = [amplitudes(form, t) for t in ts]
     exact = [target.transport(x, levels[0], levels[i]) for i in range(done + 1)]
     means = [target.denoise(exact[i], *levels[i]) * (1 + wrong) for i in range(done)]
-    every = sample.args[0]
     kept = [every.y_x[i] * exact[i] + every.y_mean[i] * mean for i, mean in enumerate(means)]  # means or noises
-    kept = jnp.asarray(np.stack([*kept[::-1], 0 * x], 1))  # newest first; the oldest entry is shifted out unused
-    rows = jax.tree.map(lambda a: a[done:], sample.args[0])
-    state = jax.vmap(lambda x, m: sampler.init(x)._replace(ys=m))(jnp.asarray(exact[-1]), kept)
-    got = walk_from(sampler.step, model, state, rows).x
-    return np.abs(np.asarray(got) - target.transport(x, levels[0], levels[-1])).max()
-
-
-def walk_from(step, model, state, rows):
-    scan = lambda state: jax.lax.scan(lambda state, row: (step(model, None, state, row), None), state, rows)[0]
-    return jax.vmap(scan)(state)
+    kept = np.stack([*kept[::-1], 0 * x])  # newest first; the oldest entry is shifted out unused
+    rest = type(every)(*(column[done:] for column in every))
+    *_, got = read(rest, HostModel(target.denoise, form), exact[-1], np.zeros((n, len(x))), ys=kept)
+    return np.abs(got - target.transport(x, levels[0], levels[-1])).max()
 
 
 @pytest.mark.parametrize("name", [name for name, row in SAMPLERS.items() if row.primed])
@@ -157,27 +146,25 @@ def test_an_inexact_history_costs_the_third_order():
 WEAK = [
     (name, setting)
     for name, row in SAMPLERS.items()
-    if not row.deterministic and name != "restart"
-    for setting in (SMOOTH if name.startswith("em") else FINITE if row.settings == ALL else ("vp",))
-    if setting != "ve" and not (name == "heun_churn" and setting == "table_cosine")
+    if not row.deterministic and row.order and row.least_steps == 1
+    for setting in REACHING
+    if order_at(row, setting)
 ]
 
 
-def weak_errors(sampler, setting, steps, m=0.7, v=0.25):
-    out = []
-    for n in steps:
-        ts = level_grid(setting, n)
-        alpha, sigma = amplitudes(SETTINGS[setting].form, ts[-1])
-        out.append(abs(laws(sampler, ts, m, v)[1][-1] - (alpha**2 * v + sigma**2)))
-    return out
+def weak_error(sampler, setting, n, m=0.7, v=0.25):
+    ts = level_grid(setting, n)
+    alpha, sigma = amplitudes(SETTINGS[setting].form, ts[-1])
+    return abs(laws(sampler, ts, m, v)[1][-1] - (alpha**2 * v + sigma**2))
 
 
 @pytest.mark.parametrize(("name", "setting"), WEAK)
 def test_weak_order(name, setting):
     """The variance from the exact law of x_T; churned Heun keeps Heun's order, for noise is added exactly."""
     schedule, row = SETTINGS[setting].schedule, SAMPLERS[name]
-    sampler = heun.edm(schedule, churn=4.0) if name == "heun_churn" else row.make(schedule)
-    assert slope(weak_errors(sampler, setting, STEPS)) == pytest.approx(row.order, abs=0.1)
+    sampler = (row.measured or row.make)(schedule)
+    found = [weak_error(sampler, setting, n) for n in STEPS]
+    assert slope(found) == pytest.approx(row.order, abs=0.1)
 
 
 def test_weak_order_of_restart():
@@ -197,17 +184,11 @@ def test_weak_order_of_restart():
 
 
 def test_euler_and_heun_on_the_gaussian_ode():
-    schedule, form, _ = SETTINGS["edm"]
-    steps, found = (8, 16, 32, 256, 512), {}
-    target = Mixture((1.0,), (0.0,), (0.25,))
+    target, found = Mixture((1.0,), (0.0,), (0.25,)), {}
     for name in ("ddim", "heun"):
-        found[name] = []
-        for n in steps:
-            ts = grids.karras(schedule, n, zero=False)
-            sample, knots = known_at_knots(SAMPLERS[name].make(schedule), ts)
-            got = float(run(sample, library_target(target).denoiser(knots), jnp.asarray([240.0]))[0])
-            end = target.transport(np.array([240.0]), amplitudes(form, ts[0]), amplitudes(form, ts[-1]))[0]
-            found[name].append(abs(got - end))
+        sampler = SAMPLERS[name].make(SETTINGS["edm"].schedule)
+        grid = lambda n: grids.karras(SETTINGS["edm"].schedule, n, zero=False)
+        found[name] = [error(sampler, "edm", grid(n), target, np.array([240.0])) for n in (8, 16, 32, 256, 512)]
     slopes = {name: np.log2(np.divide(e[:-1], e[1:])) for name, e in found.items()}
     assert (slopes["ddim"][0], slopes["ddim"][-1]) == pytest.approx((0.89, 1.00), abs=0.005)
     assert (slopes["heun"][0], slopes["heun"][-1]) == pytest.approx((2.14, 2.01), abs=0.005)
@@ -215,11 +196,16 @@ def test_euler_and_heun_on_the_gaussian_ode():
     assert found["heun"][2] == pytest.approx(0.0221, rel=0.005)
 
 
+@jax.jit
+def run(sample, model, x):
+    return jax.vmap(lambda x: sample(model, jax.random.key(0), x))(x)
+
+
 # diffrax, one fixed step per interval: one compile a solver, walked from the host.
 
 
 def fixed_step_error(solver, setting, ts, target):
-    schedule, form, _ = SETTINGS[setting]
+    schedule, form, *_ = SETTINGS[setting]
     model = library_target(target).denoiser(schedule)
     sample = sampling_fn(ode.probability_flow(schedule, solver, adaptive=False), ts)
     start_x = start(form, ts[0], target)
@@ -250,7 +236,7 @@ def test_adaptive_flow_is_the_quantile_map(setting):
 
     EDM and VE are the heat equation's flow in two clocks (kexue 9280): one map, whatever the clock.
     """
-    schedule, form, _ = SETTINGS[setting]
+    schedule, form, *_ = SETTINGS[setting]
     target = TARGETS["mixture"]
     ts = np.array([float(schedule.t_max), 1e-2])
     sampler = ode.probability_flow(schedule, "Dopri8", rtol=1e-11, atol=1e-11)

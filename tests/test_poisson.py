@@ -1,41 +1,23 @@
-"""Poisson flows: the Student-t law, its flow and likelihood, EDM as the limit, the published batch field, refusals."""
+"""Poisson flows: the Student-t law, its flow and likelihood, EDM as the limit, and bad input."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from poisson_points import PAIR, SHARES, by_hand, exact
 from scipy import optimize, special, stats
 
 from diffjax import analytic, calculus, denoisers, grids, host, likelihood, losses, processes, samplers
 from diffjax import config as C
 from diffjax.calculus import FlowOnly
-from diffjax.denoisers import guidance, inverse, moments, optimal, variance
-from diffjax.denoisers.flow import flow
-from diffjax.losses import score_matching
 from diffjax.processes import poisson
 from diffjax.processes.poisson import PUBLISHED_CLIP
 from diffjax.runs import build_run
 from diffjax.samplers import heun, multistep, sampling_fn
 from diffjax.schedules import EDM, VP
-from diffjax.theory import characteristics, constructions, generator
-from diffjax.types import Posterior
 
 KEY, N_DRAWS = jax.random.key(0), 200_000
-PAIR, SHARES = np.array([-1.0, 2.0]), np.array([0.4, 0.6])  # the two points of the one-dimensional tests
 RNG = np.random.default_rng(0)
-
-
-def exact(process, points=PAIR[:, None], weights=SHARES):
-    """The denoiser of finite data under a process."""
-    return constructions.marginal(characteristics.Affine(process), points, weights).denoiser(process.schedule)
-
-
-def by_hand(points, weights, x, t, schedule, D):
-    """E[x_0 | x_t = x] from the kernel as it is written."""
-    alpha, sigma = (float(a) for a in schedule(t))
-    squares = D * sigma**2 + ((x - alpha * points) ** 2).sum(1)
-    share = weights * squares ** (-(points.shape[1] + D) / 2)
-    return share @ points / share.sum()
 
 
 # The law.
@@ -243,158 +225,6 @@ def test_the_density_integrates_to_one(x64):
     u, denoise = np.linspace(-9, 9, 400), exact(process)
     log_p = jax.jit(jax.vmap(lambda x: density(denoise, KEY, x[None]).log_p))(jnp.sinh(jnp.asarray(u)))
     assert np.trapezoid(np.exp(log_p) * np.cosh(u), u) == pytest.approx(1, abs=2e-6)
-
-
-# PFGM as published.
-
-
-def test_the_batch_field_on_all_data_is_exact(x64):
-    points, x, z = RNG.normal(size=(7, 2, 2)), jnp.asarray(RNG.normal(size=(2, 2))), 0.6
-    field = losses.poisson.batch_field(x, z, jnp.asarray(points), gamma=0.0)
-    expected = by_hand(points.reshape(7, 4), np.full(7, 1 / 7), np.asarray(x).ravel(), z, EDM(), 1.0)
-    np.testing.assert_allclose(field.mean(x, z).ravel(), expected, rtol=1e-10)
-    assert float(jnp.sum(field.x**2) + field.z**2) == pytest.approx(4)  # sqrt(N) long, to data
-    pulled = losses.poisson.batch_field(x, z, jnp.asarray(points))
-    length = np.sqrt(((np.asarray(x).ravel() - expected) ** 2).sum() + z**2)
-    np.testing.assert_allclose(pulled.x / field.x, length / (length + 5), rtol=1e-10)
-    np.testing.assert_allclose(pulled.mean(x, z), field.mean(x, z), rtol=1e-10)
-    assert float(pulled.z) < 0
-
-
-def test_the_batch_field_does_not_overflow_in_many_dimensions():
-    sources = jnp.asarray(RNG.normal(size=(5, 3072)), jnp.float32)
-    field = losses.poisson.batch_field(sources[2] + 0.01, 0.05, sources)
-    np.testing.assert_allclose(field.mean(sources[2] + 0.01, 0.05), sources[2], atol=1e-5)
-    far = losses.poisson.batch_field(1e4 * sources[0], 1e4, sources)
-    assert all(np.all(np.isfinite(leaf)) for leaf in far)
-
-
-def test_the_batch_field_is_biased_by_one_over_the_batch(x64):
-    """All batches of B draws from the pair, by their binomial law; the leading term by the delta method."""
-    x, z = 0.9, 0.7
-    u = SHARES, 1 / (z**2 + (x - PAIR) ** 2)  # N + 1 = 2
-    whole = (u[0] * u[1]) @ PAIR / (u[0] @ u[1])
-
-    def bias(size):
-        k = np.arange(size + 1)
-        sources = jnp.asarray(np.where(np.arange(size)[None] < k[:, None], *PAIR))[..., None]
-        mean = jax.vmap(lambda s: losses.poisson.batch_field(jnp.asarray([x]), z, s).mean(jnp.asarray([x]), z))(sources)
-        return float(stats.binom(size, 0.4).pmf(k) @ np.asarray(mean)[:, 0] - whole)
-
-    # E[A / W] - a / w = (a var W / w^3 - cov(A, W) / w^2) / B of one draw's A = u x_i, W = u
-    w, a = u[0] @ u[1], (u[0] * u[1]) @ PAIR
-    var, cov = u[0] @ (u[1] - w) ** 2, u[0] @ ((u[1] - w) * (u[1] * PAIR - a))
-    leading = a * var / w**3 - cov / w**2
-    assert abs(leading) > 0.05
-    for size, slack in ((32, 0.06), (128, 0.02), (512, 0.01)):
-        assert bias(size) * size == pytest.approx(leading, rel=slack)
-
-
-def test_the_published_perturbation_is_the_kernel_inside_and_not_at_its_ends():
-    """|x - x_0| / z given z against the Beta law: within noise for z in the middle, far off for the largest z."""
-    draw = jax.jit(jax.vmap(lambda key: losses.poisson.perturb(key, jnp.zeros(2))))
-    x, z = (np.asarray(a, np.float64) for a in draw(jax.random.split(KEY, N_DRAWS)))
-    share = (x**2).sum(1) / ((x**2).sum(1) + z**2)
-
-    def distance(part):
-        return stats.kstest(share[part], stats.beta(1, 0.5).cdf).statistic * np.sqrt(part.sum())
-
-    assert distance((z > 0.1) & (z < 1)) < 2.2
-    assert distance(z > 60) > 10
-
-
-def test_the_published_constants():
-    """z_max = 43.4 from tau = 0.03, M = 291, sigma = 0.01; the rule for M inverts by hand."""
-    assert losses.poisson.z_max() == pytest.approx(43.4, abs=0.05)
-    M = losses.poisson.most_for(largest_norm=30.0, n=3072)
-    np.testing.assert_allclose(1.03 ** ((M - 1) / 0.75), 900 / (2 * np.sqrt(3072) * 1e-4))
-
-
-# What only Gaussian noise allows.
-
-
-def test_churn_would_be_wrong():
-    """The refusal is not pedantry: past it, EDM's churn puts 0.70 of the mass on a point of weight 0.60, D = 1."""
-    process, n = poisson(EDM(80.0), 1.0), 4000
-    marginal = constructions.marginal(characteristics.Affine(process), PAIR[:, None], SHARES)
-    unwrapped = flow(marginal.velocity, EDM(80.0))
-    keys = jax.random.split(KEY, n)
-    start = jax.vmap(lambda key: marginal.sample(key, 80.0))(keys)
-    share = {}
-    for churn in (0.0, 40.0):
-        walk = sampling_fn(heun.edm(EDM(80.0), churn=churn), grids.karras(EDM(80.0), 80))
-        share[churn] = np.mean(np.asarray(jax.jit(jax.vmap(lambda k, x: walk(unwrapped, k, x)))(keys, start)) > 0.5)  # noqa: B023
-    assert share[0.0] == pytest.approx(0.60, abs=0.02)
-    assert share[40.0] == pytest.approx(0.70, abs=0.025)
-
-
-FLOW = poisson(EDM(20.0), 4.0).schedule
-NET = lambda x, c: x
-SEEN = inverse.observe(lambda x: x[:1], jnp.zeros(1), (2,), 0.1)
-
-
-def flow_denoiser():
-    return denoisers.denoiser(NET, FLOW, denoisers.EDM())
-
-
-REFUSED = {
-    "churn": lambda: sampling_fn(heun.edm(FLOW, churn=1.0), grids.karras(EDM(20.0), 5)),
-    "eta": lambda: sampling_fn(samplers.ancestral.ddim(FLOW, eta=0.5), grids.karras(EDM(20.0), 5)),
-    "SDE": lambda: sampling_fn(samplers.sde.euler_maruyama(FLOW), grids.karras(EDM(20.0), 5, zero=False)),
-    "Langevin": lambda: sampling_fn(
-        samplers.langevin.predictor_corrector(FLOW, "ddim", "snr", 1e-5), grids.karras(EDM(20.0), 5)
-    ),
-    "score": lambda: denoisers.denoiser(NET, FLOW, denoisers.Score()),
-    "large": lambda: variance.large(NET, FLOW, denoisers.EDM()),
-    "learned range": lambda: variance.learned_range(NET, FLOW, denoisers.EDM(), None),
-    "jacobian": lambda: optimal.jacobian(flow_denoiser()),
-    "tilted": lambda: guidance.tilted(flow_denoiser(), lambda x, t: x.sum()),
-    "tilted by prediction": lambda: guidance.tilted_by_prediction(flow_denoiser(), lambda x, t: x.sum()),
-    "mean shift": lambda: guidance.mean_shift(flow_denoiser(), lambda x, t: x.sum(), [1.0, 0.0]),
-    "DPS": lambda: inverse.dps(flow_denoiser(), SEEN),
-    "PiGDM": lambda: inverse.pigdm(flow_denoiser(), SEEN),
-    "TMPD": lambda: inverse.tmpd(flow_denoiser(), SEEN),
-    "bound": lambda: likelihood.elbo(grids.karras(EDM(20.0), 5), FLOW),
-    "loss of the bound": lambda: losses.hybrid(
-        lambda x, c: jnp.concatenate([x, x]), poisson(EDM(20.0), 4.0), denoisers.EDM(), jnp.ones(2), jnp.ones(2), 1.0
-    ),
-    "denoising score": lambda: score_matching.denoising(NET, poisson(EDM(), 4.0), jnp.ones(2), jnp.ones(2), 1.0),
-    "gap": lambda: score_matching.gap(Posterior(jnp.ones(2), jnp.ones(2)), FLOW, 1.0),
-    "reverse SDE": lambda: generator.forward(FLOW),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_only_gaussian_noise_allows_refuses(name):
-    with pytest.raises(ValueError, match=r"not Gaussian|Gaussian noise, but") as caught:
-        REFUSED[name]()
-    assert "\n" not in str(caught.value)
-
-
-def test_tweedies_covariance_would_be_wrong_and_measured_errors_are_right(x64):
-    """sigma^2 d mean / d x against the variance by hand; `error` and `spread` of the exact mean agree."""
-    process, x, t = poisson(EDM(), 1.0), 0.5, 0.8
-    denoise = exact(process)
-    slope = t**2 * float(jax.grad(lambda x: denoise(x[None], t).mean[0])(jnp.asarray(x)))
-    mean = float(denoise(jnp.asarray([x]), t).mean[0])
-    variance_by_hand = (mean + 1) * (2 - mean)  # of a law on {-1, 2}
-    assert abs(slope / variance_by_hand - 1) > 0.2
-    data = {"x": RNG.choice(PAIR, 20_000, p=SHARES)[:, None]}
-    found = moments.measure(lambda example: denoise, process, KEY, data, [t], batch=20_000)
-    assert found.error[0] == pytest.approx(found.spread[0], rel=0.04)
-    assert np.isnan(found.noise[0])
-    with pytest.raises(ValueError, match="finite"):
-        optimal.tabulated(denoise, [t], found.noise)
-
-
-def test_no_noise_comes_in_by_a_posterior_variance():
-    """DDIM adds what a denoiser knows of Var[x_0 | x_t] even at eta = 0: not here."""
-    plain, ts = flow_denoiser(), grids.karras(EDM(20.0), 5)
-    walk = sampling_fn(samplers.ancestral.ddim(FLOW), ts)
-    with_var = optimal.tabulated(plain, ts[:-1], np.full(5, 0.3))
-    np.testing.assert_array_equal(walk(with_var, KEY, jnp.ones(2)), walk(plain, KEY, jnp.ones(2)))
-    means = guidance.extrapolated(plain, flow_denoiser(), 2.0)  # a combination of flows, no score: allowed
-    assert np.all(np.isfinite(walk(means, KEY, jnp.ones(2))))
 
 
 # Bad input.

@@ -6,14 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rows
+from closed_forms import amplitudes
 from numpy.polynomial import Polynomial
-from samplers_table import SETTINGS, amplitudes
+from samplers_table import SETTINGS
 from scipy import integrate
 
 from diffjax import analytic, grids
 from diffjax.calculus import FlowOnly
+from diffjax.calculus import amplitudes as amplitudes_at
 from diffjax.samplers import ancestral, encoding_fn, nfe, principal, sampling_fn
-from diffjax.schedules import EDM, VP, Rectified
+from diffjax.schedules import VP, Rectified
 from diffjax.types import Posterior, pytree
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -31,26 +34,60 @@ def mixture():
     return analytic.gaussian_mixture(W, M, V)  # as float64: not at import
 
 
+@jax.jit
+def run(sample, denoise, x):
+    return sample(denoise, KEY, x)
+
+
 def walk(sampler, ts, target, x):
-    return np.asarray(sampling_fn(sampler, ts)(target.denoiser(sampler.schedule), KEY, jnp.asarray(x)))
+    """The library's walk."""
+    return np.asarray(run(sampling_fn(sampler, ts), target.denoiser(sampler.schedule), jnp.asarray(x)))
+
+
+def read(sampler, axes, form, ts, target, x):
+    """The end of the walk that the rows describe, along the axes; target: (x, alpha, sigma) -> E[x_0 | x]."""
+    turned = lambda x, *level: axes.basis.T @ target(axes.basis @ x, *level)
+    noise = np.zeros((len(ts), x.size))
+    return axes.basis @ rows.walk(sampler, ts, rows.HostModel(turned, form), axes.basis.T @ x, noise)[0]
+
+
+def gaussian(mean=MEAN, covariance=COVARIANCE):
+    """E[x_0 | x] of N(mean, covariance)."""
+
+    def target(x, alpha, sigma):
+        total = alpha**2 * covariance + sigma**2 * np.eye(len(mean))
+        return mean + alpha * covariance @ np.linalg.solve(total, x - alpha * mean)
+
+    return target
 
 
 def transported(schedule, ts, x, mean=MEAN, basis=BASIS, variances=VARIANCES):
     """The probability flow of N(mean, basis diag(variances) basis^T)."""
-    (a, s), (b, r) = (map(float, schedule(t)) for t in (ts[0], ts[-1]))
+    (a, s), (b, r) = (map(float, level) for level in zip(*amplitudes_at(schedule, ts[[0, -1]])))
     stretch = np.sqrt((b**2 * variances + r**2) / (a**2 * variances + s**2))
     return b * mean + basis @ (stretch * (basis.T @ (x - a * mean)))
 
 
-@pytest.mark.parametrize("schedule", [VP(), EDM(), Rectified()], ids=["vp", "edm", "rectified, from alpha = 0"])
-@pytest.mark.parametrize(("n", "free"), [(1, True), (1, False), (2, True), (5, True), (5, False)])
-def test_gaussian_data_takes_any_number_of_steps(schedule, n, free):
-    sampler, ts = principal.adams(schedule, AXES, 3, free), grids.uniform(schedule, n)
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize(("n", "free"), [(1, True), (1, False), (2, True), (2, False), (5, True), (5, False)])
+def test_gaussian_data_takes_any_number_of_steps(setting, order, n, free):
+    """From alpha = 0 too."""
+    schedule, form, *_ = SETTINGS[setting]
+    sampler, ts = principal.adams(schedule, AXES, order, free), grids.uniform(schedule, n)
     x = float(schedule(schedule.t_max)[1]) * np.array([0.3, -1.1, 0.7])
-    sample = sampling_fn(sampler, ts)
-    assert nfe(sample) == (n - 1 if free and n > 1 else n)
-    target = analytic.gaussian_mixture([1.0], [MEAN], [COVARIANCE])
-    np.testing.assert_allclose(walk(sampler, ts, target, x), transported(schedule, ts, x), atol=2e-11)
+    assert nfe(sampling_fn(sampler, ts)) == (n - 1 if free and n > 1 else n)
+    got = read(sampler, AXES, form, ts, gaussian(), x)
+    np.testing.assert_allclose(got, transported(schedule, ts, x), atol=2e-11)
+
+
+def test_the_library_walks_along_the_axes_as_it_is_read():
+    """Into the basis, along the rows and back; on data that is no Gaussian."""
+    schedule, form, *_ = SETTINGS["vp"]
+    sampler, ts, x = principal.adams(schedule, AXES, 2), grids.angle(schedule, 6), np.array([0.9, -0.4, 1.6])
+    np.testing.assert_allclose(
+        walk(sampler, ts, mixture(), x), read(sampler, AXES, form, ts, denoise, x), rtol=1e-11, atol=1e-11
+    )
 
 
 def test_a_variance_per_entry_needs_no_basis():
@@ -104,31 +141,32 @@ def denoise(x, alpha, sigma):
     return weights @ parts / weights.sum()
 
 
+@pytest.mark.parametrize("setting", ["vp", "edm", "rectified", "table_linear"])
 @pytest.mark.parametrize("free", [True, False])
 @pytest.mark.parametrize("order", [1, 2, 3])
-def test_trajectory_by_quadrature(order, free):
-    schedule, form, _ = SETTINGS["vp"]
+def test_trajectory_by_quadrature(order, free, setting):
+    schedule, form, *_ = SETTINGS[setting]
     ts, x = grids.angle(schedule, 6, sigma_data=0.8), np.array([0.9, -0.4, 1.6])
-    got = walk(principal.adams(schedule, AXES, order, free), ts, mixture(), x)
+    got = read(principal.adams(schedule, AXES, order, free), AXES, form, ts, denoise, x)
     np.testing.assert_allclose(got, by_quadrature(form, ts, x, order, free), rtol=1e-10, atol=1e-10)
 
 
 def test_axes_of_one_variance_are_any_axes():
-    schedule = VP()
+    schedule, form, *_ = SETTINGS["vp"]
     ts, x = grids.angle(schedule, 5), np.array([0.9, -0.4, 1.6])
-    plain, turned = (principal.Axes(np.zeros(3), np.full(3, 0.4), basis) for basis in (None, BASIS))
-    a, b = (walk(principal.adams(schedule, axes), ts, mixture(), x) for axes in (plain, turned))
+    plain, turned = (principal.Axes(np.zeros(3), np.full(3, 0.4), basis) for basis in (np.eye(3), BASIS))
+    a, b = (read(principal.adams(schedule, axes), axes, form, ts, denoise, x) for axes in (plain, turned))
     np.testing.assert_allclose(a, b, atol=1e-13)
 
 
 def test_the_free_start_leaves_out_what_is_nearly_0():
     """With the moments of the data: the same N - 1 further evaluations, and an end that differs by less than 1e-4."""
-    schedule = VP()
+    schedule, form, *_ = SETTINGS["vp"]
     ts, x = grids.angle(schedule, 8), np.array([0.9, -0.4, 1.6])
     covariance = (W * V).sum() * np.eye(3) + (M - W @ M).T @ np.diag(W) @ (M - W @ M)
     variances, basis = np.linalg.eigh(covariance)
     axes = principal.Axes(W @ M @ basis, variances, basis)
-    ends = [walk(principal.adams(schedule, axes, 2, free), ts, mixture(), x) for free in (True, False)]
+    ends = [read(principal.adams(schedule, axes, 2, free), axes, form, ts, denoise, x) for free in (True, False)]
     assert 0 < np.abs(ends[0] - ends[1]).max() < 1e-4
 
 
@@ -151,13 +189,18 @@ def test_axes_are_the_moments_of_examples(tmp_path):
 
 def test_an_entry_that_never_varies_stays_where_it_is():
     """Of a model that says so too; and a model that is wrong there moves it a little, not to infinity."""
-    schedule, ts = VP(), grids.angle(VP(), 6)
+    schedule, form, *_ = SETTINGS["vp"]
     axes = principal.Axes.of(np.array([[0.5, -1.0], [-0.5, -1.0], [0.1, -1.0]]))
-    target = analytic.gaussian_mixture([1.0], [[0.1, -1.0]], [np.diag([0.1, 0.0])])
-    x = np.array([0.4, 1.2])
-    assert walk(principal.adams(schedule, axes), ts, target, x)[1] == pytest.approx(-1.0, abs=2e-3)
-    wrong = analytic.gaussian_mixture([1.0], [[0.1, -0.9]], [np.diag([0.1, 0.0])])
-    assert walk(principal.adams(schedule, axes), ts, wrong, x)[1] == pytest.approx(-0.9, abs=0.1)
+    ends = lambda mean: read(
+        principal.adams(schedule, axes),
+        axes,
+        form,
+        grids.angle(schedule, 6),
+        gaussian(np.array([0.1, mean]), np.diag([0.1, 0.0])),
+        np.array([0.4, 1.2]),
+    )
+    assert ends(-1.0)[1] == pytest.approx(-1.0, abs=2e-3)
+    assert ends(-0.9)[1] == pytest.approx(-0.9, abs=0.1)
 
 
 @pytree
@@ -195,7 +238,7 @@ def test_rows_do_not_grow_with_the_basis():
     axes = principal.Axes(np.zeros(d), np.ones(d), np.linalg.qr(RNG.standard_normal((d, d)))[0])
     for n in (3, 30):
         sample = sampling_fn(principal.adams(schedule, axes, 2), grids.angle(schedule, n))
-        assert sum(leaf.shape == (d, d) for leaf in jax.tree.leaves(sample)) == 1
+        assert sum(np.shape(leaf) == (d, d) for leaf in jax.tree.leaves(sample)) == 1
         assert max(leaf.size for leaf in jax.tree.leaves(sample.args[0])) == (n - 1) * 3 * d
 
 
@@ -203,8 +246,8 @@ def test_trace_padding_and_encoding_work_along_a_basis():
     schedule, x = VP(), jnp.asarray([0.3, -0.2, 0.8])
     sampler, ts = principal.adams(schedule, AXES, 2), grids.angle(schedule, 5)
     model = mixture().denoiser(schedule)
-    plain = sampling_fn(sampler, ts)(model, KEY, x)
-    end, path = sampling_fn(sampler, ts, trace=lambda state: state.x)(model, KEY, x)
+    plain = run(sampling_fn(sampler, ts), model, x)
+    end, path = run(sampling_fn(sampler, ts, trace=lambda state: state.x), model, x)
     np.testing.assert_array_equal(plain, end)
     np.testing.assert_allclose(path[-1], end, atol=1e-13)
     assert path.shape == (4, 3)

@@ -67,7 +67,7 @@ def test_the_readmes_run_has_learned_every_class(readme):
 
 
 def test_the_four_nouns_by_hand_sample_their_mixture():
-    """docs/methods.md: weights, means and variances, within four standard errors and what the middle line cuts wrongly."""
+    """docs/methods.md: weights, means, variances, within four standard errors and what the middle line cuts wrongly."""
     x = np.asarray(ran("docs/methods.md")["x_0"], np.float64)
     assert x.shape == (1000, 2)
     left = (x - [0.25, 0.25]) @ [2.5, 0.5] < 0  # of the middle line: 0.2 % of the right component is there, too

@@ -6,20 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from moments import Mixture, w1
-from samplers_table import (
-    ALL,
-    EVERY_PAIR,
-    FINITE,
-    SAMPLERS,
-    SETTINGS,
-    amplitudes,
-    grid,
-    grid_for,
-    known_at_knots,
-    laws,
-    row_times,
-)
+from closed_forms import amplitudes
+from oracles.mixture import Mixture, w1
+from rows import laws, times
+from samplers_table import ALL, EVERY_PAIR, SAMPLERS, SETTINGS, grid, grid_for, known_at_knots
 from scipy import stats
 
 from diffjax import analytic, grids
@@ -36,66 +26,77 @@ def forward(form, t, m, v):
     return alpha * m, alpha**2 * v + sigma**2
 
 
-INEXACT = ("em", "pf_euler", "reverse_diffusion", "large_variance", "principal")  # the last on its Gaussian instead
-POINT_EXACT = [(name, setting) for name, setting in EVERY_PAIR if not name.startswith(INEXACT)]
+POINT_EXACT = [(name, setting) for name, setting in EVERY_PAIR if SAMPLERS[name].exact_on_point]
 
 
 @exact
+@pytest.mark.parametrize("zero", [True, False])
 @pytest.mark.parametrize(("name", "setting"), POINT_EXACT)
-def test_one_point_is_sampled_exactly(name, setting):
+def test_one_point_is_sampled_exactly(name, setting, zero):
     """All data at m: eps is constant on a path, and x_s ~ N(alpha_s m, sigma_s^2) at any number of steps.
 
     At every evaluation, those at middle nodes, predictions and restarts included.
     """
-    schedule, form, _ = SETTINGS[setting]
-    ts = grid_for(name, setting, 10)
-    sampler = SAMPLERS[name].make(schedule)
+    row, (schedule, form, *_) = SAMPLERS[name], SETTINGS[setting]
+    ts = grid_for(name, setting, max(10, row.least_steps), zero)
+    sampler = row.make(schedule)
     means, variances = laws(sampler, ts, 0.7, 0.0)
-    after = ts[1:] if name.startswith("heun") else row_times(sampler, ts)
-    if name.startswith("heun"):
-        means, variances = np.append(means[1::2], means[-1:])[:10], np.append(variances[1::2], variances[-1:])[:10]
+    if row.rows_per_step == 2:  # x is complete after the second
+        after, complete = ts[1:], np.minimum(np.arange(1, 2 * len(ts) - 2, 2), len(means) - 1)
+        means, variances = means[complete], variances[complete]
+    else:
+        after = times(sampler, ts)
     expected = forward(form, after, 0.7, 0.0)
     noisiest = np.max(amplitudes(form, ts[0])[1] / np.maximum(amplitudes(form, ts[0])[0], 1e-3))
     np.testing.assert_allclose(means, expected[0], atol=1e-14 * noisiest)
     np.testing.assert_allclose(variances, expected[1], rtol=1e-10, atol=1e-15 * noisiest**2)
 
 
-def gaussian_step(name, form, t, s, m, v):
-    """(A, B, C) of x_s = A x_t + B + C z for one step on N(m, v), derived by hand for each method."""
+def ddim_on_gaussian(eta, form, t, s, m, v):
+    """(A, B, C) of x_s = A x_t + B + C z for one step on N(m, v), derived by hand."""
     (a, sig), (a_s, sig_s) = amplitudes(form, t), amplitudes(form, s)
-    total = a**2 * v + sig**2  # score = (a m - x) / total, E[z | x] = sig (x - a m) / total
-    if name.startswith("em"):
-        churn, (f, g2) = {"em": 1.0, "em_half": 0.5}[name], (np.float64(r) for r in form.rates(np.longdouble(t)))
-        pull = (1 + churn**2) / 2 * g2 / total
-        return 1 + (s - t) * (f + pull), -(s - t) * pull * a * m, churn * np.sqrt(g2 * (t - s))
-    eta = {"ddpm": 1.0, "ddim_half": 0.5}[name]
+    total = a**2 * v + sig**2  # E[z | x] = sig (x - a m) / total
     nu2 = eta**2 * sig_s**2 * (1 - (a * sig_s / (a_s * sig)) ** 2)
     slope = (a_s * a * v + np.sqrt(sig_s**2 - nu2) * sig) / total  # Cov(x_s, x_t) / Var(x_t), noise left out
     return slope, a_s * m - slope * a * m, np.sqrt(nu2)
 
 
+def sde_on_gaussian(churn, form, t, s, m, v):
+    """As `ddim_on_gaussian`, of Euler-Maruyama."""
+    (a, sig), (f, g2) = amplitudes(form, t), (np.float64(rate) for rate in form.rates(np.longdouble(t)))
+    total = a**2 * v + sig**2  # score = (a m - x) / total
+    pull = (1 + churn**2) / 2 * g2 / total
+    return 1 + (s - t) * (f + pull), -(s - t) * pull * a * m, churn * np.sqrt(g2 * (t - s))
+
+
+FAMILIES = [(ancestral.ddim, ddim_on_gaussian, eta) for eta in (0.0, 0.2, 0.5, 0.8, 1.0)]
+FAMILIES += [(sde.euler_maruyama, sde_on_gaussian, churn) for churn in (0.0, 0.5, 1.0, 1.6)]
+
+
 @exact
-@pytest.mark.parametrize("name", ["ddim_half", "ddpm", "em_half", "em"])
+@pytest.mark.parametrize("setting", ["vp", "sub_vp", "ve", "edm", "cosine", "rectified"])
+@pytest.mark.parametrize(("make", "step", "strength"), FAMILIES)
 @pytest.mark.parametrize("n", [1, 2, 10, 100])
-def test_moments_follow_the_recursion(name, n):
+def test_moments_follow_the_recursion(make, step, strength, n, setting):
     """Mean and variance on N(0.7, 0.25), step by step."""
-    for setting in ("vp", "sub_vp", "ve", "edm", "cosine", "rectified")[:: 5 if n == 100 else 1]:
-        schedule, form, _ = SETTINGS[setting]
-        ts = grid(setting, n)
-        mean, var = forward(form, ts[0], 0.7, 0.25)
-        means, variances = laws(SAMPLERS[name].make(schedule), ts, 0.7, 0.25)
-        for i, (t, s) in enumerate(itertools.pairwise(ts)):
-            a, b, c = gaussian_step(name, form, t, s, 0.7, 0.25)
-            mean, var = a * mean + b, a**2 * var + c**2
-            np.testing.assert_allclose((means[i], variances[i]), (mean, var), rtol=1e-9, atol=1e-11)
+    schedule, form, *_ = SETTINGS[setting]
+    ts = grid(setting, n)
+    mean, var = forward(form, ts[0], 0.7, 0.25)
+    expected = []
+    for t, s in itertools.pairwise(ts):
+        a, b, c = step(strength, form, t, s, 0.7, 0.25)
+        mean, var = a * mean + b, a**2 * var + c**2
+        expected.append((mean, var))
+    found = np.transpose(laws(make(schedule, strength), ts, 0.7, 0.25))
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11)
 
 
 @exact
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("eta", [0.0, 0.25, 0.5, 0.75, 1.0])
 @pytest.mark.parametrize("setting", ALL)
 def test_with_the_posterior_variance_every_number_of_steps_is_exact(eta, setting):
     """Analytic-DPM and Analytic-DDIM on a Gaussian: x_s has its true law whatever the grid (kexue 9245)."""
-    schedule, form, _ = SETTINGS[setting]
+    schedule, form, *_ = SETTINGS[setting]
     m, v = 0.7, 0.25
     for n in (1, 2, 10):
         ts = grid(setting, n)
@@ -113,7 +114,7 @@ def test_with_the_posterior_variance_every_number_of_steps_is_exact(eta, setting
 @pytest.mark.parametrize("k", [5, 10, 100])
 def test_analytic_dpm_reproduces_the_spread_of_the_data(k, eta):
     """Data of std 0.5 under DDPM's chain. Plain DDIM: 0.225 at K = 5."""
-    schedule, form, _ = SETTINGS["table_linear"]
+    schedule, form, *_ = SETTINGS["table_linear"]
     ts = grids.linspace(schedule, k)
     _, variances = laws(ancestral.ddim(schedule, eta), ts, 0.0, 0.25, var=1.0, with_var=True)
     alpha, sigma = amplitudes(form, ts[-2])
@@ -127,7 +128,7 @@ def test_analytic_dpm_reproduces_the_spread_of_the_data(k, eta):
 @pytest.mark.parametrize(("k", "std"), [(5, 0.614388), (10, 0.814586), (50, 0.963383)])
 def test_ddim_shrinks_a_standard_normal_by_a_product_of_cosines(k, std):
     """prod cos(phi_i - phi_{i+1}), phi = arccos alpha."""
-    schedule, form, _ = SETTINGS["table_linear"]
+    schedule, form, *_ = SETTINGS["table_linear"]
     ts = grids.linspace(schedule, k)
     _, variances = laws(ancestral.ddim(schedule), ts, 0.0, 1.0, var=1.0)
     angles = np.arccos(amplitudes(form, ts)[0])
@@ -181,7 +182,11 @@ def test_reverse_sdes_of_all_strengths_have_one_law():
 # Samples, in the precision of use.
 
 LINE = Mixture((0.3, 0.7), (-0.6, 0.5), (0.01, 0.02))
-N, STEPS = 2048, 64
+N = 2048
+# One of each kind of row, with noise and without, where it is usual and from alpha = 0: other samplers and schedules
+# differ by numbers, which the exact laws above hold. Steps by the order.
+SAMPLED = [("ddim", 192), ("ddpm", 192), ("em", 512), ("heun", 64), ("heun_churn", 192)]
+SAMPLED += [("adams_3", 64), ("restart", 192), ("dpmpp_2m_sde", 192), ("unipc_3", 64), ("principal_2", 64)]
 
 
 @jax.jit
@@ -189,20 +194,13 @@ def sample_batch(sample, model, keys, x):
     return jax.vmap(sample, in_axes=(None, 0, 0))(model, keys, x)
 
 
-def steps_for(name):
-    slow = SAMPLERS[name].order == 1 or not SAMPLERS[name].deterministic
-    return 512 if name.startswith(("em", "pf_euler")) else 192 if slow else STEPS
-
-
-SAMPLED = [
-    pair for pair in EVERY_PAIR if SAMPLERS[pair[0]].settings in (ALL, FINITE) or pair[1] in ("vp", "rectified_1")
-]
-
-
-@pytest.mark.parametrize(("name", "setting"), SAMPLED)
-def test_samples_of_a_mixture(name, setting):
+@pytest.mark.parametrize(
+    ("name", "steps", "setting"),
+    [(name, steps, at) for name, steps in SAMPLED for at in ("vp", "rectified_1") if at in SAMPLERS[name].settings],
+)
+def test_samples_of_a_mixture(name, steps, setting):
     """Mean, std and W1 of 2048 samples against as many exact ones; the floor is what two exact sets are apart."""
-    ts = grid(setting, steps_for(name))
+    ts = grid(setting, steps)
     sample, knots = known_at_knots(SAMPLERS[name].make(SETTINGS[setting].schedule), ts)
     target = analytic.gaussian_mixture(LINE.weights, LINE.means, LINE.variances)
     rng = np.random.default_rng(0)
@@ -240,7 +238,7 @@ def test_samples_of_a_correlated_mixture_in_the_plane():
 
 @pytest.mark.parametrize("setting", ["vp", "sub_vp", "ve", "edm", "rectified_1", "table_cosine"])
 def test_prior_is_the_noise_at_the_end_of_the_schedule(setting):
-    schedule, form, _ = SETTINGS[setting]
+    schedule, form, *_ = SETTINGS[setting]
     process = gaussian.Gaussian(schedule)
     end = float(schedule.t_max)
     for t in (None, 0.5 * end):
@@ -252,7 +250,7 @@ def test_prior_is_the_noise_at_the_end_of_the_schedule(setting):
 
 def test_noise_is_standard_normal_and_fresh_at_every_step_and_for_every_key():
     """With E[x_0 | x] = 0 the noise of each DDPM step can be read off the path."""
-    schedule, form, _ = SETTINGS["vp"]
+    schedule, form, *_ = SETTINGS["vp"]
     ts, n = grid("vp", 6), 8000
     alpha, sigma = amplitudes(form, ts)
     target = analytic.gaussian_mixture([1.0], [0.0], [0.0])

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from moments import Mixture
-from samplers_table import SETTINGS, HostModel, amplitudes, grid, walk
+from closed_forms import amplitudes
+from oracles.mixture import Mixture
+from rows import HostModel, walk
+from samplers_table import SETTINGS, grid
 
 from diffjax import analytic
 from diffjax.samplers import sampling_fn, table, trigflow
@@ -71,11 +73,11 @@ def noisy(walk):
     ("program", "per_step", "random"), [(multistep, 1, False), (stages, 3, False), (noisy, 2, True)]
 )
 def test_rows_do_what_the_program_says(program, per_step, random, keeps):
-    schedule, form, _ = SETTINGS["vp"]
+    schedule, form, *_ = SETTINGS["vp"]
     ts = grid("vp", 6, zero=False)
     noise = np.random.default_rng(0).standard_normal((6 * per_step, X.size))
     made = table.sampler(schedule, program, 3, order=1, keeps=keeps, random=random, evaluations=lambda n: per_step * n)
-    got, _ = walk(made, ts, HostModel(TARGET.denoise, schedule, form), X, noise)
+    got, _ = walk(made, ts, HostModel(TARGET.denoise, form), X, noise)
     expected = program(Numbers(ts, form, X, keeps, noise))
     np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
 
@@ -109,11 +111,11 @@ def test_level_at_is_the_level_of_its_lambda_or_an_error():
 @pytest.mark.parametrize("setting", ["vp", "edm", "rectified"])
 def test_trigflow_is_exact_on_gaussian_data_of_its_scale(order, setting):
     """F = 0 there: whatever the grid, down to the data itself."""
-    schedule, form, _ = SETTINGS[setting]
+    schedule, form, *_ = SETTINGS[setting]
     target = Mixture((1.0,), (0.0,), (0.49,))
     ts = grid(setting, 3)
     sampler = trigflow.adams(schedule, order, sigma_data=0.7)
-    got, _ = walk(sampler, ts, HostModel(target.denoise, schedule, form), X, np.zeros((3, 5)))
+    got, _ = walk(sampler, ts, HostModel(target.denoise, form), X, np.zeros((3, 5)))
     np.testing.assert_allclose(got, target.transport(X, amplitudes(form, ts[0]), (1.0, 0.0)), rtol=1e-10)
 
 
@@ -127,9 +129,9 @@ def test_trigflow_follows_its_own_equation():
         weight = 0.0 if before is None else h / (2 * (phi[i] - phi[i - 1]))
         r = r + h * ((1 + weight) * slope - weight * (0 if before is None else before))
         before = slope
-    schedule, form, _ = SETTINGS["edm"]
+    schedule, form, *_ = SETTINGS["edm"]
     sampler = trigflow.adams(schedule, 2, sigma_data=s)
-    got, _ = walk(sampler, ts, HostModel(TARGET.denoise, schedule, form), X, np.zeros((3, 5)))
+    got, _ = walk(sampler, ts, HostModel(TARGET.denoise, form), X, np.zeros((3, 5)))
     np.testing.assert_allclose(got, r * np.hypot(ts[-1], s), rtol=1e-12)
 
 

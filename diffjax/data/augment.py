@@ -34,7 +34,7 @@ _dot = partial(jnp.matmul, precision="highest")  # coordinates in bfloat16 would
 
 
 class Drawn(NamedTuple):
-    """What happens to one image; all zeros: nothing."""
+    """The transforms drawn for one image; all zeros leave the image as it was."""
 
     x_flip: Any  # 0 or 1
     y_flip: Any
@@ -46,14 +46,14 @@ class Drawn(NamedTuple):
 
 
 def none() -> Augment:
-    """Images as they are, and no label."""
+    """Leaves images as they are, without a label."""
     return lambda key, x: (x, None)
 
 
 def geometric(
     probability: float = 0.12, x_flip: float = 1.0, transforms: Sequence[str] = TRANSFORMS
 ) -> Callable[[Key, Array], tuple[Array, Array]]:
-    """The published transforms of images (H, W, C), with a label of 9 entries.
+    """Makes the published augmentation of images (H, W, C), with a label of 9 entries.
 
     Args:
         probability: that of each transform but the x-flip (published: 0.12 on CIFAR-10).
@@ -101,7 +101,7 @@ def draw(key: Key, probabilities: Sequence[float]) -> Drawn:
 
 
 def label(drawn: Drawn) -> Array:
-    """The nine entries that the network is told."""
+    """Makes the label (9,) that the network is given."""
     turned = [jnp.cos(drawn.angle) - 1, jnp.sin(drawn.angle)]
     stretched = [drawn.stretch * jnp.cos(drawn.axis), drawn.stretch * jnp.sin(drawn.axis)]
     entries = [drawn.x_flip, drawn.y_flip, drawn.scale, *turned, *stretched, drawn.shift[0], drawn.shift[1]]
@@ -117,7 +117,7 @@ def apply(drawn: Drawn, x: Array) -> Array:
 
 
 def backwards(drawn: Drawn, height: int, width: int) -> tuple[Array, Array]:
-    """(A, d): the pixel at p comes from A (p - d), both in pixels (x, y) from the centre."""
+    """Computes (A, d) such that the pixel at p comes from A (p - d), both in pixels (x, y) from the centre."""
     squeeze = jnp.exp2(-OCTAVES * drawn.stretch)
     matrix = _dot(jnp.diag(jnp.stack([squeeze, 1 / squeeze])), _rotation(drawn.axis))
     matrix = _dot(_rotation(drawn.angle), _dot(_rotation(-drawn.axis), matrix))

@@ -21,7 +21,7 @@ from diffjax.method import Example
 
 
 def order_at(n: int, seed: int, positions: np.ndarray) -> np.ndarray:
-    """Which of n examples stand at these positions (m,) of the walk, (m,)."""
+    """Finds which of n examples stand at these positions (m,) of the walk, (m,)."""
     epochs, places = np.divmod(positions, n)
     indices = np.empty_like(positions)
     for epoch in np.unique(epochs).tolist():

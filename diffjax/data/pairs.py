@@ -27,7 +27,7 @@ MAKERS = {"digits": digits, "folder": folder, "npz": npz, "photos": photos, "tfd
 
 
 def pairs(of: str, degradation: str = "average", factor: int = 2, sigma: float = 1.0, **options: Any) -> Dataset:
-    """A data set by name with degraded examples as endpoints; it keeps its name.
+    """Makes pairs of a named data set: its examples, and degraded copies as endpoints.
 
     Args:
         of: digits, photos, folder, npz or tfds.

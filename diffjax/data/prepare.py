@@ -34,7 +34,7 @@ class Split(NamedTuple):
 
 
 def prepare_cifar10(archive: str | Path, data_dir: str | Path, per_batch: int = 10_000) -> Path:
-    """Writes `data_dir`/cifar10/3.0.2; it appears complete or not at all.
+    """Writes `data_dir`/cifar10/3.0.2; the folder appears complete or not at all.
 
     Args:
         archive: the published "python version", cifar-10-python.tar.gz.

@@ -177,7 +177,7 @@ def check_flip(shape: tuple[int, ...]) -> None:
 
 
 def evenly(n: int, fraction: float) -> np.ndarray:
-    """Which of n examples are held out, (n,) bool: round(n share) of them, evenly spaced in the order they come in.
+    """Marks which of n examples are held out, (n,) bool: round(n fraction) of them, evenly spaced in their order.
 
     Raises:
         ValueError: unless that leaves at least one example in each part.

@@ -48,7 +48,7 @@ class DDBM(Prediction):
 
     @property
     def sigma_data(self) -> float:
-        """sigma_0."""
+        """sigma_0, by the name that every target has for it."""
         return self.sigma_0
 
     def given(self, given: Any) -> "DDBM":
@@ -70,7 +70,7 @@ class DDBM(Prediction):
         return ((A * self.sigma_T) ** 2 + cross + C**2) / norm, -signal * C / norm
 
     def skip_out(self, schedule: Any, t: Any) -> tuple[Array, Array]:
-        """(c_skip, c_out), finite everywhere."""
+        """(c_skip, c_out) of E[x_0 | x_t, y] = c_skip x_t + c_out F, finite everywhere."""
         A, B, _, total, spread = self._moments(schedule, t)
         return (B * self.sigma_0**2 + A * self.sigma_0T) / total, jnp.sqrt(spread / total)
 

@@ -34,7 +34,7 @@ class Classifier:
         return jax.nn.log_softmax(self.logits(x, t))[self.label]
 
     def logits(self, x: Array, t: Any) -> Array:
-        """(classes,)."""
+        """Computes the logits (classes,) of x_t = x."""
         alpha, sigma = self.schedule(t)
         return self.net(x / jnp.hypot(sigma, alpha * self.sigma_data), log_snr(self.schedule, t))
 

@@ -27,7 +27,7 @@ class Clipped(Wrapper):
 
 
 def clipped(denoise: Denoiser, clip: tuple[float, float] | None) -> Denoiser:
-    """The denoiser confined to clip = (low, high); None: as it is.
+    """Confines a denoiser's mean to clip = (low, high); None: the denoiser as it is.
 
     Raises:
         ValueError: unless low < high.

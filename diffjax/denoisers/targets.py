@@ -18,7 +18,7 @@ from diffjax.types import Array, Network, Posterior, Schedule, as_pytree, pytree
 
 
 class Prediction:
-    """What targets share: a mixin of `pytree` classes with `__call__` (a, b) and `skip_out` (c_skip, c_out)."""
+    """What a network predicts: a mixin of `pytree` classes with `__call__` (a, b) and `skip_out` (c_skip, c_out)."""
 
     sigma_data: Any
 
@@ -31,11 +31,11 @@ class Prediction:
         raise NotImplementedError
 
     def offset(self, schedule: Schedule, t: Any) -> Any:
-        """A third term of F that is known: 0, but for what enters linearly (`denoisers.bridge`)."""
+        """The third term e of F, known beforehand: 0, but for what enters linearly (`denoisers.bridge`)."""
         return 0.0
 
     def inputs(self, schedule: Schedule, x: Array, t: Any) -> tuple[Array, Array]:
-        """What the network sees: x_t scaled to unit variance, and the scalar log-SNR (infinite at the ends)."""
+        """Makes the network's inputs: x_t scaled to unit variance, and the scalar log-SNR (infinite at the ends)."""
         alpha, sigma = schedule(t)
         return x / jnp.hypot(sigma, alpha * self.sigma_data), log_snr(schedule, t)
 
@@ -45,7 +45,7 @@ class Prediction:
         return c_skip * x + c_out * F
 
     def given(self, given: dict) -> "Prediction":
-        """The target of an example of which this is known."""
+        """The target of one example, which may depend on what is given of it."""
         return self
 
     def check(self, schedule: Schedule) -> None:
@@ -162,12 +162,12 @@ Target = Prediction
 
 
 def inputs(schedule: Schedule, target: Target, x: Array, t: Any) -> tuple[Array, Array]:
-    """What the network sees of (x_t, t): x_t scaled to unit variance, and the scalar log-SNR (infinite at the ends)."""
+    """Makes the network's inputs from (x_t, t): x_t at unit variance, and the scalar log-SNR (infinite at the ends)."""
     return target.inputs(schedule, x, t)
 
 
 def split_maps(prediction: Array, x: Array, at_least: int = 1) -> list[Array]:
-    """The maps of a network's output, each of x's shape: they stand one after the other in the last axis.
+    """Splits a network's output into maps of x's shape, which stand one after the other in the last axis.
 
     Raises:
         ValueError: if the output is not made of whole maps, or of fewer than are needed.
@@ -186,7 +186,7 @@ def split_maps(prediction: Array, x: Array, at_least: int = 1) -> list[Array]:
 
 @pytree
 class NetworkDenoiser:
-    """Posterior mean from a network; a pytree, so that `jit` takes it as an argument and new parameters do not retrace.
+    """A denoiser with the mean of a network; a pytree, an argument of `jit`, so that new parameters do not retrace.
 
     Attributes:
         net: (x_in, c) -> F, a `jax.tree_util.Partial` over its parameters (and label); of several maps F is the first.
@@ -212,7 +212,7 @@ class NetworkDenoiser:
 
 
 def denoiser(net: Network, schedule: Schedule, target: Target) -> NetworkDenoiser:
-    """The denoiser of a network trained by `losses.regression` with this schedule and target.
+    """Makes the denoiser of a network trained by `losses.regression` with this schedule and target.
 
     Args:
         net: (x_in, c) -> F for one example. Give a `jax.tree_util.Partial(apply, params)` to pass the denoiser through

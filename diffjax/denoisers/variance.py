@@ -34,12 +34,12 @@ _INSTEAD = "take denoiser.name=mean: deterministic samplers use no variance"
 
 
 def mean(net: Network, schedule: Schedule, target: Target, chain: Chain | None = None, *, clip: Clip = None):
-    """No variance: what DDIM and the ODE samplers need, and DDPM's small one, on any grid."""
+    """Makes a network's denoiser without a variance, for DDIM, the ODE samplers, and DDPM's small one; on any grid."""
     return clipped(denoiser(net, schedule, target), clip)
 
 
 def small(net: Network, schedule: Schedule, target: Target, chain: Chain, *, clip: Clip = None) -> Denoiser:
-    """No variance but the chain's `floor` on the step that arrives at data.
+    """Makes a network's denoiser without a variance but the chain's `floor` on the step that arrives at data.
 
     The samples are those of `mean`; the variational bound, which needs p(x_0 | x_t) there, is finite.
     """
@@ -49,7 +49,7 @@ def small(net: Network, schedule: Schedule, target: Target, chain: Chain, *, cli
 def large(
     net: Network, schedule: Schedule, target: Target, chain: Chain | None = None, *, v: float = 1.0, clip: Clip = None
 ) -> Denoiser:
-    """The posterior variance of N(0, v) data, on any grid.
+    """Makes a network's denoiser with the posterior variance of N(0, v) data, on any grid.
 
     Raises:
         ValueError: unless v is a positive number and the process Gaussian.
@@ -61,7 +61,7 @@ def large(
 
 
 def learned_range(net: Network, schedule: Schedule, target: Target, chain: Chain, *, clip: Clip = None) -> Denoiser:
-    """A network of two maps per channel, F and u; trained by `losses.hybrid` or `losses.variational`.
+    """Makes the denoiser of a network of two maps, F and u; trained by `losses.hybrid` or `losses.variational`.
 
     Raises:
         ValueError: if the process is not Gaussian; when called, if the network has one map only.
@@ -72,7 +72,7 @@ def learned_range(net: Network, schedule: Schedule, target: Target, chain: Chain
 
 @pytree
 class Small(Wrapper):
-    """`small` of any denoiser."""
+    """A denoiser with no variance but the chain's floor on its last step."""
 
     denoise: Denoiser
     chain: Chain
@@ -86,7 +86,7 @@ class Small(Wrapper):
 
 @pytree
 class Large(Wrapper):
-    """`large` of any denoiser."""
+    """A denoiser with the posterior variance of N(0, v) data."""
 
     denoise: Denoiser
     v: float = 1.0
@@ -98,7 +98,7 @@ class Large(Wrapper):
 
 @pytree
 class LearnedRange(Wrapper):
-    """`learned_range` of a network's denoiser.
+    """A network's denoiser whose second map says where between two variances its own lies.
 
     The published network does not confine u to [-1, 1]. Beyond, var is extrapolated and may be negative, but the
     reverse variance of `ancestral.ddpm` along this chain stays positive; at eta < 1 a negative one counts as 0.

@@ -31,7 +31,7 @@ from diffjax import divergence, grids, host
 from diffjax.calculus import amplitudes, time_of
 from diffjax.samplers.base import check_schedule, refuse_other_schedules
 from diffjax.samplers.ode import EXPLICIT, check_end, check_solver
-from diffjax.types import Array, Denoiser, Key, Process
+from diffjax.types import Array, Denoiser, Key, Process, as_pytree
 
 
 class Density(NamedTuple):
@@ -86,10 +86,7 @@ def ode(
     if trace not in divergence.DIRECTIONS:
         raise ValueError(f"There is no trace {trace!r}; there is {', '.join(divergence.DIRECTIONS)}.")
     probes = host.check_int("probes", probes)
-    if prior is None:
-        prior = _prior_of(process, ts)
-    elif jax.tree_util.all_leaves([prior]):
-        prior = jax.tree_util.Partial(prior)
+    prior = _prior_of(process, ts) if prior is None else as_pytree(prior)
     flow = _Flow(solver, adaptive, trace, probes, max_steps)
     alpha, sigma = amplitudes(process.schedule, ts[[0, -1]] if adaptive else ts)
     time_of(process.schedule, 0.0)  # raises here for a schedule without an inverse

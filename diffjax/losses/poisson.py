@@ -84,5 +84,5 @@ def most_for(largest_norm: float, n: int, tau: float = 0.03, sigma: float = 0.01
 
 
 def z_max(tau: float = 0.03, most: float = 291.0, sigma: float = 0.01) -> float:
-    """Where sampling starts: sqrt(2 / pi) sigma (1 + tau)^M, the mean of z at the largest scale."""
+    """Computes where sampling starts: sqrt(2 / pi) sigma (1 + tau)^M, the mean of z at the largest scale."""
     return float(np.sqrt(2 / np.pi) * sigma * (1 + tau) ** most)

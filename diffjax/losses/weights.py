@@ -47,7 +47,7 @@ def min_snr(gamma: float = 5.0) -> Weight:
 
 
 def edm(sigma_data: float = 0.5) -> Weight:
-    """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2 on x_0, sigma being sigma/alpha (Karras et al. 2022, table 1)."""
+    """Weights the error of x_0 by (l^2 + s^2) / (l s)^2, l the level, s sigma_data (Karras et al. 2022, table 1)."""
     check_positive("sigma_data", sigma_data)
     return _of_x0_error(lambda schedule, t: _snr(schedule, t) + 1 / sigma_data**2)
 

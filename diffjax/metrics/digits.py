@@ -28,7 +28,7 @@ FILE = Path(__file__).with_name("digits_classifier.npz")
 
 
 class Reading(NamedTuple):
-    """What the network sees: features (..., 48) before their ReLU, logits (..., 10), defects (..., 3)."""
+    """What the network makes of images: features (..., 48) before their ReLU, logits (..., 10), defects (..., 3)."""
 
     features: Any
     logits: Any

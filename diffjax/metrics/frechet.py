@@ -18,7 +18,7 @@ class Gaussian(NamedTuple):
 
 
 def fit(features: np.ndarray) -> Gaussian:
-    """The Gaussian fit of features (n, d). ValueError unless n >= 2."""
+    """Fits a Gaussian to features (n, d). ValueError unless n >= 2."""
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(f"features have shape {features.shape}; expected (n, d) with n >= 2")

@@ -149,7 +149,7 @@ def _floor(train: np.ndarray, held_out: np.ndarray, order: np.ndarray) -> dict[s
 
 
 def fit_gaussian(data: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` draws of the Gaussian with the mean and the full covariance of data (n, ...), in its shape."""
+    """Draws `count` examples of the Gaussian with the mean and the full covariance of data (n, ...), in its shape."""
     flat = data.reshape(len(data), -1).astype(np.float64)
     draws = rng.multivariate_normal(flat.mean(0), np.cov(flat, rowvar=False), count, method="eigh")
     return draws.reshape(count, *data.shape[1:])

@@ -76,7 +76,7 @@ def _waves(position: Array, frequencies: Array) -> Array:
 
 
 class Embedding(nn.Module):
-    """What the blocks are told: a vector of `width` floats made of the log-SNR and, if there are classes, of the label.
+    """Embeds the log-SNR and, if there are classes, the label: the vector (width,) that modulates every block.
 
     The table of labels has one row more than there are classes: label == classes, or None, means "no label". If
     `augment` is not 0, a vector of that many entries joins the features of the log-SNR linearly, without a bias, so
@@ -204,7 +204,7 @@ def up(x: Array) -> Array:
 
 
 def with_condition(x: Array, condition: Array | None, channels: int) -> Array:
-    """x (..., C) with the condition (..., channels) behind it in the last axis; None: zeros.
+    """Joins x (..., C) with the condition (..., channels) behind it in the last axis; None: zeros.
 
     Raises:
         ValueError: for a condition of another shape.

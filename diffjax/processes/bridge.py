@@ -79,12 +79,12 @@ class Bridge(Gaussian):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """The endpoint."""
+        """("y",): the endpoint."""
         return ("y",)
 
     @property
     def asks(self) -> tuple[str, ...]:
-        """The endpoint, unless the base process draws it."""
+        """("y",), the endpoint, unless the base process draws it."""
         return () if self.from_noise else ("y",)
 
     def given(self, key: Key, given: dict, shape: tuple[int, ...], x0: Array | None = None) -> dict:

@@ -24,11 +24,11 @@ class Unconditional:
 
     @property
     def asks(self) -> tuple[str, ...]:
-        """Those of them that data has to bring."""
+        """The names among `conditions` that data has to bring."""
         return ()
 
     def given(self, key: Key, given: dict, shape: tuple[int, ...], x0: Array | None = None) -> dict:
-        """What network, target and guidance are told: what came with the example, and what the process itself draws.
+        """Makes what network, target and guidance read: what came with the example, and what the process itself draws.
 
         Args:
             x0: the example; None where it is to be sampled.
@@ -36,7 +36,7 @@ class Unconditional:
         return given
 
     def place(self, u: Array, given: dict, t: Any) -> Array:
-        """x_t of what a sampler walks in."""
+        """x_t of the state u that a sampler walks in, of one shape."""
         return u
 
     def check(self, target: Any) -> None:

@@ -82,7 +82,7 @@ def along(
     law: Callable[..., Array] = jax.random.normal,
     shape: tuple[int, ...] = (4,),
 ) -> Path:
-    """The process of a path of your own.
+    """Makes the process of a path of your own.
 
     Args:
         phi: (x_0, z, t) -> x_t for one example.
@@ -109,7 +109,9 @@ def _clock(schedule: Schedule) -> Rectified:
 
 
 def rectified(schedule: Schedule | None = None) -> Path:
-    """(1 - t) x_0 + t z, straight lines, for pairs that are not independent; for those that are, `Gaussian` says more.
+    """Makes the process (1 - t) x_0 + t z, straight lines, for pairs that depend on each other.
+
+    Of independent pairs `Gaussian` says more: its x_t has a score too.
 
     Raises:
         ValueError: for a schedule that is not `Rectified`.
@@ -118,7 +120,7 @@ def rectified(schedule: Schedule | None = None) -> Path:
 
 
 def variance_preserving(schedule: Schedule | None = None) -> Path:
-    """cos(pi t / 2) x_0 + sin(pi t / 2) z (Albergo & Vanden-Eijnden 2023): quarter circles.
+    """Makes the process cos(pi t / 2) x_0 + sin(pi t / 2) z (Albergo & Vanden-Eijnden 2023): quarter circles.
 
     Raises:
         ValueError: for a schedule that is not `Rectified`: the clock is the path's own.

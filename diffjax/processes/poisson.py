@@ -30,7 +30,7 @@ PUBLISHED_CLIP = (1.0, 3000.0)  # what PFGM's code confines the prior's radius t
 
 
 def poisson(schedule: Schedule, D: Any, clip: tuple[float, float] | None = None) -> "Poisson | Gaussian":
-    """PFGM++ in a schedule's coordinates; D = inf is the Gaussian process on the schedule as it is.
+    """Makes PFGM++'s process in a schedule's coordinates; D = inf is the Gaussian process on the schedule as it is.
 
     Args:
         schedule: t -> (alpha, sigma); the published one is `schedules.EDM`.

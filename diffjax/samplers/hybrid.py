@@ -5,7 +5,7 @@
 
 Three evaluations a step, two in the last one of a grid that ends at 0. In `processes.bridge` f, g^2 and the score are
 those of u, and A_t y is added at the end; the published code takes these steps in x_t = u_t + A_t y, and so makes an
-additional error in A_t, which is known (`tests/test_bridge.py` has both; they are one for y = 0).
+additional error in A_t, which is known (`tests/test_bridge_samplers.py` has both; they are one for y = 0).
 """
 
 from itertools import pairwise

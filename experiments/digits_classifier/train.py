@@ -88,9 +88,8 @@ def main():
     weights = digits.load(out)
     for name, split in zip(("train", "held-out"), splits):
         logits = jax.vmap(digits.apply, in_axes=(None, 0))(weights, jnp.asarray(split.x)).logits
-        print(
-            f"{name} accuracy {np.mean(np.asarray(logits).argmax(1) == split.given['label']):.4f} ({len(logits)} digits)"
-        )
+        right = np.mean(np.asarray(logits).argmax(1) == split.given["label"])
+        print(f"{name} accuracy {right:.4f} ({len(logits)} digits)")
     print(f"{seconds:.0f} s, {out.stat().st_size} bytes in {out}")
 
 

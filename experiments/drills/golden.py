@@ -4,9 +4,10 @@
     python experiments/drills/golden.py --configs=vpsde,bridge         # some of them
     python experiments/drills/golden.py --keep=/tmp/golden             # keep the runs; the base's are made only once
 
-Bits differ between processors and library versions, so nothing is pinned: the base runs in a worktree here. Compared are
-the metrics without timing, eval.json, report.md, and 16 samples by seed. A run trained by the base is also opened by the
-working tree and sampled: an old workdir keeps its meaning. Each difference is printed; the exit status counts them.
+Bits differ between processors and library versions, so nothing is pinned: the base runs in a worktree here. Compared
+are the metrics without timing, eval.json, report.md, and 16 samples by seed. A run trained by the base is also opened
+by the working tree and sampled: an old workdir keeps its meaning. Each difference is printed; the exit status counts
+them.
 """
 
 import argparse

@@ -24,7 +24,8 @@ def main() -> None:
     parser.add_argument("--nfe", type=int)
     args = parser.parse_args()
     overrides = [] if args.sampler is None else [f"sampler.name={args.sampler}"]
-    run = runs.open(args.workdir, overrides=overrides + ([] if args.nfe is None else [f"grid.n={args.nfe}"]))
+    overrides += [] if args.nfe is None else [f"grid.n={args.nfe}"]
+    run = runs.open(args.workdir, overrides=overrides)
     of, shape = run.method.parts, run.data.shape
     flow = of.schedule if isinstance(of.schedule, FlowOnly) else FlowOnly(of.schedule)
     samplers.walking_fn(of.sampler(flow), of.grid(flow))  # refuses noise

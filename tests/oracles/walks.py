@@ -1,7 +1,7 @@
-"""Samplers of several evaluations a step, of middle nodes and of correctors in float64 NumPy, from their papers.
+"""Published samplers of several evaluations a step, of middle nodes and of correctors in float64 NumPy.
 
-Like `moments.py`, which has the others, and like it without library code. A sampler is a function of a `Journal`, which
-keeps the points where the model was asked: what a trajectory of single evaluations is compared with.
+Those of one evaluation a step stand in `steps.py`. No library code in here. A sampler is a function of a `Journal`,
+which keeps the points where the model was asked: what a trajectory of single evaluations is compared with.
 """
 
 import itertools
@@ -9,7 +9,7 @@ from math import factorial
 from typing import Any, NamedTuple
 
 import numpy as np
-from closed_forms import Form, wide
+from closed_forms import Form, amplitudes, wide
 from numpy.polynomial import Polynomial
 from scipy import optimize
 
@@ -57,10 +57,8 @@ class Journal:
 
 
 def levels(form: Form, ts) -> list[Level]:
-    """The levels of times; cos(pi / 2) is 0."""
-    alpha, sigma = form.amplitudes(np.asarray(ts, wide))
-    alpha = np.where(np.abs(alpha) < 1e-18, 0, alpha)
-    return [Level(*(np.float64(part) for part in level)) for level in zip(ts, alpha, sigma)]
+    """The levels of times."""
+    return [Level(*map(np.float64, level)) for level in zip(ts, *amplitudes(form, ts))]
 
 
 def level_of(form: Form, t) -> Level:
@@ -213,6 +211,11 @@ def pndm(ask: Journal, form: Form, ts, x):
             eps = (eps + 2 * second + 2 * third + fourth) / 6
         x = transfer(x, eps, now, then)
     return x
+
+
+def pndm_cost(n: int, zero: bool) -> int:
+    """Evaluations of a walk of n steps: four in each of the first three, but for one that arrives at sigma = 0."""
+    return n + 3 * min(3, n - zero)
 
 
 # UniPC.
