@@ -99,10 +99,15 @@ def test_every_method_of_a_file_of_its_own_and_every_config_has_a_row():
 
 
 def test_the_worked_diff_is_what_is_there():
-    """Every added line of docs/adding.md stands in its file."""
-    (diff,) = re.findall(r"```diff\n(.*?)```", (ROOT / "docs" / "adding.md").read_text(), re.DOTALL)
+    """Every added line of docs/adding.md stands in its file, and what it shows of the tests in one of them."""
+    text = (ROOT / "docs" / "adding.md").read_text()
+    (diff,) = re.findall(r"```diff\n(.*?)```", text, re.DOTALL)
     files = re.findall(r"^\+\+\+ b/(\S+)\n((?:\+(?!\+\+).*\n)+)", diff, re.MULTILINE)
     assert sum(len(lines.splitlines()) + 1 for _, lines in files) == len(diff.splitlines())
     for name, lines in files:
         there = (ROOT / name).read_text().splitlines()
         assert not [line for line in lines.splitlines() if line[1:] not in there]
+    tests = [path.read_text() for path in (ROOT / "tests").rglob("*.py")]
+    shown = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(shown) == 3
+    assert all(any(block in test for test in tests) for block in shown)
