@@ -12,8 +12,8 @@ Then, of the same run, DDBM's own sampler (119 evaluations), or another eta or o
     python -m diffjax.main --mode=eval --workdir=runs/... --sampler=multistep.adams --config.sampler.order=3
 
 The target's numbers are the second moments of the training pairs (`DDBM.measured`). Other fields: configs/vpsde.py.
-`experiments/bridges/compare.py` compares the samplers on such a run, `exact.py` where the denoiser is known; README.md
-has the latter's table.
+`experiments/bridges/compare.py` compares the samplers on such a run, `exact.py` where the denoiser is known;
+docs/results.md has the latter's table.
 """
 
 from ml_collections import ConfigDict

@@ -8,7 +8,7 @@
 
 The reverse variance is the 'large' one, beta_t; `--config.denoiser.name=small` is beta_tilde. The digits are sampled in
 100 of the 1000 steps; `--config.grid.n=1000` walks them all. Expected of the three chains: a pass of the gate in
-report.md; README.md has the figures and the commit they come from.
+report.md; docs/results.md has the figures and the commit they come from.
 """
 
 from ml_collections import ConfigDict

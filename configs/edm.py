@@ -8,8 +8,8 @@ The digits keep power-function averages (Karras et al. 2024), stored along the r
 
     python -m diffjax.main --mode=eval --workdir=runs/... --config.sample.ema=0.075
 
-Other fields: configs/vpsde.py. Expected of the default: a pass of the gate in report.md; README.md
-has the figures and the commit they come from.
+Other fields: configs/vpsde.py. Expected of the default: a pass of the gate in report.md;
+docs/results.md has the figures and the commit they come from.
 """
 
 from ml_collections import ConfigDict, config_dict

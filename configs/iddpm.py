@@ -5,8 +5,8 @@
     python -m diffjax.main --config=configs/iddpm.py:tiny      # L_hybrid in seconds: for tests, not for pictures
     python -m diffjax.main --config=configs/iddpm.py:cifar10   # the published recipe; needs the data and an accelerator
 
-Expected of the default: a pass of the gate, and a bound in bits per dimension, in report.md; README.md has the figures
-and the commit they come from.
+Expected of the default: a pass of the gate, and a bound in bits per dimension, in report.md; docs/results.md has the
+figures and the commit they come from.
 """
 
 from ml_collections import ConfigDict

@@ -7,7 +7,7 @@
 `--config.process.D=inf` is configs/edm.py. D = 1 has noise without a mean length, which EDM's F = a x_0 + b z would
 have to be fitted to: its network predicts x_0, which is bounded, sample by sample, without the published batch field
 (`losses.poisson`). Other fields: configs/edm.py. Expected of the default: a pass of the gate in
-report.md; README.md has the figures and the commit they come from.
+report.md; docs/results.md has the figures and the commit they come from.
 """
 
 from ml_collections import ConfigDict

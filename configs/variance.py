@@ -5,7 +5,7 @@
     python -m diffjax.main --config=configs/variance.py:sn --config.train.start=runs/v    # SN-DPM
 
 The run in train.start gives the network and its EMA, to which a second map is added in the last layer; that layer alone
-is trained. Expected: a pass of the gate; README.md has the figures.
+is trained. Expected: a pass of the gate; docs/results.md has the figures.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@
     python -m diffjax.main --config=configs/vpsde.py:cifar10   # DDPM++-class U-Net; needs the data and an accelerator
 
 A config says what differs from the defaults, which `--mode=show` prints with it (`runs.settings` has their table).
-Expected of the default: a pass of the gate in report.md; README.md has the figures and the commit they come from.
+Expected of the default: a pass of the gate in report.md; docs/results.md has the figures and the commit they come from.
 """
 
 from ml_collections import ConfigDict

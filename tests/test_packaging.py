@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from diffjax import config
+from diffjax import config, methods
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -63,7 +63,51 @@ def test_ci_runs_the_readmes_test_command():
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_no_document_names_a_missing_file():
-    for document in ("README.md", "CONTRIBUTING.md"):
-        for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / document).read_text()):
-            assert link.startswith("http") or (ROOT / link).exists(), f"{document}: {link}"
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_no_document_names_a_missing_file(document):
+    for link in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        assert link.startswith("http") or (document.parent / link).exists(), link
+
+
+def test_every_file_of_the_table_of_methods_is_there():
+    """Files in diffjax/, configs and studies from the root, tests in tests/."""
+    rows = re.findall(r"^\| (.+) \| (.+) \| (.+) \| (.+) \|$", (ROOT / "docs" / "methods.md").read_text(), re.MULTILINE)
+    assert len(rows) > 50
+    ticked = lambda cell: re.findall(r"`([^`]+)`", cell)
+    for _, files, calls, tests in rows[1:]:  # the first is the head
+        named = [ROOT / "diffjax" / name for name in ticked(files)] + [ROOT / "tests" / name for name in ticked(tests)]
+        named += [
+            ROOT / name.partition(":")[0] for name in ticked(calls) if name.startswith(("configs/", "experiments/"))
+        ]
+        assert not [str(path.relative_to(ROOT)) for path in named if not path.exists()]
+        assert ticked(files)
+        assert ticked(tests)
+
+
+def test_every_method_of_a_file_of_its_own_and_every_config_has_a_row():
+    table = (ROOT / "docs" / "methods.md").read_text()
+    homes = ("samplers", "processes", "likelihood", "theory")
+    shared = {"__init__", "base", "table", "quadrature", "gaussian"}  # what others are made of
+    files = [path for home in homes for path in (ROOT / "diffjax" / home).glob("*.py") if path.stem not in shared]
+    families = [ROOT / "diffjax" / "methods" / f"{name.partition('.')[0]}.py" for name in methods.__all__]
+    named = {str(path.relative_to(ROOT / "diffjax")) for path in [*files, *families]} - {"methods/denoising.py"}
+    named |= {str(path.relative_to(ROOT)) for path in (ROOT / "configs").glob("*.py")}
+    assert not {name for name in named if f"`{name}" not in table}
+
+
+def test_the_worked_diff_is_what_is_there():
+    """Every added line of docs/adding.md stands in its file, and what it shows of the tests in one of them."""
+    text = (ROOT / "docs" / "adding.md").read_text()
+    (diff,) = re.findall(r"```diff\n(.*?)```", text, re.DOTALL)
+    files = re.findall(r"^\+\+\+ b/(\S+)\n((?:\+(?!\+\+).*\n)+)", diff, re.MULTILINE)
+    assert sum(len(lines.splitlines()) + 1 for _, lines in files) == len(diff.splitlines())
+    for name, lines in files:
+        there = (ROOT / name).read_text().splitlines()
+        assert not [line for line in lines.splitlines() if line[1:] not in there]
+    tests = [path.read_text() for path in (ROOT / "tests").rglob("*.py")]
+    shown = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(shown) == 3
+    assert all(any(block in test for test in tests) for block in shown)

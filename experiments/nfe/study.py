@@ -1,4 +1,4 @@
-"""Error against evaluations, of every deterministic sampler on its best grid: the table and the figure of the README.
+"""Error against evaluations, of every deterministic sampler on its best grid: table and figure of docs/results.md.
 
 The error is the distance to the end of the model's own probability flow from the same x_T: what a solver answers for,
 free of what the model does. Every sampler is tried on every grid, at each number of evaluations, and keeps its best.
