@@ -27,7 +27,7 @@ def evaluate(run: Run, out: str | Path) -> dict[str, Any]:
     drawn = draw(run)
     judged = (run.data.judge or two_samples)(drawn, run.data)
     told = [] if run.method.report is None else run.method.report(run, drawn)
-    results = {"step": run.step, "samples": len(drawn.x), **merged(told), **merged(judged)}
+    results = {"step": run.step, "samples": len(drawn.x), **merged([*told, *judged])}
     results["gate"] = next((section.passed for section in judged if section.passed is not None), None)
     figures(out / "figures", run, drawn, [*judged, *told])
     table = "".join(section.text for section in judged)
