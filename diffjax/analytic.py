@@ -20,7 +20,7 @@ from diffjax.types import Array, Key, Posterior, Schedule, pytree, static
 
 @pytree
 class ExactDenoiser:
-    """The posterior of a solved target under a schedule.
+    """The denoiser of a solved target under a schedule: its posterior is exact.
 
     Attributes:
         target: `GaussianMixture` or `Empirical`.
@@ -33,7 +33,7 @@ class ExactDenoiser:
     with_var: bool = static(default=False)
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """p(x_0 | x_t = x): exact mean, and diagonal variance if asked for."""
+        """Computes p(x_0 | x_t = x): exact mean, and diagonal variance if asked for, both of x's shape."""
         alpha, sigma = self.schedule(t)
         nothing = (alpha == 0) & (sigma == 0)  # where a bridge starts: x_t = 0 tells as much as noise does
         posterior = self.target.posterior(x, alpha, jnp.where(nothing, 1.0, sigma))
@@ -42,7 +42,7 @@ class ExactDenoiser:
 
 @pytree
 class GaussianMixture:
-    """sum_k w_k N(m_k, C_k) over examples of one shape; make one with `gaussian_mixture`.
+    """The mixture sum_k w_k N(m_k, C_k) over examples of one shape; make one with `gaussian_mixture`.
 
     Attributes:
         log_weights: (K,).
@@ -59,21 +59,21 @@ class GaussianMixture:
     shape: tuple[int, ...] = static()
 
     def denoiser(self, schedule: Schedule, with_var: bool = False) -> ExactDenoiser:
-        """The exact denoiser under a schedule."""
+        """Makes the exact denoiser of the mixture under a schedule."""
         return ExactDenoiser(self, schedule, with_var)
 
     def log_prob(self, x: Array, alpha: Any = 1.0, sigma: Any = 0.0) -> Array:
-        """Computes log p(x_t = x) in nats, a scalar."""
+        """Computes log p(x_t = x) in nats, a scalar, of x_t = alpha x_0 + sigma z."""
         return jax.nn.logsumexp(self._condition(x, alpha, sigma).log_joint)
 
     def score(self, x: Array, alpha: Any = 1.0, sigma: Any = 0.0) -> Array:
-        """grad log p(x_t = x), of x's shape."""
+        """Computes grad log p(x_t = x), of x's shape."""
         components = self._condition(x, alpha, sigma)
         pull = -components.offset / components.total
         return (jax.nn.softmax(components.log_joint) @ self._to_data(pull)).reshape(self.shape)
 
     def posterior(self, x: Array, alpha: Any, sigma: Any) -> Posterior:
-        """Mean and diagonal variance of p(x_0 | x_t = x), of x's shape."""
+        """Computes mean and diagonal variance of p(x_0 | x_t = x), of x's shape."""
         weights, means, spreads = self._posterior_components(x, alpha, sigma)
         mean = weights @ means
         within = spreads if self.bases is None else jnp.einsum("kij,kj->ki", self.bases**2, spreads)
@@ -81,7 +81,7 @@ class GaussianMixture:
         return Posterior(mean.reshape(self.shape), var.reshape(self.shape))
 
     def covariance(self, x: Array, alpha: Any, sigma: Any) -> Array:
-        """Cov[x_0 | x_t = x], (d, d)."""
+        """Computes Cov[x_0 | x_t = x], (d, d)."""
         weights, means, spreads = self._posterior_components(x, alpha, sigma)
         centred = means - (weights @ means)[None]
         bases = jnp.broadcast_to(jnp.eye(means.shape[1]), (means.shape[0], *(means.shape[1],) * 2))
@@ -90,7 +90,7 @@ class GaussianMixture:
         return within + jnp.einsum("k,ki,kj->ij", weights, centred, centred)
 
     def sample(self, key: Key, n: int) -> Array:
-        """n examples, (n, *shape)."""
+        """Draws n examples, (n, *shape)."""
         key_k, key_z = jax.random.split(key)
         k = jax.random.categorical(key_k, self.log_weights, shape=(n,))
         z = jnp.sqrt(self.variances[k]) * jax.random.normal(key_z, (n, self.means.shape[1]), self.means.dtype)
@@ -104,7 +104,7 @@ class GaussianMixture:
         return _Components(self.log_weights + log_normal, offset, total)
 
     def _posterior_components(self, x: Array, alpha: Any, sigma: Any) -> tuple[Array, Array, Array]:
-        """Responsibilities (K,), component means (K, d), component variances in their bases (K, d)."""
+        """Computes responsibilities (K,), component means (K, d), component variances in their bases (K, d)."""
         components = self._condition(x, alpha, sigma)
         means = self.means + self._to_data(alpha * self.variances / components.total * components.offset)
         return jax.nn.softmax(components.log_joint), means, sigma**2 * self.variances / components.total
@@ -123,7 +123,7 @@ class _Components(NamedTuple):
 
 
 def gaussian_mixture(weights: Any, means: Any, covariances: Any) -> GaussianMixture:
-    """A mixture of K Gaussians.
+    """Makes a mixture of K Gaussians.
 
     Args:
         weights: (K,), non-negative; normalised here.
@@ -178,35 +178,35 @@ class Empirical:
     shape: tuple[int, ...] = static()
 
     def denoiser(self, schedule: Schedule, with_var: bool = False) -> ExactDenoiser:
-        """The ideal denoiser of the data set under a schedule: exact, and it memorises."""
+        """Makes the ideal denoiser of the data set under a schedule: exact, and it memorises."""
         return ExactDenoiser(self, schedule, with_var)
 
     def log_prob(self, x: Array, alpha: Any = 1.0, sigma: Any = 0.0) -> Array:
-        """log p(x_t = x), a scalar; sigma > 0."""
+        """Computes log p(x_t = x) in nats, a scalar; sigma > 0."""
         d = self.data.shape[-1]
         sums = self._moments(x, alpha, sigma, lambda block: ())
         return sums.peak + jnp.log(sums.mass) - 0.5 * d * jnp.log(2 * np.pi * jnp.square(jnp.asarray(sigma)))
 
     def score(self, x: Array, alpha: Any = 1.0, sigma: Any = 0.0) -> Array:
-        """grad log p(x_t = x), of x's shape; sigma > 0."""
+        """Computes grad log p(x_t = x), of x's shape; sigma > 0."""
         return (alpha * self.posterior(x, alpha, sigma).mean - x) / sigma**2
 
     def posterior(self, x: Array, alpha: Any, sigma: Any) -> Posterior:
-        """Mean and diagonal variance of p(x_0 | x_t = x), of x's shape; sigma > 0."""
+        """Computes mean and diagonal variance of p(x_0 | x_t = x), of x's shape; sigma > 0."""
         centre = self._mean(x, alpha, sigma)
         sums = self._moments(x, alpha, sigma, lambda block: ((block - centre[None]) ** 2,))
         var = sums.totals[0] / sums.mass
         return Posterior(centre.reshape(self.shape), var.reshape(self.shape))
 
     def covariance(self, x: Array, alpha: Any, sigma: Any) -> Array:
-        """Cov[x_0 | x_t = x], (d, d); sigma > 0."""
+        """Computes Cov[x_0 | x_t = x], (d, d); sigma > 0."""
         centre = self._mean(x, alpha, sigma)
         outer = lambda block: (jnp.einsum("ni,nj->nij", block - centre[None], block - centre[None]),)
         sums = self._moments(x, alpha, sigma, outer)
         return sums.totals[0] / sums.mass
 
     def sample(self, key: Key, n: int) -> Array:
-        """n of the points, drawn with replacement, (n, *shape)."""
+        """Draws n of the points with replacement, (n, *shape)."""
         flat = self.data.reshape(-1, self.data.shape[-1])
         index = jax.random.categorical(key, self.log_weights.reshape(-1), shape=(n,))
         return flat[index].reshape(n, *self.shape)
@@ -216,7 +216,7 @@ class Empirical:
         return sums.totals[0] / sums.mass
 
     def _moments(self, x: Array, alpha: Any, sigma: Any, features: Any) -> "_Sums":
-        """sum_i w_i features(x_i) over all points, w_i ~ exp(-|x - alpha x_i|^2 / 2 sigma^2), scaled by the largest."""
+        """Sums w_i features(x_i) over all points, w_i ~ exp(-|x - alpha x_i|^2 / 2 sigma^2), scaled by the largest."""
         flat = x.reshape(-1)
 
         def add(sums: _Sums, block: Any) -> tuple[_Sums, None]:
@@ -240,7 +240,7 @@ class _Sums(NamedTuple):
 
 
 def empirical(data: Any, block: int = 256) -> Empirical:
-    """The empirical distribution of a data set.
+    """Makes the empirical distribution of a data set.
 
     Args:
         data: (N, *shape).

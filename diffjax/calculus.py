@@ -16,7 +16,7 @@ from diffjax.types import Array, Derived, Invertible, Remaining, Schedule, pytre
 
 @pytree
 class FlowOnly:
-    """The alpha and sigma of a base schedule, for families whose x_t given x_0 is not Gaussian.
+    """A schedule with alpha and sigma of a base schedule, for families whose x_t given x_0 is not Gaussian.
 
     Their flow dx/dt = alpha' E[x_0 | x] + sigma' E[z | x] is as exact as ever, which is all that deterministic samplers
     use. Whatever takes (x - alpha E[x_0 | x]) / sigma^2 for minus the score, or adds Gaussian noise, is wrong here and
@@ -32,16 +32,16 @@ class FlowOnly:
         return self.base.t_max
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
-        """(alpha_t, sigma_t)."""
+        """Computes (alpha_t, sigma_t) of the base schedule."""
         return self.base(t)
 
     def inverse(self, log_snr: Any) -> Array:
-        """The time of a log-SNR; needs the base's inverse."""
+        """Finds the time of a log-SNR; the base schedule needs an inverse."""
         return time_of(self.base, log_snr)
 
 
 def flow_only(schedule: Any) -> bool:
-    """Whether a schedule, or one inside it (by another clock, say), is a `FlowOnly`."""
+    """Tells whether a schedule, or one inside it (by another clock, say), is a `FlowOnly`."""
     while isinstance(schedule, Derived) and not isinstance(schedule, FlowOnly):
         schedule = schedule.base
     return isinstance(schedule, FlowOnly)
@@ -108,10 +108,12 @@ def remaining(schedule: Schedule, t: Any) -> Array:
 
 
 def rates(schedule: Schedule, t: Any) -> tuple[Array, Array]:
-    """(f, g^2) of the SDE dx = f x dt + g dw with these marginals: f = alpha'/alpha, g^2 = alpha^2 (sigma^2/alpha^2)'.
+    """Computes the rates (f, g^2) of dx = f x dt + g dw with a schedule's marginals, each of t's shape.
 
     Defined for sigma > 0 (most sigma leave 0 with infinite slope). Infinite where alpha = 0; write the probability-flow
     ODE as alpha' x_0 + sigma' z there (`derivatives`).
+
+    f = alpha'/alpha and g^2 = alpha^2 (sigma^2/alpha^2)'.
     """
     (alpha, sigma), (d_alpha, d_sigma) = derivatives(schedule, t)
     f = d_alpha / alpha
@@ -131,7 +133,7 @@ def derivatives(schedule: Schedule, t: Any) -> tuple[tuple[Array, Array], tuple[
 
 
 def time_of(schedule: Schedule, log_snr: Any) -> Array:
-    """Finds the time at which the schedule has this log-SNR.
+    """Finds the time at which the schedule has the log-SNR `log_snr`.
 
     Raises:
         ValueError: if the schedule has no inverse.

@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class Info(NamedTuple):
-    """What was saved beside the state, and one line for each newer step that was passed over to reach it."""
+    """What was saved beside a state, and one line for each newer step that was passed over to reach it."""
 
     config: dict[str, Any]
     metrics: dict[str, float]
@@ -51,7 +51,7 @@ class Restored(NamedTuple):
 
 
 class DamagedError(ValueError):
-    """A step is incomplete, unreadable, or not what was saved."""
+    """The error of a step that is incomplete, unreadable, or not what was saved."""
 
 
 class Checkpoints:
@@ -132,19 +132,19 @@ class Checkpoints:
             raise OSError(f"step {step} was not saved in {self.directory}: {_line(error)}") from error
 
     def steps(self) -> list[int]:
-        """The steps in the directory, ascending, after the save under way; only `restore` verifies them."""
+        """Lists the steps in the directory, ascending, after the save under way; only `restore` verifies them."""
         self.wait()
         self._manager.reload()
         return sorted(self._manager.all_steps())
 
     @property
     def latest(self) -> int | None:
-        """The newest step with a sound record, or None; waits for the save under way."""
+        """Finds the newest step with a sound record, or None; waits for the save under way."""
         return max(self._recorded(self.steps()), default=None)
 
     @property
     def best(self) -> int | None:
-        """The step of lowest `best_metric`, or None; waits for the save under way."""
+        """Finds the step of lowest `best_metric`, or None; waits for the save under way."""
         return next(iter(self._ranked(self.steps())), None)
 
     def save(self, step: int, state: PyTree, *, metrics: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
@@ -184,7 +184,7 @@ class Checkpoints:
         return True
 
     def restore(self, target: PyTree, step: int | None = None) -> Restored | None:
-        """The newest step that is complete and verified, or the given one.
+        """Restores the newest step that is complete and verified, or the given one.
 
         Args:
             target: the state to fill, as arrays or `jax.ShapeDtypeStruct`s: structure, shapes, dtypes and shardings. A
@@ -253,7 +253,7 @@ class Checkpoints:
         raise DamagedError(reason)
 
     def _recorded(self, steps: Iterable[int]) -> list[int]:
-        """Those of the steps that have a sound record and were not found damaged."""
+        """Selects those of the steps that have a sound record and were not found damaged."""
         for k in sorted(set(steps) - self._records.keys()):
             try:
                 self._records[k] = self._load_record(k)
@@ -302,7 +302,7 @@ _ITEMS = ("state", "info", "_CHECKPOINT_METADATA")
 
 
 class _Preserve(NamedTuple):
-    """Orbax's protocol for retention."""
+    """A rule of which steps Orbax keeps, by its protocol for retention."""
 
     kept: Callable[[Sequence[int]], list[bool]]
 
@@ -317,7 +317,7 @@ def _not_orbax(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
-    """No asides from asyncio: when the first of many reads fails, the others still print what became of them."""
+    """Silences asyncio's asides: when the first of many reads fails, the others still print what became of them."""
     log, drop, hook = logging.getLogger("asyncio"), lambda _: False, sys.unraisablehook
     log.addFilter(drop)
     sys.unraisablehook = drop
@@ -337,7 +337,7 @@ def _once(name: str, act: Callable[[], Any]) -> None:
 
 
 def _record(step: int, state: PyTree, metrics: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """What is stored beside a state, as plain JSON; ValueError if it cannot be saved."""
+    """Collects what is stored beside a state, as plain JSON; ValueError if it cannot be saved."""
     named = _named(state)
     for name, leaf in named.items():
         if not isinstance(leaf, jax.Array | np.ndarray):
@@ -373,7 +373,7 @@ def _abstract(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def _check_fit(where: str, saved: Mapping[str, Any], target: PyTree) -> None:
-    """ValueError if a target has other leaves, shapes or dtypes than were saved."""
+    """Raises a ValueError if a target has other leaves, shapes or dtypes than were saved."""
     there = {name: f"{leaf['dtype']}{leaf['shape']}" for name, leaf in saved.items()}
     wanted = {name: _kind(leaf) for name, leaf in _named(target).items()}
     differ = [
@@ -391,7 +391,7 @@ def _kind(leaf: Any) -> str:
 
 
 def _line(error: BaseException) -> str:
-    """One line of an error whose message may fill a page."""
+    """Shortens an error, whose message may fill a page, to one line."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
 

@@ -17,7 +17,7 @@ from diffjax.types import PyTree
 
 
 def checksums(tree: PyTree) -> list[tuple[int, int]]:
-    """(checksum, number of non-finite values) of each leaf, both in [0, 2^32), in the order of `jax.tree.leaves`.
+    """Computes (checksum, number of non-finite values) of each leaf, both in [0, 2^32), in `jax.tree.leaves`' order.
 
     Leaves are arrays of any dtype, typed keys included. With several processes every process calls this, with global
     arrays, and gets the same answer.
@@ -29,7 +29,7 @@ def checksums(tree: PyTree) -> list[tuple[int, int]]:
 
 
 def _local(x: jax.Array | np.ndarray) -> tuple[int, int]:
-    """This process's part of a leaf: each element once, however it is sharded and replicated."""
+    """Sums up this process's part of a leaf: each element once, however it is sharded and replicated."""
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)
     if isinstance(x, np.ndarray):
@@ -43,7 +43,7 @@ def _local(x: jax.Array | np.ndarray) -> tuple[int, int]:
 
 
 def _positions(index: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """The row-major numbers (modulo 2^32), within an array of `shape`, of the elements of its piece `index`."""
+    """Numbers the elements of the piece `index` of an array of `shape`, row by row in the whole array, modulo 2^32."""
     number = np.zeros(1, np.uint32)
     for part, n in zip(index, shape):
         number = (number * np.uint32(n))[..., None] + np.arange(*part.indices(n), dtype=np.uint32)
@@ -51,7 +51,7 @@ def _positions(index: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _hashes(x: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """One uint32 per element; elements wider than 32 bits are folded in word by word."""
+    """Hashes each element to a uint32; elements wider than 32 bits are folded in word by word."""
     word = {1: np.uint8, 2: np.uint16}.get(x.dtype.itemsize, np.uint32)
     words = np.ascontiguousarray(x).reshape(-1).view(word).reshape(x.size, max(1, x.dtype.itemsize // 4))
     h = position * np.uint32(0x9E3779B1)

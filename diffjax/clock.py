@@ -20,7 +20,7 @@ HALVINGS = 60
 
 @pytree
 class Monotone:
-    """v(u) = f(u) / f(1), f(u) = a u + sum_j c_j (sigmoid(k_j u + b_j) - sigmoid(b_j)), with positive a, c, k.
+    """The clock v(u) = f(u) / f(1), f(u) = a u + sum_j c_j (sigmoid(k_j u + b_j) - sigmoid(b_j)), a, c and k positive.
 
     A network of one hidden layer with positive weights beside a straight line (Kingma et al. 2021, appendix H), so
     v(0) = 0, v(1) = 1, and v' > 0. Each is kept as its logarithm; b is free.
@@ -37,7 +37,7 @@ class Monotone:
 
     @classmethod
     def near_identity(cls, features: int = 64) -> "Monotone":
-        """The straight line with a twentieth of sigmoids, whose middles lie evenly on [0, 1]."""
+        """Makes the straight line with a twentieth of sigmoids, whose middles lie evenly on [0, 1]."""
         host.check_int("features", features)
         slope = 16.0
         middles = (np.arange(features) + 0.5) / features
@@ -47,7 +47,7 @@ class Monotone:
         )
 
     def __call__(self, u: Any) -> Array:
-        """v, with its full relative precision near 0."""
+        """Computes v(u), with its full relative precision near 0."""
         return self._rise(u) / self._rise(1.0)
 
     def inverse(self, v: Any) -> Array:
@@ -87,9 +87,9 @@ class Warped:
         return self.base.t_max
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
-        """(alpha_t, sigma_t)."""
+        """Computes (alpha_t, sigma_t) of the base schedule at t_max clock(t / t_max)."""
         return self.base(self.t_max * self.clock(jnp.asarray(t, float) / self.t_max))
 
     def inverse(self, log_snr: Any) -> Array:
-        """The time of a log-SNR; needs the base's inverse."""
+        """Finds the time of a log-SNR; the base schedule needs an inverse."""
         return self.t_max * self.clock.inverse(time_of(self.base, log_snr) / self.t_max)

@@ -24,7 +24,7 @@ Coupling = Callable[[Key, Array], tuple[Array, Array]]  # (keys (B,), x_0 (B, ..
 
 
 def independent(process: Process) -> Coupling:
-    """z drawn from the process's noise law, independently of x_0 and of the other examples."""
+    """Couples x_0 with z drawn from the process's noise law, independently of x_0 and of the other examples."""
 
     def couple(keys: Key, x0: Array) -> tuple[Array, Array]:
         return x0, jax.vmap(process.noise)(keys, x0)
@@ -33,7 +33,7 @@ def independent(process: Process) -> Coupling:
 
 
 def exact(process: Process) -> Coupling:
-    """Independent draws, exchanged so that the batch's mean squared distance |x_0 - z|^2 is the least."""
+    """Exchanges independent draws so that the batch's mean squared distance |x_0 - z|^2 is the least."""
 
     def couple(keys: Key, x0: Array) -> tuple[Array, Array]:
         x0, z = independent(process)(keys, x0)
@@ -43,7 +43,7 @@ def exact(process: Process) -> Coupling:
 
 
 def entropic(process: Process, epsilon: float = 0.05, iterations: int = 1000) -> Coupling:
-    """Independent draws; each x_0 then takes a z from its row of Sinkhorn's plan, so that one z may be taken twice.
+    """Gives each x_0 a z from its row of Sinkhorn's plan over independent draws, so that one z may be taken twice.
 
     Args:
         epsilon: in units of the batch's mean cost.
@@ -80,7 +80,7 @@ class _Search(NamedTuple):
 
 
 def assignment(cost: Array) -> Array:
-    """The permutation p (n,) for which sum_i cost[i, p[i]] is the least, by shortest augmenting paths.
+    """Finds the permutation p (n,) for which sum_i cost[i, p[i]] is the least, by shortest augmenting paths.
 
     Row after row finds the cheapest way to a free column through those that are taken, by Dijkstra's algorithm on
     costs less prices (Jonker & Volgenant 1987; Crouse 2016): O(n^3), exact up to the rounding of sums of costs. It is
@@ -137,7 +137,7 @@ def assignment(cost: Array) -> Array:
 
 
 def squared_distances(x0: Array, z: Array) -> Array:
-    """|x_0[i] - z[j]|^2, (n, m), summed over entries."""
+    """Computes |x_0[i] - z[j]|^2, (n, m), summed over entries, of x_0 (n, ...) and z (m, ...)."""
     x0, z = x0.reshape(len(x0), -1), z.reshape(len(z), -1)
     products = jnp.matmul(x0, z.T, precision="highest")
     return jnp.maximum((x0**2).sum(1)[:, None] + (z**2).sum(1)[None] - 2 * products, 0)
@@ -146,7 +146,7 @@ def squared_distances(x0: Array, z: Array) -> Array:
 def sinkhorn(
     cost: Array, epsilon: Any, a: Any = None, b: Any = None, *, iterations: int = 1000, tolerance: float = 1e-4
 ) -> Array:
-    """The logarithm of the entropic plan, (n, m): its rows sum to a, its columns to b within the tolerance.
+    """Computes the logarithm of the entropic plan, (n, m): its rows sum to a, its columns to b within the tolerance.
 
     Args:
         cost: (n, m).
@@ -185,7 +185,7 @@ def sinkhorn(
 
 
 def transport_cost(x0: Array, z: Array) -> Array:
-    """The mean over pairs of |x_0 - z|^2, summed over entries: what reflow does not increase."""
+    """Computes the mean over pairs of |x_0 - z|^2, summed over entries: what reflow does not increase."""
     return jnp.mean(jnp.sum((x0 - z).reshape(len(x0), -1) ** 2, axis=1))
 
 

@@ -19,18 +19,18 @@ from diffjax.types import Array, Key
 
 
 def exact(key: Key | None, x: Array, count: int | None = None) -> Array:
-    """The scaled basis, (d, *shape); key and count are not used."""
+    """Makes the scaled basis as directions (d, *shape), d entries of x: the exact trace; key and count are not used."""
     size = int(np.prod(x.shape))
     return (np.sqrt(size).astype(x.dtype) * jnp.eye(size, dtype=x.dtype)).reshape(size, *x.shape)
 
 
 def hutchinson(key: Key, x: Array, count: int = 1) -> Array:
-    """Signs, (count, *shape)."""
+    """Draws random signs as directions, (count, *shape) (Hutchinson 1989)."""
     return jax.random.rademacher(key, (count, *x.shape), x.dtype)
 
 
 def gaussian(key: Key, x: Array, count: int = 1) -> Array:
-    """Standard normal directions, (count, *shape)."""
+    """Draws standard normal directions, (count, *shape)."""
     return jax.random.normal(key, (count, *x.shape), x.dtype)
 
 

@@ -68,7 +68,7 @@ def freeze(params: PyTree, only: str | None) -> PyTree:
 
 
 def frozen(optimizer: optax.GradientTransformation, only: str | None) -> optax.GradientTransformation:
-    """The optimizer, whose updates leave those that are not trained as they are: weight decay too."""
+    """Wraps the optimizer so that its updates, weight decay too, leave the leaves that are not trained as they are."""
     if only is None:
         return optimizer
     rest = lambda params: jax.tree.map(lambda train: not train, trained(params, only))

@@ -42,7 +42,10 @@ def exponential(peak: float, warmup_steps: int, total_steps: int, final: float =
 
 
 def rsqrt(peak: float, warmup_steps: int, total_steps: int, decay_start: int | None = None) -> Rate:
-    """peak / sqrt(max(n / decay_start, 1)), decay_start = warmup_steps by default (Karras et al. 2024, section 3.2)."""
+    """Falls as peak / sqrt(max(n / decay_start, 1)) after n updates (Karras et al. 2024, section 3.2).
+
+    decay_start: number of updates, warmup_steps by default.
+    """
     start = max(warmup_steps, 1) if decay_start is None else decay_start
     if start < max(warmup_steps, 1):
         raise ValueError(f"Got decay_start = {start}, expected at least 1 and the warm-up's {warmup_steps} steps.")
@@ -54,7 +57,7 @@ SCHEDULES: dict[str, Callable[..., Rate]] = {f.__name__: f for f in (constant, l
 
 
 def build_optimizer(spec: Mapping[str, Any], total_steps: int) -> tuple[optax.GradientTransformation, Rate]:
-    """The optimizer of a specification, and its learning rate as a function of the updates applied so far.
+    """Builds the optimizer of a specification, and its learning rate as a function of the updates applied so far.
 
     Args:
         spec: `name`, an optimizer of optax ("adamw", "lion", "contrib.muon", ...), and `learning_rate`, the peak.
@@ -101,7 +104,7 @@ def lamb(
     mask: Any = None,
     trust_ratio_mask: Any = True,
 ) -> optax.GradientTransformation:
-    """`optax.lamb` (You et al. 2020, algorithm 2) with a mask for its trust ratio too, as `optax.lars` has one.
+    """Makes `optax.lamb` (You et al. 2020, algorithm 2) with a mask for its trust ratio too, as `optax.lars` has one.
 
     Parameters outside the mask take the step of Adam, without |theta| / |r|: a bias that starts at 0 has no scale yet.
     """
@@ -114,12 +117,12 @@ def lamb(
 
 
 def matrices(params: PyTree) -> PyTree:
-    """Masks the parameters with two axes or more: those that weight decay and trust ratios are for."""
+    """Marks the parameters with two axes or more: those that weight decay and trust ratios are for."""
     return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
 
 
 def _schedule(spec: dict[str, Any], total_steps: int) -> Rate:
-    """Takes the schedule's part out of `spec`."""
+    """Builds the learning rate's schedule from its entries in `spec`, which are taken out."""
     peak, name, warmup = spec.pop("learning_rate"), spec.pop("schedule", "constant"), spec.pop("warmup_steps", 0)
     decay = _lookup("schedule", name, SCHEDULES)
     if not peak > 0:
@@ -141,7 +144,7 @@ def _schedule(spec: dict[str, Any], total_steps: int) -> Rate:
 
 
 def _optimizers() -> dict[str, Callable]:
-    """All of optax that takes a learning rate, by its name there; lamb with one more mask."""
+    """Collects all of optax that takes a learning rate, by its name there; lamb with one more mask."""
     spaces = {"": vars(optax), "contrib.": vars(optax.contrib)}
     named = {prefix + name: f for prefix, space in spaces.items() for name, f in sorted(space.items())}
     functions = {name: f for name, f in named.items() if isinstance(f, FunctionType | functools.partial)}
@@ -159,7 +162,7 @@ def _mask_names(name: str, allowed: Mapping[str, Any]) -> list[str]:
 
 
 def _dry_run(name: str, make: Callable, arguments: dict[str, Any]) -> optax.GradientTransformation:
-    """The optimizer, after one abstract update: some need more than a gradient, which is better said before the run."""
+    """Makes the optimizer and tries one abstract update: some need more than a gradient, better said before the run."""
     params = {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32), "b": jax.ShapeDtypeStruct((2,), jnp.float32)}
     try:
         optimizer = make(**arguments)
@@ -170,7 +173,7 @@ def _dry_run(name: str, make: Callable, arguments: dict[str, Any]) -> optax.Grad
 
 
 def _standard(function: Callable) -> Callable:
-    """optax multiplies integer counts by floats, which JAX's strict mode forbids: a caller's strictness ends here."""
+    """Lifts JAX's strict promotion in a call: optax multiplies integer counts by floats, which strictness forbids."""
 
     def call(*args: Any) -> Any:
         with jax.numpy_dtype_promotion("standard"):

@@ -19,7 +19,7 @@ BACKENDS = ("jit", "pmap")
 
 
 def mesh(devices: Sequence[Any] | None = None, data: int | None = None) -> Mesh:
-    """A one-axis mesh over the first `data` of the devices (all of them by default), of every process.
+    """Makes a one-axis mesh over the first `data` of the devices (all of them by default), of every process.
 
     Raises:
         ValueError: if there are fewer devices than asked for.
@@ -33,12 +33,12 @@ def mesh(devices: Sequence[Any] | None = None, data: int | None = None) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole value on every device: state, metrics."""
+    """Makes the sharding that keeps a whole value on every device: state, metrics."""
     return NamedSharding(mesh, P())
 
 
 def sharded(mesh: Mesh, leading: int = 0) -> NamedSharding:
-    """Axis `leading` split over the devices: batches."""
+    """Makes the sharding that splits axis `leading` over the devices: batches."""
     return NamedSharding(mesh, P(*[None] * leading, AXIS))
 
 
@@ -48,7 +48,7 @@ def replicate(mesh: Mesh, tree: T) -> T:
 
 
 def shard_batch(mesh: Mesh, batch: PyTree, leading: int = 0) -> PyTree:
-    """This process's part of a batch as global arrays; axis `leading` is the batch (1 for stacks of steps).
+    """Puts this process's part of a batch on its devices, as global arrays; axis `leading` is the batch (1 for stacks).
 
     Raises:
         ValueError: if the local devices do not divide the batch.
@@ -100,7 +100,7 @@ def _pmap(step: Callable, mesh: Mesh, donated: tuple[int, ...], leading: int) ->
 
 
 def _put(tree: T, sharding: NamedSharding) -> T:
-    """`device_put`, which takes no typed keys in several processes."""
+    """Puts `tree` where `sharding` says, typed keys included, which `device_put` refuses in several processes."""
 
     def put(x: Any) -> Array:
         if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):

@@ -8,12 +8,12 @@ import numpy as np
 
 
 def to_pixels(images: Any) -> np.ndarray:
-    """[-1, 1] floats (..., H, W, C) -> uint8, clipped."""
+    """Converts floats (..., H, W, C) in [-1, 1] to uint8, clipped."""
     return np.clip((np.asarray(images, np.float32) + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
 
 
 def tile(images: Any, columns: int, gap: int = 1) -> np.ndarray:
-    """Images (N, H, W, C) in [-1, 1] on a white board: (rows, columns) tiles, `gap` pixels apart; uint8 (H', W', C)."""
+    """Lays images (N, H, W, C) in [-1, 1] on a white board: (rows, columns), `gap` pixels apart; uint8 (H', W', C)."""
     pixels = to_pixels(images)
     n, height, width, channels = pixels.shape
     rows = -(-n // columns)
@@ -25,7 +25,7 @@ def tile(images: Any, columns: int, gap: int = 1) -> np.ndarray:
 
 
 def save_image(path: str | Path, board: np.ndarray, min_width: int = 480) -> None:
-    """Writes uint8 (H, W, C), C = 1 or 3, enlarged by whole pixels to about `min_width`."""
+    """Writes uint8 pixels (H, W, C), C = 1 or 3, enlarged by whole pixels to about `min_width` pixels."""
     from PIL import Image
 
     scale = max(1, round(min_width / board.shape[1]))
@@ -35,7 +35,7 @@ def save_image(path: str | Path, board: np.ndarray, min_width: int = 480) -> Non
 
 
 def samples(path: str | Path, groups: Mapping[str, Any], columns: int = 8) -> None:
-    """Groups of examples (N, ...) side by side, each under its name (`_panel` says how)."""
+    """Draws groups of examples (N, ...) side by side, each under its name (`_panel` says how)."""
     figure = _figure(3.4 * len(groups), 3.7)
     for i, (name, examples) in enumerate(groups.items()):
         axes = figure.add_subplot(1, len(groups), i + 1, title=name)
@@ -44,7 +44,7 @@ def samples(path: str | Path, groups: Mapping[str, Any], columns: int = 8) -> No
 
 
 def filmstrip(path: str | Path, trajectory: Any, times: Sequence[float]) -> None:
-    """A trajectory (frames, N, ...) from noise to data: for images one row per example, one column per frame."""
+    """Draws a trajectory (frames, N, ...) from noise to data: of images one row per example, one column per frame."""
     trajectory = np.asarray(trajectory)
     if _are_images(trajectory[0]):
         frames, rows = trajectory.shape[:2]
@@ -70,7 +70,7 @@ def _are_images(examples: np.ndarray) -> bool:
 
 
 def _panel(axes: Any, examples: np.ndarray, columns: int) -> None:
-    """Images as tiles; anything else as points: its first two entries, or a histogram where there is but one."""
+    """Draws images as tiles; anything else as points: its first two entries, or a histogram where there is but one."""
     if _are_images(examples):
         board = tile(examples, columns)
         axes.imshow(board[..., 0] if board.shape[-1] == 1 else board, cmap="gray", interpolation="nearest")
@@ -87,7 +87,7 @@ def _panel(axes: Any, examples: np.ndarray, columns: int) -> None:
 
 
 def loss_by_time(path: str | Path, edges: Sequence[float], curves: Mapping[str, Sequence[float]]) -> None:
-    """Mean loss per bin of t / t_max."""
+    """Draws the mean loss per bin of t / t_max."""
     figure = _figure(5, 3.4)
     axes = figure.add_subplot(xlabel="t / t_max", ylabel="loss", yscale="log")
     for name, values in curves.items():
@@ -97,7 +97,7 @@ def loss_by_time(path: str | Path, edges: Sequence[float], curves: Mapping[str, 
 
 
 def training_curve(path: str | Path, steps: Sequence[int], curves: Mapping[str, Sequence[float]]) -> None:
-    """Logged values against the step."""
+    """Draws logged values against the step."""
     figure = _figure(5, 3.4)
     axes = figure.add_subplot(xlabel="step", yscale="log")
     for name, values in curves.items():
@@ -107,7 +107,7 @@ def training_curve(path: str | Path, steps: Sequence[int], curves: Mapping[str, 
 
 
 def schedule(path: str | Path, times: Any, alpha: Any, sigma: Any, grid: Any) -> None:
-    """alpha and sigma against t, log-SNR beside them, and the sampler's grid as ticks."""
+    """Draws alpha and sigma against t, log-SNR beside them, and the sampler's grid as ticks."""
     alpha, sigma = np.asarray(alpha), np.asarray(sigma)
     figure = _figure(8, 3.2)
     left = figure.add_subplot(1, 2, 1, xlabel="t")
@@ -123,7 +123,7 @@ def schedule(path: str | Path, times: Any, alpha: Any, sigma: Any, grid: Any) ->
 
 
 def normality(path: str | Path, groups: Mapping[str, Any]) -> None:
-    """Values that should be standard normal: histograms beside the density, and quantiles against its quantiles."""
+    """Draws values that should be standard normal: histograms beside the density, and quantiles beside quantiles."""
     from scipy import stats
 
     figure = _figure(8, 3.4)

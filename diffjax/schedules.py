@@ -22,33 +22,38 @@ _HALF_PI = np.pi / 2
 
 @pytree
 class VP:
-    """Variance preserving, beta(t) linear in t (Song et al. 2021, eq. 33; kexue 9209): alpha^2 + sigma^2 = 1."""
+    """The variance-preserving schedule with beta(t) linear in t (Song et al. 2021, eq. 33; kexue 9209).
+
+    alpha^2 + sigma^2 = 1.
+    """
 
     beta_min: float = 0.1
     beta_max: float = 20.0
     t_max: float = 1.0
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
-        """(alpha_t, sigma_t): alpha = exp(-B / 2), sigma^2 = 1 - exp(-B), B = integral of beta."""
+        """Computes (alpha_t, sigma_t): alpha = exp(-B / 2), sigma^2 = 1 - exp(-B), B = integral of beta."""
         integral = _linear_beta_integral(self.beta_min, self.beta_max, t)
         return jnp.exp(-0.5 * integral), jnp.sqrt(-jnp.expm1(-integral))
 
     def inverse(self, log_snr: Any) -> Array:
-        """The time of a log-SNR: B = softplus(-log_snr), then the stable root of the quadratic."""
+        """Finds the time of a log-SNR: B = softplus(-log_snr), then the stable root of the quadratic."""
         return _linear_beta_time(self.beta_min, self.beta_max, jax.nn.softplus(-log_snr))
 
     def remaining(self, t: Any) -> Array:
-        """SNR_t / SNR_T = expm1(B_T) / expm1(B_t) = 1 + expm1(B_T - B_t) / -expm1(-B_t)."""
+        """Computes log(SNR_t / SNR_T), whose ratio is expm1(B_T) / expm1(B_t) = 1 + expm1(B_T - B_t) / -expm1(-B_t)."""
         left, integral = _linear_beta_left(self, t)
         return jnp.log1p(jnp.expm1(left) / -jnp.expm1(-integral))
 
 
 @pytree
 class VDM:
-    """Variance preserving, log-SNR linear in t (Kingma et al. 2021, appendix H): alpha^2 = sigmoid(-gamma).
+    """The variance-preserving schedule with a log-SNR linear in t (Kingma et al. 2021, appendix H).
 
     gamma, minus the log-SNR, rises from gamma_min to gamma_max; data at t = 0 carries noise of variance
     sigmoid(gamma_min). `losses.learned` bends the straight line.
+
+    alpha^2 = sigmoid(-gamma), sigma^2 = sigmoid(gamma).
     """
 
     gamma_min: float = -13.3
@@ -56,48 +61,48 @@ class VDM:
     t_max: float = 1.0
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
-        """(alpha_t, sigma_t)."""
+        """Computes (alpha_t, sigma_t): alpha^2 = sigmoid(-gamma), sigma^2 = sigmoid(gamma)."""
         gamma = self.gamma_min + (self.gamma_max - self.gamma_min) * jnp.asarray(t, float) / self.t_max
         return jnp.exp(-0.5 * jax.nn.softplus(gamma)), jnp.exp(-0.5 * jax.nn.softplus(-gamma))
 
     def inverse(self, log_snr: Any) -> Array:
-        """The time of a log-SNR."""
+        """Finds the time of a log-SNR, which is linear in it."""
         return self.t_max * (-log_snr - self.gamma_min) / (self.gamma_max - self.gamma_min)
 
     def remaining(self, t: Any) -> Array:
-        """A straight line."""
+        """Computes log(SNR_t / SNR_T), which is linear in t: 0 at t_max."""
         return (self.gamma_max - self.gamma_min) * (self.t_max - jnp.asarray(t, float)) / self.t_max
 
 
 @pytree
 class SubVP:
-    """VP's alpha with the smaller sigma = 1 - exp(-B) (Song et al. 2021, eq. 29)."""
+    """The sub-VP schedule: alpha of `VP` with the smaller sigma = 1 - exp(-B) (Song et al. 2021, eq. 29)."""
 
     beta_min: float = 0.1
     beta_max: float = 20.0
     t_max: float = 1.0
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
-        """(alpha_t, sigma_t); alpha^2 + sigma = 1."""
+        """Computes (alpha_t, sigma_t); alpha^2 + sigma = 1."""
         integral = _linear_beta_integral(self.beta_min, self.beta_max, t)
         return jnp.exp(-0.5 * integral), -jnp.expm1(-integral)
 
     def inverse(self, log_snr: Any) -> Array:
-        """The time of a log-SNR: snr sigma^2 + sigma = 1 gives sigma, and B = -log(1 - sigma) = -log(snr sigma^2)."""
+        """Finds the time of a log-SNR: snr sigma^2 + sigma = 1 gives sigma, B = -log(1 - sigma) = -log(snr sigma^2)."""
         log_sigma = jnp.log(2.0) - jnp.logaddexp(0.0, 0.5 * jnp.logaddexp(0.0, jnp.log(4.0) + log_snr))
         small = jnp.minimum(jnp.exp(log_sigma), 0.5)
         integral = jnp.where(log_sigma < -np.log(2.0), -jnp.log1p(-small), -(log_snr + 2 * log_sigma))
         return _linear_beta_time(self.beta_min, self.beta_max, integral)
 
     def remaining(self, t: Any) -> Array:
-        """VP's, and once more log(sigma_T / sigma_t) with sigma = -expm1(-B)."""
+        """Computes log(SNR_t / SNR_T): that of `VP`, and log(sigma_T / sigma_t) once more, sigma = -expm1(-B)."""
         left, integral = _linear_beta_left(self, t)
         rise = jnp.expm1(left) / -jnp.expm1(-integral)
         return jnp.log1p(rise) + jnp.log1p(-jnp.expm1(-left) / jnp.expm1(integral))
 
 
 def _linear_beta_integral(beta_min: Any, beta_max: Any, t: Any) -> Array:
-    """B(t), the integral of beta from 0 to t."""
+    """Computes B(t), the integral of beta from 0 to t."""
     t = jnp.asarray(t, float)
     return t * (beta_min + 0.5 * t * (beta_max - beta_min))
 
@@ -108,7 +113,7 @@ def _linear_beta_time(beta_min: Any, beta_max: Any, integral: Any) -> Array:
 
 
 def _linear_beta_left(schedule: "VP | SubVP", t: Any) -> tuple[Array, Array]:
-    """(B_T - B_t, B_t), the first as a product with T - t."""
+    """Computes (B_T - B_t, B_t), the first as a product with T - t."""
     t, end = jnp.asarray(t, float), schedule.t_max
     left = (end - t) * (schedule.beta_min + 0.5 * (end + t) * (schedule.beta_max - schedule.beta_min))
     return left, _linear_beta_integral(schedule.beta_min, schedule.beta_max, t)
@@ -116,7 +121,7 @@ def _linear_beta_left(schedule: "VP | SubVP", t: Any) -> tuple[Array, Array]:
 
 @pytree
 class VE:
-    """Variance exploding, sigma geometric in t (Song et al. 2021, eq. 31): alpha = 1.
+    """The variance-exploding schedule, sigma geometric in t (Song et al. 2021, eq. 31): alpha = 1.
 
     sigma(0) = sigma_min, as in the discrete NCSN: data at t = 0 carries noise of that size.
     """
@@ -126,43 +131,43 @@ class VE:
     t_max: float = 1.0
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
-        """(1, sigma_min (sigma_max / sigma_min)^t)."""
+        """Computes (1, sigma_min (sigma_max / sigma_min)^t)."""
         # exp of a small number times sigma_min, rather than a power: float32's pow loses a digit at large ratios.
         sigma = self.sigma_min * jnp.exp(jnp.asarray(t, float) * jnp.log(self.sigma_max / self.sigma_min))
         return jnp.ones_like(sigma), sigma
 
     def inverse(self, log_snr: Any) -> Array:
-        """The time of a log-SNR."""
+        """Finds the time of a log-SNR, which is linear in it."""
         return (-0.5 * log_snr - jnp.log(self.sigma_min)) / jnp.log(self.sigma_max / self.sigma_min)
 
     def remaining(self, t: Any) -> Array:
-        """A straight line."""
+        """Computes log(SNR_t / SNR_T), which is linear in t: 0 at t_max."""
         return 2 * (self.t_max - jnp.asarray(t, float)) * jnp.log(self.sigma_max / self.sigma_min)
 
 
 @pytree
 class EDM:
-    """alpha = 1, sigma = t: time is the noise level (Karras et al. 2022; the heat equation's clock, kexue 9280)."""
+    """The schedule alpha = 1, sigma = t: time is the noise level (Karras et al. 2022; kexue 9280: heat equation)."""
 
     t_max: float = 80.0
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
-        """(1, t)."""
+        """Computes (alpha_t, sigma_t) = (1, t)."""
         sigma = jnp.asarray(t, float)
         return jnp.ones_like(sigma), sigma
 
     def inverse(self, log_snr: Any) -> Array:
-        """The time of a log-SNR: sigma itself."""
+        """Finds the time of a log-SNR: sigma itself, exp(-log_snr / 2)."""
         return jnp.exp(-0.5 * log_snr)
 
     def remaining(self, t: Any) -> Array:
-        """2 log(T / t)."""
+        """Computes log(SNR_t / SNR_T) = 2 log(T / t)."""
         return 2 * jnp.log1p((self.t_max - jnp.asarray(t, float)) / t)
 
 
 @pytree
 class Cosine:
-    """alpha = cos(u) / cos(u_0), u = (t + s) / (1 + s) pi / 2 (Nichol & Dhariwal 2021, eq. 17), in continuous time.
+    """The cosine schedule alpha = cos(u) / cos(u_0), u = (t + s) / (1 + s) pi / 2 (Nichol & Dhariwal 2021, eq. 17).
 
     alpha reaches 0 at t = 1, where eps- and score-prediction lose x_0: they refuse it. Either end earlier
     (`t_max = 0.999`), or use the published table, whose clipped betas never get there: `Tabulated.cosine()`.
@@ -172,7 +177,7 @@ class Cosine:
     t_max: float = 1.0
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
-        """(alpha_t, sigma_t); alpha^2 + sigma^2 = 1, both as products of sines, exact at both ends."""
+        """Computes (alpha_t, sigma_t); alpha^2 + sigma^2 = 1, both as products of sines, exact at both ends."""
         t = jnp.asarray(t, float)
         start, turn = self._angles()
         travelled = t * turn
@@ -181,7 +186,7 @@ class Cosine:
         return alpha, jnp.sqrt(jnp.sin(travelled) * jnp.sin(2 * start + travelled)) / jnp.cos(start)
 
     def inverse(self, log_snr: Any) -> Array:
-        """The time of a log-SNR: alpha^2 = sigmoid(log_snr) gives cos(u) and sin(u)."""
+        """Finds the time of a log-SNR: alpha^2 = sigmoid(log_snr) gives cos(u) and sin(u)."""
         start, turn = self._angles()
         first_cos, first_sin = jnp.cos(start), jnp.sin(start)
         product = jax.nn.sigmoid(-log_snr) * first_cos**2  # sin(u - u_0) sin(u + u_0): a difference of angles cancels
@@ -190,27 +195,27 @@ class Cosine:
         return jnp.arctan2(product, (cosine * first_cos + sine * first_sin) * sine_of_sum) / turn
 
     def _angles(self) -> tuple[Any, Any]:
-        """u at t = 0, and how far u travels until t = 1."""
+        """Computes u at t = 0, and how far u travels until t = 1."""
         return self.s / (1 + self.s) * _HALF_PI, _HALF_PI / (1 + self.s)
 
 
 @pytree
 class Rectified:
-    """x_t = (1 - t) x_0 + t z, straight lines (Liu et al. 2022; kexue 9497, which has this orientation)."""
+    """The straight lines x_t = (1 - t) x_0 + t z (Liu et al. 2022; kexue 9497, which has this orientation)."""
 
     t_max: float = 1.0
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
-        """(1 - t, t)."""
+        """Computes (alpha_t, sigma_t) = (1 - t, t)."""
         sigma = jnp.asarray(t, float)
         return 1 - sigma, sigma
 
     def inverse(self, log_snr: Any) -> Array:
-        """The time of a log-SNR: t / (1 - t) = exp(-log_snr / 2)."""
+        """Finds the time of a log-SNR: t / (1 - t) = exp(-log_snr / 2)."""
         return jax.nn.sigmoid(-0.5 * log_snr)
 
     def remaining(self, t: Any) -> Array:
-        """2 log((1 - t) / (1 - T)) + 2 log(T / t); infinite for T = 1."""
+        """Computes log(SNR_t / SNR_T) = 2 log((1 - t) / (1 - T)) + 2 log(T / t); infinite for T = 1."""
         left = self.t_max - jnp.asarray(t, float)
         return 2 * (jnp.log1p(left / (1 - self.t_max)) + jnp.log1p(left / t))
 
@@ -232,7 +237,7 @@ class Tabulated:
 
     @classmethod
     def from_betas(cls, betas: Any) -> "Tabulated":
-        """The chain x_k = sqrt(1 - beta_k) x_{k-1} + sqrt(beta_k) eps.
+        """Makes the chain x_k = sqrt(1 - beta_k) x_{k-1} + sqrt(beta_k) eps of the betas (T,).
 
         Raises:
             ValueError: unless betas is a non-empty vector of numbers in (0, 1).
@@ -247,35 +252,35 @@ class Tabulated:
 
     @classmethod
     def linear(cls, steps: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> "Tabulated":
-        """DDPM's linear betas (Ho et al. 2020, section 4), scaled by 1000 / steps (Nichol & Dhariwal 2021)."""
+        """Makes the chain of DDPM's betas (Ho et al. 2020, section 4), times 1000 / steps (Nichol & Dhariwal 2021)."""
         _check_chain(steps)
         return cls.from_betas(np.linspace(beta_1, beta_T, steps) * (1000 / steps))
 
     @classmethod
     def cosine(cls, steps: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> "Tabulated":
-        """The published cosine table, betas clipped at `max_beta` (Nichol & Dhariwal 2021, section 3.2)."""
+        """Makes the chain of the cosine table, betas clipped at `max_beta` (Nichol & Dhariwal 2021, section 3.2)."""
         _check_chain(steps)
         bar = np.cos((np.arange(steps + 1) / steps + s) / (1 + s) * _HALF_PI) ** 2
         return cls.from_betas(np.minimum(1 - bar[1:] / bar[:-1], max_beta))
 
     @classmethod
     def kexue(cls, steps: int = 1000, last: float = 0.02) -> "Tabulated":
-        """alpha_t = sqrt(1 - last t / T): the chain of kexue 9119."""
+        """Makes the chain of kexue 9119: x_k = sqrt(1 - last k / T) x_{k-1} + sqrt(last k / T) eps."""
         _check_chain(steps)
         return cls.from_betas(last * np.arange(1, steps + 1) / steps)
 
     @property
     def steps(self) -> int:
-        """T, the number of steps of the chain."""
+        """The number T of steps of the chain."""
         return len(self.log_alpha) - 1
 
     @property
     def knots(self) -> np.ndarray:
-        """(T + 1,): the times between which beta is constant."""
+        """The times (T + 1,) between which beta is constant."""
         return np.arange(self.steps + 1) / self.steps
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
-        """(alpha_t, sigma_t); alpha^2 + sigma^2 = 1."""
+        """Computes (alpha_t, sigma_t); alpha^2 + sigma^2 = 1."""
         position = jnp.asarray(t, float) * self.steps
         # A knot belongs to the step that ends there: beta(k / T) is beta_k, what a sampler that leaves it needs.
         k = jnp.clip(jnp.ceil(position * (1 - jnp.finfo(position.dtype).eps)), 1, self.steps)
@@ -284,7 +289,7 @@ class Tabulated:
         return jnp.exp(log_alpha), jnp.sqrt(0.0 - jnp.expm1(2 * log_alpha))  # 0 - y: -y would make sigma_0 = -0
 
     def inverse(self, log_snr: Any) -> Array:
-        """The time of a log-SNR: alpha^2 = sigmoid(log_snr)."""
+        """Finds the time of a log-SNR: alpha^2 = sigmoid(log_snr)."""
         position = jnp.interp(
             0.5 * jax.nn.softplus(-log_snr), -jnp.asarray(self.log_alpha), jnp.arange(self.steps + 1.0)
         )
@@ -305,7 +310,7 @@ class Rounded:
 
     @classmethod
     def chain(cls, kind: str = "linear", **options: Any) -> "Rounded":
-        """The levels of a DDPM-style chain: `Tabulated.linear`, `cosine` or `kexue`."""
+        """Makes the clock of a DDPM-style chain's levels: `Tabulated.linear`, `cosine` or `kexue`."""
         makers = {"linear": Tabulated.linear, "cosine": Tabulated.cosine, "kexue": Tabulated.kexue}
         if kind not in makers:
             raise ValueError(f"There is no chain {kind!r}; there are {', '.join(makers)}.")
@@ -314,16 +319,16 @@ class Rounded:
 
     @property
     def t_max(self) -> Any:
-        """The noisiest level."""
+        """The noisiest level, sigma / alpha."""
         return self.levels[-1]
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
-        """(1, t)."""
+        """Computes (alpha_t, sigma_t) = (1, t)."""
         sigma = jnp.asarray(t, float)
         return jnp.ones_like(sigma), sigma
 
     def inverse(self, log_snr: Any) -> Array:
-        """The level nearest to sigma / alpha = exp(-log_snr / 2), in sigma."""
+        """Finds the level nearest to sigma / alpha = exp(-log_snr / 2), in sigma."""
         levels = jnp.asarray(self.levels, float)
         return levels[jnp.argmin(jnp.abs(levels - jnp.exp(-0.5 * jnp.asarray(log_snr))))]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclasses.dataclass
 class Stop:
-    """The flag: `received` is the first signal, None until then; true once there is one."""
+    """A flag that a signal raises: `received` is the first signal, None until then; true once there is one."""
 
     received: signal.Signals | None = None
 
@@ -20,7 +20,7 @@ class Stop:
 
 @contextlib.contextmanager
 def install_stop_handler() -> Iterator[Stop]:
-    """`with install_stop_handler() as stop: ... if stop: save and leave`.
+    """Catches stop signals in a `with` block: `with install_stop_handler() as stop: ... if stop: save and leave`.
 
     The first SIGTERM or SIGINT only raises the flag; a SIGINT after that raises KeyboardInterrupt at once. The handlers
     found are put back at the end. Outside the main thread, where Python allows no handlers, the flag stays down.
