@@ -35,7 +35,7 @@ class Ema(NamedTuple):
 
 
 def from_rates(rates: dict[str, Callable[[Array], Array]], combine: Callable | None = None) -> Ema:
-    """The rule average <- average + rate(count) (params - average), one average for each name, count updates before.
+    """Makes the rule average <- average + rate(count) (params - average) for each name, count updates before.
 
     Averages are float32 (float64 for float64 parameters) whatever the parameters are: at a decay of 0.9999 a bfloat16
     average never moves.

@@ -19,7 +19,7 @@ from diffjax.types import Array
 
 
 def warm_up(decays: Sequence[float] = (0.999,)) -> Ema:
-    """One average for each decay, named by it ("0.999"), all warmed up alike; no decays, no averages.
+    """Makes one average for each decay, named by it ("0.999"), all warmed up alike; no decays, no averages.
 
     Raises:
         ValueError: if a decay is outside [0, 1) or given twice.
@@ -33,7 +33,7 @@ def warm_up(decays: Sequence[float] = (0.999,)) -> Ema:
 
 
 def half_life(updates: float, ramp: float | None = 0.05) -> Ema:
-    """One average, named "half_life".
+    """Makes one average, named "half_life".
 
     Args:
         updates: the half-life: the published number of images over the batch size.

@@ -34,7 +34,7 @@ NODES = 24  # of Gauss and Legendre, for each interval between two storings
 
 
 def power(widths: Sequence[float] = (0.05, 0.1)) -> Ema:
-    """One average for each width, named by it ("0.05"); `combine` makes those of other widths.
+    """Makes one average for each width, named by it ("0.05"); `combine` makes those of other widths.
 
     Raises:
         ValueError: if a width is outside (0, 0.2886) or given twice, or there is none.
@@ -54,7 +54,7 @@ def power(widths: Sequence[float] = (0.05, 0.1)) -> Ema:
 
 
 def exponent(width: float) -> float:
-    """gamma > 0 of a width: the largest root of (gamma + 2)^2 (gamma + 3) width^2 = gamma + 1 (eq. 126).
+    """Finds gamma > 0 of a width: the largest root of (gamma + 2)^2 (gamma + 3) width^2 = gamma + 1 (eq. 126).
 
     Raises:
         ValueError: for a width outside (0, 1 / sqrt(12)).
@@ -66,12 +66,12 @@ def exponent(width: float) -> float:
 
 
 def width_of(gamma: float) -> float:
-    """The standard deviation of the profile over the length of the run (eq. 123)."""
+    """Computes the standard deviation of the profile over the length of the run (eq. 123)."""
     return float(np.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2))
 
 
 def combination(counts: Sequence[int], exponents: Sequence[float], wanted: float) -> np.ndarray:
-    """What each stored average weighs in the one with exponent `wanted` after counts[-1] updates.
+    """Computes what each stored average weighs in the one with exponent `wanted` after counts[-1] updates.
 
     Args:
         counts: (S,) rising numbers of updates after which averages were stored.
@@ -97,7 +97,7 @@ def combination(counts: Sequence[int], exponents: Sequence[float], wanted: float
 
 
 def _fit(start: float, gammas: np.ndarray, wanted: float) -> np.ndarray:
-    """The powers u^gamma that are nearest to u^wanted on [start, 1], in least squares."""
+    """Fits the powers u^gamma to u^wanted on [start, 1], in least squares: their weights (W,)."""
     node, weight = np.polynomial.legendre.leggauss(NODES)
     u = start + (1 - start) * (node + 1) / 2
     scale = np.sqrt(weight)

@@ -26,7 +26,7 @@ from diffjax.types import Array, Key, Schedule
 
 
 class Dequantised(NamedTuple):
-    """A dequantised example: x of x_0's shape, where the density is to be taken, and what that costs, in nats."""
+    """A dequantised example: x of x_0's shape, where the density is to be taken, and the cost of that, in nats."""
 
     x: Array
     cost: Array

@@ -35,7 +35,7 @@ from diffjax.types import Array, Denoiser, Key, Process, as_pytree
 
 
 class Density(NamedTuple):
-    """What the flow says of one example.
+    """The density of one example by its probability flow.
 
     Attributes:
         log_p: log density in nats, a scalar.

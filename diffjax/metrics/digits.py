@@ -28,7 +28,7 @@ FILE = Path(__file__).with_name("digits_classifier.npz")
 
 
 class Reading(NamedTuple):
-    """What the network makes of images: features (..., 48) before their ReLU, logits (..., 10), defects (..., 3)."""
+    """What the network reads from images: features (..., 48) before their ReLU, logits (..., 10), defects (..., 3)."""
 
     features: Any
     logits: Any
@@ -36,7 +36,7 @@ class Reading(NamedTuple):
 
 
 def init(key: jax.Array) -> dict[str, jax.Array]:
-    """He-normal kernels and zero biases, float32: `{layer: kernel, layer_bias: bias}`."""
+    """Draws He-normal kernels, with zero biases, float32: `{layer: kernel, layer_bias: bias}`."""
     weights = {}
     for index, (name, shape) in enumerate(KERNELS.items()):
         normal = jax.random.normal(jax.random.fold_in(key, index), shape)
@@ -51,7 +51,7 @@ def _conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def apply(weights: Mapping[str, jax.Array], x: jax.Array) -> Reading:
-    """The network on one image (8, 8, 1) in [-1, 1]; full float32 products, so that every device reads the same."""
+    """Runs the network on one image (8, 8, 1) in [-1, 1]; full float32 products, so that all devices read it alike."""
     h = jax.nn.relu(_conv(x, weights["conv1"], 1) + weights["conv1_bias"])
     h = jax.nn.relu(_conv(h, weights["conv2"], 2) + weights["conv2_bias"])
     features = jnp.dot(h.reshape(-1), weights["dense"], precision="highest") + weights["dense_bias"]
@@ -67,7 +67,7 @@ def save(weights: Mapping[str, jax.Array], file: Path = FILE) -> None:
 
 @cache
 def load(file: Path = FILE) -> dict[str, np.ndarray]:
-    """The shipped weights, float32. ValueError unless the file holds exactly this network's arrays."""
+    """Reads the shipped weights, float32. ValueError unless the file holds exactly this network's arrays."""
     with np.load(file, allow_pickle=False) as arrays:
         weights = {name: arrays[name].astype(np.float32) for name in arrays.files}
     expected = {name: leaf.shape for name, leaf in jax.eval_shape(init, jax.random.key(0)).items()}
@@ -83,7 +83,7 @@ def _read(weights: Mapping[str, jax.Array], images: jax.Array) -> Reading:
 
 
 def read(images: np.ndarray) -> Reading:
-    """What the shipped network sees in images (n, 8, 8, 1) in [-1, 1]: NumPy arrays, features and logits in float64.
+    """Runs the shipped network on images (n, 8, 8, 1) in [-1, 1]: NumPy arrays, features and logits in float64.
 
     ValueError for another shape or a non-finite pixel.
     """

@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Gaussian(NamedTuple):
-    """Mean (d,) and unbiased covariance (d, d) of a feature cloud, float64."""
+    """The Gaussian fit of a feature cloud: mean (d,) and unbiased covariance (d, d), float64."""
 
     mean: np.ndarray
     cov: np.ndarray
@@ -26,7 +26,7 @@ def fit(features: np.ndarray) -> Gaussian:
 
 
 def distance(p: Gaussian, q: Gaussian) -> float:
-    """Squared W2 distance of the Gaussians p and q, in squared feature units, >= 0."""
+    """Computes the squared W2 distance of the Gaussians p and q, in squared feature units, >= 0."""
     if p.mean.shape != q.mean.shape:
         raise ValueError(f"features of {p.mean.size} and of {q.mean.size} dimensions have no distance")
     values, vectors = np.linalg.eigh(p.cov)
@@ -37,5 +37,5 @@ def distance(p: Gaussian, q: Gaussian) -> float:
 
 
 def frechet(x: np.ndarray, y: np.ndarray) -> float:
-    """Frechet distance (the squared one, as FID is printed) of features x (n, d) and y (m, d)."""
+    """Computes the Frechet distance (the squared one, as FID is printed) of features x (n, d) and y (m, d)."""
     return distance(fit(x), fit(y))

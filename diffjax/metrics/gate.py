@@ -24,14 +24,14 @@ GAUSSIAN_CHUNKS = 3
 
 
 class Bound(NamedTuple):
-    """low <= value <= high, where each end is `times` x floor plus a constant (times = 0: the same for every floor)."""
+    """The bound low <= value <= high; each end is `times` x floor plus a constant (times = 0: whatever the floor)."""
 
     low: float
     high: float
     times: float = 0.0
 
     def interval(self, floor: float) -> tuple[float, float]:
-        """The interval beside this floor."""
+        """Computes the interval (low, high) beside this floor."""
         return self.low + self.times * floor, self.high + self.times * floor
 
 
@@ -47,7 +47,15 @@ BOUNDS = {  # what is judged; the rest is only printed
 
 
 class Metric(NamedTuple):
-    """One line of the report; `low` and `high` are None where the metric is printed and not judged."""
+    """A line of the report; `low` and `high` are None where the metric is printed and not judged.
+
+    Attributes:
+        name: of the metric.
+        value: of the generated digits.
+        floor: of training digits in their place, what a perfect generator scores.
+        gaussian: of draws of one Gaussian fitted to the training digits.
+        low, high: the bounds of the value.
+    """
 
     name: str
     value: float
@@ -58,7 +66,7 @@ class Metric(NamedTuple):
 
     @property
     def passed(self) -> bool | None:
-        """Whether low <= value <= high; None if not judged."""
+        """The verdict low <= value <= high; None if the metric is not judged."""
         return None if self.low is None or self.high is None else bool(self.low <= self.value <= self.high)
 
     @property
@@ -72,7 +80,7 @@ class Metric(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Metrics of `chunks` x `n` generated digits."""
+    """The metrics of `chunks` x `n` generated digits."""
 
     metrics: tuple[Metric, ...]
     n: int
@@ -80,16 +88,16 @@ class Report(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether every judged metric keeps its bounds."""
+        """The verdict: whether every judged metric keeps its bounds."""
         return all(m.passed is not False for m in self.metrics)
 
     def as_dict(self) -> dict[str, dict[str, float | str | bool | None]]:
-        """Plain values for JSON: {metric: {value, floor, gaussian, bound, passed}}."""
+        """Collects plain values for JSON: {metric: {value, floor, gaussian, bound, passed}}."""
         fields = ("value", "floor", "gaussian", "bound", "passed")
         return {m.name: {field: getattr(m, field) for field in fields} for m in self.metrics}
 
     def table(self) -> str:
-        """The report in Markdown, one row per metric, the verdict below."""
+        """Formats the report in Markdown, one row per metric, the verdict below."""
         verdict = {True: "pass", False: "**FAIL**", None: "not judged"}
         rows = ["| metric | value | floor | Gaussian fit | bound | |", "|---|---|---|---|---|---|"]
         rows += [
@@ -106,7 +114,7 @@ class Report(NamedTuple):
 
 
 def judge(report: Report) -> list[tuple[str, float, str, bool]]:
-    """The judged metrics as (name, value, bound, passed)."""
+    """Lists the judged metrics as (name, value, bound, passed)."""
     return [(m.name, m.value, m.bound, m.passed) for m in report.metrics if m.passed is not None]
 
 
@@ -115,7 +123,7 @@ def _shares(logits: np.ndarray) -> np.ndarray:
 
 
 def _measure(fake: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
-    """All metrics of one chunk of fakes, as many as held_out."""
+    """Computes all metrics of one chunk of fakes, as many as held_out."""
     found, expected, shares = digits.read(fake), digits.read(held_out), _shares(digits.read(train).logits)
     real_accuracy, fake_accuracy = neighbours.two_sample_accuracy(held_out, fake)
     found_shares, present = _shares(found.logits), shares > 0
@@ -165,7 +173,7 @@ def _images(name: str, images: np.ndarray, least: int) -> np.ndarray:
 
 
 def evaluate_digits(fake: np.ndarray, train: np.ndarray, held_out: np.ndarray, seed: int = 0) -> Report:
-    """The report on generated digits fake (m, 8, 8, 1), given the training and the held-out digits, all in [-1, 1].
+    """Makes the report on digits fake (m, 8, 8, 1) beside training and held-out digits, all in [-1, 1].
 
     m >= n = len(held_out), len(train) >= 2 n; of m samples the whole chunks of n are used, in an order that, like the
     Gaussian draws, depends on the seed alone. ValueError for other shapes, too few samples, or a non-finite pixel.

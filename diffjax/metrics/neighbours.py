@@ -8,7 +8,7 @@ import numpy as np
 
 
 def distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Euclidean distances (n, m) of x (n, ...) and y (m, ...). ValueError if the dimensions differ or one is empty."""
+    """Computes distances (n, m) of x (n, ...) and y (m, ...). ValueError if dimensions differ or one is empty."""
     from scipy.spatial.distance import cdist
 
     if not len(x) or not len(y) or np.shape(x)[1:] != np.shape(y)[1:]:
@@ -19,7 +19,7 @@ def distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def two_sample_accuracy(real: np.ndarray, fake: np.ndarray) -> tuple[float, float]:
-    """Leave-one-out 1-nearest-neighbour accuracy of telling real from fake, on the real and on the fake ones.
+    """Computes leave-one-out 1-nearest-neighbour accuracies of telling real from fake: on the real, on the fake ones.
 
     About 1/2 each for equal laws and equal n. Real below fake: the fakes crowd the modes; both near 1: no overlap.
     Equidistant neighbours share the vote.
@@ -35,7 +35,7 @@ def two_sample_accuracy(real: np.ndarray, fake: np.ndarray) -> tuple[float, floa
 
 
 def coverage(real: np.ndarray, fake: np.ndarray, k: int = 5) -> float:
-    """Share of the real samples with a fake one inside the ball that reaches their k-th real neighbour.
+    """Computes the share of real samples with a fake one inside the ball that reaches their k-th real neighbour.
 
     For equal laws and equal n its expectation is near 1 - 2^-k: 0.969 at k = 5.
     """
@@ -46,7 +46,7 @@ def coverage(real: np.ndarray, fake: np.ndarray, k: int = 5) -> float:
 
 
 def train_neighbour_ratio(fake: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> float:
-    """Median distance of fakes to their nearest training sample over the same median for held-out data.
+    """Computes the median distance to the nearest training sample: that of fakes over that of held-out data.
 
     1 for fresh data, 0 for copies of the training set, above 1 for samples off the data. ValueError when the held-out
     median is 0 (data with duplicates has no such ratio).
@@ -58,9 +58,11 @@ def train_neighbour_ratio(fake: np.ndarray, train: np.ndarray, held_out: np.ndar
 
 
 def copied_share(fake: np.ndarray, train: np.ndarray, held_out: np.ndarray, quantile: float = 0.01) -> float:
-    """Share of fakes nearer to a training sample than all but `quantile` of the held-out data; fresh data: about that.
+    """Computes the share of fakes nearer to a training sample than all but `quantile` of the held-out data.
 
     It sees copies of a part of the training set, which leave the median of `train_neighbour_ratio` where it was.
+
+    Of fresh data about `quantile` are counted.
     """
     if not 0 <= quantile <= 1:
         raise ValueError(f"quantile = {quantile}; expected a number in [0, 1]")

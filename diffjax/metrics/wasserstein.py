@@ -17,7 +17,7 @@ def _pair(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def exact(x: np.ndarray, y: np.ndarray) -> float:
-    """W2 of the empirical laws of x and y, both (n, ...): O(n^3), seconds at n = 2000."""
+    """Computes W2 of the empirical laws of x and y, both (n, ...): O(n^3), seconds at n = 2000."""
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist
 
@@ -27,7 +27,7 @@ def exact(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def sliced(x: np.ndarray, y: np.ndarray, projections: int = 256, seed: int = 0) -> float:
-    """sqrt of the mean over directions of the projected W2^2; x and y (n, ...). The directions depend on seed alone."""
+    """Computes the root of the mean projected W2^2 of x and y (n, ...), over directions that seed alone decides."""
     x, y = _pair(x, y)
     if projections < 1:
         raise ValueError(f"projections = {projections}; expected at least 1")

@@ -12,7 +12,7 @@ from diffjax.types import Array
 
 
 class Classifier(nn.Module):
-    """Logits of images (H, W, C) at any noise level.
+    """The network of a noisy-image classifier: logits of images (H, W, C) at any noise level.
 
     Called as `classifier(x, c, train=False)` with c the scalar log-SNR; returns (classes,) float32, zero at
     initialisation.

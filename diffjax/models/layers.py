@@ -40,7 +40,7 @@ def check_rate(field: str, value: float) -> None:
 
 
 def positional(c: Array, width: int) -> Array:
-    """cos and sin of the log-SNR at width / 2 frequencies: the timestep embedding of Ho et al. (2020, section B).
+    """Computes the timestep embedding: cos and sin of the log-SNR at width / 2 frequencies (Ho et al. 2020, B).
 
     Its position in [0, 1000] is 25 (20 - c), c clipped to [-20, 20]: about that of DDPM's thousand times, data at 0.
     """
@@ -49,7 +49,7 @@ def positional(c: Array, width: int) -> Array:
 
 
 def fourier(c: Array, width: int, scale: float = 16.0) -> Array:
-    """cos and sin of 2 pi f log(sigma / alpha), f ~ N(0, scale^2): Gaussian Fourier features (Song et al. 2021, C).
+    """Computes cos and sin of 2 pi f log(sigma / alpha), f ~ N(0, scale^2) (Gaussian features, Song et al. 2021, C).
 
     Deviation: f are the quantiles of that law instead of draws, so that nothing random has to be kept with the
     parameters; only positive ones, since -f gives the same features up to sign. c is clipped to [-20, 20].
@@ -60,7 +60,7 @@ def fourier(c: Array, width: int, scale: float = 16.0) -> Array:
 
 
 def angle(c: Array, waves: int = 8) -> Array:
-    """phi, cos and sin of 2 j phi, j = 1 .. waves, of the angle phi = arctan(sigma / alpha) in (0, pi / 2).
+    """Computes phi, cos and sin of 2 j phi, j = 1 .. waves, of the angle phi = arctan(sigma / alpha) in (0, pi / 2).
 
     The features to take a derivative in time of: that is of order 2 waves where those of the log-SNR, clipped to
     [-20, 20] as here, grow without bound towards the ends of a schedule.
@@ -76,7 +76,7 @@ def _waves(position: Array, frequencies: Array) -> Array:
 
 
 class Embedding(nn.Module):
-    """Embeds the log-SNR and, if there are classes, the label: the vector (width,) that modulates every block.
+    """The embedding of the log-SNR and, with classes, of the label: the vector (width,) that modulates every block.
 
     The table of labels has one row more than there are classes: label == classes, or None, means "no label". If
     `augment` is not 0, a vector of that many entries joins the features of the log-SNR linearly, without a bias, so
@@ -113,25 +113,25 @@ class Embedding(nn.Module):
 
 
 def groups_of(channels: int, most: int = 32) -> int:
-    """The largest number of groups <= `most` that divides the channels into groups of 4 or more (fewer: one group)."""
+    """Finds the largest number of groups <= `most` that leaves each 4 channels or more (fewer channels: one group)."""
     return max(g for g in range(1, max(1, min(most, channels // 4)) + 1) if channels % g == 0)
 
 
 def normalize(x: Array, axes: tuple[int, ...], eps: float = 1e-6) -> Array:
-    """Zero mean and unit variance over the axes, in float32 (two passes: the squares of large means do not cancel)."""
+    """Scales x to zero mean and unit variance over the axes, in float32 (two passes: large means do not cancel)."""
     x = x.astype(jnp.float32)
     centred = x - jnp.mean(x, axes, keepdims=True)
     return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axes, keepdims=True) + eps)
 
 
 def group_norm(x: Array, groups: int, eps: float = 1e-6) -> Array:
-    """Group normalisation (Wu & He 2018) of (..., H, W, C) over (H, W, C / groups) of each example; float32."""
+    """Normalises (..., H, W, C) over (H, W, C / groups) of each example (group norm, Wu & He 2018); float32."""
     grouped = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
     return normalize(grouped, (-4, -3, -1), eps).reshape(x.shape)
 
 
 class Norm(nn.Module):
-    """Group norm of images, or layer norm of vectors, then y -> scale y + shift per channel; float32.
+    """The group norm of images, or layer norm of vectors, then y -> scale y + shift per channel; float32.
 
     Scale and shift are parameters, or, given an embedding, functions of it: 1 + a(e), b(e) with affine a, b
     (adaptive group norm, Dhariwal & Nichol 2021, section 3.1). a and b start at zero, as in EDM2: a plain norm.
@@ -153,7 +153,7 @@ class Norm(nn.Module):
 
 
 def _like(per_channel: Array, x: Array) -> Array:
-    """(C,) or (batch, C) with unit axes put in, so that it multiplies x of shape (batch, ..., C)."""
+    """Puts unit axes into (C,) or (batch, C), so that it multiplies x of shape (batch, ..., C)."""
     batch, channels = per_channel.shape[:-1], per_channel.shape[-1]
     if not batch:
         return per_channel.reshape((1,) * (x.ndim - 1) + (channels,))
@@ -161,14 +161,17 @@ def _like(per_channel: Array, x: Array) -> Array:
 
 
 def attention(q: Array, k: Array, v: Array) -> Array:
-    """softmax(q k^T / sqrt(D)) v over tokens: (..., T, heads, D) each (Vaswani et al. 2017, eq. 1), float32 softmax."""
+    """Computes softmax(q k^T / sqrt(D)) v over tokens, (..., T, heads, D) each, by a softmax in float32.
+
+    Source: Vaswani et al. 2017, eq. 1.
+    """
     logits = jnp.einsum("...qhd,...khd->...hqk", q, k, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(logits / math.sqrt(q.shape[-1]), axis=-1).astype(v.dtype)
     return jnp.einsum("...hqk,...khd->...qhd", weights, v)
 
 
 class SelfAttention(nn.Module):
-    """x + projected attention over all positions of (..., H, W, C); the projection starts at zero."""
+    """The layer x + projected attention over all positions of (..., H, W, C); the projection starts at zero."""
 
     head_width: int | None = None  # None: one head of C channels
     skip_scale: float = 1.0
@@ -191,13 +194,13 @@ class SelfAttention(nn.Module):
 
 
 def down(x: Array) -> Array:
-    """The mean of each 2 x 2 block: (..., H, W, C) to (..., H / 2, W / 2, C)."""
+    """Averages each 2 x 2 block: (..., H, W, C) to (..., H / 2, W / 2, C)."""
     *batch, height, width, channels = x.shape
     return jnp.mean(x.reshape(*batch, height // 2, 2, width // 2, 2, channels), axis=(-4, -2))
 
 
 def up(x: Array) -> Array:
-    """Each entry as a 2 x 2 block: the transpose of `down`, times four."""
+    """Repeats each entry as a 2 x 2 block: the transpose of `down`, times four."""
     *batch, height, width, channels = x.shape
     blocks = jnp.broadcast_to(x[..., :, None, :, None, :], (*batch, height, 2, width, 2, channels))
     return blocks.reshape(*batch, 2 * height, 2 * width, channels)
@@ -218,14 +221,14 @@ def with_condition(x: Array, condition: Array | None, channels: int) -> Array:
 
 
 def space_to_depth(x: Array, patch: int) -> Array:
-    """Each patch x patch block becomes the channels of one position: (..., H, W, C) to (..., H / p, W / p, p p C)."""
+    """Moves each patch x patch block to the channels of one position: (..., H, W, C) to (..., H / p, W / p, p p C)."""
     *batch, height, width, channels = x.shape
     blocks = x.reshape(*batch, height // patch, patch, width // patch, patch, channels)
     return jnp.swapaxes(blocks, -4, -3).reshape(*batch, height // patch, width // patch, patch * patch * channels)
 
 
 def depth_to_space(x: Array, patch: int) -> Array:
-    """The inverse of `space_to_depth`."""
+    """Inverts `space_to_depth`: (..., H / p, W / p, p p C) to (..., H, W, C)."""
     *batch, height, width, channels = x.shape
     blocks = x.reshape(*batch, height, width, patch, patch, channels // patch**2)
     return jnp.swapaxes(blocks, -4, -3).reshape(*batch, height * patch, width * patch, channels // patch**2)

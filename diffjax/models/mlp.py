@@ -19,7 +19,7 @@ from diffjax.types import Array
 
 
 class MLP(nn.Module):
-    """x + f(x, c, label) `depth` times at one width: layer norm modulated by the embedding, two dense layers.
+    """A residual network x + f(x, c, label) of `depth` blocks at one width: modulated layer norm, two dense layers.
 
     Called as `mlp(x, c, label=None, train=False, condition=None, gap=None)` with x (d,), c the scalar log-SNR (may be
     infinite), label an integer scalar, `classes` or None for "no label", condition a vector that enters beside x (a

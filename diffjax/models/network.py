@@ -71,7 +71,7 @@ def init(net: Network, key: Key, shape: tuple[int, ...], given: Given = NOTHING)
 
 
 class Parameter(NamedTuple):
-    """One row of `parameter_table`."""
+    """A row of `parameter_table`: path, shape, dtype and number of entries of one leaf."""
 
     path: str
     shape: tuple[int, ...]
@@ -80,7 +80,7 @@ class Parameter(NamedTuple):
 
 
 def parameter_table(params: PyTree) -> list[Parameter]:
-    """One row per leaf of a tree of arrays, or of `jax.ShapeDtypeStruct`s, in the tree's order."""
+    """Makes one row per leaf of a tree of arrays, or of `jax.ShapeDtypeStruct`s, in the tree's order."""
 
     def row(path: Any, leaf: Any) -> Parameter:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -90,7 +90,7 @@ def parameter_table(params: PyTree) -> list[Parameter]:
 
 
 def format_table(rows: list[Parameter]) -> str:
-    """The table as aligned text that ends with the total."""
+    """Formats the table as aligned text that ends with the total."""
     cells = [("parameter", "shape", "dtype", "count")]
     cells += [(r.path, "x".join(map(str, r.shape)) or "scalar", r.dtype, f"{r.count:,}") for r in rows]
     cells += [("total", "", "", f"{sum(r.count for r in rows):,}")]

@@ -10,7 +10,7 @@ from diffjax.types import Array
 
 
 class Perceptron(nn.Module):
-    """Dense layers and silu, on x flattened; without time, labels, norms or dropout.
+    """A plain network of dense layers and silu, on x flattened; without time, labels, norms or dropout.
 
     Called as `perceptron(x, c, label=None, train=False)`; c says only how many leading axes are of a batch. Returns F
     of the given shape, float32.

@@ -9,7 +9,7 @@ from diffjax.types import Array
 
 
 class TokenMLP(nn.Module):
-    """An embedding of each token, `MLP` over all of them as one vector, one dense layer to the logits.
+    """A network of tokens: each one's embedding, `MLP` over all of them as one vector, a dense layer to the logits.
 
     Called as `net(x, c, label=None, train=False)` with x (L,) integers 0 .. vocabulary, where `vocabulary` stands for a
     hidden token; c and label are those of `MLP` (a masked model is told no time: c = 0). Returns logits

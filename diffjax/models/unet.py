@@ -15,12 +15,14 @@ from diffjax.types import Array
 
 
 class ResidualBlock(nn.Module):
-    """norm, silu, (resample), convolve, modulated norm, silu, dropout, convolve from zero; plus the (resampled) input.
+    """The residual block: norm, silu, (resample), convolve, modulated norm, silu, dropout, convolve from zero.
 
     Attributes:
         features: channels of the result.
         resample: None, or `layers.down` or `layers.up`, applied to both branches (Brock et al. 2019).
         skip_scale: multiplies the sum; 1 / sqrt(2) keeps its variance.
+
+    The (resampled) input is added to the result.
     """
 
     features: int
@@ -45,7 +47,7 @@ class ResidualBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """Residual blocks on the way down and up again, joined by skip connections, with self-attention in between.
+    """A U-Net: residual blocks on the way down and up again, joined by skip connections, self-attention in between.
 
     Called as `unet(x, c, label=None, train=False, augment=None, condition=None)` with x (H, W, C), c the scalar log-SNR
     (may be infinite), label an integer scalar, `classes` or None for "no label", augment the label of what was done to

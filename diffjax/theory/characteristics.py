@@ -37,26 +37,26 @@ class Affine:
     process: Any
 
     def log_density(self, x: Array, x0: Array, t: Any) -> Array:
-        """log density of sigma z at x - alpha x_0."""
+        """Computes log p_t(x | x_0), a scalar: the log density of sigma z at x - alpha x_0."""
         return self.process.prior_log_density(x - self.process.schedule(t)[0] * x0, t)
 
     def velocity(self, x: Array, x0: Array, t: Any) -> Array:
-        """alpha' x_0 + sigma' (x - alpha x_0) / sigma."""
+        """Computes f_t(x | x_0) = alpha' x_0 + sigma' (x - alpha x_0) / sigma, of x's shape."""
         (alpha, sigma), (d_alpha, d_sigma) = derivatives(self.process.schedule, t)
         return d_alpha * x0 + d_sigma / sigma * (x - alpha * x0)
 
     def sample(self, key: Key, x0: Array, t: Any) -> Array:
-        """alpha x_0 + sigma z."""
+        """Draws x_t = alpha x_0 + sigma z given x_0, of its shape."""
         return self.process.corrupt(x0, self.process.noise(key, x0), t)
 
     def log_prior(self, x: Array) -> Array:
-        """log density of the process's prior, at x_T = x."""
+        """Computes the log density of the process's prior at x_T = x, a scalar."""
         return self.process.prior_log_density(x)
 
 
 @pytree
 class Characteristics:
-    """Any trajectories, by derivatives of phi.
+    """The trajectories of any one-to-one map phi, by its derivatives.
 
     Attributes:
         phi: (x, x_0, t) -> x_T, one to one in x, differentiable.
@@ -71,22 +71,22 @@ class Characteristics:
     prior: Callable[..., Array] = static()
 
     def log_density(self, x: Array, x0: Array, t: Any) -> Array:
-        """log p_T(phi) + log |det d phi / d x|."""
+        """Computes log p_t(x | x_0) = log p_T(phi) + log |det d phi / d x|, a scalar."""
         jacobian = jax.jacfwd(self.phi)(x, x0, t)
         return self.log_prior(self.phi(x, x0, t)) + jnp.linalg.slogdet(jacobian)[1]
 
     def velocity(self, x: Array, x0: Array, t: Any) -> Array:
-        """-(d phi / d x)^-1 d_t phi."""
+        """Computes f_t(x | x_0) = -(d phi / d x)^-1 d_t phi, of x's shape."""
         jacobian, rate = jax.jacfwd(self.phi, argnums=(0, 2))(x, x0, jnp.asarray(t, x.dtype))
         return -jnp.linalg.solve(jacobian, rate)
 
     def sample(self, key: Key, x0: Array, t: Any) -> Array:
-        """The trajectory to a draw of the prior, at t."""
+        """Draws x_t given x_0: where the trajectory to a draw of the prior is at t."""
         return self.path(self.prior(key, x0.shape), x0, t)
 
 
 def uniform(low: float, high: float, schedule: Schedule | None = None) -> Affine:
-    """Trajectories to a prior that is uniform on [low, high]^d: straight ones, or of another schedule.
+    """Makes trajectories to a prior that is uniform on [low, high]^d: straight ones, or of another schedule.
 
     Raises:
         ValueError: unless low < high, both finite.

@@ -22,37 +22,37 @@ from diffjax.types import Array, Denoiser, Key, Schedule, pytree
 
 
 class Construction(Protocol):
-    """What becomes of one point x_0 (d,) at times t > 0: a pytree."""
+    """What becomes of one point x_0 (d,) at times t > 0, as a density and a velocity: a pytree."""
 
     def log_density(self, x: Array, x0: Array, t: Any) -> Array:
-        """log p_t(x | x_0), a scalar."""
+        """Computes log p_t(x | x_0), a scalar."""
         ...
 
     def velocity(self, x: Array, x0: Array, t: Any) -> Array:
-        """f_t(x | x_0), (d,)."""
+        """Computes f_t(x | x_0), (d,)."""
         ...
 
     def sample(self, key: Key, x0: Array, t: Any) -> Array:
-        """One draw of p_t(. | x_0), (d,)."""
+        """Draws x_t from p_t(. | x_0), (d,)."""
         ...
 
 
 def residual(construction: Construction, x: Array, x0: Array, t: Any) -> Array:
-    """(d_t p + div(p f)) / p at (x, t) given x_0, a scalar that must be 0 (`residuals.continuity`)."""
+    """Computes (d_t p + div(p f)) / p at (x, t) given x_0, a scalar that must be 0 (`residuals.continuity`)."""
     return residuals.continuity(
         lambda x, t: construction.log_density(x, x0, t), lambda x, t: construction.velocity(x, x0, t), x, t
     )
 
 
 def regression(velocity: Field, construction: Construction, key: Key, x0: Array, t: Any) -> Array:
-    """|v(x_t, t) - f_t(x_t | x_0)|^2 at one draw of x_t, a scalar: least in the mean for the marginal velocity."""
+    """Computes |v(x_t, t) - f_t(x_t | x_0)|^2 at one draw of x_t, a scalar: least in the mean for the marginal v."""
     x = construction.sample(key, x0, t)
     return jnp.sum((velocity(x, t) - construction.velocity(x, x0, t)) ** 2)
 
 
 @pytree
 class Marginal:
-    """The construction over finite data; make it with `marginal`.
+    """The law p_t and the velocity of finite data under a construction; make it with `marginal`.
 
     Attributes:
         construction: of one point.
@@ -65,11 +65,11 @@ class Marginal:
     log_weights: Array
 
     def log_prob(self, x: Array, t: Any) -> Array:
-        """log p_t(x), a scalar."""
+        """Computes log p_t(x), a scalar."""
         return jax.nn.logsumexp(self._log_joint(x, t))
 
     def velocity(self, x: Array, t: Any) -> Array:
-        """v(x, t), (d,), exact. Where no point's density reaches x, it is that of the nearest point's trajectory."""
+        """Computes v(x, t), (d,), exactly; where no point's density reaches x, by the nearest point's trajectory."""
         each = jax.vmap(self.construction.velocity, in_axes=(None, 0, None))(x, self.points, t)
         log_joint, distance = self._log_joint(x, t), jnp.sum((self.points - x[None]) ** 2, 1)
         # A solver's step over the edge of a bounded support must come back, not become 0 / 0.
@@ -78,12 +78,12 @@ class Marginal:
         return jnp.einsum("k,kd->d", shares, each)
 
     def sample(self, key: Key, t: Any) -> Array:
-        """One draw of p_t, (d,)."""
+        """Draws x_t from p_t, (d,)."""
         key_point, key = jax.random.split(key)
         return self.construction.sample(key, self.points[jax.random.categorical(key_point, self.log_weights)], t)
 
     def denoiser(self, schedule: Schedule) -> Denoiser:
-        """`denoiser` of the velocity."""
+        """Makes the denoiser of the marginal velocity under a schedule (`constructions.denoiser`)."""
         return denoiser(jax.tree_util.Partial(Marginal.velocity, self), schedule)
 
     def _log_joint(self, x: Array, t: Any) -> Array:
@@ -92,7 +92,7 @@ class Marginal:
 
 
 def marginal(construction: Construction, points: Any, weights: Any = None) -> Marginal:
-    """The law and the velocity of weighted points under a construction.
+    """Makes the law and the velocity of weighted points under a construction.
 
     Args:
         points: (K, d).
@@ -121,7 +121,7 @@ def marginal(construction: Construction, points: Any, weights: Any = None) -> Ma
 
 
 def denoiser(velocity: Field, schedule: Schedule) -> Denoiser:
-    """The denoiser whose probability flow under the schedule is dx/dt = velocity, for deterministic samplers.
+    """Makes the denoiser whose probability flow under the schedule is dx/dt = velocity, for deterministic samplers.
 
     Args:
         velocity: (x, t) -> dx/dt, of x's shape; a pytree, or any function, which `jit` takes as a constant.

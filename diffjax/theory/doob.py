@@ -23,7 +23,7 @@ from diffjax.types import Array, Schedule, pytree
 
 @pytree
 class Pinned:
-    """A linear SDE that arrives at y at time t_max; make one with `pinned`. It has a drift and a diffusion.
+    """A linear SDE that is conditioned to arrive at y at time t_max; make one with `pinned`.
 
     Attributes:
         sde: the free process.
@@ -36,24 +36,24 @@ class Pinned:
     t_max: Any
 
     def log_h(self, x: Array, t: Any) -> Array:
-        """log p(x_T = y | x_t = x), a scalar."""
+        """Computes log h = log p(x_T = y | x_t = x), a scalar."""
         A, b, Q = self.sde.discretize(self.t_max - t)
         miss = self.y - jnp.matmul(A, x, precision="highest") - b
         return -0.5 * (miss @ jnp.linalg.solve(Q, miss) + jnp.linalg.slogdet(2 * np.pi * Q)[1])
 
     def drift(self, x: Array, t: Any) -> Array:
-        """f + L L^T grad log h, grad log h = A^T Q^-1 (y - A x - b)."""
+        """Computes the drift f + L L^T grad log h, (d,), with grad log h = A^T Q^-1 (y - A x - b)."""
         with jax.default_matmul_precision("highest"):
             A, b, Q = self.sde.discretize(self.t_max - t)
             pull = A.T @ jnp.linalg.solve(Q, self.y - A @ x - b)
             return self.sde.drift(x, t) + self.sde.L @ (self.sde.L.T @ pull)
 
     def diffusion(self, x: Array, t: Any) -> Array:
-        """L, (d, k)."""
+        """Returns the diffusion L, (d, k), which conditioning leaves as it is."""
         return self.sde.L
 
     def transition(self, s: Any, t: Any) -> Transition:
-        """p(x_t | x_s, x_T = y), s <= t < t_max: the free transition, conditioned on where it leads."""
+        """Computes p(x_t | x_s, x_T = y), s <= t < t_max: the free transition, conditioned on where it leads."""
         with jax.default_matmul_precision("highest"):
             A, b, Q = self.sde.discretize(t - s)
             on, offset, spread = self.sde.discretize(self.t_max - t)
@@ -64,7 +64,7 @@ class Pinned:
 
 
 def pinned(sde: LinearSDE, y: Any, t_max: Any) -> Pinned:
-    """The linear SDE conditioned on x_T = y.
+    """Conditions the linear SDE on x_T = y.
 
     Raises:
         ValueError: if y is not (d,), or noise does not reach every direction by t_max, so that h has no density.
@@ -84,19 +84,19 @@ def pinned(sde: LinearSDE, y: Any, t_max: Any) -> Pinned:
 
 
 def log_h(schedule: Schedule, x: Array, y: Array, t: Any) -> Array:
-    """log N(y; R x, q) of a schedule pinned at its t_max, a scalar."""
+    """Computes log h = log N(y; R x, q) of a schedule pinned at its t_max, a scalar."""
     R, q = _onward(schedule, t)
     return -0.5 * jnp.sum((y - R * x) ** 2 / q + jnp.log(2 * np.pi * q))
 
 
 def grad_log_h(schedule: Schedule, x: Array, y: Array, t: Any) -> Array:
-    """R (y - R x) / q, of x's shape; with alpha = 1 (y - x) / (sigma_T^2 - sigma_t^2)."""
+    """Computes grad log h = R (y - R x) / q, of x's shape; with alpha = 1 (y - x) / (sigma_T^2 - sigma_t^2)."""
     R, q = _onward(schedule, t)
     return R * (y - R * x) / q
 
 
 def bridge(schedule: Schedule, y: Array) -> SDE:
-    """dx = [f x + g^2 grad log h] dt + g dw for x (d,), on 0 < t < t_max: arrives at y."""
+    """Makes the SDE dx = [f x + g^2 grad log h] dt + g dw for x (d,), on 0 < t < t_max: it arrives at y."""
 
     def drift(x: Array, t: Any) -> Array:
         f, g2 = rates(schedule, t)
@@ -109,7 +109,7 @@ def bridge(schedule: Schedule, y: Array) -> SDE:
 
 
 def transition(schedule: Schedule, s: Any, t: Any) -> tuple[Array, Array, Array]:
-    """(a, b, v) of p(x_t | x_s, x_T = y) = N(a x_s + b y, v), s < t < t_max; s = 0 is the kernel of DDBM."""
+    """Computes (a, b, v) of p(x_t | x_s, x_T = y) = N(a x_s + b y, v), s < t < t_max; s = 0 is the kernel of DDBM."""
     (alpha_s, sigma_s), (alpha, sigma), (R, q) = schedule(s), schedule(t), _onward(schedule, t)
     ahead = alpha / alpha_s
     own = sigma**2 - (ahead * sigma_s) ** 2
@@ -118,6 +118,6 @@ def transition(schedule: Schedule, s: Any, t: Any) -> tuple[Array, Array, Array]
 
 
 def _onward(schedule: Schedule, t: Any) -> tuple[Array, Array]:
-    """(R, q) of x_T given x_t."""
+    """Computes (R, q) of p(x_T | x_t) = N(R x_t, q)."""
     alpha_T, sigma_T = schedule(schedule.t_max)
     return alpha_T / schedule(t)[0], sigma_T**2 * -jnp.expm1(-remaining(schedule, t))

@@ -23,35 +23,35 @@ Field = Callable[[Array, Any], Array]  # (x (d,), t) -> (d,): a drift, a velocit
 
 
 class Dynamics(Protocol):
-    """What has a drift and a diffusion: `SDE`, `linear.LinearSDE`."""
+    """An SDE as what has a drift and a diffusion: `SDE`, `linear.LinearSDE`, `doob.Pinned`."""
 
     @property
     def drift(self) -> Field:
-        """f(x, t), (d,)."""
+        """The drift, a function (x (d,), t) -> f, (d,)."""
         ...
 
     @property
     def diffusion(self) -> Callable[[Array, Any], Array]:
-        """G(x, t), (d, k)."""
+        """The diffusion, a function (x (d,), t) -> G, (d, k)."""
         ...
 
 
 class SDE(NamedTuple):
-    """dx = drift(x, t) dt + diffusion(x, t) dw, in Ito's sense."""
+    """The SDE dx = drift(x, t) dt + diffusion(x, t) dw, in Ito's sense."""
 
     drift: Field
     diffusion: Callable[[Array, Any], Array]
 
 
 class Ito(NamedTuple):
-    """The SDE of y = phi(x, t): drift of y's shape, diffusion of y's shape and a last axis k."""
+    """The coefficients of y = phi(x, t): a drift of y's shape, a diffusion of y's shape and a last axis k."""
 
     drift: Array
     diffusion: Array
 
 
 def forward(schedule: Schedule) -> SDE:
-    """dx = f x dt + g dw with a schedule's marginals (`calculus.rates`), on 0 < t where alpha > 0.
+    """Makes the SDE dx = f x dt + g dw with a schedule's marginals (`calculus.rates`), on 0 < t where alpha > 0.
 
     Raises:
         ValueError: for a process that is not Gaussian.
@@ -65,12 +65,12 @@ def forward(schedule: Schedule) -> SDE:
 
 
 def ode(velocity: Field) -> SDE:
-    """dx = velocity dt: no noise, k = 0."""
+    """Makes the SDE dx = velocity dt, which has no noise: k = 0."""
     return SDE(velocity, lambda x, t: jnp.zeros((len(x), 0), x.dtype))
 
 
 def ito(sde: Dynamics, phi: Callable[[Array, Any], Array], x: Array, t: Any) -> Ito:
-    """Ito's formula at (x, t).
+    """Computes drift and diffusion of y = phi(x, t) at (x, t), by Ito's formula.
 
     Args:
         phi: (x (d,), t) -> an array of any shape, twice differentiable.
@@ -92,7 +92,7 @@ def ito(sde: Dynamics, phi: Callable[[Array, Any], Array], x: Array, t: Any) -> 
 
 
 def generator(sde: Dynamics, phi: Callable[[Array], Array], x: Array, t: Any) -> Array:
-    """L phi at (x, t), of phi's shape: the mean rate of change of phi(x_t) for a phi without t.
+    """Computes L phi at (x, t), of phi's shape: the mean rate of change of phi(x_t) for a phi without t.
 
     Raises:
         ValueError: as `ito`.
@@ -101,7 +101,7 @@ def generator(sde: Dynamics, phi: Callable[[Array], Array], x: Array, t: Any) ->
 
 
 def flux(sde: Dynamics, p: Callable[[Array], Array], x: Array, t: Any) -> Array:
-    """J = f p - div(D p) / 2, the flow of probability through x, (d,).
+    """Computes the flow of probability through x, J = f p - div(D p) / 2, (d,).
 
     Args:
         p: (d,) -> (), the density at time t.
@@ -114,7 +114,7 @@ def flux(sde: Dynamics, p: Callable[[Array], Array], x: Array, t: Any) -> Array:
 
 
 def adjoint(sde: Dynamics, p: Callable[[Array], Array], x: Array, t: Any) -> Array:
-    """L* p at (x, t), a scalar: d_t p by the Fokker-Planck equation. A G that depends on x stays inside.
+    """Computes L* p at (x, t), a scalar: d_t p by the Fokker-Planck equation. A G that depends on x stays inside.
 
     Raises:
         ValueError: as `ito`.
@@ -123,12 +123,12 @@ def adjoint(sde: Dynamics, p: Callable[[Array], Array], x: Array, t: Any) -> Arr
 
 
 def probability_flow(sde: Dynamics, score: Field) -> Field:
-    """f - div(D) / 2 - D score / 2: the velocity of an ODE with the SDE's marginals."""
+    """Makes f - div(D) / 2 - D score / 2: the velocity of an ODE with the SDE's marginals."""
     return lambda x, t: _at(sde, x, t)[0] - 0.5 * _osmosis(sde, score, x, t)
 
 
 def time_reversal(sde: Dynamics, score: Field, t_max: Any, churn: float = 1.0) -> SDE:
-    """The SDE of y_r = x_(t_max - r), r from 0 to t_max: drift -f + (1 + churn^2) / 2 (div D + D score), noise churn G.
+    """Makes the SDE of y_r = x_(t_max - r), r from 0 to t_max.
 
     Args:
         score: grad log p_t of the SDE's marginals, t the SDE's own time.
@@ -137,6 +137,8 @@ def time_reversal(sde: Dynamics, score: Field, t_max: Any, churn: float = 1.0) -
 
     Raises:
         ValueError: if churn is negative.
+
+    Its drift is -f + (1 + churn^2) / 2 (div D + D score), its noise churn G.
     """
     if not 0 <= churn < np.inf:
         raise ValueError(f"churn is {churn}, expected a finite number >= 0 (0: probability flow, 1: the reversal).")
@@ -149,7 +151,7 @@ def time_reversal(sde: Dynamics, score: Field, t_max: Any, churn: float = 1.0) -
 
 
 def _osmosis(sde: Dynamics, score: Field, x: Array, t: Any) -> Array:
-    """div D + D score = div(D p) / p."""
+    """Computes div D + D score = div(D p) / p, (d,)."""
     return _row_divergence(lambda y: _spread(sde, y, t), x) + _spread(sde, x, t) @ score(x, t)
 
 

@@ -27,27 +27,27 @@ from diffjax.types import Array, Key, pytree, static
 
 @pytree
 class SpaceTimeIsotropic:
-    """A charge in one more dimension, which is t: `processes.poisson` with D = 1 at r = t."""
+    """The field of a charge in one more dimension, which is t: `processes.poisson` with D = 1 at r = t."""
 
     def log_density(self, x: Array, x0: Array, t: Any) -> Array:
-        """log C t / (t^2 + r^2)^((d + 1) / 2), C = Gamma((d + 1) / 2) / pi^((d + 1) / 2)."""
+        """Computes log p_t = log C t / (t^2 + r^2)^((d + 1) / 2), C = Gamma((d + 1) / 2) / pi^((d + 1) / 2)."""
         half = (x.size + 1) / 2
         constant = jax.scipy.special.gammaln(half) - half * np.log(np.pi)
         return constant + jnp.log(t) - half * jnp.log(t**2 + jnp.sum((x - x0) ** 2))
 
     def velocity(self, x: Array, x0: Array, t: Any) -> Array:
-        """(x - x_0) / t."""
+        """Computes f_t(x | x_0) = (x - x_0) / t, (d,)."""
         return (x - x0) / t
 
     def sample(self, key: Key, x0: Array, t: Any) -> Array:
-        """x_0 + t e_x / |e_t| for normal e."""
+        """Draws x_t = x_0 + t e_x / |e_t|, (d,), with normal e."""
         e = jax.random.normal(key, (x0.size + 1,), x0.dtype)
         return x0 + t * e[:-1].reshape(x0.shape) / jnp.abs(e[-1])
 
 
 @pytree
 class SpaceIsotropic:
-    """phi_t = N(0, sigma(t)^2 I): -sigma' sigma grad log p is its marginal velocity (`heat`).
+    """The Gaussian phi_t = N(0, sigma(t)^2 I): -sigma' sigma grad log p is its marginal velocity (`heat`).
 
     Attributes:
         sigma: t -> standard deviation, differentiable, 0 at t = 0.
@@ -56,16 +56,16 @@ class SpaceIsotropic:
     sigma: Callable[[Any], Array] = static()
 
     def log_density(self, x: Array, x0: Array, t: Any) -> Array:
-        """log N(x; x_0, sigma^2 I)."""
+        """Computes log p_t = log N(x; x_0, sigma^2 I), a scalar."""
         return jnp.sum(jax.scipy.stats.norm.logpdf(x, x0, self.sigma(t)))
 
     def velocity(self, x: Array, x0: Array, t: Any) -> Array:
-        """sigma' / sigma (x - x_0)."""
+        """Computes f_t(x | x_0) = sigma' / sigma (x - x_0), (d,)."""
         sigma, rate = jax.jvp(self.sigma, (jnp.asarray(t, x.dtype),), (jnp.ones((), x.dtype),))
         return rate / sigma * (x - x0)
 
     def sample(self, key: Key, x0: Array, t: Any) -> Array:
-        """x_0 + sigma z."""
+        """Draws x_t = x_0 + sigma z, (d,)."""
         return x0 + self.sigma(t) * jax.random.normal(key, x0.shape, x0.dtype)
 
 
@@ -82,32 +82,32 @@ class Radial:
     quantile: Callable[[Array, Any], Array] = static()
 
     def log_density(self, x: Array, x0: Array, t: Any) -> Array:
-        """log of -d_r S r^(1-d) / area of the unit sphere; r > 0."""
+        """Computes the log of p_t = -d_r S r^(1-d) / area of the unit sphere, a scalar; r > 0."""
         r = _norm(x - x0)
         log_s, slope = jax.value_and_grad(self.log_survival)(r, t)
         log_area = np.log(2) + x.size / 2 * np.log(np.pi) - jax.scipy.special.gammaln(x.size / 2)
         return log_s + jnp.log(-slope) - (x.size - 1) * jnp.log(r) - log_area
 
     def velocity(self, x: Array, x0: Array, t: Any) -> Array:
-        """-(d_t S / d_r S) (x - x_0) / r; r > 0."""
+        """Computes f_t(x | x_0) = -(d_t S / d_r S) (x - x_0) / r, (d,); r > 0."""
         r = _norm(x - x0)
         along, rate = jax.grad(self.log_survival, argnums=(0, 1))(r, jnp.asarray(t, x.dtype))
         return -(rate / along) * (x - x0) / r
 
     def sample(self, key: Key, x0: Array, t: Any) -> Array:
-        """x_0 + r u, u a direction."""
+        """Draws x_t = x_0 + r u, (d,), u a direction."""
         key_r, key_u = jax.random.split(key)
         e = jax.random.normal(key_u, x0.shape, x0.dtype)
         return x0 + self.quantile(jax.random.uniform(key_r, (), x0.dtype), t) * e / _norm(e)
 
 
 def tanh() -> Radial:
-    """psi = tanh(r / t): S = 2 / (exp(2 r / t) + 1)."""
+    """Makes the radial law psi = tanh(r / t): S = 2 / (exp(2 r / t) + 1)."""
     return Radial(_tanh_survival, _tanh_quantile)
 
 
 def exponential() -> Radial:
-    """psi = 1 - exp(-r / t)."""
+    """Makes the radial law psi = 1 - exp(-r / t): S = exp(-r / t)."""
     return Radial(_exponential_survival, _exponential_quantile)
 
 

@@ -24,7 +24,7 @@ Clock = Callable[[Any], Array]  # t -> a scalar: sigma_t, alpha_t
 
 
 def residual(log_prob: LogProb, sigma: Clock, x: Array, t: Any) -> Array:
-    """(d_t p - sigma' sigma Laplace p) / p at (x, t), a scalar: Laplace p / p = Laplace log p + |grad log p|^2."""
+    """Computes (d_t p - sigma' sigma Laplace p) / p, a scalar: Laplace p / p = Laplace log p + |grad log p|^2."""
     now, rate = _derivative(sigma, t)
     slope = jax.grad(log_prob)
     laplace = divergence(slope, x, t) + jnp.sum(slope(x, t) ** 2)
@@ -32,7 +32,7 @@ def residual(log_prob: LogProb, sigma: Clock, x: Array, t: Any) -> Array:
 
 
 def flow(score: Field, sigma: Clock) -> Field:
-    """- sigma' sigma score(x, t): the velocity of the heat equation's ODE.
+    """Makes the velocity -sigma' sigma score(x, t) of the heat equation's ODE.
 
     Args:
         score: grad log p_t of p_t = p_0 * N(0, sigma_t^2 I).
@@ -47,7 +47,7 @@ def flow(score: Field, sigma: Clock) -> Field:
 
 
 def rescale(velocity: Field, alpha: Clock) -> Field:
-    """The velocity of y = alpha_t x: alpha' / alpha y + alpha velocity(y / alpha, t)."""
+    """Makes the velocity of y = alpha_t x: alpha' / alpha y + alpha velocity(y / alpha, t)."""
 
     def rescaled(y: Array, t: Any) -> Array:
         now, rate = _derivative(alpha, t)
@@ -57,7 +57,7 @@ def rescale(velocity: Field, alpha: Clock) -> Field:
 
 
 def with_log_prob(velocity: Field) -> Callable[[tuple[Array, Array], Any], tuple[Array, Array]]:
-    """((x, log p_t(x)), t) -> their rates (v, - div v), at the same stages of a solver (Chen et al. 2018, eq. 8)."""
+    """Makes ((x, log p_t(x)), t) -> their rates (v, -div v), at equal stages of a solver (Chen et al. 2018, eq. 8)."""
     return lambda state, t: (velocity(state[0], t), -divergence(velocity, state[0], t))
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 
 def largest_distance(x: Any, block: int = 1024) -> float:
-    """sigma_1: the largest distance between two of the examples x (n, ...).
+    """Computes sigma_1: the largest distance between two of the examples x (n, ...).
 
     Raises:
         ValueError: for fewer than two examples, or a value that is not finite.
@@ -33,7 +33,7 @@ def largest_distance(x: Any, block: int = 1024) -> float:
 
 
 def overlap(ratio: float, dim: int) -> float:
-    """Which share of a level's radii lies within three standard deviations of the level above: the criterion.
+    """Computes which share of a level's radii lies within three standard deviations of the level above (technique 2).
 
     Raises:
         ValueError: unless ratio > 1 and dim >= 1.
@@ -46,7 +46,7 @@ def overlap(ratio: float, dim: int) -> float:
 
 
 def ratio(dim: int, share: float = 0.5) -> float:
-    """gamma = sigma_i / sigma_{i+1} at which neighbouring levels of dim numbers overlap by `share`.
+    """Finds gamma = sigma_i / sigma_{i+1} at which neighbouring levels of dim numbers overlap by `share`.
 
     Raises:
         ValueError: unless 0 < share < 1 and dim >= 5, below which neighbours overlap at any ratio.
@@ -59,7 +59,7 @@ def ratio(dim: int, share: float = 0.5) -> float:
 
 
 def levels(sigma_1: float, sigma_L: float, gamma: float) -> int:
-    """L: how many levels lead from sigma_1 down to sigma_L by steps of at most the ratio gamma, both ends included.
+    """Counts how many levels lead from sigma_1 down to sigma_L in ratios of at most gamma, both ends included.
 
     Raises:
         ValueError: unless sigma_1 > sigma_L > 0 and gamma > 1.
@@ -75,7 +75,7 @@ def levels(sigma_1: float, sigma_L: float, gamma: float) -> int:
 
 
 def ratio_of(sigma_1: float, sigma_L: float, count: int) -> float:
-    """gamma of the ladder of `count` levels from sigma_1 to sigma_L.
+    """Computes gamma of the ladder of `count` levels from sigma_1 to sigma_L.
 
     Raises:
         ValueError: unless sigma_1 > sigma_L > 0 and count >= 2.
@@ -91,7 +91,7 @@ def ratio_of(sigma_1: float, sigma_L: float, count: int) -> float:
 
 
 def settled_variance(eps: float, sigma_L: float, gamma: float, steps: int) -> float:
-    """The variance above, over sigma_L^2: 1 if `steps` steps of NCSNv2's convention forget the level above.
+    """Computes a level's variance after `steps` steps over sigma_L^2: 1 if they forget the level above (technique 4).
 
     Raises:
         ValueError: unless 0 < eps < 2 sigma_L^2, gamma > 1 and steps >= 1.
@@ -110,7 +110,7 @@ def settled_variance(eps: float, sigma_L: float, gamma: float, steps: int) -> fl
 
 
 def step_size(sigma_L: float, gamma: float, steps: int) -> float:
-    """eps (NCSNv2's convention) with the smallest settled variance; that variance itself reaches 1 for no eps.
+    """Finds the eps (NCSNv2's convention) of the smallest settled variance, which itself reaches 1 for no eps.
 
     Raises:
         ValueError: unless sigma_L > 0, gamma > 1 and steps >= 1.

@@ -28,27 +28,27 @@ _DOUBLINGS = 48  # enough for steps of 2^47 time constants
 
 
 class Moments(NamedTuple):
-    """A Gaussian: mean (d,) and covariance (d, d)."""
+    """The moments of a Gaussian: mean (d,) and covariance (d, d)."""
 
     mean: Array
     cov: Array
 
 
 class Transition(NamedTuple):
-    """p(x_t | x_s) = N(A x_s + b, Q): A (d, d), b (d,), Q (d, d)."""
+    """The Gaussian transition p(x_t | x_s) = N(A x_s + b, Q): A (d, d), b (d,), Q (d, d)."""
 
     A: Array
     b: Array
     Q: Array
 
     def push(self, law: Moments) -> Moments:
-        """The law of x_t when x_s has this one."""
+        """Computes the law of x_t from the law of x_s."""
         A, b, Q = self
         with jax.default_matmul_precision("highest"):
             return Moments(A @ law.mean + b, A @ law.cov @ A.T + Q)
 
     def sample(self, key: Key, x: Array) -> Array:
-        """One draw of x_t given x_s = x, (d,); Q may be singular."""
+        """Draws x_t given x_s = x, (d,); Q may be singular."""
         values, vectors = jnp.linalg.eigh(self.Q)
         spread = jnp.sqrt(jnp.maximum(values, 0)) * jax.random.normal(key, x.shape, x.dtype)
         with jax.default_matmul_precision("highest"):
@@ -56,7 +56,7 @@ class Transition(NamedTuple):
 
 
 def compose(first: Transition, then: Transition) -> Transition:
-    """The transition of two steps in turn: A = A_2 A_1, Q = A_2 Q_1 A_2^T + Q_2 (Chapman-Kolmogorov)."""
+    """Composes the transitions of two steps: A = A_2 A_1, Q = A_2 Q_1 A_2^T + Q_2 (Chapman-Kolmogorov)."""
     mean, cov = then.push(Moments(first.b, first.Q))
     with jax.default_matmul_precision("highest"):
         return Transition(then.A @ first.A, mean, cov)
@@ -64,7 +64,7 @@ def compose(first: Transition, then: Transition) -> Transition:
 
 @pytree
 class LinearSDE:
-    """dx = (F x + u) dt + L dw; make one with `linear_sde`.
+    """The SDE dx = (F x + u) dt + L dw; make one with `linear_sde`.
 
     Attributes:
         F: (d, d), in 1 / time.
@@ -77,21 +77,21 @@ class LinearSDE:
     L: Array
 
     def drift(self, x: Array, t: Any) -> Array:
-        """F x + u, (d,)."""
+        """Computes the drift F x + u, (d,)."""
         return self.F @ x + self.u
 
     def diffusion(self, x: Array, t: Any) -> Array:
-        """L, (d, k)."""
+        """Returns the diffusion L, (d, k)."""
         return self.L
 
     def moment_rates(self, law: Moments) -> Moments:
-        """(dm/dt, dP/dt)."""
+        """Computes the rates (dm/dt, dP/dt) at which mean and covariance change."""
         with jax.default_matmul_precision("highest"):
             pull = self.F @ law.cov
             return Moments(self.F @ law.mean + self.u, pull + pull.T + self.L @ self.L.T)
 
     def discretize(self, dt: Any) -> Transition:
-        """The exact transition over a time dt >= 0; differentiable in dt.
+        """Computes the exact transition over a time dt >= 0; differentiable in dt.
 
         Van Loan's exponential holds exp(-F dt) too, in which a stiff F loses all digits of Q. It is taken of a step of
         half a time constant or less, and doubled by composition, which only adds positive matrices.
@@ -113,7 +113,7 @@ class LinearSDE:
             return jax.lax.fori_loop(0, _DOUBLINGS, double, small)
 
     def stationary(self) -> Moments:
-        """The law that stays: F m + u = 0 and Lyapunov's F P + P F^T + L L^T = 0, by a solve of d^2 unknowns.
+        """Solves F m + u = 0 and Lyapunov's F P + P F^T + L L^T = 0, d^2 unknowns, for the law that stays.
 
         Raises:
             ValueError: if an eigenvalue of F has a real part >= 0: nothing need be stationary then.
@@ -130,7 +130,7 @@ class LinearSDE:
 
 
 def linear_sde(F: Any, L: Any, u: Any = None) -> LinearSDE:
-    """dx = (F x + u) dt + L dw.
+    """Makes the SDE dx = (F x + u) dt + L dw.
 
     Args:
         F: (d, d).
@@ -150,18 +150,18 @@ def linear_sde(F: Any, L: Any, u: Any = None) -> LinearSDE:
 
 
 def wiener(d: int) -> LinearSDE:
-    """The Wiener process itself, in d dimensions."""
+    """Makes the Wiener process itself, in d dimensions."""
     return linear_sde(np.zeros((d, d)), np.eye(d))
 
 
 def euler_maruyama(sde: LinearSDE, dt: Any) -> Transition:
-    """The law of one Euler-Maruyama step: weak order 1 (and strong order 1: the noise does not depend on x)."""
+    """Computes the law of one Euler-Maruyama step: weak order 1 (and strong order 1: additive noise)."""
     with jax.default_matmul_precision("highest"):
         return Transition(jnp.eye(len(sde.u), dtype=sde.F.dtype) + sde.F * dt, sde.u * dt, sde.L @ sde.L.T * dt)
 
 
 def sample_path(sde: LinearSDE, key: Key, x: Array, ts: Any) -> Array:
-    """One path at the times ts (K,), from x (d,) at ts[0]: (K, d). Exact, whatever the spacing.
+    """Draws one path at the times ts (K,), from x (d,) at ts[0]: (K, d). Exact, whatever the spacing.
 
     Raises:
         ValueError: unless ts rises.
@@ -180,7 +180,7 @@ def sample_path(sde: LinearSDE, key: Key, x: Array, ts: Any) -> Array:
 
 
 def _van_loan(sde: LinearSDE, dt: Array) -> Transition:
-    """exp([[-F, L L^T], [0, F^T]] dt) = [[., A^-1 Q], [0, A^T]], of the state (x, 1), whose F also holds u."""
+    """Computes exp([[-F, L L^T], [0, F^T]] dt) = [[., A^-1 Q], [0, A^T]] of the state (x, 1), whose F also holds u."""
     d = len(sde.u)
     F = jnp.zeros((d + 1, d + 1), sde.F.dtype).at[:d, :d].set(sde.F).at[:d, d].set(sde.u)
     noise = jnp.zeros_like(F).at[:d, :d].set(sde.L @ sde.L.T)

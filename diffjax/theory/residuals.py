@@ -20,19 +20,19 @@ LogProb = Callable[[Array, Any], Array]  # (x (d,), t) -> log p_t(x), a scalar
 
 
 def divergence(velocity: Field, x: Array, t: Any) -> Array:
-    """div v at (x, t), a scalar: the exact trace, d forward derivatives."""
+    """Computes div v at (x, t), a scalar: the exact trace, d forward derivatives."""
     return jnp.trace(jax.jacfwd(velocity)(x, t))
 
 
 def continuity(log_prob: LogProb, velocity: Field, x: Array, t: Any) -> Array:
-    """(d_t p + div(p v)) / p at (x, t), a scalar: 0 where dx/dt = v moves p_t."""
+    """Computes (d_t p + div(p v)) / p at (x, t), a scalar: 0 where dx/dt = v moves p_t."""
     t = jnp.asarray(t, x.dtype)
     _, along = jax.jvp(log_prob, (x, t), (velocity(x, t), jnp.ones_like(t)))
     return along + divergence(velocity, x, t)
 
 
 def fokker_planck(log_prob: LogProb, sde: Dynamics, x: Array, t: Any) -> Array:
-    """(d_t p - L* p) / p at (x, t), a scalar: 0 where p_t is the law of the SDE.
+    """Computes (d_t p - L* p) / p at (x, t), a scalar: 0 where p_t is the law of the SDE.
 
     Raises:
         ValueError: if x, drift or diffusion are not (d,), (d,), (d, k).
@@ -41,7 +41,7 @@ def fokker_planck(log_prob: LogProb, sde: Dynamics, x: Array, t: Any) -> Array:
 
 
 def weak(sde: Dynamics, phi: Callable[[Array, Any], Array], xs: Array, ts: Any) -> Array:
-    """phi(x_T) - phi(x_0) - int (d_t + L) phi dt along one path, of phi's shape: a martingale, 0 in the mean.
+    """Computes phi(x_T) - phi(x_0) - int (d_t + L) phi dt along one path, of phi's shape: a martingale, 0 in the mean.
 
     Average it over paths of the SDE; independent draws of the marginals do as well, with a larger spread. The integral
     is the trapezoid's, so that the mean is 0 to O(dt^2).

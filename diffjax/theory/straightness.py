@@ -19,7 +19,7 @@ from diffjax.types import Array
 
 
 def straightness(velocity: Field | Callable, x0: Array, z: Array, rule: Rule | None = None) -> Array:
-    """S, a scalar, in squared units of x summed over entries.
+    """Computes S, how far a flow is from straight: a scalar, in squared units of x summed over entries.
 
     Args:
         velocity: (x, t) -> dx/dt for one example.

@@ -28,7 +28,7 @@ from diffjax.types import Array
 
 
 class Rule(NamedTuple):
-    """Quadrature on [0, T] in float64.
+    """A quadrature on [0, T] in float64.
 
     Attributes:
         ts: (n,), rising.
@@ -42,14 +42,14 @@ class Rule(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """The bound's parts.
+    """The parts of the bound on W2(p_0, q_0).
 
     Attributes:
         errors: (n,), (E |f - g|^2)^(1/2) at the times of the rule, in units of x / time.
         lipschitz: (n,), L_t of the negated model field, in 1 / time.
-        growth: (n,), I_t.
-        fields: the integral: what the fields differ by.
-        prior: I_T W2(p_T, q_T): what the priors differ by.
+        growth: (n,), I_t, without a unit.
+        fields: the integral, in units of x: what the fields differ by.
+        prior: I_T W2(p_T, q_T), in units of x: what the priors differ by.
     """
 
     errors: Array
@@ -60,12 +60,12 @@ class Bound(NamedTuple):
 
     @property
     def total(self) -> Array:
-        """Not below W2(p_0, q_0)."""
+        """The bound itself: not below W2(p_0, q_0)."""
         return self.fields + self.prior
 
 
 def gauss_legendre(t_max: float, points: int = 16, t_min: float = 0.0) -> Rule:
-    """The rule with this many points; from t_min, for fields that are singular at 0.
+    """Makes the Gauss-Legendre rule of this many points; from t_min, for fields that are singular at 0.
 
     Raises:
         ValueError: unless t_min < t_max and points >= 1.
@@ -85,7 +85,7 @@ def gauss_legendre(t_max: float, points: int = 16, t_min: float = 0.0) -> Rule:
 
 
 def one_sided_lipschitz(field: Field, x: Array, t: Any) -> Array:
-    """The largest eigenvalue of the symmetric part of the field's Jacobian at one x (d,), a scalar; it may be negative.
+    """Computes the largest eigenvalue, perhaps negative, of the symmetric part of the field's Jacobian at x (d,).
 
     Its supremum over a convex domain is the one-sided Lipschitz constant there; for an affine field any x tells it. The
     maximum over samples is an estimate from below.
@@ -95,7 +95,7 @@ def one_sided_lipschitz(field: Field, x: Array, t: Any) -> Array:
 
 
 def cubature(mean: Any, cov: Any) -> Array:
-    """(2 d, d) points, mean +- sqrt(d) times the columns of a root of cov, that have just these moments.
+    """Makes (2 d, d) points, mean +- sqrt(d) times the columns of a root of cov, that have just these moments.
 
     Averages over them are the Gaussian's own for polynomials of degree 3: `bound` is exact for affine fields.
     """
@@ -106,7 +106,7 @@ def cubature(mean: Any, cov: Any) -> Array:
 
 
 def bound(truth: Field, model: Field, xs: Array, rule: Rule, prior_distance: Any = 0.0) -> Bound:
-    """The bound from points of p_t.
+    """Computes the bound from points of p_t.
 
     Args:
         truth: f, whose flow has the marginals p_t.
@@ -133,7 +133,7 @@ def bound(truth: Field, model: Field, xs: Array, rule: Rule, prior_distance: Any
 
 
 def assemble(rule: Rule, errors: Array, lipschitz: Array, prior_distance: Any = 0.0) -> Bound:
-    """The bound from its ingredients (n,) at the times of the rule: `Bound` says which."""
+    """Assembles the bound from errors and Lipschitz constants (n,) at the times of the rule: `Bound` says which."""
     weights, cumulative = (jnp.asarray(a, errors.dtype) for a in (rule.weights, rule.cumulative))
     with jax.default_matmul_precision("highest"):
         growth = jnp.exp(cumulative @ lipschitz)
