@@ -81,7 +81,7 @@ def geometric(
 
 
 def draw(key: Key, probabilities: Sequence[float]) -> Drawn:
-    """One draw; probabilities are those of TRANSFORMS."""
+    """Draws the transforms for one image; probabilities are those of TRANSFORMS."""
     keys = jax.random.split(key, 5)
     taken = jax.random.uniform(keys[0], (6,)) < jnp.asarray(probabilities, float)
     flips = jnp.where(taken[:2] & jax.random.bernoulli(keys[1], 0.5, (2,)), 1.0, 0.0)
@@ -101,7 +101,7 @@ def draw(key: Key, probabilities: Sequence[float]) -> Drawn:
 
 
 def label(drawn: Drawn) -> Array:
-    """Makes the label (9,) that the network is given."""
+    """Makes the label (9,) that tells the network of the drawn transforms."""
     turned = [jnp.cos(drawn.angle) - 1, jnp.sin(drawn.angle)]
     stretched = [drawn.stretch * jnp.cos(drawn.axis), drawn.stretch * jnp.sin(drawn.axis)]
     entries = [drawn.x_flip, drawn.y_flip, drawn.scale, *turned, *stretched, drawn.shift[0], drawn.shift[1]]
@@ -109,7 +109,7 @@ def label(drawn: Drawn) -> Array:
 
 
 def apply(drawn: Drawn, x: Array) -> Array:
-    """The transformed image: flips are exact, and where nothing else is drawn no bit is changed."""
+    """Transforms the image (H, W, C): flips are exact, and where nothing else is drawn no bit is changed."""
     x = jnp.where(drawn.x_flip == 1, x[:, ::-1], x)
     x = jnp.where(drawn.y_flip == 1, x[::-1], x)
     moved = jnp.any(jnp.stack([drawn.scale, drawn.angle, drawn.stretch, *drawn.shift]) != 0)
@@ -126,7 +126,7 @@ def backwards(drawn: Drawn, height: int, width: int) -> tuple[Array, Array]:
 
 
 def warp(x: Array, matrix: Array, shift: Array) -> Array:
-    """x' with x'(p) = x(matrix (p - shift)), p = (x, y) in pixels from the centre; bilinear, with reflection."""
+    """Makes x' with x'(p) = x(matrix (p - shift)), p = (x, y) in pixels from the centre; bilinear, with reflection."""
     height, width, _ = x.shape
     centre = jnp.asarray([(width - 1) / 2, (height - 1) / 2], x.dtype)
     columns, rows = jnp.meshgrid(jnp.arange(width, dtype=x.dtype), jnp.arange(height, dtype=x.dtype))

@@ -21,7 +21,7 @@ from diffjax.method import Example
 
 
 def order_at(n: int, seed: int, positions: np.ndarray) -> np.ndarray:
-    """Finds which of n examples stand at these positions (m,) of the walk, (m,)."""
+    """Finds which of n examples stand at the positions (m,) of the walk: their indices (m,)."""
     epochs, places = np.divmod(positions, n)
     indices = np.empty_like(positions)
     for epoch in np.unique(epochs).tolist():
@@ -42,7 +42,7 @@ def _key(seed: int, stream: int) -> np.ndarray:
 
 
 def batch_at(source: Source, batch_size: int, seed: int, step: int, **options: Any) -> Example:
-    """This host's part of the global batch of `step`, leaves (batch_size / process_count, ...); see `stack_at`."""
+    """Makes this host's part of the batch of `step`, leaves (batch_size / process_count, ...); see `stack_at`."""
     return jax.tree.map(lambda part: part[0], stack_at(source, batch_size, seed, step, 1, **options))
 
 
@@ -57,7 +57,7 @@ def stack_at(
     process_count: int = 1,
     flip: bool = False,
 ) -> Example:
-    """The batches of step, ..., step + steps - 1, in one gather; leaves (steps, batch_size / process_count, ...).
+    """Makes the batches of step, ..., step + steps - 1 at once: leaves (steps, batch_size / process_count, ...).
 
     Args:
         process_index, process_count: this host takes the consecutive examples that are its share of each batch.
@@ -80,7 +80,7 @@ def stack_at(
 
 
 def _mirror(x: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """The images x (m, H, W, C), left and right exchanged in those of `which` (m,)."""
+    """Exchanges left and right in those of the images x (m, H, W, C) that `which` (m,) marks."""
     check_flip(x.shape[1:])
     x = x.copy()
     x[which] = x[which][:, :, ::-1]
@@ -88,7 +88,7 @@ def _mirror(x: np.ndarray, which: np.ndarray) -> np.ndarray:
 
 
 def _coins(seed: int, positions: np.ndarray) -> np.ndarray:
-    """One fair bit per position of the walk; positions (m,) ascend."""
+    """Tosses a fair coin per position of the walk; positions (m,) ascend."""
     first = int(positions[0]) // 4 * 4
     stream = np.random.Philox(key=_key(seed, 2**64 - 1))  # no epoch has this number
     stream.advance(first // 4)  # one step of the counter is four words
@@ -160,7 +160,7 @@ class Batches:
         self.close()
 
     def close(self) -> None:
-        """Stops the thread; idempotent."""
+        """Stops the thread that prepares batches; a second call does nothing."""
         self._closed.set()
         self._thread.join()
 
@@ -175,7 +175,7 @@ def _fill(stacks: Iterator[Any], ready: queue.Queue, closed: threading.Event) ->
 
 
 def _offer(item: Any, ready: queue.Queue, closed: threading.Event) -> bool:
-    """Whether there was room before the consumer went away."""
+    """Tells whether there was room for the item before the consumer went away."""
     while not closed.is_set():
         try:
             ready.put(item, timeout=0.1)

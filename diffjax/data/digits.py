@@ -16,7 +16,7 @@ HELD_OUT = 297
 
 
 def digits() -> Dataset:
-    """1500 training and 297 held-out digits: x (8, 8, 1) in [-1, 1], labels 0 .. 9."""
+    """Loads 1500 training and 297 held-out digits: x (8, 8, 1) in [-1, 1], labels 0 .. 9."""
     from sklearn.datasets import load_digits
 
     pixels, label = load_digits(return_X_y=True)
@@ -39,7 +39,7 @@ def digits() -> Dataset:
 
 
 def _stratified(label: np.ndarray) -> np.ndarray:
-    """Which examples are held out, (N,) bool: every class in proportion, exactly HELD_OUT in all."""
+    """Marks which examples are held out, (N,) bool: every class in proportion, exactly HELD_OUT in all."""
     order = np.argsort(label, kind="stable")  # class after class, each in its published order
     total = np.arange(1, len(label) + 1) * HELD_OUT // len(label)
     held_out = np.zeros(len(label), bool)

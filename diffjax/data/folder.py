@@ -26,7 +26,7 @@ def folder(
     flip: bool = False,
     in_memory: bool | None = None,
 ) -> Dataset:
-    """Every image below `path`, as (H, W, channels) in [-1, 1].
+    """Makes a data set of every image below `path`, as (H, W, channels) in [-1, 1].
 
     The label is the sub-folder, in alphabetical order; images directly in `path` have no label. An image is held out if
     a hash of its relative name says so: adding files, or moving the folder, moves no other image to the other part.
@@ -72,7 +72,7 @@ def _check(root: Path, size: int | None, channels: int, held_out: float) -> None
 
 
 def _names(root: Path) -> list[str]:
-    """Relative names of the images, sorted, with / on every system."""
+    """Lists the relative names of the images, sorted, with / on every system."""
     names = sorted(
         file.relative_to(root).as_posix()
         for file in root.rglob("*")
@@ -90,12 +90,12 @@ def _names(root: Path) -> list[str]:
 
 
 def _share(name: str) -> float:
-    """A number in [0, 1) that is a function of the name alone."""
+    """Computes a number in [0, 1) that is a function of the name alone."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
 def _shape(root: Path, names: list[str], size: int | None, channels: int) -> tuple[int, int, int]:
-    """(H, W, C) of every image, from the headers alone."""
+    """Finds the shape (H, W, C) of every image, from the headers alone."""
     if size is not None:
         return (size, size, channels)
     sizes = [_size(root / name) for name in names]
@@ -111,7 +111,7 @@ def _shape(root: Path, names: list[str], size: int | None, channels: int) -> tup
 
 @contextmanager
 def _image(file: Path) -> Iterator[Any]:
-    """The open image; what Pillow says of a broken one becomes a ValueError that names it."""
+    """Opens an image; what Pillow says of a broken one becomes a ValueError that names it."""
     from PIL import Image
 
     try:
@@ -122,14 +122,14 @@ def _image(file: Path) -> Iterator[Any]:
 
 
 def _size(file: Path) -> tuple[int, int]:
-    """Width and height of the upright image."""
+    """Computes width and height of the upright image, in pixels."""
     with _image(file) as image:
         turned = image.getexif().get(ORIENTATION, 1) >= 5
         return image.size[::-1] if turned else image.size
 
 
 def _decode(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """The upright image as (H, W, C) uint8, scaled and cut to `shape` if it has another."""
+    """Decodes the upright image as (H, W, C) uint8, scaled and cut to `shape` if it has another."""
     from PIL import Image, ImageOps
 
     height, width, channels = shape

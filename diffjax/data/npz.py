@@ -19,7 +19,7 @@ def npz(
     flip: bool = False,
     z: str | None = None,
 ) -> Dataset:
-    """Images (N, H, W, C) or (N, H, W), or vectors (N, d), named by their arrays in the file.
+    """Makes a data set of images (N, H, W, C) or (N, H, W), or vectors (N, d), named by their arrays in the file.
 
     Args:
         x: the examples; uint8 images become [-1, 1], floating ones must be in it; vectors are kept as they are.

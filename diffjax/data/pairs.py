@@ -60,13 +60,13 @@ class Pairs:
         return len(self.source)
 
     def gather(self, indices: np.ndarray) -> Example:
-        """The pairs at `indices`."""
+        """Gathers the pairs at `indices` (B,)."""
         batch = self.source.gather(indices)
         return batch._replace(given={**batch.given, "y": self.degrade(batch.x)})
 
 
 def paired(dataset: Dataset, degradation: str, factor: int = 2, sigma: float = 1.0) -> Dataset:
-    """The data set with degraded examples as endpoints.
+    """Makes the data set whose endpoints are degraded examples.
 
     Args:
         degradation: "average" or "blur".
@@ -91,7 +91,7 @@ def paired(dataset: Dataset, degradation: str, factor: int = 2, sigma: float = 1
 
 
 def _judge(drawn: Drawn, dataset: Dataset) -> list[Section]:
-    """Samples lie near the very held-out examples whose endpoints they were given: no gate is fair."""
+    """Judges samples without a gate: they lie near the very held-out examples whose endpoints they were given."""
     return [*two_samples(drawn, dataset), *endpoint_error(drawn, dataset)]
 
 
@@ -121,7 +121,10 @@ def _blur(shape: tuple[int, ...], sigma: float) -> Any:
 
 
 def _kernel(size: int, sigma: float) -> np.ndarray:
-    """(size, size): a Gaussian around each pixel, folded back at the edges (half-sample reflection); rows sum to 1."""
+    """Makes a kernel (size, size): a Gaussian around each pixel, folded back at the edges; rows sum to 1.
+
+    Edges are half-sample reflections.
+    """
     radius = int(np.ceil(6 * sigma))
     matrix = np.zeros((size, size))
     weight = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)

@@ -13,7 +13,7 @@ HELD_OUT = 128  # columns of 640
 
 
 def photos(size: int = 16, stride: int = 8) -> Dataset:
-    """Patches (size, size, 3) of a temple in China and of a flower, in [-1, 1]; no labels.
+    """Cuts patches (size, size, 3) in [-1, 1] from photographs of a temple in China and of a flower; no labels.
 
     Raises:
         ValueError: for a size or stride that is not a positive integer, or patches wider than the held-out part.
@@ -33,6 +33,6 @@ def photos(size: int = 16, stride: int = 8) -> Dataset:
 
 
 def _patches(image: np.ndarray, size: int, stride: int) -> np.ndarray:
-    """(N, size, size, C), row by row."""
+    """Cuts the image into patches (N, size, size, C), row by row."""
     windows = np.lib.stride_tricks.sliding_window_view(image, (size, size), (0, 1))[::stride, ::stride]
     return windows.transpose(0, 1, 3, 4, 2).reshape(-1, size, size, image.shape[2])

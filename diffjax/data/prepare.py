@@ -27,14 +27,14 @@ LARGEST = 64 * 2**20  # bytes: a real batch has 31 million
 
 
 class Split(NamedTuple):
-    """One split in the order of the archive: image (N, 32, 32, 3) uint8, label (N,) 0 .. 9."""
+    """A split in the order of the archive: image (N, 32, 32, 3) uint8, label (N,) 0 .. 9."""
 
     image: np.ndarray
     label: np.ndarray
 
 
 def prepare_cifar10(archive: str | Path, data_dir: str | Path, per_batch: int = 10_000) -> Path:
-    """Writes `data_dir`/cifar10/3.0.2; the folder appears complete or not at all.
+    """Writes CIFAR-10 to `data_dir`/cifar10/3.0.2; the folder appears complete or not at all.
 
     Args:
         archive: the published "python version", cifar-10-python.tar.gz.
@@ -58,7 +58,7 @@ def prepare_cifar10(archive: str | Path, data_dir: str | Path, per_batch: int = 
 
 
 def read_cifar10(archive: str | Path, per_batch: int = 10_000) -> dict[str, Split]:
-    """The splits "train" and "test" of the archive, checked; nothing is unpacked to the disk.
+    """Reads the splits "train" and "test" of the archive, checked; nothing is unpacked to the disk.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -95,7 +95,7 @@ def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _batch(content: bytes, where: str, count: int) -> Split:
-    """One batch file: a dictionary with b"data" (N, 3072) uint8, channel by channel, and b"labels", N integers."""
+    """Reads one batch file: a dictionary with b"data" (N, 3072) uint8, channel by channel, and N b"labels"."""
     try:
         batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
     except (
@@ -127,7 +127,7 @@ def _describe(value: Any) -> str:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads dictionaries, lists, texts, numbers and byte arrays; a pickle that names anything else is refused."""
+    """An unpickler of dictionaries, lists, texts, numbers and byte arrays; it refuses all else that a pickle names."""
 
     def find_class(self, module: str, name: str) -> Any:
         if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
@@ -148,7 +148,7 @@ def _byte_dtype(code: Any, *_: Any) -> np.dtype:
 
 
 def _builder(splits: dict[str, Split], data_dir: str) -> Any:
-    """The TFDS builder of these images: what TFDS's own "cifar10" writes, from arrays instead of its download."""
+    """Makes the TFDS builder that writes what TFDS's own "cifar10" does, from arrays instead of its download."""
     import tensorflow_datasets as tfds
     from PIL import Image
 
@@ -180,7 +180,7 @@ def _builder(splits: dict[str, Split], data_dir: str) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; the exit status."""
+    """Runs the command line and returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m diffjax.data.prepare", allow_abbrev=False)
     parser.add_argument("dataset", choices=sorted(ARCHIVES))
     parser.add_argument("--from", required=True, dest="archive", metavar="FILE", help=", ".join(ARCHIVES.values()))

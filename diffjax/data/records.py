@@ -30,13 +30,13 @@ class Records:
         return self.count
 
     def gather(self, indices: np.ndarray) -> Example:
-        """The examples at `indices`; x as float32, bytes in [-1, 1]."""
+        """Gathers the examples at `indices` (B,); x as float32, bytes in [-1, 1]."""
         columns = self.gather_raw(indices)
         given = {name: part.astype(np.int32) for name, part in columns.items() if name != "x"}
         return Example(unit(columns["x"]), given)
 
     def gather_raw(self, indices: np.ndarray) -> Columns:
-        """The examples at `indices`, as they are stored."""
+        """Gathers the examples at `indices` (B,), as they are stored."""
         import grain
 
         chunks = np.array_split(np.asarray(indices), -(-len(indices) // PER_READ))
@@ -46,5 +46,5 @@ class Records:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def load(self) -> Arrays:
-        """All of them, in memory."""
+        """Loads all examples into memory."""
         return Arrays(**self.gather_raw(np.arange(self.count)))

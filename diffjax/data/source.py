@@ -11,14 +11,14 @@ from diffjax.method import Drawn, Example, Section
 
 
 class Source(Protocol):
-    """Examples 0 .. len - 1, in one fixed order."""
+    """A source of examples 0 .. len - 1, in one fixed order."""
 
     def __len__(self) -> int:
         """The number of examples."""
         ...
 
     def gather(self, indices: np.ndarray) -> Example:
-        """A batch, the examples at `indices` (B,): x (B, ...) float32, or int32 tokens; leaves of `given`, `chosen`."""
+        """Gathers the examples at `indices` (B,): x (B, ...) float32, or int32 tokens; leaves of `given`, `chosen`."""
         ...
 
 
@@ -57,7 +57,7 @@ class Arrays:
         return len(self.x)
 
     def gather(self, indices: np.ndarray) -> Example:
-        """The examples at `indices`, in one vectorised read."""
+        """Gathers the examples at `indices` (B,), in one vectorised read."""
         at = lambda parts: {name: part[indices] for name, part in parts.items()}
         return Example(unit(self.x[indices]), at(self.given), at(self.chosen))
 
@@ -75,7 +75,7 @@ Judge = Callable[[Drawn, "Dataset"], list[Section]]
 
 
 class Dataset(NamedTuple):
-    """A data set, split for good.
+    """A data set, split for good into a training and a held-out part.
 
     Attributes:
         name: of its kind.
@@ -104,13 +104,13 @@ class Dataset(NamedTuple):
 
 
 def blank(dataset: Dataset) -> Example:
-    """Zeros in the place of one example."""
+    """Makes an example of zeros, of the data set's shapes."""
     zeros = lambda part: np.zeros(part.shape[1:], part.dtype)
     return jax.tree.map(zeros, dataset.train.gather(np.zeros(1, int)))
 
 
 def arrays(x: Any, held_out: float = 0.1, name: str = "arrays", **given: Any) -> Dataset:
-    """The data set of arrays in memory, x (N, ...) and what is given of each example; a share is held out, evenly.
+    """Makes the data set of arrays, x (N, ...) and what is given of each example; a share is held out, evenly.
 
     Every name in `given` has to be read by some part of a run (its network, its process); "label" makes classes.
 
@@ -126,7 +126,7 @@ def arrays(x: Any, held_out: float = 0.1, name: str = "arrays", **given: Any) ->
 
 
 def unit(x: np.ndarray) -> np.ndarray:
-    """uint8 pixels 0 .. 255 as float32 in [-1, 1]; int32 tokens as they are; anything else as float32, unscaled."""
+    """Converts uint8 pixels 0 .. 255 to float32 in [-1, 1], others to float32, unscaled; int32 tokens stay."""
     if x.dtype == np.int32:
         return x
     scaled = x.astype(np.float32)
@@ -137,7 +137,7 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 
 def fingerprint(*parts: Any) -> str:
-    """16 hexadecimal digits of a SHA-256 over arrays (their bytes, dtype and shape), Nones and texts, in order."""
+    """Computes 16 hexadecimal digits of a SHA-256 over arrays (bytes, dtype, shape), Nones and texts, in order."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
@@ -151,7 +151,7 @@ def fingerprint(*parts: Any) -> str:
 def in_memory(
     name: str, train: Arrays, held_out: Arrays, *, classes: int | None, levels: int | None = None, flip: bool = False
 ) -> Dataset:
-    """The data set of two array sources, its fingerprint taken from all they hold.
+    """Makes the data set of two array sources, its fingerprint taken from all they hold.
 
     Raises:
         ValueError: for parts whose examples differ in shape, or `flip` for examples that are not images (H, W, C).
@@ -171,7 +171,7 @@ def in_memory(
 
 
 def check_flip(shape: tuple[int, ...]) -> None:
-    """Raises ValueError unless examples are images."""
+    """Raises a ValueError unless the shape is that of images (H, W, C)."""
     if len(shape) != 3:
         raise ValueError(f"flip mirrors images (H, W, C); the examples have shape {shape}: set flip=False.")
 

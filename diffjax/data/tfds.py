@@ -28,7 +28,7 @@ def tfds(
     flip: bool = False,
     in_memory: bool | None = None,
 ) -> Dataset:
-    """A prepared data set of images or vectors.
+    """Opens a prepared data set of images or vectors.
 
     Args:
         dataset: its name, as "name", "name/config" or "name/config:1.0.0"; without a version, the newest here.
@@ -59,12 +59,12 @@ def tfds(
 
 
 def default_dir() -> str:
-    """TFDS's own rule for where data sets are."""
+    """Finds the folder of data sets by TFDS's own rule."""
     return os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
 
 
 def find(dataset: str, root: Path) -> Path:
-    """The folder of the newest prepared version of "name[/config][:version]" below `root`.
+    """Finds the folder of the newest prepared version of "name[/config][:version]" below `root`.
 
     Raises:
         FileNotFoundError: listing what is there, and the ways to get the rest.
@@ -104,7 +104,7 @@ def _builder(folder: Path, dataset: str) -> Any:
 
 
 def _check_splits(builder: Any, dataset: str, train: str, held_out: str) -> None:
-    """Both splits exist and hold examples, and no example is in both."""
+    """Raises a ValueError unless both splits exist and hold examples, and no example is in both."""
     spans = []
     for split in (train, held_out):
         try:
@@ -121,7 +121,7 @@ def _check_splits(builder: Any, dataset: str, train: str, held_out: str) -> None
 
 
 def _features(builder: Any, dataset: str, image: str, label: str | None) -> tuple[tuple, np.dtype, int | None]:
-    """Shape and dtype of one example, and the number of classes."""
+    """Reads shape and dtype of one example, and the number of classes."""
     features = builder.info.features
     for name in (image, label):
         if name is not None and name not in features:
@@ -147,7 +147,7 @@ def _records(examples: Any, image: str, label: str | None) -> Records:
 
 
 def _fingerprint(builder: Any, *options: str | None) -> str:
-    """Of the description, the splits, and names and sizes of the record files: their content is too large to hash."""
+    """Hashes the description, the splits, names and sizes of the record files: their content is too large."""
     files = sorted(Path(builder.data_path).iterdir())
     described = [file.read_text() for file in files if file.suffix == ".json"]
     return fingerprint(*described, *((file.name, file.stat().st_size) for file in files), *options)

@@ -18,13 +18,13 @@ FLOORS = 16  # draws of the joint that the floor is the mean of
 
 
 def joint(length: int = 3, vocabulary: int = 3, seed: int = 0) -> np.ndarray:
-    """The probabilities of all sequences, (vocabulary,) * length, float64: normalised exponential variables."""
+    """Makes the probabilities of all sequences, (vocabulary,) * length, float64: normalised exponential draws."""
     exponential = -np.log1p(-_uniform(seed, 0, vocabulary**length))
     return (exponential / exponential.sum()).reshape((vocabulary,) * length)
 
 
 def tokens(length: int = 3, vocabulary: int = 3, n: int = 100_000, held_out: int = 10_000, seed: int = 0) -> Dataset:
-    """n sequences (length,) of int32 tokens 0 .. vocabulary - 1 drawn from `joint`, and an independent draw held out.
+    """Draws n sequences (length,) of int32 tokens 0 .. vocabulary - 1 from `joint`, and held-out ones besides.
 
     Raises:
         ValueError: for counts under 1, a vocabulary under 2, or more than 100 000 sequences to enumerate.
@@ -51,7 +51,7 @@ def tokens(length: int = 3, vocabulary: int = 3, n: int = 100_000, held_out: int
 
 
 def judge(law: np.ndarray, drawn: Drawn, dataset: Dataset) -> list[Section]:
-    """The total variation between `law` and the frequencies of the samples, beside its floor and its baseline.
+    """Measures the total variation between `law` and the samples' frequencies, beside its floor and baseline.
 
     The floor is what as many samples of the law itself have, the baseline a product of the law's marginals. The gate is
     twice the floor.
@@ -74,14 +74,14 @@ def judge(law: np.ndarray, drawn: Drawn, dataset: Dataset) -> list[Section]:
 
 
 def frequencies(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The shares of all sequences of this shape in x (n, length); a token outside its range is an IndexError."""
+    """Counts the shares of all sequences of this shape in x (n, length); IndexError for a token outside its range."""
     counts = np.zeros(shape)
     np.add.at(counts, tuple(np.asarray(x).T), 1)
     return counts / len(x)
 
 
 def product_of_marginals(law: np.ndarray) -> np.ndarray:
-    """The law of independent places with the marginals of `law`."""
+    """Computes the law of independent places with the marginals of `law`, of its shape."""
     product = np.ones(())
     for place in range(law.ndim):
         marginal = law.sum(tuple(axis for axis in range(law.ndim) if axis != place))
@@ -90,7 +90,7 @@ def product_of_marginals(law: np.ndarray) -> np.ndarray:
 
 
 def total_variation(p: np.ndarray, q: np.ndarray) -> float:
-    """Half the sum of |p - q|."""
+    """Computes half the sum of |p - q|."""
     return float(0.5 * np.abs(p - q).sum())
 
 

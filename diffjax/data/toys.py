@@ -16,7 +16,7 @@ Draw = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray | None]] 
 
 
 def moons(n: int = 10_000, held_out: int = 2_000, noise: float = 0.05, seed: int = 0) -> Dataset:
-    """Two interleaved half circles of radius 1, centred on the origin; the label is the moon."""
+    """Draws two interleaved half circles of radius 1, centred on the origin; the label is the moon."""
 
     def draw(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         lower, angle = u >= 0.5, np.pi * v
@@ -28,7 +28,7 @@ def moons(n: int = 10_000, held_out: int = 2_000, noise: float = 0.05, seed: int
 
 
 def eight_gaussians(n: int = 10_000, held_out: int = 2_000, noise: float = 0.1, seed: int = 0) -> Dataset:
-    """Eight Gaussians of standard deviation `noise` around a circle of radius sqrt 2; the label is the component."""
+    """Draws eight Gaussians of standard deviation `noise` around a circle of radius sqrt 2; the label is which."""
 
     def draw(u: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         component = np.floor(8 * u)
@@ -45,7 +45,7 @@ def modes(
     noise: float = 0.35,
     seed: int = 0,
 ) -> Dataset:
-    """Gaussians of these weights and of standard deviation `noise`, evenly around a circle; the label is the component.
+    """Draws Gaussians of these weights and of standard deviation `noise`, around a circle; the label is which.
 
     Component k of K stands at the angle 2 pi k / K; the weights add up to 1.
     """
@@ -62,7 +62,7 @@ def modes(
 
 
 def checkerboard(n: int = 10_000, held_out: int = 2_000, noise: float = 0.0, seed: int = 0) -> Dataset:
-    """Uniform on the dark squares of a 4 x 4 board over [-sqrt 3, sqrt 3]^2; each coordinate has variance 1."""
+    """Draws points uniform on the dark squares of a 4 x 4 board over [-sqrt 3, sqrt 3]^2: variance 1 each way."""
 
     def draw(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, None]:
         x, y = 4 * u, 4 * v  # one of two dark squares of column floor(x), and a height in it
@@ -73,7 +73,7 @@ def checkerboard(n: int = 10_000, held_out: int = 2_000, noise: float = 0.0, see
 
 
 def spirals(n: int = 10_000, held_out: int = 2_000, noise: float = 0.05, seed: int = 0) -> Dataset:
-    """Two opposite Archimedean arms of one and a half turns and radius up to 2; the label is the arm."""
+    """Draws two opposite Archimedean arms of one and a half turns and radius up to 2; the label is the arm."""
 
     def draw(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         second, radius = u >= 0.5, np.sqrt(v)[:, None]
@@ -84,7 +84,7 @@ def spirals(n: int = 10_000, held_out: int = 2_000, noise: float = 0.05, seed: i
 
 
 def swiss_roll(n: int = 10_000, held_out: int = 2_000, noise: float = 0.03, seed: int = 0) -> Dataset:
-    """One Archimedean arm, angles 1.5 pi to 4.5 pi uniformly, scaled to a mean square norm of 2 before the noise."""
+    """Draws an Archimedean arm, angles 1.5 pi to 4.5 pi, scaled to a mean square norm of 2 before the noise."""
 
     def draw(u: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, None]:
         turns = 1 + 2 * u

@@ -25,7 +25,7 @@ from diffjax.types import Array, Pinned, pytree
 
 @pytree
 class DDBM(Prediction):
-    """A target of bridges only; `given(y)` before use.
+    """The prediction of DDBM's network, for bridges only; `given(y)` before use.
 
     Attributes:
         sigma_0, sigma_T: root mean squares of x_0 and of the endpoint.
@@ -40,7 +40,7 @@ class DDBM(Prediction):
 
     @classmethod
     def measured(cls, x: Any, y: Any) -> "DDBM":
-        """The target with the second moments of examples x and their endpoints y, both (N, ...)."""
+        """Makes the target with the second moments of examples x and their endpoints y, both (N, ...)."""
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         if x.shape != y.shape:
             raise ValueError(f"Examples have shape {x.shape}, their endpoints {y.shape}, expected the same.")
@@ -48,11 +48,11 @@ class DDBM(Prediction):
 
     @property
     def sigma_data(self) -> float:
-        """sigma_0, by the name that every target has for it."""
+        """The root mean square sigma_0 of x_0, by the name that every target has for it."""
         return self.sigma_0
 
     def given(self, given: Any) -> "DDBM":
-        """The target of an example whose endpoint is given["y"].
+        """Makes the target of an example whose endpoint is given["y"].
 
         Raises:
             ValueError: if there is none.
@@ -63,28 +63,28 @@ class DDBM(Prediction):
         return dataclasses.replace(self, y=y)
 
     def __call__(self, schedule: Any, t: Any) -> tuple[Array, Array]:
-        """(a, b) = (1 - c_skip B, -c_skip C) / c_out, without the difference."""
+        """Computes (a, b) = (1 - c_skip B, -c_skip C) / c_out, without the difference."""
         A, B, C, total, spread = self._moments(schedule, t)
         norm, cross = jnp.sqrt(total * spread), A * B * self.sigma_0T
         signal = B * self.sigma_0**2 + A * self.sigma_0T
         return ((A * self.sigma_T) ** 2 + cross + C**2) / norm, -signal * C / norm
 
     def skip_out(self, schedule: Any, t: Any) -> tuple[Array, Array]:
-        """(c_skip, c_out) of E[x_0 | x_t, y] = c_skip x_t + c_out F, finite everywhere."""
+        """Computes (c_skip, c_out) of E[x_0 | x_t, y] = c_skip x_t + c_out F, finite everywhere."""
         A, B, _, total, spread = self._moments(schedule, t)
         return (B * self.sigma_0**2 + A * self.sigma_0T) / total, jnp.sqrt(spread / total)
 
     def offset(self, schedule: Any, t: Any) -> Array:
-        """e = -c_skip A y / c_out."""
+        """Computes e = -c_skip A y / c_out, of x's shape."""
         c_skip, c_out = self.skip_out(schedule, t)
         return -c_skip * schedule.endpoint_weight(t) / c_out * self._endpoint()
 
     def inputs(self, schedule: Any, x: Array, t: Any) -> tuple[Array, Array]:
-        """c_in x_t of x = u, and the base's log-SNR."""
+        """Makes the network's inputs: c_in x_t of x = u, and the base schedule's log-SNR."""
         return self._x_of(schedule, x, t) / jnp.sqrt(self._moments(schedule, t)[3]), log_snr(schedule.base, t)
 
     def mean(self, schedule: Any, x: Array, F: Array, t: Any) -> Array:
-        """c_skip x_t + c_out F of x = u."""
+        """Computes E[x_0 | x_t, y] = c_skip x_t + c_out F of x = u."""
         c_skip, c_out = self.skip_out(schedule, t)
         return c_skip * self._x_of(schedule, x, t) + c_out * F
 
@@ -105,7 +105,7 @@ class DDBM(Prediction):
             )
 
     def _moments(self, schedule: Any, t: Any) -> tuple[Any, ...]:
-        """A, B, C, total, and total c_out^2."""
+        """Computes A, B, C, total, and total c_out^2."""
         A, (B, C) = schedule.endpoint_weight(t), schedule(t)
         start, end = self.sigma_0**2, self.sigma_T**2
         total = A**2 * end + B**2 * start + 2 * A * B * self.sigma_0T + C**2

@@ -15,13 +15,13 @@ from diffjax.types import Array, Process, Schedule, pytree
 
 @pytree
 class Classifier:
-    """(x_t, t) -> log p(label | x_t), a scalar; carries the schedule, so that denoisers for another one refuse it.
+    """A classifier (x_t, t) -> log p(label | x_t), a scalar; its schedule lets denoisers for another one refuse it.
 
     Attributes:
         net: (x_in, c) -> logits (classes,), a `jax.tree_util.Partial` over its parameters; c is the log-SNR.
         schedule: what x_t and t refer to.
         label: an integer scalar.
-        sigma_data: standard deviation of the data: the network sees x_t at unit variance.
+        sigma_data: standard deviation of the data, in units of x_0: the network sees x_t at unit variance.
     """
 
     net: Callable[[Array, Array], Array]
@@ -30,7 +30,7 @@ class Classifier:
     sigma_data: float = 1.0
 
     def __call__(self, x: Array, t: Any) -> Array:
-        """log p(label | x_t = x)."""
+        """Computes log p(label | x_t = x), a scalar."""
         return jax.nn.log_softmax(self.logits(x, t))[self.label]
 
     def logits(self, x: Array, t: Any) -> Array:
@@ -40,5 +40,5 @@ class Classifier:
 
 
 def cross_entropy(classifier: Classifier, process: Process, x0: Array, z: Array, t: Any) -> Array:
-    """-log p(label | x_t) of one example, whose label the classifier holds."""
+    """Computes -log p(label | x_t) of one example, whose label the classifier holds: a scalar, in nats."""
     return -classifier(process.corrupt(x0, z, t), t)

@@ -21,7 +21,7 @@ class Clipped(Wrapper):
     high: float
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """The clipped mean, and the variance as it was."""
+        """Computes the clipped mean; the variance stays that of `denoise`."""
         mean, var = self.denoise(x, t)
         return Posterior(jnp.clip(mean, self.low, self.high), var)
 

@@ -19,19 +19,19 @@ from diffjax.types import Array, Denoiser, Posterior, Schedule, as_pytree, pytre
 
 @pytree
 class Flow:
-    """The denoiser of a field; make one with `flow`."""
+    """The denoiser of a velocity field; make one with `flow`."""
 
     velocity: Callable[[Array, Any], Array]
     schedule: Schedule
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """The mean that has this flow; its variance is unknown: 0."""
+        """Computes the mean that has this flow; its variance is unknown: 0."""
         c_skip, c_out = Velocity().skip_out(self.schedule, t)
         return Posterior(c_skip * x + c_out * self.velocity(x, t))
 
 
 def flow(velocity: Callable[[Array, Any], Array], schedule: Schedule | None = None) -> Denoiser:
-    """The denoiser of a velocity field.
+    """Makes the denoiser of a velocity field.
 
     Args:
         velocity: (x, t) -> dx/dt for one example, in the schedule's clock; a `jax.tree_util.Partial` passes its arrays

@@ -59,7 +59,7 @@ def extrapolated(
 
 
 def none(branch: Callable[[dict], Denoiser], given: dict, hidden: dict) -> Denoiser:
-    """Guides by nothing: the denoiser of what is given, as it is."""
+    """Guides by nothing: returns the denoiser of what is given, as it is."""
     return branch(given)
 
 
@@ -97,7 +97,7 @@ class Extrapolated(Wrapper):
     rescale: Any
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """The guided mean, and the variance of `denoise`."""
+        """Computes the guided mean; the variance is that of `denoise`."""
         posterior = self.denoise(x, t)
         w = _strength(self.schedule, t, self.w, self.low, self.high)
         return Posterior(combine(posterior.mean, self.other(x, t).mean, w, self.rescale), posterior.var)
@@ -126,7 +126,7 @@ class ClassifierFree:
         return self.branch(self.labels[0]).schedule
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """The guided mean, and the variance of the conditional branch."""
+        """Computes the guided mean; the variance is that of the conditional branch."""
         labels = jax.tree.map(lambda *both: jnp.stack([jnp.asarray(one) for one in both]), *self.labels)
         mean, var = jax.vmap(lambda label: self.branch(label)(x, t))(labels)
         w = _strength(self.schedule, t, self.w, self.low, self.high)
@@ -134,7 +134,7 @@ class ClassifierFree:
 
 
 def combine(cond: Array, uncond: Array, w: Any, rescale: Any = 0.0) -> Array:
-    """cond + (w - 1) (cond - uncond), with its standard deviation over all entries brought back; w = 1 gives cond."""
+    """Computes cond + (w - 1) (cond - uncond), its standard deviation brought back by `rescale`; w = 1 gives cond."""
     guided = cond + (w - 1) * (cond - uncond)
     spread = jnp.std(guided)
     ratio = jnp.where(spread > 0, jnp.std(cond) / jnp.where(spread > 0, spread, 1.0), 1.0)
@@ -171,13 +171,13 @@ class Tilted(Wrapper):
     w: Any
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """The shifted mean, and the variance as it was."""
+        """Computes the shifted mean; the variance stays that of `denoise`."""
         alpha, sigma = self.schedule(t)
         gradient, (mean, var) = self._pull(x, t)
         return Posterior(mean + self.w * (sigma**2 / alpha) * gradient, var)
 
     def _pull(self, x: Array, t: Any) -> tuple[Array, Posterior]:
-        """(gradient of the potential, of x's shape; the unguided posterior)."""
+        """Computes the potential's gradient, of x's shape, and the unguided posterior."""
         posterior = self.denoise(x, t)
         return jax.grad(self.potential)(x, t), posterior
 
@@ -243,7 +243,7 @@ class MeanShift(Wrapper):
     gamma: Any
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """The shifted mean, and the variance as it was; NaN at a time that is none of the grid's."""
+        """Computes the shifted mean, NaN at a time that is none of the grid's; the variance stays that of `denoise`."""
         mean, var = self.denoise(x, t)
         scale = look_up(self.ts, self.least, t) + look_up(self.ts, self.gamma, t) * var
         return Posterior(mean + self.w * scale * jax.grad(self.potential)(x, t), var)

@@ -42,7 +42,8 @@ def npr(net: Network, schedule: Schedule, target: Target, chain: Any = None, *, 
 def sn(net: Network, schedule: Schedule, target: Target, chain: Any = None, *, most: float = 1.0, clip: Clip = None):
     """Reads Var[x_0 | x_t] off the second map trained by `losses.sn`: the mean square of the network's target.
 
-    Args: as `npr`.
+    Args:
+        net, chain, most, clip: as for `npr`.
 
     Raises:
         ValueError: as `npr`.
@@ -71,7 +72,7 @@ class Head(Wrapper):
     subtract: bool = static(default=False)
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """Mean and variance, entry by entry, of one evaluation."""
+        """Computes mean and variance, entry by entry, in one evaluation."""
         F, u = split_maps(self.denoise.predict(x, t), x, 2)[:2]
         _, c_out = self.denoise.target.skip_out(self.schedule, t)
         square = u - F**2 if self.subtract else u

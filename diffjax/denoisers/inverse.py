@@ -41,12 +41,12 @@ _INSTEAD = "take replacement, diffpir or diagonal"
 
 @pytree
 class Observation:
-    """What was seen of x_0: y = A x_0 + noise n; make it with `observe`.
+    """An observation of x_0, y = A x_0 + noise n; make it with `observe`.
 
     Attributes:
         operator: x -> A x, linear, for one example.
-        y: what it gives, and noise.
-        noise: r, the standard deviation of the noise.
+        y: A x_0 and noise, of the shape that the operator gives.
+        noise: r, the standard deviation of the noise, in units of y.
     """
 
     operator: Callable[[Array], Array]
@@ -54,16 +54,16 @@ class Observation:
     noise: Any
 
     def residual(self, x0: Array) -> Array:
-        """y - A x_0, of y's shape."""
+        """Computes y - A x_0, of y's shape."""
         return self.y - self.operator(x0)
 
     def transpose(self, residual: Array, like: Array) -> Array:
-        """A^T residual, of the shape of `like`."""
+        """Computes A^T residual, of the shape of `like`."""
         return jax.linear_transpose(self.operator, like)(residual)[0]
 
 
 def observe(operator: Callable[[Array], Array], y: Any, shape: tuple[int, ...], noise: Any = 0.0) -> Observation:
-    """The observation y of an example of that shape.
+    """Makes the observation y of an example of that shape.
 
     Raises:
         ValueError: if the operator gives another shape than y's, is not linear, or the noise is negative.
@@ -131,7 +131,7 @@ class Projected(Wrapper):
     iterations: int = static()
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """The conditional mean, and the variance as it was."""
+        """Computes the conditional mean; the variance stays that of `denoise`."""
         alpha, sigma = self.schedule(t)
         observation = self.observation
 
@@ -156,7 +156,7 @@ class Conditioned(Wrapper):
     spread: Any
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """The conditional mean, and the variance as it was."""
+        """Computes the conditional mean; the variance stays that of `denoise`."""
         (mean, var), observation = self.denoise(x, t), self.observation
         k = self.spread(self.schedule, t, Posterior(mean, var))
         solved = _solve(observation, k, observation.residual(mean), mean)
@@ -203,7 +203,7 @@ class PseudoInverse(Wrapper):
     v: Any
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """The guided mean, and the variance as it was."""
+        """Computes the guided mean; the variance stays that of `denoise`."""
         alpha, sigma = self.schedule(t)
         observation = self.observation
 
@@ -214,7 +214,7 @@ class PseudoInverse(Wrapper):
 
 
 def _mean_of(denoise: Denoiser, t: Any) -> Callable[[Array], tuple[Array, Posterior]]:
-    """x -> (mean, posterior): what is differentiated, and the whole."""
+    """Makes x -> (mean, posterior): the mean to differentiate, and the whole posterior beside it."""
 
     def mean_of(x: Array) -> tuple[Array, Posterior]:
         posterior = denoise(x, t)
@@ -224,7 +224,7 @@ def _mean_of(denoise: Denoiser, t: Any) -> Callable[[Array], tuple[Array, Poster
 
 
 def _solve(observation: Observation, k: Any, residual: Array, like: Array) -> Array:
-    """(r^2 + A K A^T)^-1 residual by conjugate gradients; where that is singular, the least of the solutions."""
+    """Computes (r^2 + A K A^T)^-1 residual by conjugate gradients; where that is singular, the smallest solution."""
     matrix = lambda u: observation.noise**2 * u + observation.operator(k * observation.transpose(u, like))
     return _conjugate(matrix, residual, 2 * residual.size)
 

@@ -17,7 +17,7 @@ from diffjax.types import Array, Denoiser, Key, Process
 
 
 class SecondMoments(NamedTuple):
-    """Estimates of E[Var[x_0 | x_t]] at each of `ts` (N,), averaged over entries but for `entries`; not clipped.
+    """The estimates of E[Var[x_0 | x_t]] at `ts` (N,), averaged over entries but for `entries`; not clipped.
 
     `noise` takes the mean of |z|^2 / d for 1: it is NaN where the process is not Gaussian (`calculus.FlowOnly`).
     """

@@ -100,7 +100,7 @@ class Interpolated(Wrapper):
     most: Any
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """The mean as it was, and the variance between its neighbours in the table."""
+        """Computes the mean of `denoise`, and the variance between its neighbours in the table."""
         lam, ratio = jnp.asarray(self.log_snr, float), jnp.asarray(self.ratio, float)
         here = jnp.clip(log_snr(self.schedule, t), lam[0], lam[-1])
         i = jnp.clip(jnp.searchsorted(lam, here) - 1, 0, len(lam) - 2)
@@ -118,7 +118,7 @@ class Measured(Wrapper):
     var: Any
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """The mean as it was; NaN variance at a time that was not measured."""
+        """Computes the mean of `denoise`, and the measured variance: NaN at a time that was not measured."""
         return Posterior(self.denoise(x, t).mean, look_up(self.ts, self.var, t))
 
 
@@ -167,7 +167,7 @@ class Jacobian(Wrapper):
     sketch: Any  # keys
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """Mean and per-entry variance at x."""
+        """Computes mean and per-entry variance at x, both of x's shape."""
         alpha, sigma = self.schedule(t)
         mean, push = jax.linearize(lambda x: self.denoise(x, t).mean, x)
         diagonal = self._exact(push, x) if self.probes is None else self._estimate(push, x)
@@ -178,7 +178,7 @@ class Jacobian(Wrapper):
         return jax.vmap(lambda v: jnp.vdot(v, push(v)))(basis).reshape(x.shape)
 
     def _estimate(self, push: Callable[[Array], Array], x: Array) -> Array:
-        """diag(J) = diag(Q Q^T J) + diag((1 - Q Q^T) J), the columns of Q spanning J's image of the sketch."""
+        """Computes diag(J) = diag(Q Q^T J) + diag((1 - Q Q^T) J), Q's columns spanning J's image of the sketch."""
         draw = jax.vmap(lambda key: jax.random.rademacher(key, x.shape, x.dtype))
         signs, known = draw(self.probes), jnp.zeros_like(x)
         rest = jax.vmap(push)(signs)

@@ -20,22 +20,22 @@ Encoder = Callable[[Array, Any], Array]
 
 
 def content(encode: Encoder, reference: Array) -> Any:
-    """Cosine similarity with the features of the reference, in [-1, 1].
+    """Makes the cosine similarity with the features of the reference, in [-1, 1].
 
     Args:
-        encode: (x, t) -> features of any shape, averaged over all axes but the last before they are compared.
-        reference: those of the reference, of that shape.
+        encode: (x, t) -> features (..., C), averaged over all axes but the last before they are compared.
+        reference: features of the reference, of that shape.
     """
     return _potential(_cosine, encode, _pool(reference))
 
 
 def structure(encode: Encoder, reference: Array) -> Any:
-    """Minus the mean squared distance between feature maps (H, W, C)."""
+    """Makes minus the mean squared distance between feature maps (H, W, C)."""
     return _potential(_distance, encode, reference)
 
 
 def style(encode: Encoder, reference: Array) -> Any:
-    """Minus the squared distance between Gram matrices (C, C) of feature maps (..., C), means over positions."""
+    """Makes minus the squared distance between Gram matrices (C, C) of feature maps (..., C), means over positions."""
     return _potential(_gram_distance, encode, _gram(reference))
 
 

@@ -18,20 +18,20 @@ from diffjax.types import Array, Network, Posterior, Schedule, as_pytree, pytree
 
 
 class Prediction:
-    """What a network predicts: a mixin of `pytree` classes with `__call__` (a, b) and `skip_out` (c_skip, c_out)."""
+    """The prediction of a network, a mixin of `pytree` classes: `__call__` (a, b) and `skip_out` (c_skip, c_out)."""
 
     sigma_data: Any
 
     def __call__(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
-        """(a, b) of F = a x_0 + b z + `offset`."""
+        """Computes (a, b) of F = a x_0 + b z + `offset`."""
         raise NotImplementedError
 
     def skip_out(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
-        """(c_skip, c_out) of x_0 = c_skip x_t + c_out (F - `offset`)."""
+        """Computes (c_skip, c_out) of x_0 = c_skip x_t + c_out (F - `offset`)."""
         raise NotImplementedError
 
     def offset(self, schedule: Schedule, t: Any) -> Any:
-        """The third term e of F, known beforehand: 0, but for what enters linearly (`denoisers.bridge`)."""
+        """Computes the third term e of F, known beforehand: 0, but for what enters linearly (`denoisers.bridge`)."""
         return 0.0
 
     def inputs(self, schedule: Schedule, x: Array, t: Any) -> tuple[Array, Array]:
@@ -40,12 +40,12 @@ class Prediction:
         return x / jnp.hypot(sigma, alpha * self.sigma_data), log_snr(schedule, t)
 
     def mean(self, schedule: Schedule, x: Array, F: Array, t: Any) -> Array:
-        """E[x_0 | x_t = x] from F."""
+        """Computes E[x_0 | x_t = x] from F, of x's shape."""
         c_skip, c_out = self.skip_out(schedule, t)
         return c_skip * x + c_out * F
 
     def given(self, given: dict) -> "Prediction":
-        """The target of one example, which may depend on what is given of it."""
+        """Makes the target of one example, which may depend on what is given of it."""
         return self
 
     def check(self, schedule: Schedule) -> None:
@@ -56,48 +56,48 @@ class Prediction:
 
 @pytree
 class X0(Prediction):
-    """F = x_0."""
+    """The data as target: F = x_0."""
 
     sigma_data: float = 1.0
 
     def __call__(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
-        """(1, 0)."""
+        """Computes (a, b) = (1, 0)."""
         return 1.0, 0.0
 
     def skip_out(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
-        """(0, 1): finite everywhere."""
+        """Computes (c_skip, c_out) = (0, 1): finite everywhere."""
         return 0.0, 1.0
 
 
 @pytree
 class Eps(Prediction):
-    """F = z (Ho et al. 2020). x_0 is lost where alpha = 0."""
+    """The noise as target: F = z (Ho et al. 2020). x_0 is lost where alpha = 0."""
 
     sigma_data: float = 1.0
 
     def __call__(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
-        """(0, 1)."""
+        """Computes (a, b) = (0, 1)."""
         return 0.0, 1.0
 
     def skip_out(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
-        """(1, -sigma) / alpha: infinite where alpha = 0."""
+        """Computes (c_skip, c_out) = (1, -sigma) / alpha: infinite where alpha = 0."""
         alpha, sigma = schedule(t)
         return 1 / alpha, -sigma / alpha
 
 
 @pytree
 class V(Prediction):
-    """F = alpha z - sigma x_0 (Salimans & Ho 2022): finite everywhere."""
+    """The v target: F = alpha z - sigma x_0 (Salimans & Ho 2022), finite everywhere."""
 
     sigma_data: float = 1.0
 
     def __call__(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
-        """(-sigma, alpha)."""
+        """Computes (a, b) = (-sigma, alpha)."""
         alpha, sigma = schedule(t)
         return -sigma, alpha
 
     def skip_out(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
-        """(alpha, -sigma) / (alpha^2 + sigma^2)."""
+        """Computes (c_skip, c_out) = (alpha, -sigma) / (alpha^2 + sigma^2)."""
         alpha, sigma = schedule(t)
         norm = alpha**2 + sigma**2
         return alpha / norm, -sigma / norm
@@ -105,16 +105,19 @@ class V(Prediction):
 
 @pytree
 class Velocity(Prediction):
-    """F = alpha' x_0 + sigma' z = dx_t/dt (Lipman et al. 2023; kexue 9497). Finite where sigma' is: not VP at t = 0."""
+    """The velocity as target: F = alpha' x_0 + sigma' z = dx_t/dt (Lipman et al. 2023; kexue 9497).
+
+    F is finite where sigma' is: not on `VP` at t = 0.
+    """
 
     sigma_data: float = 1.0
 
     def __call__(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
-        """(alpha', sigma')."""
+        """Computes (a, b) = (alpha', sigma')."""
         return derivatives(schedule, t)[1]
 
     def skip_out(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
-        """(sigma', -sigma) / (alpha sigma' - sigma alpha')."""
+        """Computes (c_skip, c_out) = (sigma', -sigma) / (alpha sigma' - sigma alpha')."""
         (alpha, sigma), (d_alpha, d_sigma) = derivatives(schedule, t)
         wronskian = alpha * d_sigma - sigma * d_alpha
         return d_sigma / wronskian, -sigma / wronskian
@@ -122,37 +125,45 @@ class Velocity(Prediction):
 
 @pytree
 class Score(Prediction):
-    """F = -z / sigma, the score of p(x_t | x_0) (Vincent 2011). x_0 is lost at alpha = 0, F infinite at sigma = 0."""
+    """The score of p(x_t | x_0) as target: F = -z / sigma (Vincent 2011).
+
+    x_0 is lost where alpha = 0; F is infinite where sigma = 0.
+    """
 
     sigma_data: float = 1.0
 
     def __call__(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
-        """(0, -1 / sigma)."""
+        """Computes (a, b) = (0, -1 / sigma)."""
         return 0.0, -1 / schedule(t)[1]
 
     def skip_out(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
-        """(1, sigma^2) / alpha: Tweedie's formula."""
+        """Computes (c_skip, c_out) = (1, sigma^2) / alpha: Tweedie's formula."""
         alpha, sigma = schedule(t)
         return 1 / alpha, sigma**2 / alpha
 
 
 @pytree
 class EDM(Prediction):
-    """Karras et al. (2022), table 1, for any alpha: F has unit variance for data of standard deviation sigma_data.
+    """The target of EDM for any alpha: F has unit variance for data of standard deviation sigma_data.
 
     With sigma_data = 1 on a variance-preserving schedule this is V with the opposite sign.
+
+    Source: Karras et al. 2022, table 1.
     """
 
     sigma_data: float = 0.5
 
     def __call__(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
-        """(sigma, -alpha sigma_data^2) / (sigma_data sqrt(sigma^2 + alpha^2 sigma_data^2))."""
+        """Computes (a, b) = (sigma, -alpha sigma_data^2) / (sigma_data sqrt(sigma^2 + alpha^2 sigma_data^2))."""
         alpha, sigma = schedule(t)
         total = jnp.hypot(sigma, alpha * self.sigma_data)
         return sigma / (self.sigma_data * total), -alpha * self.sigma_data / total
 
     def skip_out(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
-        """(alpha sigma_data^2, sigma sigma_data sqrt(total2)) / total2, total2 = sigma^2 + alpha^2 sigma_data^2."""
+        """Computes (c_skip, c_out) = (alpha sigma_data^2, sigma sigma_data sqrt(total2)) / total2.
+
+        total2 = sigma^2 + alpha^2 sigma_data^2, the variance of x_t.
+        """
         alpha, sigma = schedule(t)
         total = jnp.hypot(sigma, alpha * self.sigma_data)
         return alpha * (self.sigma_data / total) ** 2, sigma * self.sigma_data / total
@@ -199,15 +210,15 @@ class NetworkDenoiser:
     target: Target
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """E[x_0 | x_t = x] for one example; var is 0: unknown."""
+        """Computes E[x_0 | x_t = x] for one example; var is 0: unknown."""
         return Posterior(self.mean(x, split_maps(self.predict(x, t), x)[0], t))
 
     def predict(self, x: Array, t: Any) -> Array:
-        """The network's output: F, and what further maps there are."""
+        """Evaluates the network: F, and what further maps there are."""
         return self.net(*inputs(self.schedule, self.target, x, t))
 
     def mean(self, x: Array, F: Array, t: Any) -> Array:
-        """E[x_0 | x_t = x] from F."""
+        """Computes E[x_0 | x_t = x] from F, of x's shape."""
         return self.target.mean(self.schedule, x, F, t)
 
 

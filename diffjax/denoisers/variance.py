@@ -78,7 +78,7 @@ class Small(Wrapper):
     chain: Chain
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """NaN variance at a time that is none of the chain's."""
+        """Computes mean and variance, the latter NaN at a time that is none of the chain's."""
         gain = self.chain.gain_at(t)
         var = jnp.where(jnp.isinf(gain), self.chain.floor, 0.0 * gain)
         return Posterior(self.denoise(x, t).mean, var)
@@ -92,7 +92,7 @@ class Large(Wrapper):
     v: float = 1.0
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """The mean, and the variance of N(0, v) data."""
+        """Computes the mean of `denoise`, and the variance of N(0, v) data given x_t."""
         return Posterior(self.denoise(x, t).mean, unit_variance(self.schedule, t, self.v))
 
 
@@ -108,12 +108,12 @@ class LearnedRange(Wrapper):
     chain: Chain
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """NaN variance at a time that is none of the chain's."""
+        """Computes mean and variance, the latter NaN at a time that is none of the chain's."""
         F, u = split_maps(self.denoise.predict(x, t), x, 2)
         return Posterior(self.denoise.mean(x, F, t), self.var(u, t))
 
     def var(self, u: Array, t: Any) -> Array:
-        """The posterior variance that u stands for; on the step that arrives at data, between `floor` and large."""
+        """Computes the variance that u stands for; on the step that arrives at data, between `floor` and large."""
         gain, most, frac = self.chain.gain_at(t), unit_variance(self.schedule, t), (u + 1) / 2
         arrives = jnp.isinf(gain)
         finite = jnp.where(arrives, 1.0, gain)

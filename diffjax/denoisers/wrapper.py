@@ -4,7 +4,7 @@ from diffjax.types import Denoiser, Schedule
 
 
 class Wrapper:
-    """Mixin of a `pytree` class with a field `denoise`: its schedule is that denoiser's."""
+    """A mixin of `pytree` classes with a field `denoise`: their schedule is that denoiser's."""
 
     denoise: Denoiser
 

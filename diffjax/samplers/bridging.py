@@ -18,17 +18,17 @@ from diffjax.samplers.base import Sampler, in_turn, sampling_fn
 
 
 def walking_fn(sampler: Sampler, ts: Any, trace: Callable | None = None) -> jax.tree_util.Partial:
-    """`bridging_fn` where the grid starts at a point (alpha = sigma = 0), else `sampling_fn`."""
+    """Makes the walk along a grid: `bridging_fn` where it starts at a point (alpha = sigma = 0), else `sampling_fn`."""
     return (bridging_fn if pinned(sampler.schedule, ts) else sampling_fn)(sampler, ts, trace)
 
 
 def pinned(schedule: Any, ts: Any) -> bool:
-    """Whether the grid starts where x_t is one point."""
+    """Tells whether the grid starts where x_t is one point."""
     return schedule is not None and not any(amplitudes(schedule, ts[:1]))
 
 
 def bridging_fn(sampler: Sampler, ts: Any, trace: Callable | None = None) -> jax.tree_util.Partial:
-    """`sample(model, key, u_T) -> x_0` along a grid that starts at t_max, for one example; u_T = 0.
+    """Makes `sample(model, key, u_T) -> x_0` along a grid that starts at t_max, for one example; u_T = 0.
 
     As many evaluations as `sampling_fn`'s on the same grid. A grid that starts below t_max is `sampling_fn`'s, from
     `prior` there (as published for DDBM: t_max - 1e-4). Where the walk ends above 0 without a last mean, it gives u

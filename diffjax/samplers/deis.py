@@ -23,7 +23,7 @@ Measure = Callable[[Schedule, list[table.Level]], list[tuple[np.ndarray, np.ndar
 
 
 def tab(schedule: Schedule, order: int = 3) -> Sampler:
-    """tAB-DEIS (Zhang & Chen 2023): `order` evaluations, a polynomial in t of one degree less; starts at order 1.
+    """Makes the tAB-DEIS sampler (Zhang & Chen 2023): a polynomial in t through `order` evaluations; starts at order 1.
 
     Args:
         order: 1 (DDIM) to 4; the paper counts from 0.
@@ -35,7 +35,7 @@ def tab(schedule: Schedule, order: int = 3) -> Sampler:
 
 
 def lms(schedule: Schedule, order: int = 4) -> Sampler:
-    """LMS, which is rhoAB-DEIS: a polynomial in n = sigma / alpha; starts at order 1.
+    """Makes the LMS sampler, which is rhoAB-DEIS: a polynomial in n = sigma / alpha; starts at order 1.
 
     Args:
         order: 1 (DDIM, Euler in n) to 4.
@@ -47,7 +47,7 @@ def lms(schedule: Schedule, order: int = 4) -> Sampler:
 
 
 def _in_t(schedule: Schedule, levels: list[table.Level]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each step, times and the measure dn = n'(t) dt on them.
+    """Finds for each step quadrature times and the measure dn = n'(t) dt on them.
 
     n' may grow like (t - s)^(-1/2) at the data and like (1 - t)^(-2) at the noise, which tanh-sinh integrates; at the
     knots of a chain it jumps, so that the steps are cut there.
@@ -65,7 +65,7 @@ def _in_t(schedule: Schedule, levels: list[table.Level]) -> list[tuple[np.ndarra
 
 
 def _in_n(schedule: Schedule, levels: list[table.Level]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Gauss-Legendre, exact for the polynomials."""
+    """Finds for each step Gauss-Legendre points in n and their weights: exact for the polynomials."""
     steps = [(now.ratio, then.ratio - now.ratio) for now, then in pairwise(levels)]
     return [(n + step * (1 + _NODES) / 2, step / 2 * _WEIGHTS) for n, step in steps]
 

@@ -16,7 +16,7 @@ from diffjax.types import Array
 
 
 def encoding_fn(sampler: Sampler, ts: Any) -> jax.tree_util.Partial:
-    """`encode(model, key, x) -> x_T`: the sampler along the grid from its end to its start, for one example.
+    """Makes `encode(model, key, x) -> x_T`: the sampler along the grid from its end to its start, for one example.
 
     Args:
         sampler: one that adds no noise; `key` is not used.
@@ -39,7 +39,7 @@ def encoding_fn(sampler: Sampler, ts: Any) -> jax.tree_util.Partial:
 
 
 def slerp(a: Array, b: Array, weight: Any) -> Array:
-    """Between a and b along the great circle through them, at `weight` of their angle (Song et al. 2020, appendix D.5).
+    """Interpolates from a to b along the great circle through them (Song et al. 2020, appendix D.5).
 
     Args:
         a, b: of one shape, not parallel.
@@ -51,7 +51,7 @@ def slerp(a: Array, b: Array, weight: Any) -> Array:
 
 
 def mix(a: Array, b: Array, weight: Any) -> Array:
-    """a cos(w pi / 2) + b sin(w pi / 2): standard normal if a and b are, and independent (kexue 9181).
+    """Mixes a cos(w pi / 2) + b sin(w pi / 2): standard normal if a and b are, and independent (kexue 9181).
 
     A straight line between them would halve the variance in the middle.
     """

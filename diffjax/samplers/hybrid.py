@@ -20,7 +20,7 @@ from diffjax.types import Schedule
 
 
 def ddbm(schedule: Schedule, ratio: float = 0.33) -> Sampler:
-    """The published sampler; `heun.edm` raises the noise by a leap in place of the stochastic step.
+    """Makes DDBM's published sampler; `heun.edm` raises the noise by a leap in place of the stochastic step.
 
     Args:
         ratio: of the step that is stochastic, in [0, 1); 0: Heun's method in t alone, two evaluations a step.
@@ -32,7 +32,7 @@ def ddbm(schedule: Schedule, ratio: float = 0.33) -> Sampler:
         raise ValueError(f"ratio is {ratio}, expected a number in [0, 1) (published: 0.33).")
 
     def drift(walk: table.Walk, x: table.Form, at: tuple, strength: float) -> tuple[table.Form, float]:
-        """f x - strength g^2 score, and g^2."""
+        """Computes the drift f x - strength g^2 score, and g^2."""
         level, f, g2 = at
         if not (np.isfinite(f) and np.isfinite(g2) and level.sigma > 0):
             raise starts_too_early(f"The SDE of {type(schedule).__name__} is singular at t = {level.t:g}")

@@ -28,11 +28,12 @@ Weights = Callable[[np.ndarray, float], np.ndarray]  # nodes (p,) in units of h,
 
 
 def adams(schedule: Schedule, order: int = 3, tau: float = 0.0, lower_final: bool = False) -> Sampler:
-    """Exponential Adams-Bashforth of order 1, 2 or 3 with exact integrals, for any spacing; starts at order 1.
+    """Makes the exponential Adams-Bashforth sampler of order 1, 2 or 3, integrals exact; starts at order 1.
 
     With tau > 0 it is the predictor of SA-Solver (Xue et al. 2023) at constant tau.
 
     Args:
+        order: 1, 2 or 3.
         tau: noise level in units of g.
         lower_final: end with orders p - 1, ..., 1 (steadier on very short grids that end above t = 0).
     """
@@ -40,17 +41,17 @@ def adams(schedule: Schedule, order: int = 3, tau: float = 0.0, lower_final: boo
 
 
 def dpmpp_2m(schedule: Schedule, lower_final: bool = False) -> Sampler:
-    """DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2)."""
+    """Makes the sampler DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2)."""
     return _sampler(schedule, 2, 0.0, lower_final, _dpmpp_2m_weights)
 
 
 def dpmpp_3m(schedule: Schedule, lower_final: bool = False) -> Sampler:
-    """DPM-Solver++(3M) as in its public implementations; see the module's remark on its order."""
+    """Makes the sampler DPM-Solver++(3M) as in its public implementations; see the module's remark on its order."""
     return _sampler(schedule, 3, 0.0, lower_final, _dpmpp_3m_weights)
 
 
 def dpmpp_2m_sde(schedule: Schedule, eta: float = 1.0, kind: str = "midpoint") -> Sampler:
-    """SDE-DPM-Solver++(2M) (Lu et al. 2022b, section 5 and appendix B), with the noise of `eta` as in its public code.
+    """Makes the sampler SDE-DPM-Solver++(2M) (Lu et al. 2022b, section 5, appendix B); `eta` as in its code.
 
     Args:
         eta: tau^2: 1 is the reverse SDE, 0 the probability flow.
@@ -63,18 +64,18 @@ def dpmpp_2m_sde(schedule: Schedule, eta: float = 1.0, kind: str = "midpoint") -
 
 
 def dpmpp_3m_sde(schedule: Schedule, eta: float = 1.0) -> Sampler:
-    """DPM-Solver++(3M) SDE as in its public implementations: 3M with H = (1 + eta) h in place of h."""
+    """Makes the sampler DPM-Solver++(3M) SDE as in public implementations: 3M with H = (1 + eta) h in place of h."""
     return _sampler(schedule, 3, _tau(eta), False, _dpmpp_3m_sde_weights)
 
 
 def adams_weights(nodes: np.ndarray, h: float) -> np.ndarray:
-    """int_0^1 H exp(-H (1 - u)) l_j(u) du for the Lagrange basis l_j on `nodes`: exact for degree < p."""
+    """Computes int_0^1 H exp(-H (1 - u)) l_j(u) du, (p,), for Lagrange's basis l_j on `nodes`: exact for degree < p."""
     moments = np.asarray([exponential_moment(k, h) for k in range(len(nodes))])
     return np.linalg.solve(np.vander(nodes, increasing=True).T, moments)
 
 
 def exponential_moment(k: int, h: float) -> float:
-    """int_0^1 h exp(-h (1 - u)) u^k du = h k! phi_{k+1}(-h), to float64 accuracy at every h > 0."""
+    """Computes int_0^1 h exp(-h (1 - u)) u^k du = h k! phi_{k+1}(-h), to float64 accuracy at every h > 0."""
     if h < 1:  # the recursion below cancels there; the series converges fast
         return h * sum((-h) ** j * factorial(k) / factorial(j + k + 1) for j in range(20))
     moment = -np.expm1(-h)
@@ -84,7 +85,7 @@ def exponential_moment(k: int, h: float) -> float:
 
 
 def _dpmpp_2m_weights(nodes: np.ndarray, h: float) -> np.ndarray:
-    """phi_1 (1 + 1 / 2r, -1 / 2r), r the last step over this one."""
+    """Computes phi_1 (1 + 1 / 2r, -1 / 2r), r the last step over this one."""
     phi_1 = -np.expm1(-h)
     if len(nodes) == 1:
         return np.asarray([phi_1])
@@ -93,7 +94,7 @@ def _dpmpp_2m_weights(nodes: np.ndarray, h: float) -> np.ndarray:
 
 
 def _dpmpp_3m_weights(nodes: np.ndarray, h: float) -> np.ndarray:
-    """phi_1 m + phi_2 D1 + (second moment / 2) D2 in divided differences of the last three evaluations."""
+    """Computes the weights of phi_1 m + phi_2 D1 + (second moment / 2) D2, divided differences of three evaluations."""
     if len(nodes) < 3:
         return _dpmpp_2m_weights(nodes, h)
     phi = [exponential_moment(k, h) for k in range(3)]
@@ -104,7 +105,7 @@ def _dpmpp_3m_weights(nodes: np.ndarray, h: float) -> np.ndarray:
 
 
 def _dpmpp_3m_sde_weights(nodes: np.ndarray, h: float) -> np.ndarray:
-    """The 3M rule, whose second step takes phi_2 for the difference where the ODE's takes phi_1 / 2."""
+    """Computes the 3M rule's weights: its second step takes phi_2 for the difference, the ODE's phi_1 / 2."""
     return adams_weights(nodes, h) if len(nodes) < 3 else _dpmpp_3m_weights(nodes, h)
 
 
@@ -117,7 +118,7 @@ def _tau(eta: float) -> float:
 def _sampler(
     schedule: Schedule, order: int, tau: float, lower_final: bool, weights: Weights, interior: int = 2
 ) -> Sampler:
-    """The sampler of a rule for weights, through the last `order` evaluations; interior: its order without noise."""
+    """Makes the sampler of a rule for weights over `order` evaluations; interior: its order without noise."""
     order = host.check_order(order, (1, 2, 3), "The multistep order")
     if not 0 <= tau < np.inf:
         raise ValueError(f"tau is {tau}, expected a finite number >= 0 (0: probability flow, 1: reverse SDE).")

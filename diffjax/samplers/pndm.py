@@ -25,13 +25,15 @@ WARM_UP = 3  # Runge-Kutta steps, of four evaluations each
 
 
 def ipndm(schedule: Schedule, order: int = 4) -> Sampler:
-    """iPNDM (Zhang & Chen 2023, appendix B.2): Adams-Bashforth that starts at order 1; one evaluation a step.
+    """Makes the iPNDM sampler (Zhang & Chen 2023, appendix B.2): Adams-Bashforth that starts at order 1.
 
     Args:
         order: 1 (DDIM) to 4, the published one.
 
     Raises:
         ValueError: for another order, or (at planning) if the grid starts where alpha is 0.
+
+    One evaluation a step.
     """
     order = host.check_order(order, (1, 2, 3, 4))
 
@@ -46,7 +48,7 @@ def ipndm(schedule: Schedule, order: int = 4) -> Sampler:
 
 
 def pndm(schedule: Schedule) -> Sampler:
-    """F-PNDM (Liu et al. 2022, algorithm 2): three pseudo Runge-Kutta steps, then pseudo linear multistep of order 4.
+    """Makes the F-PNDM sampler (Liu et al. 2022, algorithm 2): three pseudo Runge-Kutta steps, then order 4 multistep.
 
     N + 9 evaluations on a grid of N >= 3 steps (a Runge-Kutta step that would arrive at sigma = 0 is DDIM instead).
 

@@ -24,7 +24,7 @@ from diffjax.types import Schedule
 
 
 def reverse_diffusion(schedule: Schedule, denoise: bool = False) -> Sampler:
-    """The reverse-diffusion sampler (Song et al. 2021, eq. 46; algorithms 2 and 3 without their correctors).
+    """Makes the reverse-diffusion sampler (Song et al. 2021, eq. 46; algorithms 2, 3 without their correctors).
 
     Args:
         denoise: end with E[x_0 | x] at the grid's last time, one more evaluation, if that time has noise.
@@ -36,7 +36,7 @@ def reverse_diffusion(schedule: Schedule, denoise: bool = False) -> Sampler:
 
 
 def ancestral(schedule: Schedule, denoise: bool = False) -> Sampler:
-    """DDPM's ancestral sampler with the forward step's ('large') variance (Song et al. 2021, eq. 4; Ho et al. 2020).
+    """Makes DDPM's sampler with the forward step's ('large') variance (Song et al. 2021, eq. 4; Ho et al. 2020).
 
     Args:
         denoise: as for `reverse_diffusion`.
@@ -48,7 +48,7 @@ def ancestral(schedule: Schedule, denoise: bool = False) -> Sampler:
 
 
 def _reversed(schedule: Schedule, keep: Callable, follow: Callable, denoise: bool) -> Sampler:
-    """x_s = keep(k) x_t + follow(k) G^2 score + G z."""
+    """Makes the sampler of x_s = keep(k) x_t + follow(k) G^2 score + G z."""
 
     def plan(ts: np.ndarray) -> Linear:
         alpha, sigma = amplitudes(schedule, ts)

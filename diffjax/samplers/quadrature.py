@@ -13,9 +13,10 @@ WEIGHTS = np.pi / 32 * np.cosh(_GRADED) * SHARE * REST
 
 
 def lagrange(nodes: Sequence[float] | np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Evaluates at `at` (m,) Lagrange's basis on p nodes: polynomials that are 1 on their own node, 0 on the others.
+    """Evaluates Lagrange's basis on p nodes at `at` (m,): polynomials that are 1 on their own node, 0 on the others.
 
-    Returns: (p, m).
+    Returns:
+        (p, m), one row for each polynomial.
     """
     others = [[other for i, other in enumerate(nodes) if i != j] for j in range(len(nodes))]
     shares = [[(at - o) / (node - o) for o in away] for node, away in zip(nodes, others)]

@@ -14,7 +14,7 @@ from diffjax.types import Schedule
 
 
 def euler_maruyama(schedule: Schedule, churn: float = 1.0, denoise: bool = False) -> Sampler:
-    """One Euler-Maruyama step per interval of the grid; weak order 1.
+    """Makes the sampler of one Euler-Maruyama step per interval of the grid; weak order 1.
 
     Args:
         churn: noise level in units of g, at least 0.

@@ -22,10 +22,12 @@ THIRDS = (1 / 3, 2 / 3)  # r_1 and r_2 of DPM-Solver-3
 
 
 def dpm_solver(schedule: Schedule, order: int = 2) -> Sampler:
-    """DPM-Solver-2 or -3 (Lu et al. 2022a, algorithms 1 and 2, r_1 = 1/2; r_1 = 1/3, r_2 = 2/3): `order` rows a step.
+    """Makes the sampler DPM-Solver-2 or -3 (Lu et al. 2022a, algorithms 1 and 2): `order` rows a step.
 
     Raises:
         ValueError: for another order, or (at planning) if the grid starts where alpha is 0.
+
+    r_1 = 1/2 at order 2; r_1 = 1/3, r_2 = 2/3 at order 3.
     """
     order = host.check_order(order, (2, 3), "The order of DPM-Solver (1: ancestral.ddim)")
     step, nodes = {2: (_dpm_solver_2, (1 / 2,)), 3: (_dpm_solver_3, THIRDS)}[order]
@@ -34,13 +36,13 @@ def dpm_solver(schedule: Schedule, order: int = 2) -> Sampler:
 
 
 def dpmpp_2s(schedule: Schedule) -> Sampler:
-    """DPM-Solver++(2S) (Lu et al. 2022b, algorithm 1, r = 1/2): two rows a step."""
+    """Makes the sampler DPM-Solver++(2S) (Lu et al. 2022b, algorithm 1, r = 1/2): two rows a step."""
     program = _program(_dpmpp_2s, (1 / 2,), table.ddim_of_mean)
     return table.sampler(schedule, program, 2, order=2, evaluations=lambda n: 2 * n)
 
 
 def _program(step: Callable, nodes: tuple[float, ...], ddim: Callable) -> table.Program:
-    """The program of a step with evaluations at these fractions of h, beside those at its start; DDIM where h = inf."""
+    """Makes the program of a step with evaluations at fractions of h, beside those at its start; DDIM where h = inf."""
 
     def program(walk: table.Walk) -> table.Form:
         x, steps = walk.start, [(now, then, then.lam - now.lam) for now, then in pairwise(walk.levels)]

@@ -21,11 +21,11 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(4)  # exact for the cubics of
 
 
 def adams(schedule: Schedule, order: int = 2, sigma_data: float = 0.5) -> Sampler:
-    """The polynomial in phi through the last evaluations of y, integrated exactly; starts at order 1.
+    """Makes Adams-Bashforth in phi: the polynomial through evaluations of y, integrated exactly; starts at order 1.
 
     Args:
         order: 1 to 4.
-        sigma_data: standard deviation of the data, s.
+        sigma_data: standard deviation s of the data, in units of x_0.
 
     Raises:
         ValueError: for another order or a sigma_data that is not positive, or (at planning) if the grid starts where

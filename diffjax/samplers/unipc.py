@@ -22,7 +22,7 @@ VARIANTS = ("bh1", "bh2", "exact")
 
 
 def unipc(schedule: Schedule, order: int = 3, variant: str = "bh2", lower_final: bool = True) -> Sampler:
-    """UniPC-p (Zhao et al. 2023, algorithms 5 to 8), starting at order 1; no corrector on the last step.
+    """Makes the UniPC-p sampler (Zhao et al. 2023, algorithms 5 to 8): starts at order 1, last step uncorrected.
 
     Args:
         order: p of the predictor, 1 to 3; the corrector has order p + 1.
@@ -59,7 +59,7 @@ def unipc(schedule: Schedule, order: int = 3, variant: str = "bh2", lower_final:
 
 
 def _update(x: table.Form, past: list, then: table.Level, variant: str, new: tuple | None = None) -> table.Form:
-    """x_s from (level, mean) of the last p evaluations, newest first; with `new`, at the level s itself, corrected."""
+    """Computes x_s from (level, mean) of the last p evaluations, newest first; corrected with `new`, that at s."""
     (now, mean), *older = past
     h, nodes = then.lam - now.lam, [*older, *([] if new is None else [new])]
     base = then.sigma / now.sigma * x - then.alpha * np.expm1(-h) * mean
