@@ -99,6 +99,13 @@ def times(sampler: Sampler, ts: Any) -> np.ndarray:
     return np.append(np.asarray(sampler.plan(ts).t)[1:], ts[-1])
 
 
+def reached(sampler: Sampler, ts: Any) -> np.ndarray:
+    """The times of x after the rows of Heun's halves: a predictor and its corrector both end where the latter looks."""
+    rows = sampler.plan(np.asarray(ts))
+    ends = np.append(np.asarray(rows.t)[np.asarray(rows.corrector)], ts[-1])  # the last step may have no corrector
+    return ends[np.arange(len(rows.t)) // 2]
+
+
 class HostModel:
     """A NumPy denoiser as a model; its amplitudes come from the closed form, not from the library's schedule.
 

@@ -283,9 +283,10 @@ SAMPLERS |= {
     "principal_3": beyond(3, 4, first=70.0),
     "restart": Row(
         lambda s: restart.restart(s, RESTARTS),
-        paths.of_walk(walks.restart, intervals=RESTARTS),
+        paths.of_intervals(walks.restart, intervals=RESTARTS),
         2,
         FINITE,
+        rows_per_step=2,
         evaluations=lambda n, zero: 2 * n - zero + 8 + 2,
         least_steps=12,
         **RANDOM,

@@ -12,7 +12,7 @@ from closed_forms import amplitudes
 from oracles import steps
 from oracles.mixture import Mixture
 from oracles.paths import stepwise
-from rows import HostModel, times, walk
+from rows import HostModel, reached, times, walk
 from samplers_table import EVERY_PAIR, FINITE, SAMPLERS, SETTINGS, grid, grid_for
 
 from diffjax import denoisers, grids
@@ -67,7 +67,7 @@ def test_only_the_ratio_of_noise_to_signal_matters(name, setting):
     here = walk(sampler, ts, HostModel(TARGET.denoise, form), X * sigma[0], z)[1]
     model = HostModel(TARGET.denoise, SETTINGS["edm"].form)
     there = walk(row.make(plain), sigma / alpha, model, X * sigma[0] / alpha[0], z)[1]
-    after = ts[np.arange(len(here)) // 2 + 1] if row.rows_per_step == 2 else times(sampler, ts)
+    after = reached(sampler, ts) if row.rows_per_step == 2 else times(sampler, ts)
     agree(here / amplitudes(form, after)[0][:, None], there, X * sigma[0] / alpha[0], 1e-11)
 
 

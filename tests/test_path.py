@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import analytic, couplings, denoisers, grids, losses, samplers, types
+from diffjax import analytic, couplings, denoisers, grids, losses, samplers
 from diffjax.calculus import FlowOnly
 from diffjax.denoisers import EDM, X0, Eps, V, Velocity
-from diffjax.processes import BridgeSchedule, Gaussian, Unconditional, bridge, path, poisson
+from diffjax.processes import Gaussian, path
 from diffjax.samplers import ancestral, heun, multistep, ode, sde, unipc
 from diffjax.schedules import VP, Cosine, Rectified, Tabulated
 from diffjax.theory.straightness import straightness
@@ -384,27 +384,3 @@ def test_more_noise_than_the_denoiser_knows_is_refused():
     with pytest.raises(ValueError, match="has no inverse"):
         denoisers.run_on(exact(lambda t: (1 - t, t)), Rectified())
     denoisers.run_on(exact(Tabulated.linear()), Rectified(t_max=0.99))
-
-
-def test_types_states_every_member_of_a_process():
-    """What the mixin has by default, and what every process of the library has besides, is said in `types.Process`."""
-    public = lambda cls: {name for name in vars(cls) if not name.startswith("_")}
-    needed = {"schedule", "noise", "corrupt", "prior"}
-    assert public(types.Process) == public(Unconditional) | needed | {"prior_log_density"}
-    for process in (Gaussian(VP()), path.rectified(), poisson(VP(), 3.0), bridge(VP())):
-        assert all(hasattr(process, name) for name in public(types.Process) - {"prior_log_density"})
-
-
-@pytest.mark.parametrize("schedule", [VP(), Rectified(), Tabulated.linear(), FlowOnly(VP()), bridge(VP()).schedule])
-def test_optional_members_of_schedules_are_those_that_types_states(schedule):
-    """By the classes' own members, not by the protocols'."""
-    has = {
-        types.Invertible: {VP, Rectified, Tabulated, FlowOnly, BridgeSchedule},
-        types.Remaining: {VP, Rectified},
-        types.Derived: {FlowOnly, BridgeSchedule},
-        types.Discrete: {Tabulated},
-        types.Knotted: {Tabulated},
-        types.Pinned: {BridgeSchedule},
-    }
-    for protocol, classes in has.items():
-        assert isinstance(schedule, protocol) == (type(schedule) in classes), protocol

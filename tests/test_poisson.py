@@ -7,8 +7,7 @@ import pytest
 from poisson_points import PAIR, SHARES, by_hand, exact
 from scipy import optimize, special, stats
 
-from diffjax import analytic, calculus, denoisers, grids, host, likelihood, losses, processes, samplers
-from diffjax import config as C
+from diffjax import analytic, calculus, denoisers, grids, host, likelihood, losses, processes, runs, samplers
 from diffjax.calculus import FlowOnly
 from diffjax.processes import poisson
 from diffjax.processes.poisson import PUBLISHED_CLIP
@@ -122,8 +121,8 @@ def test_the_recipe_with_infinitely_many_dimensions_is_edms_to_the_bit():
         lambda x, c: x, process, denoisers.EDM(), jnp.ones(3), process.noise(KEY, jnp.ones(3)), 0.7
     )
     assert loss(poisson(EDM(), np.inf)) == loss(processes.Gaussian(EDM()))
-    a = build_run(C.load("configs/pfgm.py:tiny", ["process.D=inf"]))
-    b = build_run(C.load("configs/edm.py:tiny"))
+    a = build_run(runs.load("configs/pfgm.py:tiny", ["process.D=inf"])).method.parts
+    b = build_run(runs.load("configs/edm.py:tiny")).method.parts
     assert a.schedule == b.schedule
     assert a.process == b.process
 
@@ -246,9 +245,9 @@ def test_other_dimensions_are_refused(D):
         (lambda: losses.poisson.batch_field(jnp.ones(2), 1.0, jnp.ones((3, 1))), r"sources of shape \(3, 1\)"),
         (lambda: losses.poisson.batch_field(jnp.ones(2), 0.0, jnp.ones((3, 2))), r"z = 0\.0, expected a positive"),
         (lambda: losses.poisson.most_for(0.0, 2), "expected all positive"),
-        (lambda: build_run(C.load("configs/pfgm.py:tiny", ["process.D=0"])), "D is 0"),
-        (lambda: build_run(C.load("configs/pfgm.py:tiny", ["sampler.churn=1"])), "adds Gaussian noise"),
-        (lambda: build_run(C.load("configs/pfgm.py:tiny", ["denoiser.name=large"])), "denoiser.name=mean"),
+        (lambda: build_run(runs.load("configs/pfgm.py:tiny", ["process.D=0"])), "D is 0"),
+        (lambda: build_run(runs.load("configs/pfgm.py:tiny", ["sampler.churn=1"])), "adds Gaussian noise"),
+        (lambda: build_run(runs.load("configs/pfgm.py:tiny", ["denoiser.name=large"])), "denoiser.name=mean"),
         (lambda: calculus.need_gaussian(FlowOnly(VP()), "A", "B"), "A, but the process is not Gaussian.*; B"),
     ],
 )

@@ -8,7 +8,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from diffjax import config as C
-from diffjax import methods, runs
+from diffjax import data, denoisers, methods, models, processes, runs, schedules
+from diffjax.optimizers import build_optimizer
 from diffjax.runs import settings as table
 from diffjax.runs.run import read_config
 from diffjax.runs.settings import Settings
@@ -160,3 +161,43 @@ def test_what_the_network_reads_is_held_against_the_data(change, match):
     with pytest.raises(C.ConfigError, match=match) as error:
         runs.build_run(config)
     assert "\n" not in str(error.value)
+
+
+def test_specs_and_objects_are_the_same_parts():
+    """A method of specs, of objects, or of both, trains to equal bytes."""
+    x = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+    mlp = C.spec("MLP", width=8, depth=1)
+    named = {
+        "network": mlp,
+        "process": C.spec("Gaussian"),
+        "schedule": C.spec("VP", beta_max=15.0),
+        "target": C.spec("V"),
+    }
+    objects = {
+        "network": models.network(models.MLP(width=8, depth=1)),
+        "process": processes.Gaussian(schedules.VP(beta_max=15.0)),
+        "target": denoisers.V(),
+    }
+    mixed = {
+        "network": mlp,
+        "process": C.spec("Gaussian"),
+        "schedule": schedules.VP(beta_max=15.0),
+        "target": denoisers.V(),
+    }
+    adam = C.spec("adam", learning_rate=1e-2)
+    ways = [
+        {"method": {"name": "denoising", **named}, "optimizer": adam, "ema": C.spec("warm_up", decays=(0.999,))},
+        {"method": methods.denoising(**objects), "optimizer": build_optimizer(dict(adam), 20)[0]},
+        {"method": runs.assemble(**mixed), "optimizer": adam},
+    ]
+    found = [runs.Trainer(data=data.arrays(x), steps=20, batch_size=16, **way).train().params for way in ways]
+    for other in found[1:]:
+        jax.tree.map(np.testing.assert_array_equal, found[0], other)
+    assert runs.Trainer(data=C.spec("moons", n=32, held_out=8), **ways[0]).data.name == "moons"
+
+
+def test_a_spec_that_is_none_is_refused():
+    with pytest.raises(C.ConfigError, match=r"models has no 'MPL': nearest is 'MLP'"):
+        runs.assemble(network=C.spec("MPL"), target=C.spec("V"))
+    with pytest.raises(C.ConfigError, match=r"methods\.denoising has no option 'sampelr': nearest is 'sampler'"):
+        runs.assemble(network=C.spec("MLP"), sampelr=C.spec("ancestral.ddim"))

@@ -1,11 +1,7 @@
 """Training of one's own objects: networks of any library, runs that stop and go on, and what is refused in one line."""
 
-import itertools
 import os
 import signal
-import subprocess
-import sys
-import warnings
 from functools import partial
 
 import jax
@@ -14,102 +10,11 @@ import numpy as np
 import optax
 import pytest
 from flax import linen, nnx
-from run_command import environment
+from own_objects import CENTRES, NETWORKS, PLAIN, STDS, OfLinen, OfNnx, both, denoising, mixture, trainer, two_players
 
-from diffjax import data, denoisers, grids, methods, models, parallel, processes, runs, samplers, schedules, training
+from diffjax import data, denoisers, grids, models, parallel, processes, runs, samplers, schedules, training
 from diffjax.config import ConfigError
-from diffjax.methods import Method, Turn, per_example
 from diffjax.runs.logs import Log
-
-CENTRES, STDS = np.array([[-1.0, 0.5], [0.8, -0.6]]), np.array([0.3, 0.5])  # of the two classes
-WIDTH = 64
-
-
-def mixture(n=4096, seed=0):
-    rng = np.random.default_rng(seed)
-    label = rng.integers(0, 2, n)
-    x = CENTRES[label] + STDS[label][:, None] * rng.normal(size=(n, 2))
-    return data.arrays(x.astype(np.float32), label=label)
-
-
-def features(x, c, label):
-    """What a network is told, (6,): the log-SNR c is infinite at the ends."""
-    return jnp.concatenate([x, jnp.stack([jnp.tanh(c / 8), jnp.tanh(c / 2)]), jax.nn.one_hot(label, 2)])
-
-
-class OfNnx(nnx.Module):
-    def __init__(self, rngs):
-        self.first, self.second = nnx.Linear(6, WIDTH, rngs=rngs), nnx.Linear(WIDTH, WIDTH, rngs=rngs)
-        self.last = nnx.Linear(WIDTH, 2, rngs=rngs)
-
-    def __call__(self, x, c, given):
-        h = nnx.gelu(self.first(features(x, c, given["label"])))
-        return self.last(nnx.gelu(self.second(h)))
-
-
-class OfLinen(linen.Module):
-    reads = {"label": "label"}  # noqa: RUF012
-
-    @linen.compact
-    def __call__(self, x, c, label=None, train=False):
-        h = features(x, c, label)
-        for _ in range(2):
-            h = linen.gelu(linen.Dense(WIDTH)(h))
-        return linen.Dense(2)(h)
-
-
-def of_function():
-    rng = np.random.default_rng(0)
-    sizes = (6, WIDTH, WIDTH, 2)
-    params = [
-        {"w": rng.normal(size=(m, n)).astype(np.float32) / m**0.5, "b": np.zeros(n, np.float32)}
-        for m, n in itertools.pairwise(sizes)
-    ]
-
-    def fn(params, x, c, given):
-        h = features(x, c, given["label"])
-        for layer in params[:-1]:
-            h = jax.nn.gelu(h @ layer["w"] + layer["b"])
-        return h @ params[-1]["w"] + params[-1]["b"]
-
-    return models.from_function(fn, params)
-
-
-def of_equinox():
-    equinox = pytest.importorskip("equinox")
-
-    class OfEquinox(equinox.Module):
-        mlp: equinox.nn.MLP
-
-        def __call__(self, x, c, given):
-            return self.mlp(features(x, c, given["label"]))
-
-    return models.of(OfEquinox(equinox.nn.MLP(6, 2, WIDTH, 2, activation=jax.nn.gelu, key=jax.random.key(0))))
-
-
-NETWORKS = {
-    "nnx": lambda: models.of(OfNnx(nnx.Rngs(0))),
-    "linen": lambda: models.of(OfLinen()),
-    "function": of_function,
-    "equinox": of_equinox,
-}
-VP = processes.Gaussian(schedules.VP())
-
-
-def denoising(network=None, process=VP, target=denoisers.V(), **parts):  # noqa: B008
-    return methods.denoising(NETWORKS["linen"]() if network is None else network, process, target, **parts)
-
-
-def trainer(method=None, dataset=None, optimizer=None, **options):
-    return runs.Trainer(
-        denoising() if method is None else method,
-        SMALL if dataset is None else dataset,
-        optimizer=optax.adam(1e-3) if optimizer is None else optimizer,
-        **{"batch_size": 32, "log_every": 10, "checkpoint_every": 1000, "sample_every": 1000, **options},
-    )
-
-
-SMALL = mixture(200)
 
 
 @pytest.mark.parametrize("library", NETWORKS)
@@ -221,86 +126,6 @@ def test_without_a_workdir_a_signal_does_not_say_saved(monkeypatch, capsys):
     assert caught.value.workdir is None
     assert "resumes" not in str(caught.value) + capsys.readouterr().out
     assert one.train(60).step == 60, "the object itself goes on"
-
-
-# Two players.
-
-
-def two_players(critics=2):
-    """A generator of shift and scale against a critic of quadratic logits: two turns of one, one of the other."""
-    make = lambda params, key: params["generator"]["a"] * jax.random.normal(key, (2,)) + params["generator"]["b"]
-
-    def logit(params, x):
-        own = params["critic"]
-        return jnp.sum(own["w"] * x + own["q"] * x**2) + own["c"]
-
-    def init(key, example):
-        zeros = {"w": jnp.zeros(2), "q": jnp.zeros(2), "c": jnp.zeros(())}
-        return {"critic": zeros, "generator": {"a": jnp.ones(2), "b": jnp.zeros(2)}}
-
-    def judge(params, keys, example, index, size):
-        real, fake = logit(params, example.x), logit(params, make(params, keys.example))
-        return jax.nn.softplus(-real) + jax.nn.softplus(fake), {"gap": real - fake}
-
-    def forge(params, keys, example, index, size):
-        return jax.nn.softplus(-logit(params, make(params, keys.example))), {}
-
-    turns = (*[Turn(per_example(judge), "critic")] * critics, Turn(per_example(forge), "generator"))
-    draw = lambda params, request, key, given: make(params, key)
-    return Method(init, turns, draw, served=("generator",))
-
-
-PLAIN = data.arrays(np.asarray(SMALL.train.x))
-
-
-def both():
-    return {"critic": optax.sgd(0.1), "generator": optax.adam(1e-2)}
-
-
-def test_after_a_step_the_old_state_is_donated():
-    for one in (trainer(), trainer(two_players(), PLAIN, both())):
-        old = one.state
-        one.train(1)
-        moved = jax.tree.leaves((old.params, old.opt_state, old.ema))
-        assert len(moved) > 5
-        assert all(leaf.is_deleted() for leaf in moved)
-        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(one.state))
-
-
-def test_players_move_with_optimizers_of_their_own_and_what_is_served_is_averaged():
-    one = trainer(two_players(), PLAIN, both())
-    assert set(one.state.opt_state) == {"critic", "generator"}
-    assert set(one.state.ema.averages["0.999"]) == {"generator"}
-    run = one.train(10)
-    assert set(run.params) == {"generator"}
-    assert run.draw(3).shape == (3, 2)
-    assert np.abs(run.state.params["critic"]["w"]).max() > 1e-3
-
-
-def players(out):
-    """Five steps of both players on one device, on two, and by pmap; what a child process runs."""
-    found = {}
-    for backend, devices in (("jit", 1), ("jit", 2), ("pmap", 2)):
-        one = trainer(two_players(), PLAIN, both(), backend=backend, devices=devices, batch_size=8)
-        assert one.mesh.size == devices
-        state = one.train(5).state
-        for i, leaf in enumerate(jax.tree.leaves(jax.device_get((state.params, state.ema, state.opt_state)))):
-            found[f"{backend}{devices}/{i:02}"] = leaf
-    np.savez(out, **found)
-
-
-def test_two_players_do_not_depend_on_devices_or_backend(tmp_path):
-    out = tmp_path / "out.npz"
-    command = [sys.executable, __file__, "players", str(out)]
-    done = subprocess.run(command, env=environment(2), capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    found = dict(np.load(out))
-    names = sorted(name.partition("/")[2] for name in found if name.startswith("jit1/"))
-    assert len(found) == 3 * len(names)
-    assert len(names) > 10
-    for name in names:
-        for other in ("jit2", "pmap2"):
-            np.testing.assert_allclose(found[f"{other}/{name}"], found[f"jit1/{name}"], rtol=1e-5, atol=1e-6)
 
 
 # What is refused.
@@ -439,10 +264,3 @@ def test_a_report_of_objects_judges_them(tmp_path, saved):
     assert (found["step"], found["samples"], found["gate"]) == (10, 40, None)
     assert found["metrics"]["exact W2"]["value"] > found["metrics"]["exact W2"]["floor"]
     assert (tmp_path / "out" / "report.md").read_text().startswith("# run: step 10")
-
-
-if __name__ == "__main__":
-    warnings.simplefilter("error")
-    jax.config.update("jax_numpy_rank_promotion", "raise")
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
-    globals()[sys.argv[1]](*sys.argv[2:])

@@ -71,6 +71,18 @@ class Denoising(NamedTuple):
         branch = lambda given: self.plain_denoiser(params, given, chain)
         return self.guidance(branch, given, self.condition.hidden(given))
 
+    def check_loss(self, params: PyTree, example: Example) -> None:
+        """Traces the loss of one example at a time that is known: a ValueError for one that is none of a chain's."""
+        key, index = jax.random.key(0), jnp.int32(0)
+        t = example.chosen["t"] if "t" in example.chosen else self.times(self.schedule)(Keys(key, key), index, 1)
+        x, done = self.augment(key, example.x)
+        given = self.process.given(
+            key, example.given if done is None else {**example.given, "augment": done}, x.shape, x
+        )
+        z, target = self.process.noise(key, x), self.target.given(given)
+        loss = lambda params: self.loss(self.net(params, given), self.process, target, x, z, t, self.weight)
+        jax.eval_shape(loss, params)
+
     def method(self) -> Method:
         """Makes the method of these parts."""
         return denoising(**self._asdict())

@@ -64,7 +64,8 @@ def _later(group: str, namespace: Any, count: int) -> Part:
 
 
 def _process(config: Config) -> Any:
-    process = build(processes, config.process, build(schedules, config.schedule))
+    schedule = build(schedules, config.schedule) if is_spec(config.schedule) else config.schedule
+    process = build(processes, config.process, schedule)
     calculus.check(process.schedule)
     return process
 
@@ -95,6 +96,31 @@ PARTS = {
 def load(path: str, overrides: Any = ()) -> Config:
     """Reads a config file (`config.load`), complete: every field that can be overridden is there."""
     return configs.load(path, overrides, complete)
+
+
+def is_spec(value: Any) -> bool:
+    """Tells a spec, a dictionary with a "name", from an object."""
+    return hasattr(value, "keys") and isinstance(value.get("name"), str)
+
+
+def assemble(name: str = "denoising", **parts: Any) -> Method:
+    """Makes a method of objects and specs: assemble(network=spec("MLP"), schedule=spec("VP"), target=spec("V")).
+
+    Args:
+        name: of a function in `diffjax.methods`.
+        parts: its parameters, and the "schedule" that a process which is no object has; a spec is built, anything else
+            is taken as it is, and what is left out has the default of a config.
+
+    Raises:
+        ConfigError: as `build_run`.
+    """
+    config, objects = configs.recipe(), {}
+    for part in [part for part in parts if part in (*PARTS, "schedule")]:
+        group, value = PARTS[part].groups[0] if part in PARTS else part, parts.pop(part)
+        home = config if is_spec(value) or part == "schedule" else objects
+        home[group if home is config else part] = value
+    config.method = configs.spec(name, **parts)
+    return _parts(complete(config), objects)()
 
 
 def build_run(config: Config) -> Built:
@@ -147,8 +173,8 @@ def _build(config: Config) -> Built:
     return Built(method, dataset, optimizer, emas, learning_rate, settings, config)
 
 
-def _parts(config: Config) -> Callable[[], Method]:
-    """The method's function, to be called; its parts are built here."""
+def _parts(config: Config, objects: dict[str, Any] | None = None) -> Callable[[], Method]:
+    """The method's function, to be called; its parts are built here, but those that are objects already."""
     title, make, path, options = configs.member(methods, _named(config))
     parameters = inspect.signature(make).parameters
     own = [name for name in parameters if name not in PARTS]
@@ -156,8 +182,9 @@ def _parts(config: Config) -> Callable[[], Method]:
         if name in PARTS:
             raise ConfigError(f"method has no option {name!r}: set the group {PARTS[name].groups[0]} of the config.")
         if name not in own:
-            raise ConfigError(f"{title}.{path} has no option {name!r}: {nearest(name, own)}.")
-    built = {name: part.make(config) for name, part in PARTS.items() if name in parameters}
+            raise ConfigError(f"{title}.{path} has no option {name!r}: {nearest(name, parameters)}.")
+    built = dict(objects or {})
+    built |= {name: part.make(config) for name, part in PARTS.items() if name in parameters and name not in built}
     missing = [n for n in own if parameters[n].default is inspect.Parameter.empty and n not in options]
     if missing:
         raise ConfigError(f"{title}.{path} also needs {', '.join(missing)}: set method.{missing[0]}.")

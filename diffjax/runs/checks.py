@@ -104,6 +104,8 @@ def check_calls(method: Method, dataset: Dataset) -> None:
         method.learned(method.prepare.init())  # pyright: ignore[reportOptionalMemberAccess]
     try:
         params = jax.eval_shape(method.init, key, example)
+        if hasattr(method.parts, "check_loss"):
+            method.parts.check_loss(params, jax.tree.map(lambda a: a[0], batch))
         for turn in method.turns:
             jax.eval_shape(lambda p, turn=turn: turn.losses(p, key, batch, jnp.zeros(1, jnp.int32), 1), params)
     except KeyError as error:

@@ -1,9 +1,8 @@
 """The numbers of a run that say nothing of its method, and the one table of defaults that configs differ from."""
 
 import copy
-import types
 import typing
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ml_collections import ConfigDict, config_dict
 
@@ -86,13 +85,10 @@ def defaults(groups: typing.Iterable[str]) -> ConfigDict:
     config = ConfigDict({"name": "run", **{group: copy.deepcopy(GROUPS.get(group, NETWORK)) for group in groups}})
     for field, kind in typing.get_type_hints(Settings).items():
         parent, leaf = place(config, home(field), make=True)
-        optional = [k for k in typing.get_args(kind) if k is not types.NoneType] if None in _values(kind) else []
-        parent[leaf] = config_dict.placeholder(optional[0]) if optional else Settings._field_defaults[field]
+        kinds = typing.get_args(kind)  # (int, NoneType) of `int | None`
+        optional = type(None) in kinds
+        parent[leaf] = config_dict.placeholder(kinds[0]) if optional else Settings._field_defaults[field]
     return config
-
-
-def _values(kind: Any) -> tuple:
-    return tuple(None if k is types.NoneType else k for k in typing.get_args(kind))
 
 
 def place(config: Config, path: str, make: bool = False) -> tuple[Config, str]:

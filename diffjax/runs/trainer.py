@@ -15,12 +15,13 @@ from diffjax import data as sources
 from diffjax import ema as averages
 from diffjax import parallel, training
 from diffjax.checkpoint import Checkpoints
-from diffjax.config import Config, ConfigError, nearest
+from diffjax.config import Config, ConfigError, build, nearest
 from diffjax.method import Method
+from diffjax.optimizers import build_optimizer
 from diffjax.runs import checks, report, snapshots
 from diffjax.runs import run as runs
 from diffjax.runs import workdir as files
-from diffjax.runs.build import Built, complete
+from diffjax.runs.build import Built, assemble, complete, is_spec
 from diffjax.runs.logs import CompileClock, Log
 from diffjax.runs.settings import Settings
 from diffjax.signals import Stop, install_stop_handler
@@ -44,10 +45,12 @@ class Trainer:
                       optimizer=optax.adam(1e-3), workdir="runs/mine").train(2000)
         run.draw(16, sampler=samplers.multistep.dpmpp_2m)
 
+    Each of the first four may be a spec, {"name": ..., options}, in the place of an object.
+
     Args:
-        method: what is trained and how it draws.
+        method: what is trained and how it draws; a spec is what `runs.assemble` takes.
         data: `data.digits()`, `data.arrays(x)`, ...
-        optimizer: optax's, or one for each name that the method's turns move.
+        optimizer: optax's, or one for each name that the method's turns move; a spec also says the learning_rate.
         ema: an average; or a decay such as "0.99", of `ema.warm_up`; default the one that `settings.ema` names.
         workdir: None: nothing is kept.
         learning_rate: schedule, for the log alone.
@@ -63,8 +66,8 @@ class Trainer:
 
     def __init__(
         self,
-        method: Method,
-        data: sources.Dataset,
+        method: Method | Any,
+        data: sources.Dataset | Any,
         *,
         optimizer: Any,
         ema: averages.Ema | str | None = None,
@@ -79,7 +82,11 @@ class Trainer:
     ):
         if isinstance(ema, str):
             ema, options = None, {**options, "ema": ema}
+        method = assemble(**method) if is_spec(method) else method
+        data, ema = (build(space, v) if is_spec(v) else v for space, v in ((sources, data), (averages, ema)))
         settings = _settings(settings or Settings(), data, options)
+        if is_spec(optimizer):
+            optimizer, learning_rate = build_optimizer(dict(optimizer), settings.steps)
         checks.check_settings(settings)
         emas = ema or _average(settings)
         checks.check_ema(settings, emas)

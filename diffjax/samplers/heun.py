@@ -8,6 +8,7 @@ There du/dn = eps_hat = (x - alpha E[x_0|x]) / sigma for every schedule, and for
 A row is one evaluation, predictor or corrector; both end in the same formula. The step to sigma = 0 has no corrector.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -60,21 +61,48 @@ def edm(
 
     def plan(ts: np.ndarray) -> Half:
         alpha, sigma = amplitudes(schedule, ts)
-        if alpha[0] == 0:
-            raise starts_too_early(f"Heun's clock sigma / alpha is infinite at t = {ts[0]:g}")
-        n = sigma / alpha
+        n = clock(alpha, sigma, ts)
         gamma = np.where((n[:-1] >= s_min) & (n[:-1] <= s_max), min(churn / (len(ts) - 1), 2**0.5 - 1), 0.0)
         t_hat, alpha_hat, sigma_hat = _raise_noise(schedule, ts[:-1], n[:-1], gamma)
-        n_hat = sigma_hat / alpha_hat
-        noise = s_noise * alpha_hat * np.sqrt(np.maximum(n_hat**2 - n[:-1] ** 2, 0.0)) * (gamma > 0)
-        base, slope = alpha[1:] / alpha_hat, alpha[1:] * (n[1:] - n_hat)
-        one, zero = np.ones_like(gamma), np.zeros_like(gamma)
-        predictor = Half(t_hat, alpha_hat, sigma_hat, alpha_hat / alpha[:-1], noise, base, slope, zero > 0)
-        corrector = Half(ts[1:], alpha[1:], sigma[1:], one, zero, base, slope, one > 0)
-        rows = jax.tree.map(lambda p, c: np.stack([p, c], 1).reshape(-1), predictor, corrector)
-        return jax.tree.map(lambda a: a[:-1], rows) if sigma[-1] == 0 else rows
+        noise = s_noise * alpha_hat * np.sqrt(np.maximum((sigma_hat / alpha_hat) ** 2 - n[:-1] ** 2, 0.0)) * (gamma > 0)
+        return halves(alpha[:-1], (t_hat, alpha_hat, sigma_hat), (ts[1:], alpha[1:], sigma[1:]), noise)
 
+    return sampler(schedule, plan)
+
+
+def sampler(schedule: Schedule, plan: Callable[[np.ndarray], Half]) -> Sampler:
+    """Makes the sampler that walks along planned halves."""
     return Sampler(_step, plan, _init, _final, schedule, order=2)
+
+
+def halves(alpha: np.ndarray, hat: Sequence, then: Sequence, noise: np.ndarray) -> Half:
+    """Plans Heun's rows of n intervals: a predictor each, and a corrector where the interval ends above sigma = 0.
+
+    Args:
+        alpha: (n,), where each interval begins.
+        hat: (t, alpha, sigma), each (n,), the level that noise is raised to, and the model evaluated at first.
+        then: (t, alpha, sigma), where each interval ends.
+        noise: (n,), the standard deviation of what raises x to `hat`; 0 where `hat` is the beginning.
+    """
+    (t_hat, alpha_hat, sigma_hat), (t, alpha_s, sigma_s) = hat, then
+    base, slope = alpha_s / alpha_hat, alpha_s * (sigma_s / alpha_s - sigma_hat / alpha_hat)
+    one, zero = np.ones_like(noise), np.zeros_like(noise)
+    predictor = Half(t_hat, alpha_hat, sigma_hat, alpha_hat / alpha, noise, base, slope, zero > 0)
+    corrector = Half(t, alpha_s, sigma_s, one, zero, base, slope, one > 0)
+    rows = jax.tree.map(lambda p, c: np.stack([p, c], 1).reshape(-1), predictor, corrector)
+    kept = ~(rows.corrector & (rows.sigma == 0))
+    return jax.tree.map(lambda a: a[kept], rows)
+
+
+def clock(alpha: np.ndarray, sigma: np.ndarray, ts: np.ndarray) -> np.ndarray:
+    """Computes n = sigma / alpha along a grid (N + 1,), Heun's clock.
+
+    Raises:
+        ValueError: if the grid starts where alpha is 0.
+    """
+    if alpha[0] == 0:
+        raise starts_too_early(f"Heun's clock sigma / alpha is infinite at t = {ts[0]:g}")
+    return sigma / alpha
 
 
 def _raise_noise(schedule: Schedule, ts: np.ndarray, n: np.ndarray, gamma: np.ndarray) -> Any:

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from diffjax.samplers import table
+from diffjax.samplers import heun, table
 from diffjax.samplers.base import Sampler
 from diffjax.types import Schedule
 
@@ -38,27 +38,27 @@ def restart(
     if not 0 < rho < np.inf:
         raise ValueError(f"rho is {rho}, expected a positive number (Karras et al.: 7).")
 
-    def program(walk: table.Walk) -> table.Form:
-        ns = np.asarray([level.ratio for level in walk.levels])
-        plan = {_nearest(ns, low, high): (count, repeats, high) for count, repeats, low, high in intervals}
-        if len(plan) < len(intervals):
+    def plan(ts: np.ndarray) -> heun.Half:
+        walk = table.Walk(schedule, ts, 0, False)
+        ns = heun.clock(*np.asarray([level[1:] for level in walk.levels]).T, ts)
+        starts = {_nearest(ns, low, high): (count, repeats, high) for count, repeats, low, high in intervals}
+        if len(starts) < len(intervals):
             raise ValueError(f"Two of the restart intervals {intervals} begin at the same level of the grid.")
-        u = walk.start / walk.levels[0].alpha
-        for i, (now, then) in enumerate(pairwise(walk.levels)):
-            u = _heun(walk, u, now, then)
-            if i + 1 in plan:
-                count, repeats, high = plan[i + 1]
-                ramp = np.linspace(high ** (1 / rho), then.ratio ** (1 / rho), count)[:-1] ** rho
-                levels = [*walk.levels_at(-np.log(ramp)), then]
-                for _ in range(repeats):
-                    u = u + np.sqrt(levels[0].ratio ** 2 - then.ratio**2) * walk.normal()
-                    for upper, lower in pairwise(levels):
-                        u = _heun(walk, u, upper, lower)
-        return walk.levels[-1].alpha * u
+        legs = []  # (where it begins, where noise is raised to, where it ends)
+        for i, (now, then) in enumerate(pairwise(walk.levels), 1):
+            legs.append((now, now, then))
+            count, repeats, high = starts.get(i, (2, 0, 1.0))
+            ramp = np.linspace(high ** (1 / rho), then.ratio ** (1 / rho), count)[:-1] ** rho
+            down = [*walk.levels_at(-np.log(ramp)), then] if repeats else []
+            for _ in range(repeats):
+                legs.append((then, down[0], down[1]))
+                legs += [(upper, upper, lower) for upper, lower in pairwise(down[1:])]
+        begin, hat, end = (np.asarray(part, np.float64).T for part in zip(*legs))
+        (_, alpha, sigma), (_, alpha_hat, sigma_hat) = begin, hat
+        raised = np.maximum((sigma_hat / alpha_hat) ** 2 - (sigma / alpha) ** 2, 0.0)
+        return heun.halves(alpha, hat, end, alpha_hat * np.sqrt(raised))
 
-    extra = sum(2 * (count - 1) * repeats for count, repeats, _, _ in intervals)
-    evaluations = lambda n: 2 * n + extra
-    return table.sampler(schedule, program, 2, order=2, keeps=table.eps, random=True, evaluations=evaluations)
+    return heun.sampler(schedule, plan)
 
 
 def _check(interval: tuple[int, int, float, float]) -> None:
@@ -80,12 +80,3 @@ def _nearest(ns: np.ndarray, low: float, high: float) -> int:
             f"{ns[ns > 0].min():g}."
         )
     return int(inside[np.argmin(np.abs(ns[inside] - low))])
-
-
-def _heun(walk: table.Walk, u: table.Form, now: table.Level, then: table.Level) -> table.Form:
-    """One step in u = x / alpha, clocked by n: Euler to sigma = 0."""
-    step = then.ratio - now.ratio
-    slope = walk.evaluate(now.alpha * u, now)
-    if then.sigma == 0:
-        return u + step * slope
-    return u + step / 2 * (slope + walk.evaluate(then.alpha * (u + step * slope), then))

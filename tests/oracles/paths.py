@@ -74,6 +74,15 @@ def of_multistep(update: Callable, order: int, tau2: float = 0.0, lower_final: b
     return path
 
 
+def of_intervals(walk: Callable, **options) -> Path:
+    """The path of a `walks` sampler that notes x at the end of every interval of two evaluations."""
+
+    def path(denoise, form, ts, x, z, knots=0):
+        return walk(Journal(denoise, z), form, ts, x, **options)
+
+    return path
+
+
 def of_walk(walk: Callable, knotted: bool = False, **options) -> Path:
     """The path of a `walks` sampler; knotted: it integrates over t, and so is told of a chain's steps."""
 

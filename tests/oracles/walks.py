@@ -271,22 +271,28 @@ def unipc_update(x, past, now: Level, then: Level, variant: str, new=None):
 
 
 def restart(ask: Journal, form: Form, ts, x, intervals, rho=7.0):
-    """Xu et al. 2023, algorithm 1, and its public code: [levels of an interval, repeats, lowest, highest noise]."""
+    """Xu et al. 2023, algorithm 1, and its public code: [levels of an interval, repeats, lowest, highest noise].
+
+    Returns:
+        x at the end of every interval. The noise of a restart is that of the row of the next question.
+    """
     grid = levels(form, ts)
     noise = np.array([level.n for level in grid])
     starts = {int(np.argmin(np.abs(noise - low))): (count, repeats, high) for count, repeats, low, high in intervals}
-    u = x / grid[0].alpha
+    u, path = x / grid[0].alpha, []
     for i in range(1, len(grid)):
         u = heun(ask, u, grid[i - 1], grid[i])
+        path.append(grid[i].alpha * u)
         count, repeats, high = starts.get(i, (0, 0, 0.0))
         for _ in range(repeats):
             low = grid[i].n
-            u = u + np.sqrt(high**2 - low**2) * ask.normal()
+            u = u + np.sqrt(high**2 - low**2) * ask.z[len(ask.xs)]
             ns = (high ** (1 / rho) + np.arange(count) / (count - 1) * (low ** (1 / rho) - high ** (1 / rho))) ** rho
             inner = [level_at(form, -np.log(n), grid[0], grid[i]) for n in ns[:-1]]
             for now, then in itertools.pairwise([*inner, grid[i]]):
                 u = heun(ask, u, now, then)
-    return grid[-1].alpha * u
+                path.append(then.alpha * u)
+    return path
 
 
 def heun(ask: Journal, u, now: Level, then: Level):

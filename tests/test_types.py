@@ -1,0 +1,32 @@
+"""The protocols of `types` held against the classes: every member that the library asks for is said there."""
+
+import pytest
+
+from diffjax import types
+from diffjax.calculus import FlowOnly
+from diffjax.processes import BridgeSchedule, Gaussian, Unconditional, bridge, path, poisson
+from diffjax.schedules import VP, Rectified, Tabulated
+
+
+def test_types_states_every_member_of_a_process():
+    """What the mixin has by default, and what every process of the library has besides, is said in `types.Process`."""
+    public = lambda cls: {name for name in vars(cls) if not name.startswith("_")}
+    needed = {"schedule", "noise", "corrupt", "prior"}
+    assert public(types.Process) == public(Unconditional) | needed | {"prior_log_density"}
+    for process in (Gaussian(VP()), path.rectified(), poisson(VP(), 3.0), bridge(VP())):
+        assert all(hasattr(process, name) for name in public(types.Process) - {"prior_log_density"})
+
+
+@pytest.mark.parametrize("schedule", [VP(), Rectified(), Tabulated.linear(), FlowOnly(VP()), bridge(VP()).schedule])
+def test_optional_members_of_schedules_are_those_that_types_states(schedule):
+    """By the classes' own members, not by the protocols'."""
+    has = {
+        types.Invertible: {VP, Rectified, Tabulated, FlowOnly, BridgeSchedule},
+        types.Remaining: {VP, Rectified},
+        types.Derived: {FlowOnly, BridgeSchedule},
+        types.Discrete: {Tabulated},
+        types.Knotted: {Tabulated},
+        types.Pinned: {BridgeSchedule},
+    }
+    for protocol, classes in has.items():
+        assert isinstance(schedule, protocol) == (type(schedule) in classes), protocol
