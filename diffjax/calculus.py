@@ -22,6 +22,9 @@ class FlowOnly:
     use. Whatever takes (x - alpha E[x_0 | x]) / sigma^2 for minus the score, or adds Gaussian noise, is wrong here and
     refuses (`need_gaussian`): stochastic samplers (`samplers.sampling_fn`), the score target, guidance by a gradient,
     posterior variances by Tweedie's formula, variational bounds.
+
+    Attributes:
+        base: the schedule whose alpha and sigma are meant.
     """
 
     base: Schedule

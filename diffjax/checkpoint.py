@@ -35,7 +35,13 @@ _log = logging.getLogger(__name__)
 
 
 class Info(NamedTuple):
-    """What was saved beside a state, and one line for each newer step that was passed over to reach it."""
+    """What was saved beside a state, and which newer steps were passed over to reach it.
+
+    Attributes:
+        config: the run's config, as plain JSON.
+        metrics: the finite ones of those given to `Checkpoints.save`.
+        skipped: one line for each newer step that was passed over, with the reason.
+    """
 
     config: dict[str, Any]
     metrics: dict[str, float]
@@ -43,7 +49,13 @@ class Info(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """One step as it was saved, its checksums verified."""
+    """One step as it was saved, its checksums verified.
+
+    Attributes:
+        step: its number.
+        state: the leaves of the target, filled.
+        info: what was saved beside the state.
+    """
 
     step: int
     state: PyTree

@@ -76,7 +76,12 @@ class Monotone:
 
 @pytree
 class Warped:
-    """A schedule by another clock: (alpha, sigma) at t are those of `base` at t_max clock(t / t_max)."""
+    """A schedule by another clock: (alpha, sigma) at t are those of `base` at t_max clock(t / t_max).
+
+    Attributes:
+        base: the schedule whose amplitudes it takes.
+        clock: from [0, 1] onto [0, 1], rising.
+    """
 
     base: Schedule
     clock: Monotone

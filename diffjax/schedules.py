@@ -25,6 +25,10 @@ class VP:
     """The variance-preserving schedule with beta(t) linear in t (Song et al. 2021, eq. 33; kexue 9209).
 
     alpha^2 + sigma^2 = 1.
+
+    Attributes:
+        beta_min, beta_max: beta at t = 0 and t = 1, in 1 / time.
+        t_max: the time of most noise, where sampling starts.
     """
 
     beta_min: float = 0.1
@@ -54,6 +58,10 @@ class VDM:
     sigmoid(gamma_min). `losses.learned` bends the straight line.
 
     alpha^2 = sigmoid(-gamma), sigma^2 = sigmoid(gamma).
+
+    Attributes:
+        gamma_min, gamma_max: minus the log-SNR at t = 0 and at t_max.
+        t_max: the time of most noise, where sampling starts.
     """
 
     gamma_min: float = -13.3
@@ -76,7 +84,12 @@ class VDM:
 
 @pytree
 class SubVP:
-    """The sub-VP schedule: alpha of `VP` with the smaller sigma = 1 - exp(-B) (Song et al. 2021, eq. 29)."""
+    """The sub-VP schedule: alpha of `VP` with the smaller sigma = 1 - exp(-B) (Song et al. 2021, eq. 29).
+
+    Attributes:
+        beta_min, beta_max: beta at t = 0 and t = 1, in 1 / time.
+        t_max: the time of most noise, where sampling starts.
+    """
 
     beta_min: float = 0.1
     beta_max: float = 20.0
@@ -124,6 +137,10 @@ class VE:
     """The variance-exploding schedule, sigma geometric in t (Song et al. 2021, eq. 31): alpha = 1.
 
     sigma(0) = sigma_min, as in the discrete NCSN: data at t = 0 carries noise of that size.
+
+    Attributes:
+        sigma_min, sigma_max: sigma at t = 0 and t = 1, in units of x_0.
+        t_max: the time of most noise, where sampling starts.
     """
 
     sigma_min: float = 0.01
@@ -147,7 +164,11 @@ class VE:
 
 @pytree
 class EDM:
-    """The schedule alpha = 1, sigma = t: time is the noise level (Karras et al. 2022; kexue 9280: heat equation)."""
+    """The schedule alpha = 1, sigma = t: time is the noise level (Karras et al. 2022; kexue 9280: heat equation).
+
+    Attributes:
+        t_max: the time of most noise: the largest sigma, in units of x_0.
+    """
 
     t_max: float = 80.0
 
@@ -171,6 +192,10 @@ class Cosine:
 
     alpha reaches 0 at t = 1, where eps- and score-prediction lose x_0: they refuse it. Either end earlier
     (`t_max = 0.999`), or use the published table, whose clipped betas never get there: `Tabulated.cosine()`.
+
+    Attributes:
+        s: offset of the angle, in units of t.
+        t_max: the time of most noise, at most 1.
     """
 
     s: float = 0.008
@@ -201,7 +226,11 @@ class Cosine:
 
 @pytree
 class Rectified:
-    """The straight lines x_t = (1 - t) x_0 + t z (Liu et al. 2022; kexue 9497, which has this orientation)."""
+    """The straight lines x_t = (1 - t) x_0 + t z (Liu et al. 2022; kexue 9497, which has this orientation).
+
+    Attributes:
+        t_max: the time of most noise, at most 1.
+    """
 
     t_max: float = 1.0
 

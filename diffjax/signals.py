@@ -10,7 +10,11 @@ from typing import Any
 
 @dataclasses.dataclass
 class Stop:
-    """A flag that a signal raises: `received` is the first signal, None until then; true once there is one."""
+    """A flag that a signal raises; true once there is one.
+
+    Attributes:
+        received: the first signal; None until then.
+    """
 
     received: signal.Signals | None = None
 

@@ -34,7 +34,15 @@ _dot = partial(jnp.matmul, precision="highest")  # coordinates in bfloat16 would
 
 
 class Drawn(NamedTuple):
-    """The transforms drawn for one image; all zeros leave the image as it was."""
+    """The transforms drawn for one image; all zeros leave the image as it was.
+
+    Attributes:
+        x_flip, y_flip: 0 or 1, each a scalar; so are the following but `shift`.
+        scale, stretch: logarithms to base 2 of the factors, in units of OCTAVES.
+        angle: of the rotation, in radians.
+        axis: angle of the stretched axis, in radians.
+        shift: (2,), to the right and down, in units of EIGHTH of width and height.
+    """
 
     x_flip: Any  # 0 or 1
     y_flip: Any

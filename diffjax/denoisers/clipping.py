@@ -14,7 +14,12 @@ from diffjax.types import Array, Denoiser, Posterior, pytree
 
 @pytree
 class Clipped(Wrapper):
-    """A denoiser whose mean is confined to [low, high]."""
+    """A denoiser whose mean is confined to [low, high].
+
+    Attributes:
+        denoise: the one that is confined.
+        low, high: scalars, in units of x_0.
+    """
 
     denoise: Denoiser
     low: float

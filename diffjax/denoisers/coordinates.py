@@ -20,7 +20,12 @@ from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree
 
 @pytree
 class RunOn:
-    """A denoiser used on another schedule; `run_on` makes one."""
+    """A denoiser used on another schedule; `run_on` makes one.
+
+    Attributes:
+        denoise: the denoiser on the schedule that it was made for.
+        schedule: of the new coordinates, what x_t and t refer to.
+    """
 
     denoise: Denoiser
     schedule: Schedule

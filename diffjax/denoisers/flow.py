@@ -19,7 +19,12 @@ from diffjax.types import Array, Denoiser, Posterior, Schedule, as_pytree, pytre
 
 @pytree
 class Flow:
-    """The denoiser of a velocity field; make one with `flow`."""
+    """The denoiser of a velocity field; make one with `flow`.
+
+    Attributes:
+        velocity: (x, t) -> dx/dt, of x's shape.
+        schedule: what x_t and t refer to.
+    """
 
     velocity: Callable[[Array, Any], Array]
     schedule: Schedule

@@ -87,7 +87,11 @@ def classifier_free(
 
 @pytree
 class Extrapolated(Wrapper):
-    """A denoiser whose mean lies beyond that of `denoise`, seen from that of `other`; `extrapolated` makes one."""
+    """A denoiser whose mean lies beyond that of `denoise`, seen from that of `other`; `extrapolated` makes one.
+
+    Attributes:
+        denoise, other, w, low, high, rescale: as in `extrapolated`.
+    """
 
     denoise: Denoiser
     other: Denoiser

@@ -124,7 +124,13 @@ def tmpd(denoise: Denoiser, observation: Observation, iterations: int = 20) -> "
 
 @pytree
 class Projected(Wrapper):
-    """A denoiser conditioned on an observation by its whole covariance; `tmpd` makes one."""
+    """A denoiser conditioned on an observation by its whole covariance; `tmpd` makes one.
+
+    Attributes:
+        denoise: the one that is conditioned.
+        observation: what was seen.
+        iterations: of the conjugate gradients, at most.
+    """
 
     denoise: Denoiser
     observation: Observation
@@ -195,7 +201,14 @@ def pigdm(denoise: Denoiser, observation: Observation, w: Any = 1.0, v: Any = 1.
 
 @pytree
 class PseudoInverse(Wrapper):
-    """A denoiser guided by the pseudo-inverse of an observation's operator; `pigdm` makes one."""
+    """A denoiser guided by the pseudo-inverse of an observation's operator; `pigdm` makes one.
+
+    Attributes:
+        denoise: the one that is guided.
+        observation: what was seen.
+        w: scale of the gradient.
+        v: variance of the data, in squared units of x_0.
+    """
 
     denoise: Denoiser
     observation: Observation

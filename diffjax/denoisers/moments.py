@@ -17,9 +17,16 @@ from diffjax.types import Array, Denoiser, Key, Process
 
 
 class SecondMoments(NamedTuple):
-    """The estimates of E[Var[x_0 | x_t]] at `ts` (N,), averaged over entries but for `entries`; not clipped.
+    """The estimates of E[Var[x_0 | x_t]] at given times, in squared units of x_0, not clipped.
 
     `noise` takes the mean of |z|^2 / d for 1: it is NaN where the process is not Gaussian (`calculus.FlowOnly`).
+
+    Attributes:
+        ts: (N,), the times.
+        entries: (N, *shape), the mean square of x_0 - mean, entry by entry.
+        error: (N,), the mean of `entries` over the entries of x_0.
+        noise: (N,), by the norm of the predicted noise.
+        spread: (N,), by the spread of the means.
     """
 
     ts: np.ndarray

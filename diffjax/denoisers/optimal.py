@@ -111,7 +111,13 @@ class Interpolated(Wrapper):
 
 @pytree
 class Measured(Wrapper):
-    """A denoiser with a variance known at the times ts (N,) alone: var (N,) or (N, *shape); `tabulated` makes one."""
+    """A denoiser with a variance known at the times ts alone; `tabulated` makes one.
+
+    Attributes:
+        denoise: whose mean is kept.
+        ts: (N,), the times.
+        var: (N,) or (N, *shape), in squared units of x_0.
+    """
 
     denoise: Denoiser
     ts: Any

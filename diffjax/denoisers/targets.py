@@ -18,7 +18,11 @@ from diffjax.types import Array, Network, Posterior, Schedule, as_pytree, pytree
 
 
 class Prediction:
-    """The prediction of a network, a mixin of `pytree` classes: `__call__` (a, b) and `skip_out` (c_skip, c_out)."""
+    """The prediction of a network, a mixin of `pytree` classes: `__call__` (a, b) and `skip_out` (c_skip, c_out).
+
+    Attributes:
+        sigma_data: standard deviation of the data, in units of x_0, by which the network's input is scaled.
+    """
 
     sigma_data: Any
 

@@ -72,7 +72,12 @@ def learned_range(net: Network, schedule: Schedule, target: Target, chain: Chain
 
 @pytree
 class Small(Wrapper):
-    """A denoiser with no variance but the chain's floor on its last step."""
+    """A denoiser with no variance but the chain's floor on its last step.
+
+    Attributes:
+        denoise: whose mean is kept.
+        chain: the chain that is walked.
+    """
 
     denoise: Denoiser
     chain: Chain
@@ -86,7 +91,12 @@ class Small(Wrapper):
 
 @pytree
 class Large(Wrapper):
-    """A denoiser with the posterior variance of N(0, v) data."""
+    """A denoiser with the posterior variance of N(0, v) data.
+
+    Attributes:
+        denoise: whose mean is kept.
+        v: variance of the data, in squared units of x_0.
+    """
 
     denoise: Denoiser
     v: float = 1.0
@@ -102,6 +112,10 @@ class LearnedRange(Wrapper):
 
     The published network does not confine u to [-1, 1]. Beyond, var is extrapolated and may be negative, but the
     reverse variance of `ancestral.ddpm` along this chain stays positive; at eta < 1 a negative one counts as 0.
+
+    Attributes:
+        denoise: of a network with two maps.
+        chain: the chain that is walked.
     """
 
     denoise: NetworkDenoiser

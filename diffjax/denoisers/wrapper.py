@@ -4,7 +4,11 @@ from diffjax.types import Denoiser, Schedule
 
 
 class Wrapper:
-    """A mixin of `pytree` classes with a field `denoise`: their schedule is that denoiser's."""
+    """A mixin of `pytree` classes with a field `denoise`: their schedule is that denoiser's.
+
+    Attributes:
+        denoise: the denoiser that is wrapped.
+    """
 
     denoise: Denoiser
 

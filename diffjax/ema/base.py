@@ -11,7 +11,12 @@ from diffjax.types import Array, PyTree
 
 
 class State(NamedTuple):
-    """What a checkpoint must hold to go on averaging: the updates made so far, int32, and one tree for each name."""
+    """What a checkpoint must hold to go on averaging.
+
+    Attributes:
+        count: the updates made so far, an int32 scalar.
+        averages: one tree of the parameters' shapes for each name.
+    """
 
     count: Array
     averages: dict[str, PyTree]

@@ -26,7 +26,12 @@ from diffjax.types import Array, Key, Schedule
 
 
 class Dequantised(NamedTuple):
-    """A dequantised example: x of x_0's shape, where the density is to be taken, and the cost of that, in nats."""
+    """A dequantised example: where the density is to be taken, and the cost of that.
+
+    Attributes:
+        x: of x_0's shape.
+        cost: a scalar, in nats.
+    """
 
     x: Array
     cost: Array

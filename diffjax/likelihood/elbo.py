@@ -21,7 +21,13 @@ from diffjax.types import Array, Denoiser, Key
 
 
 class Bound(NamedTuple):
-    """The three parts of the variational bound, in nats: scalars, sums over the entries of x_0."""
+    """The three parts of the variational bound, in nats: scalars, sums over the entries of x_0.
+
+    Attributes:
+        prior: what the noisiest state still tells of x_0.
+        diffusion: the sum over the steps' divergences.
+        reconstruction: -log p(x_0 | x_t) at the last time with noise.
+    """
 
     prior: Array
     diffusion: Array

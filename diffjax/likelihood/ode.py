@@ -110,7 +110,7 @@ def _prior(process: Any, t: Array, x: Array) -> Array:
 
 
 def velocity(denoise: Denoiser, u: Array, phi: Any) -> Array:
-    """Evaluates du/dphi of the probability flow, phi > 0."""
+    """Evaluates du/dphi of the probability flow, of u's shape; phi > 0, in radians."""
     cos, sin = jnp.maximum(jnp.cos(phi), 0), jnp.sin(phi)  # cos(pi / 2) may be rounded to less than 0
     t = time_of(denoise.schedule, 2 * (jnp.log(cos) - jnp.log(sin)))
     rho = jnp.hypot(*denoise.schedule(t)).astype(u.dtype)

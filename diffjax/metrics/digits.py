@@ -28,7 +28,13 @@ FILE = Path(__file__).with_name("digits_classifier.npz")
 
 
 class Reading(NamedTuple):
-    """What the network reads from images: features (..., 48) before their ReLU, logits (..., 10), defects (..., 3)."""
+    """What the network reads from images, each with the images' leading axes.
+
+    Attributes:
+        features: (..., 48), before their ReLU.
+        logits: (..., 10), of the classes.
+        defects: (..., 3): noise, blur and fading.
+    """
 
     features: Any
     logits: Any

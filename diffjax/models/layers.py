@@ -81,6 +81,13 @@ class Embedding(nn.Module):
     The table of labels has one row more than there are classes: label == classes, or None, means "no label". If
     `augment` is not 0, a vector of that many entries joins the features of the log-SNR linearly, without a bias, so
     that None means zeros (Karras et al. 2022, appendix F.2).
+
+    Attributes:
+        width: of the embedding.
+        classes: number of labels; None for no table.
+        features: number of features of the log-SNR; `angle` has its own.
+        kind: of these features: positional, fourier or angle.
+        augment: entries of the augmentation label; 0 for none.
     """
 
     width: int
@@ -135,6 +142,9 @@ class Norm(nn.Module):
 
     Scale and shift are parameters, or, given an embedding, functions of it: 1 + a(e), b(e) with affine a, b
     (adaptive group norm, Dhariwal & Nichol 2021, section 3.1). a and b start at zero, as in EDM2: a plain norm.
+
+    Attributes:
+        images: True for (..., H, W, C), False for (..., C).
     """
 
     images: bool = True
@@ -171,7 +181,13 @@ def attention(q: Array, k: Array, v: Array) -> Array:
 
 
 class SelfAttention(nn.Module):
-    """The layer x + projected attention over all positions of (..., H, W, C); the projection starts at zero."""
+    """The layer x + projected attention over all positions of (..., H, W, C); the projection starts at zero.
+
+    Attributes:
+        head_width: channels per head; None for one head of C channels.
+        skip_scale: multiplies the sum.
+        dtype: of the computation.
+    """
 
     head_width: int | None = None  # None: one head of C channels
     skip_scale: float = 1.0
