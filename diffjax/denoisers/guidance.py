@@ -72,7 +72,7 @@ def classifier_free(
     high: Any = np.inf,
     rescale: Any = 0.0,
 ) -> Denoiser:
-    """Extrapolates from a network without conditions through that network with them, in one evaluation of two examples.
+    """Extrapolates from the unconditional through the conditional mean of one network, evaluated on two examples at once.
 
     Args:
         branch: given -> denoiser.
@@ -247,7 +247,7 @@ class MeanShift(Wrapper):
     gamma: Any
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """Computes the shifted mean, NaN at a time that is none of the grid's; the variance stays that of `denoise`."""
+        """Computes the shifted mean, NaN at a time outside the grid; the variance stays that of `denoise`."""
         mean, var = self.denoise(x, t)
         scale = look_up(self.ts, self.least, t) + look_up(self.ts, self.gamma, t) * var
         return Posterior(mean + self.w * scale * jax.grad(self.potential)(x, t), var)

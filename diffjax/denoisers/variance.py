@@ -83,7 +83,7 @@ class Small(Wrapper):
     chain: Chain
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """Computes mean and variance, the latter NaN at a time that is none of the chain's."""
+        """Computes mean and variance, which is NaN at a time outside the chain."""
         gain = self.chain.gain_at(t)
         var = jnp.where(jnp.isinf(gain), self.chain.floor, 0.0 * gain)
         return Posterior(self.denoise(x, t).mean, var)
@@ -122,7 +122,7 @@ class LearnedRange(Wrapper):
     chain: Chain
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """Computes mean and variance, the latter NaN at a time that is none of the chain's."""
+        """Computes mean and variance, which is NaN at a time outside the chain."""
         F, u = split_maps(self.denoise.predict(x, t), x, 2)
         return Posterior(self.denoise.mean(x, F, t), self.var(u, t))
 

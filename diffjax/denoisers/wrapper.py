@@ -4,7 +4,7 @@ from diffjax.types import Denoiser, Schedule
 
 
 class Wrapper:
-    """A mixin of `pytree` classes with a field `denoise`: their schedule is that denoiser's.
+    """A mixin of `pytree` classes with a field `denoise`, whose schedule is theirs too.
 
     Attributes:
         denoise: the denoiser that is wrapped.

@@ -62,7 +62,7 @@ class MLP(nn.Module):
 
     @property
     def reads(self) -> dict[str, str]:
-        """Names of `given` that the network has room for, and its arguments for them."""
+        """The names of `given` that the network has room for, and its arguments for them."""
         room = {"label": ("label", self.classes), "y": ("condition", self.condition), "gap": ("gap", self.gap)}
         return {name: argument for name, (argument, has) in room.items() if has}
 

@@ -40,7 +40,7 @@ class TokenMLP(nn.Module):
 
     @property
     def reads(self) -> dict[str, str]:
-        """Names of `given` that the network has room for, and its arguments for them."""
+        """The names of `given` that the network has room for, and its arguments for them."""
         return {"label": "label"} if self.classes else {}
 
     @nn.compact

@@ -108,7 +108,7 @@ class UNet(nn.Module):
 
     @property
     def reads(self) -> dict[str, str]:
-        """Names of `given` that the network has room for, and its arguments for them."""
+        """The names of `given` that the network has room for, and its arguments for them."""
         room = {
             "label": ("label", self.classes),
             "y": ("condition", self.condition),
