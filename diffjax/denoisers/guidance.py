@@ -72,7 +72,7 @@ def classifier_free(
     high: Any = np.inf,
     rescale: Any = 0.0,
 ) -> Denoiser:
-    """Extrapolates from the unconditional through the conditional mean of one network, evaluated on two examples at once.
+    """Extrapolates from the unconditional through the conditional mean of one network, by one evaluation of two.
 
     Args:
         branch: given -> denoiser.
