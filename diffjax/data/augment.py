@@ -37,7 +37,7 @@ class Drawn(NamedTuple):
     """The transforms drawn for one image; all zeros leave the image as it was.
 
     Attributes:
-        x_flip, y_flip: 0 or 1, each a scalar; so are the following but `shift`.
+        x_flip, y_flip: 0 or 1; a scalar, as all others but `shift` are.
         scale, stretch: logarithms to base 2 of the factors, in units of OCTAVES.
         angle: of the rotation, in radians.
         axis: angle of the stretched axis, in radians.

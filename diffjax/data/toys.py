@@ -28,7 +28,7 @@ def moons(n: int = 10_000, held_out: int = 2_000, noise: float = 0.05, seed: int
 
 
 def eight_gaussians(n: int = 10_000, held_out: int = 2_000, noise: float = 0.1, seed: int = 0) -> Dataset:
-    """Draws eight Gaussians of standard deviation `noise` around a circle of radius sqrt 2; the label is which."""
+    """Draws from eight Gaussians of standard deviation `noise` on a circle of radius sqrt 2; the label says which one."""
 
     def draw(u: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         component = np.floor(8 * u)
@@ -45,7 +45,7 @@ def modes(
     noise: float = 0.35,
     seed: int = 0,
 ) -> Dataset:
-    """Draws Gaussians of these weights and of standard deviation `noise`, around a circle; the label is which.
+    """Draws from Gaussians of these weights and standard deviation `noise` on a circle; the label is the component.
 
     Component k of K stands at the angle 2 pi k / K; the weights add up to 1.
     """
@@ -84,7 +84,7 @@ def spirals(n: int = 10_000, held_out: int = 2_000, noise: float = 0.05, seed: i
 
 
 def swiss_roll(n: int = 10_000, held_out: int = 2_000, noise: float = 0.03, seed: int = 0) -> Dataset:
-    """Draws an Archimedean arm, angles 1.5 pi to 4.5 pi, scaled to a mean square norm of 2 before the noise."""
+    """Draws an Archimedean arm, its angles uniform on [1.5 pi, 4.5 pi], of mean square norm 2 before the noise."""
 
     def draw(u: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, None]:
         turns = 1 + 2 * u

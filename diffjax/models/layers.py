@@ -120,7 +120,7 @@ class Embedding(nn.Module):
 
 
 def groups_of(channels: int, most: int = 32) -> int:
-    """Finds the largest number of groups <= `most` that leaves each 4 channels or more (fewer channels: one group)."""
+    """Finds the largest divisor <= `most` of the channels with 4 or more to a group (fewer channels: one group)."""
     return max(g for g in range(1, max(1, min(most, channels // 4)) + 1) if channels % g == 0)
 
 

@@ -17,12 +17,12 @@ from diffjax.types import Array
 class ResidualBlock(nn.Module):
     """The residual block: norm, silu, (resample), convolve, modulated norm, silu, dropout, convolve from zero.
 
+    The (resampled) input is added to the result.
+
     Attributes:
         features: channels of the result.
         resample: None, or `layers.down` or `layers.up`, applied to both branches (Brock et al. 2019).
         skip_scale: multiplies the sum; 1 / sqrt(2) keeps its variance.
-
-    The (resampled) input is added to the result.
     """
 
     features: int

@@ -39,7 +39,7 @@ def encoding_fn(sampler: Sampler, ts: Any) -> jax.tree_util.Partial:
 
 
 def slerp(a: Array, b: Array, weight: Any) -> Array:
-    """Interpolates from a to b along the great circle through them (Song et al. 2020, appendix D.5).
+    """Finds the point at `weight` of the angle from a to b, on their great circle (Song et al. 2020, appendix D.5).
 
     Args:
         a, b: of one shape, not parallel.

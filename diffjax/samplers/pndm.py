@@ -27,13 +27,13 @@ WARM_UP = 3  # Runge-Kutta steps, of four evaluations each
 def ipndm(schedule: Schedule, order: int = 4) -> Sampler:
     """Makes the iPNDM sampler (Zhang & Chen 2023, appendix B.2): Adams-Bashforth that starts at order 1.
 
+    One evaluation a step.
+
     Args:
         order: 1 (DDIM) to 4, the published one.
 
     Raises:
         ValueError: for another order, or (at planning) if the grid starts where alpha is 0.
-
-    One evaluation a step.
     """
     order = host.check_order(order, (1, 2, 3, 4))
 

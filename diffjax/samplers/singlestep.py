@@ -24,10 +24,10 @@ THIRDS = (1 / 3, 2 / 3)  # r_1 and r_2 of DPM-Solver-3
 def dpm_solver(schedule: Schedule, order: int = 2) -> Sampler:
     """Makes the sampler DPM-Solver-2 or -3 (Lu et al. 2022a, algorithms 1 and 2): `order` rows a step.
 
+    r_1 = 1/2 at order 2; r_1 = 1/3, r_2 = 2/3 at order 3.
+
     Raises:
         ValueError: for another order, or (at planning) if the grid starts where alpha is 0.
-
-    r_1 = 1/2 at order 2; r_1 = 1/3, r_2 = 2/3 at order 3.
     """
     order = host.check_order(order, (2, 3), "The order of DPM-Solver (1: ancestral.ddim)")
     step, nodes = {2: (_dpm_solver_2, (1 / 2,)), 3: (_dpm_solver_3, THIRDS)}[order]

@@ -130,6 +130,8 @@ def probability_flow(sde: Dynamics, score: Field) -> Field:
 def time_reversal(sde: Dynamics, score: Field, t_max: Any, churn: float = 1.0) -> SDE:
     """Makes the SDE of y_r = x_(t_max - r), r from 0 to t_max.
 
+    Its drift is -f + (1 + churn^2) / 2 (div D + D score), its noise churn G.
+
     Args:
         score: grad log p_t of the SDE's marginals, t the SDE's own time.
         churn: 1 is the time reversal proper, whose paths have the law of the SDE's; every other strength has the same
@@ -137,8 +139,6 @@ def time_reversal(sde: Dynamics, score: Field, t_max: Any, churn: float = 1.0) -
 
     Raises:
         ValueError: if churn is negative.
-
-    Its drift is -f + (1 + churn^2) / 2 (div D + D score), its noise churn G.
     """
     if not 0 <= churn < np.inf:
         raise ValueError(f"churn is {churn}, expected a finite number >= 0 (0: probability flow, 1: the reversal).")
