@@ -28,7 +28,7 @@ def moons(n: int = 10_000, held_out: int = 2_000, noise: float = 0.05, seed: int
 
 
 def eight_gaussians(n: int = 10_000, held_out: int = 2_000, noise: float = 0.1, seed: int = 0) -> Dataset:
-    """Draws from eight Gaussians of standard deviation `noise` on a circle of radius sqrt 2; the label says which one."""
+    """Draws from eight Gaussians of standard deviation `noise` on a circle of radius sqrt 2; the label says which."""
 
     def draw(u: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         component = np.floor(8 * u)
