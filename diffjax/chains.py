@@ -42,7 +42,7 @@ class Chain:
     floor: Any
 
     def gain_at(self, t: Any) -> Array:
-        """The gain of the step that starts at t; NaN for a time that is none of the chain's."""
+        """Looks up the gain of the step that starts at t; NaN for a time that is no step of this chain."""
         return look_up(self.t, self.gain, t)
 
     def check(self, t: Any) -> None:

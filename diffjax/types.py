@@ -165,7 +165,7 @@ class Derived(Protocol):
 
     @property
     def base(self) -> Schedule:
-        """The schedule inside."""
+        """The schedule that this one is made of."""
         ...
 
 

@@ -72,7 +72,7 @@ class Denoising(NamedTuple):
         return self.guidance(branch, given, self.condition.hidden(given))
 
     def check_loss(self, params: PyTree, example: Example) -> None:
-        """Traces the loss of one example at a time that is known: a ValueError for one that is none of a chain's."""
+        """Traces the loss of one example at a known time; raises a ValueError where the chain has no such step."""
         key, index = jax.random.key(0), jnp.int32(0)
         t = example.chosen["t"] if "t" in example.chosen else self.times(self.schedule)(Keys(key, key), index, 1)
         x, done = self.augment(key, example.x)

@@ -62,7 +62,7 @@ class MonoFlow(NamedTuple):
         return jax.random.normal(key, shape if self.latent is None else (self.latent,))
 
     def make(self, params: PyTree, z: Array, given: dict, **options: Any) -> Array:
-        """G(z)."""
+        """Makes an example G(z) of noise z."""
         return self.generator.apply(params["generator"], z, jnp.zeros(()), given, **options)
 
     def logit(self, params: PyTree, x: Array, given: dict, **options: Any) -> Array:

@@ -35,7 +35,7 @@ class BridgeSchedule:
         return self.base.t_max
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
-        """(B_t, C_t)."""
+        """Computes the amplitudes (B_t, C_t) of x_0 and z in u_t."""
         alpha, sigma = self.base(t)
         open_ = -jnp.expm1(-remaining(self.base, t))  # 1 - r
         return alpha * open_, sigma * jnp.sqrt(open_)
@@ -79,7 +79,7 @@ class Bridge(Gaussian):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """("y",): the endpoint."""
+        """The one name that x_t depends on, ("y",), the endpoint."""
         return ("y",)
 
     @property

@@ -64,7 +64,7 @@ class Path(Unconditional):
         return x - sigma * velocity, x + alpha * velocity
 
     def on(self, schedule: Schedule) -> "Path":
-        """The path on another schedule; a ValueError for one by another clock than `Rectified`'s."""
+        """Makes the path on another schedule; raises a ValueError for a clock other than that of `Rectified`."""
         return dataclasses.replace(self, schedule=FlowOnly(_clock(schedule)))
 
     def prior(self, key: Key, shape: tuple[int, ...], t: Any = None) -> Array:

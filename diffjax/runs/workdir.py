@@ -81,7 +81,7 @@ def _environments(path: Path) -> dict[str, Any]:
 
 
 def named(changes: list[str]) -> str:
-    """Names a folder after what was asked in place of the config's."""
+    """Names a folder after what was asked in place of what the config says."""
     return ",".join(changes).replace("/", "_")
 
 
