@@ -19,7 +19,9 @@ def restart(
     intervals: Sequence[tuple[int, int, float, float]] = ((3, 2, 0.06, 0.3),),
     rho: float = 7.0,
 ) -> Sampler:
-    """Makes the sampler of Xu et al. 2023, algorithm 1: two evaluations a step, on the way down and in restarts; the last step is Euler's.
+    """Makes the sampler of Xu et al. 2023, algorithm 1.
+
+    Two evaluations a step, on the way down and in restarts; the last step is Euler's.
 
     Args:
         intervals: (levels, repeats, n_min, n_max), as published: `repeats` restarts from the grid's level nearest to
