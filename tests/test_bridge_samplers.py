@@ -200,7 +200,8 @@ def test_the_flow_is_ddbm_s_and_the_quantile_map(x64):
     for t in (0.05, 0.5, 0.95):
         u = np.array([-0.3, 0.4])
         A, slope = (
-            float(v) for v in host.float64(lambda t: jax.jvp(schedule.pull, (t,), (jnp.ones(()),)), np.float64(t))
+            float(v)
+            for v in host.float64(lambda t: jax.jvp(schedule.endpoint_weight, (t,), (jnp.ones(()),)), np.float64(t))
         )
         np.testing.assert_allclose(ours(t, u) + slope * Y, published(t, u + A * Y), rtol=1e-10, atol=1e-10)
     start, end = (kernels("vp", [t])[1:, 0] for t in (0.99, 0.01))

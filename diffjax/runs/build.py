@@ -159,6 +159,8 @@ def _named(config: Config) -> Config:
 def _build(config: Config) -> Built:
     settings = table.settings_of(config)
     checks.check_settings(settings)
+    if "guidance" in config:
+        checks.check_labels(config)
     parts = _parts(config)
     emas = build(ema, config.ema)
     checks.check_ema(settings, emas, config.ema.name)

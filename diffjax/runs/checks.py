@@ -126,13 +126,12 @@ def check_words(config: Config, of: Denoising, dataset: Dataset) -> None:
     """Groups of a config of denoising go together: what only its words can get wrong."""
     _check_augment(config, of, dataset)
     _check_pairs(config, of, dataset)
-    _check_labels(config, dataset)
+    _check_classes(config, dataset)
     _check_maps(config)
     _check_given(config, of, dataset)
 
 
 def _check_augment(config: Config, of: Denoising, dataset: Dataset) -> None:
-    """The network takes the label that the augmentation gives."""
     x = jax.ShapeDtypeStruct(dataset.shape, jnp.float32)
     _, label = jax.eval_shape(of.augment, jax.eval_shape(lambda: jax.random.key(0)), x)
     taken = config.model.get("augment", 0)
@@ -144,7 +143,6 @@ def _check_augment(config: Config, of: Denoising, dataset: Dataset) -> None:
 
 
 def _check_maps(config: Config) -> None:
-    """What the denoiser reads beside F is what the loss trains."""
     wanted = denoisers.variance.TRAINED_BY.get(config.denoiser.name)
     if wanted and config.loss.name not in wanted:
         raise ConfigError(
@@ -154,7 +152,6 @@ def _check_maps(config: Config) -> None:
 
 
 def _check_pairs(config: Config, of: Denoising, dataset: Dataset) -> None:
-    """Data that comes in pairs with its noise stays in them, and their flow is all that is known."""
     example, prepare = data.blank(dataset), of.prepare(of.schedule)
     if "z" not in example.chosen:
         return
@@ -171,27 +168,29 @@ def _check_pairs(config: Config, of: Denoising, dataset: Dataset) -> None:
         )
 
 
-def _check_labels(config: Config, dataset: Dataset) -> None:
-    """Labels are in range, and what guidance needs was trained."""
+def check_labels(config: Config) -> None:
+    """What asks for labels has a network that takes them, and guidance one that was trained without them too."""
     classes, dropout, label = config.model.get("classes"), config.train.label_dropout, config.sample.label
     if not 0 <= dropout < 1:
         raise ConfigError(f"train.label_dropout is {dropout}, expected a share in [0, 1); Ho and Salimans: 0.1 to 0.2.")
-    if classes is None:
-        for field, used in (("train.label_dropout", dropout), ("sample.label", label is not None)):
-            if used:
-                raise ConfigError(f"{field} is set, but the model takes no labels: set model.classes.")
-        if config.guidance.name != "none":
-            raise ConfigError(f"guidance.{config.guidance.name} needs a conditional model: set model.classes.")
-        return
-    if dataset.classes is None or dataset.classes > classes:
-        raise ConfigError(f"model.classes is {classes}, but {dataset.name} has {dataset.classes or 'no'} labels.")
+    for field, used in (("train.label_dropout", dropout), ("sample.label", label is not None)):
+        if used and classes is None:
+            raise ConfigError(f"{field} is set, but the model takes no labels: set model.classes.")
+    if config.guidance.name != "none" and classes is None:
+        raise ConfigError(f"guidance.{config.guidance.name} needs a conditional model: set model.classes.")
     if config.guidance.name != "none" and dropout == 0:
         raise ConfigError(
             f"guidance.{config.guidance.name} needs a model that was trained without labels too: "
             "set train.label_dropout, to 0.1 say."
         )
-    if label is not None and not 0 <= label <= classes:
+    if classes is not None and label is not None and not 0 <= label <= classes:
         raise ConfigError(f"sample.label is {label}, expected 0 to {classes - 1}, or {classes} for no label.")
+
+
+def _check_classes(config: Config, dataset: Dataset) -> None:
+    classes = config.model.get("classes")
+    if classes is not None and (dataset.classes is None or dataset.classes > classes):
+        raise ConfigError(f"model.classes is {classes}, but {dataset.name} has {dataset.classes or 'no'} labels.")
 
 
 def _check_given(config: Config, of: Denoising, dataset: Dataset) -> None:
