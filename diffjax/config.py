@@ -5,6 +5,7 @@ A spec is a dictionary whose "name" is looked up in a package's own namespace: t
 """
 
 import ast
+import copy
 import functools
 import importlib.util
 import inspect
@@ -35,12 +36,63 @@ def recipe() -> ConfigDict:
     return ConfigDict({group: ConfigDict() for group in ("learning_rate", "train", "sample", "checkpoint", "eval")})
 
 
+def is_spec(value: Any) -> bool:
+    """Tells a spec, a dictionary with a "name", from an object."""
+    return hasattr(value, "keys") and isinstance(value.get("name"), str)
+
+
+def filled(config: Config, default: Config, loose: Iterable[str] = ()) -> Config:
+    """Makes the config with defaults where a group, or a field of an unnamed group, is not there.
+
+    Args:
+        default: every group that may be there, and every field of those that are no specs.
+        loose: groups that may be absent from `default`, or hold more fields than there.
+
+    Raises:
+        ConfigError: for a group or a field that is not in `default` (the nearest is named), or has another type.
+    """
+    whole = copy.deepcopy(config)
+    for group, own in config.items():
+        wanted = default.get(group)
+        if group not in default and group not in loose:
+            raise ConfigError(f"The config has a group {group!r} that nobody reads: {nearest(group, default)}.")
+        if not isinstance(wanted, ConfigDict):
+            continue
+        if isinstance(own, str | int | float | list | tuple):
+            raise ConfigError(f"The group {group} is {own!r}, expected fields: {dict(wanted)}.")
+        if "name" not in wanted:
+            _check_fields(group, own, wanted, group in loose)
+    with whole.unlocked():
+        for group, wanted in default.items():
+            if group not in whole:
+                whole[group] = copy.deepcopy(wanted)
+            elif isinstance(wanted, ConfigDict) and "name" not in wanted:
+                whole[group].update({field: value for field, value in wanted.items() if field not in whole[group]})
+    return whole
+
+
+def _check_fields(group: str, own: Config, wanted: Config, loose: bool) -> None:
+    for field, value in own.items():
+        if field not in wanted:
+            if not loose:
+                _no_field(f"{group}.{field}", wanted, field, [group])
+            continue
+        kind = wanted.get_type(field)
+        fits = isinstance(value, kind | int if kind is float else kind) and isinstance(value, bool) == (kind is bool)
+        if value is not None and not fits and not (kind is tuple and isinstance(value, list)):
+            raise ConfigError(f"{group}.{field} is {value!r}, expected {_describe(kind)}, such as {wanted[field]!r}.")
+
+
 def build(namespace: Any, spec: Mapping[str, Any], *args: Any) -> Any:
     """Calls the member of `namespace` that the spec names, with `args` and the spec's other entries as keywords.
 
-    Raises: as `maker`.
+    Raises: as `maker`; and ConfigError for a value of a type that the member cannot take.
     """
-    return maker(namespace, spec, len(args))(*args)
+    make = maker(namespace, spec, len(args))
+    try:
+        return make(*args)
+    except TypeError as error:
+        raise ConfigError(f"{spec['name']} cannot be made of {make.keywords}: {error}.") from error
 
 
 def maker(namespace: Any, spec: Mapping[str, Any], count: int) -> functools.partial:
@@ -58,6 +110,10 @@ def maker(namespace: Any, spec: Mapping[str, Any], count: int) -> functools.part
         if key not in parameters and not takes_any:
             own = [p for p in list(parameters)[count:] if p != "self"]
             raise ConfigError(f"{title}.{path} has no option {key!r}: {nearest(key, own)}.")
+    for key, value in keywords.items():
+        default = parameters[key].default if key in parameters else None
+        if isinstance(value, str) and isinstance(default, int | float) and not isinstance(default, bool):
+            keywords[key] = _number(f"{title}.{path}: {key}", value, default)
     given = {*list(parameters)[:count], *keywords}
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     missing = [k for k, p in parameters.items() if p.kind in named and p.default is p.empty and k not in given]
@@ -254,6 +310,13 @@ def _parse(path: str, text: str, group: Any, leaf: str, is_spec: bool) -> Any:
     elif kind is not type(None) and type(value) is not kind:
         raise ConfigError(f"{path!r} got {text!r}, expected {_describe(kind)}, such as {present!r}.")
     return value
+
+
+def _number(name: str, text: str, such: float) -> float:
+    try:
+        return float(text)  # inf
+    except ValueError:
+        raise ConfigError(f"{name} is {text!r}, expected a number, such as {such!r}.") from None
 
 
 def _describe(kind: type) -> str:

@@ -108,3 +108,15 @@ def nearest(name: str, options: Iterable[str]) -> str:
     """Writes 'nearest is x; it has the options', to end an error message; a part of an option may be what was meant."""
     close = closest(name, options := sorted(options))
     return ("" if close is None else f"nearest is {close!r}; ") + f"it has {', '.join(options) or 'none'}"
+
+
+def check_seeds(seeds: Any) -> list[int]:
+    """Lists the seeds 0 .. n - 1 of a number n, or those that are given.
+
+    Raises:
+        ValueError: without any, or for one that is no integer in [0, 2^32).
+    """
+    found = list(range(seeds)) if is_int(seeds) else list(seeds) if hasattr(seeds, "__iter__") else []
+    if not found or not all(is_int(seed) and 0 <= seed < 2**32 for seed in found):
+        raise ValueError(f"Got seeds {seeds!r}, expected a number of samples, or integers in [0, 2^32).")
+    return found

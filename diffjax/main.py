@@ -91,6 +91,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"--sampler, --nfe and --step are for sample, eval and likelihood; --mode={flags.mode} takes "
                 "--config.sampler.name=... and --config.grid.n=..."
             )
+        if config is None and overrides and flags.mode in ("train", "show"):
+            raise ConfigError(
+                f"--config.{overrides[0]} would change the run of {flags.workdir}; --workdir alone goes on as it was: "
+                "give the --config and another --workdir, or leave it out."
+            )
+        if config is not None and flags.workdir and flags.mode not in ("train", "show"):
+            raise ConfigError(f"--mode={flags.mode} reads the config of --workdir: leave --config={flags.config} out.")
         command = importlib.import_module(f"diffjax.commands.{MODES[flags.mode]}")
         if flags.out and Path(flags.out).is_file():
             raise ConfigError(f"--out={flags.out} is a file, expected a folder.")

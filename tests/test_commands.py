@@ -273,6 +273,9 @@ def test_malformed_seeds(tiny_run, tmp_path, seeds, capsys):
         (["--nfe=0"], "expected an integer >= 1"),
         (["--step=35"], "it holds 30, 40|no step 35"),
         (["--config.train.steps=80"], "only sampler, grid, denoiser, guidance, sample and eval"),
+        ([f"--config={TINY}"], "reads the config of --workdir: leave --config"),
+        (["--mode=train", "--config.train.steps=80"], "--config.train.steps=80 would change the run of"),
+        (["--mode=show", "--config.seed=1"], "--config.seed=1 would change the run of"),
     ],
 )
 def test_mistakes_about_a_run(tiny_run, flags, match, capsys):

@@ -153,7 +153,7 @@ def test_trained_on_a_correlated_gaussian():
 
 def test_refuses_bad_input_in_one_line():
     net = models.of(models.Perceptron((4,), width=4))
-    with pytest.raises(ValueError, match=r"^Got layers = 1, expected an integer >= 2\.$"):
+    with pytest.raises(ValueError, match=r"^layers is 1, expected an integer >= 2\.$"):
         methods.coupling_flow(net, layers=1)
     with pytest.raises(ValueError, match=r"^Got bound = 0, expected a positive number\.$"):
         methods.coupling_flow(net, bound=0)

@@ -311,7 +311,7 @@ def test_config_trains_and_resumes(tmp_path):
 @pytest.mark.parametrize(
     ("parts", "match"),
     [
-        ({"steps": 0}, "steps = 0, expected an integer >= 1"),
+        ({"steps": 0}, "steps is 0, expected an integer >= 1"),
         ({"same": 1.5}, r"same = 1.5, expected a number in \[0, 1\]"),
         ({"power": -1.0}, "power = -1.0, expected a number in"),
         ({"floor": 0.0}, "floor = 0.0, expected a positive number"),

@@ -240,8 +240,8 @@ def test_refuses_bad_input_in_one_line():
         ),
         (dict(h=lambda d: -d), r"^Got an h with h'\(-20\) = -1, expected one that increases on logits of -20 to 20\.$"),
         (dict(h=lambda d: jnp.maximum(d, 0)), r"^Got an h with h'\(-20\) = 0, expected one that increases"),
-        (dict(critics=0), r"^Got critics = 0, expected an integer >= 1\.$"),
-        (dict(latent=0), r"^Got latent = 0, expected an integer >= 1\.$"),
+        (dict(critics=0), r"^critics is 0, expected an integer >= 1\.$"),
+        (dict(latent=0), r"^latent is 0, expected an integer >= 1\.$"),
         (dict(penalty=-1.0), r"^Got penalty = -1\.0, expected a weight, 0 or more\.$"),
     ]
     for options, message in cases:

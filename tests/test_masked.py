@@ -277,9 +277,9 @@ def net(**options):
 @pytest.mark.parametrize(
     ("parts", "match"),
     [
-        ({"vocabulary": 1}, r"vocabulary = 1, expected an integer >= 2"),
-        ({"steps": 0}, r"steps = 0, expected an integer >= 1"),
-        ({"steps": 2.0}, r"steps = 2.0, expected an integer >= 1"),
+        ({"vocabulary": 1}, r"vocabulary is 1, expected an integer >= 2"),
+        ({"steps": 0}, r"steps is 0, expected an integer >= 1"),
+        ({"steps": 2.0}, r"steps is 2.0, expected an integer >= 1"),
         ({"t_min": 0.0}, r"t_min = 0.0, expected a share of hidden tokens inside \(0, 1\)"),
     ],
 )

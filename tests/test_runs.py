@@ -1,6 +1,7 @@
 """Settings of runs: one table of defaults, one place for each, and what configs of earlier days left out."""
 
 import json
+from functools import partial
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from diffjax import config as C
-from diffjax import data, denoisers, methods, models, processes, runs, schedules
+from diffjax import data, denoisers, methods, models, processes, runs, samplers, schedules
 from diffjax.optimizers import build_optimizer
 from diffjax.runs import settings as table
 from diffjax.runs.run import read_config
@@ -88,7 +89,7 @@ def test_defaults_are_fresh_each_time():
 def test_what_a_config_says_is_kept_and_the_rest_completed():
     config = C.recipe()
     config.train.steps, config.grid = 7, C.spec("uniform", n=3)
-    whole = table.complete(config, table.GROUPS)
+    whole = C.filled(config, table.defaults(table.GROUPS))
     assert (whole.train.steps, whole.train.batch_size) == (7, 128)
     assert whole.grid.to_dict() == {"name": "uniform", "n": 3}, "a spec is whole: its options are its constructor's"
     assert "batch_size" not in config.train
@@ -201,3 +202,74 @@ def test_a_spec_that_is_none_is_refused():
         runs.assemble(network=C.spec("MPL"), target=C.spec("V"))
     with pytest.raises(C.ConfigError, match=r"methods\.denoising has no option 'sampelr': nearest is 'sampler'"):
         runs.assemble(network=C.spec("MLP"), sampelr=C.spec("ancestral.ddim"))
+
+
+MISSPELT = [
+    (lambda c: c.train.update(stepz=60), r"no field 'train\.stepz': .*nearest is 'steps'"),
+    (lambda c: c.update(modle=C.spec("MLP")), "a group 'modle' that nobody reads: nearest is 'model'"),
+    (lambda c: c.update(critic=C.spec("MLP")), "a group 'critic' that nobody reads"),
+    (lambda c: c.train.update(steps="60"), "train.steps is '60', expected an integer, such as 2400"),
+    (lambda c: c.update(data="moons"), "The group data is 'moons', expected fields"),
+    (
+        lambda c: c.update(schedule=C.spec("VP", beta_min="abc")),
+        "VP: beta_min is 'abc', expected a number, such as 0.1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("slip", "match"), MISSPELT)
+def test_slips_in_a_config_file_are_refused(slip, match):
+    config = C.recipe()
+    slip(config)
+    with pytest.raises(C.ConfigError, match=match):
+        runs.build_run(config)
+
+
+def test_a_draw_takes_what_a_trained_run_leaves_open():
+    """A sampler as a function or a spec; not another target, nor what is neither."""
+    x = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+    method = runs.assemble(network=C.spec("MLP", width=8, depth=1), target=C.spec("V"))
+    run = runs.Trainer(method, data.arrays(x), optimizer=C.spec("adam", learning_rate=1e-2), batch_size=16).train(4)
+    by_spec = run.draw(3, sampler=C.spec("multistep.adams", order=2))
+    np.testing.assert_array_equal(by_spec, run.draw([0, 1, 2], sampler=partial(samplers.multistep.adams, order=2)))
+    assert np.abs(by_spec - run.draw(3)).max() > 1e-4
+    for words, match in (
+        ({"target": denoisers.Eps()}, "draw knows no 'target'.*it has denoiser, grid, guidance, sampler"),
+        ({"sampler": "heun.edm"}, "sampler is 'heun.edm', expected a function"),
+        ({"sampler": C.spec("heun.emd")}, "nearest is 'edm'"),
+    ):
+        with pytest.raises(C.ConfigError, match=match):
+            run.draw(2, **words)
+    for seeds in (0, -2, [0.5], [-1], [2**32], 1.5):
+        with pytest.raises(ValueError, match=r"Got seeds .*expected a number of samples, or integers in \[0, 2\^32\)"):
+            run.draw(seeds)
+
+
+def test_conditions_that_hide_nothing_are_refused():
+    net = models.network(models.MLP(width=8, depth=1, classes=3))
+    parts = (net, processes.Gaussian(schedules.VP()), denoisers.V())
+    for condition, match in (
+        (methods.Condition({"lable": 3}, 0.1), "hides lable, but the network reads label"),
+        (methods.Condition({"label": 3}, 2.0), r"a share of 2\.0"),
+        (methods.Condition({}, 0.1), "hides nothing for a share of 0.1"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            methods.denoising(*parts, condition=condition)
+    with pytest.raises(ValueError, match="VE destroys nothing"):
+        methods.denoising(net, processes.Gaussian(schedules.VE(sigma_min=50.0, sigma_max=0.01)), denoisers.Eps())
+
+
+@pytest.mark.parametrize("label", [[0.3, 0.7], [-1, 1], [[0], [1]], ["a", "b"]])
+def test_labels_are_integers_from_zero(label):
+    with pytest.raises(ValueError, match=r"Labels are .*expected integers \(N,\) from 0 on"):
+        data.Arrays(np.zeros((2, 2)), label=label)
+
+
+def test_what_is_given_fits_the_data():
+    like = np.zeros(2, np.float32)
+    np.testing.assert_array_equal(data.fitting("a", [1, 2], like, 3), [[1, 2]] * 3)
+    for value in ([np.nan, 0.0], [0.0, 1.0, 2.0], "text"):
+        with pytest.raises(ValueError, match=r"given\['a'\]"):
+            data.fitting("a", value, like, 3)
+    with pytest.raises(ValueError, match=r"given\['k'\] is 1\.5, expected finite int32 numbers"):
+        data.fitting("k", 1.5, np.int32(0), 3)

@@ -10,6 +10,7 @@ from diffjax.data.records import Records
 from diffjax.data.source import Arrays, Dataset, Source
 from diffjax.data.source import arrays as arrays
 from diffjax.data.source import blank as blank
+from diffjax.data.source import fitting as fitting
 from diffjax.data.tfds import tfds
 from diffjax.data.tokens import tokens
 from diffjax.data.toys import checkerboard, eight_gaussians, modes, moons, spirals, swiss_roll

@@ -47,7 +47,7 @@ class Arrays:
             raise ValueError(f"Got {len(x)} examples and {len(label)} labels.")
         if z is not None and (np.shape(z) != x.shape or not np.all(np.isfinite(z))):
             raise ValueError(f"The noise z has shape {np.shape(z)}, expected finite numbers of x's shape {x.shape}.")
-        labels = {} if label is None else {"label": np.asarray(label, np.int32)}
+        labels = {} if label is None else {"label": _labels(label)}
         self.x = x.astype(np.float32) if np.issubdtype(x.dtype, np.floating) else x
         self.given = labels | {name: _known(name, part, len(x)) for name, part in given.items()}
         self.chosen = {} if z is None else {"z": np.asarray(z, np.float32)}
@@ -60,6 +60,14 @@ class Arrays:
         """Gathers the examples at `indices` (B,), in one vectorised read."""
         at = lambda parts: {name: part[indices] for name, part in parts.items()}
         return Example(unit(self.x[indices]), at(self.given), at(self.chosen))
+
+
+def _labels(label: Any) -> np.ndarray:
+    label = np.asarray(label)
+    whole = label.ndim == 1 and np.issubdtype(label.dtype, np.integer) and label.size and label.min() >= 0
+    if not whole:
+        raise ValueError(f"Labels are {label.dtype} of shape {label.shape}, expected integers (N,) from 0 on.")
+    return label.astype(np.int32)
 
 
 def _known(name: str, part: Any, count: int) -> np.ndarray:
@@ -117,12 +125,36 @@ def arrays(x: Any, held_out: float = 0.1, name: str = "arrays", **given: Any) ->
     Raises:
         ValueError: as `Arrays` and `evenly`.
     """
+    if not isinstance(name, str):
+        raise ValueError(
+            "name is what the data set is called, expected text; call what is given of examples otherwise."
+        )
     whole = Arrays(x, **given)
     out = evenly(len(whole), held_out)
     label = whole.given.get("label")
     classes = None if label is None else int(label.max()) + 1
     parts = [Arrays(whole.x[at], **{k: part[at] for k, part in whole.given.items()}) for at in (~out, out)]
     return in_memory(name, *parts, classes=classes)._replace(unread=())
+
+
+def fitting(name: str, value: Any, like: np.ndarray, n: int) -> np.ndarray:
+    """Spreads what n examples are given by this name, one value for all or one for each, to (n, ...) and their dtype.
+
+    Args:
+        like: what one example of the data is given.
+
+    Raises:
+        ValueError: for another shape, or numbers that are not finite, or no integers where those of the data are.
+    """
+    value = np.asarray(value)
+    exact = np.issubdtype(value.dtype, np.integer) or np.issubdtype(like.dtype, np.floating)
+    if not exact or not np.issubdtype(value.dtype, np.number) or not np.all(np.isfinite(value)):
+        raise ValueError(f"given[{name!r}] is {value}, expected finite {like.dtype} numbers.")
+    if value.shape not in (like.shape, (n, *like.shape)):
+        raise ValueError(
+            f"given[{name!r}] has shape {value.shape}, expected {like.shape} for all or {(n, *like.shape)}."
+        )
+    return np.broadcast_to(value, (n, *like.shape)).astype(like.dtype)
 
 
 def unit(x: np.ndarray) -> np.ndarray:

@@ -19,6 +19,13 @@ class Condition(NamedTuple):
     none: dict[str, Any]
     share: float = 0.0
 
+    def check(self, reads: tuple[str, ...] | None) -> None:
+        """Raises a ValueError for a share outside [0, 1), or without a name to hide, or a name that nobody reads."""
+        if not 0 <= self.share < 1 or (self.share and not self.none):
+            raise ValueError(f"Condition hides {self.none or 'nothing'} for a share of {self.share}, expected [0, 1).")
+        if unknown := [name for name in self.none if reads is not None and name not in reads]:
+            raise ValueError(f"Condition hides {', '.join(unknown)}, but the network reads {', '.join(reads or ())}.")
+
     def hidden(self, given: dict) -> dict:
         """Puts "none" in the place of what may be hidden."""
         return given | {name: value for name, value in self.none.items() if name in given}

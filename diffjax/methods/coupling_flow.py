@@ -123,7 +123,7 @@ def _report(of: CouplingFlow) -> Any:
         given = lambda example: {k: v for k, v in example.given.items() if names is None or k in names}
         nats = jax.jit(jax.vmap(lambda params, x, g: -of.log_prob(params, x, g) / x.size, (None, 0, 0)))
         back = jax.jit(jax.vmap(lambda params, x, g: of.backward(params, of.forward(params, x, g)[0], g), (None, 0, 0)))
-        mean = lambda example: float(np.mean(nats(run.params, example.x, given(example)), dtype=np.float64))
+        mean = lambda example: float(np.mean(np.asarray(nats(run.params, example.x, given(example)), np.float64)))
         found = {"value": mean(held_out), "train": mean(train), "gaussian": gaussian_nats(train.x, held_out.x)}
         lost = float(np.max(np.abs(back(run.params, held_out.x, given(held_out)) - held_out.x)))
         shown = {name: "-" if value is None else f"{value:.4f}" for name, value in found.items()}

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from diffjax import chains, denoisers, grids, losses, samplers
+from diffjax import calculus, chains, denoisers, grids, losses, samplers
 from diffjax.denoisers.targets import Target, check_target
 from diffjax.method import Example, Keys, Method, Turn, per_example
 from diffjax.methods.conditions import Condition
@@ -41,6 +41,8 @@ class Denoising(NamedTuple):
     guidance: Callable
     sampler: Callable[[Schedule], Any]
     grid: Callable[[Schedule], Any]
+
+    drawn_by = ("sampler", "grid", "denoiser", "guidance")  # what another draw may change
 
     @property
     def schedule(self) -> Schedule:
@@ -151,10 +153,12 @@ def denoising(
             not go with.
     """
     _check_kinds(network, process, target)
+    condition.check(network.reads)
     of = Denoising(
         network, process, target, loss, weight, times, prepare, augment, condition, denoiser, guidance, sampler, grid
     )
     schedule = of.schedule
+    calculus.check(schedule)
     check_target(target, schedule, schedule.t_max)
     process.check(target)
     prepared, drawn_times = of.prepare(schedule), of.times(schedule)

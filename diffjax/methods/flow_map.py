@@ -97,6 +97,8 @@ class FlowMap(NamedTuple):
     steps: int = 1
     sigma_data: float = 1.0
 
+    drawn_by = ("steps",)  # what another draw may change
+
     @property
     def target(self) -> Velocity:
         """What the network predicts for r = t."""

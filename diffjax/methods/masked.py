@@ -63,6 +63,8 @@ class Masked(NamedTuple):
     steps: int | None = None
     t_min: float = 1e-3
 
+    drawn_by = ("steps",)  # what another draw may change
+
     def how(self) -> str:
         """How samples are made, in words for a report."""
         return "one token a step, in a random order" if self.steps is None else f"{self.steps} ancestral steps"

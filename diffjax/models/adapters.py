@@ -36,7 +36,7 @@ def of(module: Any) -> Network:
     )
 
 
-def from_function(fn: Callable[..., Array], params: PyTree, reads: tuple[str, ...] | None = None) -> Network:
+def from_function(fn: Callable[..., Array], params: PyTree, reads: tuple[str, ...] | str | None = None) -> Network:
     """Makes the network of a plain function `fn(params, x, c, given) -> F`, for one example.
 
     `init` returns a fresh copy of `params` whatever the key, so that a training step may donate it. A function that
@@ -45,6 +45,7 @@ def from_function(fn: Callable[..., Array], params: PyTree, reads: tuple[str, ..
     Args:
         reads: names of `given` that it reads; None: it may read any.
     """
+    reads = (reads,) if isinstance(reads, str) else reads
     start = jax.tree.map(np.array, params)  # on the host: out of the reach of donation
 
     def init(key: Key, x: Array, c: Array, given: Given = NOTHING) -> PyTree:

@@ -64,7 +64,7 @@ def _later(group: str, namespace: Any, count: int) -> Part:
 
 
 def _process(config: Config) -> Any:
-    schedule = build(schedules, config.schedule) if is_spec(config.schedule) else config.schedule
+    schedule = build(schedules, config.schedule) if configs.is_spec(config.schedule) else config.schedule
     process = build(processes, config.process, schedule)
     calculus.check(process.schedule)
     return process
@@ -98,11 +98,6 @@ def load(path: str, overrides: Any = ()) -> Config:
     return configs.load(path, overrides, complete)
 
 
-def is_spec(value: Any) -> bool:
-    """Tells a spec, a dictionary with a "name", from an object."""
-    return hasattr(value, "keys") and isinstance(value.get("name"), str)
-
-
 def assemble(name: str = "denoising", **parts: Any) -> Method:
     """Makes a method of objects and specs: assemble(network=spec("MLP"), schedule=spec("VP"), target=spec("V")).
 
@@ -114,13 +109,26 @@ def assemble(name: str = "denoising", **parts: Any) -> Method:
     Raises:
         ConfigError: as `build_run`.
     """
+    if "schedule" in parts and not configs.is_spec(parts.get("process", configs.spec("Gaussian"))):
+        raise ConfigError(
+            "Got a schedule beside a process that is an object, which has its own: leave one of them out."
+        )
     config, objects = configs.recipe(), {}
     for part in [part for part in parts if part in (*PARTS, "schedule")]:
         group, value = PARTS[part].groups[0] if part in PARTS else part, parts.pop(part)
-        home = config if is_spec(value) or part == "schedule" else objects
+        home = config if configs.is_spec(value) or part == "schedule" else objects
         home[group if home is config else part] = value
     config.method = configs.spec(name, **parts)
     return _parts(complete(config), objects)()
+
+
+def drawn_by(name: str, part: Any) -> Any:
+    """Makes a method's part for another draw, of a spec, or of what stands in its place; ConfigError for neither."""
+    if configs.is_spec(part) and name in PARTS:
+        return PARTS[name].make({name: part})
+    if name in PARTS and not callable(part):
+        raise ConfigError(f"{name} is {part!r}, expected a function, as methods.denoising takes, or a spec.")
+    return part
 
 
 def build_run(config: Config) -> Built:
@@ -149,7 +157,7 @@ def complete(config: Config) -> Config:
     _, make, _, _ = configs.member(methods, _named(config))
     parts = [PARTS[name] for name in inspect.signature(make).parameters if name in PARTS]
     groups = dict.fromkeys([*table.COMMON, *(group for part in parts for group in part.groups)])
-    return table.complete(config, groups)
+    return configs.filled(config, table.defaults(groups), loose=("method", "learning_rate"))
 
 
 def _named(config: Config) -> Config:

@@ -49,13 +49,7 @@ def told(
             raise ConfigError(f"Nobody reads {name!r} of what is given: {nearest(name, names)}.")
     given = given_of(method, dataset, seeds, label)
     for name, value in words.items():
-        like, n = first[name], len(seeds)
-        value = np.asarray(value)
-        if value.shape not in (like.shape, (n, *like.shape)):
-            raise ConfigError(
-                f"given[{name!r}] has shape {value.shape}, expected {like.shape} for all or {(n, *like.shape)}."
-            )
-        given[name] = np.broadcast_to(value, (n, *like.shape)).astype(like.dtype)
+        given[name] = data.fitting(name, value, first[name], len(seeds))
     classes, labels = dataset.classes, given.get("label", np.zeros(0))
     if classes is not None and labels.size and not (labels.min() >= 0 and labels.max() <= classes):
         raise ConfigError(

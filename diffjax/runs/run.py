@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffjax import data, ema, parallel, training
+from diffjax import data, ema, host, parallel, training
 from diffjax.checkpoint import Checkpoints
 from diffjax.config import Config, ConfigError, nearest, override
 from diffjax.data import Dataset
 from diffjax.method import Method
 from diffjax.runs import draws, snapshots
 from diffjax.runs import workdir as files
-from diffjax.runs.build import Built, build_run, complete
+from diffjax.runs.build import Built, build_run, complete, drawn_by
 from diffjax.runs.settings import Settings
 from diffjax.types import Denoiser, Key, PyTree
 
@@ -93,12 +93,13 @@ class Run(NamedTuple):
         Raises:
             ConfigError: for a word that is neither, or as `given`.
         """
-        seeds = list(range(seeds) if isinstance(seeds, int) else seeds)
-        names, fields = draws.asked(self.method, self.data), getattr(self.method.parts, "_fields", ())
+        seeds = host.check_seeds(seeds)
+        names, fields = draws.asked(self.method, self.data), getattr(self.method.parts, "drawn_by", ())
         parts = {name: part for name, part in words.items() if name not in names}
         for name in parts:
             if name not in fields:
                 raise ConfigError(f"draw knows no {name!r}: {nearest(name, [*names, *fields])}.")
+            parts[name] = drawn_by(name, parts[name])
         run = self._replace(method=self.method.parts._replace(**parts).method()) if parts else self
         words = {**(given or {}), **{name: value for name, value in words.items() if name not in parts}}
         return run.drawer()(self.params, seeds, run.given(seeds, **words))

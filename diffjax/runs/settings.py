@@ -101,18 +101,6 @@ def place(config: Config, path: str, make: bool = False) -> tuple[Config, str]:
     return config, leaf
 
 
-def complete(config: Config, groups: typing.Iterable[str]) -> Config:
-    """Makes the config with defaults where a group, or a field of an unnamed group, is not there."""
-    whole = copy.deepcopy(config)
-    with whole.unlocked():
-        for group, default in defaults(groups).items():
-            if group not in whole:
-                whole[group] = default
-            elif isinstance(default, ConfigDict) and "name" not in default:
-                whole[group].update({field: value for field, value in default.items() if field not in whole[group]})
-    return whole
-
-
 def settings_of(config: Config) -> Settings:
     """Reads the settings of a complete config."""
     found = {}

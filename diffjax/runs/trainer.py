@@ -15,13 +15,13 @@ from diffjax import data as sources
 from diffjax import ema as averages
 from diffjax import parallel, training
 from diffjax.checkpoint import Checkpoints
-from diffjax.config import Config, ConfigError, build, nearest
+from diffjax.config import Config, ConfigError, build, is_spec, nearest
 from diffjax.method import Method
 from diffjax.optimizers import build_optimizer
 from diffjax.runs import checks, report, snapshots
 from diffjax.runs import run as runs
 from diffjax.runs import workdir as files
-from diffjax.runs.build import Built, assemble, complete, is_spec
+from diffjax.runs.build import Built, assemble, complete
 from diffjax.runs.logs import CompileClock, Log
 from diffjax.runs.settings import Settings
 from diffjax.signals import Stop, install_stop_handler
@@ -80,13 +80,16 @@ class Trainer:
         name: str = "run",
         **options: Any,
     ):
-        if isinstance(ema, str):
-            ema, options = None, {**options, "ema": ema}
+        if isinstance(ema, str | float):
+            ema, options = None, {**options, "ema": str(ema)}
         method = assemble(**method) if is_spec(method) else method
         data, ema = (build(space, v) if is_spec(v) else v for space, v in ((sources, data), (averages, ema)))
         settings = _settings(settings or Settings(), data, options)
         if is_spec(optimizer):
             optimizer, learning_rate = build_optimizer(dict(optimizer), settings.steps)
+        elif isinstance(optimizer, dict):
+            made = lambda one: build_optimizer(dict(one), settings.steps)[0] if is_spec(one) else one
+            optimizer = {player: made(one) for player, one in optimizer.items()}
         checks.check_settings(settings)
         emas = ema or _average(settings)
         checks.check_ema(settings, emas)
@@ -110,7 +113,7 @@ class Trainer:
         self.state = parallel.replicate(self.mesh, runs.init_state(built))
         if not self._restore() and start is not None:
             self.state = parallel.replicate(self.mesh, runs.init_state(built, start))
-        self.draw = self.run().drawer()
+        self._drawn = self.run().drawer()
 
     def train(self, steps: int | None = None) -> "runs.Run":
         """Trains up to this step, and gives the run.
@@ -123,9 +126,10 @@ class Trainer:
             training.NonFiniteError: a loss or gradient is not finite and the policy is "stop".
         """
         last = self.settings.steps if steps is None else steps
-        if last % self.settings.steps_per_dispatch:
+        if not isinstance(last, int) or last < max(self.step, 1) or last % self.settings.steps_per_dispatch:
             raise ConfigError(
-                f"Got {last} steps, expected a multiple of {self.settings.steps_per_dispatch} a dispatch."
+                f"Got {last!r} steps, expected an integer >= {max(self.step, 1)}, the steps in all, and a multiple of "
+                f"{self.settings.steps_per_dispatch}, those of a dispatch."
             )
         words = self.built.config.to_dict() if self.built.config is not None else {}
         with install_stop_handler() as stop, Log(self.workdir, last, self.step, self.settings.loggers, words) as log:
@@ -269,7 +273,7 @@ class Trainer:
 
         run, seeds = self.run(), range(SAMPLES_SHOWN)
         pairs = {"raw": self.state.params, f"EMA {self.settings.ema}": run.params}
-        groups = {title: self.draw(params, seeds, run.given(seeds)) for title, params in pairs.items()}
+        groups = {title: self._drawn(params, seeds, run.given(seeds)) for title, params in pairs.items()}
         plots.samples(workdir / "samples" / f"step_{self.step:07d}.png", groups)
 
 
@@ -327,7 +331,7 @@ def fingerprint(built: Built, name: str) -> ConfigDict:
         "settings": {field: value for field, value in built.settings._asdict().items() if field not in free},
         "data": built.data.fingerprint,
         "shapes": _digest("\n".join(shapes)),
-        "program": {"step": _digest(step.lower(state, batch).as_text()), "jax": jax.__version__},
+        "program": {"network, loss or optimizer": _digest(step.lower(state, batch).as_text()), "jax": jax.__version__},
     }
     return ConfigDict(dict(name=name, objects=objects)).lock()
 

@@ -20,6 +20,8 @@ from diffjax.calculus import amplitudes, time_of
 from diffjax.samplers.base import Sampler, starts_too_early
 from diffjax.types import Array, Denoiser, Key, Schedule
 
+__all__ = ["edm"]  # what a config may name
+
 
 class Half(NamedTuple):
     """The coefficients of one evaluation, predictor or corrector, and of the step of its interval."""
