@@ -16,7 +16,6 @@ from diffjax import ema as averages
 from diffjax import parallel, training
 from diffjax.checkpoint import Checkpoints
 from diffjax.config import Config, ConfigError, build, is_spec, nearest
-from diffjax.method import Method
 from diffjax.optimizers import build_optimizer
 from diffjax.runs import checks, report, snapshots
 from diffjax.runs import run as runs
@@ -66,11 +65,11 @@ class Trainer:
 
     def __init__(
         self,
-        method: Method | Any,
-        data: sources.Dataset | Any,
+        method: Any,
+        data: Any,
         *,
         optimizer: Any,
-        ema: averages.Ema | str | None = None,
+        ema: Any = None,
         workdir: str | Path | None = None,
         learning_rate: Callable | None = None,
         settings: Settings | None = None,

@@ -8,7 +8,7 @@ There du/dn = eps_hat = (x - alpha E[x_0|x]) / sigma for every schedule, and for
 A row is one evaluation, predictor or corrector; both end in the same formula. The step to sigma = 0 has no corrector.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -77,7 +77,7 @@ def sampler(schedule: Schedule, plan: Callable[[np.ndarray], Half]) -> Sampler:
     return Sampler(_step, plan, _init, _final, schedule, order=2)
 
 
-def halves(alpha: np.ndarray, hat: Sequence, then: Sequence, noise: np.ndarray) -> Half:
+def halves(alpha: np.ndarray, hat: Any, then: Any, noise: np.ndarray) -> Half:
     """Plans Heun's rows of n intervals: a predictor each, and a corrector where the interval ends above sigma = 0.
 
     Args:

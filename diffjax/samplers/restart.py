@@ -42,7 +42,8 @@ def restart(
 
     def plan(ts: np.ndarray) -> heun.Half:
         walk = table.Walk(schedule, ts, 0, False)
-        ns = heun.clock(*np.asarray([level[1:] for level in walk.levels]).T, ts)
+        _, alpha, sigma = np.asarray(walk.levels).T
+        ns = heun.clock(alpha, sigma, ts)
         starts = {_nearest(ns, low, high): (count, repeats, high) for count, repeats, low, high in intervals}
         if len(starts) < len(intervals):
             raise ValueError(f"Two of the restart intervals {intervals} begin at the same level of the grid.")
