@@ -71,7 +71,7 @@ BAD_GRIDS = [
     (deis.lms(Rectified()), UNIT, "At t = 1 alpha is 0"),
     (pndm.ipndm(Rectified()), UNIT, "At t = 1 alpha is 0"),
     (pndm.pndm(Rectified()), UNIT, "At t = 1 alpha is 0"),
-    (restart.restart(Rectified()), UNIT, "At t = 1 alpha is 0"),
+    (restart.restart(Rectified()), UNIT, "Heun's clock sigma / alpha is infinite at t = 1"),
     (restart.restart(EDM(), ((3, 1, 90.0, 95.0),)), [80.0, 1.0, 0.0], "begins at sigma / alpha = 90, outside the grid"),
     (restart.restart(EDM(), ((3, 1, 0.01, 0.3),)), [80.0, 1.0, 0.5, 0.0], "0.01, outside the grid, which runs from 80"),
     (restart.restart(EDM(), ((3, 1, 0.9, 3.0), (3, 1, 1.1, 3.0))), [80.0, 1.0, 0.0], "begin at the same level"),
