@@ -54,7 +54,8 @@ def test_a_plan_of_another_length_makes_no_compile(name, setting):
     """Up to 64 steps."""
     schedule = SETTINGS[setting].schedule
     sampler = EVERY[name](schedule)
-    first, *others = (np.asarray(grid_for(name, setting, n, zero=False)) for n in (9, 4, 13, 64))
+    like = name if name in SAMPLERS else "ddim"
+    first, *others = (np.asarray(grid_for(like, setting, n, zero=False)) for n in (9, 4, 13, 64))
     sampling_fn(sampler, first)
     for ts in others:
         assert COMPILES.during(sampling_fn, sampler, ts) == 0, len(ts)
@@ -77,7 +78,7 @@ def test_a_sampler_states_the_order_that_its_formula_is_measured_to_have(name, r
     """Of its interior where the table has that (an exact history), else of its whole walk, for it has no history."""
     stated = row.make(VP()).order
     assert stated == LOW_END.get(name, row.primed or row.order)
-    assert stated >= row.order
+    assert stated is None or stated >= row.order
 
 
 @pytest.mark.parametrize("solver", [*ode.EXPLICIT, *ode.IMPLICIT, "Euler"])
