@@ -218,16 +218,22 @@ def test_joint_of_the_data_is_a_law_of_its_seed_alone():
 
 
 def test_trained_conditionals_are_those_of_the_joint(trained):
-    """All 37 contexts, the rarest included (probability 0.003: some 300 of the training examples): error under 0.1."""
+    """All 37 contexts: errors under 0.1, beside four standard errors of what the training examples say of a context.
+
+    The rarest has probability 0.003, some 300 examples.
+    """
     p, of = joint(), trained.method.parts
     seen = contexts(p)
     probs = jax.vmap(lambda x: of.posterior(trained.params, x, {}).probs)(jnp.asarray(seen, jnp.int32))
     laws = conditionals(p)
-    errors = [np.abs(found[place] - law).max() for x, found in zip(seen, probs) for place, law in laws[x].items()]
+    share = {x: p[tuple(slice(None) if token == 3 else token for token in x)].sum() for x in seen}
+    bound = {x: 0.1 + 4 * np.sqrt(0.25 / (share[x] * len(trained.data.train))) for x in seen}
+    each = [(x, found[place] - law) for x, found in zip(seen, probs) for place, law in laws[x].items()]
+    errors = [np.abs(error).max() / bound[x] for x, error in each]
     assert (len(seen), len(errors)) == (37, 27 + 9 * 2 + 3)
-    assert max(errors) < 0.1
-    blind = [np.abs(laws[3, 3, 3][place] - law).max() for x in seen for place, law in laws[x].items()]
-    assert max(blind) > 0.3  # the negative control: a network that reads no context
+    assert max(errors) < 1
+    blind = [np.abs(laws[3, 3, 3][place] - law).max() / bound[x] for x in seen for place, law in laws[x].items()]
+    assert max(blind) > 2  # the negative control: a network that reads no context
 
 
 def test_trained_draws_have_the_joint_law(trained):
