@@ -9,6 +9,7 @@ r_k(x) ~ w_k N(x; alpha m_k, V_k),
 2022, appendix B.3). Every sampler, loss and likelihood of the library is tested against these.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.types import Array, Key, Posterior, Schedule, pytree, static
+
+# Exact whatever the default precision of products, which on a TPU is bfloat16.
+_einsum, _matmul, _tensordot = (partial(f, precision="highest") for f in (jnp.einsum, jnp.matmul, jnp.tensordot))
 
 
 @pytree
@@ -70,34 +74,35 @@ class GaussianMixture:
         """Computes grad log p(x_t = x), of x's shape."""
         components = self._condition(x, alpha, sigma)
         pull = -components.offset / components.total
-        return (jax.nn.softmax(components.log_joint) @ self._to_data(pull)).reshape(self.shape)
+        return _matmul(jax.nn.softmax(components.log_joint), self._to_data(pull)).reshape(self.shape)
 
     def posterior(self, x: Array, alpha: Any, sigma: Any) -> Posterior:
         """Computes mean and diagonal variance of p(x_0 | x_t = x), of x's shape."""
         weights, means, spreads = self._posterior_components(x, alpha, sigma)
-        mean = weights @ means
-        within = spreads if self.bases is None else jnp.einsum("kij,kj->ki", self.bases**2, spreads)
-        var = weights @ (within + (means - mean[None]) ** 2)
+        mean = _matmul(weights, means)
+        within = spreads if self.bases is None else _einsum("kij,kj->ki", self.bases**2, spreads)
+        var = _matmul(weights, within + (means - mean[None]) ** 2)
         return Posterior(mean.reshape(self.shape), var.reshape(self.shape))
 
     def covariance(self, x: Array, alpha: Any, sigma: Any) -> Array:
         """Computes Cov[x_0 | x_t = x], (d, d)."""
         weights, means, spreads = self._posterior_components(x, alpha, sigma)
-        centred = means - (weights @ means)[None]
+        centred = means - _matmul(weights, means)[None]
         bases = jnp.broadcast_to(jnp.eye(means.shape[1]), (means.shape[0], *(means.shape[1],) * 2))
         bases = bases if self.bases is None else self.bases
-        within = jnp.einsum("k,kij,kj,klj->il", weights, bases, spreads, bases)
-        return within + jnp.einsum("k,ki,kj->ij", weights, centred, centred)
+        within = _einsum("k,kij,kj,klj->il", weights, bases, spreads, bases)
+        return within + _einsum("k,ki,kj->ij", weights, centred, centred)
 
     def sample(self, key: Key, n: int) -> Array:
         """Draws n examples, (n, *shape)."""
         key_k, key_z = jax.random.split(key)
         k = jax.random.categorical(key_k, self.log_weights, shape=(n,))
         z = jnp.sqrt(self.variances[k]) * jax.random.normal(key_z, (n, self.means.shape[1]), self.means.dtype)
-        z = z if self.bases is None else jnp.einsum("nij,nj->ni", self.bases[k], z)
+        z = z if self.bases is None else _einsum("nij,nj->ni", self.bases[k], z)
         return (self.means[k] + z).reshape(n, *self.shape)
 
     def _condition(self, x: Array, alpha: Any, sigma: Any) -> "_Components":
+        x, alpha, sigma = _promoted(self.means, x, alpha, sigma)
         offset = self._to_basis(x.reshape(1, -1) - alpha * self.means)
         total = alpha**2 * self.variances + sigma**2
         log_normal = -0.5 * jnp.sum(offset**2 / total + jnp.log(2 * np.pi * total), axis=1)
@@ -105,15 +110,22 @@ class GaussianMixture:
 
     def _posterior_components(self, x: Array, alpha: Any, sigma: Any) -> tuple[Array, Array, Array]:
         """Computes responsibilities (K,), component means (K, d), component variances in their bases (K, d)."""
+        x, alpha, sigma = _promoted(self.means, x, alpha, sigma)
         components = self._condition(x, alpha, sigma)
         means = self.means + self._to_data(alpha * self.variances / components.total * components.offset)
         return jax.nn.softmax(components.log_joint), means, sigma**2 * self.variances / components.total
 
     def _to_basis(self, rows: Array) -> Array:
-        return rows if self.bases is None else jnp.einsum("kij,ki->kj", self.bases, rows)
+        return rows if self.bases is None else _einsum("kij,ki->kj", self.bases, rows)
 
     def _to_data(self, rows: Array) -> Array:
-        return rows if self.bases is None else jnp.einsum("kij,kj->ki", self.bases, rows)
+        return rows if self.bases is None else _einsum("kij,kj->ki", self.bases, rows)
+
+
+def _promoted(data: Array, x: Any, *level: Any) -> tuple[Any, ...]:
+    """Converts x, and the arrays among alpha and sigma, to the precision of x or of the data, whichever is finer."""
+    dtype = max(data.dtype, jnp.result_type(x), key=lambda dtype: jnp.finfo(dtype).bits)
+    return tuple(a.astype(dtype) if isinstance(a, jax.Array) and a.dtype != dtype else a for a in (x, *level))
 
 
 class _Components(NamedTuple):
@@ -183,12 +195,14 @@ class Empirical:
 
     def log_prob(self, x: Array, alpha: Any = 1.0, sigma: Any = 0.0) -> Array:
         """Computes log p(x_t = x) in nats, a scalar; sigma > 0."""
+        x, alpha, sigma = _promoted(self.data, x, alpha, sigma)
         d = self.data.shape[-1]
         sums = self._moments(x, alpha, sigma, lambda block: ())
         return sums.peak + jnp.log(sums.mass) - 0.5 * d * jnp.log(2 * np.pi * jnp.square(jnp.asarray(sigma)))
 
     def score(self, x: Array, alpha: Any = 1.0, sigma: Any = 0.0) -> Array:
         """Computes grad log p(x_t = x), of x's shape; sigma > 0."""
+        x, alpha, sigma = _promoted(self.data, x, alpha, sigma)
         return (alpha * self.posterior(x, alpha, sigma).mean - x) / sigma**2
 
     def posterior(self, x: Array, alpha: Any, sigma: Any) -> Posterior:
@@ -201,7 +215,7 @@ class Empirical:
     def covariance(self, x: Array, alpha: Any, sigma: Any) -> Array:
         """Computes Cov[x_0 | x_t = x], (d, d); sigma > 0."""
         centre = self._mean(x, alpha, sigma)
-        outer = lambda block: (jnp.einsum("ni,nj->nij", block - centre[None], block - centre[None]),)
+        outer = lambda block: (_einsum("ni,nj->nij", block - centre[None], block - centre[None]),)
         sums = self._moments(x, alpha, sigma, outer)
         return sums.totals[0] / sums.mass
 
@@ -217,6 +231,7 @@ class Empirical:
 
     def _moments(self, x: Array, alpha: Any, sigma: Any, features: Any) -> "_Sums":
         """Sums w_i features(x_i) over all points, w_i ~ exp(-|x - alpha x_i|^2 / 2 sigma^2), scaled by the largest."""
+        x, alpha, sigma = _promoted(self.data, x, alpha, sigma)
         flat = x.reshape(-1)
 
         def add(sums: _Sums, block: Any) -> tuple[_Sums, None]:
@@ -224,7 +239,7 @@ class Empirical:
             logits = log_weights - 0.5 * jnp.sum(((flat[None] - alpha * points) / sigma) ** 2, axis=1)
             peak = jnp.maximum(sums.peak, logits.max())
             old, new = jnp.exp(sums.peak - peak), jnp.exp(logits - peak)
-            totals = tuple(old * s + jnp.tensordot(new, f, 1) for s, f in zip(sums.totals, features(points)))
+            totals = tuple(old * s + _tensordot(new, f, 1) for s, f in zip(sums.totals, features(points)))
             return _Sums(peak, old * sums.mass + new.sum(), totals), None
 
         like = jax.eval_shape(features, jax.ShapeDtypeStruct(self.data.shape[1:], flat.dtype))

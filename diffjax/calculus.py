@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
-from diffjax.types import Array, Derived, Invertible, Remaining, Schedule, pytree
+from diffjax.types import Array, Derived, Invertible, Remaining, Schedule, pytree, real
 
 
 @pytree
@@ -131,7 +131,7 @@ def unit_variance(schedule: Schedule, t: Any, v: Any = 1.0) -> Array:
 
 def derivatives(schedule: Schedule, t: Any) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     """Computes ((alpha, sigma), (alpha', sigma')) at t, by forward-mode differentiation."""
-    t = jnp.asarray(t, float)
+    t = real(t)
     return jax.jvp(schedule, (t,), (jnp.ones_like(t),))
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from diffjax import grids, host
 from diffjax.calculus import amplitudes
-from diffjax.types import Array, Discrete, Schedule, pytree
+from diffjax.types import Array, Discrete, Schedule, pytree, real
 
 
 @pytree
@@ -64,10 +64,11 @@ class Chain:
 
 def look_up(ts: Any, values: Any, t: Any) -> Array:
     """Reads the entry of values (N, ...) at the time t of ts (N,); NaN for a time that is none of them."""
-    ts = jnp.asarray(ts, float)
+    t = real(t)
+    ts = jnp.asarray(ts, t.dtype)
     distance = jnp.abs(ts - t)
     i = jnp.argmin(distance)
-    return jnp.where(distance[i] <= 1e-5 * ts[i], jnp.asarray(values, float)[i], jnp.nan)
+    return jnp.where(distance[i] <= 1e-5 * ts[i], jnp.asarray(values, t.dtype)[i], jnp.nan)
 
 
 def chain(schedule: Schedule, ts: Any) -> Chain:

@@ -13,7 +13,7 @@ import numpy as np
 
 from diffjax import host
 from diffjax.calculus import time_of
-from diffjax.types import Array, Schedule, pytree
+from diffjax.types import Array, Schedule, pytree, real
 
 HALVINGS = 60
 
@@ -48,11 +48,12 @@ class Monotone:
 
     def __call__(self, u: Any) -> Array:
         """Computes v(u), with its full relative precision near 0."""
-        return self._rise(u) / self._rise(1.0)
+        u = real(u)
+        return self._rise(u) / self._rise(jnp.ones((), u.dtype))
 
     def inverse(self, v: Any) -> Array:
         """Finds u with v(u) = v by bisection; a last step of Newton also makes the result differentiable."""
-        v = jnp.asarray(v, float)
+        v = real(v)
 
         def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
             low, high = ends
@@ -66,12 +67,12 @@ class Monotone:
         return u - (found - v) / jax.lax.stop_gradient(slope)
 
     def _rise(self, u: Any) -> Array:
-        u = jnp.asarray(u, float)
-        b, c, k = (jnp.asarray(leaf, float).reshape((1,) * u.ndim + (-1,)) for leaf in (self.b, self.c, self.k))
+        u = real(u)
+        b, c, k = (jnp.asarray(leaf, u.dtype).reshape((1,) * u.ndim + (-1,)) for leaf in (self.b, self.c, self.k))
         step = jnp.exp(k) * u[..., None]
         # sigmoid(b + step) - sigmoid(b), without the cancellation
         bumps = jax.nn.sigmoid(b + step) * jax.nn.sigmoid(-b) * -jnp.expm1(-step)
-        return jnp.exp(jnp.asarray(self.a, float)) * u + (jnp.exp(c) * bumps).sum(-1)
+        return jnp.exp(jnp.asarray(self.a, u.dtype)) * u + (jnp.exp(c) * bumps).sum(-1)
 
 
 @pytree
@@ -93,7 +94,7 @@ class Warped:
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """Computes (alpha_t, sigma_t) of the base schedule at t_max clock(t / t_max)."""
-        return self.base(self.t_max * self.clock(jnp.asarray(t, float) / self.t_max))
+        return self.base(self.t_max * self.clock(real(t) / self.t_max))
 
     def inverse(self, log_snr: Any) -> Array:
         """Finds the time of a log-SNR; the base schedule needs an inverse."""

@@ -55,4 +55,4 @@ def products_along(field: Callable[[Array], Array], x: Array, directions: Array)
             f"Got a field of shape {value.shape} and directions {directions.shape} at x of shape {x.shape}, expected "
             f"{x.shape} and (K, {', '.join(map(str, x.shape))})."
         )
-    return value, jax.vmap(lambda v: jnp.vdot(v, push(v)))(directions)
+    return value, jax.vmap(lambda v: jnp.vdot(v, push(v), precision="highest"))(directions)

@@ -6,6 +6,7 @@ the relative error of sigma stays below 1e-6 down to t = 1e-5. Hyper-parameters 
 not retrace, and gradients with respect to them exist.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
-from diffjax.types import Array, pytree
+from diffjax.types import Array, pytree, real
 
 __all__ = ["EDM", "VDM", "VE", "VP", "Cosine", "Rectified", "Rounded", "SubVP", "Tabulated"]  # what a config may name
 
@@ -70,7 +71,7 @@ class VDM:
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """Computes (alpha_t, sigma_t): alpha^2 = sigmoid(-gamma), sigma^2 = sigmoid(gamma)."""
-        gamma = self.gamma_min + (self.gamma_max - self.gamma_min) * jnp.asarray(t, float) / self.t_max
+        gamma = self.gamma_min + (self.gamma_max - self.gamma_min) * real(t) / self.t_max
         return jnp.exp(-0.5 * jax.nn.softplus(gamma)), jnp.exp(-0.5 * jax.nn.softplus(-gamma))
 
     def inverse(self, log_snr: Any) -> Array:
@@ -79,7 +80,7 @@ class VDM:
 
     def remaining(self, t: Any) -> Array:
         """Computes log(SNR_t / SNR_T), which is linear in t: 0 at t_max."""
-        return (self.gamma_max - self.gamma_min) * (self.t_max - jnp.asarray(t, float)) / self.t_max
+        return (self.gamma_max - self.gamma_min) * (self.t_max - real(t)) / self.t_max
 
 
 @pytree
@@ -104,7 +105,7 @@ class SubVP:
         """Finds the time of a log-SNR: snr sigma^2 + sigma = 1 gives sigma, B = -log(1 - sigma) = -log(snr sigma^2)."""
         log_sigma = jnp.log(2.0) - jnp.logaddexp(0.0, 0.5 * jnp.logaddexp(0.0, jnp.log(4.0) + log_snr))
         small = jnp.minimum(jnp.exp(log_sigma), 0.5)
-        integral = jnp.where(log_sigma < -np.log(2.0), -jnp.log1p(-small), -(log_snr + 2 * log_sigma))
+        integral = jnp.where(log_sigma < -math.log(2.0), -jnp.log1p(-small), -(log_snr + 2 * log_sigma))
         return _linear_beta_time(self.beta_min, self.beta_max, integral)
 
     def remaining(self, t: Any) -> Array:
@@ -116,7 +117,7 @@ class SubVP:
 
 def _linear_beta_integral(beta_min: Any, beta_max: Any, t: Any) -> Array:
     """Computes B(t), the integral of beta from 0 to t."""
-    t = jnp.asarray(t, float)
+    t = real(t)
     return t * (beta_min + 0.5 * t * (beta_max - beta_min))
 
 
@@ -127,7 +128,7 @@ def _linear_beta_time(beta_min: Any, beta_max: Any, integral: Any) -> Array:
 
 def _linear_beta_left(schedule: "VP | SubVP", t: Any) -> tuple[Array, Array]:
     """Computes (B_T - B_t, B_t), the first as a product with T - t."""
-    t, end = jnp.asarray(t, float), schedule.t_max
+    t, end = real(t), schedule.t_max
     left = (end - t) * (schedule.beta_min + 0.5 * (end + t) * (schedule.beta_max - schedule.beta_min))
     return left, _linear_beta_integral(schedule.beta_min, schedule.beta_max, t)
 
@@ -150,7 +151,7 @@ class VE:
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """Computes (1, sigma_min (sigma_max / sigma_min)^t)."""
         # exp of a small number times sigma_min, rather than a power: float32's pow loses a digit at large ratios.
-        sigma = self.sigma_min * jnp.exp(jnp.asarray(t, float) * jnp.log(self.sigma_max / self.sigma_min))
+        sigma = self.sigma_min * jnp.exp(real(t) * jnp.log(self.sigma_max / self.sigma_min))
         return jnp.ones_like(sigma), sigma
 
     def inverse(self, log_snr: Any) -> Array:
@@ -159,7 +160,7 @@ class VE:
 
     def remaining(self, t: Any) -> Array:
         """Computes log(SNR_t / SNR_T), which is linear in t: 0 at t_max."""
-        return 2 * (self.t_max - jnp.asarray(t, float)) * jnp.log(self.sigma_max / self.sigma_min)
+        return 2 * (self.t_max - real(t)) * jnp.log(self.sigma_max / self.sigma_min)
 
 
 @pytree
@@ -174,7 +175,7 @@ class EDM:
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """Computes (alpha_t, sigma_t) = (1, t)."""
-        sigma = jnp.asarray(t, float)
+        sigma = real(t)
         return jnp.ones_like(sigma), sigma
 
     def inverse(self, log_snr: Any) -> Array:
@@ -183,7 +184,7 @@ class EDM:
 
     def remaining(self, t: Any) -> Array:
         """Computes log(SNR_t / SNR_T) = 2 log(T / t)."""
-        return 2 * jnp.log1p((self.t_max - jnp.asarray(t, float)) / t)
+        return 2 * jnp.log1p((self.t_max - real(t)) / t)
 
 
 @pytree
@@ -203,7 +204,7 @@ class Cosine:
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """Computes (alpha_t, sigma_t); alpha^2 + sigma^2 = 1, both as products of sines, exact at both ends."""
-        t = jnp.asarray(t, float)
+        t = real(t)
         start, turn = self._angles()
         travelled = t * turn
         alpha = jnp.sin((1 - t) * turn) / jnp.cos(start)  # cos(u) = sin(pi/2 - u): exactly 0 at t = 1
@@ -236,7 +237,7 @@ class Rectified:
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """Computes (alpha_t, sigma_t) = (1 - t, t)."""
-        sigma = jnp.asarray(t, float)
+        sigma = real(t)
         return 1 - sigma, sigma
 
     def inverse(self, log_snr: Any) -> Array:
@@ -245,7 +246,7 @@ class Rectified:
 
     def remaining(self, t: Any) -> Array:
         """Computes log(SNR_t / SNR_T) = 2 log((1 - t) / (1 - T)) + 2 log(T / t); infinite for T = 1."""
-        left = self.t_max - jnp.asarray(t, float)
+        left = self.t_max - real(t)
         return 2 * (jnp.log1p(left / (1 - self.t_max)) + jnp.log1p(left / t))
 
 
@@ -310,18 +311,18 @@ class Tabulated:
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """Computes (alpha_t, sigma_t); alpha^2 + sigma^2 = 1."""
-        position = jnp.asarray(t, float) * self.steps
+        position = real(t) * self.steps
         # A knot belongs to the step that ends there: beta(k / T) is beta_k, what a sampler that leaves it needs.
         k = jnp.clip(jnp.ceil(position * (1 - jnp.finfo(position.dtype).eps)), 1, self.steps)
-        table, end = jnp.asarray(self.log_alpha, float), k.astype(int)
+        table, end = jnp.asarray(self.log_alpha, position.dtype), k.astype(int)
         log_alpha = table[end - 1] + (position - (k - 1)) * (table[end] - table[end - 1])
         return jnp.exp(log_alpha), jnp.sqrt(0.0 - jnp.expm1(2 * log_alpha))  # 0 - y: -y would make sigma_0 = -0
 
     def inverse(self, log_snr: Any) -> Array:
         """Finds the time of a log-SNR: alpha^2 = sigmoid(log_snr)."""
-        position = jnp.interp(
-            0.5 * jax.nn.softplus(-log_snr), -jnp.asarray(self.log_alpha), jnp.arange(self.steps + 1.0)
-        )
+        value = real(log_snr)
+        table, count = jnp.asarray(self.log_alpha, value.dtype), jnp.arange(self.steps + 1, dtype=value.dtype)
+        position = jnp.interp(0.5 * jax.nn.softplus(-value), -table, count)
         return position / self.steps
 
 
@@ -353,13 +354,14 @@ class Rounded:
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """Computes (alpha_t, sigma_t) = (1, t)."""
-        sigma = jnp.asarray(t, float)
+        sigma = real(t)
         return jnp.ones_like(sigma), sigma
 
     def inverse(self, log_snr: Any) -> Array:
         """Finds the level nearest to sigma / alpha = exp(-log_snr / 2), in sigma."""
-        levels = jnp.asarray(self.levels, float)
-        return levels[jnp.argmin(jnp.abs(levels - jnp.exp(-0.5 * jnp.asarray(log_snr))))]
+        value = real(log_snr)
+        levels = jnp.asarray(self.levels, value.dtype)
+        return levels[jnp.argmin(jnp.abs(levels - jnp.exp(-0.5 * value)))]
 
 
 def _check_chain(steps: Any) -> None:

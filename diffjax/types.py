@@ -76,6 +76,17 @@ def as_pytree(function: Any) -> Any:
     return jax.tree_util.Partial(function) if jax.tree_util.all_leaves([function]) else function
 
 
+def real(value: Any) -> Array:
+    """Makes an array of real numbers of a time or a log-SNR: of its own dtype from float32 on, else of the default.
+
+    What follows from a time, alpha and sigma say, thus has the precision of the time: float32 stays float32 under
+    `jax_enable_x64`, and bfloat16, too coarse for a time, does not stay.
+    """
+    value = jnp.asarray(value)
+    fine = jnp.issubdtype(value.dtype, jnp.floating) and jnp.finfo(value.dtype).bits >= 32 and not value.weak_type
+    return value if fine else jnp.asarray(value, float)
+
+
 def static(**kwargs: Any) -> Any:
     """A field of a `pytree` class that is part of its structure: hashable, compared, never traced."""
     return dataclasses.field(metadata={"static": True}, **kwargs)

@@ -55,7 +55,8 @@ class Observation:
 
     def residual(self, x0: Array) -> Array:
         """Computes y - A x_0, of y's shape."""
-        return self.y - self.operator(x0)
+        seen = self.operator(x0)
+        return self.y.astype(seen.dtype) - seen
 
     def transpose(self, residual: Array, like: Array) -> Array:
         """Computes A^T residual, of the shape of `like`."""

@@ -101,8 +101,9 @@ class Interpolated(Wrapper):
 
     def __call__(self, x: Array, t: Any) -> Posterior:
         """Computes the mean of `denoise`, and the variance between its neighbours in the table."""
-        lam, ratio = jnp.asarray(self.log_snr, float), jnp.asarray(self.ratio, float)
-        here = jnp.clip(log_snr(self.schedule, t), lam[0], lam[-1])
+        here = log_snr(self.schedule, t)
+        lam, ratio = (jnp.asarray(table, here.dtype) for table in (self.log_snr, self.ratio))
+        here = jnp.clip(here, lam[0], lam[-1])
         i = jnp.clip(jnp.searchsorted(lam, here) - 1, 0, len(lam) - 2)
         fraction = (here - lam[i]) / (lam[i + 1] - lam[i])
         var = unit_variance(self.schedule, t) * ((1 - fraction) * ratio[i] + fraction * ratio[i + 1])
@@ -181,7 +182,7 @@ class Jacobian(Wrapper):
 
     def _exact(self, push: Callable[[Array], Array], x: Array) -> Array:
         basis = jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape)
-        return jax.vmap(lambda v: jnp.vdot(v, push(v)))(basis).reshape(x.shape)
+        return jax.vmap(lambda v: jnp.vdot(v, push(v), precision="highest"))(basis).reshape(x.shape)
 
     def _estimate(self, push: Callable[[Array], Array], x: Array) -> Array:
         """Computes diag(J) = diag(Q Q^T J) + diag((1 - Q Q^T) J), Q's columns spanning J's image of the sketch."""
@@ -194,6 +195,8 @@ class Jacobian(Wrapper):
             pull = jax.linear_transpose(push, x)
             rows = jax.vmap(lambda q: pull(q)[0])(Q)  # Q^T J
             known = jnp.sum(Q * rows, 0)
-            inner = jax.vmap(lambda v: jax.vmap(lambda row: jnp.vdot(row, v))(rows))(signs)  # Q^T J v
-            rest = rest - jnp.tensordot(inner, Q, 1)
+            inner = jax.vmap(lambda v: jax.vmap(lambda row: jnp.vdot(row, v, precision="highest"))(rows))(
+                signs
+            )  # Q^T J v
+            rest = rest - jnp.tensordot(inner, Q, 1, precision="highest")
         return known + jnp.mean(signs * rest, 0)

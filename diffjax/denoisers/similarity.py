@@ -45,7 +45,7 @@ def _potential(compare: Callable, encode: Encoder, reference: Array) -> jax.tree
 
 def _cosine(encode: Encoder, reference: Array, x: Array, t: Any) -> Array:
     features = _pool(encode(x, t))
-    return jnp.vdot(features, reference) / (jnp.linalg.norm(features) * jnp.linalg.norm(reference))
+    return jnp.vdot(features, reference, precision="highest") / (jnp.linalg.norm(features) * jnp.linalg.norm(reference))
 
 
 def _distance(encode: Encoder, reference: Array, x: Array, t: Any) -> Array:
@@ -65,4 +65,4 @@ def _pool(features: Array) -> Array:
 
 def _gram(features: Array) -> Array:
     flat = features.reshape(-1, features.shape[-1])
-    return flat.T @ flat / flat.shape[0]
+    return jnp.matmul(flat.T, flat, precision="highest") / flat.shape[0]

@@ -15,18 +15,19 @@ A model that has only ever seen the lattice has learned it: its density between 
 does, and uniform noise costs as much. The Gaussian noise never leaves what the model knows.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from diffjax.losses.variational import check_levels
+from diffjax.samplers.precision import widened
 from diffjax.types import Array, Key, Schedule
 
 
 class Dequantised(NamedTuple):
-    """A dequantised example: where the density is to be taken, and the cost of that.
+    """A dequantised example: where the density is to be taken, and the cost of that; both float32 or finer.
 
     Attributes:
         x: of x_0's shape.
@@ -44,9 +45,10 @@ def uniform(key: Key, x0: Array, levels: int) -> Dequantised:
         ValueError: if levels < 2.
     """
     check_levels(levels)
+    x0 = widened(x0, "x_0")
     half = 1 / (levels - 1)
     u = jax.random.uniform(key, x0.shape, x0.dtype, -half, half)
-    return Dequantised(x0 + u, jnp.asarray(-x0.size * np.log(2 * half), x0.dtype))
+    return Dequantised(x0 + u, jnp.asarray(-x0.size * math.log(2 * half), x0.dtype))
 
 
 def gaussian(key: Key, x0: Array, levels: int, schedule: Schedule, t: Any) -> Dequantised:
@@ -56,15 +58,16 @@ def gaussian(key: Key, x0: Array, levels: int, schedule: Schedule, t: Any) -> De
         ValueError: if levels < 2.
     """
     check_levels(levels)
+    x0 = widened(x0, "x_0")
     alpha, sigma = (jnp.asarray(a, x0.dtype) for a in schedule(t))
     z = jax.random.normal(key, x0.shape, x0.dtype)
     # The cost is the log of the sum of N(x_t; alpha l, sigma^2) over all levels l: q(x_t | x_0) itself cancels.
     lattice = jnp.linspace(-1, 1, levels, dtype=x0.dtype).reshape(-1, *[1] * x0.ndim)
     away = (alpha / sigma) * (x0[None] - lattice) + z[None]
-    total = jax.nn.logsumexp(-0.5 * away**2, axis=0) - jnp.log(sigma) - 0.5 * np.log(2 * np.pi)
+    total = jax.nn.logsumexp(-0.5 * away**2, axis=0) - jnp.log(sigma) - 0.5 * math.log(2 * math.pi)
     return Dequantised(alpha * x0 + sigma * z, jnp.sum(total))
 
 
 def bits(log_p: Array, cost: Any, dimensions: int) -> Array:
     """Converts a log density in nats to bits per dimension; cost = 0 for data that is continuous."""
-    return (cost - log_p) / (dimensions * np.log(2))
+    return (cost - log_p) / (dimensions * math.log(2))

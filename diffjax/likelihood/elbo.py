@@ -8,6 +8,7 @@ It is a bound for the sampler `ancestral.ddpm` along the same grid, followed by 
 looser. With x_0 on a lattice of levels it bounds the codelength of the data as stored, no dequantisation needed.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ import numpy as np
 from diffjax import chains, grids
 from diffjax.calculus import amplitudes, need_gaussian
 from diffjax.losses.variational import check_levels, kl, log_likelihood
+from diffjax.samplers import precision
 from diffjax.types import Array, Denoiser, Key
 
 
@@ -40,13 +42,14 @@ class Bound(NamedTuple):
 
     def bits(self, dimensions: int) -> "Bound":
         """Converts the parts to bits per dimension."""
-        return Bound(*(part / (dimensions * np.log(2)) for part in self))
+        return Bound(*(part / (dimensions * math.log(2)) for part in self))
 
 
 def elbo(ts: Any, schedule: Any, levels: int | None = None, prior_var: float | None = None) -> jax.tree_util.Partial:
     """Makes `bound(denoise, key, x_0) -> Bound` along a grid, for one example; average it over keys and examples.
 
     A `jax.tree_util.Partial`: another schedule or grid of the same length runs without a new compile. N evaluations.
+    x_0 is of any floating-point type; the bound is of x_0's own from float32 on, of float32 for bfloat16 and float16.
 
     Args:
         ts: decreasing times (N + 1,); a last time without noise (sigma = 0) is where x_0 itself stands.
@@ -80,6 +83,9 @@ class _Bounding(NamedTuple):
     levels: int | None
 
     def __call__(self, top: Any, rows: Any, denoise: Denoiser, key: Key, x0: Array) -> Bound:
+        x0 = precision.widened(x0, "x_0")
+        (top, rows), denoise = precision.like((top, rows), x0), precision.Steady(denoise)
+
         def posterior(i: Any, row: Any) -> Any:
             t, alpha, sigma, _ = row
             z = jax.random.normal(jax.random.fold_in(key, i), x0.shape, x0.dtype)

@@ -29,6 +29,7 @@ import numpy as np
 
 from diffjax import divergence, grids, host
 from diffjax.calculus import amplitudes, time_of
+from diffjax.samplers import precision
 from diffjax.samplers.base import check_schedule, refuse_other_schedules
 from diffjax.samplers.ode import EXPLICIT, check_end, check_solver
 from diffjax.types import Array, Denoiser, Key, Process, as_pytree
@@ -61,6 +62,9 @@ def ode(
     max_steps: int = 4096,
 ) -> jax.tree_util.Partial:
     """Makes `density(denoise, key, x) -> Density`, for one example; only the random traces use the key.
+
+    x is of any floating-point type; the flow, and all parts of its Density, are of x's own from float32 on, of float32
+    for bfloat16 and float16.
 
     A `jax.tree_util.Partial`: another schedule, other tolerances or another grid of the same length are no new compile.
 
@@ -106,7 +110,7 @@ def _prior_of(process: Any, ts: np.ndarray) -> jax.tree_util.Partial:
 
 
 def _prior(process: Any, t: Array, x: Array) -> Array:
-    return process.prior_log_density(x, t)
+    return process.prior_log_density(x, precision.like(t, x))
 
 
 def velocity(denoise: Denoiser, u: Array, phi: Any) -> Array:
@@ -132,6 +136,8 @@ class _Flow(NamedTuple):
         import diffrax
 
         check_schedule(process.schedule, denoise)
+        x = precision.widened(x, "x")
+        (path, tolerances), denoise = precision.like((path, tolerances), x), precision.Steady(denoise)
         directions = divergence.DIRECTIONS[self.trace](key, x, self.probes)
 
         (angles, (low, high)), solver = path, getattr(diffrax, self.solver)()

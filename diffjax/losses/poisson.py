@@ -9,6 +9,7 @@ quotient of two means is biased, by O(1 / batch). The regression of `losses.regr
 D = 1 has no bias and needs no batch: its targets are the single points' own, (x_t - x_0) / z (kexue 9370).
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -50,8 +51,8 @@ def batch_field(x: Array, z: Any, sources: Array, gamma: Any = 5.0) -> Field:
     # Powers N + 1 of distances overflow: their logarithms do not.
     log_distance = 0.5 * jnp.log(z**2 + jnp.sum((sources - x[None]) ** 2, axes))
     weights = jax.nn.softmax(-(n + 1) * log_distance)
-    pull, rise = jnp.tensordot(weights, sources, 1) - x, -jnp.asarray(z, x.dtype)
-    factor = np.sqrt(n) / (jnp.sqrt(jnp.sum(pull**2) + rise**2) + gamma)
+    pull, rise = jnp.tensordot(weights, sources, 1, precision="highest") - x, -jnp.asarray(z, x.dtype)
+    factor = math.sqrt(n) / (jnp.sqrt(jnp.sum(pull**2) + rise**2) + gamma)
     return Field(factor * pull, factor * rise)
 
 

@@ -54,7 +54,7 @@ def sliced(score: ScoreFn, x: Array, directions: Array, reduced: bool = False) -
         ValueError: for directions of another shape.
     """
     s, products = divergence.products_along(score, x, directions)
-    along = jax.vmap(lambda v: jnp.vdot(v, s))(directions)
+    along = jax.vmap(lambda v: jnp.vdot(v, s, precision="highest"))(directions)
     return jnp.mean(products) + 0.5 * (jnp.sum(s**2) if reduced else jnp.mean(along**2))
 
 

@@ -21,11 +21,11 @@ Losses: `hybrid` is L_simple + vlb_weight L_vlb, `variational` L_vlb. L_vlb is i
 times the term of one time: the published code's weight T / 1000 of one term is vlb_weight = 0.001.
 """
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from diffjax import chains, host
 from diffjax.calculus import need_gaussian
@@ -58,7 +58,7 @@ def log_likelihood(posterior: Posterior, x0: Array, levels: int | None = None) -
     mean, var = posterior
     std = jnp.sqrt(var)
     if levels is None:
-        return -0.5 * ((x0 - mean) / std) ** 2 - jnp.log(std) - 0.5 * np.log(2 * np.pi)
+        return -0.5 * ((x0 - mean) / std) ** 2 - jnp.log(std) - 0.5 * math.log(2 * math.pi)
     check_levels(levels)
     half = 1 / (levels - 1)
     below, above = (x0 - half - mean) / std, (x0 + half - mean) / std
@@ -139,7 +139,7 @@ def _bits(F: Array, u: Array, process: Gaussian, target: Target, x0, z, t, steps
     chain.check(t)
     of_maps = denoiser(lambda x, c: jnp.concatenate([F, u], -1), process.schedule, target)
     posterior = LearnedRange(of_maps, chain)(process.corrupt(x0, z, t), t)
-    return len(chain.t) / np.log(2) * jnp.mean(term(posterior, chain.gain_at(t), x0, levels))
+    return len(chain.t) / math.log(2) * jnp.mean(term(posterior, chain.gain_at(t), x0, levels))
 
 
 def check_levels(levels: int) -> None:

@@ -3,13 +3,13 @@
 The noise law is a field, because one family changes only that: PFGM++ takes a Student-t.
 """
 
+import math
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from diffjax.types import Array, Key, Schedule, pytree, static
 
@@ -113,4 +113,4 @@ class Gaussian(Additive):
 
 
 def _standard_normal(z: Array) -> Array:
-    return -0.5 * jnp.sum(z**2) - 0.5 * z.size * np.log(2 * np.pi)
+    return -0.5 * jnp.sum(z**2) - 0.5 * z.size * math.log(2 * math.pi)

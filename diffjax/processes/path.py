@@ -24,7 +24,7 @@ from diffjax import host
 from diffjax.calculus import FlowOnly
 from diffjax.processes.gaussian import Unconditional
 from diffjax.schedules import Rectified
-from diffjax.types import Array, Key, Schedule, pytree, static
+from diffjax.types import Array, Key, Schedule, pytree, real, static
 
 __all__ = ["rectified", "variance_preserving"]  # what a config may name
 
@@ -72,7 +72,7 @@ class Path(Unconditional):
         return self.phi(jnp.zeros(shape), self.law(key, shape), self.schedule.t_max if t is None else t)
 
     def _with_velocity(self, x0: Array, z: Array, t: Any) -> tuple[Array, Array]:
-        t = jnp.asarray(t, float)
+        t = real(t)
         return jax.jvp(lambda t: self.phi(x0, z, t), (t,), (jnp.ones_like(t),))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from diffjax import calculus, grids, host
+from diffjax.samplers import precision
 from diffjax.types import Array, Denoiser, Key, PyTree, Schedule
 
 
@@ -60,17 +61,18 @@ class _Scan(NamedTuple):
     trace: Callable | None
 
     def __call__(self, rows: PyTree, schedule: Schedule | None, *args: Any) -> Any:
-        *init, model, key, x = args if self.init is None else (self.init, *args)
+        *init, model, key, given = args if self.init is None else (self.init, *args)
+        x, rows, *init, model = _in_one_precision(schedule, model, given, rows, *init)
 
         def body(state: PyTree, indexed_row: Any) -> Any:
             index, row = indexed_row
             state = self.step(model, jax.random.fold_in(key, index), state, row)
             return state, (self.trace(state) if self.trace else None)
 
-        x = refuse_other_schedules(schedule, model, x)
         count = jax.tree.leaves(rows)[0].shape[0]
         state, trajectory = jax.lax.scan(body, init[0](x), (jnp.arange(count), rows))
-        return (self.final(model, state), trajectory) if self.trace else self.final(model, state)
+        x = precision.narrowed(self.final(model, state), given)
+        return (x, trajectory) if self.trace else x
 
 
 class _PaddedScan(NamedTuple):
@@ -81,21 +83,31 @@ class _PaddedScan(NamedTuple):
     final: Callable
 
     def __call__(self, rows: PyTree, schedule: Schedule | None, count: Array, *args: Any) -> Any:
-        *init, model, key, x = args if self.init is None else (self.init, *args)
+        *init, model, key, given = args if self.init is None else (self.init, *args)
+        x, rows, *init, model = _in_one_precision(schedule, model, given, rows, *init)
 
         def body(index: Array, state: PyTree) -> PyTree:
             row = jax.tree.map(lambda column: column[index], rows)
             return self.step(model, jax.random.fold_in(key, index), state, row)
 
-        x = refuse_other_schedules(schedule, model, x)
-        return self.final(model, jax.lax.fori_loop(0, count, body, init[0](x)))
+        return precision.narrowed(self.final(model, jax.lax.fori_loop(0, count, body, init[0](x))), given)
+
+
+def _in_one_precision(schedule: Schedule | None, model: Any, x: Any, *planned: PyTree) -> tuple[Any, ...]:
+    """Makes (x, *planned, model) of the precision of the state: what a walk starts with."""
+    x = refuse_other_schedules(schedule, model, precision.widened(x))
+    return x, *precision.like(planned, x), precision.Steady(model)
 
 
 def sampling_fn(sampler: Sampler, ts: Any, trace: Callable | None = None, max_rows: int | None = None) -> Partial:
     """Makes `sample(model, key, x_T) -> x_0`, the walk along a grid, for one example; `vmap` it over (key, x_T).
 
     The result is a `jax.tree_util.Partial` whose leaves are the rows: pass it to a jitted function as an argument, and
-    another grid, schedule or strength of the same length runs without a new compile.
+    another grid, another strength or other numbers in the schedule run without a new compile, if the walk is as long.
+    Another class of schedule is another program (the model carries it), as are another step and another order.
+
+    x_T is of any floating-point type, and so is x_0, of the same; the state between, which `trace` sees and the model
+    is shown, is float32, or float64 where x_T is (`precision`). The model may answer in any precision.
 
     Args:
         sampler: an algorithm, with its schedule.
@@ -155,7 +167,8 @@ def in_turn(first: Partial, then: Partial) -> Partial:
 
 def _in_turn(first: Callable, then: Callable, model: Any, key: Key, x: Array) -> Any:
     key_first, key_then = jax.random.split(key)
-    return then(model, key_then, first(model, key_first, x))
+    found = then(model, key_then, first(model, key_first, precision.widened(x)))
+    return precision.narrowed(found, x)
 
 
 def nfe(sample: Partial) -> int:

@@ -45,7 +45,7 @@ def slerp(a: Array, b: Array, weight: Any) -> Array:
         a, b: of one shape, not parallel.
         weight: 0 gives a, 1 gives b.
     """
-    cosine = jnp.vdot(a, b) / (jnp.linalg.norm(a.ravel()) * jnp.linalg.norm(b.ravel()))
+    cosine = jnp.vdot(a, b, precision="highest") / (jnp.linalg.norm(a.ravel()) * jnp.linalg.norm(b.ravel()))
     angle = jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
     return (jnp.sin((1 - weight) * angle) * a + jnp.sin(weight * angle) * b) / jnp.sin(angle)
 

@@ -247,7 +247,7 @@ def step(model: Denoiser, key: Key, state: State, row: Row) -> State:
     """Walks along one row without noise: one evaluation, and the update that follows."""
     y = row.y_x * state.x + row.y_mean * model(state.x, row.t).mean
     ys = jnp.concatenate([y[None], state.ys[:-1]])
-    return State(row.x * state.x + jnp.tensordot(row.ys, ys, 1), ys)
+    return State(row.x * state.x + jnp.tensordot(row.ys, ys, 1, precision="highest"), ys)
 
 
 def noisy_step(model: Denoiser, key: Key, state: State, row: Row) -> State:

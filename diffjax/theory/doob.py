@@ -39,7 +39,9 @@ class Pinned:
         """Computes log h = log p(x_T = y | x_t = x), a scalar."""
         A, b, Q = self.sde.discretize(self.t_max - t)
         miss = self.y - jnp.matmul(A, x, precision="highest") - b
-        return -0.5 * (miss @ jnp.linalg.solve(Q, miss) + jnp.linalg.slogdet(2 * np.pi * Q)[1])
+        return -0.5 * (
+            jnp.vdot(miss, jnp.linalg.solve(Q, miss), precision="highest") + jnp.linalg.slogdet(2 * np.pi * Q)[1]
+        )
 
     def drift(self, x: Array, t: Any) -> Array:
         """Computes the drift f + L L^T grad log h, (d,), with grad log h = A^T Q^-1 (y - A x - b)."""

@@ -152,7 +152,9 @@ def time_reversal(sde: Dynamics, score: Field, t_max: Any, churn: float = 1.0) -
 
 def _osmosis(sde: Dynamics, score: Field, x: Array, t: Any) -> Array:
     """Computes div D + D score = div(D p) / p, (d,)."""
-    return _row_divergence(lambda y: _spread(sde, y, t), x) + _spread(sde, x, t) @ score(x, t)
+    return _row_divergence(lambda y: _spread(sde, y, t), x) + jnp.matmul(
+        _spread(sde, x, t), score(x, t), precision="highest"
+    )
 
 
 def _spread(sde: Dynamics, x: Array, t: Any) -> Array:

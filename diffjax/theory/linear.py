@@ -78,7 +78,7 @@ class LinearSDE:
 
     def drift(self, x: Array, t: Any) -> Array:
         """Computes the drift F x + u, (d,)."""
-        return self.F @ x + self.u
+        return jnp.matmul(self.F, x, precision="highest") + self.u
 
     def diffusion(self, x: Array, t: Any) -> Array:
         """Returns the diffusion L, (d, k)."""

@@ -38,4 +38,5 @@ def straightness(velocity: Field | Callable, x0: Array, z: Array, rule: Rule | N
 
     over_pairs = jax.vmap(miss, in_axes=(0, 0, None))
     ts, weights = (jnp.asarray(a, x0.dtype) for a in (rule.ts, rule.weights))
-    return weights @ jax.lax.map(lambda t: over_pairs(x0, z, t).mean(), ts)
+    missed = jax.lax.map(lambda t: over_pairs(x0, z, t).mean(), ts)
+    return jnp.vdot(weights, missed, precision="highest")
