@@ -78,13 +78,16 @@ def angle(
 ) -> np.ndarray:
     """Steps in phi^(1/power), phi = arctan(sigma / (alpha sigma_data)): evenly turning TrigFlow at power 1; ends at 0.
 
-    Between the evenness of `karras` and of `log_snr`, without a t_min to choose: phi runs to 0 itself.
+    Between the evenness of `karras` and of `log_snr`, without a t_min to choose: phi runs to 0 itself, or to what it is
+    at t = 0 where data carries noise. It may start where alpha is 0: phi is pi / 2 there.
     """
     host.check_positive("sigma_data", sigma_data)
     host.check_positive("power", power)
 
     def warp(u, a, b):
-        noise = sigma_data * np.tan(np.arctan(float(_levels(schedule, [a])[0]) / sigma_data) * (1 - u[:-1]) ** power)
+        first, last = _angles(schedule, [a, 0.0], sigma_data)
+        u = u[:-1]
+        noise = sigma_data * np.tan(first * (1 - u + u * (last / first) ** (1 / power)) ** power)
         return np.append(_time_of_log_snr(schedule, -2 * np.log(noise)), 0.0)
 
     return _grid(schedule, n, t_max, 0.0, True, warp)
@@ -294,7 +297,7 @@ def _grid(schedule, n, t_max, t_min, zero, warp) -> np.ndarray:
         raise ValueError(f"Got t_min = {t_min} and t_max = {t_max}, expected 0 <= t_min < t_max <= {end}.")
     zero = zero and t_min > 0  # t_min = 0 is that last time already
     points = n if zero else n + 1
-    ts = np.asarray([t_max]) if points == 1 else np.array(warp(np.linspace(0, 1, points), t_max, t_min))
+    ts = np.array(warp(np.linspace(0, 1, max(points, 2)), t_max, t_min))[:points]  # looks at both ends, if one is taken
     ts[0] = t_max
     if points > 1:
         ts[-1] = t_min  # the ends are exact, whatever the warp rounds
@@ -310,6 +313,15 @@ def _levels(schedule, ts) -> np.ndarray:
             f"log-SNR is infinite at t = {ts[i]} (alpha = {alpha[i]}, sigma = {sigma[i]}); move that end inwards."
         )
     return sigma / alpha
+
+
+def _angles(schedule, ts, sigma_data) -> np.ndarray:
+    """arctan(sigma / (alpha sigma_data)) at times where not both are 0."""
+    alpha, sigma = calculus.amplitudes(schedule, ts)
+    if (nothing := np.flatnonzero((alpha == 0) & (sigma == 0))).size:
+        i = nothing[0]
+        raise ValueError(f"log-SNR is infinite at t = {ts[i]} (alpha = 0.0, sigma = 0.0); move that end inwards.")
+    return np.arctan2(sigma, alpha * sigma_data)
 
 
 def _time_of_log_snr(schedule, values) -> np.ndarray:

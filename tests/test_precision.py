@@ -70,7 +70,7 @@ def test_a_padded_walk(wide):
         ts = grids.log_snr(VP(), 5)
         sample = samplers.sampling_fn(samplers.ancestral.ddpm(VP()), ts, max_rows=9)
         for dtype in ("bfloat16", "float32"):
-            found = jax.eval_shape(lambda x: sample(mixture(VP()), KEY, x), jax.ShapeDtypeStruct(SHAPE, dtype))  # noqa: B023
+            found = jax.eval_shape(lambda x: sample(mixture(VP()), KEY, x), jax.ShapeDtypeStruct(SHAPE, dtype))
             assert found.dtype == dtype
 
 
@@ -135,7 +135,7 @@ def test_dequantised_examples(dtype, wide):
         t = jnp.asarray(0.1, state_of(dtype))
         for make in (
             lambda x: likelihood.dequantise.uniform(KEY, x, 17),
-            lambda x: likelihood.dequantise.gaussian(KEY, x, 17, VP(), t),  # noqa: B023
+            lambda x: likelihood.dequantise.gaussian(KEY, x, 17, VP(), t),
         ):
             assert {part.dtype for part in jax.eval_shape(make, x)} == {state_of(dtype)}
 
@@ -167,7 +167,7 @@ def test_network_denoisers(make):
         denoise = make(net, VP(), denoisers.V(), chains.chain(VP(), ts))
         sample = samplers.sampling_fn(samplers.ancestral.ddpm(VP()), ts)
         for dtype in ("bfloat16", "float32"):
-            found = jax.eval_shape(lambda x: sample(denoise, KEY, x), jax.ShapeDtypeStruct(SHAPE, dtype))  # noqa: B023
+            found = jax.eval_shape(lambda x: sample(denoise, KEY, x), jax.ShapeDtypeStruct(SHAPE, dtype))
             assert found.dtype == dtype
 
 

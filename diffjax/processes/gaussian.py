@@ -3,8 +3,8 @@
 The noise law is a field, because one family changes only that: PFGM++ takes a Student-t.
 """
 
-import math
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 

@@ -4,8 +4,14 @@ With u = x / alpha, n = sigma / alpha and s = sigma_data, let phi = arctan(n / s
 
     dr / dphi = y,    y = (s^2 u - (n^2 + s^2) E[x_0 | x]) / (n s sqrt(n^2 + s^2))
 
-is -F of EDM's preconditioning (Lu & Song 2024, eq. 8). It vanishes on Gaussian data of standard deviation s, where
-every step is then exact, and phi runs from pi / 2, pure noise, to 0, the data: the last step keeps its full order.
+is -F of EDM's preconditioning (Lu & Song 2024, eq. 8). With R = sqrt(sigma^2 + alpha^2 s^2) these are
+
+    phi = arctan(sigma / (alpha s)),    r = x / R,    y = (alpha s^2 x - R^2 E[x_0 | x]) / (R sigma s),
+
+finite where alpha = 0 too: there phi = pi / 2, r = x / sigma, y = -E[x_0] / s. phi runs from pi / 2, pure noise, to 0,
+the data: the last step keeps its full order. On Gaussian data N(m, s^2) y = -(m / s) sin(phi): for m = 0 it vanishes,
+and every step is exact; for another mean the steps have the method's order (centre the data, or take
+`principal.adams` with Axes(m, s^2), which is exact there).
 """
 
 from itertools import pairwise
@@ -28,18 +34,17 @@ def adams(schedule: Schedule, order: int = 2, sigma_data: float = 0.5) -> Sample
         sigma_data: standard deviation s of the data, in units of x_0.
 
     Raises:
-        ValueError: for another order or a sigma_data that is not positive, or (at planning) if the grid starts where
-            alpha is 0.
+        ValueError: for another order or a sigma_data that is not positive.
     """
     order = host.check_order(order, (1, 2, 3, 4))
     if not 0 < sigma_data < np.inf:
         raise ValueError(f"sigma_data is {sigma_data}, expected a positive number.")
-    angle = lambda level: np.arctan(level.ratio / sigma_data)
-    radius = lambda level: level.alpha * np.hypot(level.ratio, sigma_data)  # x / r
+    angle = lambda level: np.arctan2(level.sigma, level.alpha * sigma_data)
+    radius = lambda level: np.hypot(level.sigma, level.alpha * sigma_data)  # R = x / r
 
     def field(level: table.Level) -> tuple[float, float]:
-        n, total = level.ratio, np.hypot(level.ratio, sigma_data)
-        return sigma_data / (n * total * level.alpha), -total / (n * sigma_data)
+        total = radius(level)
+        return level.alpha * sigma_data / (total * level.sigma), -total / (level.sigma * sigma_data)
 
     def program(walk: table.Walk) -> table.Form:
         r, past = walk.start / radius(walk.levels[0]), []
