@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
-from diffjax.calculus import time_of
+from diffjax.calculus import leaving_zero, time_of
 from diffjax.types import Array, Schedule, pytree, real
 
 HALVINGS = 60
@@ -94,8 +94,13 @@ class Warped:
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """Computes (alpha_t, sigma_t) of the base schedule at t_max clock(t / t_max)."""
-        return self.base(self.t_max * self.clock(real(t) / self.t_max))
+        return _warped(self, real(t))
 
     def inverse(self, log_snr: Any) -> Array:
         """Finds the time of a log-SNR; the base schedule needs an inverse."""
         return self.t_max * self.clock.inverse(time_of(self.base, log_snr) / self.t_max)
+
+
+@leaving_zero
+def _warped(schedule: Warped, t: Array) -> tuple[Array, Array]:
+    return schedule.base(schedule.t_max * schedule.clock(t / schedule.t_max))

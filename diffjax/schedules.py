@@ -3,7 +3,8 @@
 alpha and sigma are amplitudes: kexue's alpha-bar and beta-bar, the square roots of DDPM's `alphas_cumprod` and
 `1 - alphas_cumprod`. Time runs from 0 (data) to `t_max` (noise). Every formula is written so that float32 is enough:
 the relative error of sigma stays below 1e-6 down to t = 1e-5. Hyper-parameters are pytree leaves: changing one does
-not retrace, and gradients with respect to them exist.
+not retrace, and gradients with respect to them exist at every t, both ends included. That with respect to t does where
+the slope is finite: at t = 0 sigma of VP, Cosine and Tabulated rises like sqrt(t).
 """
 
 import math
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
+from diffjax.calculus import leaving_zero
 from diffjax.types import Array, pytree, real
 
 __all__ = ["EDM", "VDM", "VE", "VP", "Cosine", "Rectified", "Rounded", "SubVP", "Tabulated"]  # what a config may name
@@ -38,8 +40,7 @@ class VP:
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """Computes (alpha_t, sigma_t): alpha = exp(-B / 2), sigma^2 = 1 - exp(-B), B = integral of beta."""
-        integral = _linear_beta_integral(self.beta_min, self.beta_max, t)
-        return jnp.exp(-0.5 * integral), jnp.sqrt(-jnp.expm1(-integral))
+        return _vp(self, real(t))
 
     def inverse(self, log_snr: Any) -> Array:
         """Finds the time of a log-SNR: B = softplus(-log_snr), then the stable root of the quadratic."""
@@ -49,6 +50,12 @@ class VP:
         """Computes log(SNR_t / SNR_T), whose ratio is expm1(B_T) / expm1(B_t) = 1 + expm1(B_T - B_t) / -expm1(-B_t)."""
         left, integral = _linear_beta_left(self, t)
         return jnp.log1p(jnp.expm1(left) / -jnp.expm1(-integral))
+
+
+@leaving_zero
+def _vp(schedule: VP, t: Array) -> tuple[Array, Array]:
+    integral = _linear_beta_integral(schedule.beta_min, schedule.beta_max, t)
+    return jnp.exp(-0.5 * integral), jnp.sqrt(-jnp.expm1(-integral))
 
 
 @pytree
@@ -204,12 +211,7 @@ class Cosine:
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """Computes (alpha_t, sigma_t); alpha^2 + sigma^2 = 1, both as products of sines, exact at both ends."""
-        t = real(t)
-        start, turn = self._angles()
-        travelled = t * turn
-        alpha = jnp.sin((1 - t) * turn) / jnp.cos(start)  # cos(u) = sin(pi/2 - u): exactly 0 at t = 1
-        # cos(u_0)^2 - cos(u)^2 = sin(u - u_0) sin(u + u_0): no cancellation at small t
-        return alpha, jnp.sqrt(jnp.sin(travelled) * jnp.sin(2 * start + travelled)) / jnp.cos(start)
+        return _cosine(self, real(t))
 
     def inverse(self, log_snr: Any) -> Array:
         """Finds the time of a log-SNR: alpha^2 = sigmoid(log_snr) gives cos(u) and sin(u)."""
@@ -223,6 +225,15 @@ class Cosine:
     def _angles(self) -> tuple[Any, Any]:
         """Computes u at t = 0, and how far u travels until t = 1."""
         return self.s / (1 + self.s) * _HALF_PI, _HALF_PI / (1 + self.s)
+
+
+@leaving_zero
+def _cosine(schedule: Cosine, t: Array) -> tuple[Array, Array]:
+    start, turn = schedule._angles()
+    travelled = t * turn
+    alpha = jnp.sin((1 - t) * turn) / jnp.cos(start)  # cos(u) = sin(pi/2 - u): exactly 0 at t = 1
+    # cos(u_0)^2 - cos(u)^2 = sin(u - u_0) sin(u + u_0): no cancellation at small t
+    return alpha, jnp.sqrt(jnp.sin(travelled) * jnp.sin(2 * start + travelled)) / jnp.cos(start)
 
 
 @pytree
@@ -282,9 +293,21 @@ class Tabulated:
 
     @classmethod
     def linear(cls, steps: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> "Tabulated":
-        """Makes the chain of DDPM's betas (Ho et al. 2020, section 4), times 1000 / steps (Nichol & Dhariwal 2021)."""
+        """Makes the chain of DDPM's betas (Ho et al. 2020, section 4), times 1000 / steps (Nichol & Dhariwal 2021).
+
+        Raises:
+            ValueError: for fewer than 1 step, or so few that a scaled beta is not below 1 (20 of the default betas).
+        """
         _check_chain(steps)
-        return cls.from_betas(np.linspace(beta_1, beta_T, steps) * (1000 / steps))
+        scale = 1000 / steps
+        if 0 < max(beta_1, beta_T) < 1 <= max(beta_1, beta_T) * scale:
+            least = int(np.floor(1000 * max(beta_1, beta_T))) + 1
+            raise ValueError(
+                f"A linear chain of {steps} steps has betas up to {max(beta_1, beta_T):g} times 1000 / {steps} = "
+                f"{max(beta_1, beta_T) * scale:g}, expected every beta in (0, 1): take steps >= {least}, a smaller "
+                "beta_T, or from_betas, which scales nothing."
+            )
+        return cls.from_betas(np.linspace(beta_1, beta_T, steps) * scale)
 
     @classmethod
     def cosine(cls, steps: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> "Tabulated":
@@ -311,12 +334,7 @@ class Tabulated:
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """Computes (alpha_t, sigma_t); alpha^2 + sigma^2 = 1."""
-        position = real(t) * self.steps
-        # A knot belongs to the step that ends there: beta(k / T) is beta_k, what a sampler that leaves it needs.
-        k = jnp.clip(jnp.ceil(position * (1 - jnp.finfo(position.dtype).eps)), 1, self.steps)
-        table, end = jnp.asarray(self.log_alpha, position.dtype), k.astype(int)
-        log_alpha = table[end - 1] + (position - (k - 1)) * (table[end] - table[end - 1])
-        return jnp.exp(log_alpha), jnp.sqrt(0.0 - jnp.expm1(2 * log_alpha))  # 0 - y: -y would make sigma_0 = -0
+        return _tabulated(self, real(t))
 
     def inverse(self, log_snr: Any) -> Array:
         """Finds the time of a log-SNR: alpha^2 = sigmoid(log_snr)."""
@@ -324,6 +342,16 @@ class Tabulated:
         table, count = jnp.asarray(self.log_alpha, value.dtype), jnp.arange(self.steps + 1, dtype=value.dtype)
         position = jnp.interp(0.5 * jax.nn.softplus(-value), -table, count)
         return position / self.steps
+
+
+@leaving_zero
+def _tabulated(schedule: Tabulated, t: Array) -> tuple[Array, Array]:
+    position = t * schedule.steps
+    # A knot belongs to the step that ends there: beta(k / T) is beta_k, what a sampler that leaves it needs.
+    k = jnp.clip(jnp.ceil(position * (1 - jnp.finfo(position.dtype).eps)), 1, schedule.steps)
+    table, end = jnp.asarray(schedule.log_alpha, position.dtype), k.astype(int)
+    log_alpha = table[end - 1] + (position - (k - 1)) * (table[end] - table[end - 1])
+    return jnp.exp(log_alpha), jnp.sqrt(0.0 - jnp.expm1(2 * log_alpha))  # 0 - y: -y would make sigma_0 = -0
 
 
 @pytree

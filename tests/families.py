@@ -19,6 +19,7 @@ class Family(NamedTuple):
         walk: (sampler, ts, trace) -> sample.
         schedule: that it is tried on where one is enough.
         slow: whether it is slow to trace.
+        more: whether it refuses for other reasons too: steps that diverge, intervals that are not in the grid.
     """
 
     make: Callable[[Schedule], Sampler]
@@ -27,6 +28,7 @@ class Family(NamedTuple):
     walk: Callable[..., Any] = samplers.sampling_fn
     schedule: Schedule = VP()
     slow: bool = False
+    more: bool = False
 
     def grid(self, n: int = 5) -> Any:
         """A grid of its own schedule."""
@@ -57,8 +59,8 @@ FAMILIES = {
     "reverse_diffusion": Family(samplers.predictor.reverse_diffusion, **LATE),
     "large_variance": Family(samplers.predictor.ancestral, **LATE),
     "heun": Family(samplers.heun.edm, **LATE),
-    "heun_churn": Family(lambda s: samplers.heun.edm(s, churn=2.0, s_max=1.0), **LATE),
-    "restart": Family(samplers.restart.restart, **LATE),
+    "heun_churn": Family(lambda s: samplers.heun.edm(s, churn=2.0, s_max=1.0), more=True, **LATE),
+    "restart": Family(samplers.restart.restart, more=True, **LATE),
     "adams": Family(samplers.multistep.adams),
     "adams_tau": Family(lambda s: samplers.multistep.adams(s, 2, tau=1.0)),
     "dpmpp_2m": Family(samplers.multistep.dpmpp_2m),
@@ -75,7 +77,7 @@ FAMILIES = {
     "trigflow": Family(samplers.trigflow.adams),
     "principal": Family(lambda s: samplers.principal.adams(s, AXES, free_start=False)),
     "predictor_corrector": Family(samplers.langevin.predictor_corrector, **LATE),
-    "annealed": Family(lambda s: samplers.langevin.annealed(s, eps=1e-5, steps=2), to_data=False),
+    "annealed": Family(lambda s: samplers.langevin.annealed(s, eps=1e-5, steps=2), to_data=False, more=True),
     "hybrid": Family(samplers.hybrid.ddbm, **LATE),
     "ode": Family(samplers.ode.probability_flow, to_data=False, slow=True),
     "ode_fixed": Family(lambda s: samplers.ode.probability_flow(s, "Heun", adaptive=False), to_data=False, slow=True),

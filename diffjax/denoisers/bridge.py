@@ -74,6 +74,12 @@ class DDBM(Prediction):
         A, B, _, total, spread = self._moments(schedule, t)
         return (B * self.sigma_0**2 + A * self.sigma_0T) / total, jnp.sqrt(spread / total)
 
+    def noise_out(self, schedule: Any, t: Any) -> Array:
+        """Computes c_out B / C; where C is 0, B sigma_0 / sqrt(total): 1 at t = 0, and 0 at t_max."""
+        _, B, C, total, spread = self._moments(schedule, t)
+        inside = jnp.sqrt(spread / total) * B / jnp.where(C > 0, C, 1.0)
+        return jnp.where(C > 0, inside, B * self.sigma_0 / jnp.sqrt(total))
+
     def offset(self, schedule: Any, t: Any) -> Array:
         """Computes e = -c_skip A y / c_out, of x's shape."""
         c_skip, c_out = self.skip_out(schedule, t)

@@ -34,6 +34,11 @@ class Prediction:
         """Computes (c_skip, c_out) of x_0 = c_skip x_t + c_out (F - `offset`)."""
         raise NotImplementedError
 
+    def noise_out(self, schedule: Schedule, t: Any) -> Any:
+        """Computes c_out alpha / sigma, the factor from an error of F to one of eps, also where that is 0 / 0."""
+        alpha, sigma = schedule(t)
+        return self.skip_out(schedule, t)[1] * alpha / sigma
+
     def offset(self, schedule: Schedule, t: Any) -> Any:
         """Computes the third term e of F, known beforehand: 0, but for what enters linearly (`denoisers.bridge`)."""
         return 0.0
@@ -88,6 +93,10 @@ class Eps(Prediction):
         alpha, sigma = schedule(t)
         return 1 / alpha, -sigma / alpha
 
+    def noise_out(self, schedule: Schedule, t: Any) -> Any:
+        """Computes -1: F is eps."""
+        return -1.0
+
 
 @pytree
 class V(Prediction):
@@ -105,6 +114,11 @@ class V(Prediction):
         alpha, sigma = schedule(t)
         norm = alpha**2 + sigma**2
         return alpha / norm, -sigma / norm
+
+    def noise_out(self, schedule: Schedule, t: Any) -> Any:
+        """Computes -alpha / (alpha^2 + sigma^2)."""
+        alpha, sigma = schedule(t)
+        return -alpha / (alpha**2 + sigma**2)
 
 
 @pytree
@@ -126,6 +140,11 @@ class Velocity(Prediction):
         wronskian = alpha * d_sigma - sigma * d_alpha
         return d_sigma / wronskian, -sigma / wronskian
 
+    def noise_out(self, schedule: Schedule, t: Any) -> Any:
+        """Computes -alpha / (alpha sigma' - sigma alpha')."""
+        (alpha, sigma), (d_alpha, d_sigma) = derivatives(schedule, t)
+        return -alpha / (alpha * d_sigma - sigma * d_alpha)
+
 
 @pytree
 class Score(Prediction):
@@ -144,6 +163,10 @@ class Score(Prediction):
         """Computes (c_skip, c_out) = (1, sigma^2) / alpha: Tweedie's formula."""
         alpha, sigma = schedule(t)
         return 1 / alpha, sigma**2 / alpha
+
+    def noise_out(self, schedule: Schedule, t: Any) -> Any:
+        """Computes sigma."""
+        return schedule(t)[1]
 
 
 @pytree
@@ -171,6 +194,11 @@ class EDM(Prediction):
         alpha, sigma = schedule(t)
         total = jnp.hypot(sigma, alpha * self.sigma_data)
         return alpha * (self.sigma_data / total) ** 2, sigma * self.sigma_data / total
+
+    def noise_out(self, schedule: Schedule, t: Any) -> Any:
+        """Computes alpha sigma_data / sqrt(total2)."""
+        alpha, sigma = schedule(t)
+        return alpha * self.sigma_data / jnp.hypot(sigma, alpha * self.sigma_data)
 
 
 Target = Prediction

@@ -2,22 +2,38 @@
 
 A weight multiplies the squared error of F. The sources state theirs for the error of x_0, eps or the score; since
 x_0 - x_0_hat = c_out (F - F_hat), each is c_out^2 times its weight in x_0 space, whatever the network predicts.
+
+At the ends of time, where SNR is infinite or 0, that product may be infinity times 0. What it tends to there follows
+from c_out and the factor e = c_out alpha / sigma of eps, which targets state apart (`noise_out`): e^2 is SNR c_out^2.
+So a weight is finite at an end wherever its limit is. Where that is infinite, as eps's of `likelihood` is at alpha = 0,
+or the target itself is (Score at sigma = 0, Velocity where sigma' is infinite), times have to end inside (t_min, t_max).
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 
-from diffjax.calculus import rates
+from diffjax.calculus import derivatives, rates
+from diffjax.denoisers.targets import Prediction
 from diffjax.host import check_positive
 from diffjax.types import Array, Schedule
 
 Weight = Callable[[Schedule, Any, Any], Any]  # (schedule, target, t) -> scalar
+Limit = Callable[[Schedule, Any, Any, Any], Array]  # (schedule, t, c_out, e) -> scalar, where alpha or sigma is 0
 
 
-def _of_x0_error(weight_x0: Callable[[Schedule, Any], Array]) -> Weight:
-    return lambda schedule, target, t: weight_x0(schedule, t) * target.skip_out(schedule, t)[1] ** 2
+def _of_x0_error(weight_x0: Callable[[Schedule, Any], Array], limit: Limit) -> Weight:
+    """Makes the weight whose factor of the squared error of x_0 is weight_x0, and what it tends to at the ends."""
+
+    def weight(schedule: Schedule, target: Any, t: Any) -> Array:
+        (alpha, sigma), c_out = schedule(t), target.skip_out(schedule, t)[1]
+        inside = weight_x0(schedule, t) * c_out**2
+        e = getattr(target, "noise_out", partial(Prediction.noise_out, target))(schedule, t)
+        return jnp.where((alpha == 0) | (sigma == 0), limit(schedule, t, c_out, e), inside)
+
+    return weight
 
 
 def _snr(schedule: Schedule, t: Any) -> Array:
@@ -32,28 +48,41 @@ def unit() -> Weight:
 
 def simple() -> Weight:
     """Weights the error of eps by 1 (Ho et al. 2020, L_simple): SNR on x_0."""
-    return _of_x0_error(_snr)
+    return _of_x0_error(_snr, lambda schedule, t, c_out, e: jnp.square(e))
 
 
 def likelihood() -> Weight:
     """Weights the error of the score by g^2, which bounds -log p (Song et al. 2021b); that of x_0 by -d SNR/dt."""
-    return _of_x0_error(lambda schedule, t: rates(schedule, t)[1] * _snr(schedule, t) / schedule(t)[1] ** 2)
+
+    def limit(schedule: Schedule, t: Any, c_out: Any, e: Any) -> Array:
+        (alpha, sigma), (d_alpha, d_sigma) = derivatives(schedule, t)
+        fall = 2 * (alpha * d_sigma - sigma * d_alpha)  # -d SNR/dt = fall alpha / sigma^3
+        return jnp.where(sigma == 0, fall * e**2 / (alpha * sigma), fall * e * c_out / sigma**2)
+
+    return _of_x0_error(lambda schedule, t: rates(schedule, t)[1] * _snr(schedule, t) / schedule(t)[1] ** 2, limit)
 
 
 def min_snr(gamma: float = 5.0) -> Weight:
     """Weights the error of x_0 by min(SNR, gamma) (Hang et al. 2023)."""
     check_positive("gamma", gamma)
-    return _of_x0_error(lambda schedule, t: jnp.minimum(_snr(schedule, t), gamma))
+    least = lambda schedule, t, c_out, e: jnp.minimum(jnp.square(e), gamma * c_out**2)
+    return _of_x0_error(lambda schedule, t: jnp.minimum(_snr(schedule, t), gamma), least)
 
 
 def edm(sigma_data: float = 0.5) -> Weight:
     """Weights the error of x_0 by (l^2 + s^2) / (l s)^2, l the level, s sigma_data (Karras et al. 2022, table 1)."""
     check_positive("sigma_data", sigma_data)
-    return _of_x0_error(lambda schedule, t: _snr(schedule, t) + 1 / sigma_data**2)
+    both = lambda schedule, t, c_out, e: jnp.square(e) + c_out**2 / sigma_data**2
+    return _of_x0_error(lambda schedule, t: _snr(schedule, t) + 1 / sigma_data**2, both)
 
 
 def p2(gamma: float = 1.0, k: float = 1.0) -> Weight:
     """Weights the error of eps by 1 / (k + SNR)^gamma (Choi et al. 2022)."""
     check_positive("gamma", gamma)
     check_positive("k", k)
-    return _of_x0_error(lambda schedule, t: _snr(schedule, t) / (k + _snr(schedule, t)) ** gamma)
+
+    def limit(schedule: Schedule, t: Any, c_out: Any, e: Any) -> Array:
+        clean = jnp.square(c_out) ** gamma * jnp.square(e) ** (1 - gamma)  # e^2 / SNR^gamma
+        return jnp.where(schedule(t)[1] == 0, clean, jnp.square(e) / k**gamma)
+
+    return _of_x0_error(lambda schedule, t: _snr(schedule, t) / (k + _snr(schedule, t)) ** gamma, limit)

@@ -18,9 +18,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.calculus import amplitudes, log_snr, remaining, time_of
+from diffjax.calculus import amplitudes, leaving_zero, log_snr, remaining, time_of
 from diffjax.processes.gaussian import Gaussian
-from diffjax.types import Array, Key, Schedule, pytree, static
+from diffjax.types import Array, Key, Schedule, pytree, real, static
 
 
 @pytree
@@ -36,9 +36,7 @@ class BridgeSchedule:
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """Computes the amplitudes (B_t, C_t) of x_0 and z in u_t."""
-        alpha, sigma = self.base(t)
-        open_ = -jnp.expm1(-remaining(self.base, t))  # 1 - r
-        return alpha * open_, sigma * jnp.sqrt(open_)
+        return _bridge(self, real(t))
 
     def endpoint_weight(self, t: Any) -> Array:
         """A_t, from 0 where sigma is to 1 at t_max."""
@@ -48,6 +46,13 @@ class BridgeSchedule:
     def inverse(self, log_snr_u: Any) -> Array:
         """The time of a log-SNR of u: the base's SNR is larger by SNR_T."""
         return time_of(self.base, jnp.logaddexp(log_snr_u, log_snr(self.base, self.t_max)))
+
+
+@leaving_zero
+def _bridge(schedule: BridgeSchedule, t: Array) -> tuple[Array, Array]:
+    alpha, sigma = schedule.base(t)
+    open_ = -jnp.expm1(-remaining(schedule.base, t))  # 1 - r
+    return alpha * open_, sigma * jnp.sqrt(open_)
 
 
 @pytree

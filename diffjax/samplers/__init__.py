@@ -24,6 +24,7 @@ from diffjax.samplers.bridging import bridging_fn as bridging_fn
 from diffjax.samplers.bridging import pinned as pinned
 from diffjax.samplers.bridging import walking_fn as walking_fn
 from diffjax.samplers.encoding import encoding_fn as encoding_fn
+from diffjax.samplers.table import AmplifyingPlan as AmplifyingPlan
 
 __all__ = [  # what a config may name
     "ancestral",

@@ -31,7 +31,8 @@ def ddim(schedule: Schedule, eta: float = 0.0) -> Sampler:
     def plan(ts: np.ndarray) -> Linear:
         (alpha, sigma) = amplitudes(schedule, ts)
         (alpha_t, alpha_s), (sigma_t, sigma_s) = (alpha[:-1], alpha[1:]), (sigma[:-1], sigma[1:])
-        noise_var = (eta * sigma_s) ** 2 * -np.expm1(_log_snr_change(alpha, sigma))
+        # Up the grid, as an encoder walks, to alpha = 0 the change is infinite: 0 times it is no number.
+        noise_var = (eta * sigma_s) ** 2 * -np.expm1(_log_snr_change(alpha, sigma)) if eta else np.zeros_like(sigma_s)
         k = np.sqrt(sigma_s**2 - noise_var) / sigma_t
         mean = alpha_s - k * alpha_t
         # No noise on the step that arrives at data: what is wanted there is the mean, not another draw.

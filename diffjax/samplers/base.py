@@ -117,13 +117,9 @@ def sampling_fn(sampler: Sampler, ts: Any, trace: Callable | None = None, max_ro
             are run (by a loop of variable length, which has no reverse-mode gradient and no trajectory).
 
     Raises:
-        ValueError: if the grid is not finite, decreasing, inside the schedule's domain, or does not suit the sampler;
-            if the sampler adds noise where only the flow is right (`calculus.FlowOnly`); if there are more rows than
-            max_rows, or both trace and max_rows.
+        ValueError: as `rows_of`; if there are more rows than max_rows, or both trace and max_rows.
     """
-    end = None if sampler.schedule is None else float(sampler.schedule.t_max)
-    planned = sampler.plan(grids.check(ts, end))
-    _refuse_noise(sampler.schedule, planned)
+    planned = rows_of(sampler, ts)
     init, *leaves = (None, sampler.init) if isinstance(sampler.init, Partial) else (sampler.init,)
     put = jax.device_put  # jnp.asarray would compile a program for every new shape
     if max_rows is None:
@@ -137,6 +133,30 @@ def sampling_fn(sampler: Sampler, ts: Any, trace: Callable | None = None, max_ro
     fill = lambda a: np.concatenate([a, np.repeat(a[-1:], max_rows - count, 0)])
     scan = _PaddedScan(sampler.step, init, sampler.final)
     return Partial(scan, put(jax.tree.map(fill, planned)), sampler.schedule, put(np.int32(count)), *put(leaves))
+
+
+def rows_of(sampler: Sampler, ts: Any) -> PyTree:
+    """Plans the rows of a walk along a grid, and looks at them.
+
+    Raises:
+        ValueError: if the grid is not finite, decreasing, inside the schedule's domain, or does not suit the sampler;
+            if the sampler adds noise where only the flow is right (`calculus.FlowOnly`); if a row is not finite, as
+            where a method steps in what is infinite at an end of the grid.
+    """
+    end = None if sampler.schedule is None else float(sampler.schedule.t_max)
+    ts = grids.check(ts, end)
+    with np.errstate(all="ignore"):  # what comes of it is looked at
+        planned = sampler.plan(ts)
+    _refuse_noise(sampler.schedule, planned)
+    for path, column in jax.tree_util.tree_leaves_with_path(planned):
+        column = np.asarray(column)
+        if column.dtype.kind == "f" and not np.isfinite(column).all():
+            i = np.argwhere(~np.isfinite(column))[0]
+            raise ValueError(
+                f"Row {i[0]} of {len(column)} has {jax.tree_util.keystr(path)} = {column[tuple(i)]} on the grid from "
+                f"t = {ts[0]:g} to {ts[-1]:g}: the sampler is not finite there; move that end inwards."
+            )
+    return planned
 
 
 def starts_too_early(why: str, instead: str | None = None) -> ValueError:

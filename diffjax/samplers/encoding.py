@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import grids
-from diffjax.samplers.base import Sampler, sampling_fn
+from diffjax.samplers.base import Sampler, rows_of, sampling_fn
 from diffjax.types import Array
 
 
@@ -29,7 +29,7 @@ def encoding_fn(sampler: Sampler, ts: Any) -> jax.tree_util.Partial:
     ts = grids.check(ts, end)
     if ts[-1] == 0:
         raise ValueError("Encoding starts at the grid's last time, where x must carry noise; got 0: give zero=False.")
-    rows = sampler.plan(ts)
+    rows = rows_of(sampler, ts)
     noisy = [name for name in rows._fields if name.startswith("noise") and np.any(getattr(rows, name) != 0)]
     if noisy:
         raise ValueError(

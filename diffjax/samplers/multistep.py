@@ -30,7 +30,12 @@ Weights = Callable[[np.ndarray, float], np.ndarray]  # nodes (p,) in units of h,
 def adams(schedule: Schedule, order: int = 3, tau: float = 0.0, lower_final: bool = False) -> Sampler:
     """Makes the exponential Adams-Bashforth sampler of order 1, 2 or 3, integrals exact; starts at order 1.
 
-    With tau > 0 it is the predictor of SA-Solver (Xue et al. 2023) at constant tau.
+    With tau > 0 it is the predictor of SA-Solver (Xue et al. 2023, eq. 14) at constant tau, with the paper's integrals.
+    Their public code adds a term of O(h^3) at order 2, and so in the second step of order 3: its samples are others on
+    few steps; without that term the two agree to rounding.
+
+    Order 3 extrapolates far where a step is longer in lambda than those before it, as the last ones of equal steps in t
+    are, and with noise the more: such a plan warns (`table.AmplifyingPlan`). Take `grids.log_snr`, or lower_final.
 
     Args:
         order: 1, 2 or 3.

@@ -117,7 +117,8 @@ def adams(
     """Steps by Adams-Bashforth-Moulton what is beyond the data's Gaussian fit: for walks of few evaluations.
 
     A grid that suits it is `grids.angle(schedule, n, sigma_data=1.3 s, power=1.25)`: 0.7 for digits in [-1, 1]. An
-    entry that never varies ends within 1e-3 s of its value. A walk that ends at sigma > 0 ends in x_t.
+    entry that never varies ends within 1e-3 s of its value. A walk that ends at sigma > 0 ends in x_t. In float32 order
+    3 is 8.6e-4 off float64 after 1000 steps of log_snr(VP), for its last step extrapolates over many spacings.
 
     Args:
         axes: moments of the data, or the file that holds them.

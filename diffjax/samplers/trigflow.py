@@ -29,6 +29,10 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(4)  # exact for the cubics of
 def adams(schedule: Schedule, order: int = 2, sigma_data: float = 0.5) -> Sampler:
     """Makes Adams-Bashforth in phi: the polynomial through evaluations of y, integrated exactly; starts at order 1.
 
+    Order 4 is no reference of many steps in float32, as `deis.lms` says of its own: 2.6e-4 off float64 at N = 200 on
+    log_snr(VP), 3.4e-2 at 1000; in few steps of log_snr or karras it extrapolates far at the noise (`grids.angle` is
+    its clock). Either plan warns (`table.AmplifyingPlan`).
+
     Args:
         order: 1 to 4.
         sigma_data: standard deviation s of the data, in units of x_0.
