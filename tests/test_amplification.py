@@ -1,16 +1,19 @@
 """Plans whose weights extrapolate far: they say so when they are made, those of shipped configs never do."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rows
 from families import FAMILIES
 
-from diffjax import calculus, grids
+from diffjax import calculus, grids, runs, samplers
+from diffjax.runs.build import PARTS
 from diffjax.samplers import AmplifyingPlan, ancestral, deis, multistep, sampling_fn, table, trigflow
 from diffjax.schedules import EDM, VP, Rectified
 
+ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.filterwarnings("error")
 MEANS, SPREAD = (-1.0, 1.0), 0.2  # of a mixture of two, of standard deviation 1.02
 
@@ -48,7 +51,7 @@ def test_a_plan_that_explodes_says_so_and_names_a_grid_that_does_not(make, grid,
     """Its samples are off by more than `off`; on the grid that it names they are within 0.15, in as many steps."""
     sampler = make(VP())
     with pytest.warns(
-        AmplifyingPlan, match=r"from t = 0\.1\d* to 0\.001 .* \(bound 30\).* take grids\.\w+, where"
+        AmplifyingPlan, match=r"from t = 0\.\d+ to 0\.001 .* \(bound 30\).* take grids\.\w+, where"
     ) as said:
         sampling_fn(sampler, grid(VP(), n))
     assert abs(deviation(sampler, grid(VP(), n)) - 1.02) > off
@@ -80,6 +83,15 @@ def test_no_alarm_on_the_grids_of_the_field(name):
     for grid, schedule in ((grids.log_snr, VP()), (grids.angle, VP()), (grids.karras, EDM())):
         for n in (10, 50):
             FAMILIES[name].make(schedule).plan(grid(schedule, n))
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*.py")), ids=lambda path: path.stem)
+def test_no_alarm_on_a_shipped_config(path):
+    config = runs.load(str(path))
+    if "sampler" not in config or "grid" not in config:
+        pytest.skip("no walk")
+    schedule = PARTS["process"].make(config).schedule
+    samplers.walking_fn(PARTS["sampler"].make(config)(schedule), PARTS["grid"].make(config)(schedule))
 
 
 def test_the_measure():

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from samplers_table import SAMPLERS, SETTINGS, grid_for
 
-from diffjax.samplers import Sampler, ancestral, hybrid, langevin, ode, sampling_fn, table, trigflow
+from diffjax.samplers import Sampler, ancestral, hybrid, langevin, multistep, ode, sampling_fn, table, trigflow
 from diffjax.schedules import VE, VP, Cosine
+from diffjax.types import Posterior
 
 # Compiles.
 
@@ -66,6 +67,34 @@ def test_rows_are_padded_on_the_host():
     grids = [np.asarray(grid_for("ddim", "vp", n)) for n in (5, 7)]
     sampling_fn(sampler, grids[0], max_rows=11)
     assert COMPILES.during(lambda: sampling_fn(sampler, grids[1], max_rows=12)) == 0
+
+
+def test_what_is_no_new_program():
+    """Other numbers of the schedule, another grid, another strength are none; another schedule, or order, is one."""
+    traces = []
+
+    class Model:
+        def __init__(self, schedule):
+            self.schedule = schedule
+
+        def __call__(self, x, t):
+            traces.append(None)
+            return Posterior(0.5 * x)
+
+    jax.tree_util.register_pytree_node(Model, lambda m: ((m.schedule,), None), lambda _, leaves: Model(*leaves))
+    run = jax.jit(lambda sample, model, x: sample(model, jax.random.key(0), x))
+    x, counts = np.ones(2, np.float32), []
+    for sampler, ts in (
+        (multistep.adams(VP()), [1.0, 0.4, 0.1, 0.0]),
+        (multistep.adams(VP(0.2, 10.0)), [0.9, 0.5, 0.3, 0.1]),
+        (multistep.dpmpp_3m(VP(), lower_final=True), [1.0, 0.4, 0.1, 0.0]),
+        (multistep.adams(VE()), [1.0, 0.4, 0.1, 0.0]),
+        (multistep.adams(VP(), 2), [1.0, 0.4, 0.1, 0.0]),
+    ):
+        before = len(traces)
+        run(sampling_fn(sampler, ts), Model(sampler.schedule), x)
+        counts.append(len(traces) > before)
+    assert counts == [True, False, False, True, True]
 
 
 # Orders.

@@ -17,6 +17,8 @@ STUDENT = SDE(lambda x, t: -THETA * x, lambda x, t: jnp.sqrt(1 + x**2)[:, None])
 MU, VOL = 0.3, 0.8
 GEOMETRIC = SDE(lambda x, t: MU * x, lambda x, t: VOL * x[:, None])
 
+FORWARD_VP = generator.forward(schedules.VP())  # whose noise depends on t
+
 F = np.array([[-0.7, 1.3], [-0.4, -0.2]])
 L = np.array([[0.8, 0.0, 0.1], [0.5, -0.6, 0.2]])  # three noises, correlated in x
 U = np.array([0.5, -1.0])
@@ -130,6 +132,21 @@ def test_every_reversal_carries_the_density_back(x64, churn):
     at = lambda x: (generator.adjoint(back, lambda x: p(x, T - r), x, r), -jax.grad(p, 1)(x, T - r))
     got, rate = jax.jit(jax.vmap(at))(jnp.array([[0.4], [1.0], [2.3]]))
     np.testing.assert_allclose(got, rate, rtol=1e-10)
+
+
+@pytest.mark.parametrize("churn", [1.0, 0.6])
+def test_the_reversal_runs_its_noise_backwards(x64, churn):
+    """VP's g(t)^2 is beta(t) = 0.1 + 19.9 t: at r = 0.3 of the way back it is beta(0.7), and the drift that of t = 0.7.
+
+    For N(0, 1) data the score is -x at every t.
+    """
+    back, x, beta = (
+        generator.time_reversal(FORWARD_VP, lambda x, t: -x, 1.0, churn),
+        jnp.array([0.4, -1.0]),
+        0.1 + 19.9 * 0.7,
+    )
+    np.testing.assert_allclose(back.diffusion(x, 0.3), churn * np.sqrt(beta) * np.eye(2), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(back.drift(x, 0.3), beta / 2 * x - (1 + churn**2) / 2 * beta * x, rtol=1e-12)
 
 
 def test_the_family_ends_at_the_data(x64):

@@ -48,7 +48,8 @@ class Bound(NamedTuple):
 def elbo(ts: Any, schedule: Any, levels: int | None = None, prior_var: float | None = None) -> jax.tree_util.Partial:
     """Makes `bound(denoise, key, x_0) -> Bound` along a grid, for one example; average it over keys and examples.
 
-    A `jax.tree_util.Partial`: another schedule or grid of the same length runs without a new compile. N evaluations.
+    A `jax.tree_util.Partial`: another grid of the same length, or other numbers in the schedule, run without a new
+    compile. N evaluations.
     x_0 is of any floating-point type; the bound is of x_0's own from float32 on, of float32 for bfloat16 and float16.
 
     Args:

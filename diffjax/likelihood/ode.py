@@ -66,7 +66,8 @@ def ode(
     x is of any floating-point type; the flow, and all parts of its Density, are of x's own from float32 on, of float32
     for bfloat16 and float16.
 
-    A `jax.tree_util.Partial`: another schedule, other tolerances or another grid of the same length are no new compile.
+    A `jax.tree_util.Partial`: other numbers in the schedule, other tolerances or another grid of the same length are
+    no new compile.
 
     Args:
         ts: decreasing times (N + 1,) that end above sigma = 0. An adaptive solver looks at the ends alone; otherwise

@@ -1,4 +1,9 @@
-"""Objectives for one example, their weights, and the law of the training times."""
+"""Objectives for one example, their weights, and the law of the training times.
+
+A config names objectives by function, so `losses.variational` is the loss of that name, which hides its module: what
+else stands in `losses/variational.py` is imported by `from diffjax.losses.variational import kl`. `importance`,
+`learned`, `score_matching` and `transport` are modules.
+"""
 
 from diffjax.losses import poisson, prepare, times, weights
 from diffjax.losses.heads import npr, sn

@@ -6,7 +6,7 @@ x_0 - x_0_hat = c_out (F - F_hat), each is c_out^2 times its weight in x_0 space
 At the ends of time, where SNR is infinite or 0, that product may be infinity times 0. What it tends to there follows
 from c_out and the factor e = c_out alpha / sigma of eps, which targets state apart (`noise_out`): e^2 is SNR c_out^2.
 So a weight is finite at an end wherever its limit is. Where that is infinite, as eps's of `likelihood` is at alpha = 0,
-or the target itself is (Score at sigma = 0, Velocity where sigma' is infinite), times have to end inside (t_min, t_max).
+or the target itself is (Score at sigma = 0, Velocity where sigma' is infinite), times have to end inside: t_min, t_max.
 """
 
 from collections.abc import Callable

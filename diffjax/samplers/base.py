@@ -1,7 +1,8 @@
 """A sampler is four pure functions and a schedule; `sampling_fn` scans them along a time grid.
 
 Coefficients are computed once, on the host, in float64 (`plan`). A step sees numbers, not schedules: all it needs
-stands in its row, so it is branch-free, and one compile serves every schedule, grid and strength of one length.
+stands in its row, so it is branch-free, and one compile serves every grid and strength of one length, and every
+schedule of one class (the model carries it).
 Where a method is a walk of single evaluations (all but the adaptive ODE), a row is ONE call
 of the model: the number of rows is the NFE.
 """

@@ -23,8 +23,8 @@ Example: DPM-Solver++(2M) on steps of equal length, two of them. Its forms are c
 Row 1 is what led from the one x to the other: a = a_1 a_0 / a_0, and what is left of x_2 - a x_1 are the weights
 (3 c_1 / 2, -c_1 / 2) of (y_1, y_0). `sampler(schedule, program, history=2, order=2)` is the sampler.
 
-Weights that extrapolate far are large and cancel: what the model says wrongly, and float32's rounding, is multiplied by
-as much. `amplification` measures that, and a plan beyond `AMPLIFIES` warns (`AmplifyingPlan`). For the exact denoiser of
+Weights that extrapolate far are large and cancel: what the model says wrongly, and float32's rounding, is multiplied
+by as much. `amplification` measures that; a plan beyond `AMPLIFIES` warns (`AmplifyingPlan`). For the exact denoiser of
 a mixture of standard deviation 1.02, VP, the largest of a plan and the deviation of its samples were
 
     adams(3, tau=1)     uniform, 10 / 20 / 50 steps: 64, 61, 39 and 7.3, 3.2, 1.35     log_snr, 20: below 8 and 1.0
@@ -32,9 +32,9 @@ a mixture of standard deviation 1.02, VP, the largest of a plan and the deviatio
     lms(4)              log_snr, 50 / 200 / 1000 steps: below 8, 34, 4000, and up to 8e-6, 3.5e-4, 2.4e-2 between
                         float32 and float64, N^3 as its last step reaches over so many spacings of its nodes
 
-On log_snr, karras and angle grids of 10 to 50 steps all samplers of this module stay below 30, but `trigflow` of order
-4 in 10 steps of the first two, and `pndm` on angle. Below 30 the worst was 1.15 (dpmpp_3m_sde, uniform, 50 steps), equal
-steps in EDM's sigma apart, which serve no sampler.
+On log_snr, karras and angle grids of 10 to 50 steps all samplers of this module stay below 30, but trigflow of order 4
+in 10 steps of the first two, and `pndm` on angle. Below 30 the worst deviation was 1.15 (dpmpp_3m_sde, uniform, 50
+steps), equal steps in EDM's sigma apart, which serve no sampler.
 """
 
 import warnings
@@ -279,7 +279,7 @@ def amplification(rows: Row, walked: list[Level]) -> np.ndarray:
     _, alpha, sigma = np.transpose(walked)
     y_size = np.hypot(rows.y_x * alpha[:-1] + rows.y_mean, rows.y_x * sigma[:-1])
     sizes, sums = np.zeros((2, len(rows.t)))
-    for k in range(rows.ys.shape[1]):
+    for k in range(min(rows.ys.shape[1], len(rows.t))):
         terms = rows.ys[k:, k] * y_size[: len(rows.t) - k]
         sums[k:] += terms
         sizes[k:] += np.abs(terms)
