@@ -14,10 +14,11 @@ from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
-from diffjax.calculus import derivatives, rates
+from diffjax import host
+from diffjax.calculus import amplitudes, derivatives, rates
 from diffjax.denoisers.targets import Prediction
-from diffjax.host import check_positive
 from diffjax.types import Array, Schedule
 
 Weight = Callable[[Schedule, Any, Any], Any]  # (schedule, target, t) -> scalar
@@ -28,12 +29,23 @@ def _of_x0_error(weight_x0: Callable[[Schedule, Any], Array], limit: Limit) -> W
     """Makes the weight whose factor of the squared error of x_0 is weight_x0, and what it tends to at the ends."""
 
     def weight(schedule: Schedule, target: Any, t: Any) -> Array:
+        if not _has_ends(schedule):
+            return weight_x0(schedule, t) * target.skip_out(schedule, t)[1] ** 2
         (alpha, sigma), c_out = schedule(t), target.skip_out(schedule, t)[1]
-        inside = weight_x0(schedule, t) * c_out**2
         e = getattr(target, "noise_out", partial(Prediction.noise_out, target))(schedule, t)
-        return jnp.where((alpha == 0) | (sigma == 0), limit(schedule, t, c_out, e), inside)
+        at_end = (alpha == 0) | (sigma == 0)
+        # Selected before they are multiplied: what is compiled for times inside stays the same product, to the bit.
+        first = jnp.where(at_end, limit(schedule, t, c_out, e), weight_x0(schedule, t))
+        return first * jnp.where(at_end, 1.0, c_out**2)
 
     return weight
+
+
+def _has_ends(schedule: Schedule) -> bool:
+    """Tells whether sigma is 0 at t = 0, or alpha at t_max; True where the schedule is being traced."""
+    if not host.concrete(schedule):
+        return True
+    return not np.all(amplitudes(schedule, [float(schedule.t_max), 0.0]))
 
 
 def _snr(schedule: Schedule, t: Any) -> Array:
@@ -64,22 +76,22 @@ def likelihood() -> Weight:
 
 def min_snr(gamma: float = 5.0) -> Weight:
     """Weights the error of x_0 by min(SNR, gamma) (Hang et al. 2023)."""
-    check_positive("gamma", gamma)
+    host.check_positive("gamma", gamma)
     least = lambda schedule, t, c_out, e: jnp.minimum(jnp.square(e), gamma * c_out**2)
     return _of_x0_error(lambda schedule, t: jnp.minimum(_snr(schedule, t), gamma), least)
 
 
 def edm(sigma_data: float = 0.5) -> Weight:
     """Weights the error of x_0 by (l^2 + s^2) / (l s)^2, l the level, s sigma_data (Karras et al. 2022, table 1)."""
-    check_positive("sigma_data", sigma_data)
+    host.check_positive("sigma_data", sigma_data)
     both = lambda schedule, t, c_out, e: jnp.square(e) + c_out**2 / sigma_data**2
     return _of_x0_error(lambda schedule, t: _snr(schedule, t) + 1 / sigma_data**2, both)
 
 
 def p2(gamma: float = 1.0, k: float = 1.0) -> Weight:
     """Weights the error of eps by 1 / (k + SNR)^gamma (Choi et al. 2022)."""
-    check_positive("gamma", gamma)
-    check_positive("k", k)
+    host.check_positive("gamma", gamma)
+    host.check_positive("k", k)
 
     def limit(schedule: Schedule, t: Any, c_out: Any, e: Any) -> Array:
         clean = jnp.square(c_out) ** gamma * jnp.square(e) ** (1 - gamma)  # e^2 / SNR^gamma
