@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ else:
     from jax.experimental import enable_x64  # pyright: ignore[reportAttributeAccessIssue]
 
 
+_PLANNING: ContextVar[bool] = ContextVar("planning", default=False)
 LENGTH = 66  # to which times are padded: those of a grid of 64 steps, both ends, and one more
 
 
@@ -38,8 +40,17 @@ def float64(function: Callable, *args: Any) -> Any:
     widen = lambda leaf: np.asarray(leaf, np.float64) if jnp.issubdtype(jnp.result_type(leaf), np.floating) else leaf
     cpu = jax.local_devices(backend="cpu")[0]
     # Eager even inside somebody's trace: constants there are as concrete as anywhere.
-    with enable_x64(True), jax.default_device(cpu), jax.ensure_compile_time_eval():
-        return jax.tree.map(np.asarray, function(*jax.tree.map(widen, args)))
+    token = _PLANNING.set(True)
+    try:
+        with enable_x64(True), jax.default_device(cpu), jax.ensure_compile_time_eval():
+            return jax.tree.map(np.asarray, function(*jax.tree.map(widen, args)))
+    finally:
+        _PLANNING.reset(token)
+
+
+def planning() -> bool:
+    """Tells whether `float64` is at work, where rules of derivatives of one's own (`jax.custom_jvp`) are not eager."""
+    return _PLANNING.get()
 
 
 def along(function: Callable, first: Any, ts: Any, least: int = LENGTH) -> Any:

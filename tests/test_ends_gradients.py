@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffjax import host, processes
-from diffjax.calculus import derivatives
+from diffjax.calculus import amplitudes, derivatives
 from diffjax.clock import Monotone, Warped
 from diffjax.denoisers import DDBM, X0, Eps, V, Velocity
 from diffjax.denoisers import EDM as EDMTarget
@@ -92,6 +92,12 @@ def test_gradients_inside_are_those_of_the_formula(name, numbers):
 def test_the_slope_in_time_stays_infinite(schedule):
     """What is finite by the numbers must not make the flow's speed at t = 0 look finite."""
     assert derivatives(schedule, 0.0)[1][1] == np.inf
+
+
+def test_plans_are_made_inside_a_trace_as_well():
+    """Constants there are as concrete as anywhere: the chain of a loss, say."""
+    found = jax.jit(lambda x: x * amplitudes(VP(), [1.0, 0.0])[1][1])(jnp.ones(()))
+    assert found == 0.0
 
 
 def test_mixed_derivatives():
