@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
-from diffjax.calculus import leaving_zero, time_of
+from diffjax.calculus import time_of
+from diffjax.roots import leaving_zero
 from diffjax.types import Array, Schedule, pytree, real
 
 HALVINGS = 60

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
-from diffjax.calculus import leaving_zero
+from diffjax.roots import leaving_zero
 from diffjax.types import Array, pytree, real
 
 __all__ = ["EDM", "VDM", "VE", "VP", "Cosine", "Rectified", "Rounded", "SubVP", "Tabulated"]  # what a config may name

@@ -18,8 +18,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.calculus import amplitudes, leaving_zero, log_snr, remaining, time_of
+from diffjax.calculus import amplitudes, log_snr, remaining, time_of
 from diffjax.processes.gaussian import Gaussian
+from diffjax.roots import leaving_zero
 from diffjax.types import Array, Key, Schedule, pytree, real, static
 
 
