@@ -100,7 +100,7 @@ def merged(sections: list[Section]) -> dict[str, Any]:
 
 def left_out(reasons: dict[str, str]) -> Section:
     """Makes the section that says what an evaluation does without, by name, and why."""
-    return Section({"left_out": reasons}, "\n".join(f"\nLeft out: {name} ({why}).\n" for name, why in reasons.items()))
+    return Section({"left_out": reasons}, f"\nLeft out: {'; '.join(f'{n} ({why})' for n, why in reasons.items())}.\n")
 
 
 def attempt(name: str, make: Callable[[], list[Section]]) -> list[Section]:

@@ -65,7 +65,7 @@ def run(
 ) -> np.ndarray:
     """Samples the EMA of a run, one example per seed, and writes one file each and a grid.
 
-    Samples that are not finite are named on stderr; they are in samples.npz, and in no picture of their own.
+    Samples that are not finite are named on stderr; they are in samples.npz, and in no picture.
 
     Args:
         workdir: of a training run.
@@ -96,7 +96,8 @@ def run(
             plots.save_image(out / f"seed_{numbers[at]}.png", board, min_width=1)
     if not good.all():
         print(f"error: {judges.said(examples, numbers)}", file=sys.stderr)
-    plots.samples(out / "grid.png", {f"{len(numbers)} samples": images[good][:256]})
+    else:
+        plots.samples(out / "grid.png", {f"{len(numbers)} samples": images[:256]})
     return examples
 
 

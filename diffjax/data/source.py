@@ -190,6 +190,16 @@ class Dataset(NamedTuple):
         """Makes what is drawn of samples in the data's units: images in [-1, 1]."""
         return x if self.units is None or len(self.shape) != 3 else self.units.shown(x)
 
+    def alike(self, own: np.ndarray) -> Example:
+        """Gathers training examples of these labels (n,), each once before one comes again; any for a label of none."""
+        known, order = labels(self.train), self._order("train")
+        at = order[np.arange(len(own)) % len(order)]
+        for label in np.unique(own) if known is not None else ():
+            if len(of := order[known[order] == label]):
+                here = np.flatnonzero(own == label)
+                at[here] = of[np.arange(len(here)) % len(of)]
+        return self.train.gather(at)
+
     def of_label(self, label: int | None) -> "Dataset":
         """Gives the examples of this label alone; all of them for None, a label of none, or without labels."""
         parts = [self.train, self.held_out]

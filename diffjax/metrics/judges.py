@@ -50,7 +50,7 @@ def said(x: Any, seeds: Any = None) -> str:
     """Says how many samples (n, ...) are not finite, and of which seeds (default 0, 1, ...); "" if all are finite."""
     bad = np.flatnonzero(broken(x))
     named = [int(seed) for seed in (bad if seeds is None else np.asarray(seeds)[bad])]
-    shown = ", ".join(map(str, named[:8])) + (", ..." if len(named) > 8 else "")
+    shown = ", ".join(map(str, named[:8])) + (" ..." if len(named) > 8 else "")
     return f"{len(bad)} of {len(x)} samples are not finite: seeds {shown}" if named else ""
 
 
@@ -82,7 +82,8 @@ def two_samples(drawn: Drawn, dataset: Any) -> list[Section]:
     samples, train, held_out = drawn.x, dataset.some("train", MOST).x, dataset.some("held_out", MOST).x
     n = min(len(samples), len(held_out), len(train))
     left = {name: f"needs {fewest} of each, there are {n}" for name, fewest in NEEDS.items() if n < fewest}
-    fakes = {"value": samples, "floor": train}
+    labelled = "label" in drawn.given  # samples have the labels of held-out examples: so has their floor
+    fakes = {"value": samples, "floor": dataset.alike(drawn.given["label"][:n]).x if labelled else train}
     try:
         fakes["gaussian"] = gate.fit_gaussian(train, n, np.random.default_rng(0))
     except (ValueError, MemoryError) as error:
