@@ -186,6 +186,11 @@ class Dataset(NamedTuple):
         """Brings samples (n, *shape) to the data's units."""
         return x if self.units is None else self.units.to_data(x)
 
+    @property
+    def log_scale(self) -> float:
+        """What the units take from a log density in nats: log p of the data is log p of what a run sees, less this."""
+        return 0.0 if self.units is None else float(np.log(np.broadcast_to(self.units.scale, self.shape)).sum())
+
     def shown(self, x: Any) -> Any:
         """Makes what is drawn of samples in the data's units: images in [-1, 1]."""
         return x if self.units is None or len(self.shape) != 3 else self.units.shown(x)

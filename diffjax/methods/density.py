@@ -141,7 +141,7 @@ def _ways(run: Any, of: Denoising, flow: Flow) -> dict[str, Callable]:
     """name -> (key, x_0) -> (x, cost)."""
     levels, schedule, t_min = run.data.levels, of.schedule, float(flow.ts[-1])
     if levels is None:
-        return {"none": lambda key, x0: (x0, 0.0)}
+        return {"none": lambda key, x0: (x0, run.data.log_scale)}
     return {
         "gaussian": lambda key, x0: dequantise.gaussian(key, x0, levels, schedule, t_min),
         "uniform": lambda key, x0: dequantise.uniform(key, x0, levels),
@@ -165,7 +165,8 @@ def baseline(run: Any, n: int) -> dict[str, float]:
         train = dataset.some("train", bound.FITTED).x
         return {"pixel histograms": bound.histograms(train, held_out, dataset.levels)}
     log_p = jax.vmap(gaussian_fit(run.data).log_prob)(jnp.asarray(held_out))
-    return {"Gaussian fit": float(dequantise.bits(jnp.mean(log_p), 0.0, int(np.prod(dataset.shape))))}
+    bits = dequantise.bits(jnp.mean(log_p), run.data.log_scale, int(np.prod(dataset.shape)))
+    return {"Gaussian fit": float(bits)} if np.isfinite(bits) else {}  # fitted to few examples it has no density
 
 
 def normality(latents: np.ndarray) -> dict[str, float]:

@@ -19,9 +19,9 @@ from diffjax.method import Drawn, Example, Figure, Keys, Losses, Section, attemp
 from diffjax.methods import bound
 from diffjax.types import Array, Denoiser, Key, PyTree
 
-REPEATS = 16  # noise draws per example in the loss by time, of large ones fewer:
-ENTRIES = 2**28  # numbers that all of them have; and
-TOGETHER = 2**23  # those of examples whose loss is taken together
+REPEATS = 16  # noise draws per example in the loss by time
+TOGETHER = 2**23  # numbers of examples whose loss is taken together; of more in parts, and of no more than
+ENTRIES = 2**26  # numbers of all draws, but one draw each: the mean over so many entries of an example is as good
 MOST, FITTED = 2048, 10_000  # examples whose loss is taken, and that the Gaussian is fitted to
 LOOKED, DROWNED = 1024, 0.1  # examples whose scale is looked at; the share of sigma(t_max) that may be left of them
 SHOWN, FRAMES = 8, 10
@@ -158,8 +158,7 @@ def _curve(run: Any, losses_of: Losses) -> Callable[[PyTree, Example], dict[str,
 
     def curve(params: PyTree, examples: Example) -> dict[str, Any]:
         entries = len(examples.x) * d
-        repeats = min(max(ENTRIES // entries, 1), REPEATS)
-        whole = one_pass if entries <= TOGETHER else in_parts
+        whole, repeats = (one_pass, REPEATS) if entries <= TOGETHER else (in_parts, max(ENTRIES // entries, 1))
         passes = [whole(params, examples, jax.random.key(i)) for i in range(repeats)]
         losses, t01 = (np.concatenate([np.asarray(p[i], np.float64) for p in passes]) for i in range(2))
         at = np.minimum((t01 * bins).astype(int), bins - 1)

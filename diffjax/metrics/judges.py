@@ -88,7 +88,7 @@ def two_samples(drawn: Drawn, dataset: Any) -> list[Section]:
         fakes["gaussian"] = gate.fit_gaussian(train, n, np.random.default_rng(0))
     except (ValueError, MemoryError) as error:
         left["Gaussian fit"] = str(error)
-    measured = {column: distances(fake[:n], held_out[:n]) for column, fake in fakes.items()}
+    measured = compared({column: fake[:n] for column, fake in fakes.items()}, held_out[:n])
     metrics = {name: {column: found[name] for column, found in measured.items()} for name in NEEDS if name not in left}
     cells = lambda row: " | ".join(
         "-" if row.get(c) is None else f"{row[c]:.4f}" for c in ("value", "floor", "gaussian")
@@ -99,7 +99,15 @@ def two_samples(drawn: Drawn, dataset: Any) -> list[Section]:
     return [Section({"metrics": metrics}, text), *([left_out(left)] if left else [])]
 
 
-def distances(fake: np.ndarray, real: np.ndarray) -> dict[str, float]:
+def compared(fakes: dict[str, np.ndarray], real: np.ndarray) -> dict[str, dict[str, float]]:
+    """Measures the `distances` of each from the same real examples; wide ones are projected once, all together."""
+    if np.size(real[0]) <= neighbours.WIDE:
+        return {column: distances(fake, real) for column, fake in fakes.items()}
+    along, *each = wasserstein.projected([real, *fakes.values()])
+    return {column: distances(fake, real, (own, along)) for (column, fake), own in zip(fakes.items(), each)}
+
+
+def distances(fake: np.ndarray, real: np.ndarray, along: Any = None) -> dict[str, float]:
     """Measures how far two samples (n, ...) of equal size are apart, by name: what so many examples allow (`NEEDS`)."""
     n, joint = len(real), neighbours.joint_distances(real, fake)
     wide = np.size(real[0]) > neighbours.WIDE
@@ -109,7 +117,7 @@ def distances(fake: np.ndarray, real: np.ndarray) -> dict[str, float]:
         "1-NN accuracy, fake": lambda: accuracy(1),
         "coverage, k = 5": lambda: neighbours.coverage(real, fake, 5, joint),
         "exact W2": lambda: wasserstein.exact(fake, real, joint[n:, :n] if wide else None),
-        "sliced W2": lambda: wasserstein.sliced(fake, real),
+        "sliced W2": lambda: wasserstein.sliced(fake, real, along=along),
     }
     return {name: measure() for name, measure in measures.items() if n >= NEEDS[name]}
 

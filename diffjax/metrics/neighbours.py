@@ -23,25 +23,26 @@ def distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         shapes = f"{np.shape(x)} and {np.shape(y)}"
         raise ValueError(f"samples of shapes {shapes}; expected (n, ...) and (m, ...) with n, m >= 1")
     if np.size(x) // len(x) > WIDE:
-        return _by_products(x, y)
+        return _by_products(x, y)[: len(x), len(x) :]
     flat = [np.asarray(a, np.float64).reshape(len(a), -1) for a in (x, y)]
     return cdist(flat[0], flat[1])
 
 
 def _by_products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    size, inner = np.zeros((len(x), 1)) + np.zeros(len(y)), np.zeros((len(x), len(y)))
-    for a, b in host.blocks(x, y):
-        centre = (a.mean(0) + b.mean(0)) / 2
-        a = a - centre
-        b = a if x is y else b - centre
-        size += (a**2).sum(1)[:, None] + (b**2).sum(1)
-        inner += a @ b.T
+    inner = np.zeros((len(x) + len(y),) * 2)
+    for parts in host.blocks(x, y):
+        both = np.concatenate(parts)
+        both -= both.mean(0)
+        inner += both @ both.T  # half the work: NumPy sees that it is symmetric
+    size = np.diag(inner)[:, None] + np.diag(inner)
     squares = size - 2 * inner
     return np.sqrt(np.where(squares > 1e-12 * size, squares, 0))
 
 
 def joint_distances(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
     """Computes the distances (n + m, n + m) of real and fake samples together, in this order."""
+    if np.size(real[0]) > WIDE:
+        return _by_products(real, fake)
     across = distances(real, fake)
     return np.block([[distances(real, real), across], [across.T, distances(fake, fake)]])
 

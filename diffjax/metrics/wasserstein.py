@@ -6,6 +6,8 @@ exact distance of two samples of ONE law is large, and a sample of the mean is n
 to itself: print it beside its floor, do not judge by it.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from diffjax import host
@@ -36,26 +38,32 @@ def exact(x: np.ndarray, y: np.ndarray, gaps: np.ndarray | None = None) -> float
     return float(np.sqrt(cost[linear_sum_assignment(cost)].mean()))
 
 
-def sliced(x: np.ndarray, y: np.ndarray, projections: int = 256, seed: int = 0) -> float:
-    """Computes the root of the mean projected W2^2 of x and y (n, ...), over directions that seed alone decides."""
+def sliced(
+    x: np.ndarray, y: np.ndarray, projections: int = 256, seed: int = 0, along: Sequence[np.ndarray] | None = None
+) -> float:
+    """Computes the root of the mean projected W2^2 of x and y (n, ...), over directions that seed alone decides.
+
+    Args:
+        along: `projected` x and y (n, projections), where they are known.
+    """
     n, d = _check(x, y)
     if projections < 1:
         raise ValueError(f"projections = {projections}; expected at least 1")
-    rng = np.random.default_rng(seed)
-    if d > neighbours.WIDE:
-        along = _projected(x, y, projections, rng)
-    else:
-        directions = rng.standard_normal((d, projections))
+    if along is None and d > neighbours.WIDE:
+        along = projected([x, y], projections, seed)
+    if along is None:
+        directions = np.random.default_rng(seed).standard_normal((d, projections))
         directions /= np.linalg.norm(directions, axis=0)
         along = [np.asarray(a, np.float64).reshape(n, d) @ directions for a in (x, y)]
     gaps = np.sort(along[0], axis=0) - np.sort(along[1], axis=0)
     return float(np.sqrt(np.mean(gaps**2)))
 
 
-def _projected(x: np.ndarray, y: np.ndarray, projections: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Projects on the directions that `sliced` draws, without holding all of them or a float64 copy of x and y."""
-    along, squares = [np.zeros((len(x), projections)), np.zeros((len(y), projections))], np.zeros(projections)
-    for parts in host.blocks(x, y):
+def projected(arrays: Sequence[np.ndarray], projections: int = 256, seed: int = 0) -> list[np.ndarray]:
+    """Projects arrays (n, ...) on the directions of `sliced`, without holding all of those or a float64 copy."""
+    rng, squares = np.random.default_rng(seed), np.zeros(projections)
+    along = [np.zeros((len(x), projections)) for x in arrays]
+    for parts in host.blocks(*arrays):
         directions = rng.standard_normal((parts[0].shape[1], projections))
         squares += (directions**2).sum(0)
         along = [total + part @ directions for total, part in zip(along, parts)]
