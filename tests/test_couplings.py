@@ -1,7 +1,6 @@
 """Couplings: transport against enumeration, linear programming and closed forms; pairs in training and from files."""
 
 import itertools
-import os
 import subprocess
 import sys
 
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from run_command import ROOT
+from run_command import environment
 from scipy import optimize
 
 from diffjax import config as C
@@ -187,9 +186,10 @@ def test_the_prepared_noise_is_normal_and_nearer_to_the_data(method):
     own = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(3), jnp.arange(256))
     drawn = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (2,)))(own))
     z = np.asarray(batch.chosen["z"])
-    assert {tuple(v) for v in z.tolist()} <= {tuple(v) for v in drawn.tolist()}
+    gaps = np.abs(z[:, None] - drawn).max(-1)  # rounding differs inside a larger program
+    assert gaps.min(1).max() < 1e-6
     if method == "exact":
-        np.testing.assert_array_equal(np.sort(z, 0), np.sort(drawn, 0))
+        assert len(set(gaps.argmin(1))) == 256
     assert couplings.transport_cost(x, z) < 0.7 * couplings.transport_cost(x, drawn)
     np.testing.assert_allclose(z.mean(0), 0, atol=0.2)
     np.testing.assert_array_equal(batch.given["label"], np.arange(256))
@@ -231,8 +231,7 @@ print("agreed", found)
 
 
 def test_the_pairs_do_not_depend_on_the_number_of_devices():
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    env["PYTHONPATH"] = str(ROOT)
+    env = environment(4)
     done = subprocess.run([sys.executable, "-c", DEVICES], env=env, capture_output=True, text=True, timeout=300)
     assert "agreed" in done.stdout, done.stderr
 
