@@ -20,8 +20,8 @@ from diffjax.methods import bound
 from diffjax.types import Array, Denoiser, Key, PyTree
 
 REPEATS = 16  # noise draws per example in the loss by time
-TOGETHER = 2**23  # numbers of examples whose loss is taken together; of more in parts, and of no more than
-ENTRIES = 2**26  # numbers of all draws, but one draw each: the mean over so many entries of an example is as good
+TOGETHER = 2**23  # numbers of examples whose loss is taken together; of more in parts,
+ENTRIES = 2**25  # and of no more numbers in all draws and examples: 170 examples of 256 x 256 x 3, one draw of each
 MOST, FITTED = 2048, 10_000  # examples whose loss is taken, and that the Gaussian is fitted to
 LOOKED, DROWNED = 1024, 0.1  # examples whose scale is looked at; the share of sigma(t_max) that may be left of them
 SHOWN, FRAMES = 8, 10
@@ -101,7 +101,7 @@ def losses(run: Any) -> Section:
 def loss_by_time(run: Any) -> dict[str, Any]:
     """Measures the three losses by bin of t / t_max: {"edges", and by name {"mean", "std" of one draw, "bins"}}."""
     of, dataset, params, bins = run.method.parts, run.data, run.params, run.settings.time_bins
-    held_out = dataset.some("held_out", MOST)
+    held_out = dataset.some("held_out", min(MOST, max(ENTRIES // int(np.prod(dataset.shape)), 1)))
     train = dataset.some("train", len(held_out.x))
     network = _curve(run, validation(of, of.mean_denoiser))
     gaussian = _curve(run, validation(of, lambda fit, given: fit.denoiser(of.schedule)))
