@@ -1,6 +1,6 @@
 """What judging costs by the size of an example: time, and the peak memory of the process, sampling not counted.
 
-    python experiments/benchmarks/judging.py                    # 300 examples and 300 samples of 256 x 256 x 3
+    python experiments/benchmarks/judging.py [--smoke]          # 300 examples and 300 samples of 256 x 256 x 3
     python experiments/benchmarks/judging.py --size=128 --n=300
 
 Random smooth images stand for data and samples. Judged are all distances between them beside their floor and a Gaussian
@@ -10,6 +10,7 @@ was kept (of the CPU seconds, on a machine that does other things too).
 """
 
 import argparse
+import json
 import resource
 import sys
 import time
@@ -41,11 +42,13 @@ def parts() -> models.Network:
 
 
 def main() -> int:
-    """Judges once, prints a row of the table."""
+    """Judges once, and prints what it cost as one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--n", type=int, default=300, help="examples held out, trained on, and sampled")
+    parser.add_argument("--smoke", action="store_true", help="a few small images")
     args = parser.parse_args()
+    args.size, args.n = (64, 20) if args.smoke else (args.size, args.n)
     train, held_out = (data.Arrays(images(args.n, args.size, seed)) for seed in (0, 1))
     dataset = data.Dataset("images", train, held_out, train.x.shape[1:], None, 256, "0")
     method = methods.denoising(parts(), processes.Gaussian(schedules.VP()), denoisers.V())
@@ -56,11 +59,10 @@ def main() -> int:
     distances = time.process_time() - worked
     curves = evaluation.loss_by_time(run)
     wall, cpu, gigabytes = time.monotonic() - began, time.process_time() - worked, peak()
-    print(
-        f"{args.n} of {args.size} x {args.size} x 3: {cpu:.1f} CPU s ({distances:.1f} of distances), {wall:.1f} s wall,"
-    )
-    print(f"peak {gigabytes:.2f} GB, {before:.2f} GB of it before: data and samples")
-    print(sections[0].text, {name: curves[name]["mean"] for name in ("held out", "Gaussian fit")}, sep="\n")
+    found = {"size": args.size, "n": args.n, "cpu_s": cpu, "distances_cpu_s": distances, "wall_s": wall}
+    memory = {"peak_gb": gigabytes, "data_and_samples_gb": before}
+    losses = {name: curves[name]["mean"] for name in ("held out", "Gaussian fit")}
+    print(json.dumps({**found, **memory, "losses": losses, **sections[0].results}))
     left = [section.results["left_out"] for section in sections if "left_out" in section.results]
     return int(bool(left) or cpu > SECONDS or gigabytes > GIGABYTES)
 
