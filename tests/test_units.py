@@ -1,5 +1,7 @@
 """Data of any scale, standardised for a run and brought back; steps that are skipped; pictures of any channels."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,11 +56,12 @@ def test_a_constant_entry_is_shifted_and_not_blown_up():
 def test_what_has_units_of_its_own_is_refused(tmp_path):
     x = np.random.default_rng(1).normal(size=(30, 4, 4, 1))
     np.savez(tmp_path / "b.npz", x=np.zeros((30, 4, 4, 1), np.uint8), z=np.zeros((30, 4, 4, 1)), f=x)
-    for options, why in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"standardize": "entries"}, "uint8: pixels become"),
         ({"x": "f", "standardize": "pixel"}, "expected entries, channels, whole"),
         ({"x": "f", "z": "z", "standardize": "whole"}, "and not its z"),
-    ):
+    ]
+    for options, why in cases:
         with pytest.raises(ValueError, match=why):
             data.npz(str(tmp_path / "b.npz"), label=None, **options)
     with pytest.raises(ValueError, match="and not its y"):
@@ -94,7 +97,7 @@ def test_a_run_draws_in_the_units_of_its_data():
     assert drawn.shape == (3, 2)
 
 
-SHORT = dict(steps=8, log_every=4, batch_size=4, chunk=4, nonfinite="skip")
+SHORT: dict[str, Any] = dict(steps=8, log_every=4, batch_size=4, chunk=4, nonfinite="skip")
 
 
 def numbers():

@@ -199,8 +199,8 @@ class Dataset(NamedTuple):
         """Gathers training examples of these labels (n,), each once before one comes again; any for a label of none."""
         known, order = labels(self.train), self._order("train")
         at = order[np.arange(len(own)) % len(order)]
-        for label in np.unique(own) if known is not None else ():
-            if len(of := order[known[order] == label]):
+        for label in np.unique(own):
+            if known is not None and len(of := order[known[order] == label]):
                 here = np.flatnonzero(own == label)
                 at[here] = of[np.arange(len(here)) % len(of)]
         return self.train.gather(at)

@@ -23,7 +23,8 @@ REPEATS = 16  # noise draws per example in the loss by time
 TOGETHER = 2**23  # numbers of examples whose loss is taken together; of more in parts,
 ENTRIES = 2**25  # and of no more numbers in all draws and examples: 170 examples of 256 x 256 x 3, one draw of each
 MOST, FITTED = 2048, 10_000  # examples whose loss is taken, and that the Gaussian is fitted to
-LOOKED, DROWNED = 1024, 0.1  # examples whose scale is looked at; the share of sigma(t_max) that may be left of them
+LOOKED = 1024  # examples whose scale is looked at, and
+DROWNED = 0.25  # the share of sigma(t_max) that may be left of them; of the configs here at most 0.13 is (VE, NCSN)
 SHOWN, FRAMES = 8, 10
 
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import data, denoisers, ema, methods, models, processes, runs, schedules
+from diffjax import data, denoisers, ema, methods, models, processes, runs, schedules, training
 from diffjax.method import Drawn
 from diffjax.methods import evaluation
 from diffjax.metrics import judges
@@ -43,7 +43,7 @@ def parts() -> models.Network:
 
 def main() -> int:
     """Judges once, and prints what it cost as one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--n", type=int, default=300, help="examples held out, trained on, and sampled")
     parser.add_argument("--smoke", action="store_true", help="a few small images")
@@ -67,12 +67,12 @@ def main() -> int:
     return int(bool(left) or cpu > SECONDS or gigabytes > GIGABYTES)
 
 
-def state(method: methods.Method, dataset: data.Dataset) -> runs.run.training.TrainState:
+def state(method: methods.Method, dataset: data.Dataset) -> training.TrainState:
     """The state of a run that was not trained."""
     import optax
 
     params = method.init(jax.random.key(0), data.blank(dataset))
-    return runs.run.training.init_state(params, optax.sgd(0.0), ema.warm_up((0.999,)), jax.random.key(0), method)
+    return training.init_state(params, optax.sgd(0.0), ema.warm_up((0.999,)), jax.random.key(0), method)
 
 
 def peak() -> float:
