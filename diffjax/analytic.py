@@ -64,6 +64,11 @@ class GaussianMixture:
         """Whether the covariances have fewer axes than x has entries: no spread along the others, but the noise's."""
         return self.variances.shape[1] < self.means.shape[1]
 
+    @property
+    def _one_thin(self) -> bool:
+        """Whether this is one thin Gaussian: of many examples its products are plain ones of matrices, not batched."""
+        return self.thin and len(self.log_weights) == 1
+
     def denoiser(self, schedule: Schedule, with_var: bool = False) -> ExactDenoiser:
         """Makes the exact denoiser of the mixture under a schedule."""
         return ExactDenoiser(self, schedule, with_var)
@@ -119,15 +124,23 @@ class GaussianMixture:
         """Computes responsibilities (K,), component means (K, d), component variances in their bases (K, d)."""
         components = self._condition(x, alpha, sigma)
         means = self.means + self._to_data(alpha * self.variances / components.total * components.offset)
-        alone = self.thin and len(self.log_weights) == 1  # has no density where sigma is 0, but all of the weight
-        weights = jnp.ones(1, means.dtype) if alone else jax.nn.softmax(components.log_joint)
+        # One thin component has no density where sigma is 0, but all of the weight.
+        weights = jnp.ones(1, means.dtype) if self._one_thin else jax.nn.softmax(components.log_joint)
         return weights, means, sigma**2 * self.variances / components.total
 
     def _to_basis(self, rows: Array) -> Array:
-        return rows if self.bases is None else jnp.einsum("kij,ki->kj", self.bases, rows)
+        if self.bases is None:
+            return rows
+        if self._one_thin:
+            return rows @ self.bases[0]
+        return jnp.einsum("kij,ki->kj", self.bases, rows)
 
     def _to_data(self, rows: Array) -> Array:
-        return rows if self.bases is None else jnp.einsum("kij,kj->ki", self.bases, rows)
+        if self.bases is None:
+            return rows
+        if self._one_thin:
+            return rows @ self.bases[0].T
+        return jnp.einsum("kij,kj->ki", self.bases, rows)
 
 
 class _Components(NamedTuple):
