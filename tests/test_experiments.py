@@ -1,7 +1,7 @@
 """Experiments are scripts on the library and on `diffjax.runs`: they import, and answer --help, without running."""
 
 import ast
-import importlib
+import importlib.util
 import json
 import math
 import runpy
@@ -96,6 +96,7 @@ SMOKE = {
     "benchmarks/likelihood_cost": (None, "--smoke", None),
     "benchmarks/sampler_overhead": (None, "--smoke", None),
     "benchmarks/train_step": (None, "--smoke", None),
+    "benchmarks/versus_torch": (None, "--smoke", None),
     "bridges/compare": ("bridge", "--workdir={run} --out={out} --smoke", "results.json"),
     "flows/trajectories": (None, "--out={out}.png --steps=100", None),
     "guidance/scales": ("guidance", "--workdir={run} --out={out} --smoke", "results.json"),
@@ -142,6 +143,8 @@ def numbers(tree):
 @pytest.mark.parametrize("name", SMOKE)
 def test_an_experiment_measures_finite_numbers(name, trained, tmp_path):
     of, args, file = SMOKE[name]
+    if name == "benchmarks/versus_torch" and importlib.util.find_spec("torch") is None:
+        pytest.skip("PyTorch comes with the extra benchmarks alone")
     out = tmp_path / "out"
     printed = script(name, *args.format(run=of and trained(of), out=out).split())
     found = list(numbers(json.loads((out / file).read_text() if file else printed.splitlines()[-1])))

@@ -52,7 +52,8 @@ def test_the_oldest_set_is_the_floors():
 def test_the_tests_bring_every_extra_that_is_tested():
     extras = PROJECT["project"]["optional-dependencies"]
     brought = set().union(*(r.extras for r in map(Requirement, extras["test"]) if r.name == PROJECT["project"]["name"]))
-    assert brought == set(extras) - {"test", "cuda", "tpu", "wandb"}  # an accelerator; wandb is a fake in the tests
+    # Accelerators; wandb is a fake in the tests, and PyTorch a peer of benchmarks alone.
+    assert brought == set(extras) - {"test", "cuda", "tpu", "wandb", "benchmarks"}
 
 
 def test_ci_runs_the_readmes_test_command():

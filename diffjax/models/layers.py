@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -124,17 +125,33 @@ def groups_of(channels: int, most: int = 32) -> int:
     return max(g for g in range(1, max(1, min(most, channels // 4)) + 1) if channels % g == 0)
 
 
-def normalize(x: Array, axes: tuple[int, ...], eps: float = 1e-6) -> Array:
-    """Scales x to zero mean and unit variance over the axes, in float32 (two passes: large means do not cancel)."""
+def normalize(x: Array, mean: Callable[[Array], Array], eps: float = 1e-6) -> Array:
+    """Scales x to zero mean and unit variance, in float32 (two passes: large means do not cancel).
+
+    Args:
+        mean: gives the means of an array like x, in a shape that broadcasts against it.
+    """
     x = x.astype(jnp.float32)
-    centred = x - jnp.mean(x, axes, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axes, keepdims=True) + eps)
+    centred = x - mean(x)
+    return centred * jax.lax.rsqrt(mean(jnp.square(centred)) + eps)
 
 
 def group_norm(x: Array, groups: int, eps: float = 1e-6) -> Array:
     """Normalises (..., H, W, C) over (H, W, C / groups) of each example (group norm, Wu & He 2018); float32."""
-    grouped = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
-    return normalize(grouped, (-4, -3, -1), eps).reshape(x.shape)
+    *batch, _, _, channels = x.shape
+
+    def mean(x: Array) -> Array:
+        # Over the pixels first, channel by channel: on a CPU 2 to 4 times as fast as over pixels and groups at once.
+        grouped = jnp.mean(x, (-3, -2)).reshape(*batch, groups, channels // groups)
+        means = jnp.broadcast_to(jnp.mean(grouped, -1, keepdims=True), grouped.shape)
+        return means.reshape(*batch, 1, 1, channels)
+
+    return normalize(x, mean, eps)
+
+
+def layer_norm(x: Array, eps: float = 1e-6) -> Array:
+    """Normalises (..., C) over its last axis (layer norm, Ba et al. 2016); float32."""
+    return normalize(x, lambda x: jnp.mean(x, -1, keepdims=True), eps)
 
 
 class Norm(nn.Module):
@@ -158,7 +175,7 @@ class Norm(nn.Module):
         else:
             scale, shift = jnp.split(Dense(2 * channels, kernel_init=ZEROS, name="affine")(embedding), 2, axis=-1)
             scale = 1 + scale
-        y = group_norm(x, groups_of(channels)) if self.images else normalize(x, (-1,))
+        y = group_norm(x, groups_of(channels)) if self.images else layer_norm(x)
         return y * _like(scale, y) + _like(shift, y)
 
 
