@@ -92,6 +92,7 @@ def test_an_experiment_runs_only_as_a_script(path, alone, capsys):
 # How each is tried out: the tiny run that it looks at, its arguments, the JSON that it writes (None: that it prints).
 SMOKE = {
     "benchmarks/import_time": (None, "--smoke", None),
+    "benchmarks/judging": (None, "--smoke", None),
     "benchmarks/likelihood_cost": (None, "--smoke", None),
     "benchmarks/sampler_overhead": (None, "--smoke", None),
     "benchmarks/train_step": (None, "--smoke", None),

@@ -3,6 +3,12 @@
 from diffjax.data.batches import Batches, batch_at
 from diffjax.data.digits import digits
 from diffjax.data.folder import folder
+from diffjax.data.given import asked as asked
+from diffjax.data.given import followed as followed
+from diffjax.data.given import held_out as held_out
+from diffjax.data.given import told as told
+from diffjax.data.looks import named as named
+from diffjax.data.looks import remarks as remarks
 from diffjax.data.npz import npz
 from diffjax.data.pairs import pairs
 from diffjax.data.photos import photos
@@ -11,9 +17,14 @@ from diffjax.data.source import Arrays, Dataset, Source
 from diffjax.data.source import arrays as arrays
 from diffjax.data.source import blank as blank
 from diffjax.data.source import fitting as fitting
+from diffjax.data.source import labels as labels
 from diffjax.data.tfds import tfds
 from diffjax.data.tokens import tokens
 from diffjax.data.toys import checkerboard, eight_gaussians, modes, moons, spirals, swiss_roll
+from diffjax.data.units import keep as keep
+from diffjax.data.units import kept_units as kept_units
+from diffjax.data.units import standardize as standardize
+from diffjax.data.units import undone as undone
 
 __all__ = [
     "Arrays",

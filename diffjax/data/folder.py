@@ -150,7 +150,7 @@ def _records(root: Path, names: list[str], classes: list[str], shape: tuple[int,
         batch = {"x": np.stack([_decode(root / names[i], shape) for i in indices])}
         return batch if labels is None else {**batch, "label": labels[indices]}
 
-    return Records(len(names), read)
+    return Records(len(names), read, labels=labels)
 
 
 def _dataset(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffjax.data import units
 from diffjax.data.source import Arrays, Dataset, evenly, in_memory
 from diffjax.host import nearest
 
@@ -18,6 +19,7 @@ def npz(
     held_out_label: str | None = None,
     flip: bool = False,
     z: str | None = None,
+    standardize: str | None = None,
 ) -> Dataset:
     """Makes a data set of images (N, H, W, C) or (N, H, W), or vectors (N, d), named by their arrays in the file.
 
@@ -28,6 +30,9 @@ def npz(
         held_out_label: their labels, if they are named and `label` is.
         flip: mirror training images at random.
         z: the noise that each example belongs to, of its shape: pairs (reflow), of which held_out is a share.
+        standardize: "entries", "channels" or "whole": less the mean and by the standard deviation that the training
+            data has there (`units.measured`); samples are in the file's units again. Floating images may then span
+            anything.
 
     Pairs are as a flow made them: their images may leave [-1, 1] a little.
 
@@ -45,9 +50,10 @@ def npz(
         raise ValueError(f"npz: held_out_label={held_out_label!r} needs held_out=, the name of the held-out examples.")
     if named and z is not None:
         raise ValueError(f"npz: got z={z!r} and held_out={held_out!r}; of pairs a share is held out, such as 0.1.")
-    train = _arrays(file, x, label, z)
+    free = z is not None or standardize is not None
+    train = _arrays(file, x, label, z, free)
     if isinstance(held_out, str):
-        parts = [train, _arrays(file, held_out, held_out_label)]
+        parts = [train, _arrays(file, held_out, held_out_label, None, free)]
     else:
         apart = evenly(len(train), held_out)
         pick = lambda part, where: None if part is None else part[where]
@@ -55,10 +61,12 @@ def npz(
         parts = [Arrays(train.x[p], *(pick(part, p) for part in known)) for p in (~apart, apart)]
     labels = [part.given["label"].max() for part in parts if "label" in part.given]
     classes = int(max(labels)) + 1 if labels else None
-    return in_memory(file.stem, *parts, classes=classes, levels=256 if train.x.dtype == np.uint8 else None, flip=flip)
+    levels = 256 if train.x.dtype == np.uint8 else None
+    dataset = in_memory(file.stem, *parts, classes=classes, levels=levels, flip=flip)
+    return dataset if standardize is None else units.standardize(dataset, standardize)
 
 
-def _arrays(file: Path, x: str, label: str | None, z: str | None = None) -> Arrays:
+def _arrays(file: Path, x: str, label: str | None, z: str | None, free: bool) -> Arrays:
     examples = _read(file, x)
     if examples.ndim not in (2, 3, 4):
         raise ValueError(f"{file}: {x!r} has shape {examples.shape}, expected (N, H, W, C), (N, H, W) or (N, d).")
@@ -69,7 +77,7 @@ def _arrays(file: Path, x: str, label: str | None, z: str | None = None) -> Arra
         arrays = Arrays(examples, labels, noise)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    if z is None and arrays.x.ndim == 4 and arrays.x.dtype != np.uint8 and np.abs(arrays.x).max() > 1:
+    if not free and arrays.x.ndim == 4 and arrays.x.dtype != np.uint8 and np.abs(arrays.x).max() > 1:
         low, high = arrays.x.min(), arrays.x.max()
         raise ValueError(f"{file}: floating images {x!r} span [{low:g}, {high:g}], expected [-1, 1], or uint8 pixels.")
     return arrays

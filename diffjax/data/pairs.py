@@ -16,7 +16,7 @@ from diffjax.data.digits import digits
 from diffjax.data.folder import folder
 from diffjax.data.npz import npz
 from diffjax.data.photos import photos
-from diffjax.data.source import Dataset, Source, fingerprint
+from diffjax.data.source import Dataset, Source, fingerprint, labels
 from diffjax.data.tfds import tfds
 from diffjax.host import nearest
 from diffjax.method import Drawn, Example, Section
@@ -50,7 +50,7 @@ class Pairs:
     """
 
     def __init__(self, source: Source, degrade: Any):
-        self.source, self.degrade = source, degrade
+        self.source, self.degrade, self.labels = source, degrade, labels(source)
         first = source.gather(np.zeros(1, int)).x
         if (shape := degrade(first).shape) != first.shape:
             raise ValueError(f"Endpoints have shape {shape[1:]}, expected that of the examples, {first.shape[1:]}.")
@@ -83,6 +83,8 @@ def paired(dataset: Dataset, degradation: str, factor: int = 2, sigma: float = 1
         raise ValueError(f"Examples have shape {dataset.shape}, expected images (H, W, C) to degrade.")
     if dataset.flip:
         raise ValueError("flip mirrors x alone; set flip=False for a data set of pairs.")
+    if dataset.units is not None:
+        raise ValueError("standardize is for data without endpoints; set standardize=None for a data set of pairs.")
     degrade = _average(dataset.shape, factor) if degradation == "average" else _blur(dataset.shape, sigma)
     parts = [Pairs(source, degrade) for source in (dataset.train, dataset.held_out)]
     digest = fingerprint(dataset.fingerprint, degradation, factor, sigma)
