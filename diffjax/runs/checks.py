@@ -98,11 +98,11 @@ def check_calls(method: Method, dataset: Dataset) -> None:
     """Traces a step's losses and a sample of one example: what they refuse is said before anything runs."""
     key, example = jax.random.key(0), data.blank(dataset)
     batch = jax.tree.map(lambda a: a[None], example)
-    if method.prepare is not None:
-        batch = method.prepare.apply(method.prepare.init(), key, batch)
-    if method.learned is not None:
-        method.learned(method.prepare.init())  # pyright: ignore[reportOptionalMemberAccess]
     try:
+        if method.prepare is not None:
+            batch = method.prepare.apply(method.prepare.init(), key, batch)
+        if method.learned is not None:
+            method.learned(method.prepare.init())  # pyright: ignore[reportOptionalMemberAccess]
         params = jax.eval_shape(method.init, key, example)
         if hasattr(method.parts, "check_loss"):
             method.parts.check_loss(params, jax.tree.map(lambda a: a[0], batch))
@@ -155,7 +155,7 @@ def _check_pairs(config: Config, of: Denoising, dataset: Dataset) -> None:
     example, prepare = data.blank(dataset), of.prepare(of.schedule)
     if "z" not in example.chosen:
         return
-    batch = jax.tree.map(lambda a: a[None], example._replace(chosen={}))
+    batch = jax.tree.map(lambda a: a[None], example._replace(chosen={}, given={}))
     chosen = {} if prepare is None else prepare.apply(prepare.init(), jax.random.key(0), batch).chosen
     if config.augment.name != "none":
         raise ConfigError(f"augment.{config.augment.name} would part each x from its z: set augment.name=none.")
