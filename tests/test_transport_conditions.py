@@ -92,7 +92,7 @@ def test_sinkhorn_takes_noise_of_its_own_condition_alone():
     assert moved > N / 2  # and exchanged it
 
 
-# --- in a method: what it reads is what parts the pairs -----------------------------------------------------------------
+# --- in a method: what it reads is what parts the pairs ---------------------------------------------------------------
 
 
 def method_of(reads, share=0.0):

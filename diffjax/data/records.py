@@ -15,7 +15,7 @@ IN_MEMORY = 4 * 2**30  # bytes: sets up to this size are loaded, larger ones sta
 
 
 class Records:
-    """A source over `read`, which takes indices (b,) to {"x": (b, ...) uint8 or floating, "label": (b,) integers}.
+    """A source over `read`, which takes indices (b,) to {"x", "y": (b, ...) uint8 or floating, "label": (b,) integers}.
 
     Which examples form a batch is decided above, by (seed, step): threads change the speed, never the result.
     """
@@ -32,8 +32,8 @@ class Records:
     def gather(self, indices: np.ndarray) -> Example:
         """Gathers the examples at `indices` (B,); x as float32, bytes in [-1, 1]."""
         columns = self.gather_raw(indices)
-        given = {name: part.astype(np.int32) for name, part in columns.items() if name != "x"}
-        return Example(unit(columns["x"]), given)
+        known = lambda name, part: part.astype(np.int32) if name == "label" else unit(part)
+        return Example(unit(columns["x"]), {name: known(name, part) for name, part in columns.items() if name != "x"})
 
     def gather_raw(self, indices: np.ndarray) -> Columns:
         """Gathers the examples at `indices` (B,), as they are stored."""

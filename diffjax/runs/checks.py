@@ -68,6 +68,7 @@ def check_objects(method: Method, dataset: Dataset, optimizer: Any, settings: Se
             raise ConfigError(f"Got {type(got).__name__} as the {name}, expected a {kind.__name__}: {ways[name]}.")
     try:
         training.check_optimizers(method, optimizer)
+        data.class_of(dataset, settings.label)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     least, why = dataset.least
@@ -126,7 +127,7 @@ def check_words(config: Config, of: Denoising, dataset: Dataset) -> None:
     """Groups of a config of denoising go together: what only its words can get wrong."""
     _check_augment(config, of, dataset)
     _check_pairs(config, of, dataset)
-    _check_classes(config, dataset)
+    data.check_classes(dataset, config.model.get("classes"))
     _check_maps(config)
     _check_given(config, of, dataset)
 
@@ -183,14 +184,8 @@ def check_labels(config: Config) -> None:
             f"guidance.{config.guidance.name} needs a model that was trained without labels too: "
             "set train.label_dropout, to 0.1 say."
         )
-    if classes is not None and label is not None and not 0 <= label <= classes:
+    if classes is not None and isinstance(label, int) and not 0 <= label <= classes:
         raise ConfigError(f"sample.label is {label}, expected 0 to {classes - 1}, or {classes} for no label.")
-
-
-def _check_classes(config: Config, dataset: Dataset) -> None:
-    classes = config.model.get("classes")
-    if classes is not None and (dataset.classes is None or dataset.classes > classes):
-        raise ConfigError(f"model.classes is {classes}, but {dataset.name} has {dataset.classes or 'no'} labels.")
 
 
 def _check_given(config: Config, of: Denoising, dataset: Dataset) -> None:

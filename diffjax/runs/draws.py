@@ -18,7 +18,7 @@ def asked(method: Method, dataset: Dataset) -> tuple[str, ...]:
     return tuple(data.blank(dataset).given) if method.asks is None else method.asks
 
 
-def given_of(method: Method, dataset: Dataset, seeds: Any, label: int | None = None) -> dict[str, np.ndarray]:
+def given_of(method: Method, dataset: Dataset, seeds: Any, label: Any = None) -> dict[str, np.ndarray]:
     """Makes what the samples of these seeds are given, of what the method asks for.
 
     A label alone is `label`, or else seed mod classes; anything else is that of held-out example seed mod their number.
@@ -26,15 +26,14 @@ def given_of(method: Method, dataset: Dataset, seeds: Any, label: int | None = N
     seeds = np.asarray(seeds, np.uint32)
     names = asked(method, dataset)
     if set(names) <= {"label"}:
+        label = data.class_of(dataset, label)
         labels = seeds % (dataset.classes or 1) if label is None else np.full(len(seeds), label)
         return {name: labels.astype(np.int32) for name in names}
     found = held_out(dataset, seeds).given
     return {name: found[name] for name in names}
 
 
-def told(
-    method: Method, dataset: Dataset, seeds: Any, words: dict[str, Any], label: int | None
-) -> dict[str, np.ndarray]:
+def told(method: Method, dataset: Dataset, seeds: Any, words: dict[str, Any], label: Any) -> dict[str, np.ndarray]:
     """Makes what these samples are given, with what a user says of it in the place of what the seeds stand for.
 
     Args:
@@ -48,7 +47,7 @@ def told(
         if name not in names:
             raise ConfigError(f"Nobody reads {name!r} of what is given: {nearest(name, names)}.")
     given = given_of(method, dataset, seeds, label)
-    for name, value in words.items():
+    for name, value in data.told(dataset, words).items():
         given[name] = data.fitting(name, value, first[name], len(seeds))
     classes, labels = dataset.classes, given.get("label", np.zeros(0))
     if classes is not None and labels.size and not (labels.min() >= 0 and labels.max() <= classes):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from diffjax.data import describe
 from diffjax.method import Drawn, Section
 from diffjax.metrics.judges import two_samples
 from diffjax.runs import workdir as files
@@ -63,14 +64,13 @@ def merged(sections: list[Section]) -> dict[str, Any]:
 def text(run: Run, results: dict[str, Any], table: str, told: list[Section]) -> str:
     """Writes the report as Markdown."""
     data, how = run.data, getattr(run.method.parts, "how", None)
-    sizes = f"{len(data.train)} training and {len(data.held_out)} held-out examples of {data.name}"
     by = "" if how is None else f" by {how()}"
     more = "\n".join(section.text for section in told)
     curve = "![training](figures/training.png)"
     more += "" if curve in more else f"\n## Training\n\n{curve}\n"
     return f"""# {run.name}: step {results["step"]}
 
-{sizes} (split {data.fingerprint}); {results["samples"]} samples of EMA {run.settings.ema}{by}.
+{describe(data)} (split {data.fingerprint}); {results["samples"]} samples of EMA {run.settings.ema}{by}.
 
 ![samples](figures/samples.png)
 
