@@ -90,13 +90,19 @@ def size(image: Any) -> tuple[int, int]:
 
 
 def decode(
-    file: BinaryIO | str, name: str, shape: tuple[int, int, int], background: Background = None, fit: bool = True
+    file: BinaryIO | str,
+    name: str,
+    shape: tuple[int, int, int],
+    background: Background = None,
+    fit: bool = True,
+    upright: bool = True,
 ) -> np.ndarray:
-    """Decodes the upright image as (H, W, C) uint8.
+    """Decodes an image as (H, W, C) uint8.
 
     Args:
         shape: of the result; C is 1, 3 or 4.
         background: what pixels that are not opaque lie on.
+        upright: turn the image as its EXIF tag says.
         fit: scale the shorter side and cut out the centre where the image has another size; else that is an error.
 
     Raises:
@@ -106,7 +112,7 @@ def decode(
 
     height, width, channels = shape
     with opened(file, name) as image, _one_at_a_time if image.width * image.height > LARGE else nullcontext():
-        image = ImageOps.exif_transpose(image)
+        image = ImageOps.exif_transpose(image) if upright else image
         image = (image if channels == 4 else _without_alpha(image, name, background)).convert(MODES[channels])
         if image.size != (width, height):
             if not fit:
