@@ -89,7 +89,7 @@ def folder(
     if flip:
         check_flip(shape)
     reads = {"x": _reader(files, found.names, shape, background, fit=size is not None)}
-    second = None if y is None else _endpoints(y, found.own)
+    second = None if y is None else _endpoints(y, found.names)
     if second is not None:
         reads["y"] = _reader(*second, shape, background, fit=size is not None)
     parts = [_records(reads, np.flatnonzero(apart == side), found.label) for side in (False, True)]
@@ -178,23 +178,21 @@ def _classes(where: str, names: list[str], label: str | None) -> list[str] | Non
     return [name.rpartition("/")[0] if label == "parent" else name.partition("/")[0] for name in names]
 
 
-def _endpoints(path: str, own: list[str]) -> tuple[Tree, list[str]]:
+def _endpoints(path: str, names: list[str]) -> tuple[Tree, list[str]]:
     """Finds the endpoint of each image by its name without suffix."""
     files = tree(path, SUFFIXES, "data.folder: y")
     stem = lambda name: name.rpartition(".")[0]
-    _, theirs, _ = parts = _parts(files, [name for name in files.names if name != LABELS])
-    found = dict(zip(map(stem, theirs), parts[0]))
-    doubled = [name for name, count in Counter(map(stem, [*theirs])).items() if count > 1]
-    doubled += [name for name, count in Counter(map(stem, own)).items() if count > 1]
-    missing = [name for name in own if stem(name) not in found]
-    more = sorted(set(found) - set(map(stem, own)))
+    theirs, _, _ = _parts(files, [name for name in files.names if name != LABELS])
+    found, own = dict(zip(map(stem, theirs), theirs)), Counter(map(stem, names))
+    doubled = [name for count in (Counter(map(stem, theirs)), own) for name, n in count.items() if n > 1]
+    missing, more = [name for name in names if stem(name) not in found], sorted(set(found) - set(own))
     for wrong, what in ((doubled, "two of"), (missing, "no endpoint for"), (more, "an endpoint without an image,")):
         if wrong:
             raise ValueError(
                 f"{files.where!r} and the folder of images have {what} {wrong[0]!r} ({len(wrong)} in all); "
                 "expected one pair of images for each name."
             )
-    return files, [found[stem(name)] for name in own]
+    return files, [found[stem(name)] for name in names]
 
 
 def _shape(files: Tree, names: list[str], size: int | None, channels: int) -> tuple[int, int, int]:

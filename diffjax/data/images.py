@@ -58,7 +58,8 @@ def opened(file: BinaryIO | str, name: str) -> Iterator[Any]:
     except Image.UnidentifiedImageError as error:
         raise ValueError(f"{name!r} cannot be read as an image: it is none of {', '.join(FORMATS)}.") from error
     except broken as error:  # SyntaxError: Pillow's for some headers
-        raise ValueError(f"{name!r} cannot be read as an image: {error}.") from error
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(f"{name!r} cannot be read as an image: {reason}.") from error
 
 
 def _check_header(image: Any, name: str) -> None:

@@ -41,9 +41,20 @@ class Records:
 
         chunks = np.array_split(np.asarray(indices), -(-len(indices) // PER_READ))
         options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * self.threads)
-        with closing(iter(grain.MapDataset.source(chunks).map(self.read).to_iter_dataset(options))) as reads:
-            parts = list(reads)
+        parts = []
+        with closing(iter(grain.MapDataset.source(chunks).map(self._tried).to_iter_dataset(options))) as reads:
+            for part in reads:
+                if isinstance(part, Exception):
+                    raise part
+                parts.append(part)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _tried(self, indices: np.ndarray) -> Columns | Exception:
+        """Reads, or gives what went wrong: raised in a thread, Grain would write lines of its own behind it."""
+        try:
+            return self.read(indices)
+        except (ValueError, OSError) as error:
+            return error
 
     def load(self) -> Arrays:
         """Loads all examples into memory."""
