@@ -46,23 +46,30 @@ def check_files(folder: Path, split: str, files: list[Any]) -> None:
     Raises:
         ValueError: naming the file.
     """
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    here = os.path.normpath(folder)
+    here = os.path.abspath(folder)
     for file in files:
-        if os.path.dirname(os.path.normpath(file.filename)) != here:
+        if os.path.dirname(os.path.abspath(file.filename)) != here:
             raise ValueError(f"{folder}: split {split!r} lies at {file.filename!r}, outside of the data set: {AGAIN}.")
         if not os.path.isfile(file.filename):
             raise ValueError(f"{folder}: split {split!r} lacks {os.path.basename(file.filename)!r}: {AGAIN}.")
-        reader = ArrayRecordReader(file.filename)
-        count = reader.num_records() if reader.ok() else None
-        reader.close()
-        if count is None:
-            raise ValueError(f"{file.filename} is no array_record file, or a truncated one: {AGAIN}.")
+        count = _count(file.filename)
         if count < file.skip + file.take:
             raise ValueError(
                 f"{file.filename} holds {count} examples, but dataset_info.json says {file.examples_in_shard}: {AGAIN}."
             )
+
+
+def _count(file: str) -> int:
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    reader = ArrayRecordReader(file)
+    try:
+        count = reader.num_records()
+        reader.close()  # a damaged file is told of here, at the latest
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{file} is no array_record file, or a truncated one ({reason}): {AGAIN}.") from error
+    return count
 
 
 def _feature_classes() -> set[str]:
