@@ -2,9 +2,11 @@
 
 import os
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
 import compiled
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = compiled.xla_flags(*compiled.flags())  # before the first program: XLA reads them once
+
 import jax
 import pytest
 import run_command

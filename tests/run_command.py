@@ -8,6 +8,7 @@ from pathlib import Path
 import compiled
 
 ROOT = Path(__file__).parents[1]
+UNET = ("model.channels=4", "model.multipliers=1", "model.attention=()")  # that traces and compiles soon
 
 
 def environment(devices: int = 1, pinned: bool = False, cache: Path | None = None) -> dict[str, str]:
@@ -17,7 +18,7 @@ def environment(devices: int = 1, pinned: bool = False, cache: Path | None = Non
         pinned: whether the process runs on one core.
         cache: a folder for them in place of the tests' own: for processes that are killed, maybe while they write.
     """
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = compiled.xla_flags(f"--xla_force_host_platform_device_count={devices}")
     kept = compiled.settings(1 if pinned else cores())
     if cache is not None:
         kept["jax_compilation_cache_dir"] = str(cache)

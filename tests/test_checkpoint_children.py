@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import compiled
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +29,8 @@ def sound(tmp_path_factory):
 
 
 def child(*args, devices=1, **kwargs):
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = compiled.xla_flags(f"--xla_force_host_platform_device_count={devices}")
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), env.get("PYTHONPATH", "")])
     return subprocess.Popen([sys.executable, __file__, *map(str, args)], env=env, text=True, **kwargs)
 
@@ -70,7 +72,7 @@ def kill_repeatedly(directory, kills):
 
 
 def test_a_killed_save_leaves_the_last_complete_step(tmp_path):
-    assert kill_repeatedly(tmp_path, 5) > 0
+    assert kill_repeatedly(tmp_path, 3) > 0
     assert sum("orbax-checkpoint-tmp" in p.name for p in tmp_path.iterdir()) <= 1  # the last kill's, no older one's
 
 

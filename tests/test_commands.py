@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from run_command import environment, one_core, run
+from run_command import UNET, environment, one_core, run
 
 from diffjax import config as C
 from diffjax import main as command_line
@@ -21,13 +21,15 @@ from diffjax.runs import workdir as files
 from diffjax.runs.logs import Log
 
 TINY = "configs/vpsde.py:tiny"
+RUN = [*UNET, "train.loggers=('tensorboard',)"]
+MOONS = ["data.name=moons", "model.name=MLP", "model.width=16", "model.depth=1"]
 
 
 @pytest.fixture(scope="module")
 def tiny_run(tmp_path_factory):
     """A finished run and what train.run returned."""
     workdir = tmp_path_factory.mktemp("runs") / "tiny"
-    return workdir, train.run(runs.load(TINY, ["train.loggers=('tensorboard',)"]), workdir)
+    return workdir, train.run(runs.load(TINY, RUN), workdir)
 
 
 def test_a_run_leaves_what_the_readme_promises(tiny_run):
@@ -84,7 +86,7 @@ def test_a_logger_that_is_not_installed_is_named(tmp_path, monkeypatch):
 def test_finished_run_started_again_does_no_step(tiny_run, capsys):
     workdir, _ = tiny_run
     before = (workdir / "metrics.jsonl").read_bytes()
-    train.run(runs.load(TINY, ["train.loggers=('tensorboard',)"]), workdir)
+    train.run(runs.load(TINY, RUN), workdir)
     assert "all 40 steps are trained, evaluating again" in capsys.readouterr().out
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
@@ -145,7 +147,7 @@ def test_eval_of_another_sampler_leaves_the_runs_report(tiny_run):
 
 
 def test_show_counts_parameters_and_batches(capsys):
-    costs = show.run(runs.load(TINY))
+    costs = show.run(runs.load(TINY, UNET))
     printed = capsys.readouterr().out
     assert costs["shapes"] == {"x": (32, 8, 8, 1)}
     assert costs["nfe"] == 5
@@ -155,16 +157,14 @@ def test_show_counts_parameters_and_batches(capsys):
 
 
 def test_points_of_the_plane_train_an_mlp(tmp_path):
-    config = runs.load(
-        TINY, ["data.name=moons", "model.name=MLP", "model.width=16", "train.steps=10", "train.sample_every=10"]
-    )
+    config = runs.load(TINY, [*MOONS, "train.steps=10", "train.sample_every=10"])
     results = train.run(config, tmp_path / "run")
     assert results["gate"] is None
     assert results["metrics"]["exact W2"]["floor"] < results["metrics"]["exact W2"]["value"]
 
 
 def test_conditional_model_trains_and_samples_by_label(tmp_path):
-    config = runs.load(TINY, ["model.classes=10", "train.steps=10", "train.sample_every=10"])
+    config = runs.load(TINY, [*UNET, "model.classes=10", "train.steps=10", "train.sample_every=10"])
     train.run(config, tmp_path / "run")
     assert sample.run(tmp_path / "run", [0, 1]).shape == (2, 8, 8, 1)
 
@@ -172,7 +172,7 @@ def test_conditional_model_trains_and_samples_by_label(tmp_path):
 @pytest.mark.parametrize("policy", ["stop", "skip"])
 def test_non_finite_updates(tmp_path, policy, capsys):
     changes = ["learning_rate.peak=1e38", "learning_rate.warmup_steps=0", f"train.nonfinite={policy}"]
-    config = runs.load(TINY, [*changes, "data.name=moons", "model.name=MLP", "model.width=16"])
+    config = runs.load(TINY, [*changes, *MOONS])
     if policy == "stop":
         with pytest.raises(training.NonFiniteError, match=r"is inf at step 0 \(in steps 0 to 9\)"):
             train.run(config, tmp_path / "run")
@@ -339,7 +339,7 @@ def test_every_config_builds(path, variant):
 
 
 def test_the_command_line_in_a_process_of_its_own(tmp_path):
-    status, output = run(f"--config={TINY}", "--mode=show")
+    status, output = run(f"--config={TINY}", *(f"--config.{change}" for change in UNET), "--mode=show")
     assert status == 0, output
     assert "MFLOP per image" in output
     status, output = run(f"--config={TINY}", "--config.train.stpes=3")

@@ -169,8 +169,8 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path):
     assert_trainer_resumes(lambda workdir: trainer(workdir, **small), tmp_path)
 
 
-def test_the_config_trains_is_judged_and_resumed_from_the_command_line(tmp_path):
-    results = assert_trains_and_resumes("configs/coupling_flow.py:tiny", tmp_path)
+def test_the_config_trains_is_judged_and_resumed_from_the_command_line(tmp_path, capsys):
+    results = assert_trains_and_resumes("configs/coupling_flow.py:tiny", tmp_path, capsys)
     run = runs.open(tmp_path / "whole")
     x = run.data.held_out.gather(np.arange(64)).x
     own = jax.vmap(run.method.parts.log_prob, (None, 0))(run.params, x)

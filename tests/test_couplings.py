@@ -1,7 +1,6 @@
 """Couplings: transport against enumeration, linear programming and closed forms; pairs in training and from files."""
 
 import itertools
-import os
 import subprocess
 import sys
 
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from run_command import ROOT
+from run_command import environment
 from scipy import optimize
 
 from diffjax import config as C
@@ -231,8 +230,7 @@ print("agreed", found)
 
 
 def test_the_pairs_do_not_depend_on_the_number_of_devices():
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    env["PYTHONPATH"] = str(ROOT)
+    env = environment(4)
     done = subprocess.run([sys.executable, "-c", DEVICES], env=env, capture_output=True, text=True, timeout=300)
     assert "agreed" in done.stdout, done.stderr
 

@@ -300,8 +300,8 @@ def test_report_tells_how_far_steps_are_apart(trained):
     np.testing.assert_allclose(apart["1"], expected, rtol=0.3)
 
 
-def test_config_trains_and_resumes(tmp_path):
-    found = assert_trains_and_resumes("configs/flow_map.py:tiny", tmp_path)
+def test_config_trains_and_resumes(tmp_path, capsys):
+    found = assert_trains_and_resumes("configs/flow_map.py:tiny", tmp_path, capsys)
     assert found["flow_map"]["apart"]["1"] > 0
 
 

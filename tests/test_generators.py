@@ -1,15 +1,14 @@
 """Two players: the critic's optimum, the generator's gradient, four modes, devices, and a run that is resumed."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from run_command import environment
 from twice import assert_trainer_resumes, assert_trains_and_resumes
 
 from diffjax import data, methods, models, runs
@@ -170,8 +169,8 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path):
     assert_trainer_resumes(lambda workdir: trainer(workdir, **small), tmp_path)
 
 
-def test_the_config_trains_and_is_resumed_from_the_command_line(tmp_path):
-    results = assert_trains_and_resumes("configs/monoflow.py:tiny", tmp_path)
+def test_the_config_trains_and_is_resumed_from_the_command_line(tmp_path, capsys):
+    results = assert_trains_and_resumes("configs/monoflow.py:tiny", tmp_path, capsys)
     run = runs.open(tmp_path / "whole")
     assert set(run.state.params) == {"generator", "critic"}
     assert set(run.params) == {"generator"}  # averaged and exported: what draws read
@@ -215,10 +214,10 @@ def devices(out):
     np.savez(out, **found)
 
 
+@pytest.mark.slow  # `test_players` has two players on devices
 def test_one_device_two_devices_and_pmap_agree(tmp_path):
     out = tmp_path / "out.npz"
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    env["PYTHONPATH"] = str(Path(__file__).parent.parent)
+    env = environment(2)
     child = subprocess.run([sys.executable, __file__, str(out)], env=env, capture_output=True, text=True, timeout=300)
     assert child.returncode == 0, child.stdout + child.stderr
     found = dict(np.load(out))

@@ -267,8 +267,8 @@ def test_sections_of_the_report(trained):
     assert not failed.passed
 
 
-def test_config_trains_and_resumes(tmp_path):
-    found = assert_trains_and_resumes("configs/masked.py:tiny", tmp_path)
+def test_config_trains_and_resumes(tmp_path, capsys):
+    found = assert_trains_and_resumes("configs/masked.py:tiny", tmp_path, capsys)
     assert found["masked"]["bound"] < found["masked"]["product_of_marginals"] + 0.02
     assert found["tokens"]["floor"] > 0
 

@@ -189,6 +189,7 @@ def test_the_published_recipe_in_figures():
         show.run(config)
 
 
+@pytest.mark.slow
 def test_the_published_recipe_trains_on_images_of_that_size(tmp_path):
     """Every shape of a training step, on stand-in images; nothing is computed."""
     path = tmp_path / "images.npz"

@@ -5,26 +5,25 @@ import shutil
 
 import jax
 import numpy as np
-from run_command import run
 
+from diffjax import main as command_line
 from diffjax import runs
 
 
-def assert_trains_and_resumes(config, tmp_path, steps=40):
+def assert_trains_and_resumes(config, tmp_path, capsys, steps=40):
     """Runs `config`, takes its last checkpoint away as a kill at half would have, and runs it again.
 
     Returns:
         eval.json of the run.
     """
-    cache, whole, stopped = tmp_path / "compiled", tmp_path / "whole", tmp_path / "stopped"
-    status, output = run(f"--config={config}", f"--workdir={whole}", pinned=True, cache=cache)
-    assert status == 0, output
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert command_line.main([f"--config={config}", f"--workdir={whole}"]) == 0
+    capsys.readouterr()
     shutil.copytree(whole, stopped)
     shutil.rmtree(stopped / "checkpoints" / str(steps))
     (stopped / "results.json").unlink()
-    status, output = run(f"--config={config}", f"--workdir={stopped}", pinned=True, cache=cache)
-    assert status == 0, output
-    assert f"resuming at step {steps // 2} of {steps}" in output
+    assert command_line.main([f"--config={config}", f"--workdir={stopped}"]) == 0
+    assert f"resuming at step {steps // 2} of {steps}" in capsys.readouterr().out
     assert_same_bytes(*(runs.open(workdir).state for workdir in (whole, stopped)))
     found = [json.loads((workdir / "eval.json").read_text()) for workdir in (whole, stopped)]
     assert found[0] == found[1]
