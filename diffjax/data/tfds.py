@@ -166,7 +166,7 @@ def _records(builder: Any, split: str, image: str, label: str | None) -> Records
 
     examples = builder.as_data_source(split, deserialize_method=DeserializeMethod.RAW_BYTES)
     read = [name for name in (image, label) if name is not None]
-    features = tfds.features.FeaturesDict({name: builder.info.features[name] for name in read})
+    features: Any = tfds.features.FeaturesDict({name: builder.info.features[name] for name in read})
     pictures = isinstance(features[image], tfds.features.Image)
     decoders = {image: tfds.decode.SkipDecoding()} if pictures else None
 

@@ -18,7 +18,7 @@ from diffjax.denoisers.targets import Target, check_target
 from diffjax.method import Example, Keys, Method, Turn, per_example
 from diffjax.methods.conditions import Condition
 from diffjax.methods.evaluation import report
-from diffjax.types import Array, Denoiser, Key, Prepare, PyTree, Schedule, pytree, static
+from diffjax.types import Array, Denoiser, Key, PyTree, Schedule, pytree, static
 
 
 def _as_it_is(key: Key, x: Array) -> tuple[Array, None]:
@@ -213,7 +213,7 @@ def denoising(
     )
 
 
-def _shown_what_is_read(prepare: Prepare | None, read: tuple[str, ...] | None) -> Prepare | None:
+def _shown_what_is_read(prepare: Any, read: tuple[str, ...] | None) -> Any:
     """Hides from `prepare` what of `given` nobody reads: pairs are kept within what sampling conditions on, no more."""
     if prepare is None or read is None:
         return prepare
