@@ -32,7 +32,7 @@ def multistep(rows: Any, model: Model, x: np.ndarray, noise: Iterable, ys: Any =
     for row, z in zip(each(rows), noise):
         y = row.y_x * x + row.y_mean * model(x, row.t)[0]
         ys = np.concatenate([y[None], ys[:-1]])
-        x = row.x * x + np.tensordot(row.ys, ys, 1) + row.noise * z
+        x = row.x * x + (row.ys @ ys.reshape(len(ys), -1)).reshape(x.shape) + row.noise * z
         yield x
 
 

@@ -87,15 +87,15 @@ def test_a_damaged_step_is_skipped_by_name_in_one_line(copy, kind, capfd, caplog
 
 
 def test_flipped_bytes_never_restore(copy):
-    """Every one of 60 places in the data file: the step is refused, or restored exactly where the byte is unused."""
+    """Every one of 30 places in the data file: the step is refused, or restored exactly where the byte is unused."""
     path = data(copy / "30")
     content, refused = path.read_bytes(), 0
-    for place in np.linspace(0, len(content) - 1, 60, dtype=int):
+    for place in np.linspace(0, len(content) - 1, 30, dtype=int):
         path.write_bytes(content[:place] + bytes([content[place] ^ 0x41]) + content[place + 1 :])
         (step, state, _), _ = restore(copy)
         assert_same(state, make(step))
         refused += step == 20
-    assert refused > 40  # which bytes are unused varies with the layout that Orbax chose
+    assert refused > 20  # which bytes are unused varies with the layout that Orbax chose
 
 
 def test_wrong_numbers_are_named_by_leaf(copy, tmp_path):

@@ -186,9 +186,10 @@ def test_the_prepared_noise_is_normal_and_nearer_to_the_data(method):
     own = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(3), jnp.arange(256))
     drawn = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (2,)))(own))
     z = np.asarray(batch.chosen["z"])
-    assert {tuple(v) for v in z.tolist()} <= {tuple(v) for v in drawn.tolist()}
+    gaps = np.abs(z[:, None] - drawn).max(-1)  # rounding differs inside a larger program
+    assert gaps.min(1).max() < 1e-6
     if method == "exact":
-        np.testing.assert_array_equal(np.sort(z, 0), np.sort(drawn, 0))
+        assert len(set(gaps.argmin(1))) == 256
     assert couplings.transport_cost(x, z) < 0.7 * couplings.transport_cost(x, drawn)
     np.testing.assert_allclose(z.mean(0), 0, atol=0.2)
     np.testing.assert_array_equal(batch.given["label"], np.full(256, 3))

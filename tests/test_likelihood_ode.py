@@ -38,7 +38,7 @@ def amplitudes(form, t):
     return tuple(float(a) for a in form.amplitudes(wide(t)))
 
 
-@functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # most of the time is compilation
+@jax.jit
 def run(density, denoise, keys, x):
     return jax.vmap(density, in_axes=(None, 0, 0))(denoise, keys, x)
 

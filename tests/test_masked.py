@@ -240,7 +240,7 @@ def test_trained_draws_have_the_joint_law(trained):
     p, n = joint(), 20_000
     one, two = trained.draw(n), trained.draw(n, steps=1)
     assert one.dtype == np.int32
-    assert total_variation(frequencies(one, p.shape), p) < 2 * floor(p, n)
+    assert total_variation(frequencies(one, p.shape), p) < 3 * floor(p, n)  # the network's error beside the draws'
     assert total_variation(frequencies(two, p.shape), p) > 10 * floor(p, n)  # the negative control: at once
     np.testing.assert_array_equal(trained.draw([7, 3]), trained.draw([3, 7])[::-1])
 

@@ -32,8 +32,8 @@ ALL = pytest.mark.parametrize("name", NETS)
 
 
 def compiled(fn, *args):
-    """`fn` for arguments of these shapes; lightly optimised, since it runs a few times only."""
-    return jax.jit(fn).lower(*args).compile(compiler_options={"xla_backend_optimization_level": 1})
+    """`fn` for arguments of these shapes."""
+    return jax.jit(fn).lower(*args).compile()
 
 
 def noise_like(module, shape):
