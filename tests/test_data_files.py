@@ -116,6 +116,7 @@ def test_folder_refuses_empty_missing_and_odd_options(tmp_path):
         data.folder(str(tmp_path / "nowhere"))
     write_images(tmp_path, n=2)
     for options, message in [({"channels": 2}, "channels"), ({"size": 0}, "size"), ({"held_out": 1.0}, "held_out"),
+                             ({"size": 10**6}, "at most 8192"),
                              ({"label": "leaf"}, "expected folder, top, parent, or None"),
                              ({"background": 256}, "grey level 0 .. 255"), ({"background": (1, 2)}, "or a colour"),
                              ({"background": 0, "channels": 4}, "4 channels keep alpha")]:  # fmt: skip

@@ -129,6 +129,14 @@ def first(key, value):
     return lambda told: told["splits"][0].update({key: value})
 
 
+def as_tensor(told):
+    shape = {"dimensions": ["4", "4", "3"]}
+    told["featuresDict"]["features"]["image"] = {
+        "pythonClassName": "tensorflow_datasets.core.features.tensor_feature.Tensor",
+        "tensor": {"shape": shape, "dtype": "uint8", "encoding": "none"},
+    }
+
+
 def record(folder):
     return next(folder.glob("*-train.array_record-*"))
 
@@ -145,6 +153,7 @@ DAMAGE = {
         lambda f: edit(f / "features.json", lambda t: t["featuresDict"]["features"].update({"../x": {}})),
         r"has a feature '\.\./x', a path",
     ),
+    "features other": (lambda f: edit(f / "features.json", as_tensor), r"train\[0\] is no example of these features"),
     "record gone": (lambda f: record(f).unlink(), r"split 'train' lacks 'pictures-train\.array_record"),
     "record cut": (lambda f: record(f).write_bytes(record(f).read_bytes()[:-9]), "is no array_record file, or a trunc"),
     "record text": (lambda f: record(f).write_text("hello"), "is no array_record file"),

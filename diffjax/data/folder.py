@@ -112,6 +112,8 @@ def _check(channels: int, size: int | None, held_out: float | None, flip: bool, 
         raise ValueError(f"folder: channels is {channels!r}, expected 1, 3 or 4.")
     if size is not None and not host.is_int(size, 1):
         raise ValueError(f"folder: size is {size!r}, expected a positive number of pixels, or None.")
+    if size is not None and size**2 > images.MOST_PIXELS:
+        raise ValueError(f"folder: size is {size}, expected at most {int(images.MOST_PIXELS**0.5)} pixels.")
     if held_out is not None and not (isinstance(held_out, float) and 0 < held_out < 1):
         raise ValueError(f"folder: held_out is {held_out!r}, expected a share between 0 and 1.")
     if flip and y is not None:

@@ -162,6 +162,7 @@ def _names(builder: Any, label: str | None) -> tuple[str, ...] | None:
 
 def _records(builder: Any, split: str, image: str, label: str | None) -> Records:
     import tensorflow_datasets as tfds
+    from google.protobuf.message import DecodeError
     from tensorflow_datasets.core.decode import DeserializeMethod
 
     examples = builder.as_data_source(split, deserialize_method=DeserializeMethod.RAW_BYTES)
@@ -178,7 +179,12 @@ def _records(builder: Any, split: str, image: str, label: str | None) -> Records
         return found.view(features[image].np_dtype) if floating else found
 
     def one(record: bytes, index: int) -> dict[str, Any]:
-        row = features.deserialize_example_np(record, decoders=decoders)
+        try:
+            row = features.deserialize_example_np(record, decoders=decoders)
+        except (ValueError, KeyError, TypeError, AttributeError, DecodeError) as error:
+            reason = str(error).partition("\n")[0]
+            where = f"{builder.data_path}: {split}[{index}] is no example of these features"
+            raise ValueError(f"{where} ({reason}): {tfds_metadata.AGAIN}.") from error
         return {**row, image: pixels(row[image], index)} if pictures else row
 
     def rows(indices: np.ndarray) -> Columns:
