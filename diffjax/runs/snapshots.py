@@ -21,7 +21,7 @@ def write(workdir: Path, step: int, state: State) -> None:
     """Stores the averages of `step` (replicated arrays; one process writes)."""
     if jax.process_index() == 0:
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **_named(state))
+        np.savez(buffer, **_named(state))  # numpy 2.1 would store `allow_pickle` as an array
         path = _path(workdir, step)
         path.parent.mkdir(exist_ok=True)
         write_atomically(path, buffer.getvalue())
