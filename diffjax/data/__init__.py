@@ -7,7 +7,7 @@ from diffjax.data.names import check_classes as check_classes
 from diffjax.data.names import class_of as class_of
 from diffjax.data.names import describe as describe
 from diffjax.data.names import keep_names as keep_names
-from diffjax.data.names import told as told
+from diffjax.data.names import numbered as numbered
 from diffjax.data.npz import npz
 from diffjax.data.pairs import pairs
 from diffjax.data.photos import photos

@@ -41,7 +41,7 @@ def class_of(dataset: Dataset, label: Any) -> int | None:
     return int(label)
 
 
-def told(dataset: Dataset, given: dict[str, Any]) -> dict[str, Any]:
+def numbered(dataset: Dataset, given: dict[str, Any]) -> dict[str, Any]:
     """Puts the number of a class in the place of its name, in what a user says of samples."""
     if "label" not in given:
         return given

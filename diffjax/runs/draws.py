@@ -47,7 +47,7 @@ def told(method: Method, dataset: Dataset, seeds: Any, words: dict[str, Any], la
         if name not in names:
             raise ConfigError(f"Nobody reads {name!r} of what is given: {nearest(name, names)}.")
     given = given_of(method, dataset, seeds, label)
-    for name, value in data.told(dataset, words).items():
+    for name, value in data.numbered(dataset, words).items():
         given[name] = data.fitting(name, value, first[name], len(seeds))
     classes, labels = dataset.classes, given.get("label", np.zeros(0))
     if classes is not None and labels.size and not (labels.min() >= 0 and labels.max() <= classes):

@@ -69,7 +69,7 @@ class Run(NamedTuple):
     def denoiser(self, given: dict | None = None, **words: Any) -> Denoiser:
         """Makes the denoiser that knows x_0's mean, for an example of which this is known, such as label=3."""
         return self.parts("mean_denoiser", "A denoiser").mean_denoiser(
-            self.params, data.told(self.data, {**(given or {}), **words})
+            self.params, data.numbered(self.data, {**(given or {}), **words})
         )
 
     def given(self, seeds: Iterable[int], **words: Any) -> dict[str, np.ndarray]:
