@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax import host
 from diffjax.types import Array, Key, Posterior, Schedule, pytree, static
 
 
@@ -47,8 +48,8 @@ class GaussianMixture:
     Attributes:
         log_weights: (K,).
         means: (K, d).
-        variances: (K, d), the eigenvalues of C_k.
-        bases: (K, d, d), the eigenvectors of C_k as columns, or None if every C_k is a multiple of the identity.
+        variances: (K, r), the eigenvalues of C_k, r = d; or the r < d that are not 0.
+        bases: (K, d, r), the eigenvectors of C_k as columns, or None if every C_k is a multiple of the identity.
         shape: of one example, d entries in all.
     """
 
@@ -57,6 +58,11 @@ class GaussianMixture:
     variances: Array
     bases: Array | None
     shape: tuple[int, ...] = static()
+
+    @property
+    def thin(self) -> bool:
+        """Whether the covariances have fewer axes than x has entries: no spread along the others, but the noise's."""
+        return self.variances.shape[1] < self.means.shape[1]
 
     def denoiser(self, schedule: Schedule, with_var: bool = False) -> ExactDenoiser:
         """Makes the exact denoiser of the mixture under a schedule."""
@@ -69,8 +75,10 @@ class GaussianMixture:
     def score(self, x: Array, alpha: Any = 1.0, sigma: Any = 0.0) -> Array:
         """Computes grad log p(x_t = x), of x's shape."""
         components = self._condition(x, alpha, sigma)
-        pull = -components.offset / components.total
-        return (jax.nn.softmax(components.log_joint) @ self._to_data(pull)).reshape(self.shape)
+        pull = self._to_data(-components.offset / components.total)
+        if self.thin:
+            pull = pull - (x.reshape(1, -1) - alpha * self.means - self._to_data(components.offset)) / sigma**2
+        return (jax.nn.softmax(components.log_joint) @ pull).reshape(self.shape)
 
     def posterior(self, x: Array, alpha: Any, sigma: Any) -> Posterior:
         """Computes mean and diagonal variance of p(x_0 | x_t = x), of x's shape."""
@@ -93,21 +101,27 @@ class GaussianMixture:
         """Draws n examples, (n, *shape)."""
         key_k, key_z = jax.random.split(key)
         k = jax.random.categorical(key_k, self.log_weights, shape=(n,))
-        z = jnp.sqrt(self.variances[k]) * jax.random.normal(key_z, (n, self.means.shape[1]), self.means.dtype)
+        z = jnp.sqrt(self.variances[k]) * jax.random.normal(key_z, (n, self.variances.shape[1]), self.means.dtype)
         z = z if self.bases is None else jnp.einsum("nij,nj->ni", self.bases[k], z)
         return (self.means[k] + z).reshape(n, *self.shape)
 
     def _condition(self, x: Array, alpha: Any, sigma: Any) -> "_Components":
-        offset = self._to_basis(x.reshape(1, -1) - alpha * self.means)
-        total = alpha**2 * self.variances + sigma**2
+        centred = x.reshape(1, -1) - alpha * self.means
+        offset, total = self._to_basis(centred), alpha**2 * self.variances + sigma**2
         log_normal = -0.5 * jnp.sum(offset**2 / total + jnp.log(2 * np.pi * total), axis=1)
+        if self.thin:
+            count, noise = centred.shape[1] - offset.shape[1], jnp.asarray(sigma**2, centred.dtype)
+            beside = jnp.maximum(jnp.sum(centred**2, axis=1) - jnp.sum(offset**2, axis=1), 0)
+            log_normal = log_normal - 0.5 * (beside / noise + count * jnp.log(2 * np.pi * noise))
         return _Components(self.log_weights + log_normal, offset, total)
 
     def _posterior_components(self, x: Array, alpha: Any, sigma: Any) -> tuple[Array, Array, Array]:
         """Computes responsibilities (K,), component means (K, d), component variances in their bases (K, d)."""
         components = self._condition(x, alpha, sigma)
         means = self.means + self._to_data(alpha * self.variances / components.total * components.offset)
-        return jax.nn.softmax(components.log_joint), means, sigma**2 * self.variances / components.total
+        alone = self.thin and len(self.log_weights) == 1  # has no density where sigma is 0, but all of the weight
+        weights = jnp.ones(1, means.dtype) if alone else jax.nn.softmax(components.log_joint)
+        return weights, means, sigma**2 * self.variances / components.total
 
     def _to_basis(self, rows: Array) -> Array:
         return rows if self.bases is None else jnp.einsum("kij,ki->kj", self.bases, rows)
@@ -161,6 +175,22 @@ def gaussian_mixture(weights: Any, means: Any, covariances: Any) -> GaussianMixt
         None if bases is None else to_array(bases),
         shape,
     )
+
+
+def fitted_gaussian(x: Any) -> GaussianMixture:
+    """Fits one Gaussian, with the mean and the unbiased covariance of examples (n, *shape).
+
+    The covariance of fewer examples than entries has no full rank and is kept as its axes (`host.thin_axes`): cost and
+    memory are linear in the number of entries. ValueError unless n >= 2.
+    """
+    x = np.asarray(x)
+    n, shape, d = len(x), x.shape[1:], int(np.prod(x.shape[1:]))
+    if n < 2 or d > n:
+        mean, variances, axes = host.thin_axes(x)
+        to_array = lambda a: jnp.asarray(a, jnp.zeros(()).dtype)[None]
+        return GaussianMixture(jnp.zeros(1), to_array(mean), to_array(variances), to_array(axes), shape)
+    flat = x.reshape(n, d).astype(np.float64)
+    return gaussian_mixture([1.0], flat.mean(0).reshape(1, *shape), np.cov(flat.T).reshape(1, d, d))
 
 
 @pytree

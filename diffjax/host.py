@@ -2,8 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
@@ -120,3 +120,45 @@ def check_seeds(seeds: Any) -> list[int]:
     if not found or not all(is_int(seed) and 0 <= seed < 2**32 for seed in found):
         raise ValueError(f"Got seeds {seeds!r}, expected a number of samples, or integers in [0, 2^32).")
     return found
+
+
+BLOCK = 4096  # entries of all examples that are widened to float64 at a time
+
+
+def blocks(*arrays: Any) -> Iterator[list[np.ndarray]]:
+    """Walks over the columns of arrays (n, ...) of one example shape: lists of float64 (n, up to BLOCK) parts."""
+    flat = [np.reshape(a, (len(a), -1)) for a in arrays]
+    for start in range(0, flat[0].shape[1], BLOCK):
+        yield [np.asarray(a[:, start : start + BLOCK], np.float64) for a in flat]
+
+
+class Axes(NamedTuple):
+    """Mean (d,), and the r principal axes (d, r) with their unbiased variances (r,), rising; float64, axes float32."""
+
+    mean: np.ndarray
+    variances: np.ndarray
+    axes: np.ndarray
+
+
+def thin_axes(x: Any) -> Axes:
+    """Finds the principal axes of n examples (n, ...) of d >= n entries from their (n, n) matrix of inner products.
+
+    At most n - 1 axes, those whose variance is above 1e-10 of the largest. Cost n^2 d and memory n d are linear in d;
+    the covariance would be (d, d). ValueError unless n >= 2.
+    """
+    n = len(x)
+    if n < 2:
+        raise ValueError(f"Got {n} example, expected at least 2: one has no covariance.")
+    centred = lambda part: part - part.mean(0, keepdims=True)
+    inner = np.zeros((n, n))
+    for (part,) in blocks(x):
+        part = centred(part)
+        inner += part @ part.T
+    squares, vectors = np.linalg.eigh(inner)
+    kept = squares > 1e-10 * max(squares[-1], np.finfo(np.float64).tiny)
+    turn = vectors[:, kept] / np.sqrt(squares[kept])
+    mean = np.concatenate([part.mean(0) for (part,) in blocks(x)])
+    axes = np.empty((len(mean), turn.shape[1]), np.float32)
+    for i, (part,) in enumerate(blocks(x)):
+        axes[i * BLOCK : (i + 1) * BLOCK] = centred(part).T @ turn
+    return Axes(mean, squares[kept] / (n - 1), axes)

@@ -7,6 +7,7 @@
 Data makes examples with their `given`, seeds make `given` for what is drawn; network, target and guidance read it.
 """
 
+import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -77,12 +78,42 @@ class Drawn(NamedTuple):
     Attributes:
         x: (n, *shape) float32, or int32 tokens.
         given: what each was given, leaves (n, ...).
-        trajectory: (n, rows, *shape) along the walk that made it; None where the method has no steps.
+        trajectory: (n, rows, *shape) along the walk that made it, of large examples of the first few; None where the
+            method has no steps.
+        seeds: (n,) of the samples, where they are not 0, 1, ...
     """
 
     x: Any
     given: dict[str, Any]
     trajectory: Any = None
+    seeds: Any = None
+
+
+def merged(sections: list[Section]) -> dict[str, Any]:
+    """Joins the results of sections; tables of one name are one table."""
+    found: dict[str, Any] = {}
+    for section in sections:
+        for name, value in section.results.items():
+            found[name] = {**found[name], **value} if name in found else value
+    return found
+
+
+def left_out(reasons: dict[str, str]) -> Section:
+    """Makes the section that says what an evaluation does without, by name, and why."""
+    return Section({"left_out": reasons}, f"\nLeft out: {'; '.join(f'{n} ({why})' for n, why in reasons.items())}.\n")
+
+
+def attempt(name: str, make: Callable[[], list[Section]]) -> list[Section]:
+    """Makes sections, or the one that says why they cannot be had: what fails takes nothing else with it.
+
+    What fails for another reason than its input is shown with its trace on stderr.
+    """
+    try:
+        return make()
+    except Exception as error:
+        if not isinstance(error, ValueError | MemoryError):
+            traceback.print_exc()
+        return [left_out({name: " ".join(f"{type(error).__name__}: {error}".split())})]
 
 
 class Turn(NamedTuple):

@@ -8,13 +8,23 @@ import numpy as np
 
 
 def to_pixels(images: Any) -> np.ndarray:
-    """Converts floats (..., H, W, C) in [-1, 1] to uint8, clipped."""
-    return np.clip((np.asarray(images, np.float32) + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
+    """Converts floats (..., H, W, C) in [-1, 1] to uint8, clipped; what is no number is black."""
+    scaled = (np.asarray(images, np.float32) + 1) * 127.5 + 0.5
+    return np.clip(np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0), 0, 255).astype(np.uint8)
+
+
+def pictures(images: Any) -> np.ndarray:
+    """Lays the channels of images (..., H, W, C) that are no picture side by side, (..., H, C W, 1): C not 1, 3, 4."""
+    images = np.asarray(images)
+    *rest, height, width, channels = images.shape
+    if channels in (1, 3, 4):
+        return images
+    return np.moveaxis(images, -1, -2).reshape(*rest, height, channels * width, 1)
 
 
 def tile(images: Any, columns: int, gap: int = 1) -> np.ndarray:
     """Lays images (N, H, W, C) in [-1, 1] on a white board: (rows, columns), `gap` pixels apart; uint8 (H', W', C)."""
-    pixels = to_pixels(images)
+    pixels = to_pixels(pictures(images))
     n, height, width, channels = pixels.shape
     rows = -(-n // columns)
     board = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8)
@@ -25,7 +35,7 @@ def tile(images: Any, columns: int, gap: int = 1) -> np.ndarray:
 
 
 def save_image(path: str | Path, board: np.ndarray, min_width: int = 480) -> None:
-    """Writes uint8 pixels (H, W, C), C = 1 or 3, enlarged by whole pixels to about `min_width` pixels."""
+    """Writes uint8 pixels (H, W, C), C = 1, 3 or 4, enlarged by whole pixels to about `min_width` pixels."""
     from PIL import Image
 
     scale = max(1, round(min_width / board.shape[1]))
@@ -47,6 +57,7 @@ def filmstrip(path: str | Path, trajectory: Any, times: Sequence[float]) -> None
     """Draws a trajectory (frames, N, ...) from noise to data: of images one row per example, one column per frame."""
     trajectory = np.asarray(trajectory)
     if _are_images(trajectory[0]):
+        trajectory = pictures(trajectory)
         frames, rows = trajectory.shape[:2]
         peak = np.abs(trajectory).max(axis=(1, 2, 3, 4), keepdims=True)  # noise outgrows [-1, 1]: scale each frame
         strip = (trajectory / np.maximum(peak, 1)).swapaxes(0, 1).reshape(-1, *trajectory.shape[2:])
@@ -66,7 +77,7 @@ def filmstrip(path: str | Path, trajectory: Any, times: Sequence[float]) -> None
 
 
 def _are_images(examples: np.ndarray) -> bool:
-    return examples.ndim == 4 and examples.shape[-1] in (1, 3)
+    return examples.ndim == 4
 
 
 def _panel(axes: Any, examples: np.ndarray, columns: int) -> None:
@@ -78,7 +89,7 @@ def _panel(axes: Any, examples: np.ndarray, columns: int) -> None:
         return
     flat = examples.reshape(len(examples), -1)
     if flat.shape[1] == 1:
-        axes.hist(flat[:, 0], bins=50)
+        axes.hist(flat[np.isfinite(flat[:, 0]), 0], bins=50)
         return
     axes.scatter(flat[:, 0], flat[:, 1], s=2, alpha=0.5, linewidths=0)
     axes.set_aspect("equal")

@@ -234,36 +234,45 @@ def _by_time(losses: Array, t01: Array, bins: int, finite: Array) -> Metrics:
 
 
 class NonFiniteError(ArithmeticError):
-    """Training met a loss or a norm that is not finite; `metric` and `step` say which and where."""
+    """Training met a loss or a norm that is not finite; `metric` and `step` say which and where.
 
-    def __init__(self, metric: str, step: int, window: range, value: float):
+    `throughout`: so is every other step of the window, which no policy goes on from.
+    """
+
+    def __init__(self, metric: str, step: int, window: range, value: float, throughout: bool = False):
         self.metric, self.step = metric, step
+        what = f"{metric} is {value} at step {step}"
         super().__init__(
-            f"{metric} is {value} at step {step} (in steps {window[0]} to {window[-1]}); its update was not applied. "
+            f"{what}, and no step from {window[0]} to {window[-1]} was finite: no update was applied. Lower the "
+            "learning rate, clip the gradients, or look at the data."
+            if throughout
+            else f"{what} (in steps {window[0]} to {window[-1]}); its update was not applied. "
             "Lower the learning rate, clip the gradients, or set the policy to 'skip' to count such steps and go on."
         )
 
 
-def check_finite(window: Sequence[Metrics], first_step: int, policy: str = "stop") -> int:
+def check_finite(window: Sequence[Metrics], first_step: int, policy: str = "stop", complete: bool = False) -> int:
     """How many steps of the window were skipped; on the host, at the log interval.
 
     Args:
         window: metrics of consecutive steps or dispatches, fetched.
         first_step: `state.step` before the first of them.
         policy: "stop" or "skip".
+        complete: whether this is a whole log window: under "skip" one without a finite step is the end too.
 
     Raises:
-        NonFiniteError: under "stop", naming the first metric and step that went wrong.
+        NonFiniteError: naming the first metric and step that went wrong.
         ValueError: for another policy.
     """
     if policy not in POLICIES:
         raise ValueError(f"Got policy {policy!r} for non-finite steps, expected one of {', '.join(POLICIES)}.")
     metrics = stack(window)
     bad = np.flatnonzero(~metrics["finite"])
-    if policy == "stop" and bad.size:
+    throughout = policy == "skip" and complete and bad.size == len(metrics["finite"])
+    if bad.size and (policy == "stop" or throughout):
         first, steps = int(bad[0]), range(first_step, first_step + len(metrics["finite"]))
         culprit = next(name for name in GUARDED if not np.isfinite(metrics[name][first]))
-        raise NonFiniteError(culprit, steps[first], steps, float(metrics[culprit][first]))
+        raise NonFiniteError(culprit, steps[first], steps, float(metrics[culprit][first]), throughout)
     return bad.size
 
 

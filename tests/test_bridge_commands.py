@@ -8,11 +8,11 @@ from run_command import UNET
 from diffjax import config as C
 from diffjax import data, runs
 from diffjax.commands import likelihood, moments, show, train
+from diffjax.data import held_out
 from diffjax.denoisers import DDBM
 from diffjax.method import Drawn
 from diffjax.metrics.judges import endpoint_error
 from diffjax.runs import build_run
-from diffjax.runs.draws import held_out
 from diffjax.runs.run import init_state, of
 
 

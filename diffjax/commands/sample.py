@@ -1,5 +1,6 @@
 """One image per seed: the same image whatever the number of seeds, of devices, or the order they are asked in."""
 
+import sys
 from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,14 +9,15 @@ import numpy as np
 
 from diffjax import runs
 from diffjax.config import Config, ConfigError
+from diffjax.metrics import judges
 from diffjax.runs import workdir as files
 from diffjax.runs.run import read_config
 
 MOST_SEEDS = 2**24  # in one call: their samples are held in memory
 
 
-def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
-    """Draws samples of the run of --workdir into a folder named after what was asked."""
+def main(config: Config | None, overrides: list[str], flags: Namespace) -> int:
+    """Draws samples of the run of --workdir into a folder named after what was asked; 1 if some are not finite."""
     require_workdir(flags)
     changes = as_overrides(flags.sampler, flags.nfe, overrides)
     asked = changes if flags.step is None else [f"step={flags.step}", *changes]
@@ -26,6 +28,7 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
     by = [f"by {named[0].name}"] if named else []
     options = [f"{k} = {v}" for group in named for k, v in group.items() if k != "name"]
     print(f"{len(images)} samples of EMA {' '.join([used.sample.ema, *by])}, {', '.join([*options, f'in {out}'])}")
+    return int(judges.broken(images).any())
 
 
 def as_overrides(sampler: str | None, nfe: int | None, overrides: Iterable[str] = ()) -> list[str]:
@@ -62,6 +65,8 @@ def run(
 ) -> np.ndarray:
     """Samples the EMA of a run, one example per seed, and writes one file each and a grid.
 
+    Samples that are not finite are named on stderr; they are in samples.npz, and in no picture.
+
     Args:
         workdir: of a training run.
         seeds: "0-63", "1,5,10-12", or integers.
@@ -71,7 +76,7 @@ def run(
         step, overrides: as of `runs.open`.
 
     Returns:
-        (n, *shape) float32, in [-1, 1] for images.
+        (n, *shape) float32, in the data's units: [-1, 1] for images that were not standardised.
 
     Raises:
         ConfigError: for malformed seeds, an unknown sampler, or a folder that holds no run.
@@ -79,14 +84,20 @@ def run(
     from diffjax import plots
 
     numbers = parse_seeds(seeds) if isinstance(seeds, str) else [int(s) for s in seeds]
-    examples = runs.open(workdir, step=step, overrides=as_overrides(sampler, nfe, overrides)).draw(numbers)
+    run = runs.open(workdir, step=step, overrides=as_overrides(sampler, nfe, overrides))
+    examples = run.draw(numbers)
     out = Path(out) if out else Path(workdir) / "samples" / "seeds"
     out.mkdir(parents=True, exist_ok=True)
     np.savez(out / "samples.npz", seeds=np.asarray(numbers), x=examples)
+    good, images = ~judges.broken(examples), run.data.shown(examples)
     if examples.ndim == 4:
-        for seed, example in zip(numbers, examples):
-            plots.save_image(out / f"seed_{seed}.png", plots.to_pixels(example), min_width=1)
-    plots.samples(out / "grid.png", {f"{len(numbers)} samples": examples[:256]})
+        for at in np.flatnonzero(good):
+            board = plots.to_pixels(plots.pictures(images[at]))
+            plots.save_image(out / f"seed_{numbers[at]}.png", board, min_width=1)
+    if not good.all():
+        print(f"error: {judges.said(examples, numbers)}", file=sys.stderr)
+    else:
+        plots.samples(out / "grid.png", {f"{len(numbers)} samples": images[:256]})
     return examples
 
 

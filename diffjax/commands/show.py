@@ -10,7 +10,6 @@ from diffjax import data as sources
 from diffjax import models, samplers, training
 from diffjax.config import Config, to_json
 from diffjax.method import Example
-from diffjax.runs import draws
 from diffjax.runs import workdir as files
 from diffjax.runs.build import Built, build_run
 from diffjax.runs.run import abstract_state
@@ -53,7 +52,7 @@ def _batch(built: Built) -> Example:
     """A training batch; of what is given only what the method reads."""
     size = built.settings.batch_size * len(built.method.turns)
     whole = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape), a.dtype), sources.blank(built.data))
-    read = draws.asked(built.method, built.data)
+    read = sources.asked(built.method, built.data)
     return whole._replace(given={name: leaf for name, leaf in whole.given.items() if name in read})
 
 

@@ -11,6 +11,7 @@ import jax
 
 from diffjax import finetune, runs, training
 from diffjax.config import Config, ConfigError
+from diffjax.metrics import judges
 from diffjax.runs import report
 from diffjax.runs import workdir as files
 from diffjax.runs.build import Built, build_run
@@ -20,14 +21,16 @@ from diffjax.types import PyTree
 
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> int:
-    """Trains; --workdir alone resumes the run in it. Exit status 128 + signal if asked to stop."""
+    """Trains; --workdir alone resumes the run in it.
+
+    Exit status 128 + signal if asked to stop, 1 if samples of the trained run are not finite.
+    """
     if config is None:
         config = files.read_config(Path(flags.workdir))
     try:
-        run(config, flags.workdir)
+        return judges.status(run(config, flags.workdir))
     except runs.Stopped as stopped:
         return 128 + stopped.signal
-    return 0
 
 
 def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
@@ -38,12 +41,12 @@ def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
         workdir: default runs/<config>-<time>; the workdir of this same config resumes.
 
     Returns:
-        What results.json holds: status "done", and the metrics.
+        What results.json holds: status "done", skipped steps, and the metrics.
 
     Raises:
         ConfigError: for anything in the config or the workdir that cannot be used.
         runs.Stopped: after SIGTERM or Ctrl-C; results.json then says "interrupted".
-        training.NonFiniteError: a loss or gradient is not finite and the policy is "stop".
+        training.NonFiniteError: a loss or gradient is not finite and the policy is "stop", or none is in a window.
     """
     began, clock, built = time.monotonic(), CompileClock(), build_run(config)
     start = _start(built)
@@ -55,11 +58,12 @@ def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
             _write(workdir, {"status": "interrupted", "signal": stopped.signal.name, "step": stopped.step})
             raise
         except training.NonFiniteError as error:
-            _write(workdir, {"status": "nonfinite", "error": str(error)})
+            _write(workdir, {"status": "nonfinite", "step": error.step, "error": str(error)})
             raise
     results = report.evaluate(trained, workdir)
     minutes = (time.monotonic() - began) / 60
-    return _write(workdir, {"status": "done", "minutes": round(minutes, 2), **results})
+    skipped = int(trained.state.skipped)
+    return _write(workdir, {"status": "done", "minutes": round(minutes, 2), "skipped": skipped, **results})
 
 
 def _write(workdir: Path, results: dict[str, Any]) -> dict[str, Any]:

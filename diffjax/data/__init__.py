@@ -8,6 +8,12 @@ from diffjax.data.names import class_of as class_of
 from diffjax.data.names import describe as describe
 from diffjax.data.names import keep_names as keep_names
 from diffjax.data.names import numbered as numbered
+from diffjax.data.given import asked as asked
+from diffjax.data.given import followed as followed
+from diffjax.data.given import held_out as held_out
+from diffjax.data.given import told as told
+from diffjax.data.looks import named as named
+from diffjax.data.looks import remarks as remarks
 from diffjax.data.npz import npz
 from diffjax.data.pairs import pairs
 from diffjax.data.photos import photos
@@ -16,9 +22,14 @@ from diffjax.data.source import Arrays, Dataset, Source
 from diffjax.data.source import arrays as arrays
 from diffjax.data.source import blank as blank
 from diffjax.data.source import fitting as fitting
+from diffjax.data.source import labels as labels
 from diffjax.data.tfds import tfds
 from diffjax.data.tokens import tokens
 from diffjax.data.toys import checkerboard, eight_gaussians, modes, moons, spirals, swiss_roll
+from diffjax.data.units import keep as keep
+from diffjax.data.units import kept_units as kept_units
+from diffjax.data.units import standardize as standardize
+from diffjax.data.units import undone as undone
 
 __all__ = [
     "Arrays",

@@ -35,6 +35,7 @@ def digits() -> Dataset:
         fingerprint=digest,
         judge=digit_gate,
         least=(HELD_OUT, "the gate compares with as many held-out digits"),
+        mixed=True,
     )
 
 

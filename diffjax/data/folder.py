@@ -233,4 +233,4 @@ def _records(reads: dict[str, Callable], members: np.ndarray, labels: np.ndarray
         batch = {name: one(at) for name, one in reads.items()}
         return batch if labels is None else {**batch, "label": labels[at]}
 
-    return Records(len(members), read)
+    return Records(len(members), read, labels=None if labels is None else labels[members])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffjax.data import members, splits
+from diffjax.data import members, splits, units
 from diffjax.data.source import Arrays, Dataset, in_memory
 
 
@@ -19,6 +19,7 @@ def npz(
     y: str | None = None,
     held_out_y: str | None = None,
     most_gib: float = members.MOST_GIB,
+    standardize: str | None = None,
 ) -> Dataset:
     """Makes a data set of images (N, H, W, C) or (N, H, W), or vectors (N, d), named by their arrays in the file.
 
@@ -33,6 +34,9 @@ def npz(
         y: the endpoint of each example, of its shape and by its rules: pairs for bridges.
         held_out_y: the endpoints of held-out examples that are named.
         most_gib: the most memory that one array may take, looked up before any is taken.
+        standardize: "entries", "channels" or "whole": less the mean and by the standard deviation that the training
+            data has there (`units.measured`); samples are in the file's units again. Floating images may then span
+            anything.
 
     Pairs are as a flow made them: their images may leave [-1, 1] a little.
 
@@ -54,9 +58,12 @@ def npz(
         raise ValueError(
             f"npz: got {y=}, {held_out=}, {held_out_y=}; endpoints of held-out examples are named with them."
         )
-    train = _arrays(file, x, label, z, y, most_gib)
+    if y is not None and standardize is not None:
+        raise ValueError("standardize is for data without endpoints; set standardize=None for pairs (x, y).")
+    free = z is not None or standardize is not None
+    train = _arrays(file, x, label, z, y, free, most_gib)
     if isinstance(held_out, str):
-        parts = [train, _arrays(file, held_out, held_out_label, None, held_out_y, most_gib)]
+        parts = [train, _arrays(file, held_out, held_out_label, None, held_out_y, free, most_gib)]
     else:
         try:
             apart = splits.stratified(len(train), held_out, train.given.get("label"))
@@ -65,10 +72,12 @@ def npz(
         parts = [train.part(p) for p in (~apart, apart)]
     labels = [part.given["label"].max() for part in parts if "label" in part.given]
     classes = int(max(labels)) + 1 if labels else None
-    return in_memory(file.stem, *parts, classes=classes, levels=256 if train.x.dtype == np.uint8 else None, flip=flip)
+    levels = 256 if train.x.dtype == np.uint8 else None
+    dataset = in_memory(file.stem, *parts, classes=classes, levels=levels, flip=flip)
+    return dataset if standardize is None else units.standardize(dataset, standardize)
 
 
-def _arrays(file: Path, x: str, label: str | None, z: str | None, y: str | None, most_gib: float) -> Arrays:
+def _arrays(file: Path, x: str, label: str | None, z: str | None, y: str | None, free: bool, most_gib: float) -> Arrays:
     examples = members.read(file, x, most_gib)
     if examples.ndim not in (2, 3, 4):
         raise ValueError(f"{file}: {x!r} has shape {examples.shape}, expected (N, H, W, C), (N, H, W) or (N, d).")
@@ -92,7 +101,7 @@ def _arrays(file: Path, x: str, label: str | None, z: str | None, y: str | None,
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     for name, part in ((x, arrays.x), (y, arrays.given.get("y"))):
-        if z is None and part is not None and part.ndim == 4 and part.dtype != np.uint8 and np.abs(part).max() > 1:
+        if not free and part is not None and part.ndim == 4 and part.dtype != np.uint8 and np.abs(part).max() > 1:
             low, high = part.min(), part.max()
             raise ValueError(
                 f"{file}: floating images {name!r} span [{low:g}, {high:g}], expected [-1, 1], or uint8 pixels."

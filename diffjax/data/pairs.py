@@ -19,7 +19,7 @@ from diffjax.data.digits import digits
 from diffjax.data.folder import folder
 from diffjax.data.npz import npz
 from diffjax.data.photos import photos
-from diffjax.data.source import Dataset, Source, blank, fingerprint
+from diffjax.data.source import Dataset, Source, blank, fingerprint, labels
 from diffjax.data.tfds import tfds
 from diffjax.host import nearest
 from diffjax.method import Example
@@ -52,7 +52,7 @@ class Pairs:
     """
 
     def __init__(self, source: Source, degrade: Any):
-        self.source, self.degrade = source, degrade
+        self.source, self.degrade, self.labels = source, degrade, labels(source)
         first = source.gather(np.zeros(1, int)).x
         if (shape := degrade(first).shape) != first.shape:
             raise ValueError(f"Endpoints have shape {shape[1:]}, expected that of the examples, {first.shape[1:]}.")
@@ -87,6 +87,8 @@ def paired(dataset: Dataset, degradation: str, factor: int = 2, sigma: float = 1
         raise ValueError("flip mirrors x alone; set flip=False for a data set of pairs.")
     if "y" in blank(dataset).given:
         raise ValueError(f"{dataset.name} has endpoints of its own: leave its y= out, or do not degrade it.")
+    if dataset.units is not None:
+        raise ValueError("standardize is for data without endpoints; set standardize=None for a data set of pairs.")
     degrade = _average(dataset.shape, factor) if degradation == "average" else _blur(dataset.shape, sigma)
     parts = [Pairs(source, degrade) for source in (dataset.train, dataset.held_out)]
     digest = fingerprint(dataset.fingerprint, degradation, factor, sigma)

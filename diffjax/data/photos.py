@@ -29,7 +29,7 @@ def photos(size: int = 16, stride: int = 8) -> Dataset:
     parts = [[image[:, :-HELD_OUT] for image in images], [image[:, -HELD_OUT:] for image in images]]
     patches = [np.concatenate([_patches(image, size, stride) for image in part]) for part in parts]
     mixed = [part[np.random.default_rng(0).permutation(len(part))] for part in patches]
-    return in_memory("photos", *map(Arrays, mixed), classes=None, levels=256)
+    return in_memory("photos", *map(Arrays, mixed), classes=None, levels=256)._replace(mixed=True)
 
 
 def _patches(image: np.ndarray, size: int, stride: int) -> np.ndarray:

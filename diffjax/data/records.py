@@ -17,13 +17,17 @@ IN_MEMORY = 4 * 2**30  # bytes: sets up to this size are loaded, larger ones sta
 class Records:
     """A source over `read`, which takes indices (b,) to {"x", "y": (b, ...) uint8 or floating, "label": (b,) integers}.
 
+    `labels` are those of all examples, where they are known without reading one.
+
     Which examples form a batch is decided above, by (seed, step): threads change the speed, never the result.
     """
 
-    def __init__(self, count: int, read: Callable[[np.ndarray], Columns], threads: int = 16):
+    def __init__(
+        self, count: int, read: Callable[[np.ndarray], Columns], threads: int = 16, labels: np.ndarray | None = None
+    ):
         if count < 1:
             raise ValueError("The data set holds no example.")
-        self.count, self.read, self.threads = count, read, threads
+        self.count, self.read, self.threads, self.labels = count, read, threads, labels
 
     def __len__(self) -> int:
         """The number of examples."""

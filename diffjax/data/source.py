@@ -65,10 +65,31 @@ class Arrays:
         at = lambda parts: {name: part[where] for name, part in parts.items()}
         return Arrays(self.x[where], **at(self.given), **at(self.chosen))
 
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The labels (N,), or None."""
+        return self.given.get("label")
+
     def gather(self, indices: np.ndarray) -> Example:
         """Gathers the examples at `indices` (B,), in one vectorised read."""
         at = lambda parts: {name: unit(part[indices]) for name, part in parts.items()}  # bytes are pixels
         return Example(unit(self.x[indices]), at(self.given), at(self.chosen))
+
+
+class Subset:
+    """The examples of a source that stand at some places."""
+
+    def __init__(self, source: Source, places: np.ndarray):
+        known = labels(source)
+        self.source, self.at, self.labels = source, places, None if known is None else known[places]
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return len(self.at)
+
+    def gather(self, indices: np.ndarray) -> Example:
+        """Gathers the examples at `indices` (B,) of the subset."""
+        return self.source.gather(self.at[indices])
 
 
 def _labels(label: Any) -> np.ndarray:
@@ -90,7 +111,13 @@ def _known(name: str, part: Any, x: np.ndarray) -> np.ndarray:
     return part.astype(np.float32 if np.issubdtype(part.dtype, np.floating) else np.int32)
 
 
+def labels(source: Any) -> np.ndarray | None:
+    """Gives the labels (N,) of all examples of a source; None where there are none, or they are in its files alone."""
+    return getattr(source, "labels", None)
+
+
 Judge = Callable[[Drawn, "Dataset"], list[Section]]
+ENTRIES = 2**26  # numbers of examples that are looked at together: 341 images of 256 x 256 x 3
 
 
 class Dataset(NamedTuple):
@@ -108,6 +135,8 @@ class Dataset(NamedTuple):
         least: the fewest samples that `judge` takes, and why.
         unread: names of `given` that no part of a run has to read: they serve the judge.
         names: of the classes, by number; None: they have numbers alone.
+        mixed: the order of examples says nothing of them, so that the first n are as good as any n.
+        units: what examples were standardised by and samples are brought back by (`data.units`), or None.
     """
 
     name: str
@@ -122,6 +151,81 @@ class Dataset(NamedTuple):
     least: tuple[int, str] = (1, "")
     unread: tuple[str, ...] = ("label",)
     names: tuple[str, ...] | None = None
+    mixed: bool = False
+    units: Any = None
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether examples are looked at without opening a file."""
+        return isinstance(self.train, Arrays)
+
+    @property
+    def present(self) -> np.ndarray:
+        """The labels that training examples have, rising; all of them where only the files know."""
+        known = labels(self.train)
+        return np.arange(self.classes or 1) if known is None else np.unique(known)
+
+    @property
+    def usable(self) -> np.ndarray:
+        """The places of held-out examples whose label training has; of all of them where none is."""
+        known, at = labels(self.held_out), np.arange(len(self.held_out))
+        seen = at if known is None else np.flatnonzero(np.isin(known, self.present))
+        return seen if len(seen) else at
+
+    def places(self, part: str, n: int) -> np.ndarray:
+        """Picks n examples of a part ("train", "held_out"), (n,) indices: of all places of a file; then from the first.
+
+        Held-out examples of a label that training never saw are left out: no run can be held against them.
+        """
+        order = self._order(part)
+        return order[np.arange(n) % len(order)]
+
+    def some(self, part: str, most: int) -> Example:
+        """Gathers at most `most` examples of a part, each once, and of large ones as many as ENTRIES hold."""
+        order = self._order(part)
+        room = max(ENTRIES // max(int(np.prod(self.shape)), 1), 2)
+        return getattr(self, part).gather(order[: min(most, room)])
+
+    def _order(self, part: str) -> np.ndarray:
+        at = np.arange(len(self.train)) if part == "train" else self.usable
+        return at if self.mixed else at[np.argsort(np.random.Philox(key=0).random_raw(len(at)), kind="stable")]
+
+    def cut(self, train: int, held_out: int) -> "Dataset":
+        """Gives the data set of so many examples at most."""
+        some = lambda part, n: Subset(getattr(self, part), self._order(part)[:n])
+        return self._replace(train=some("train", train), held_out=some("held_out", held_out))
+
+    def to_data(self, x: Any) -> Any:
+        """Brings samples (n, *shape) to the data's units."""
+        return x if self.units is None else self.units.to_data(x)
+
+    @property
+    def log_scale(self) -> float:
+        """What the units take from a log density in nats: log p of the data is log p of what a run sees, less this."""
+        return 0.0 if self.units is None else float(np.log(np.broadcast_to(self.units.scale, self.shape)).sum())
+
+    def shown(self, x: Any) -> Any:
+        """Makes what is drawn of samples in the data's units: images in [-1, 1]."""
+        return x if self.units is None or len(self.shape) != 3 else self.units.shown(x)
+
+    def alike(self, own: np.ndarray) -> Example:
+        """Gathers training examples of these labels (n,), each once before one comes again; any for a label of none."""
+        known, order = labels(self.train), self._order("train")
+        at = order[np.arange(len(own)) % len(order)]
+        for label in np.unique(own) if known is not None else ():
+            if len(of := order[known[order] == label]):
+                here = np.flatnonzero(own == label)
+                at[here] = of[np.arange(len(here)) % len(of)]
+        return self.train.gather(at)
+
+    def of_label(self, label: int | None) -> "Dataset":
+        """Gives the examples of this label alone; all of them for None, a label of none, or without labels."""
+        parts = [self.train, self.held_out]
+        at = [np.flatnonzero(labels(part) == label) if labels(part) is not None else np.zeros(0) for part in parts]
+        if label is None or not all(map(len, at)):
+            return self
+        train, held_out = (Subset(part, where) for part, where in zip(parts, at))
+        return self._replace(train=train, held_out=held_out)
 
 
 def blank(dataset: Dataset) -> Example:
@@ -132,6 +236,8 @@ def blank(dataset: Dataset) -> Example:
 
 def arrays(x: Any, held_out: float = 0.1, name: str = "arrays", **given: Any) -> Dataset:
     """Makes the data set of arrays, x (N, ...) and what is given of each example; a share is held out.
+
+    `data.standardize(data.arrays(x), "entries")` is for data of any scale.
 
     Every name in `given` has to be read by some part of a run (its network, its process); "label" makes classes, each
     of which is held out in proportion (`splits.stratified`), and "y" of x's shape the endpoints of a bridge.

@@ -47,7 +47,7 @@ def tokens(length: int = 3, vocabulary: int = 3, n: int = 100_000, held_out: int
     law = joint(length, vocabulary, seed)
     parts = [Arrays(_draw(law, _uniform(seed, stream, size))) for stream, size in ((1, n), (2, held_out))]
     dataset = in_memory("tokens", *parts, classes=None)
-    return dataset._replace(judge=partial(judge, law))
+    return dataset._replace(judge=partial(judge, law), mixed=True)
 
 
 def judge(law: np.ndarray, drawn: Drawn, dataset: Dataset) -> list[Section]:

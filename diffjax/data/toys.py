@@ -106,7 +106,7 @@ def _dataset(name: str, draw: Draw, classes: int | None, n: int, held_out: int, 
     if not (host.is_int(seed, 0) and seed < 2**64):
         raise ValueError(f"{name}: seed is {seed!r}, expected an integer from 0 to 2**64 - 1.")
     parts = [_points(draw, size, noise, seed, stream) for stream, size in enumerate((n, held_out))]
-    return in_memory(name, *parts, classes=classes)
+    return in_memory(name, *parts, classes=classes)._replace(mixed=True)
 
 
 def _points(draw: Draw, n: int, noise: float, seed: int, stream: int) -> Arrays:

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax import host
 from diffjax.method import Drawn, Example, Keys, Method, Section, Turn, per_example
 from diffjax.methods import shapes
 from diffjax.types import Array, Key, Posterior, PyTree
@@ -109,7 +110,7 @@ def divergence(code: Posterior) -> Array:
 def _report(codec: Codec) -> Callable:
     def report(run: Any, drawn: Drawn) -> list[Section]:
         """Squared error of held-out examples that are encoded and decoded, beside that of PCA of equal size; KL."""
-        held_out, train = (s.gather(np.arange(min(len(s), MOST))) for s in (run.data.held_out, run.data.train))
+        held_out, train = (run.data.some(part, MOST) for part in ("held_out", "train"))
         names = run.method.asks
         given = {k: v for k, v in held_out.given.items() if names is None or k in names}
 
@@ -135,6 +136,11 @@ def _report(codec: Codec) -> Callable:
 
 def pca_error(train: np.ndarray, held_out: np.ndarray, size: int) -> float:
     """Squared error per entry of `held_out` (n, ...), projected on the first principal axes of `train`."""
-    x, y = (a.reshape(len(a), -1).astype(np.float64) for a in (train, held_out))
-    mean, axes = x.mean(0), np.linalg.eigh(np.cov(x.T))[1][:, ::-1][:, :size]
+    d = int(np.prod(train.shape[1:]))
+    if d > len(train):  # never a (d, d) matrix
+        mean, _, axes = host.thin_axes(train)
+        axes, y = axes[:, ::-1][:, :size], held_out.reshape(len(held_out), d)
+    else:
+        x, y = (a.reshape(len(a), d).astype(np.float64) for a in (train, held_out))
+        mean, axes = x.mean(0), np.linalg.eigh(np.cov(x.T).reshape(d, d))[1][:, ::-1][:, :size]
     return float(np.mean((y - mean - (y - mean) @ axes @ axes.T) ** 2))

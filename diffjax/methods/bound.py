@@ -11,6 +11,7 @@ from diffjax.method import Example, Section
 from diffjax.types import PyTree
 
 MOST, FITTED = 512, 10_000  # examples that are bounded, and that the histograms are made of
+TOGETHER = 2**23  # numbers of examples that are bounded together; of larger ones as many as are drawn (sample.chunk)
 PARTS = ("prior", "diffusion", "reconstruction", "total")
 
 
@@ -40,21 +41,27 @@ def measure(run: Any, of: Any, params: PyTree) -> dict[str, Any] | None:
     bound, chain = likelihood.elbo(ts, schedule, levels=dataset.levels), chains.chain(schedule, ts)
     dimensions = int(np.prod(dataset.shape))
 
+    def one(params: PyTree, row: tuple[Any, Example]) -> likelihood.Bound:
+        seed, example = row
+        return bound(of.plain_denoiser(params, example.given, chain), jax.random.key(seed), example.x)
+
     @jax.jit
+    def together(params: PyTree, examples: Example, seeds: Any) -> likelihood.Bound:
+        return jax.vmap(lambda *row: one(params, row))(seeds, examples).bits(dimensions)
+
     def bounds(params: PyTree, examples: Example, seeds: Any) -> likelihood.Bound:
-        def one(seed: Any, example: Example) -> likelihood.Bound:
-            return bound(of.plain_denoiser(params, example.given, chain), jax.random.key(seed), example.x)
+        if len(seeds) * dimensions <= TOGETHER:
+            return together(params, examples, seeds)
+        return run.mapped(lambda params, row: one(params, row).bits(dimensions))(params, (seeds, examples))
 
-        return jax.vmap(one)(seeds, examples).bits(dimensions)
-
-    def mean(source: Any) -> dict[str, float]:
-        n = min(len(dataset.held_out), len(source), MOST)
-        parts = bounds(params, source.gather(np.arange(n)), np.arange(n, dtype=np.uint32))
+    def mean(part: str) -> dict[str, float]:
+        examples = dataset.some(part, min(len(dataset.held_out), MOST))
+        parts = bounds(params, examples, np.arange(len(examples.x), dtype=np.uint32))
         return {part: float(np.mean(np.asarray(getattr(parts, part), np.float64))) for part in PARTS}
 
-    some = lambda source, most: source.gather(np.arange(min(len(source), most))).x
-    baseline = histograms(some(dataset.train, FITTED), some(dataset.held_out, MOST), dataset.levels)
-    return {"held out": mean(dataset.held_out), "train": mean(dataset.train), "histograms": baseline}
+    some = lambda part, most: dataset.some(part, most).x
+    baseline = histograms(some("train", FITTED), some("held_out", MOST), dataset.levels)
+    return {"held out": mean("held_out"), "train": mean("train"), "histograms": baseline}
 
 
 def has_variance(of: Any, params: PyTree, example: Example) -> bool:

@@ -118,7 +118,7 @@ def coupling_flow(network: Any, layers: int = 6, bound: float = 2.0) -> Method:
 def _report(of: CouplingFlow) -> Any:
     def report(run: Any, drawn: Drawn) -> list[Section]:
         """Nats per dimension of held-out and of training data, beside those of a Gaussian; the way there and back."""
-        held_out, train = (s.gather(np.arange(min(len(s), MOST))) for s in (run.data.held_out, run.data.train))
+        held_out, train = (run.data.some(part, MOST) for part in ("held_out", "train"))
         names = run.method.asks
         given = lambda example: {k: v for k, v in example.given.items() if names is None or k in names}
         nats = jax.jit(jax.vmap(lambda params, x, g: -of.log_prob(params, x, g) / x.size, (None, 0, 0)))
@@ -139,6 +139,8 @@ def _report(of: CouplingFlow) -> Any:
 
 def gaussian_nats(train: np.ndarray, held_out: np.ndarray) -> float | None:
     """Nats per dimension of `held_out` (n, ...) under a Gaussian fitted to `train`; None where it has no density."""
+    if np.size(train[0]) >= len(train):  # as many axes as examples are needed, and one for the mean
+        return None
     x, y = (a.reshape(len(a), -1).astype(np.float64) for a in (train, held_out))
     cov = np.atleast_2d(np.cov(x.T, bias=True))
     scales, axes = np.linalg.eigh(cov)

@@ -17,7 +17,7 @@ from diffjax import calculus, chains, denoisers, grids, losses, samplers
 from diffjax.denoisers.targets import Target, check_target
 from diffjax.method import Example, Keys, Method, Turn, per_example
 from diffjax.methods.conditions import Condition
-from diffjax.methods.evaluation import report
+from diffjax.methods.evaluation import remarks, report
 from diffjax.types import Array, Denoiser, Key, PyTree, Schedule, pytree, static
 
 
@@ -84,6 +84,10 @@ class Denoising(NamedTuple):
         z, target = self.process.noise(key, x), self.target.given(given)
         loss = lambda params: self.loss(self.net(params, given), self.process, target, x, z, t, self.weight)
         jax.eval_shape(loss, params)
+
+    def remarks(self, dataset: Any) -> list[str]:
+        """Says what of a data set does not suit these parts, a line each."""
+        return remarks(self, dataset)
 
     def method(self) -> Method:
         """Makes the method of these parts."""

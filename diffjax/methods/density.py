@@ -47,9 +47,9 @@ def measure(run: Any, of: Denoising, most: int = bound.MOST) -> tuple[dict[str, 
     """
     params, dataset, flow = run.params, run.data, plan(of)
     measured_by = measurer(run, of, flow)
-    n = min(len(dataset.held_out), len(dataset.train), most)
-    parts = {"held out": dataset.held_out, "train": dataset.train}
-    examples = {name: source.gather(np.arange(n)) for name, source in parts.items()}
+    examples = {name: dataset.some(part, most) for name, part in (("held out", "held_out"), ("train", "train"))}
+    n = min(len(found.x) for found in examples.values())
+    examples = {name: jax.tree.map(lambda a: a[:n], found) for name, found in examples.items()}
     measured = {name: measured_by(params, of) for name, of in examples.items()}
     results = {
         "step": run.step,
@@ -141,7 +141,7 @@ def _ways(run: Any, of: Denoising, flow: Flow) -> dict[str, Callable]:
     """name -> (key, x_0) -> (x, cost)."""
     levels, schedule, t_min = run.data.levels, of.schedule, float(flow.ts[-1])
     if levels is None:
-        return {"none": lambda key, x0: (x0, 0.0)}
+        return {"none": lambda key, x0: (x0, run.data.log_scale)}
     return {
         "gaussian": lambda key, x0: dequantise.gaussian(key, x0, levels, schedule, t_min),
         "uniform": lambda key, x0: dequantise.uniform(key, x0, levels),
@@ -160,12 +160,13 @@ def bounds(run: Any, of: Denoising, params: PyTree) -> dict[str, Any]:
 def baseline(run: Any, n: int) -> dict[str, float]:
     """Codes held-out data by what needs no network, in bits per dimension: pixel histograms, or a Gaussian fit."""
     dataset = run.data
-    held_out = dataset.held_out.gather(np.arange(n)).x
+    held_out = dataset.some("held_out", n).x
     if dataset.levels is not None:
-        train = dataset.train.gather(np.arange(min(len(dataset.train), bound.FITTED))).x
+        train = dataset.some("train", bound.FITTED).x
         return {"pixel histograms": bound.histograms(train, held_out, dataset.levels)}
     log_p = jax.vmap(gaussian_fit(run.data).log_prob)(jnp.asarray(held_out))
-    return {"Gaussian fit": float(dequantise.bits(jnp.mean(log_p), 0.0, int(np.prod(dataset.shape))))}
+    bits = dequantise.bits(jnp.mean(log_p), run.data.log_scale, int(np.prod(dataset.shape)))
+    return {"Gaussian fit": float(bits)} if np.isfinite(bits) else {}  # fitted to few examples it has no density
 
 
 def normality(latents: np.ndarray) -> dict[str, float]:

@@ -6,6 +6,7 @@ of the noise.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,18 +15,60 @@ import numpy as np
 
 from diffjax import analytic
 from diffjax.calculus import amplitudes
-from diffjax.method import Drawn, Example, Figure, Keys, Losses, Section, per_example, size_of
+from diffjax.method import Drawn, Example, Figure, Keys, Losses, Section, attempt, per_example, size_of
 from diffjax.methods import bound
 from diffjax.types import Array, Denoiser, Key, PyTree
 
 REPEATS = 16  # noise draws per example in the loss by time
+TOGETHER = 2**23  # numbers of examples whose loss is taken together; of more in parts, and of no more than
+ENTRIES = 2**26  # numbers of all draws, but one draw each: the mean over so many entries of an example is as good
 MOST, FITTED = 2048, 10_000  # examples whose loss is taken, and that the Gaussian is fitted to
+LOOKED, DROWNED = 1024, 0.1  # examples whose scale is looked at; the share of sigma(t_max) that may be left of them
 SHOWN, FRAMES = 8, 10
 
 
 def report(run: Any, drawn: Drawn) -> list[Section]:
     """Makes the sections of a denoising run: losses, the bound, pictures."""
-    return [losses(run), bound.section(run), walk(run, drawn)]
+    return [
+        *attempt("the loss by time", lambda: [losses(run)]),
+        *attempt("the variational bound", lambda: [bound.section(run)]),
+        *attempt("the walk", lambda: [walk(run, drawn)]),
+    ]
+
+
+def remarks(of: Any, dataset: Any) -> list[str]:
+    """Says, a line each, what of a data set does not suit the parts of a denoising method."""
+    return [*_unseen(of.condition.none.get("label"), dataset), *_scale(of.schedule, dataset)]
+
+
+def _unseen(classes: Any, dataset: Any) -> list[str]:
+    if classes is None or dataset.classes is None or classes <= dataset.classes:
+        return []
+    return [
+        f"the model has {classes} classes, {dataset.name} has {dataset.classes}: the others have no training example, "
+        "and samples have such a label only if asked for"
+    ]
+
+
+def _scale(schedule: Any, dataset: Any) -> list[str]:
+    """Compares the data with the schedule: at t_max its noise has to drown it, since samples start from noise alone."""
+    found = data_scale(dataset)
+    alpha, sigma = (float(a[0]) for a in amplitudes(schedule, np.asarray([float(schedule.t_max)])))
+    if found is None or not alpha * found > DROWNED * sigma > 0:
+        return []
+    return [
+        f"{dataset.name}: |mean| + sd is {found:.4g} at its largest entry, of which alpha(t_max) = {alpha:.4g} leaves "
+        f"{alpha * found:.4g} beside the noise's sigma = {sigma:.4g}; samples start from the noise alone, beside the "
+        "data: standardise it (data.npz: standardize=entries), or take a schedule that ends with more noise"
+    ]
+
+
+def data_scale(dataset: Any) -> float | None:
+    """Measures |mean| + sd of training data at its largest entry, of LOOKED examples; None for tokens."""
+    x = dataset.some("train", LOOKED if dataset.in_memory else LOOKED // 8).x
+    if not np.issubdtype(x.dtype, np.floating):
+        return None
+    return float((np.abs(x.mean(0, dtype=np.float64)) + x.std(0, dtype=np.float64)).max())
 
 
 def losses(run: Any) -> Section:
@@ -58,16 +101,15 @@ def losses(run: Any) -> Section:
 def loss_by_time(run: Any) -> dict[str, Any]:
     """Measures the three losses by bin of t / t_max: {"edges", and by name {"mean", "std" of one draw, "bins"}}."""
     of, dataset, params, bins = run.method.parts, run.data, run.params, run.settings.time_bins
-    n = min(len(dataset.held_out), MOST)
-    held_out, train = (source.gather(np.arange(n)) for source in (dataset.held_out, dataset.train))
+    held_out = dataset.some("held_out", MOST)
+    train = dataset.some("train", len(held_out.x))
     network = _curve(run, validation(of, of.mean_denoiser))
-    fit = gaussian_fit(dataset).denoiser(of.schedule)
-    gaussian = _curve(run, validation(of, lambda params, given: fit))
-    curves = {
-        "held out": network(params, held_out),
-        "train": network(params, train),
-        "Gaussian fit": gaussian(params, held_out),
-    }
+    gaussian = _curve(run, validation(of, lambda fit, given: fit.denoiser(of.schedule)))
+    curves = {"held out": network(params, held_out), "train": network(params, train)}
+    try:
+        curves["Gaussian fit"] = gaussian(gaussian_fit(dataset), held_out)
+    except (ValueError, MemoryError):  # of one example there is none
+        curves["Gaussian fit"] = {"mean": None, "std": None, "bins": [None] * bins}
     return {"edges": np.linspace(0, 1, bins + 1).tolist(), **curves}
 
 
@@ -89,8 +131,8 @@ def validation(of: Any, denoise: Callable[[PyTree, dict], Denoiser]) -> Losses:
 
 
 def _curve(run: Any, losses_of: Losses) -> Callable[[PyTree, Example], dict[str, Any]]:
-    """(params, examples) -> {"mean", "std" of one draw, "bins"} over REPEATS passes with fixed keys."""
-    bins = run.settings.time_bins
+    """(params, examples) -> {"mean", "std" of one draw, "bins"} over passes with fixed keys, REPEATS or fewer."""
+    bins, d = run.settings.time_bins, int(np.prod(run.data.shape))
 
     @jax.jit
     def one_pass(params: PyTree, batch: Example, key: Any) -> tuple[Array, Array]:
@@ -99,8 +141,25 @@ def _curve(run: Any, losses_of: Losses) -> Callable[[PyTree, Example], dict[str,
         losses, aux = losses_of(params, key, batch, jnp.arange(size, dtype=jnp.int32), size)
         return losses, aux["t01"]
 
+    @partial(jax.jit, static_argnums=4)
+    def one_part(params: PyTree, batch: Example, key: Any, places: Array, size: int) -> tuple[Array, Array]:
+        losses, aux = losses_of(params, key, batch, places, size)
+        return losses, aux["t01"]
+
+    def in_parts(params: PyTree, batch: Example, key: Any) -> list[np.ndarray]:
+        batch = coupled(run, key, batch)
+        size, width = size_of(batch), max(TOGETHER // d, 1)
+        parts = []
+        for start in range(0, size, width):
+            at = np.minimum(np.arange(start, start + width), size - 1)  # the tail repeats the last example
+            part = one_part(params, jax.tree.map(lambda a: a[at], batch), key, at.astype(np.int32), size)  # noqa: B023
+            parts.append([np.asarray(a)[: size - start] for a in part])
+        return [np.concatenate(column) for column in zip(*parts)]
+
     def curve(params: PyTree, examples: Example) -> dict[str, Any]:
-        passes = [one_pass(params, examples, jax.random.key(i)) for i in range(REPEATS)]
+        entries = len(examples.x) * d
+        whole, repeats = (one_pass, REPEATS) if entries <= TOGETHER else (in_parts, max(ENTRIES // entries, 1))
+        passes = [whole(params, examples, jax.random.key(i)) for i in range(repeats)]
         losses, t01 = (np.concatenate([np.asarray(p[i], np.float64) for p in passes]) for i in range(2))
         at = np.minimum((t01 * bins).astype(int), bins - 1)
         total, count = np.bincount(at, losses, bins), np.bincount(at, minlength=bins)
@@ -124,11 +183,9 @@ def coupled(run: Any, key: Key, batch: Example) -> Example:
 
 
 def gaussian_fit(dataset: Any) -> analytic.GaussianMixture:
-    """Fits a Gaussian to the training data."""
-    x = dataset.train.gather(np.arange(min(len(dataset.train), FITTED))).x
-    flat = x.reshape(len(x), -1).astype(np.float64)
-    cov = np.cov(flat.T).reshape(1, flat.shape[1], flat.shape[1])
-    return analytic.gaussian_mixture([1.0], flat.mean(0).reshape(1, *x.shape[1:]), cov)
+    """Fits a Gaussian to training data: of many entries to fewer examples than those (`analytic.fitted_gaussian`)."""
+    d = int(np.prod(dataset.shape))
+    return analytic.fitted_gaussian(dataset.some("train", FITTED if d <= MOST else MOST).x)
 
 
 def walk(run: Any, drawn: Drawn) -> Section:

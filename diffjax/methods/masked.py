@@ -166,8 +166,7 @@ def _ranks(key: Key, shape: tuple[int, ...]) -> Array:
 
 def _bounds(of: Masked, run: Any) -> Section:
     """The bound on held-out examples, beside what a product of the places' marginals makes of them; nats per token."""
-    train, held_out = run.data.train, run.data.held_out
-    examples = held_out.gather(np.arange(min(len(held_out), JUDGED)))
+    examples = run.data.some("held_out", JUDGED)
     n, tokens = len(examples.x), math.prod(examples.x.shape[1:])
     counts = 1 + (np.arange(n)[:, None] + np.arange(PASSES)) % tokens
     keys = jax.random.split(jax.random.key(0), n)
@@ -180,7 +179,7 @@ def _bounds(of: Masked, run: Any) -> Section:
     rows = (keys, jnp.asarray(examples.x), examples.given, jnp.asarray(counts))
     found = np.asarray(jax.jit(lambda rows: jax.lax.map(one, rows, batch_size=256))(rows), np.float64)
     bound, error = found.mean(), found.std() / np.sqrt(n)
-    known = train.gather(np.arange(min(len(train), 25 * JUDGED))).x
+    known = run.data.some("train", 25 * JUDGED).x
     product = _product_nats(known, examples.x, of.vocabulary)
     text = (
         f"\n## Bound\n\nBound on -log p(x), {n} held-out examples: {bound:.4f} ± {error:.4f} nats per token "

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffjax import host
 from diffjax.metrics import digits, frechet, neighbours, wasserstein
 
 COVERAGE_K = 5
@@ -157,10 +158,23 @@ def _floor(train: np.ndarray, held_out: np.ndarray, order: np.ndarray) -> dict[s
 
 
 def fit_gaussian(data: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws `count` examples of the Gaussian with the mean and the full covariance of data (n, ...), in its shape."""
-    flat = data.reshape(len(data), -1).astype(np.float64)
-    draws = rng.multivariate_normal(flat.mean(0), np.cov(flat, rowvar=False), count, method="eigh")
-    return draws.reshape(count, *data.shape[1:])
+    """Draws `count` examples of the Gaussian with the mean and the full covariance of data (n, ...), in its shape.
+
+    Of d > n entries in float32, as mean + sum over examples i of w_i (x_i - mean) / sqrt(n - 1), w ~ N(0, I): the very
+    law, at a cost that is linear in d, where the covariance would be (d, d). ValueError unless n >= 2.
+    """
+    n, d = len(data), int(np.prod(data.shape[1:]))
+    if n < 2:
+        raise ValueError(f"a Gaussian is fitted to {n} example; expected at least 2")
+    if d <= n:
+        flat = data.reshape(n, d).astype(np.float64)
+        draws = rng.multivariate_normal(flat.mean(0), np.cov(flat, rowvar=False).reshape(d, d), count, method="eigh")
+        return draws.reshape(count, *data.shape[1:])
+    weights, found = rng.standard_normal((count, n)) / np.sqrt(n - 1), np.empty((count, d), np.float32)
+    for i, (part,) in enumerate(host.blocks(data)):
+        mean = part.mean(0)
+        found[:, i * host.BLOCK : (i + 1) * host.BLOCK] = mean + weights @ (part - mean)
+    return found.reshape(count, *data.shape[1:])
 
 
 def _images(name: str, images: np.ndarray, least: int) -> np.ndarray:

@@ -3,44 +3,145 @@
 Every number stands beside its floor, the same number for training data, and beside a Gaussian fitted to that.
 """
 
+import sys
 from typing import Any
 
 import numpy as np
 
-from diffjax.method import Drawn, Section
+from diffjax.method import Drawn, Section, attempt, left_out
 from diffjax.metrics import digits, gate, neighbours, wasserstein
 
 MOST = 2000  # examples that metrics between all pairs look at
+TRIED = {"train": 32, "held_out": 12}  # examples of a trial
+NEEDS = {  # metrics between as many samples as examples: the fewest of each
+    "1-NN accuracy, real": 2,
+    "1-NN accuracy, fake": 2,
+    "coverage, k = 5": 6,
+    "exact W2": 1,
+    "sliced W2": 1,
+}
+
+
+def judged(drawn: Drawn, dataset: Any) -> list[Section]:
+    """Judges samples as their data set says; those that are not finite are counted, named, and judged no further.
+
+    A gate is not passed with any of these. Nor is an evaluation lost with its judge: what fails is left out.
+    """
+    judge = dataset.judge or two_samples
+    bad = broken(drawn.x)
+    if not bad.any():
+        return [*attempt("the judge", lambda: judge(drawn, dataset)), *outside(drawn, dataset)]
+    at = np.flatnonzero(~bad)
+    found = {"count": int(bad.sum()), "of": len(bad), "seeds": np.flatnonzero(bad)[:64].tolist()}
+    counted = Section({"nonfinite": found}, f"**{said(drawn.x)}.** What follows is of the others.\n\n", passed=False)
+    if not at.size:
+        return [counted, left_out({"the judge": "no sample is finite"})]
+    pick = lambda part: np.asarray(part)[at]
+    rest = Drawn(pick(drawn.x), {name: pick(part) for name, part in drawn.given.items()}, seeds=at)
+    return [counted, *attempt("the judge", lambda: judge(rest, dataset)), *outside(rest, dataset)]
+
+
+def broken(x: Any) -> np.ndarray:
+    """Marks the samples (n, ...) that hold a number which is not finite, (n,)."""
+    return ~np.isfinite(x).reshape(len(x), -1).all(1)
+
+
+def said(x: Any, seeds: Any = None) -> str:
+    """Says how many samples (n, ...) are not finite, and of which seeds (default 0, 1, ...); "" if all are finite."""
+    bad = np.flatnonzero(broken(x))
+    named = [int(seed) for seed in (bad if seeds is None else np.asarray(seeds)[bad])]
+    shown = ", ".join(map(str, named[:8])) + (" ..." if len(named) > 8 else "")
+    return f"{len(bad)} of {len(x)} samples are not finite: seeds {shown}" if named else ""
+
+
+def status(results: dict[str, Any]) -> int:
+    """Makes the exit status of an evaluation, 1 and a line on stderr where samples are not finite."""
+    found = results.get("nonfinite")
+    if found:
+        print(f"error: {found['count']} of {found['of']} samples are not finite", file=sys.stderr)
+    return int(bool(found))
+
+
+def outside(drawn: Drawn, dataset: Any) -> list[Section]:
+    """Counts samples that leave the range of the training data by more than its width: diverged, though finite."""
+    if not np.issubdtype(np.asarray(drawn.x).dtype, np.floating):
+        return []
+    train = dataset.some("train", MOST).x
+    low, high = float(train.min()), float(train.max())
+    far = np.abs(drawn.x - (low + high) / 2).reshape(len(drawn.x), -1).max(1) > 1.5 * max(high - low, 1e-12)
+    if not far.any():
+        return []
+    text = (
+        f"\n{far.sum()} of {len(far)} samples leave the data's range [{low:.4g}, {high:.4g}] by more than its width.\n"
+    )
+    return [Section({"outside": {"count": int(far.sum()), "of": len(far)}}, text)]
 
 
 def two_samples(drawn: Drawn, dataset: Any) -> list[Section]:
-    """Judges samples by distances to held-out data; there is no gate."""
-    samples, train, held_out = drawn.x, _some(dataset.train), _some(dataset.held_out)
+    """Judges samples by distances to held-out data, without a gate; what too few examples do not allow is left out."""
+    samples, train, held_out = drawn.x, dataset.some("train", MOST).x, dataset.some("held_out", MOST).x
     n = min(len(samples), len(held_out), len(train))
-    fakes = {"value": samples, "floor": train, "gaussian": gate.fit_gaussian(train, n, np.random.default_rng(0))}
-    measured = {column: distances(fake[:n], held_out[:n]) for column, fake in fakes.items()}
-    metrics = {name: {column: measured[column][name] for column in fakes} for name in measured["value"]}
-    rows = [f"| {name} | " + " | ".join(f"{row[c]:.4f}" for c in fakes) + " |" for name, row in metrics.items()]
+    left = {name: f"needs {fewest} of each, there are {n}" for name, fewest in NEEDS.items() if n < fewest}
+    labelled = "label" in drawn.given  # samples have the labels of held-out examples: so has their floor
+    fakes = {"value": samples, "floor": dataset.alike(drawn.given["label"][:n]).x if labelled else train}
+    try:
+        fakes["gaussian"] = gate.fit_gaussian(train, n, np.random.default_rng(0))
+    except (ValueError, MemoryError) as error:
+        left["Gaussian fit"] = str(error)
+    measured = compared({column: fake[:n] for column, fake in fakes.items()}, held_out[:n])
+    metrics = {name: {column: found[name] for column, found in measured.items()} for name in NEEDS if name not in left}
+    cells = lambda row: " | ".join(
+        "-" if row.get(c) is None else f"{row[c]:.4f}" for c in ("value", "floor", "gaussian")
+    )
+    rows = [f"| {name} | {cells(row)} |" for name, row in metrics.items()]
     head = ["| metric | value | floor | Gaussian fit |", "|---|---|---|---|"]
     text = "\n".join([*head, *rows, "", f"At n = {n}; there is no gate for this.", ""])
-    return [Section({"metrics": metrics}, text)]
+    return [Section({"metrics": metrics}, text), *([left_out(left)] if left else [])]
 
 
-def distances(fake: np.ndarray, real: np.ndarray) -> dict[str, float]:
-    """Measures how far two samples (n, ...) of equal size are apart, by name."""
-    real_accuracy, fake_accuracy = neighbours.two_sample_accuracy(real, fake)
-    return {
-        "1-NN accuracy, real": real_accuracy,
-        "1-NN accuracy, fake": fake_accuracy,
-        "coverage, k = 5": neighbours.coverage(real, fake, 5),
-        "exact W2": wasserstein.exact(fake, real),
-        "sliced W2": wasserstein.sliced(fake, real),
+def compared(fakes: dict[str, np.ndarray], real: np.ndarray) -> dict[str, dict[str, float]]:
+    """Measures the `distances` of each from the same real examples; wide ones are projected once, all together."""
+    if np.size(real[0]) <= neighbours.WIDE:
+        return {column: distances(fake, real) for column, fake in fakes.items()}
+    along, *each = wasserstein.projected([real, *fakes.values()])
+    return {column: distances(fake, real, (own, along)) for (column, fake), own in zip(fakes.items(), each)}
+
+
+def distances(fake: np.ndarray, real: np.ndarray, along: Any = None) -> dict[str, float]:
+    """Measures how far two samples (n, ...) of equal size are apart, by name: what so many examples allow (`NEEDS`)."""
+    n, joint = len(real), neighbours.joint_distances(real, fake)
+    wide = np.size(real[0]) > neighbours.WIDE
+    accuracy = lambda i: neighbours.two_sample_accuracy(real, fake, joint)[i]
+    measures = {
+        "1-NN accuracy, real": lambda: accuracy(0),
+        "1-NN accuracy, fake": lambda: accuracy(1),
+        "coverage, k = 5": lambda: neighbours.coverage(real, fake, 5, joint),
+        "exact W2": lambda: wasserstein.exact(fake, real, joint[n:, :n] if wide else None),
+        "sliced W2": lambda: wasserstein.sliced(fake, real, along=along),
     }
+    return {name: measure() for name, measure in measures.items() if n >= NEEDS[name]}
+
+
+def trial(dataset: Any) -> dict[str, str]:
+    """Tries the judge before a run, on held-out examples in the place of samples: what it will leave out, and why.
+
+    As many examples as `TRIED` says, and those that the judge needs at least (`Dataset.least`).
+    """
+    if dataset.judge is digit_gate:  # of the shipped digits alone, whose number and shape are known
+        return {}
+    least = max(dataset.least[0], TRIED["held_out"])
+    small = dataset.cut(max(TRIED["train"], 2 * least), least)
+    examples = small.held_out.gather(np.arange(max(least, len(small.held_out))) % len(small.held_out))
+    sections = judged(Drawn(examples.x, examples.given), small)
+    return {name: why for section in sections for name, why in section.results.get("left_out", {}).items()}
 
 
 def digit_gate(drawn: Drawn, dataset: Any) -> list[Section]:
     """Judges digits by the gate; and, where they were asked for, their labels by the evaluation classifier."""
-    report = gate.evaluate_digits(drawn.x, _some(dataset.train), _some(dataset.held_out))
+    if len(dataset.present) < digits.CLASSES:  # its bounds are those of all ten
+        return [*two_samples(drawn, dataset), *labels_read(drawn, dataset)]
+    train, held_out = (dataset.some(part, MOST).x for part in ("train", "held_out"))
+    report = gate.evaluate_digits(drawn.x, train, held_out)
     verdict = Section({"metrics": report.as_dict()}, report.table(), passed=report.passed)
     return [verdict, *labels_read(drawn, dataset)]
 
@@ -63,7 +164,8 @@ def endpoint_error(drawn: Drawn, dataset: Any) -> list[Section]:
     """Measures squared errors to the held-out examples whose endpoints "y" the samples, by seed, were given."""
     if "y" not in drawn.given:
         return []
-    x = dataset.held_out.gather(np.arange(len(drawn.x)) % len(dataset.held_out)).x
+    seeds = np.arange(len(drawn.x)) if drawn.seeds is None else drawn.seeds
+    x = dataset.held_out.gather(dataset.places("held_out", int(seeds.max()) + 1)[seeds]).x
     error = lambda other: float(np.mean((other - x) ** 2))
     found = {"value": error(drawn.x), "endpoint": error(drawn.given["y"])}
     text = (
@@ -71,7 +173,3 @@ def endpoint_error(drawn: Drawn, dataset: Any) -> list[Section]:
         f"of the endpoint itself {found['endpoint']:.4f}.\n"
     )
     return [Section({"metrics": {"squared error": found}}, text)]
-
-
-def _some(source: Any) -> np.ndarray:
-    return source.gather(np.arange(min(len(source), MOST))).x

@@ -10,6 +10,8 @@ from diffjax.config import Config, ConfigError, nearest
 from diffjax.data import Dataset
 from diffjax.method import Method
 from diffjax.methods import Denoising
+from diffjax.metrics import judges
+from diffjax.runs import draws
 from diffjax.runs.logs import LOGGERS
 from diffjax.runs.settings import Settings, home
 
@@ -118,9 +120,17 @@ def check_calls(method: Method, dataset: Dataset) -> None:
         ) from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    request = method.plan(dataset.shape)
+    request = method.plan(dataset.shape, draws.visible)  # as an evaluation draws, with its walk
     given = example.given if method.asks is None else {name: example.given[name] for name in method.asks}
     jax.eval_shape(lambda p: method.draw(p, request, key, given), params)
+
+
+def remarks(method: Method, dataset: Dataset) -> list[str]:
+    """Says, a line each, what is no mistake but maybe a slip, and what the report of such a run will be without."""
+    own = getattr(method.parts, "remarks", lambda dataset: [])
+    found = [*data.remarks(dataset, "label" in data.asked(method, dataset)), *own(dataset)]
+    lacks = judges.trial(data.undone(dataset))
+    return [*found, *(f"the report will be without {name}: {why}" for name, why in lacks.items())]
 
 
 def check_words(config: Config, of: Denoising, dataset: Dataset) -> None:

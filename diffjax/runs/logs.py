@@ -72,18 +72,20 @@ class Log:
         for sink in self._sinks:
             sink.write(step, values)
 
-    def progress(self, step: int, batch_size: int, loss: float | None, rate: float) -> None:
-        """Moves the bar, or prints a plain line every few seconds; `rate` is the last window's steps per second."""
-        now = time.monotonic()
-        loss = float("nan") if loss is None else loss  # every step of the window was skipped
+    def progress(self, step: int, batch_size: int, loss: float, rate: float, skipped: int = 0) -> None:
+        """Moves the bar, or prints a plain line every few seconds; `rate` is the last window's steps per second.
+
+        `skipped` steps of the run were not finite: they are named from the first one on.
+        """
+        now, lost = time.monotonic(), f", {skipped} skipped" if skipped else ""
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{rate * batch_size:,.0f} images/s, loss {loss:.4f}", refresh=False)
+            self._bar.set_postfix_str(f"{rate * batch_size:,.0f} images/s, loss {loss:.4f}{lost}", refresh=False)
             self._bar.update(step - self._bar.n)
         elif now - self._last_line > _PLAIN_LINE_EVERY or step == self._total:
             self._last_line = now
             left = (self._total - step) / rate
             rates = f"{rate:.1f} step/s  {rate * batch_size:,.0f} images/s"
-            print(f"step {step}/{self._total}  loss {loss:.4f}  {rates}  {left:.0f} s left", flush=True)
+            print(f"step {step}/{self._total}  loss {loss:.4f}{lost}  {rates}  {left:.0f} s left", flush=True)
 
     def say(self, text: str) -> None:
         """Prints one line for the reader."""

@@ -6,71 +6,68 @@ from typing import Any
 
 import numpy as np
 
-from diffjax.data import describe
-from diffjax.method import Drawn, Section
-from diffjax.metrics.judges import two_samples
+from diffjax import data
+from diffjax.method import Drawn, Section, attempt, merged
+from diffjax.metrics import judges
+from diffjax.runs import draws
 from diffjax.runs import workdir as files
 from diffjax.runs.run import Run
-from diffjax.types import Array
 
-SHOWN = 64
+SHOWN, WALKS = 64, 8
+TRACED = 2**22  # numbers of samples whose walks are all kept; of larger ones only the first WALKS are
 
 
 def evaluate(run: Run, out: str | Path) -> dict[str, Any]:
     """Evaluates what a run draws, and writes report.md, eval.json and figures/ into the folder `out`.
 
+    A part that fails is left out of it with a word: "left_out" says why, by name.
+
     Returns:
         What eval.json holds: step, number of samples, the results of all sections, and the verdict of the data set's
-        gate (None for data that has no gate).
+        gate (None for data that has no gate); "nonfinite" counts samples that are not finite, if there are any.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    drawn = draw(run)
-    judged = (run.data.judge or two_samples)(drawn, run.data)
-    told = [] if run.method.report is None else run.method.report(run, drawn)
-    results = {"step": run.step, "samples": len(drawn.x), **merged([*told, *judged])}
+    drawn, seen = draw(run), data.undone(run.data.of_label(run.settings.label))
+    mine, x = run.method.report, run.data.to_data(drawn.x)
+    judged = judges.judged(drawn._replace(x=x), seen)
+    told = [] if mine is None else attempt("the method's own report", lambda: mine(run, drawn))
+    drawings = figures(out / "figures", run, drawn._replace(x=x), [*judged, *told])
+    results = {"step": run.step, "samples": len(x), **merged([*told, *judged, *drawings])}
     results["gate"] = next((section.passed for section in judged if section.passed is not None), None)
-    figures(out / "figures", run, drawn, [*judged, *told])
     table = "".join(section.text for section in judged)
     files.write_atomically(out / "eval.json", json.dumps(results, indent=2))
-    files.write_atomically(out / "report.md", text(run, results, table, told))
+    files.write_atomically(out / "report.md", text(run, results, table, [*told, *drawings]))
     print(f"{table}\n{out / 'report.md'}", flush=True)
     return results
 
 
 def draw(run: Run) -> Drawn:
-    """Draws the samples of an evaluation, of seeds 0, 1, ..., with the walk that made them."""
-    seeds = range(run.settings.samples)
-    given = run.given(seeds)
-    found = run.drawer(trace=visible)(run.params, seeds, given)
+    """Draws the samples of an evaluation, of seeds 0, 1, ..., given what held-out examples are, with their walks."""
+    n, label = run.settings.samples, run.settings.label
+    given, whole = data.followed(run.method, run.data, n, label), n * int(np.prod(run.data.shape)) <= TRACED
+    found = run.drawer(trace=draws.visible if whole else None)(run.params, range(n), given)
+    if not whole:
+        few = {name: part[:WALKS] for name, part in given.items()}
+        small = run._replace(settings=run.settings._replace(chunk=min(run.settings.chunk, WALKS)))
+        walks = small.drawer(trace=draws.visible)(run.params, range(min(n, WALKS)), few)
+        found = (found, walks[1]) if isinstance(walks, tuple) else found
     x, trajectory = found if isinstance(found, tuple) else (found, None)
     return Drawn(x, given, trajectory)
 
 
-def visible(state: Any) -> Array:
-    """The x of a sampler's state."""
-    return getattr(state, "x", state)
-
-
-def merged(sections: list[Section]) -> dict[str, Any]:
-    """Joins the results of sections; tables of one name are one table."""
-    found: dict[str, Any] = {}
-    for section in sections:
-        for name, value in section.results.items():
-            found[name] = {**found[name], **value} if name in found else value
-    return found
-
-
 def text(run: Run, results: dict[str, Any], table: str, told: list[Section]) -> str:
     """Writes the report as Markdown."""
-    data, how = run.data, getattr(run.method.parts, "how", None)
+    dataset, how = run.data, getattr(run.method.parts, "how", None)
     by = "" if how is None else f" by {how()}"
+    skipped = int(run.state.skipped)
+    lost = f"\n\n**{skipped} of {run.step} steps were skipped: loss or gradients were not finite.**" if skipped else ""
     more = "\n".join(section.text for section in told)
     curve = "![training](figures/training.png)"
     more += "" if curve in more else f"\n## Training\n\n{curve}\n"
     return f"""# {run.name}: step {results["step"]}
 
-{describe(data)} (split {data.fingerprint}); {results["samples"]} samples of EMA {run.settings.ema}{by}.
+{data.describe(dataset)} (split {dataset.fingerprint}); {results["samples"]} samples of EMA {run.settings.ema}{by}.{lost}
 
 ![samples](figures/samples.png)
 
@@ -81,21 +78,29 @@ def text(run: Run, results: dict[str, Any], table: str, told: list[Section]) -> 
 {more}"""
 
 
-def figures(folder: Path, run: Run, drawn: Drawn, sections: list[Section]) -> None:
-    """Draws samples beside real data, the curves of training, and what the sections ask for."""
+def figures(folder: Path, run: Run, drawn: Drawn, sections: list[Section]) -> list[Section]:
+    """Draws samples beside real data, the curves of training, and what the sections ask for; says what it could not."""
     from diffjax import plots
 
-    real = run.data.held_out.gather(np.arange(min(SHOWN, len(run.data.held_out)))).x
-    given = {name: part[:SHOWN] for name, part in drawn.given.items()}
-    images = {f"given {name}": part for name, part in given.items() if part.shape[1:] == run.data.shape}
-    plots.samples(folder / "samples.png", {**images, "samples": drawn.x[:SHOWN], "held out": real})
-    for section in sections:
-        for name, kind, args in section.figures:
-            getattr(plots, kind)(folder / f"{name}.png", *args)
+    asked = [figure for section in sections for figure in section.figures]
+    found = [*attempt("samples.png", lambda: _samples(folder / "samples.png", run, drawn))]
+    for name, kind, args in asked:
+        found += attempt(f"{name}.png", lambda: getattr(plots, kind)(folder / f"{name}.png", *args) or [])  # noqa: B023
     logged = [] if run.workdir is None else files.read_metrics(run.workdir)
     if logged:
         steps = [line["step"] for line in logged]
         curves = {
             name: [np.nan if line[name] is None else line[name] for line in logged] for name in ("loss", "grad_norm")
         }
-        plots.training_curve(folder / "training.png", steps, curves)
+        found += attempt("training.png", lambda: plots.training_curve(folder / "training.png", steps, curves) or [])
+    return found
+
+
+def _samples(path: Path, run: Run, drawn: Drawn) -> list[Section]:
+    from diffjax import plots
+
+    real = data.undone(run.data).some("held_out", SHOWN).x
+    given = {name: part[:SHOWN] for name, part in drawn.given.items()}
+    images = {f"given {name}": part for name, part in given.items() if part.shape[1:] == run.data.shape}
+    plots.samples(path, {**images, "samples": run.data.shown(drawn.x[:SHOWN]), "held out": run.data.shown(real)})
+    return []

@@ -74,7 +74,10 @@ class Run(NamedTuple):
 
     def given(self, seeds: Iterable[int], **words: Any) -> dict[str, np.ndarray]:
         """Tells what the samples of these seeds are given; `words`, such as label=3, replace what seeds stand for."""
-        return draws.told(self.method, self.data, list(seeds), words, self.settings.label)
+        try:
+            return data.told(self.method, self.data, list(seeds), words, self.settings.label)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     def mapped(self, one: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         """Makes `map(shared, rows)` of `one(shared, row)`, in chunks over all devices (`parallel.map_chunks`)."""
@@ -85,7 +88,7 @@ class Run(NamedTuple):
         return draws.drawer(self.method, self.data.shape, self.settings.chunk, parallel.mesh(), trace)
 
     def draw(self, seeds: Iterable[int] | int, given: dict | None = None, **words: Any) -> np.ndarray:
-        """Draws samples (n, *shape) of seeds 0 .. n - 1, or of these.
+        """Draws samples (n, *shape), in the data's units, of seeds 0 .. n - 1, or of these.
 
         Args:
             given: name -> one value for all, or one for each (n, ...); default what the seeds stand for.
@@ -96,7 +99,7 @@ class Run(NamedTuple):
             ConfigError: for a word that is neither, or as `given`.
         """
         seeds = host.check_seeds(seeds)
-        names, fields = draws.asked(self.method, self.data), getattr(self.method.parts, "drawn_by", ())
+        names, fields = data.asked(self.method, self.data), getattr(self.method.parts, "drawn_by", ())
         parts = {name: part for name, part in words.items() if name not in names}
         for name in parts:
             if name not in fields:
@@ -104,7 +107,7 @@ class Run(NamedTuple):
             parts[name] = drawn_by(name, parts[name])
         run = self._replace(method=self.method.parts._replace(**parts).method()) if parts else self
         words = {**(given or {}), **{name: value for name, value in words.items() if name not in parts}}
-        return run.drawer()(self.params, seeds, run.given(seeds, **words))
+        return self.data.to_data(run.drawer()(self.params, seeds, run.given(seeds, **words)))
 
 
 def open(workdir: str | Path, *, step: int | None = None, overrides: Iterable[str] = ()) -> Run:
@@ -133,7 +136,7 @@ def of(built: Built, state: training.TrainState, workdir: str | Path | None = No
     """Makes the run of what was built, in this state."""
     method = built.method if built.method.learned is None else built.method.learned(jax.device_get(state.memory))
     path = None if workdir is None else Path(workdir)
-    return Run(method, built.data, built.ema, built.settings, state, path, built.config)
+    return Run(method, data.kept_units(built.data, path), built.ema, built.settings, state, path, built.config)
 
 
 def read_config(workdir: str | Path, changes: Iterable[str] = ()) -> Config:

@@ -16,6 +16,8 @@ from diffjax import ema as averages
 from diffjax import parallel, training
 from diffjax.checkpoint import Checkpoints
 from diffjax.config import Config, ConfigError, build, is_spec, nearest
+from diffjax.method import attempt
+from diffjax.metrics import judges
 from diffjax.optimizers import build_optimizer
 from diffjax.runs import checks, report, snapshots
 from diffjax.runs import run as runs
@@ -108,6 +110,8 @@ class Trainer:
                 self.built = built = built._replace(config=fingerprint(built, name))
             for line in files.prepare(self.workdir, built.config, complete):
                 print(line, flush=True)
+            if changed := sources.keep(data, self.workdir):
+                raise ConfigError(changed)
             self.checkpoints = open_checkpoints(self.workdir, settings)
         self.state = parallel.replicate(self.mesh, runs.init_state(built))
         if not self._restore() and start is not None:
@@ -122,7 +126,8 @@ class Trainer:
 
         Raises:
             Stopped: after SIGTERM or Ctrl-C, when the state is saved.
-            training.NonFiniteError: a loss or gradient is not finite and the policy is "stop".
+            training.NonFiniteError: a loss or gradient is not finite and the policy is "stop", or, under "skip", none
+                of a log window is.
         """
         last = self.settings.steps if steps is None else steps
         if not isinstance(last, int) or last < max(self.step, 1) or last % self.settings.steps_per_dispatch:
@@ -132,6 +137,8 @@ class Trainer:
             )
         words = self.built.config.to_dict() if self.built.config is not None else {}
         with install_stop_handler() as stop, Log(self.workdir, last, self.step, self.settings.loggers, words) as log:
+            for line in checks.remarks(self.method, self.data):
+                log.say(line)
             log.say(f"{self.workdir or 'no workdir'}: {self.opening(last)}")
             finished = self._train(log, stop, last)
             stopped = None if finished else Stopped(stop.received or signal.SIGTERM, self.step, self.workdir)
@@ -242,21 +249,21 @@ class Trainer:
         if due(settings.checkpoint_every) or stopping:
             self._save()
 
-    def _fetch(self) -> list[training.Metrics]:
-        """The window on the host; raises if anything in it is not finite and the policy is to stop."""
+    def _fetch(self, complete: bool = False) -> list[training.Metrics]:
+        """The window on the host; raises for what is not finite in it, as the policy says (`training.check_finite`)."""
         self.window = jax.device_get(self.window)
         if self.window:
             first = self.step - sum(len(metrics["finite"]) for metrics in self.window)
-            training.check_finite(self.window, first, self.settings.nonfinite)
+            training.check_finite(self.window, first, self.settings.nonfinite, complete)
         return self.window
 
     def _log(self, log: Log, elapsed: float, compile_s: float) -> None:
-        summary = training.summarize(self._fetch())
+        summary = training.summarize(self._fetch(complete=True))
         steps = sum(len(metrics["finite"]) for metrics in self.window)
         rate = steps / max(elapsed - compile_s, 1e-9)
         timing = {"steps_per_s": rate, "images_per_s": rate * self.settings.batch_size, "compile_s": compile_s}
         log.write(self.step, {**summary, "timing": {k: round(v, 3) for k, v in timing.items()}})
-        log.progress(self.step, self.settings.batch_size, summary["loss"], rate)
+        log.progress(self.step, self.settings.batch_size, summary["loss"], rate, summary["skipped"])
         self.window, self.loss = [], summary["loss"]
 
     def _save(self) -> None:
@@ -273,8 +280,13 @@ class Trainer:
 
         run, seeds = self.run(), range(SAMPLES_SHOWN)
         pairs = {"raw": self.state.params, f"EMA {self.settings.ema}": run.params}
-        groups = {title: self._drawn(params, seeds, run.given(seeds)) for title, params in pairs.items()}
-        plots.samples(workdir / "samples" / f"step_{self.step:07d}.png", groups)
+        drawn = {t: self.data.to_data(self._drawn(params, seeds, run.given(seeds))) for t, params in pairs.items()}
+        for title, x in drawn.items():
+            if text := judges.said(x):
+                print(f"step {self.step}, {title}: {text}", flush=True)
+        path, groups = workdir / "samples" / f"step_{self.step:07d}.png", jax.tree.map(self.data.shown, drawn)
+        for failed in attempt(path.name, lambda: plots.samples(path, groups) or []):
+            print(failed.text.strip(), flush=True)
 
 
 def open_checkpoints(workdir: Path, settings: Settings, **options: Any) -> Checkpoints:

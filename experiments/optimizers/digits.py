@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import optimizers, runs
+from diffjax import optimizers, runs, training
 from diffjax.runs.build import Built
 
 STEPS, BATCH = 600, 128
@@ -82,10 +82,16 @@ def beyond(found: dict[float, float]) -> float | None:
 
 
 def train(built: Built, spec: dict[str, Any], steps: int) -> Any:
-    """The averaged parameters at the end; steps that are not finite change nothing, so that a rate may be too large."""
+    """The averaged parameters at the end; steps that are not finite change nothing, so that a rate may be too large.
+
+    None where no step was finite.
+    """
     optimizer, _ = optimizers.build_optimizer(spec, steps)
     options = dict(optimizer=optimizer, ema=built.ema, settings=built.settings, nonfinite="skip", log_every=steps)
-    return runs.Trainer(built.method, built.data, **options).train(steps).params
+    try:
+        return runs.Trainer(built.method, built.data, **options).train(steps).params
+    except training.NonFiniteError:
+        return None
 
 
 def held_out_loss(built: Built) -> Any:
@@ -94,7 +100,7 @@ def held_out_loss(built: Built) -> Any:
     batch = jax.tree.map(lambda part: jnp.asarray(np.repeat(part, 8, 0)), held_out.gather(np.arange(len(held_out))))
     index, key = jnp.arange(len(batch.x)), jax.random.key(1)
     losses = jax.jit(lambda params: turn.losses(params, key, batch, index, len(index))[0].mean())
-    return lambda params: float(losses(params))
+    return lambda params: math.inf if params is None else float(losses(params))
 
 
 def table(results: dict[str, Any]) -> str:

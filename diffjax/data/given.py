@@ -1,0 +1,79 @@
+"""What samples are given, of what a method reads: by seed where they are drawn, by held-out example where judged."""
+
+from typing import Any
+
+import numpy as np
+
+from diffjax.data.names import class_of, numbered
+from diffjax.data.source import Dataset, blank, fitting
+from diffjax.host import nearest
+from diffjax.method import Example, Method
+
+
+def asked(method: Method, dataset: Dataset) -> tuple[str, ...]:
+    """Names of `given` that the method draws with: what it reads, or all that data brings."""
+    return tuple(blank(dataset).given) if method.asks is None else method.asks
+
+
+def given_of(method: Method, dataset: Dataset, seeds: Any, label: Any = None) -> dict[str, np.ndarray]:
+    """Makes what the samples of these seeds are given, of what the method asks for.
+
+    A label alone is `label`, or else number seed mod their number of those that occur in training; anything else is
+    that of held-out example seed mod their number.
+    """
+    seeds, label = np.asarray(seeds, np.uint32), class_of(dataset, label)
+    names = asked(method, dataset)
+    if set(names) <= {"label"}:
+        return dict.fromkeys(names, _labels(dataset.present[seeds % len(dataset.present)], label))
+    return _chosen(held_out(dataset, seeds), names, label)
+
+
+def followed(method: Method, dataset: Dataset, n: int, label: Any = None) -> dict[str, np.ndarray]:
+    """Makes what the n samples of an evaluation are given: that of held-out examples, whose labels they then share."""
+    examples = dataset.held_out.gather(dataset.places("held_out", n))
+    return _chosen(examples, asked(method, dataset), class_of(dataset, label))
+
+
+def held_out(dataset: Dataset, seeds: Any) -> Example:
+    """Gathers the held-out examples that seeds stand for: in their order, of labels that training has."""
+    return dataset.held_out.gather(dataset.usable[np.asarray(seeds) % len(dataset.usable)])
+
+
+def _chosen(examples: Example, names: tuple[str, ...], label: Any) -> dict[str, np.ndarray]:
+    given = examples.given
+    return {name: _labels(given[name], label) if name == "label" else given[name] for name in names}
+
+
+def _labels(own: np.ndarray, label: Any) -> np.ndarray:
+    return (own if label is None else np.full(len(own), label)).astype(np.int32)
+
+
+def told(method: Method, dataset: Dataset, seeds: Any, words: dict[str, Any], label: Any) -> dict[str, np.ndarray]:
+    """Makes what these samples are given, with what a user says of it in the place of what the seeds stand for.
+
+    Args:
+        words: name -> one value for all samples, or one for each (n, ...).
+
+    Raises:
+        ValueError: for a name that the method does not read, a shape that is none of the two, or a label out of range.
+    """
+    names, first = asked(method, dataset), blank(dataset).given
+    for name in words:
+        if name not in names:
+            raise ValueError(f"Nobody reads {name!r} of what is given: {nearest(name, names)}.")
+    given = given_of(method, dataset, seeds, label)
+    for name, value in numbered(dataset, words).items():
+        given[name] = fitting(name, value, first[name], len(seeds))
+    labels = given.get("label", np.zeros(0))
+    classes = none_of(method, dataset)
+    if classes is not None and labels.size and not (labels.min() >= 0 and labels.max() <= classes):
+        raise ValueError(
+            f"label is {labels.min()} to {labels.max()}, expected 0 to {classes - 1}, or {classes} for no label."
+        )
+    return given
+
+
+def none_of(method: Method, dataset: Dataset) -> int | None:
+    """Tells the label that stands for none: the row after the network's last class; it may have more than the data."""
+    condition = getattr(method.parts, "condition", None)
+    return dataset.classes if condition is None else condition.none.get("label", dataset.classes)

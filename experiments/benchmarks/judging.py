@@ -1,0 +1,83 @@
+"""What judging costs by the size of an example: time, and the peak memory of the process, sampling not counted.
+
+    python experiments/benchmarks/judging.py                    # 300 examples and 300 samples of 256 x 256 x 3
+    python experiments/benchmarks/judging.py --size=128 --n=300
+
+Random smooth images stand for data and samples. Judged are all distances between them beside their floor and a Gaussian
+fit, and the loss by time of a denoiser that costs nothing, beside that of the fit: what an evaluation does besides
+drawing samples and asking the network. The limit at the default size is 30 s and 3 GB; the exit status says whether it
+was kept (of the CPU seconds, on a machine that does other things too).
+"""
+
+import argparse
+import resource
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import data, denoisers, ema, methods, models, processes, runs, schedules
+from diffjax.method import Drawn
+from diffjax.methods import evaluation
+from diffjax.metrics import judges
+
+SECONDS, GIGABYTES = 30, 3.0
+
+
+def images(n: int, size: int, seed: int) -> np.ndarray:
+    """Makes images (n, size, size, 3) of bytes: eight grey levels a side, enlarged, with noise."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 200, (n, 8, 8, 3), np.uint8).repeat(size // 8, 1).repeat(size // 8, 2)
+    return coarse + rng.integers(0, 50, coarse.shape, np.uint8)
+
+
+def parts() -> models.Network:
+    """A network of one number: F = w x, which costs nothing beside the judging."""
+    return models.Network(
+        lambda key, x, c, given: jnp.zeros(()), lambda params, x, c, given, **options: params * x, reads=()
+    )
+
+
+def main() -> int:
+    """Judges once, prints a row of the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--n", type=int, default=300, help="examples held out, trained on, and sampled")
+    args = parser.parse_args()
+    train, held_out = (data.Arrays(images(args.n, args.size, seed)) for seed in (0, 1))
+    dataset = data.Dataset("images", train, held_out, train.x.shape[1:], None, 256, "0")
+    method = methods.denoising(parts(), processes.Gaussian(schedules.VP()), denoisers.V())
+    run = runs.Run(method, dataset, ema.warm_up((0.999,)), runs.Settings(), state(method, dataset))
+    drawn = Drawn(data.Arrays(images(args.n, args.size, 2)).gather(np.arange(args.n)).x, {})
+    before, began, worked = peak(), time.monotonic(), time.process_time()
+    sections = judges.judged(drawn, dataset)
+    distances = time.process_time() - worked
+    curves = evaluation.loss_by_time(run)
+    wall, cpu, gigabytes = time.monotonic() - began, time.process_time() - worked, peak()
+    print(
+        f"{args.n} of {args.size} x {args.size} x 3: {cpu:.1f} CPU s ({distances:.1f} of distances), {wall:.1f} s wall,"
+    )
+    print(f"peak {gigabytes:.2f} GB, {before:.2f} GB of it before: data and samples")
+    print(sections[0].text, {name: curves[name]["mean"] for name in ("held out", "Gaussian fit")}, sep="\n")
+    left = [section.results["left_out"] for section in sections if "left_out" in section.results]
+    return int(bool(left) or cpu > SECONDS or gigabytes > GIGABYTES)
+
+
+def state(method: methods.Method, dataset: data.Dataset) -> runs.run.training.TrainState:
+    """The state of a run that was not trained."""
+    import optax
+
+    params = method.init(jax.random.key(0), data.blank(dataset))
+    return runs.run.training.init_state(params, optax.sgd(0.0), ema.warm_up((0.999,)), jax.random.key(0), method)
+
+
+def peak() -> float:
+    """The most memory that this process had so far, in GB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+if __name__ == "__main__":
+    sys.exit(main())
