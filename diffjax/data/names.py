@@ -14,8 +14,11 @@ FILE = "labels.json"  # of a workdir: {"0": "cat", "1": "dog"}
 SHOWN = 20  # classes that a report names one by one
 
 
-def class_of(dataset: Dataset, label: Any) -> int | None:
-    """Finds the number of a class by its name or its number; None stays None, and classes is "no label".
+def class_of(dataset: Dataset, label: Any, none: int | None = None) -> int | None:
+    """Finds the number of a class by its name or its number; None stays None.
+
+    Args:
+        none: the number that stands for "no label"; default that after the data's last class.
 
     Raises:
         ValueError: for a name or a number that there is not, or a number that is the name of another class.
@@ -30,8 +33,9 @@ def class_of(dataset: Dataset, label: Any) -> int | None:
         if label not in names:
             raise ValueError(f"label is {label!r}, which is no class of {dataset.name}: {host.nearest(label, names)}.")
         return names.index(label)
-    if not host.is_int(label) or not 0 <= label <= (classes or 0):
-        raise ValueError(f"label is {label!r}, expected 0 to {(classes or 0) - 1}, or {classes} for no label.")
+    none = (classes or 0) if none is None else none
+    if not host.is_int(label) or not 0 <= label <= none:
+        raise ValueError(f"label is {label!r}, expected 0 to {none - 1}, or {none} for no label.")
     if names is not None and str(label) in names and names.index(str(label)) != label:
         own = f", class {label} is named {names[label]!r}" if label < len(names) else ""
         raise ValueError(
