@@ -21,7 +21,7 @@ def given_of(method: Method, dataset: Dataset, seeds: Any, label: Any = None) ->
     A label alone is `label`, or else number seed mod their number of those that occur in training; anything else is
     that of held-out example seed mod their number.
     """
-    seeds, label = np.asarray(seeds, np.uint32), class_of(dataset, label)
+    seeds, label = np.asarray(seeds, np.uint32), label_of(method, dataset, label)
     names = asked(method, dataset)
     if set(names) <= {"label"}:
         return dict.fromkeys(names, _labels(dataset.present[seeds % len(dataset.present)], label))
@@ -31,7 +31,7 @@ def given_of(method: Method, dataset: Dataset, seeds: Any, label: Any = None) ->
 def followed(method: Method, dataset: Dataset, n: int, label: Any = None) -> dict[str, np.ndarray]:
     """Makes what the n samples of an evaluation are given: that of held-out examples, whose labels they then share."""
     examples = dataset.held_out.gather(dataset.places("held_out", n))
-    return _chosen(examples, asked(method, dataset), class_of(dataset, label))
+    return _chosen(examples, asked(method, dataset), label_of(method, dataset, label))
 
 
 def held_out(dataset: Dataset, seeds: Any) -> Example:
@@ -77,3 +77,8 @@ def none_of(method: Method, dataset: Dataset) -> int | None:
     """Tells the label that stands for none: the row after the network's last class; it may have more than the data."""
     condition = getattr(method.parts, "condition", None)
     return dataset.classes if condition is None else condition.none.get("label", dataset.classes)
+
+
+def label_of(method: Method, dataset: Dataset, label: Any) -> int | None:
+    """Finds the number of the label that a user asks for by name or number; ValueError as `class_of`."""
+    return class_of(dataset, label, none_of(method, dataset))

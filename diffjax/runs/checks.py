@@ -70,7 +70,7 @@ def check_objects(method: Method, dataset: Dataset, optimizer: Any, settings: Se
             raise ConfigError(f"Got {type(got).__name__} as the {name}, expected a {kind.__name__}: {ways[name]}.")
     try:
         training.check_optimizers(method, optimizer)
-        data.class_of(dataset, settings.label)
+        data.label_of(method, dataset, settings.label)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     least, why = dataset.least

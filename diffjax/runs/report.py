@@ -28,7 +28,8 @@ def evaluate(run: Run, out: str | Path) -> dict[str, Any]:
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    drawn, seen = draw(run), data.undone(run.data.of_label(run.settings.label))
+    label = data.label_of(run.method, run.data, run.settings.label)
+    drawn, seen = draw(run), data.undone(run.data.of_label(label))
     mine, x = run.method.report, run.data.to_data(drawn.x)
     judged = judges.judged(drawn._replace(x=x), seen)
     told = [] if mine is None else attempt("the method's own report", lambda: mine(run, drawn))
@@ -67,7 +68,8 @@ def text(run: Run, results: dict[str, Any], table: str, told: list[Section]) -> 
     more += "" if curve in more else f"\n## Training\n\n{curve}\n"
     return f"""# {run.name}: step {results["step"]}
 
-{data.describe(dataset)} (split {dataset.fingerprint}); {results["samples"]} samples of EMA {run.settings.ema}{by}.{lost}
+{data.describe(dataset)} (split {dataset.fingerprint}); {results["samples"]} samples of EMA {run.settings.ema}{by}.\
+{lost}
 
 ![samples](figures/samples.png)
 
