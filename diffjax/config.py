@@ -307,7 +307,7 @@ def _parse(path: str, text: str, group: Any, leaf: str, is_spec: bool) -> Any:
         first = next(iter(present or ()), None)
         if any(first is not None and type(v) is not type(first) for v in value):
             raise ConfigError(f"{path!r} got {text!r}, expected a tuple of {type(first).__name__}, such as {present}.")
-    elif kind is not type(None) and type(value) is not kind:
+    elif kind not in (type(None), object) and type(value) is not kind:
         raise ConfigError(f"{path!r} got {text!r}, expected {_describe(kind)}, such as {present!r}.")
     return value
 

@@ -8,6 +8,10 @@ al. 2024) pairs by
 
 exactly, by an assignment, or with the entropy epsilon sum P (log P - 1) added, by Sinkhorn's iteration on potentials in
 the log domain (Cuturi 2013; Peyre & Cuturi 2019, section 4.4): P_ij = a_i b_j exp((f_i + g_j - C_ij) / epsilon).
+
+Where sampling is told a condition c of x_0, such as its label, z has to keep its law given c too: else a sampler that
+starts at a free z finds itself where no training pair of c was. So C_ij is infinite between examples of unlike
+conditions, and every z stays with the condition that it was drawn for (`alike`).
 """
 
 from collections.abc import Callable
@@ -20,24 +24,28 @@ import numpy as np
 from diffjax import host
 from diffjax.types import Array, Key, Process
 
-Coupling = Callable[[Key, Array], tuple[Array, Array]]  # (keys (B,), x_0 (B, ...)) -> (x_0, z), both (B, ...)
+# (keys (B,), x_0 (B, ...), same (B, B) bool or None: which examples are given the same) -> (x_0, z), both (B, ...)
+Coupling = Callable[..., tuple[Array, Array]]
 
 
 def independent(process: Process) -> Coupling:
     """Couples x_0 with z drawn from the process's noise law, independently of x_0 and of the other examples."""
 
-    def couple(keys: Key, x0: Array) -> tuple[Array, Array]:
+    def couple(keys: Key, x0: Array, same: Array | None = None) -> tuple[Array, Array]:
         return x0, jax.vmap(process.noise)(keys, x0)
 
     return couple
 
 
 def exact(process: Process) -> Coupling:
-    """Exchanges independent draws so that the batch's mean squared distance |x_0 - z|^2 is the least."""
+    """Exchanges independent draws so that the batch's mean squared distance |x_0 - z|^2 is the least.
 
-    def couple(keys: Key, x0: Array) -> tuple[Array, Array]:
+    They are exchanged among examples that are given the `same` alone.
+    """
+
+    def couple(keys: Key, x0: Array, same: Array | None = None) -> tuple[Array, Array]:
         x0, z = independent(process)(keys, x0)
-        return x0, z[assignment(squared_distances(x0, z))]
+        return x0, z[assignment(_within(same, squared_distances(x0, z)))]
 
     return couple
 
@@ -46,7 +54,7 @@ def entropic(process: Process, epsilon: float = 0.05, iterations: int = 1000) ->
     """Gives each x_0 a z from its row of Sinkhorn's plan over independent draws, so that one z may be taken twice.
 
     Args:
-        epsilon: in units of the batch's mean cost.
+        epsilon: in units of the batch's mean cost, over pairs of examples that are given the same.
         iterations: of Sinkhorn, at most.
 
     Raises:
@@ -54,14 +62,44 @@ def entropic(process: Process, epsilon: float = 0.05, iterations: int = 1000) ->
     """
     _check_sinkhorn(epsilon, iterations)
 
-    def couple(keys: Key, x0: Array) -> tuple[Array, Array]:
+    def couple(keys: Key, x0: Array, same: Array | None = None) -> tuple[Array, Array]:
         x0, z = independent(process)(keys, x0)
         cost = squared_distances(x0, z)
-        log_plan = sinkhorn(cost, epsilon * cost.mean(), iterations=iterations)
+        mean = cost.mean() if same is None else jnp.mean(cost, where=same)
+        log_plan = sinkhorn(_within(same, cost), epsilon * mean, iterations=iterations)
         keys_of_choice = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 1)  # not the key that drew z
         return x0, z[jax.vmap(jax.random.categorical)(keys_of_choice, log_plan)]
 
     return couple
+
+
+def alike(given: dict[str, Array]) -> Array | None:
+    """Tells which of a batch's examples are given the same, (B, B) bool; None where nothing is given: all of them.
+
+    Args:
+        given: name -> (B, ...) whole numbers: labels, tokens of a text.
+
+    Raises:
+        ValueError: for a condition of floating numbers, such as a bridge's endpoint: each example has its own, so that
+            there is nothing to pair within.
+    """
+    found = None
+    for name, value in given.items():
+        value = jnp.asarray(value)
+        if jnp.issubdtype(value.dtype, jnp.inexact):
+            raise ValueError(
+                f"Transport pairs noise within equal conditions alone, but {name!r} is {value.dtype}, each example's "
+                "own: set prepare.name=nothing, or give it as integers, the number of each distinct value."
+            )
+        rows = value.reshape(len(value), -1)
+        equal = (rows[:, None] == rows[None]).all(-1)
+        found = equal if found is None else found & equal
+    return found
+
+
+def _within(same: Array | None, cost: Array) -> Array:
+    """Forbids the pairs of unlike conditions; the rest of a row or column stays finite: its diagonal is allowed."""
+    return cost if same is None else jnp.where(same, cost, jnp.inf)
 
 
 class _Matched(NamedTuple):
@@ -84,7 +122,8 @@ def assignment(cost: Array) -> Array:
 
     Row after row finds the cheapest way to a free column through those that are taken, by Dijkstra's algorithm on
     costs less prices (Jonker & Volgenant 1987; Crouse 2016): O(n^3), exact up to the rounding of sums of costs. It is
-    traced, since SciPy's, called back out of a compiled step, can block for ever on a CPU with few cores.
+    traced, since SciPy's, called back out of a compiled step, can block for ever on a CPU with few cores. Infinite
+    costs forbid a pair; as long as some permutation is finite, every price stays so.
 
     Raises:
         ValueError: for a cost that is not square: an assignment is one to one.

@@ -6,9 +6,15 @@ from diffjax.data.folder import folder
 from diffjax.data.given import asked as asked
 from diffjax.data.given import followed as followed
 from diffjax.data.given import held_out as held_out
+from diffjax.data.given import label_of as label_of
 from diffjax.data.given import told as told
 from diffjax.data.looks import named as named
 from diffjax.data.looks import remarks as remarks
+from diffjax.data.names import check_classes as check_classes
+from diffjax.data.names import class_of as class_of
+from diffjax.data.names import describe as describe
+from diffjax.data.names import keep_names as keep_names
+from diffjax.data.names import numbered as numbered
 from diffjax.data.npz import npz
 from diffjax.data.pairs import pairs
 from diffjax.data.photos import photos

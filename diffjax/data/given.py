@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from diffjax.data.names import class_of, numbered
 from diffjax.data.source import Dataset, blank, fitting
 from diffjax.host import nearest
 from diffjax.method import Example, Method
@@ -14,23 +15,23 @@ def asked(method: Method, dataset: Dataset) -> tuple[str, ...]:
     return tuple(blank(dataset).given) if method.asks is None else method.asks
 
 
-def given_of(method: Method, dataset: Dataset, seeds: Any, label: int | None = None) -> dict[str, np.ndarray]:
+def given_of(method: Method, dataset: Dataset, seeds: Any, label: Any = None) -> dict[str, np.ndarray]:
     """Makes what the samples of these seeds are given, of what the method asks for.
 
     A label alone is `label`, or else number seed mod their number of those that occur in training; anything else is
     that of held-out example seed mod their number.
     """
-    seeds = np.asarray(seeds, np.uint32)
+    seeds, label = np.asarray(seeds, np.uint32), label_of(method, dataset, label)
     names = asked(method, dataset)
     if set(names) <= {"label"}:
         return dict.fromkeys(names, _labels(dataset.present[seeds % len(dataset.present)], label))
     return _chosen(held_out(dataset, seeds), names, label)
 
 
-def followed(method: Method, dataset: Dataset, n: int, label: int | None = None) -> dict[str, np.ndarray]:
+def followed(method: Method, dataset: Dataset, n: int, label: Any = None) -> dict[str, np.ndarray]:
     """Makes what the n samples of an evaluation are given: that of held-out examples, whose labels they then share."""
     examples = dataset.held_out.gather(dataset.places("held_out", n))
-    return _chosen(examples, asked(method, dataset), label)
+    return _chosen(examples, asked(method, dataset), label_of(method, dataset, label))
 
 
 def held_out(dataset: Dataset, seeds: Any) -> Example:
@@ -38,18 +39,16 @@ def held_out(dataset: Dataset, seeds: Any) -> Example:
     return dataset.held_out.gather(dataset.usable[np.asarray(seeds) % len(dataset.usable)])
 
 
-def _chosen(examples: Example, names: tuple[str, ...], label: int | None) -> dict[str, np.ndarray]:
+def _chosen(examples: Example, names: tuple[str, ...], label: Any) -> dict[str, np.ndarray]:
     given = examples.given
     return {name: _labels(given[name], label) if name == "label" else given[name] for name in names}
 
 
-def _labels(own: np.ndarray, label: int | None) -> np.ndarray:
+def _labels(own: np.ndarray, label: Any) -> np.ndarray:
     return (own if label is None else np.full(len(own), label)).astype(np.int32)
 
 
-def told(
-    method: Method, dataset: Dataset, seeds: Any, words: dict[str, Any], label: int | None
-) -> dict[str, np.ndarray]:
+def told(method: Method, dataset: Dataset, seeds: Any, words: dict[str, Any], label: Any) -> dict[str, np.ndarray]:
     """Makes what these samples are given, with what a user says of it in the place of what the seeds stand for.
 
     Args:
@@ -63,7 +62,7 @@ def told(
         if name not in names:
             raise ValueError(f"Nobody reads {name!r} of what is given: {nearest(name, names)}.")
     given = given_of(method, dataset, seeds, label)
-    for name, value in words.items():
+    for name, value in numbered(dataset, words).items():
         given[name] = fitting(name, value, first[name], len(seeds))
     labels = given.get("label", np.zeros(0))
     classes = none_of(method, dataset)
@@ -78,3 +77,8 @@ def none_of(method: Method, dataset: Dataset) -> int | None:
     """Tells the label that stands for none: the row after the network's last class; it may have more than the data."""
     condition = getattr(method.parts, "condition", None)
     return dataset.classes if condition is None else condition.none.get("label", dataset.classes)
+
+
+def label_of(method: Method, dataset: Dataset, label: Any) -> int | None:
+    """Finds the number of the label that a user asks for by name or number; ValueError as `class_of`."""
+    return class_of(dataset, label, none_of(method, dataset))

@@ -1,14 +1,11 @@
 """Arrays from a NumPy .npz file."""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
-from diffjax.data import units
-from diffjax.data.source import Arrays, Dataset, evenly, in_memory
-from diffjax.host import nearest
+from diffjax.data import members, splits, units
+from diffjax.data.source import Arrays, Dataset, in_memory
 
 
 def npz(
@@ -19,6 +16,9 @@ def npz(
     held_out_label: str | None = None,
     flip: bool = False,
     z: str | None = None,
+    y: str | None = None,
+    held_out_y: str | None = None,
+    most_gib: float = members.MOST_GIB,
     standardize: str | None = None,
 ) -> Dataset:
     """Makes a data set of images (N, H, W, C) or (N, H, W), or vectors (N, d), named by their arrays in the file.
@@ -26,10 +26,14 @@ def npz(
     Args:
         x: the examples; uint8 images become [-1, 1], floating ones must be in it; vectors are kept as they are.
         label: the labels, (N,) integers from 0; None for a set without.
-        held_out: a share, taken evenly spaced over the order of the file, or the name of the held-out examples.
+        held_out: a share, every class in proportion and in a random order (`splits.stratified`), or the name of the
+            held-out examples.
         held_out_label: their labels, if they are named and `label` is.
         flip: mirror training images at random.
         z: the noise that each example belongs to, of its shape: pairs (reflow), of which held_out is a share.
+        y: the endpoint of each example, of its shape and by its rules: pairs for bridges.
+        held_out_y: the endpoints of held-out examples that are named.
+        most_gib: the most memory that one array may take, looked up before any is taken.
         standardize: "entries", "channels" or "whole": less the mean and by the standard deviation that the training
             data has there (`units.measured`); samples are in the file's units again. Floating images may then span
             anything.
@@ -50,15 +54,22 @@ def npz(
         raise ValueError(f"npz: held_out_label={held_out_label!r} needs held_out=, the name of the held-out examples.")
     if named and z is not None:
         raise ValueError(f"npz: got z={z!r} and held_out={held_out!r}; of pairs a share is held out, such as 0.1.")
+    if (held_out_y is not None) != (named and y is not None):
+        raise ValueError(
+            f"npz: got {y=}, {held_out=}, {held_out_y=}; endpoints of held-out examples are named with them."
+        )
+    if y is not None and standardize is not None:
+        raise ValueError("standardize is for data without endpoints; set standardize=None for pairs (x, y).")
     free = z is not None or standardize is not None
-    train = _arrays(file, x, label, z, free)
+    train = _arrays(file, x, label, z, y, free, most_gib)
     if isinstance(held_out, str):
-        parts = [train, _arrays(file, held_out, held_out_label, None, free)]
+        parts = [train, _arrays(file, held_out, held_out_label, None, held_out_y, free, most_gib)]
     else:
-        apart = evenly(len(train), held_out)
-        pick = lambda part, where: None if part is None else part[where]
-        known = train.given.get("label"), train.chosen.get("z")
-        parts = [Arrays(train.x[p], *(pick(part, p) for part in known)) for p in (~apart, apart)]
+        try:
+            apart = splits.stratified(len(train), held_out, train.given.get("label"))
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        parts = [train.part(p) for p in (~apart, apart)]
     labels = [part.given["label"].max() for part in parts if "label" in part.given]
     classes = int(max(labels)) + 1 if labels else None
     levels = 256 if train.x.dtype == np.uint8 else None
@@ -66,40 +77,42 @@ def npz(
     return dataset if standardize is None else units.standardize(dataset, standardize)
 
 
-def _arrays(file: Path, x: str, label: str | None, z: str | None, free: bool) -> Arrays:
-    examples = _read(file, x)
+def _arrays(file: Path, x: str, label: str | None, z: str | None, y: str | None, free: bool, most_gib: float) -> Arrays:
+    examples = members.read(file, x, most_gib)
     if examples.ndim not in (2, 3, 4):
         raise ValueError(f"{file}: {x!r} has shape {examples.shape}, expected (N, H, W, C), (N, H, W) or (N, d).")
+    shape = examples.shape
+    if len(shape) == 4 and shape[1] in (1, 2, 3, 4) and shape[3] > 4 and shape[2] > 4:
+        raise ValueError(
+            f"{file}: {x!r} has shape {shape}, channels first, expected (N, H, W, C): save x.transpose(0, 2, 3, 1)."
+        )
+    beside = {name: members.read(file, part, most_gib) for name, part in (("z", z), ("y", y)) if part is not None}
+    for name, part in beside.items():
+        if part.shape != shape:
+            raise ValueError(f"{file}: {name} has shape {part.shape}, expected finite numbers of x's shape {shape}.")
+    if y is not None and (beside["y"].dtype == np.uint8) != (examples.dtype == np.uint8):
+        raise ValueError(
+            f"{file}: {x!r} is {examples.dtype} and {y!r} {beside['y'].dtype}, expected uint8 for both or none."
+        )
     with_channels = lambda a: a[..., None] if a.ndim == 3 else a
-    examples, noise = with_channels(examples), None if z is None else with_channels(_read(file, z))
-    labels = None if label is None else _labels(file, label)
+    labels = None if label is None else _labels(file, label, most_gib)
     try:
-        arrays = Arrays(examples, labels, noise)
+        arrays = Arrays(with_channels(examples), labels, **{k: with_channels(part) for k, part in beside.items()})
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    if not free and arrays.x.ndim == 4 and arrays.x.dtype != np.uint8 and np.abs(arrays.x).max() > 1:
-        low, high = arrays.x.min(), arrays.x.max()
-        raise ValueError(f"{file}: floating images {x!r} span [{low:g}, {high:g}], expected [-1, 1], or uint8 pixels.")
+    for name, part in ((x, arrays.x), (y, arrays.given.get("y"))):
+        if not free and part is not None and part.ndim == 4 and part.dtype != np.uint8 and np.abs(part).max() > 1:
+            low, high = part.min(), part.max()
+            raise ValueError(
+                f"{file}: floating images {name!r} span [{low:g}, {high:g}], expected [-1, 1], or uint8 pixels."
+            )
     return arrays
 
 
-def _labels(file: Path, name: str) -> np.ndarray:
-    labels = _read(file, name)
+def _labels(file: Path, name: str, most_gib: float) -> np.ndarray:
+    labels = members.read(file, name, most_gib, " (label=None for a set without labels)" if name == "label" else "")
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{file}: {name!r} is {labels.dtype} of shape {labels.shape}, expected integers (N,).")
     if labels.size and (labels.min() < 0 or labels.max() >= 2**31):
         raise ValueError(f"{file}: {name!r} spans [{labels.min()}, {labels.max()}], expected labels from 0.")
     return labels
-
-
-def _read(file: Path, name: str) -> np.ndarray:
-    if not zipfile.is_zipfile(file):
-        raise ValueError(f"{file} is not an .npz file, or a truncated one; write it again with numpy.savez.")
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            if name not in arrays.files:
-                unlabelled = " (label=None for a set without labels)" if name == "label" else ""
-                raise ValueError(f"{file} has no array {name!r}{unlabelled}: {nearest(name, arrays.files)}.")
-            return arrays[name]
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise ValueError(f"{file} is damaged at {name!r}: {error}.") from error

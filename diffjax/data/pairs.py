@@ -5,6 +5,8 @@
 
 Both are linear and the same for every example; what they take away no network gets back, so that the best prediction
 E[x | y] is blurred too, and a bridge draws one of the possible x.
+
+Pairs of one's own are `data.arrays(x, y=y)`, `data.npz(path, y="y")` and `data.folder(path, y=other_path)`.
 """
 
 from typing import Any
@@ -12,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from diffjax import host
+from diffjax.data import endpoints
 from diffjax.data.digits import digits
 from diffjax.data.folder import folder
 from diffjax.data.npz import npz
 from diffjax.data.photos import photos
-from diffjax.data.source import Dataset, Source, fingerprint, labels
+from diffjax.data.source import Dataset, Source, blank, fingerprint, labels
 from diffjax.data.tfds import tfds
 from diffjax.host import nearest
-from diffjax.method import Drawn, Example, Section
-from diffjax.metrics.judges import endpoint_error, labels_read, two_samples
+from diffjax.method import Example
 
 DEGRADATIONS = ("average", "blur")
 MAKERS = {"digits": digits, "folder": folder, "npz": npz, "photos": photos, "tfds": tfds}
@@ -83,23 +85,15 @@ def paired(dataset: Dataset, degradation: str, factor: int = 2, sigma: float = 1
         raise ValueError(f"Examples have shape {dataset.shape}, expected images (H, W, C) to degrade.")
     if dataset.flip:
         raise ValueError("flip mirrors x alone; set flip=False for a data set of pairs.")
+    if "y" in blank(dataset).given:
+        raise ValueError(f"{dataset.name} has endpoints of its own: leave its y= out, or do not degrade it.")
     if dataset.units is not None:
         raise ValueError("standardize is for data without endpoints; set standardize=None for a data set of pairs.")
     degrade = _average(dataset.shape, factor) if degradation == "average" else _blur(dataset.shape, sigma)
     parts = [Pairs(source, degrade) for source in (dataset.train, dataset.held_out)]
     digest = fingerprint(dataset.fingerprint, degradation, factor, sigma)
-    judge = _judge_labelled if dataset.judge else _judge
+    judge = endpoints.judge_labelled if dataset.judge else endpoints.judge
     return dataset._replace(train=parts[0], held_out=parts[1], fingerprint=digest, judge=judge)
-
-
-def _judge(drawn: Drawn, dataset: Dataset) -> list[Section]:
-    """Judges samples without a gate: they lie near the very held-out examples whose endpoints they were given."""
-    return [*two_samples(drawn, dataset), *endpoint_error(drawn, dataset)]
-
-
-def _judge_labelled(drawn: Drawn, dataset: Dataset) -> list[Section]:
-    distances, *error = _judge(drawn, dataset)
-    return [distances, *labels_read(drawn, dataset), *error]
 
 
 def _average(shape: tuple[int, ...], factor: int) -> Any:

@@ -15,7 +15,7 @@ IN_MEMORY = 4 * 2**30  # bytes: sets up to this size are loaded, larger ones sta
 
 
 class Records:
-    """A source over `read`, which takes indices (b,) to {"x": (b, ...) uint8 or floating, "label": (b,) integers}.
+    """A source over `read`, which takes indices (b,) to {"x", "y": (b, ...) uint8 or floating, "label": (b,) integers}.
 
     `labels` are those of all examples, where they are known without reading one.
 
@@ -36,8 +36,8 @@ class Records:
     def gather(self, indices: np.ndarray) -> Example:
         """Gathers the examples at `indices` (B,); x as float32, bytes in [-1, 1]."""
         columns = self.gather_raw(indices)
-        given = {name: part.astype(np.int32) for name, part in columns.items() if name != "x"}
-        return Example(unit(columns["x"]), given)
+        known = lambda name, part: part.astype(np.int32) if name == "label" else unit(part)
+        return Example(unit(columns["x"]), {name: known(name, part) for name, part in columns.items() if name != "x"})
 
     def gather_raw(self, indices: np.ndarray) -> Columns:
         """Gathers the examples at `indices` (B,), as they are stored."""
@@ -45,9 +45,20 @@ class Records:
 
         chunks = np.array_split(np.asarray(indices), -(-len(indices) // PER_READ))
         options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * self.threads)
-        with closing(iter(grain.MapDataset.source(chunks).map(self.read).to_iter_dataset(options))) as reads:
-            parts = list(reads)
+        parts = []
+        with closing(iter(grain.MapDataset.source(chunks).map(self._tried).to_iter_dataset(options))) as reads:
+            for part in reads:
+                if isinstance(part, Exception):
+                    raise part
+                parts.append(part)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _tried(self, indices: np.ndarray) -> Columns | Exception:
+        """Reads, or gives what went wrong: raised in a thread, Grain would write lines of its own behind it."""
+        try:
+            return self.read(indices)
+        except (ValueError, OSError) as error:
+            return error
 
     def load(self) -> Arrays:
         """Loads all examples into memory."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from diffjax.data import endpoints, splits
 from diffjax.method import Drawn, Example, Section
 
 
@@ -29,7 +30,8 @@ class Arrays:
         x: (N, ...) uint8 or floating, or int32 tokens.
         label: (N,) integers, or None.
         z: of x's shape, the noise that each example belongs to, or None: it is drawn.
-        given: (N, ...) what else is known of each example, by name; floating arrays are kept as float32.
+        given: (N, ...) what else is known of each example, by name; floating arrays are kept as float32, and uint8 of
+            the shape of uint8 images x, such as a bridge's endpoints, are images too.
 
     Raises:
         ValueError: for lengths that differ, another dtype, no example, or values that are not finite.
@@ -37,8 +39,10 @@ class Arrays:
 
     def __init__(self, x: Any, label: Any = None, z: Any = None, **given: Any):
         x = np.asarray(x)
-        if len(x) == 0:
+        if x.shape[:1] == (0,):
             raise ValueError("The data set holds no example.")
+        if x.ndim == 0 or x.size == 0:
+            raise ValueError(f"The examples x have shape {x.shape}, expected (N, ...) with some number in each.")
         if x.dtype not in (np.uint8, np.int32) and not np.issubdtype(x.dtype, np.floating):
             raise ValueError(f"The examples have dtype {x.dtype}, expected uint8 (0 .. 255) or floating (as they are).")
         if np.issubdtype(x.dtype, np.floating) and not np.all(np.isfinite(x)):
@@ -49,12 +53,17 @@ class Arrays:
             raise ValueError(f"The noise z has shape {np.shape(z)}, expected finite numbers of x's shape {x.shape}.")
         labels = {} if label is None else {"label": _labels(label)}
         self.x = x.astype(np.float32) if np.issubdtype(x.dtype, np.floating) else x
-        self.given = labels | {name: _known(name, part, len(x)) for name, part in given.items()}
+        self.given = labels | {name: _known(name, part, x) for name, part in given.items()}
         self.chosen = {} if z is None else {"z": np.asarray(z, np.float32)}
 
     def __len__(self) -> int:
         """The number of examples."""
         return len(self.x)
+
+    def part(self, where: np.ndarray) -> "Arrays":
+        """Makes the source of the examples that `where` (N,) bool marks."""
+        at = lambda parts: {name: part[where] for name, part in parts.items()}
+        return Arrays(self.x[where], **at(self.given), **at(self.chosen))
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -63,7 +72,7 @@ class Arrays:
 
     def gather(self, indices: np.ndarray) -> Example:
         """Gathers the examples at `indices` (B,), in one vectorised read."""
-        at = lambda parts: {name: part[indices] for name, part in parts.items()}
+        at = lambda parts: {name: unit(part[indices]) for name, part in parts.items()}  # bytes are pixels
         return Example(unit(self.x[indices]), at(self.given), at(self.chosen))
 
 
@@ -91,10 +100,12 @@ def _labels(label: Any) -> np.ndarray:
     return label.astype(np.int32)
 
 
-def _known(name: str, part: Any, count: int) -> np.ndarray:
+def _known(name: str, part: Any, x: np.ndarray) -> np.ndarray:
     part = np.asarray(part)
-    if len(part) != count:
-        raise ValueError(f"Got {count} examples and {len(part)} of {name!r}, expected one for each.")
+    if np.ndim(part) == 0 or len(part) != len(x):
+        raise ValueError(f"Got {len(x)} examples and {part.size} of {name!r}, expected one for each.")
+    if part.dtype == x.dtype == np.uint8 and part.shape == x.shape:
+        return part
     if not np.issubdtype(part.dtype, np.number) or not np.all(np.isfinite(part)):
         raise ValueError(f"{name!r} has dtype {part.dtype}, expected finite numbers.")
     return part.astype(np.float32 if np.issubdtype(part.dtype, np.floating) else np.int32)
@@ -123,6 +134,7 @@ class Dataset(NamedTuple):
         judge: (drawn, data set) -> sections, what samples are held against; None: distances between two samples.
         least: the fewest samples that `judge` takes, and why.
         unread: names of `given` that no part of a run has to read: they serve the judge.
+        names: of the classes, by number; None: they have numbers alone.
         mixed: the order of examples says nothing of them, so that the first n are as good as any n.
         units: what examples were standardised by and samples are brought back by (`data.units`), or None.
     """
@@ -138,6 +150,7 @@ class Dataset(NamedTuple):
     judge: Judge | None = None
     least: tuple[int, str] = (1, "")
     unread: tuple[str, ...] = ("label",)
+    names: tuple[str, ...] | None = None
     mixed: bool = False
     units: Any = None
 
@@ -222,25 +235,25 @@ def blank(dataset: Dataset) -> Example:
 
 
 def arrays(x: Any, held_out: float = 0.1, name: str = "arrays", **given: Any) -> Dataset:
-    """Makes the data set of arrays, x (N, ...) and what is given of each example; a share is held out, evenly.
+    """Makes the data set of arrays, x (N, ...) and what is given of each example; a share is held out.
 
     `data.standardize(data.arrays(x), "entries")` is for data of any scale.
 
-    Every name in `given` has to be read by some part of a run (its network, its process); "label" makes classes.
+    Every name in `given` has to be read by some part of a run (its network, its process); "label" makes classes, each
+    of which is held out in proportion (`splits.stratified`), and "y" of x's shape the endpoints of a bridge.
 
     Raises:
-        ValueError: as `Arrays` and `evenly`.
+        ValueError: as `Arrays` and `splits.stratified`.
     """
     if not isinstance(name, str):
         raise ValueError(
             "name is what the data set is called, expected text; call what is given of examples otherwise."
         )
     whole = Arrays(x, **given)
-    out = evenly(len(whole), held_out)
     label = whole.given.get("label")
+    out = splits.stratified(len(whole), held_out, label)
     classes = None if label is None else int(label.max()) + 1
-    parts = [Arrays(whole.x[at], **{k: part[at] for k, part in whole.given.items()}) for at in (~out, out)]
-    return in_memory(name, *parts, classes=classes)._replace(unread=())
+    return in_memory(name, whole.part(~out), whole.part(out), classes=classes)._replace(unread=())
 
 
 def fitting(name: str, value: Any, like: np.ndarray, n: int) -> np.ndarray:
@@ -299,28 +312,18 @@ def in_memory(
         raise ValueError(f"{name}: training examples have shape {shape}, held-out ones {held_out.x.shape[1:]}.")
     if flip:
         check_flip(shape)
-    if flip and train.chosen:
-        raise ValueError(f"{name}: flip mirrors x alone, but each x belongs to its z: set flip=False.")
+    for other in ("y", "z"):
+        if flip and other in {**train.given, **train.chosen}:
+            raise ValueError(f"{name}: flip mirrors x alone, but each x belongs to its {other}: set flip=False.")
     labels = (train.given.get("label"), held_out.given.get("label"))
     more = [(key, part.given[key]) for part in (train, held_out) for key in sorted(part.given) if key != "label"]
     pairs = [part.chosen[key] for part in (train, held_out) for key in part.chosen]
     digest = fingerprint(train.x, labels[0], held_out.x, labels[1], *pairs, *(leaf for pair in more for leaf in pair))
-    return Dataset(name, train, held_out, shape, classes, levels, digest, flip)
+    endpoint = "y" in train.given and train.given["y"].shape[1:] == shape
+    return Dataset(name, train, held_out, shape, classes, levels, digest, flip, endpoints.judge if endpoint else None)
 
 
 def check_flip(shape: tuple[int, ...]) -> None:
     """Raises a ValueError unless the shape is that of images (H, W, C)."""
     if len(shape) != 3:
         raise ValueError(f"flip mirrors images (H, W, C); the examples have shape {shape}: set flip=False.")
-
-
-def evenly(n: int, fraction: float) -> np.ndarray:
-    """Marks which of n examples are held out, (n,) bool: round(n fraction) of them, evenly spaced in their order.
-
-    Raises:
-        ValueError: unless that leaves at least one example in each part.
-    """
-    count = round(n * fraction)
-    if not 0 < count < n:
-        raise ValueError(f"held_out={fraction} of {n} examples is {count}; expected at least one example in each part.")
-    return np.diff(np.arange(n + 1) * count // n) > 0

@@ -1,8 +1,10 @@
 """TensorFlow Datasets without TensorFlow: prepared array_record files, read at random.
 
-Only what is on the disk is read: nothing is downloaded, prepared or substituted here.
+Only what is on the disk is read: nothing is downloaded, prepared or substituted here. Of each example the features that
+are asked for are read, images by the decoders of `diffjax.data.images` alone.
 """
 
+import io
 import os
 import re
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from diffjax.data import images, tfds_metadata
 from diffjax.data.records import IN_MEMORY, Columns, Records
 from diffjax.data.source import Dataset, check_flip, fingerprint
 from diffjax.data.source import in_memory as arrays
@@ -41,21 +44,25 @@ def tfds(
 
     Raises:
         FileNotFoundError: if it is not there; the ways to get it are listed.
-        ValueError: for another file format, unknown splits or features, or splits that overlap.
+        ValueError: for another file format, unknown splits or features, splits that overlap, files that are damaged, or
+            a description that names other code than TFDS's features.
     """
     root = Path(data_dir or default_dir()).expanduser()
-    builder = _builder(find(dataset, root), dataset)
-    _check_splits(builder, dataset, train, held_out)
+    folder = find(dataset, root)
+    builder = _builder(folder, dataset)
+    _check_splits(builder, dataset, train, held_out, folder)
     shape, dtype, classes = _features(builder, dataset, image, label)
     if flip:
         check_flip(shape)
-    parts = [_records(builder.as_data_source(split), image, label) for split in (train, held_out)]
+    parts = [_records(builder, split, image, label) for split in (train, held_out)]
     name, levels = builder.info.name, 256 if dtype == np.uint8 else None
+    names = _names(builder, label)
     fits = sum(map(len, parts)) * int(np.prod(shape)) * dtype.itemsize <= IN_MEMORY
     if fits if in_memory is None else in_memory:
-        return arrays(name, parts[0].load(), parts[1].load(), classes=classes, levels=levels, flip=flip)
+        made = arrays(name, parts[0].load(), parts[1].load(), classes=classes, levels=levels, flip=flip)
+        return made._replace(names=names)
     digest = _fingerprint(builder, train, held_out, image, label)
-    return Dataset(name, parts[0], parts[1], shape, classes, levels, digest, flip)
+    return Dataset(name, parts[0], parts[1], shape, classes, levels, digest, flip, names=names)
 
 
 def default_dir() -> str:
@@ -92,8 +99,15 @@ def find(dataset: str, root: Path) -> Path:
 
 def _builder(folder: Path, dataset: str) -> Any:
     import tensorflow_datasets
+    from google.protobuf.json_format import ParseError
 
-    builder = tensorflow_datasets.builder_from_directory(str(folder))
+    tfds_metadata.check(folder)
+    wrong = (ParseError, ValueError, KeyError, TypeError, AttributeError, AssertionError, OSError)
+    try:
+        builder = tensorflow_datasets.builder_from_directory(str(folder))
+    except wrong as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"TFDS cannot read {str(folder)!r} ({reason}): {tfds_metadata.AGAIN}.") from error
     file_format = getattr(builder.info.file_format, "value", None)
     if file_format != "array_record":
         raise ValueError(
@@ -103,8 +117,8 @@ def _builder(folder: Path, dataset: str) -> Any:
     return builder
 
 
-def _check_splits(builder: Any, dataset: str, train: str, held_out: str) -> None:
-    """Raises a ValueError unless both splits exist and hold examples, and no example is in both."""
+def _check_splits(builder: Any, dataset: str, train: str, held_out: str, folder: Path) -> None:
+    """Raises a ValueError unless both splits exist and hold examples in whole files, and no example is in both."""
     spans = []
     for split in (train, held_out):
         try:
@@ -114,6 +128,7 @@ def _check_splits(builder: Any, dataset: str, train: str, held_out: str) -> None
             raise ValueError(f"{dataset!r} has no split {split!r}: {known}; parts are train[:90%].") from error
         if not files:
             raise ValueError(f"The split {split!r} of {dataset!r} holds no example.")
+        tfds_metadata.check_files(folder, split, files)
         spans.append([(f.filename, f.skip, f.skip + f.take) for f in files])
     shared = [(a, b) for a in spans[0] for b in spans[1] if a[0] == b[0] and max(a[1], b[1]) < min(a[2], b[2])]
     if shared:
@@ -137,13 +152,47 @@ def _features(builder: Any, dataset: str, image: str, label: str | None) -> tupl
     return tuple(shape), dtype, classes
 
 
-def _records(examples: Any, image: str, label: str | None) -> Records:
-    def read(indices: np.ndarray) -> Columns:
-        rows = examples.__getitems__(indices.tolist())
-        batch = {"x": np.stack([row[image] for row in rows])}
-        return batch if label is None else {**batch, "label": np.asarray([row[label] for row in rows])}
+def _names(builder: Any, label: str | None) -> tuple[str, ...] | None:
+    """The names of the classes, where they are more than their numbers."""
+    if label is None:
+        return None
+    found = builder.info.features[label].names
+    return None if found is None or list(found) == [str(n) for n in range(len(found))] else tuple(found)
 
-    return Records(len(examples), read)
+
+def _records(builder: Any, split: str, image: str, label: str | None) -> Records:
+    import tensorflow_datasets as tfds
+    from google.protobuf.message import DecodeError
+    from tensorflow_datasets.core.decode import DeserializeMethod
+
+    examples = builder.as_data_source(split, deserialize_method=DeserializeMethod.RAW_BYTES)
+    read = [name for name in (image, label) if name is not None]
+    features: Any = tfds.features.FeaturesDict({name: builder.info.features[name] for name in read})
+    pictures = isinstance(features[image], tfds.features.Image)
+    decoders = {image: tfds.decode.SkipDecoding()} if pictures else None
+
+    def pixels(stored: Any, index: int) -> np.ndarray:
+        height, width, channels = features[image].shape
+        floating = np.issubdtype(features[image].np_dtype, np.floating)  # TFDS's way: each in the bytes of a colour
+        name, shape = f"{builder.data_path}: {split}[{index}]", (height, width, 4 if floating else channels)
+        found = images.decode(io.BytesIO(stored), name, shape, fit=False, upright=False)
+        return found.view(features[image].np_dtype) if floating else found
+
+    def one(record: bytes, index: int) -> dict[str, Any]:
+        try:
+            row = features.deserialize_example_np(record, decoders=decoders)
+        except (ValueError, KeyError, TypeError, AttributeError, DecodeError) as error:
+            reason = str(error).partition("\n")[0]
+            where = f"{builder.data_path}: {split}[{index}] is no example of these features"
+            raise ValueError(f"{where} ({reason}): {tfds_metadata.AGAIN}.") from error
+        return {**row, image: pixels(row[image], index)} if pictures else row
+
+    def rows(indices: np.ndarray) -> Columns:
+        found = [one(record, i) for record, i in zip(examples.__getitems__(indices.tolist()), indices.tolist())]
+        batch = {"x": np.stack([row[image] for row in found])}
+        return batch if label is None else {**batch, "label": np.asarray([row[label] for row in found])}
+
+    return Records(len(examples), rows)
 
 
 def _fingerprint(builder: Any, *options: str | None) -> str:

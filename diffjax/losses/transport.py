@@ -3,6 +3,11 @@
 The pairs (x_0, z) of `couplings.exact` or `couplings.entropic` are no longer independent: both keep their laws, so that
 the flow is that of the data, and it is straighter; but x_t given x_0 is not Gaussian any more, so that only the flow is
 right. Within a batch: the larger it is, the nearer the pairs are to the transport of the whole laws.
+
+What sampling is told (a label) has to leave z normal too, or a conditional flow starts where it was never trained
+(Cheng & Schwing 2025, arXiv 2503.10636): noise is exchanged among examples of one condition alone. A batch should then
+hold several of each; of one alone the pair is independent. Hiding labels for a share of the examples changes nothing:
+z is normal given each label, hence over all of them.
 """
 
 import jax
@@ -17,7 +22,10 @@ from diffjax.types import Array, Key, Prepare, PyTree, Schedule
 def optimal_transport(
     schedule: Schedule, method: str = "exact", epsilon: float = 0.05, iterations: int = 1000
 ) -> Prepare:
-    """Pairs each example of the batch with its noise "z", standard normal over the batch; not so over one label.
+    """Pairs each example of the batch with its noise "z", standard normal over the examples that are given the same.
+
+    What the batch is given has to be what sampling conditions on, in whole numbers (`couplings.alike`); a method hides
+    the rest (`methods.denoising`).
 
     Args:
         method: "exact", or "sinkhorn", whose pairs are drawn from the entropic plan.
@@ -42,7 +50,7 @@ def optimal_transport(
 
     def apply(memory: PyTree, key: Key, batch: PyTree) -> PyTree:
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(batch.x)))
-        return batch.choose(z=couple(keys, batch.x)[1])
+        return batch.choose(z=couple(keys, batch.x, couplings.alike(batch.given))[1])
 
     def update(memory: PyTree, losses: Array, logged: dict[str, Array]) -> PyTree:
         return memory

@@ -165,7 +165,8 @@ def denoising(
     calculus.check(schedule)
     check_target(target, schedule, schedule.t_max)
     process.check(target)
-    prepared, drawn_times = of.prepare(schedule), of.times(schedule)
+    read = None if network.reads is None else of.needs
+    prepared, drawn_times = _shown_what_is_read(of.prepare(schedule), read), of.times(schedule)
 
     def init(key: Key, example: Example) -> PyTree:
         return network.init(key, example.x, jnp.zeros((), jnp.float32), example.given)
@@ -202,7 +203,6 @@ def denoising(
     def learned(memory: PyTree) -> Method:
         return of._replace(process=process.on(prepared.schedule(memory))).method()
 
-    read = None if network.reads is None else of.needs
     clock = prepared is not None and prepared.schedule is not None
     return Method(
         init,
@@ -215,6 +215,19 @@ def denoising(
         parts=of,
         report=report,
     )
+
+
+def _shown_what_is_read(prepare: Any, read: tuple[str, ...] | None) -> Any:
+    """Hides from `prepare` what of `given` nobody reads: pairs are kept within what sampling conditions on, no more."""
+    if prepare is None or read is None:
+        return prepare
+
+    def apply(memory: PyTree, key: Key, batch: Example) -> Example:
+        seen = batch._replace(given={name: part for name, part in batch.given.items() if name in read})
+        done = prepare.apply(memory, key, seen)
+        return done._replace(given={**batch.given, **done.given})
+
+    return prepare._replace(apply=apply)
 
 
 def _check_kinds(network: Any, process: Any, target: Any) -> None:

@@ -70,6 +70,7 @@ def check_objects(method: Method, dataset: Dataset, optimizer: Any, settings: Se
             raise ConfigError(f"Got {type(got).__name__} as the {name}, expected a {kind.__name__}: {ways[name]}.")
     try:
         training.check_optimizers(method, optimizer)
+        data.label_of(method, dataset, settings.label)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     least, why = dataset.least
@@ -100,11 +101,11 @@ def check_calls(method: Method, dataset: Dataset) -> None:
     """Traces a step's losses and a sample of one example: what they refuse is said before anything runs."""
     key, example = jax.random.key(0), data.blank(dataset)
     batch = jax.tree.map(lambda a: a[None], example)
-    if method.prepare is not None:
-        batch = method.prepare.apply(method.prepare.init(), key, batch)
-    if method.learned is not None:
-        method.learned(method.prepare.init())  # pyright: ignore[reportOptionalMemberAccess]
     try:
+        if method.prepare is not None:
+            batch = method.prepare.apply(method.prepare.init(), key, batch)
+        if method.learned is not None:
+            method.learned(method.prepare.init())  # pyright: ignore[reportOptionalMemberAccess]
         params = jax.eval_shape(method.init, key, example)
         if hasattr(method.parts, "check_loss"):
             method.parts.check_loss(params, jax.tree.map(lambda a: a[0], batch))
@@ -136,7 +137,7 @@ def check_words(config: Config, of: Denoising, dataset: Dataset) -> None:
     """Groups of a config of denoising go together: what only its words can get wrong."""
     _check_augment(config, of, dataset)
     _check_pairs(config, of, dataset)
-    _check_classes(config, dataset)
+    data.check_classes(dataset, config.model.get("classes"))
     _check_maps(config)
     _check_given(config, of, dataset)
 
@@ -165,7 +166,7 @@ def _check_pairs(config: Config, of: Denoising, dataset: Dataset) -> None:
     example, prepare = data.blank(dataset), of.prepare(of.schedule)
     if "z" not in example.chosen:
         return
-    batch = jax.tree.map(lambda a: a[None], example._replace(chosen={}))
+    batch = jax.tree.map(lambda a: a[None], example._replace(chosen={}, given={}))
     chosen = {} if prepare is None else prepare.apply(prepare.init(), jax.random.key(0), batch).chosen
     if config.augment.name != "none":
         raise ConfigError(f"augment.{config.augment.name} would part each x from its z: set augment.name=none.")
@@ -193,14 +194,8 @@ def check_labels(config: Config) -> None:
             f"guidance.{config.guidance.name} needs a model that was trained without labels too: "
             "set train.label_dropout, to 0.1 say."
         )
-    if classes is not None and label is not None and not 0 <= label <= classes:
+    if classes is not None and isinstance(label, int) and not 0 <= label <= classes:
         raise ConfigError(f"sample.label is {label}, expected 0 to {classes - 1}, or {classes} for no label.")
-
-
-def _check_classes(config: Config, dataset: Dataset) -> None:
-    classes = config.model.get("classes")
-    if classes is not None and (dataset.classes is None or dataset.classes > classes):
-        raise ConfigError(f"model.classes is {classes}, but {dataset.name} has {dataset.classes or 'no'} labels.")
 
 
 def _check_given(config: Config, of: Denoising, dataset: Dataset) -> None:

@@ -28,7 +28,8 @@ def evaluate(run: Run, out: str | Path) -> dict[str, Any]:
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    drawn, seen = draw(run), data.undone(run.data.of_label(run.settings.label))
+    label = data.label_of(run.method, run.data, run.settings.label)
+    drawn, seen = draw(run), data.undone(run.data.of_label(label))
     mine, x = run.method.report, run.data.to_data(drawn.x)
     judged = judges.judged(drawn._replace(x=x), seen)
     told = [] if mine is None else attempt("the method's own report", lambda: mine(run, drawn))
@@ -59,7 +60,6 @@ def draw(run: Run) -> Drawn:
 def text(run: Run, results: dict[str, Any], table: str, told: list[Section]) -> str:
     """Writes the report as Markdown."""
     dataset, how = run.data, getattr(run.method.parts, "how", None)
-    sizes = f"{len(dataset.train)} training and {len(dataset.held_out)} held-out examples of {dataset.name}"
     by = "" if how is None else f" by {how()}"
     skipped = int(run.state.skipped)
     lost = f"\n\n**{skipped} of {run.step} steps were skipped: loss or gradients were not finite.**" if skipped else ""
@@ -68,7 +68,8 @@ def text(run: Run, results: dict[str, Any], table: str, told: list[Section]) -> 
     more += "" if curve in more else f"\n## Training\n\n{curve}\n"
     return f"""# {run.name}: step {results["step"]}
 
-{sizes} (split {dataset.fingerprint}); {results["samples"]} samples of EMA {run.settings.ema}{by}.{lost}
+{data.describe(dataset)} (split {dataset.fingerprint}); {results["samples"]} samples of EMA {run.settings.ema}{by}.\
+{lost}
 
 ![samples](figures/samples.png)
 

@@ -68,7 +68,9 @@ class Run(NamedTuple):
 
     def denoiser(self, given: dict | None = None, **words: Any) -> Denoiser:
         """Makes the denoiser that knows x_0's mean, for an example of which this is known, such as label=3."""
-        return self.parts("mean_denoiser", "A denoiser").mean_denoiser(self.params, {**(given or {}), **words})
+        return self.parts("mean_denoiser", "A denoiser").mean_denoiser(
+            self.params, data.numbered(self.data, {**(given or {}), **words})
+        )
 
     def given(self, seeds: Iterable[int], **words: Any) -> dict[str, np.ndarray]:
         """Tells what the samples of these seeds are given; `words`, such as label=3, replace what seeds stand for."""
@@ -120,6 +122,7 @@ def open(workdir: str | Path, *, step: int | None = None, overrides: Iterable[st
     """
     built = build_run(read_config(workdir, overrides))
     try:
+        data.keep_names(workdir, built.data)
         with Checkpoints(Path(workdir) / "checkpoints", create=False, report=print) as checkpoints:
             found = checkpoints.restore(abstract_state(built), step=step)
     except (FileNotFoundError, ValueError) as error:

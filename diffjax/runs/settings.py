@@ -28,7 +28,7 @@ class Settings(NamedTuple):
     best: int = 1
     chunk: int = 64  # samples for each device and dispatch
     ema: str = "0.999"  # what samples are made with
-    label: int | None = None  # of every sample; None: number seed mod those that occur
+    label: object | None = None  # of every sample, a class's number or name; None: number seed mod those that occur
     samples: int = 1024  # of an evaluation
     time_bins: int = 10
 

@@ -185,6 +185,7 @@ class Trainer:
             return False
         try:
             found = self.checkpoints.restore(self.state)
+            sources.keep_names(self.workdir, self.data, found is not None)
         except ValueError as error:
             raise ConfigError(f"cannot resume in {self.workdir}: {error}") from error
         if found is not None:

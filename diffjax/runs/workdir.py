@@ -6,7 +6,7 @@ env.json         git commit, versions, devices; "earlier": the same of starts un
 metrics.jsonl    one JSON object per log step
 checkpoints/     one directory per step
 ema/             averages stored along the run, one file per step, if checkpoint.snapshot_every says so
-samples/ figures/ report.md results.json
+samples/ figures/ report.md results.json; labels.json, names of the classes where they have some
 """
 
 import importlib.metadata

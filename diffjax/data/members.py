@@ -1,0 +1,87 @@
+"""Arrays of a NumPy .npz file, one by one: shape and dtype are read, and bounded, before any memory is taken."""
+
+import math
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffjax.host import nearest
+
+MOST_GIB = 4.0  # of one array
+
+
+def read(file: Path, name: str, most_gib: float = MOST_GIB, note: str = "") -> np.ndarray:
+    """Reads the array `name` of an .npz file; nothing in it is executed.
+
+    Args:
+        most_gib: the most memory that the array may take, in GiB.
+        note: what to do where there is no such array.
+
+    Raises:
+        ValueError: naming file and array: for another kind of file, a damaged one, an array that is missing, of
+            Python objects, larger than `most_gib`, or of another length than its header says.
+    """
+    if not zipfile.is_zipfile(file):
+        with file.open("rb") as start:
+            single = start.read(6) == b"\x93NUMPY"
+        if single:
+            raise ValueError(
+                f"{file} is one array (.npy), expected a file of named ones: numpy.savez(file, {name}=array)."
+            )
+        raise ValueError(f"{file} is not an .npz file, or a truncated one; write it again with numpy.savez.")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return _array(archive, file, name, most_gib, note)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        raise ValueError(f"{file} is damaged at {name!r}: {error}.") from error
+
+
+def _array(archive: zipfile.ZipFile, file: Path, name: str, most_gib: float, note: str) -> np.ndarray:
+    members = {info.filename: info for info in archive.infolist()}
+    arrays = [member.removesuffix(".npy") for member in members if member.endswith(".npy")]
+    if f"{name}.npy" not in members:
+        what = "is no array (.npy)" if name in members else "has no array"
+        where = f"{file}: {name!r} {what}" if name in members else f"{file} {what} {name!r}"
+        raise ValueError(f"{where}{note}: {nearest(name, arrays)}.")
+    info = members[f"{name}.npy"]
+    if info.flag_bits & 1:
+        raise ValueError(f"{file} keeps {name!r} by a password; write it again with numpy.savez.")
+    with archive.open(info) as member:
+        shape, dtype, start = _header(member, file, name)
+    wanted = math.prod(shape) * dtype.itemsize
+    if wanted != info.file_size - start:
+        raise ValueError(
+            f"{file} is damaged at {name!r}: its header says {shape} of {dtype}, {wanted} bytes; there are "
+            f"{info.file_size - start}."
+        )
+    if wanted > most_gib * 2**30:
+        raise ValueError(
+            f"{file}: {name!r} is {shape} of {dtype}, {wanted / 2**30:.1f} GiB, expected at most {most_gib} GiB: set "
+            "most_gib=, keep pixels as uint8, or put images into files (data.folder)."
+        )
+    with archive.open(info) as member:
+        return np.lib.format.read_array(member, allow_pickle=False)
+
+
+def _header(member: Any, file: Path, name: str) -> tuple[tuple[int, ...], np.dtype, int]:
+    """Reads shape, dtype, and where the numbers begin."""
+    try:
+        version = np.lib.format.read_magic(member)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"version {version} of .npy")
+        read_it = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_it(member)
+    except (ValueError, SyntaxError, RecursionError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{file}: {name!r} has no header of an array ({reason}); write it with numpy.savez."
+        ) from error
+    if dtype.hasobject:
+        raise ValueError(
+            f"{file}: {name!r} holds Python objects, such as lists of unlike lengths, which are never unpickled; "
+            "expected numbers: save one rectangular array, numpy.stack(list)."
+        )
+    return shape, dtype, member.tell()

@@ -1,0 +1,106 @@
+"""Class names: which class has which number, kept with a run, read from a user's words, and said in reports."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffjax import host
+from diffjax.data.source import Dataset
+
+FILE = "labels.json"  # of a workdir: {"0": "cat", "1": "dog"}
+SHOWN = 20  # classes that a report names one by one
+
+
+def class_of(dataset: Dataset, label: Any, none: int | None = None) -> int | None:
+    """Finds the number of a class by its name or its number; None stays None.
+
+    Args:
+        none: the number that stands for "no label"; default that after the data's last class.
+
+    Raises:
+        ValueError: for a name or a number that there is not, or a number that is the name of another class.
+    """
+    names, classes = dataset.names, dataset.classes
+    if label is None or (classes is None and host.is_int(label)):
+        return label
+    if isinstance(label, str):
+        if names is None:
+            known = "has no labels" if classes is None else f"has no class names: give a number, 0 to {classes - 1}"
+            raise ValueError(f"label is {label!r}, but {dataset.name} {known}.")
+        if label not in names:
+            raise ValueError(f"label is {label!r}, which is no class of {dataset.name}: {host.nearest(label, names)}.")
+        return names.index(label)
+    none = (classes or 0) if none is None else none
+    if not host.is_int(label) or not 0 <= label <= none:
+        raise ValueError(f"label is {label!r}, expected 0 to {none - 1}, or {none} for no label.")
+    if names is not None and str(label) in names and names.index(str(label)) != label:
+        own = f", class {label} is named {names[label]!r}" if label < len(names) else ""
+        raise ValueError(
+            f"label is {label}, but the class named '{label}' has number {names.index(str(label))}{own}: give the name "
+            "in quotes, such as \"'2'\"."
+        )
+    return int(label)
+
+
+def numbered(dataset: Dataset, given: dict[str, Any]) -> dict[str, Any]:
+    """Puts the number of a class in the place of its name, in what a user says of samples."""
+    if "label" not in given:
+        return given
+    label = given["label"]
+    if isinstance(label, str):
+        return {**given, "label": class_of(dataset, label)}
+    if isinstance(label, list | tuple | np.ndarray) and any(isinstance(one, str) for one in label):
+        return {**given, "label": np.asarray([class_of(dataset, one) for one in label])}
+    return given
+
+
+def describe(dataset: Dataset) -> str:
+    """Says in one line how many examples there are, and which class has which number."""
+    sizes = f"{len(dataset.train)} training and {len(dataset.held_out)} held-out examples of {dataset.name}"
+    if dataset.names is None:
+        return sizes
+    names = [f"{number} {name}" for number, name in enumerate(dataset.names)]
+    more = "" if len(names) <= SHOWN else f", ... ({len(names)} in {FILE})"
+    return f"{sizes}, classes {', '.join(names[:SHOWN])}{more}"
+
+
+def check_classes(dataset: Dataset, classes: int | None) -> None:
+    """Raises a ValueError where a network of so many classes has no row for a label of the data."""
+    if classes is not None and (dataset.classes is None or dataset.classes > classes):
+        raise ValueError(f"model.classes is {classes}, but {dataset.name} has {dataset.classes or 'no'} labels.")
+
+
+def keep_names(workdir: str | Path, dataset: Dataset, begun: bool = True) -> None:
+    """Writes the class names into a workdir, or holds those of a run that has begun against the data's.
+
+    Raises:
+        ValueError: where a class has another number, or another name, than when the run began.
+    """
+    file = Path(workdir) / FILE
+    now = None if dataset.names is None else {str(number): name for number, name in enumerate(dataset.names)}
+    if begun:
+        before = _kept(file)
+        if before is not None and before != now:
+            known = "no names" if now is None else ", ".join(now.values())
+            raise ValueError(
+                f"{file} names the classes {', '.join(map(str, before.values()))}, but those of {dataset.name} are "
+                f"{known}: a label would mean another class. Bring the data back, or give another --workdir."
+            )
+    elif now is None:
+        file.unlink(missing_ok=True)
+    else:
+        part = file.with_suffix(".json.part")
+        part.write_text(json.dumps(now, indent=2))
+        os.replace(part, file)
+
+
+def _kept(file: Path) -> dict[str, Any] | None:
+    """Reads the names; None where there are none, or no such JSON: they are a record, no part of the state."""
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
