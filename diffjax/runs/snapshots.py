@@ -21,7 +21,8 @@ def write(workdir: Path, step: int, state: State) -> None:
     """Stores the averages of `step` (replicated arrays; one process writes)."""
     if jax.process_index() == 0:
         buffer = io.BytesIO()
-        np.savez(buffer, **_named(state))  # numpy 2.1 would store `allow_pickle` as an array
+        # numpy 2.1 would store `allow_pickle` as one more array.
+        np.savez(buffer, **_named(state))  # pyright: ignore[reportArgumentType]
         path = _path(workdir, step)
         path.parent.mkdir(exist_ok=True)
         write_atomically(path, buffer.getvalue())
