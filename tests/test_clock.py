@@ -122,14 +122,13 @@ def noisy(params, keys, example, index, size):
 def test_the_clock_learns_to_make_every_loss_equally_large():
     """The least second moment is that of v' ~ 1 / L: the square of the integral of L (Cauchy and Schwarz)."""
     prepare, emas = losses.prepare.learned(VDM(), learning_rate=1e-2, t_min=0.0), ema.warm_up([])
-    step = jax.jit(training.make_step(training.loss_method(noisy, prepare), optax.sgd(0.1), emas))
+    steps = jax.jit(training.make_steps(training.make_step(training.loss_method(noisy, prepare), optax.sgd(0.1), emas)))
     state = training.init_state(
         jnp.zeros(()), optax.sgd(0.1), emas, jax.random.key(0), training.loss_method(noisy, prepare)
     )
     best = quad(lambda v: float(curve(v)), 0, 1)[0] ** 2
     assert second_moment(state.memory.clock) > 1.9 * best
-    for _ in range(1500):
-        state, _ = step(state, Example(jnp.zeros((128, 1))))
+    state, _ = steps(state, Example(jnp.zeros((1500, 128, 1))))
     assert second_moment(state.memory.clock) < 1.03 * best
     learned = prepare.schedule(state.memory)
     assert isinstance(learned, Warped)

@@ -82,10 +82,19 @@ def test_a_logger_that_is_not_installed_is_named(tmp_path, monkeypatch):
         Log(tmp_path, 20, 0, ("wandb",), {})
 
 
-def test_finished_run_started_again_does_no_step(tiny_run, capsys):
+@pytest.fixture
+def evaluated(monkeypatch):
+    """The folders that were to be evaluated, which takes seconds and is tested above."""
+    folders = []
+    monkeypatch.setattr(train.report, "evaluate", lambda run, out: folders.append(out) or {})
+    return folders
+
+
+def test_finished_run_started_again_does_no_step(tiny_run, evaluated, capsys):
     workdir, _ = tiny_run
     before = (workdir / "metrics.jsonl").read_bytes()
     train.run(runs.load(TINY, RUN), workdir)
+    assert evaluated == [workdir]
     assert "all 40 steps are trained, evaluating again" in capsys.readouterr().out
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
@@ -107,13 +116,13 @@ def test_sample_with_another_sampler_and_length(tiny_run, tmp_path, name):
 
 
 def test_samples_of_a_seed_have_the_same_bits_for_any_batch_and_device_count(tiny_run, tmp_path):
-    """1, 7 and 64 seeds on 1, 2 and 8 forced devices, each on one core."""
+    """1, 7 and 64 seeds on 1 and 8 forced devices, each on one core."""
     script = (
         "import sys; from diffjax.commands import sample\n"
         "for seeds in ('0', '0-6', '0-63'): sample.run(sys.argv[1], seeds, out=f'{sys.argv[2]}/{seeds}')"
     )
     found = {}
-    for devices in (1, 2, 8):
+    for devices in (1, 8):
         out = tmp_path / str(devices)
         command = [*one_core(), sys.executable, "-c", script, str(tiny_run[0]), str(out)]
         done = subprocess.run(
@@ -162,7 +171,7 @@ def test_points_of_the_plane_train_an_mlp(tmp_path):
     assert results["metrics"]["exact W2"]["floor"] < results["metrics"]["exact W2"]["value"]
 
 
-def test_conditional_model_trains_and_samples_by_label(tmp_path):
+def test_conditional_model_trains_and_samples_by_label(evaluated, tmp_path):
     config = runs.load(TINY, [*UNET, "model.classes=10", "train.steps=10", "train.sample_every=10"])
     train.run(config, tmp_path / "run")
     assert sample.run(tmp_path / "run", [0, 1]).shape == (2, 8, 8, 1)
@@ -336,10 +345,8 @@ def test_every_config_builds(path, variant):
     assert build_run(runs.load(f"configs/{path.name}{variant}")).data.shape
 
 
-def test_the_command_line_in_a_process_of_its_own(tmp_path):
-    status, output = run(f"--config={TINY}", *(f"--config.{change}" for change in UNET), "--mode=show")
-    assert status == 0, output
-    assert "MFLOP per image" in output
+def test_the_command_line_in_a_process_of_its_own():
+    """One that ends well is in `test_resume`."""
     status, output = run(f"--config={TINY}", "--config.train.stpes=3")
     assert status == 2
     assert output.count("\n") == 1

@@ -15,7 +15,7 @@ from run_command import run, start
 from diffjax import main as command_line
 from diffjax import runs
 
-STEPS = 400
+STEPS = 240
 LONG = 1200  # for thirty kills
 MLP = {"data.name": "moons", "model.name": "MLP", "model.width": 16, "model.depth": 1, "eval.samples": 50}
 

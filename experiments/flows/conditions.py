@@ -8,6 +8,7 @@ exchanged within each label, exactly and by Sinkhorn. Printed: the rms distance 
 sqrt(2) / 10), the share further away than 0.5, and the standard deviation of x by class.
 """
 
+import argparse
 from functools import partial
 
 import numpy as np
@@ -67,6 +68,7 @@ def measured(name: str) -> str:
 
 def main() -> None:
     """Prints the table."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("| coupling | rms distance to the own centre | further than 0.5 | std of x by class |\n|---|---|---|---|")
     for name in COUPLINGS:
         print(measured(name), flush=True)
