@@ -103,7 +103,7 @@ def whole(schedule: Schedule, steps: int | None = None) -> Chain:
 
 
 def length(schedule: Schedule, steps: int | None = None) -> int:
-    """T, the number of steps of `whole`: `steps`, else the schedule's own, else 1000."""
+    """Finds T, the number of steps of `whole`: `steps`, else the schedule's own, else 1000."""
     if steps is not None:
         return steps
     return schedule.steps if isinstance(schedule, Discrete) else 1000

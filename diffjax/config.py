@@ -27,12 +27,12 @@ class ConfigError(ValueError):
 
 
 def spec(name: str, **options: Any) -> ConfigDict:
-    """A group of a config that names a constructor and its options: spec("VP", beta_min=0.1)."""
+    """Makes a group of a config that names a constructor and its options: spec("VP", beta_min=0.1)."""
     return ConfigDict(dict(name=name, **options))
 
 
 def recipe() -> ConfigDict:
-    """An empty config, to be filled: its groups of plain fields are there; what is not said has its default."""
+    """Makes an empty config, to be filled: its groups of plain fields are there; what is not said has its default."""
     return ConfigDict({group: ConfigDict() for group in ("learning_rate", "train", "sample", "checkpoint", "eval")})
 
 
@@ -165,7 +165,7 @@ def _paths(namespace: Any) -> list[str]:
 
 
 def find(path: str) -> Path:
-    """The config file: in the working directory if it is there, else the one that ships with the package.
+    """Finds the config file: in the working directory if it is there, else the one that ships with the package.
 
     Raises:
         ConfigError: if there is neither; the shipped ones are named.
@@ -240,7 +240,7 @@ def _module(file: Path) -> ModuleType:
 
 
 def variant_of(variant: str | None, variants: Mapping[str, Any]) -> Any:
-    """The entry of a config file's table of variants; None is the first.
+    """Finds the entry of a config file's table of variants; None is the first.
 
     Raises:
         ConfigError: naming the variants.
@@ -331,18 +331,18 @@ def _literal(text: str) -> Any:
 
 
 def to_json(config: Config) -> str:
-    """The resolved config as JSON text; tuples become lists and come back as tuples."""
+    """Writes the resolved config as JSON text; tuples become lists and come back as tuples."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True)
 
 
 def from_json(text: str) -> Config:
-    """The config of `to_json`, locked."""
+    """Reads the config that `to_json` wrote, locked."""
     config = ConfigDict(_tuples(json.loads(text)))
     return config.lock()
 
 
 def differences(a: Config, b: Config) -> list[str]:
-    """'field: value of a -> value of b' for every field that differs."""
+    """Lists 'field: value of a -> value of b' for every field that differs."""
     flat_a, flat_b = _flatten(json.loads(to_json(a))), _flatten(json.loads(to_json(b)))
     keys = sorted(flat_a.keys() | flat_b.keys())
     pairs = [(k, flat_a.get(k, "absent"), flat_b.get(k, "absent")) for k in keys]

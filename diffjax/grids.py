@@ -35,12 +35,12 @@ __all__ = [  # what a config may name
 
 
 def uniform(schedule: Schedule, n: int, *, t_max: float | None = None, t_min: float = 1e-3, zero: bool = True):
-    """Equal steps in t (Song et al. 2021: t_min = 1e-3 for VP, 1e-5 for VE)."""
+    """Makes equal steps in t (Song et al. 2021: t_min = 1e-3 for VP, 1e-5 for VE)."""
     return _grid(schedule, n, t_max, t_min, zero, lambda u, a, b: a + u * (b - a))
 
 
 def ladder(schedule: Schedule, n: int):
-    """n noise levels, hence n - 1 steps: even in t from t_max to 0, both included. For VE a geometric ladder (NCSN).
+    """Makes n noise levels, so n - 1 steps: even in t from t_max to 0, both included. For VE a geometric ladder (NCSN).
 
     Raises:
         ValueError: unless n is an integer >= 2.
@@ -52,7 +52,7 @@ def ladder(schedule: Schedule, n: int):
 def karras(
     schedule: Schedule, n: int, *, rho: float = 7.0, t_max: float | None = None, t_min: float = 2e-3, zero: bool = True
 ):
-    """Equal steps in (sigma / alpha)^(1/rho) (Karras et al. 2022, eq. 5); for the EDM schedule sigma is t itself."""
+    """Makes equal steps in (sigma / alpha)^(1/rho) (Karras et al. 2022, eq. 5); EDM's sigma is t itself."""
 
     host.check_positive("rho", rho, " (Karras et al.: 7)")
 
@@ -64,7 +64,7 @@ def karras(
 
 
 def log_snr(schedule: Schedule, n: int, *, t_max: float | None = None, t_min: float = 1e-3, zero: bool = True):
-    """Equal steps in log-SNR (Lu et al. 2022, section 3.4)."""
+    """Makes equal steps in log-SNR (Lu et al. 2022, section 3.4)."""
 
     def warp(u, a, b):
         first, last = (-2 * np.log(float(level)) for level in _levels(schedule, [a, b]))
@@ -109,26 +109,26 @@ def quadratic(schedule: Schedule, n: int, *, steps: int = 1000, fraction: float 
 
 
 def leading(schedule: Schedule, n: int, *, steps: int = 1000):
-    """Every (steps // n)-th index, from index 0 up: it never starts at the noisiest step (DDIM, kexue's ddim.py)."""
+    """Takes every (steps // n)-th index, from 0 up: it never starts at the noisiest step (DDIM, kexue's ddim.py)."""
     _check_chain(n, steps)
     return _chain_times(schedule, np.arange(n) * (steps // n), steps)
 
 
 def trailing(schedule: Schedule, n: int, *, steps: int = 1000):
-    """Every (steps / n)-th index, from the noisiest down (Lin et al. 2024, table 2)."""
+    """Takes every (steps / n)-th index, from the noisiest down (Lin et al. 2024, table 2)."""
     _check_chain(n, steps)
     return _chain_times(schedule, np.round(steps - np.arange(n)[::-1] * steps / n).astype(int) - 1, steps)
 
 
 def linspace(schedule: Schedule, n: int, *, steps: int = 1000):
-    """n indices evenly from 0 to steps - 1, both ends included (Nichol & Dhariwal 2021)."""
+    """Takes n indices evenly from 0 to steps - 1, both ends included (Nichol & Dhariwal 2021)."""
     _check_chain(n, steps)
     index = np.linspace(0, steps - 1, n) if n > 1 else np.asarray([steps - 1.0])
     return _chain_times(schedule, np.round(index).astype(int), steps)
 
 
 def vp(schedule: Schedule, n: int, *, beta_d: float = 19.9, beta_min: float = 0.1, t_min: float = 1e-3):
-    """The noise levels of VP at equal steps in its time (Song et al. 2021), on any schedule; then 0.
+    """Makes the noise levels of VP at equal steps in its time (Song et al. 2021), on any schedule; then 0.
 
     Column VP of Karras et al. 2022, table 1: sigma^2 = exp(beta_d t^2 / 2 + beta_min t) - 1 at t from 1 to t_min.
     """
@@ -137,7 +137,7 @@ def vp(schedule: Schedule, n: int, *, beta_d: float = 19.9, beta_min: float = 0.
 
 
 def ve(schedule: Schedule, n: int, *, sigma_max: float = 100.0, sigma_min: float = 0.02):
-    """Noise levels in geometric progression, those of VE (Song et al. 2021), on any schedule; then 0.
+    """Makes noise levels in geometric progression, those of VE (Song et al. 2021), on any schedule; then 0.
 
     Column VE of Karras et al. 2022, table 1: sigma^2 = sigma_max^2 (sigma_min^2 / sigma_max^2)^(i / (n - 1)).
     """
@@ -159,7 +159,7 @@ def iddpm(
     sigma_max: float = 81.0,
     sigma_min: float = 0.002,
 ):
-    """n of the noise levels of iDDPM's chain (Nichol & Dhariwal 2021), evenly by index, on any schedule; then 0.
+    """Takes n of the noise levels of iDDPM's chain (Nichol & Dhariwal 2021), evenly by index, on any schedule; then 0.
 
     Column iDDPM of Karras et al. 2022, table 1, whose recursion for u_j (M = steps, C_1 = 1 - max_beta, C_2 = s) gives
     the ratios sigma / alpha of the clipped cosine table. The levels between sigma_min and sigma_max are taken.
@@ -186,7 +186,7 @@ def rounded(schedule: Schedule, n: int, *, base: str = "karras", **options):
 
 
 def pinned(schedule: Schedule, n: int, *, base: str = "uniform", gap: float = 1e-3, **options):
-    """t_max, where a bridge is its endpoint, and then another grid of n - 1 steps from t_max - gap.
+    """Puts t_max, where a bridge is its endpoint, before another grid of n - 1 steps from t_max - gap.
 
     DBIM's own (Zheng et al. 2024, code) is base="uniform", gap=1e-3; karras and log_snr need a start below t_max.
 
@@ -203,18 +203,18 @@ def pinned(schedule: Schedule, n: int, *, base: str = "uniform", gap: float = 1e
 
 
 def at_levels(schedule: Schedule, levels) -> np.ndarray:
-    """The grid at these falling noise levels sigma / alpha, then 0."""
+    """Makes the grid at these falling noise levels sigma / alpha, then 0."""
     ts = _time_of_log_snr(schedule, -2 * np.log(np.asarray(levels, np.float64)))
     return check(np.append(ts, 0.0), float(schedule.t_max))
 
 
 def chain_levels(chain: schedules.Tabulated) -> np.ndarray:
-    """sigma / alpha after each of the steps of a chain, rising, (T,)."""
+    """Computes sigma / alpha after each of the steps of a chain, rising, (T,)."""
     return np.sqrt(np.expm1(-2 * np.asarray(chain.log_alpha, np.float64)[1:]))
 
 
 def sections(schedule: Schedule, n: str | int, *, steps: int = 1000):
-    """The sub-sequences of iDDPM, in its notation (Nichol & Dhariwal 2021, code): the model keeps its original times.
+    """Takes sub-sequences as iDDPM, in its notation (Nichol & Dhariwal 2021, code): the model keeps its original times.
 
     Args:
         n: "ddim25": every i-th index from 0 up, i the smallest stride that keeps exactly 25 (Song et al. 2020);
@@ -268,7 +268,7 @@ BASES: dict[str, Callable[..., Any]] = {grid.__name__: grid for grid in _GRIDS}
 
 
 def check(ts, t_max: float | None = None) -> np.ndarray:
-    """The grid as float64 (N + 1,).
+    """Checks a grid and gives it as float64 (N + 1,).
 
     Raises:
         ValueError: unless it is finite, strictly decreasing, of at least two times, and inside [0, t_max].

@@ -23,7 +23,7 @@ LENGTH = 66  # to which times are padded: those of a grid of 64 steps, both ends
 
 
 def concrete(*trees: Any) -> bool:
-    """True if no leaf of any tree is being traced, so that its values can be looked at."""
+    """Tells whether no leaf of any tree is being traced, so that its values can be looked at."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
 
 

@@ -31,7 +31,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The flags, and the overrides "a.b=value" among them."""
+    """Reads the flags, and the overrides "a.b=value" among them."""
     parser = _Parser(
         prog="python -m diffjax.main",
         allow_abbrev=False,

@@ -32,7 +32,7 @@ class Example(NamedTuple):
     chosen: dict[str, Any] = {}  # noqa: RUF012
 
     def choose(self, **chosen: Any) -> "Example":
-        """The example with these drawn beforehand."""
+        """Makes the example with these drawn beforehand."""
         return self._replace(chosen={**self.chosen, **chosen})
 
 

@@ -41,7 +41,7 @@ Step = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
 
 
 def init_state(params: PyTree, optimizer: Optimizers, emas: Ema, key: Key, method: Method | None = None) -> TrainState:
-    """The state before the first step, in buffers of its own: donating it takes nothing from the caller.
+    """Makes the state before the first step, in buffers of its own: donating it takes nothing from the caller.
 
     Raises:
         ValueError: unless `key` is a typed key.
@@ -90,14 +90,14 @@ def _put(tree: PyTree, who: str | None, part: PyTree) -> PyTree:
 
 
 def first_params(init: Callable[..., PyTree], *args: Any) -> PyTree:
-    """`init(*args)` in one compiled call."""
+    """Calls `init(*args)` in one compiled call."""
     # It runs once: at full optimisation the CPU compiler spends four times as long on the random draws (11 s for 2.5).
     options: Any = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     return jax.jit(init).lower(*args).compile(compiler_options=options)(*args)
 
 
 def loss_method(loss: Callable, prepare: Prepare | None = None) -> Method:
-    """The method of a per-example loss alone, which draws nothing."""
+    """Makes the method of a per-example loss alone, which draws nothing."""
     return Method(_nothing, (Turn(per_example(loss)),), _nothing, prepare=prepare)
 
 
@@ -135,7 +135,7 @@ def make_step(
     time_bins: int = 10,
     axis_name: str | None = None,
 ) -> Step:
-    """The pure step; batches are trees whose leaves all have the (local) batch as leading axis.
+    """Makes the pure step; batches are trees whose leaves all have the (local) batch as leading axis.
 
     The turns of the method follow each other: each sees the parameters that the one before has left, and examples of
     its own. Metrics, all of them on the device: `loss` (mean over the global batch, of the last turn), `grad_norm`
@@ -164,7 +164,7 @@ def make_step(
         return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, across.place() * size, size), batch)
 
     def play(turn: Turn, params: PyTree, opt_state: PyTree, key: Key, batch: PyTree) -> tuple[PyTree, ...]:
-        """One update: (params, opt_state, norms, losses (B,), aux)."""
+        """Makes one update: (params, opt_state, norms, losses (B,), aux)."""
         size, who, own = size_of(batch), turn.moves, _part(params, turn.moves)
         index = across.place() * size + jnp.arange(size, dtype=jnp.int32)
 
@@ -213,7 +213,7 @@ def make_step(
 
 
 def make_steps(step: Step, unroll: int = 1) -> Step:
-    """k steps in one dispatch, by `lax.scan`: batches (k, batch, ...) -> metrics (k, ...), k being the batches' own.
+    """Makes k steps of one dispatch, by `lax.scan`: batches (k, batch, ...) -> metrics (k, ...), k being the batches'.
 
     Loops pay on accelerators. On CPUs XLA runs a convolution's weight gradient some 200 times slower inside a loop than
     outside: give convolutional networks k = 1 there, which makes no loop, or unroll = k, which compiles k copies.
@@ -252,7 +252,7 @@ class NonFiniteError(ArithmeticError):
 
 
 def check_finite(window: Sequence[Metrics], first_step: int, policy: str = "stop", complete: bool = False) -> int:
-    """How many steps of the window were skipped; on the host, at the log interval.
+    """Counts the steps of the window that were skipped; on the host, at the log interval.
 
     Args:
         window: metrics of consecutive steps or dispatches, fetched.
@@ -277,7 +277,7 @@ def check_finite(window: Sequence[Metrics], first_step: int, policy: str = "stop
 
 
 def summarize(window: Sequence[Metrics]) -> Metrics:
-    """One JSON-able record of a window: means over its finite steps, last values of counters and schedules.
+    """Makes a JSON-able record of a window: means over its finite steps, last values of counters and schedules.
 
     `loss_by_time` is a list over bins, None where no example fell; means are None where no step was finite.
     """

@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True)
 def pytree(cls: type[T]) -> type[T]:
-    """A frozen dataclass that is also a pytree: fields are leaves, `field(metadata={"static": True})` is structure.
+    """Makes a frozen dataclass a pytree: fields are leaves, `field(metadata={"static": True})` is structure.
 
     Not `jax.tree_util.register_dataclass`: in jax 0.10.2 its structures compare equal for any two classes with the same
     fields, so that `jit`, which looks programs up by structure, sometimes runs that of one class on the other.
@@ -69,7 +69,7 @@ def pytree(cls: type[T]) -> type[T]:
 
 
 def as_pytree(function: Any) -> Any:
-    """A callable that `jit` takes as an argument: a plain function is wrapped in a `Partial` and becomes a constant.
+    """Makes a callable that `jit` takes as an argument: a plain function becomes a constant, in a `Partial`.
 
     What is a pytree already, such as a `jax.tree_util.Partial` over arrays, stays as it is: its leaves are arguments.
     """
@@ -88,7 +88,7 @@ def real(value: Any) -> Array:
 
 
 def static(**kwargs: Any) -> Any:
-    """A field of a `pytree` class that is part of its structure: hashable, compared, never traced."""
+    """Makes a field of a `pytree` class a part of its structure: hashable, compared, never traced."""
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
@@ -99,7 +99,7 @@ class Posterior(NamedTuple):
     var: Array | float = 0.0
 
     def sample(self, key: Key) -> Array:
-        """One draw of N(mean, var): the 'estimate' of estimate-and-correct (kexue 9262)."""
+        """Draws once from N(mean, var): the 'estimate' of estimate-and-correct (kexue 9262)."""
         return self.mean + jnp.sqrt(self.var) * jax.random.normal(key, self.mean.shape, self.mean.dtype)
 
 
@@ -118,11 +118,11 @@ class Categorical(NamedTuple):
         return jax.nn.softmax(self.logits, axis=-1)
 
     def log_prob(self, x: Array) -> Array:
-        """The log probability in nats, of x's shape, of the token at each place."""
+        """Computes the log probability in nats, of x's shape, of the token at each place."""
         return jnp.take_along_axis(jax.nn.log_softmax(self.logits, axis=-1), x[..., None], axis=-1)[..., 0]
 
     def sample(self, key: Key) -> Array:
-        """One token for each place, drawn independently, int32.
+        """Draws one token for each place, independently, int32.
 
         Gumbel noise of full precision: the default of float32 never draws a token of probability under 1e-7.
         """
@@ -157,7 +157,7 @@ class Invertible(Protocol):
     """What has a time for every log-SNR."""
 
     def inverse(self, log_snr: Any) -> Array:
-        """The time t with log(alpha_t^2 / sigma_t^2) = log_snr."""
+        """Finds the time t with log(alpha_t^2 / sigma_t^2) = log_snr."""
         ...
 
 
@@ -166,7 +166,7 @@ class Remaining(Protocol):
     """What knows how far log-SNR still falls, with full relative precision near t_max too."""
 
     def remaining(self, t: Any) -> Array:
-        """log(SNR_t / SNR_T), T = t_max: 0 there, infinite at sigma_t = 0."""
+        """Computes log(SNR_t / SNR_T), T = t_max: 0 there, infinite at sigma_t = 0."""
         ...
 
 
@@ -205,7 +205,7 @@ class Pinned(Derived, Protocol):
     """What is a base schedule given its endpoint y: (B, C) of u_t = x_t - A_t y."""
 
     def endpoint_weight(self, t: Any) -> Array:
-        """A_t, from 0 where sigma is to 1 at t_max."""
+        """Computes A_t, from 0 where sigma is to 1 at t_max."""
         ...
 
 
@@ -222,19 +222,19 @@ class Process(Protocol):
         ...
 
     def noise(self, key: Key, x0: Array) -> Array:
-        """One draw z of the noise law, of x0's shape."""
+        """Draws z of the noise law, of x0's shape."""
         ...
 
     def corrupt(self, x0: Array, z: Array, t: Any) -> Array:
-        """x_t, deterministic given z, so that a coupling can choose z."""
+        """Computes x_t, deterministic given z, so that a coupling can choose z."""
         ...
 
     def prior(self, key: Key, shape: tuple[int, ...], t: Any = None) -> Array:
-        """One draw of x_T, at the schedule's end, or at the time t where the grid starts."""
+        """Draws x_T, at the schedule's end, or at the time t where the grid starts."""
         ...
 
     def prior_log_density(self, x: Array, t: Any = None) -> Array:
-        """log density in nats, a scalar, of what `prior` draws; raises a ValueError where there is none."""
+        """Computes the log density in nats of what `prior` draws, a scalar; raises a ValueError where there is none."""
         ...
 
     @property
@@ -248,7 +248,7 @@ class Process(Protocol):
         ...
 
     def given(self, key: Key, given: dict, shape: tuple[int, ...], x0: Array | None = None) -> dict:
-        """What network, target and guidance are told: `given`, and what the process itself draws; default: `given`.
+        """Completes what network, target and guidance are told, with what the process itself draws; default: `given`.
 
         Args:
             x0: the example; None where it is to be sampled.
@@ -256,15 +256,15 @@ class Process(Protocol):
         ...
 
     def place(self, u: Array, given: dict, t: Any) -> Array:
-        """x_t of the state u that a sampler walks in, of one shape; default: u."""
+        """Computes x_t of the state u that a sampler walks in, of one shape; default: u."""
         ...
 
     def ends(self, x0: Array, z: Array, t: Any) -> tuple[Array, Array]:
-        """The pair (x_0', z') that a prediction a x_0 + b z is regressed on; default: (x0, z)."""
+        """Computes the pair (x_0', z') that a prediction a x_0 + b z is regressed on; default: (x0, z)."""
         ...
 
     def on(self, schedule: Schedule) -> "Process":
-        """The process by another clock of its schedule."""
+        """Puts the process on another clock of its schedule."""
         ...
 
     def check(self, target: Any) -> None:

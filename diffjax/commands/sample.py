@@ -102,7 +102,7 @@ def run(
 
 
 def parse_seeds(text: str) -> list[int]:
-    """'0-3,7' -> [0, 1, 2, 3, 7].
+    """Reads seeds: '0-3,7' -> [0, 1, 2, 3, 7].
 
     Raises:
         ConfigError: for anything else, an empty range, a seed outside [0, 2^32), or more than MOST_SEEDS.

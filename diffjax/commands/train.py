@@ -21,7 +21,7 @@ from diffjax.types import PyTree
 
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> int:
-    """Trains; --workdir alone resumes the run in it.
+    """Trains a run; --workdir alone resumes the run in it.
 
     Exit status 128 + signal if asked to stop, 1 if samples of the trained run are not finite.
     """

@@ -27,12 +27,12 @@ class Field(NamedTuple):
     z: Array
 
     def mean(self, x: Array, z: Any) -> Array:
-        """E[x_0 | x_t = x] of the flow dx/dz = E_x / E_z: x - z E_x / E_z, of x's shape."""
+        """Computes E[x_0 | x_t = x] of the flow dx/dz = E_x / E_z: x - z E_x / E_z, of x's shape."""
         return x - z * self.x / self.z
 
 
 def batch_field(x: Array, z: Any, sources: Array, gamma: Any = 5.0) -> Field:
-    """The published target at one point.
+    """Computes the published target at one point.
 
     Args:
         x: of any shape, N entries.
@@ -57,7 +57,7 @@ def batch_field(x: Array, z: Any, sources: Array, gamma: Any = 5.0) -> Field:
 
 
 def perturb(key: Key, x0: Array, tau: Any = 0.03, most: Any = 291.0, sigma: Any = 0.01) -> tuple[Array, Array]:
-    """(x, z) as published: x = x_0 + |e_x| (1 + tau)^m u, z = |e_z| (1 + tau)^m, e ~ N(0, sigma^2 I), m ~ U[0, most].
+    """Draws (x, z): x = x_0 + |e_x| (1 + tau)^m u, z = |e_z| (1 + tau)^m, e ~ N(0, sigma^2 I), m ~ U[0, most].
 
     Given z that is the kernel of `processes.poisson` with D = 1 only where the scale is log-uniform around it: not
     near the ends of z, where |e_x| / |e_z| is not independent of z.
@@ -74,7 +74,7 @@ def perturb(key: Key, x0: Array, tau: Any = 0.03, most: Any = 291.0, sigma: Any 
 
 
 def most_for(largest_norm: float, n: int, tau: float = 0.03, sigma: float = 0.01) -> float:
-    """M for data of N entries: 0.75 log(max |x|^2 / (2 sqrt(N) sigma^2)) / log(1 + tau) + 1.
+    """Computes M for data of N entries: 0.75 log(max |x|^2 / (2 sqrt(N) sigma^2)) / log(1 + tau) + 1.
 
     Raises:
         ValueError: unless all are positive.

@@ -34,17 +34,17 @@ ScoreFn = Callable[[Array], Array]  # x -> s(x), of x's shape: the time, paramet
 
 
 def explicit(score: ScoreFn, true_score: ScoreFn, x: Array) -> Array:
-    """|s(x) - true_score(x)|^2 / 2, a scalar: a sum over entries, as everything here."""
+    """Computes |s(x) - true_score(x)|^2 / 2, a scalar: a sum over entries, as everything here."""
     return 0.5 * jnp.sum((score(x) - true_score(x)) ** 2)
 
 
 def implicit(score: ScoreFn, x: Array) -> Array:
-    """tr(ds/dx) + |s|^2 / 2 with the exact trace, at d products with the Jacobian for d entries."""
+    """Computes tr(ds/dx) + |s|^2 / 2 with the exact trace, at d products with the Jacobian for d entries."""
     return sliced(score, x, divergence.exact(None, x), reduced=True)
 
 
 def sliced(score: ScoreFn, x: Array, directions: Array, reduced: bool = False) -> Array:
-    """The mean over the directions of v' (ds/dx) v + (v' s)^2 / 2, or of its first term + |s|^2 / 2.
+    """Computes the mean over directions of v' (ds/dx) v + (v' s)^2 / 2, or of its first term + |s|^2 / 2.
 
     Args:
         directions: (K, *shape) of mean outer product I, drawn anew for each example (`divergence.hutchinson`, ...).
@@ -59,7 +59,7 @@ def sliced(score: ScoreFn, x: Array, directions: Array, reduced: bool = False) -
 
 
 def conditional(score: ScoreFn, log_kernel: Callable[[Array, Array], Array], x0: Array, x: Array) -> Array:
-    """|s(x) - grad log p(x | x_0)|^2 / 2 by differentiation of the kernel.
+    """Computes |s(x) - grad log p(x | x_0)|^2 / 2 by differentiation of the kernel.
 
     Args:
         log_kernel: (x, x_0) -> log p(x | x_0), a scalar, up to what does not depend on x.
@@ -69,7 +69,7 @@ def conditional(score: ScoreFn, log_kernel: Callable[[Array, Array], Array], x0:
 
 
 def denoising(score: ScoreFn, process: Gaussian, x0: Array, z: Array, t: Any) -> Array:
-    """|s(x_t) + z / sigma|^2 / 2 at x_t = alpha x_0 + sigma z, z standard normal, sigma_t > 0.
+    """Computes |s(x_t) + z / sigma|^2 / 2 at x_t = alpha x_0 + sigma z, z standard normal, sigma_t > 0.
 
     Its variance grows as 1 / sigma^2: at small noise weight it by sigma^2, or predict the noise.
 
@@ -87,7 +87,7 @@ def denoising(score: ScoreFn, process: Gaussian, x0: Array, z: Array, t: Any) ->
 
 
 def gap(posterior: Posterior, schedule: Schedule, t: Any) -> Array:
-    """alpha^2 / sigma^4 tr Cov[x_0 | x_t] / 2: the mean of denoising - explicit given x_t, whatever the score.
+    """Computes alpha^2 / sigma^4 tr Cov[x_0 | x_t] / 2: the mean of denoising - explicit given x_t, for any score.
 
     Args:
         posterior: of x_0 given x_t, its variance of x_t's shape (`analytic`'s denoisers with_var=True).

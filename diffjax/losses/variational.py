@@ -73,7 +73,7 @@ def log_likelihood(posterior: Posterior, x0: Array, levels: int | None = None) -
 
 
 def term(posterior: Posterior, gain: Any, x0: Array, levels: int | None = None) -> Array:
-    """The bound's term of one step in nats, entry by entry: a divergence, or the decoder where the gain is infinite."""
+    """Computes the bound's term of one step in nats, by entry: a divergence, or the decoder at an infinite gain."""
     mean, var = posterior
     last = jnp.isinf(gain)
     decoder = -log_likelihood(Posterior(mean, jnp.where(last, var, 1.0)), x0, levels)  # no 0 / 0, nor its gradient

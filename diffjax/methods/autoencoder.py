@@ -43,7 +43,7 @@ class Codec(NamedTuple):
 
 
 def autoencoder(encoder: Any, decoder: Any, beta: float = 1.0, std: float | None = None, noisy: bool = False) -> Method:
-    """The method that descends -bound, in nats per dimension of x; logs KL (nats) and squared error of one draw.
+    """Makes the method that descends -bound, in nats per dimension of x; logs KL (nats) and squared error of one draw.
 
     Args:
         encoder: network of x to mean and log-variance of the latent, beside each other on the last axis.
@@ -103,13 +103,13 @@ def autoencoder(encoder: Any, decoder: Any, beta: float = 1.0, std: float | None
 
 
 def divergence(code: Posterior) -> Array:
-    """KL(q(z | x) || N(0, I)) of one example, in nats."""
+    """Computes KL(q(z | x) || N(0, I)) of one example, in nats."""
     return 0.5 * jnp.sum(code.mean**2 + code.var - 1 - jnp.log(code.var))
 
 
 def _report(codec: Codec) -> Callable:
     def report(run: Any, drawn: Drawn) -> list[Section]:
-        """Squared error of held-out examples that are encoded and decoded, beside that of PCA of equal size; KL."""
+        """Reports the squared error of held-out examples, encoded and decoded, beside that of PCA of equal size; KL."""
         held_out, train = (run.data.some(part, MOST) for part in ("held_out", "train"))
         names = run.method.asks
         given = {k: v for k, v in held_out.given.items() if names is None or k in names}
@@ -135,7 +135,7 @@ def _report(codec: Codec) -> Callable:
 
 
 def pca_error(train: np.ndarray, held_out: np.ndarray, size: int) -> float:
-    """Squared error per entry of `held_out` (n, ...), projected on the first principal axes of `train`."""
+    """Computes the squared error per entry of `held_out` (n, ...), projected on the first principal axes of `train`."""
     d = int(np.prod(train.shape[1:]))
     if d > len(train):  # never a (d, d) matrix
         mean, _, axes = host.thin_axes(train)

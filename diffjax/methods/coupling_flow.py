@@ -44,7 +44,7 @@ class CouplingFlow(NamedTuple):
     bound: float = 2.0
 
     def forward(self, params: PyTree, x: Array, given: dict | None = None, **options: Any) -> tuple[Array, Array]:
-        """z, of x's shape, and log |det dz/dx|."""
+        """Computes z, of x's shape, and log |det dz/dx|."""
         log_det = jnp.zeros(())
         for i in range(self.layers):
             s, m = self._affine(i, params, x, given, **options)
@@ -52,14 +52,14 @@ class CouplingFlow(NamedTuple):
         return x, log_det
 
     def backward(self, params: PyTree, z: Array, given: dict | None = None) -> Array:
-        """The x that `forward` takes to z."""
+        """Computes the x that `forward` takes to z."""
         for i in reversed(range(self.layers)):
             s, m = self._affine(i, params, z, given)
             z = (z - m) * jnp.exp(-s)
         return z
 
     def log_prob(self, params: PyTree, x: Array, given: dict | None = None, **options: Any) -> Array:
-        """log p(x), in nats."""
+        """Computes log p(x), in nats."""
         z, log_det = self.forward(params, x, given, **options)
         return log_det - 0.5 * (jnp.sum(z**2) + z.size * jnp.log(2 * jnp.pi))
 
@@ -74,12 +74,12 @@ class CouplingFlow(NamedTuple):
 
 
 def mask(shape: tuple[int, ...], layer: int) -> np.ndarray:
-    """Which entries of x a layer keeps: one colour of a checkerboard, the other one in the next layer."""
+    """Tells which entries of x a layer keeps: one colour of a checkerboard, the other one in the next layer."""
     return np.indices(shape).sum(0) % 2 == layer % 2
 
 
 def coupling_flow(network: Any, layers: int = 6, bound: float = 2.0) -> Method:
-    """The method of maximum likelihood; the loss is in nats per dimension.
+    """Makes the method of maximum likelihood; the loss is in nats per dimension.
 
     Args:
         network: one architecture for all layers, with parameters of its own in each: of x's shape to two maps of it

@@ -44,7 +44,7 @@ TIMES = partial(losses.times.log_normal, mean=-0.4, std=1.0)  # the published la
 
 
 def gap(schedule: Schedule, t: Any, r: Any) -> Array:
-    """What a network is told of the way from t to r, (GAP,): 0 for r = t."""
+    """Computes what a network is told of the way from t to r, (GAP,): 0 for r = t."""
     return _features(schedule, t) - _features(schedule, r)
 
 
@@ -63,7 +63,7 @@ def _log_snr(schedule: Schedule, t: Array) -> Array:
 
 
 def residual(u: Callable, x: Array, t: Array, r: Array, v: Array) -> Array:
-    """u - (v - (t - r) du/dt), of x's shape, the gradient stopped through the second term.
+    """Computes u - (v - (t - r) du/dt), of x's shape, the gradient stopped through the second term.
 
     Args:
         u: (x, t) -> the mean velocity from t to r.
@@ -105,11 +105,11 @@ class FlowMap(NamedTuple):
         return Velocity(self.sigma_data)
 
     def how(self) -> str:
-        """How samples are made, in words for a report."""
+        """Says how samples are made, for a report."""
         return f"the flow map in {self.steps} step{'s' * (self.steps > 1)} of one evaluation each"
 
     def velocity(self, params: PyTree, given: dict, **options: Any) -> Callable:
-        """u: (x, t, r) -> the mean velocity from t to r, of x's shape."""
+        """Makes u: (x, t, r) -> the mean velocity from t to r, of x's shape."""
         schedule = self.process.schedule
 
         def u(x: Array, t: Array, r: Array) -> Array:
@@ -120,13 +120,13 @@ class FlowMap(NamedTuple):
         return u
 
     def mean_denoiser(self, params: PyTree, given: dict) -> Denoiser:
-        """The denoiser of the diagonal u(x, t, t) = v: what samplers, likelihoods and guidance take."""
+        """Makes the denoiser of the diagonal u(x, t, t) = v: what samplers, likelihoods and guidance take."""
         none = {**given, "gap": jnp.zeros(GAP)}
         apply = lambda params, given, x, c: self.network.apply(params, x, c, given)
         return denoisers.denoiser(Partial(apply, params, none), self.process.schedule, self.target)
 
     def method(self) -> Method:
-        """What these parts train, and how they draw."""
+        """Makes the method: what these parts train, and how they draw."""
         return flow_map(**self._asdict())
 
 
@@ -199,7 +199,7 @@ def flow_map(
 
 
 def pair(times: Callable, same: float, keys: Keys, index: Array, size: int) -> tuple[Array, Array]:
-    """(t, r): two draws of a law of one time, the later first; r = t for the share `same`.
+    """Draws (t, r): two draws of a law of one time, the later first; r = t for the share `same`.
 
     The second has another order of the batch, i -> i stride mod size: of stratified times the pairs are a lattice in
     the square, where one order would give all of them one distance.

@@ -58,7 +58,7 @@ class MonoFlow(NamedTuple):
     latent: int | None = None
 
     def noise(self, key: Key, shape: tuple[int, ...]) -> Array:
-        """The generator's input for examples of this shape: N(0, I)."""
+        """Draws the generator's input for examples of this shape: N(0, I)."""
         return jax.random.normal(key, shape if self.latent is None else (self.latent,))
 
     def make(self, params: PyTree, z: Array, given: dict, **options: Any) -> Array:
@@ -66,7 +66,7 @@ class MonoFlow(NamedTuple):
         return self.generator.apply(params["generator"], z, jnp.zeros(()), given, **options)
 
     def logit(self, params: PyTree, x: Array, given: dict, **options: Any) -> Array:
-        """d(x), an estimate of log p(x)/q(x)."""
+        """Computes d(x), an estimate of log p(x)/q(x)."""
         return jnp.sum(self.critic.apply(params["critic"], x, jnp.zeros(()), given, **options))
 
 
@@ -78,7 +78,7 @@ def monoflow(
     penalty: float = 0.0,
     latent: int | None = None,
 ) -> Method:
-    """The method of `critics` turns of the critic and one of the generator; only the generator is served.
+    """Makes the method of `critics` turns of the critic and one of the generator; only the generator is served.
 
     Args:
         generator: network from noise, and what is given, to an example.

@@ -66,31 +66,31 @@ class Masked(NamedTuple):
     drawn_by = ("steps",)  # what another draw may change
 
     def how(self) -> str:
-        """How samples are made, in words for a report."""
+        """Says how samples are made, for a report."""
         return "one token a step, in a random order" if self.steps is None else f"{self.steps} ancestral steps"
 
     def posterior(self, params: PyTree, x: Array, given: dict, **options: Any) -> Categorical:
-        """What is known of the tokens of an x that is hidden in part: a seen one is what it is."""
+        """Computes what is known of the tokens of an x that is hidden in part: a seen one is what it is."""
         logits = self.network.apply(params, x, jnp.zeros(()), given, **options)
         seen = jnp.where(jax.nn.one_hot(x, self.vocabulary, dtype=bool), 0.0, -jnp.inf)
         return Categorical(jnp.where((x == self.vocabulary)[..., None], jax.nn.log_softmax(logits), seen))
 
     def hide(self, x: Array, hidden: Array) -> Array:
-        """x with "hidden" at those places."""
+        """Writes "hidden" at those places of x."""
         return jnp.where(hidden, jnp.asarray(self.vocabulary, x.dtype), x)
 
     def nats(self, params: PyTree, x: Array, hidden: Array, given: dict, **options: Any) -> Array:
-        """-log p_i(x_i) of each token, of x's shape: 0 where it is seen, nan for an x that is no token."""
+        """Computes -log p_i(x_i) of each token, of x's shape: 0 where it is seen, nan for an x that is no token."""
         nats = -self.posterior(params, self.hide(x, hidden), given, **options).log_prob(x)
         return jnp.where((x >= 0) & (x < self.vocabulary), nats, jnp.nan)
 
     def bound(self, params: PyTree, key: Key, x: Array, given: dict, count: Array) -> Array:
-        """The bound in nats, unbiased for a `count` that is uniform on 1 .. L: so many tokens are hidden, at random."""
+        """Computes the bound in nats, unbiased for `count` uniform on 1 .. L: so many tokens are hidden, at random."""
         hidden = _ranks(key, x.shape) < jnp.asarray(count, jnp.int32)
         return self.nats(params, x, hidden, given).sum() * x.size / jnp.asarray(count, float)
 
     def method(self) -> Method:
-        """What these parts train, and how they draw."""
+        """Makes the method: what these parts train, and how they draw."""
         return masked(**self._asdict())
 
 

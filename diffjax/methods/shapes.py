@@ -13,5 +13,5 @@ class Shape:
 
 
 def plan(shape: tuple[int, ...], trace: Callable | None = None) -> Shape:
-    """The request for examples of this shape; there is no walk that `trace` could look at."""
+    """Makes the request for examples of this shape; there is no walk that `trace` could look at."""
     return Shape(tuple(shape))

@@ -40,12 +40,12 @@ class BridgeSchedule:
         return _bridge(self, real(t))
 
     def endpoint_weight(self, t: Any) -> Array:
-        """A_t, from 0 where sigma is to 1 at t_max."""
+        """Computes A_t, from 0 where sigma is to 1 at t_max."""
         (alpha, sigma), (alpha_T, sigma_T) = self.base(t), self.base(self.t_max)
         return alpha_T / alpha * (sigma / sigma_T) ** 2
 
     def inverse(self, log_snr_u: Any) -> Array:
-        """The time of a log-SNR of u: the base's SNR is larger by SNR_T."""
+        """Finds the time of a log-SNR of u: the base's SNR is larger by SNR_T."""
         return time_of(self.base, jnp.logaddexp(log_snr_u, log_snr(self.base, self.t_max)))
 
 
@@ -68,7 +68,7 @@ class Bridge(Gaussian):
     from_noise: bool = static(default=False)
 
     def u_of(self, x: Array, y: Array, t: Any) -> Array:
-        """u_t = x_t - A_t y.
+        """Computes u_t = x_t - A_t y.
 
         Raises:
             ValueError: if x and y differ in shape.
@@ -76,7 +76,7 @@ class Bridge(Gaussian):
         return x - self.schedule.endpoint_weight(t) * _endpoint(y, x)
 
     def x_of(self, u: Array, y: Array, t: Any) -> Array:
-        """x_t = u_t + A_t y.
+        """Computes x_t = u_t + A_t y.
 
         Raises:
             ValueError: if u and y differ in shape.
@@ -94,13 +94,13 @@ class Bridge(Gaussian):
         return () if self.from_noise else ("y",)
 
     def given(self, key: Key, given: dict, shape: tuple[int, ...], x0: Array | None = None) -> dict:
-        """`given` with the endpoint "y", drawn by the base process where data has none."""
+        """Completes `given` with the endpoint "y", drawn by the base process where data has none."""
         if not self.from_noise:
             return given
         return {**given, "y": self.endpoint_prior(key, shape) if x0 is None else self.endpoint(key, x0)}
 
     def place(self, u: Array, given: dict, t: Any) -> Array:
-        """x_t = u_t + A_t y."""
+        """Computes x_t = u_t + A_t y."""
         return self.x_of(u, given["y"], t)
 
     def check(self, target: Any) -> None:
@@ -126,17 +126,17 @@ class Bridge(Gaussian):
         )
 
     def endpoint(self, key: Key, x0: Array) -> Array:
-        """y drawn by the base process from x_0: the bridge from noise to data, whose x_t are those of the base."""
+        """Draws y by the base process from x_0: the bridge from noise to data, whose x_t are those of the base."""
         alpha, sigma = self.schedule.base(self.schedule.t_max)
         return alpha * x0 + sigma * self.law(key, x0.shape)
 
     def endpoint_prior(self, key: Key, shape: tuple[int, ...]) -> Array:
-        """y drawn where x_0 is not known: sigma_T z, as `Gaussian.prior` of the base."""
+        """Draws y where x_0 is not known: sigma_T z, as `Gaussian.prior` of the base."""
         return Gaussian(self.schedule.base, self.law).prior(key, shape)
 
 
 def bridge(schedule: Schedule, from_noise: bool = False) -> Bridge:
-    """The bridge of a base schedule, pinned at its t_max.
+    """Makes the bridge of a base schedule, pinned at its t_max.
 
     Args:
         from_noise: endpoints are drawn by the base process (`endpoint`): generation from noise as a bridge.

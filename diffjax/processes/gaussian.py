@@ -36,7 +36,7 @@ class Unconditional:
         return given
 
     def place(self, u: Array, given: dict, t: Any) -> Array:
-        """x_t of the state u that a sampler walks in, of one shape."""
+        """Computes x_t of the state u that a sampler walks in, of one shape."""
         return u
 
     def check(self, target: Any) -> None:
@@ -49,11 +49,11 @@ class Unconditional:
         """Raises a ValueError where the flow has no density to integrate from."""
 
     def ends(self, x0: Array, z: Array, t: Any) -> tuple[Array, Array]:
-        """The pair that a prediction a x_0 + b z is regressed on."""
+        """Computes the pair that a prediction a x_0 + b z is regressed on."""
         return x0, z
 
     def on(self, schedule: Schedule) -> Any:
-        """The process on another schedule, of another clock."""
+        """Puts the process on another schedule, of another clock."""
         return dataclasses.replace(self, schedule=schedule)  # pyright: ignore[reportArgumentType]
 
 
@@ -68,7 +68,7 @@ class Additive(Unconditional):
         return self.law(key, x0.shape)
 
     def corrupt(self, x0: Array, z: Array, t: Any) -> Array:
-        """x_t = alpha_t x_0 + sigma_t z."""
+        """Computes x_t = alpha_t x_0 + sigma_t z."""
         alpha, sigma = self.schedule(t)
         return alpha * x0 + sigma * z
 
@@ -88,7 +88,7 @@ class Gaussian(Additive):
     log_density: Callable[[Array], Array] | None = static(default=None)
 
     def prior(self, key: Key, shape: tuple[int, ...], t: Any = None) -> Array:
-        """x_T = sigma_T z at the schedule's end, or at the time t where the grid starts.
+        """Draws x_T = sigma_T z at the schedule's end, or at the time t where the grid starts.
 
         It leaves out alpha_T x_0: for VP that is 6.6e-3 of the data (a KL divergence of 2e-5 nats per dimension of unit
         variance), for EDM 1/80 of the noise.
@@ -96,7 +96,7 @@ class Gaussian(Additive):
         return self.schedule(self.schedule.t_max if t is None else t)[1] * self.law(key, shape)
 
     def prior_log_density(self, x: Array, t: Any = None) -> Array:
-        """log p(x_T) in nats, a scalar, of what `prior` draws.
+        """Computes log p(x_T) in nats, a scalar, of what `prior` draws.
 
         Raises:
             ValueError: for a noise law whose density was not given.

@@ -46,19 +46,19 @@ class Path(Unconditional):
     law: Callable[..., Array] = static(default=jax.random.normal)
 
     def noise(self, key: Key, x0: Array) -> Array:
-        """z, of x_0's shape."""
+        """Draws z, of x_0's shape."""
         return self.law(key, x0.shape)
 
     def corrupt(self, x0: Array, z: Array, t: Any) -> Array:
-        """x_t = phi_t(x_0, z)."""
+        """Computes x_t = phi_t(x_0, z)."""
         return self.phi(x0, z, t)
 
     def velocity(self, x0: Array, z: Array, t: Any) -> Array:
-        """d phi_t / dt, of x_0's shape."""
+        """Computes d phi_t / dt, of x_0's shape."""
         return self._with_velocity(x0, z, t)[1]
 
     def ends(self, x0: Array, z: Array, t: Any) -> tuple[Array, Array]:
-        """(x_0', z'), where the line that touches the path at t meets the times 0 and 1."""
+        """Computes (x_0', z'), where the line that touches the path at t meets the times 0 and 1."""
         x, velocity = self._with_velocity(x0, z, t)
         alpha, sigma = self.schedule(t)
         return x - sigma * velocity, x + alpha * velocity
@@ -68,7 +68,7 @@ class Path(Unconditional):
         return dataclasses.replace(self, schedule=FlowOnly(_clock(schedule)))
 
     def prior(self, key: Key, shape: tuple[int, ...], t: Any = None) -> Array:
-        """z at t = 1; where the grid starts before it, phi_t(0, z): as for `Gaussian` the trace of x_0 is left out."""
+        """Draws z at t = 1; where the grid starts before it, phi_t(0, z): without the trace of x_0, as `Gaussian`."""
         return self.phi(jnp.zeros(shape), self.law(key, shape), self.schedule.t_max if t is None else t)
 
     def _with_velocity(self, x0: Array, z: Array, t: Any) -> tuple[Array, Array]:

@@ -68,21 +68,21 @@ class Poisson(Additive):
     clip: tuple[float, float] | None = static(default=None)
 
     def law(self, key: Key, shape: tuple[int, ...]) -> Array:
-        """z, Student-t: sqrt(D) times a normal vector over the norm of D normal numbers."""
+        """Draws z, Student-t: sqrt(D) times a normal vector over the norm of D normal numbers."""
         key_normal, key_norm = jax.random.split(key)
         half = jnp.asarray(self.D, float) / 2
         half_square = jax.random.loggamma(key_norm, half)  # log |e_D|^2 / 2: for small D the number itself underflows
         return jax.random.normal(key_normal, shape) * jnp.exp(0.5 * (jnp.log(half) - half_square))
 
     def log_density(self, z: Array) -> Array:
-        """log density of `law` in nats, a scalar."""
+        """Computes the log density of `law` in nats, a scalar."""
         n, D = z.size, jnp.asarray(self.D, z.dtype)
         half = jnp.asarray(n / 2, z.dtype)
         gammas = jax.scipy.special.gammaln(half) - jax.scipy.special.betaln(half, D / 2)  # no difference of large ones
         return gammas - half * jnp.log(np.pi * D) - (half + D / 2) * jnp.log1p(jnp.sum(z**2) / D)
 
     def prior(self, key: Key, shape: tuple[int, ...], t: Any = None) -> Array:
-        """x_T = sigma_T z at the schedule's end, or at the time t where the grid starts."""
+        """Draws x_T = sigma_T z at the schedule's end, or at the time t where the grid starts."""
         x = self._sigma(t) * self.law(key, shape)
         if self.clip is None:
             return x
@@ -90,7 +90,7 @@ class Poisson(Additive):
         return x * (jnp.clip(radius, *self.clip) / radius)
 
     def prior_log_density(self, x: Array, t: Any = None) -> Array:
-        """log p(x_T) in nats, a scalar, of what `prior` draws.
+        """Computes log p(x_T) in nats, a scalar, of what `prior` draws.
 
         Raises:
             ValueError: for a clipped prior, part of which lies on two spheres.

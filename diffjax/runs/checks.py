@@ -17,7 +17,7 @@ from diffjax.runs.settings import Settings, home
 
 
 def check_ema(settings: Settings, emas: ema.Ema, kind: str = "it") -> None:
-    """The average that samples are made with is tracked, or can be made of what is stored along the run."""
+    """Checks that the average that samples are made with is tracked, or can be made of what is stored along the run."""
     name, every = settings.ema, settings.snapshot_every
     names = list(jax.eval_shape(emas.init, jnp.zeros(())).averages)
     if every is not None and (every < 1 or every % settings.steps_per_dispatch):
@@ -81,7 +81,7 @@ def check_objects(method: Method, dataset: Dataset, optimizer: Any, settings: Se
 
 
 def check_read(method: Method, dataset: Dataset) -> None:
-    """What data gives is read, and what is read is given."""
+    """Checks that what data gives is read, and that what is read is given."""
     brought = tuple(data.blank(dataset).given)
     needs = getattr(method.parts, "needs", ()) if method.asks is None else method.asks
     gives = f"{dataset.name} gives {', '.join(brought) or 'nothing'}"
@@ -180,7 +180,7 @@ def _check_pairs(config: Config, of: Denoising, dataset: Dataset) -> None:
 
 
 def check_labels(config: Config) -> None:
-    """What asks for labels has a network that takes them, and guidance one that was trained without them too."""
+    """Checks that what asks for labels has a network that takes them, and guidance one trained without them too."""
     classes, dropout, label = config.model.get("classes"), config.train.label_dropout, config.sample.label
     if not 0 <= dropout < 1:
         raise ConfigError(f"train.label_dropout is {dropout}, expected a share in [0, 1); Ho and Salimans: 0.1 to 0.2.")

@@ -29,12 +29,12 @@ def write(workdir: Path, step: int, state: State) -> None:
 
 
 def steps(workdir: Path) -> list[int]:
-    """The steps whose averages are stored, in order."""
+    """Lists the steps whose averages are stored, in order."""
     return sorted(int(path.stem) for path in (workdir / "ema").glob("*.npz") if path.stem.isdecimal())
 
 
 def combine(workdir: Path, rule: Ema, name: str, step: int, state: State) -> PyTree:
-    """The average called `name` at `step`, made of what was stored until then and of the state's own averages.
+    """Makes the average called `name` at `step`, of what was stored until then and of the state's own averages.
 
     Raises:
         ConfigError: if nothing was stored until then, or a file is damaged or of another network.
