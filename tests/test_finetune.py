@@ -1,5 +1,8 @@
 """Training that starts from another run: what is taken over, what stands still, and the commands on the way."""
 
+import contextlib
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,11 +97,20 @@ def test_a_head_is_trained_on_a_frozen_network(run_of_v, tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, still, given)
 
 
-def test_moments_are_kept_and_sampled_with(run_of_v, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def kept(run_of_v, tmp_path_factory):
+    """Where --mode=moments left its files, and what it printed."""
+    folder, printed = tmp_path_factory.mktemp("moments"), io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert command_line.main(["--mode=moments", f"--workdir={run_of_v}", f"--out={folder}"]) == 0
+    return folder, printed.getvalue()
+
+
+def test_moments_are_kept_and_sampled_with(run_of_v, kept, tmp_path, capsys):
     """The command, and a run sampled with what it wrote; without the file the error names the command."""
-    assert command_line.main(["--mode=moments", f"--workdir={run_of_v}", f"--out={tmp_path / 'kept'}"]) == 0
-    assert "--config.denoiser.name=analytic" in capsys.readouterr().out
-    found = moments.load(tmp_path / "kept" / "moments.npz")
+    folder, printed = kept
+    assert "--config.denoiser.name=analytic" in printed
+    found = moments.load(folder / "moments.npz")
     assert found.entries.shape == (100, 2)
     assert np.all(np.diff(found.error[:-1]) <= 0.1)  # less is missed where there is less noise
     drawn = [
@@ -107,7 +119,7 @@ def test_moments_are_kept_and_sampled_with(run_of_v, tmp_path, capsys):
         )
         for name, changes in {
             "plain": ["name=mean"],
-            "analytic": ["name=analytic", f"moments={tmp_path / 'kept' / 'moments.npz'}"],
+            "analytic": ["name=analytic", f"moments={folder / 'moments.npz'}"],
         }.items()
     ]
     assert np.abs(drawn[0] - drawn[1]).max() > 1e-2
@@ -118,19 +130,18 @@ def test_moments_are_kept_and_sampled_with(run_of_v, tmp_path, capsys):
     assert "nowhere.npz holds no second moments" in capsys.readouterr().err
 
 
-def test_axes_are_kept_and_sampled_with(run_of_v, tmp_path, capsys):
+def test_axes_are_kept_and_sampled_with(run_of_v, kept, tmp_path, capsys):
     """The moments of the training points; without the file, an error; with it, samples."""
-    assert command_line.main(["--mode=moments", f"--workdir={run_of_v}", f"--out={tmp_path}"]) == 0
-    printed = capsys.readouterr().out
-    assert f"--config.sampler.axes={tmp_path / 'axes.npz'}" in printed
-    axes, train = principal.Axes.load(tmp_path / "axes.npz"), runs.open(run_of_v).data.train
+    folder, printed = kept
+    assert f"--config.sampler.axes={folder / 'axes.npz'}" in printed
+    axes, train = principal.Axes.load(folder / "axes.npz"), runs.open(run_of_v).data.train
     np.testing.assert_allclose(axes.basis @ axes.mean, train.gather(np.arange(len(train))).x.mean(0), atol=1e-5)
     assert f"sigma_data={1.3 * np.sqrt(np.mean(axes.variances)):.2g}" in printed
     flags = ["--mode=sample", f"--workdir={run_of_v}", "--seeds=0-3", "--sampler=principal.adams", "--nfe=4"]
     flags += ["--config.grid.name=angle", f"--out={tmp_path / 'drawn'}"]
     assert command_line.main(flags) == 2
     assert "The axes are of type NoneType, expected" in capsys.readouterr().err
-    flags += [f"--config.sampler.axes={tmp_path / 'axes.npz'}"]
+    flags += [f"--config.sampler.axes={folder / 'axes.npz'}"]
     assert command_line.main(flags) == 0
     assert command_line.main([*flags, "--config.grid.n=5"]) == 2
     assert "--nfe and --config.grid.n are two names of one thing" in capsys.readouterr().err

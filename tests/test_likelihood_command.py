@@ -119,6 +119,7 @@ def test_digits_under_a_model_whose_density_is_known(digits):
     assert 0 < trip["worst"] < 1e-4
 
 
+@pytest.mark.slow
 def test_digits_side_by_side(digits, tmp_path, monkeypatch):
     """A whole report without training: both dequantisations, both bounds, histograms, and 3 bits for 17 levels."""
     monkeypatch.setattr(runs, "open", lambda workdir, **options: digits)

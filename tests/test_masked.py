@@ -190,7 +190,7 @@ def test_one_at_a_time_is_exact_where_one_step_is_not():
     np.testing.assert_allclose(total_variation(law(at_once), product_of_marginals(A)), 0, atol=1.3 * floor(A, n))
 
 
-# Trained
+# Trained: 2 500 steps, half a minute; the config's tiny run below is trained by default
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +217,7 @@ def test_joint_of_the_data_is_a_law_of_its_seed_alone():
     assert total_variation(found, joint()) < 1.5 * floor(joint(), 100_000)
 
 
+@pytest.mark.slow
 def test_trained_conditionals_are_those_of_the_joint(trained):
     """All 37 contexts: errors under 0.1, beside four standard errors of what the training examples say of a context.
 
@@ -236,6 +237,7 @@ def test_trained_conditionals_are_those_of_the_joint(trained):
     assert max(blind) > 2  # the negative control: a network that reads no context
 
 
+@pytest.mark.slow
 def test_trained_draws_have_the_joint_law(trained):
     p, n = joint(), 20_000
     one, two = trained.draw(n), trained.draw(n, steps=1)
@@ -245,6 +247,7 @@ def test_trained_draws_have_the_joint_law(trained):
     np.testing.assert_array_equal(trained.draw([7, 3]), trained.draw([3, 7])[::-1])
 
 
+@pytest.mark.slow
 def test_sections_of_the_report(trained):
     """The bound is the entropy where the conditionals are right; the judge's figures are those of the enumeration."""
     p = joint()
