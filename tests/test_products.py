@@ -112,8 +112,12 @@ def _evaluate(jaxpr, consts, *args):
     for eqn in jaxpr.eqns:
         values, name, p = list(map(read, eqn.invars)), eqn.primitive.name, eqn.params
         inner = next((p[k] for k in ("jaxpr", "call_jaxpr") if k in p), None)
-        if name == "scan":
-            n, m = p["num_consts"], p["num_carry"]
+        if inner is not None and not hasattr(inner, "consts"):
+            inner = jax.extend.core.ClosedJaxpr(inner, ())
+        if name == "scan":  # its columns and stacked results have an axis more than in its body: in every jax
+            stacked = lambda outer, body: sum(a.aval.ndim > b.aval.ndim for a, b in zip(outer, body, strict=True))
+            m = len(eqn.outvars) - stacked(eqn.outvars, inner.jaxpr.outvars)
+            n = len(values) - m - stacked(eqn.invars, inner.jaxpr.invars)
             fixed, carry, columns, out = values[:n], values[n : n + m], values[n + m :], []
             for i in range(p["length"]):
                 found = _evaluate(inner.jaxpr, inner.consts, *fixed, *carry, *(column[i] for column in columns))
@@ -124,8 +128,7 @@ def _evaluate(jaxpr, consts, *args):
             coarse = [value.astype("bfloat16").astype(value.dtype) for value in values]
             found = [eqn.primitive.bind(*coarse, **p)]
         elif inner is not None:
-            closed = inner if hasattr(inner, "consts") else jax.extend.core.ClosedJaxpr(inner, ())
-            found = _evaluate(closed.jaxpr, closed.consts, *values)
+            found = _evaluate(inner.jaxpr, inner.consts, *values)
         else:
             found = eqn.primitive.bind(*values, **p)
             found = found if eqn.primitive.multiple_results else [found]
