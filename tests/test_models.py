@@ -81,8 +81,9 @@ def test_vmap_is_the_batched_network_at_equal_flops(name):
     assert np.abs(out).max() > 0.1
     apart = 3e-2 if "bfloat16" in name else 1e-6  # bfloat16 has 8 bits, and rounds a last bit of float32 either way
     np.testing.assert_allclose(out, apply(*args), rtol=apart, atol=apart)
-    # XLA counts what it has rewritten, small sums one way or the other; a product more would be ten times the bound.
-    assert mapped.cost_analysis()["flops"] == pytest.approx(apply.cost_analysis()["flops"], rel=1e-2)
+    # XLA counts what it has rewritten: conversions of bfloat16 and small sums come out one way or the other.
+    rel = 5e-2 if "bfloat16" in name else 1e-3
+    assert mapped.cost_analysis()["flops"] == pytest.approx(apply.cost_analysis()["flops"], rel=rel)
 
 
 def equations(jaxpr):
