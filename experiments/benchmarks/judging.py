@@ -5,8 +5,8 @@
 
 Random smooth images stand for data and samples. Judged are all distances between them beside their floor and a Gaussian
 fit, and the loss by time of a denoiser that costs nothing, beside that of the fit: what an evaluation does besides
-drawing samples and asking the network. The limit at the default size is 30 s and 3 GB; the exit status says whether it
-was kept (of the CPU seconds, on a machine that does other things too).
+drawing samples and asking the network. The limit at the default size is 30 s by the clock, on two cores that do
+nothing else, and 3 GB; the exit status says whether it was kept.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def main() -> int:
     losses = {name: curves[name]["mean"] for name in ("held out", "Gaussian fit")}
     print(json.dumps({**found, **memory, "losses": losses, **sections[0].results}))
     left = [section.results["left_out"] for section in sections if "left_out" in section.results]
-    return int(bool(left) or cpu > SECONDS or gigabytes > GIGABYTES)
+    return int(bool(left) or wall > SECONDS or gigabytes > GIGABYTES)
 
 
 def state(method: methods.Method, dataset: data.Dataset) -> training.TrainState:
