@@ -65,12 +65,12 @@ class GaussianMixture:
 
     @property
     def thin(self) -> bool:
-        """Whether the covariances have fewer axes than x has entries: no spread along the others, but the noise's."""
+        """Tells whether covariances have fewer axes than x has entries: along the others there is noise alone."""
         return self.variances.shape[1] < self.means.shape[1]
 
     @property
     def _one_thin(self) -> bool:
-        """Whether this is one thin Gaussian: of many examples its products are plain ones of matrices, not batched."""
+        """Tells whether the mixture is one thin Gaussian: its products are then of matrices, not batched."""
         return self.thin and len(self.log_weights) == 1
 
     def denoiser(self, schedule: Schedule, with_var: bool = False) -> ExactDenoiser:

@@ -14,7 +14,7 @@ from diffjax.samplers import AmplifyingPlan, ancestral, deis, multistep, samplin
 from diffjax.schedules import EDM, VP, Rectified
 
 ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.filterwarnings("error")  # so that a plan that warns fails the tests of no alarm
 MEANS, SPREAD = (-1.0, 1.0), 0.2  # of a mixture of two, of standard deviation 1.02
 
 

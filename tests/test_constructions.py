@@ -345,4 +345,9 @@ def test_bad_input_is_one_line(call, match):
 
 
 def test_a_point_without_weight_needs_no_support():
-    constructions.marginal(characteristics.uniform(0.0, 2.0), [[0.5], [3.0]], [1.0, 0.0])
+    """It may lie where the prior has no mass, and changes neither law nor velocity."""
+    prior, x, t = characteristics.uniform(0.0, 2.0), jnp.asarray([0.55]), 0.1
+    both, alone = constructions.marginal(prior, [[0.5], [3.0]], [1.0, 0.0]), constructions.marginal(prior, [[0.5]])
+    assert np.isfinite(alone.log_prob(x, t))
+    np.testing.assert_allclose(both.log_prob(x, t), alone.log_prob(x, t), rtol=1e-6)
+    np.testing.assert_allclose(both.velocity(x, t), alone.velocity(x, t), rtol=1e-6)

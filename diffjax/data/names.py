@@ -74,7 +74,7 @@ def check_classes(dataset: Dataset, classes: int | None) -> None:
 
 
 def keep_names(workdir: str | Path, dataset: Dataset, begun: bool = True) -> None:
-    """Writes the class names into a workdir, or holds those of a run that has begun against the data's.
+    """Writes the class names into a workdir; where a run has begun, checks that its names are those of the data.
 
     Raises:
         ValueError: where a class has another number, or another name, than when the run began.

@@ -18,7 +18,7 @@ LABELS = "dataset.json"  # of StyleGAN's and EDM's data sets: {"labels": [["0000
 
 
 class Tree(Protocol):
-    """Files by name."""
+    """What holds files by name: a folder or a zip archive."""
 
     where: str
     names: list[str]
@@ -82,7 +82,7 @@ def _hidden(name: str) -> bool:
 
 
 class _Folder:
-    """A folder's files."""
+    """The files below a folder, by name: hidden ones left out, links followed once."""
 
     def __init__(self, root: Path, suffixes: tuple[str, ...]):
         self.root, self.where = root, str(root)

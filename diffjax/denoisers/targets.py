@@ -165,7 +165,7 @@ class Score(Prediction):
         return 1 / alpha, sigma**2 / alpha
 
     def noise_out(self, schedule: Schedule, t: Any) -> Any:
-        """Computes sigma."""
+        """Computes sigma, the factor from an error of the score to one of eps."""
         return schedule(t)[1]
 
 

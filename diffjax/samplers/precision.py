@@ -57,7 +57,7 @@ class Steady(Wrapper):
     denoise: Denoiser
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """Evaluates the model.
+        """Evaluates the model at (x, t) and gives its posterior in the precision of x.
 
         Raises:
             ValueError: for a mean that is not of real floating-point numbers.
