@@ -16,7 +16,7 @@ from test_layers import imports
 
 FOLDER = run_command.ROOT / "experiments"
 FILES = sorted(FOLDER.rglob("*.py"))
-SHARED = ("common", "counting")  # what the scripts of one folder import of each other, and nobody calls
+SHARED = ("common", "counting", "mutants")  # what the scripts of one folder import of each other, and nobody calls
 name_of = lambda path: f"{path.parent.name}/{path.stem}"
 
 
@@ -87,6 +87,32 @@ def test_an_experiment_runs_only_as_a_script(path, alone, capsys):
     """What an import would run is nothing: constants are made, `main` is not called."""
     assert callable(alone(path)["main"])
     assert capsys.readouterr().out == ""
+
+
+def test_a_mutant_is_one_point_of_the_text(alone):
+    """The mutants of five lines, written out; texts, annotations and what is raised are left alone."""
+    text = """def f(x: int | None = 2, y="é") -> int | None:
+    if not 0 < x:
+        raise ValueError(f"{x + 1}")
+    return jnp.sin(x) ** 2 - g(x, y)
+"""
+    (path,) = (path for path in FILES if path.stem == "mutants")
+    made = alone(path)["mutants"](text)
+    assert [(m.before, m.after) for m in made] == [
+        ("2", "3"),
+        ("not 0 < x", "0 < x"),
+        ("0", "1"),
+        ("0 < x", "0 <= x"),
+        ("jnp.sin(x)", "jnp.cos(x)"),
+        ("jnp.sin(x) ** 2", "jnp.sin(x) * 2"),
+        ("jnp.sin(x) ** 2 - g(x, y)", "jnp.sin(x) ** 2 + g(x, y)"),
+        ("2", "3"),
+        ("g(x, y)", "g(y, x)"),
+    ]
+    for mutant in made:
+        damaged = mutant.applied(text)
+        assert damaged == text.replace(text[mutant.start :], f"({mutant.after}){text[mutant.end :]}")
+        ast.parse(damaged)
 
 
 # How each is tried out: the tiny run that it looks at, its arguments, the JSON that it writes (None: that it prints).
