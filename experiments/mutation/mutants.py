@@ -35,6 +35,7 @@ COMPARE = {
 _PAIRS = "sin cos, sinh cosh, maximum minimum, max min, exp expm1, log log1p, sqrt square, sum mean, ceil floor"
 _PAIRS += ", argmax argmin, any all, zeros_like ones_like, zeros ones"
 NEIGHBOUR = {a: b for pair in _PAIRS.split(", ") for a, b in (pair.split(), pair.split()[::-1])}
+SYMMETRIC = {"maximum", "minimum", "max", "min", "logaddexp", "isclose", "allclose", "array_equal"}  # any order is one
 
 
 class Mutant(NamedTuple):
@@ -82,8 +83,10 @@ def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
             yield changed("function", func=ast.Name(NEIGHBOUR[name], ast.Load()))
         case ast.Call(func=ast.Attribute(value=owner, attr=name)) if name in NEIGHBOUR:
             yield changed("function", func=ast.Attribute(owner, NEIGHBOUR[name], ast.Load()))
-        case ast.Call(args=[first, second, *more]) if not any(isinstance(a, ast.Starred) for a in (first, second)):
-            if ast.dump(first) != ast.dump(second):
+        case ast.Call(func=called, args=[first, second, *more]):
+            name = getattr(called, "attr", getattr(called, "id", ""))
+            starred = isinstance(first, ast.Starred) or isinstance(second, ast.Starred)
+            if not starred and name not in SYMMETRIC and ast.dump(first) != ast.dump(second):
                 yield changed("arguments", args=[second, first, *more])
 
 
