@@ -94,7 +94,7 @@ def ode(
     prior = _prior_of(process, ts) if prior is None else as_pytree(prior)
     flow = _Flow(solver, adaptive, trace, probes, max_steps)
     alpha, sigma = amplitudes(process.schedule, ts[[0, -1]] if adaptive else ts)
-    time_of(process.schedule, 0.0)  # raises here for a schedule without an inverse
+    jax.eval_shape(lambda: time_of(process.schedule, 0.0))  # raises here for a schedule without an inverse
     path = (jnp.asarray(np.arctan2(sigma, alpha)[::-1]), jnp.asarray(np.hypot(alpha, sigma)[[-1, 0]]))
     return jax.tree_util.Partial(flow, path, (jnp.asarray(rtol, float), jnp.asarray(atol, float)), process, prior)
 
@@ -106,7 +106,8 @@ def _prior_of(process: Any, ts: np.ndarray) -> jax.tree_util.Partial:
             f"{type(process).__name__} has no prior_log_density(x_T, t), so that no likelihood follows from its flow; "
             "give `prior` (x_T -> log density in nats), or use likelihood.elbo."
         )
-    process.prior_log_density(jnp.zeros(1), float(ts[0]))
+    x = jax.ShapeDtypeStruct((1,), jnp.result_type(float))
+    jax.eval_shape(lambda x: process.prior_log_density(x, float(ts[0])), x)
     return jax.tree_util.Partial(_prior, process, jnp.asarray(ts[0]))
 
 
