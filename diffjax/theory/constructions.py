@@ -107,10 +107,9 @@ def marginal(construction: Construction, points: Any, weights: Any = None) -> Ma
         raise ValueError(f"Got points of shape {points.shape}, expected finite points (K, d), K >= 1.")
     if weights.shape != points.shape[:1] or not np.all(weights >= 0) or not 0 < weights.sum() < np.inf:
         raise ValueError(f"Got weights {weights}, expected {len(points)} numbers >= 0, not all 0.")
-    log_prior = getattr(construction, "log_prior", None)
-    if log_prior is not None:
+    if getattr(construction, "log_prior", None) is not None:
         for i, x in enumerate(points[weights > 0]):
-            if float(log_prior(jnp.asarray(x, float))) == -np.inf:
+            if float(_log_prior(construction, jnp.asarray(x, float))) == -np.inf:
                 raise ValueError(
                     f"The prior has no mass at data point {x} (number {i}), expected one whose support holds the data: "
                     "elsewhere there is no velocity to learn. Widen it, or scale the data."
@@ -118,6 +117,11 @@ def marginal(construction: Construction, points: Any, weights: Any = None) -> Ma
     with np.errstate(divide="ignore"):
         log_weights = np.log(weights / weights.sum())
     return Marginal(construction, jnp.asarray(points, float), jnp.asarray(log_weights, float))
+
+
+@jax.jit
+def _log_prior(construction: Any, x: Array) -> Array:
+    return construction.log_prior(x)
 
 
 def denoiser(velocity: Field, schedule: Schedule) -> Denoiser:
