@@ -103,7 +103,7 @@ def check_calls(method: Method, dataset: Dataset) -> None:
     batch = jax.tree.map(lambda a: a[None], example)
     try:
         if method.prepare is not None:
-            batch = method.prepare.apply(method.prepare.init(), key, batch)
+            batch = jax.jit(method.prepare.apply)(method.prepare.init(), key, batch)
         if method.learned is not None:
             method.learned(method.prepare.init())  # pyright: ignore[reportOptionalMemberAccess]
         params = jax.eval_shape(method.init, key, example)
