@@ -1,5 +1,7 @@
 """Poisson flows: the Student-t law, its flow and likelihood, EDM as the limit, and bad input."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,22 @@ from diffjax.schedules import EDM, VP
 KEY, N_DRAWS = jax.random.key(0), 200_000
 RNG = np.random.default_rng(0)
 
+# One program each for every D and every schedule of a kind: processes and denoisers are arguments.
+mean = jax.jit(lambda denoise, x, t: denoise(x, t).mean)
+log_density = jax.jit(lambda process, x, t: process.prior_log_density(x, t))
+solved = jax.jit(lambda density, denoise, x: jax.vmap(lambda x: density(denoise, KEY, x))(x))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def draws(process, n, size):
+    """z (size, n)."""
+    return jax.vmap(lambda key: process.law(key, (n,)))(jax.random.split(KEY, size))
+
+
+@jax.jit
+def walked(walk, denoise, x):
+    return jax.vmap(lambda x: walk(denoise, KEY, x))(x)
+
 
 # The law.
 
@@ -25,9 +43,7 @@ RNG = np.random.default_rng(0)
 @pytest.mark.parametrize(("n", "D"), [(1, 1.0), (2, 1.0), (5, 1.0), (3, 2.5), (64, 64.0), (2, 0.3)])
 def test_the_ratio_of_radii_has_its_beta_law(n, D):
     """R^2 / (R^2 + r^2) ~ Beta(N / 2, D / 2); Kolmogorov's distance has its 1e-4 quantile at 2.2 / sqrt(draws)."""
-    process = poisson(EDM(), D)
-    draw = jax.jit(jax.vmap(lambda key: process.noise(key, jnp.zeros(n))))
-    z = np.asarray(draw(jax.random.split(KEY, N_DRAWS)), np.float64)
+    z = np.asarray(draws(poisson(EDM(), D), n, N_DRAWS), np.float64)
     square = (z**2).sum(1)
     found = stats.kstest(square / (square + D), stats.beta(n / 2, D / 2).cdf).statistic
     assert found < 2.2 / np.sqrt(N_DRAWS)
@@ -40,8 +56,7 @@ def test_the_radius_tends_to_the_normals(D, gap):
     q = np.linspace(0.05, 0.95, 181)
     normal = stats.chi(4).ppf(q)
     assert np.abs(2 * np.sqrt(stats.f(4, D).ppf(q)) - normal).max() == pytest.approx(gap, rel=0.05)
-    draw = jax.jit(jax.vmap(lambda key: jnp.linalg.norm(poisson(EDM(), D).law(key, (4,)))))
-    radii = np.asarray(draw(jax.random.split(KEY, N_DRAWS)))
+    radii = np.linalg.norm(draws(poisson(EDM(), D), 4, N_DRAWS), axis=1)
     assert np.abs(np.quantile(radii, q) - normal).max() == pytest.approx(gap, abs=0.008)
 
 
@@ -50,7 +65,7 @@ def test_the_radius_tends_to_the_normals(D, gap):
 def test_the_density_is_the_multivariate_t(D, dtype):
     x = np.asarray([0.3, -1.2, 40.0, 2.0], dtype)
     with host.enable_x64(dtype == np.float64):
-        got = poisson(VP(), D).prior_log_density(jnp.asarray(x), 0.4)
+        got = log_density(poisson(VP(), D), x, 0.4)
     assert got.dtype == dtype
     sigma = calculus.amplitudes(VP(), [0.4])[1][0]
     expected = stats.multivariate_t(np.zeros(4), sigma**2 * np.eye(4), D).logpdf(x.astype(float))
@@ -63,15 +78,15 @@ def test_one_extra_dimension_has_the_poisson_kernels_constant(d, x64):
     x, t = RNG.normal(size=d), 0.7
     constant = special.gamma((d + 1) / 2) / np.pi ** ((d + 1) / 2)
     expected = constant * t / (t**2 + x @ x) ** ((d + 1) / 2)
-    got = np.exp(poisson(EDM(), 1.0).prior_log_density(jnp.asarray(x), t))
+    got = np.exp(log_density(poisson(EDM(), 1.0), x, t))
     np.testing.assert_allclose(got, expected, rtol=1e-10)
 
 
 def test_draws_stay_finite_where_the_clipped_beta_is_wrong():
     """N = 3072, D = 1: 92 % of the Betas are above the published clip at 1 - 1e-3."""
     process = poisson(EDM(40.0), 1.0)
-    radius = jax.jit(jax.vmap(lambda key: jnp.linalg.norm(process.noise(key, jnp.zeros(3072)))))
-    found = np.asarray(radius(jax.random.split(KEY, 1000)), np.float64)
+    noise = jax.jit(jax.vmap(lambda key: process.noise(key, np.zeros(3072, np.float32))))
+    found = np.linalg.norm(noise(jax.random.split(KEY, 1000)), axis=1).astype(np.float64)  # the norm in float32
     assert np.all(np.isfinite(found))
     assert np.mean(found**2 / (1 + found**2) > 1 - 1e-3) == pytest.approx(0.92, abs=0.03)
 
@@ -82,8 +97,9 @@ def test_the_published_clip_moves_half_of_the_prior():
     ratio = stats.f(3072, 1)
     assert ratio.sf((3000 / 40) ** 2 / 3072) == pytest.approx(0.54, abs=0.005)
     assert 40 * np.sqrt(3072 * ratio.median()) == pytest.approx(3288, rel=1e-3)
-    draw = lambda process: jax.jit(jax.vmap(lambda key: process.prior(key, (3072,))))(jax.random.split(KEY, 1000))
-    x, held = np.asarray(draw(ideal), np.float64), np.asarray(draw(clipped), np.float64)
+    keys = jax.random.split(KEY, 1000)
+    draw = jax.jit(jax.vmap(lambda key: [process.prior(key, (3072,)) for process in (ideal, clipped)]))
+    x, held = (np.asarray(drawn, np.float64) for drawn in draw(keys))
     radius = np.linalg.norm(x, axis=1)
     assert np.mean(radius > 3000) == pytest.approx(0.54, abs=0.05)
     assert np.median(radius) == pytest.approx(3287, rel=0.15)
@@ -100,16 +116,14 @@ def test_the_exact_denoiser_is_the_kernels_mean(schedule, D, x64):
     denoise = exact(poisson(schedule, D), points, weights)
     for t in (0.05, 0.4, 0.9):
         x = RNG.normal(size=3)
-        np.testing.assert_allclose(
-            denoise(jnp.asarray(x), t).mean, by_hand(points, weights, x, t, schedule, D), rtol=1e-9
-        )
+        np.testing.assert_allclose(mean(denoise, x, t), by_hand(points, weights, x, t, schedule, D), rtol=1e-9)
 
 
 def test_many_dimensions_are_edm(x64):
     """The exact denoiser tends to the Gaussian's like 1 / D; D = inf is that process and schedule themselves."""
-    points, x, t = RNG.normal(size=(6, 3)), jnp.asarray([0.4, -1.0, 0.2]), 0.8
-    gaussian = analytic.empirical(points).denoiser(EDM())(x, t).mean
-    errors = [float(jnp.abs(exact(poisson(EDM(), D), points, None)(x, t).mean - gaussian).max()) for D in (1e3, 1e4)]
+    points, x, t = RNG.normal(size=(6, 3)), np.asarray([0.4, -1.0, 0.2]), 0.8
+    gaussian = np.asarray(mean(analytic.empirical(points).denoiser(EDM()), x, t))
+    errors = [np.abs(mean(exact(poisson(EDM(), D), points, None), x, t) - gaussian).max() for D in (1e3, 1e4)]
     assert 1e-4 < errors[0] < 1e-2
     assert errors[0] / errors[1] == pytest.approx(10, rel=0.02)
     process = poisson(EDM(), np.inf)
@@ -117,8 +131,10 @@ def test_many_dimensions_are_edm(x64):
 
 
 def test_the_recipe_with_infinitely_many_dimensions_is_edms_to_the_bit():
-    loss = lambda process: losses.regression(
-        lambda x, c: x, process, denoisers.EDM(), jnp.ones(3), process.noise(KEY, jnp.ones(3)), 0.7
+    loss = jax.jit(
+        lambda process: losses.regression(
+            lambda x, c: x, process, denoisers.EDM(), jnp.ones(3), process.noise(KEY, jnp.ones(3)), 0.7
+        )
     )
     assert loss(poisson(EDM(), np.inf)) == loss(processes.Gaussian(EDM()))
     a = build_run(runs.load("configs/pfgm.py:tiny", ["process.D=inf"])).method.parts
@@ -138,14 +154,14 @@ def test_the_flow_keeps_the_quantiles_of_the_exact_cauchy_mixture(x64):
     start = [optimize.brentq(lambda x: cauchy([x], 40.0)[0] - p, -1e4, 1e4, xtol=1e-12) for p in q]  # noqa: B023
     sampler = samplers.ode.probability_flow(process.schedule, "Dopri8", rtol=1e-11, atol=1e-13)
     walk, denoise = sampling_fn(sampler, np.array([40.0, 1e-3])), exact(process)
-    end = jax.jit(jax.vmap(lambda x: walk(denoise, KEY, x)))(jnp.asarray(start)[:, None])[:, 0]
+    end = np.asarray(walked(walk, denoise, np.asarray(start)[:, None]))[:, 0]
     np.testing.assert_allclose(cauchy(end, 1e-3), q, atol=5e-9)
-    np.testing.assert_array_equal(np.asarray(end) > 0.5, q > 0.4)
+    np.testing.assert_array_equal(end > 0.5, q > 0.4)
 
 
 def quantile(process, t):
     """The median of the mixture's lower and upper part: the x at which its distribution function is 0.4."""
-    alpha, sigma = (float(a) for a in process.schedule(t))
+    (alpha,), (sigma,) = calculus.amplitudes(process.schedule, [t])
     law = stats.t(float(process.D))
     return optimize.brentq(lambda x: SHARES @ law.cdf((x - alpha * PAIR) / sigma) - 0.4, -1e3, 1e3)
 
@@ -160,20 +176,21 @@ def test_ordinary_samplers_and_grids_serve_it(make, schedule, D, x64):
     process = poisson(schedule, D)
     ts = grids.karras(schedule, 60) if isinstance(schedule, EDM) else grids.log_snr(schedule, 60)
     walk, denoise = sampling_fn(make(process.schedule), ts), exact(process)
-    middle, width = quantile(process, ts[0]), float(schedule(ts[0])[1])
-    end = jax.vmap(lambda x: walk(denoise, KEY, x[None]))(middle + width * jnp.asarray([-3, -0.02, 0.02, 3]))
+    middle, width = quantile(process, ts[0]), calculus.amplitudes(schedule, ts[:1])[1][0]
+    end = np.asarray(walked(walk, denoise, middle + width * np.asarray([[-3], [-0.02], [0.02], [3]])))
     np.testing.assert_allclose(end[:, 0], [-1, -1, 2, 2], atol=0.05 if D == 1 else 1e-4)
 
 
 def test_the_regression_has_the_field_as_its_mean_without_a_batch(x64):
     """E[(x_0 - E[x_0 | x_t]) h(x_t)] = 0 for bounded h, D = 1; the Gaussian's denoiser fails it."""
     process, t, n = poisson(EDM(), 1.0), 0.8, 60_000
-    x0 = jnp.asarray(RNG.choice(PAIR, n, p=SHARES))[:, None]
-    x = jax.vmap(lambda key, x0: process.corrupt(x0, process.noise(key, x0), t))(jax.random.split(KEY, n), x0)
-    h = np.stack([np.ones(n), np.tanh(np.asarray(x)[:, 0]), np.cos(np.asarray(x)[:, 0])])
+    x0 = RNG.choice(PAIR, n, p=SHARES)[:, None]
+    corrupt = jax.jit(jax.vmap(lambda key, x0: process.corrupt(x0, process.noise(key, x0), t)))
+    x = np.asarray(corrupt(jax.random.split(KEY, n), x0))
+    h = np.stack([np.ones(n), np.tanh(x[:, 0]), np.cos(x[:, 0])])
 
     def slip(denoise):
-        miss = np.asarray(x0 - jax.jit(jax.vmap(lambda x: denoise(x, t).mean))(x))[:, 0]
+        miss = (x0 - np.asarray(jax.jit(jax.vmap(lambda x: denoise(x, t).mean))(x)))[:, 0]
         return (h * miss).mean(1) * np.sqrt(n) / (h * miss).std(1)
 
     assert np.abs(slip(exact(process))).max() < 4
@@ -209,8 +226,8 @@ def test_the_likelihood_is_the_pushed_prior(D, x64):
     pdf = lambda x, t: SHARES @ law.pdf((x - PAIR) / t) / t
     density = likelihood.ode(np.array([T, t_min]), process, rtol=1e-10, atol=1e-10, trace="exact")
     denoise, xs = exact(process), np.array([-1.3, 0.1, 0.6, 2.2, 6.0])
-    found = jax.jit(jax.vmap(lambda x: density(denoise, KEY, x)))(jnp.asarray(xs)[:, None])
-    for x, latent, log_p in zip(xs, found.latent[:, 0], found.log_p):
+    found = solved(density, denoise, xs[:, None])
+    for x, latent, log_p in zip(xs, np.asarray(found.latent)[:, 0], np.asarray(found.log_p)):
         x_T = optimize.brentq(lambda y: cdf(y, T) - cdf(x, t_min), -1e5, 1e5, xtol=1e-12)  # noqa: B023
         np.testing.assert_allclose(latent, x_T, rtol=1e-6, atol=1e-7)
         expected = law.logpdf(x_T / T) - np.log(T) + np.log(pdf(x, t_min) / pdf(x_T, T))
@@ -222,7 +239,7 @@ def test_the_density_integrates_to_one(x64):
     process = poisson(EDM(20.0), 3.0)
     density = likelihood.ode(np.array([20.0, 0.3]), process, rtol=1e-8, atol=1e-8, trace="exact")
     u, denoise = np.linspace(-9, 9, 400), exact(process)
-    log_p = jax.jit(jax.vmap(lambda x: density(denoise, KEY, x[None]).log_p))(jnp.sinh(jnp.asarray(u)))
+    log_p = np.asarray(solved(density, denoise, np.sinh(u)[:, None]).log_p)
     assert np.trapezoid(np.exp(log_p) * np.cosh(u), u) == pytest.approx(1, abs=2e-6)
 
 
