@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import analytic, grids, samplers
+from diffjax import analytic, calculus, grids, samplers
 from diffjax.denoisers import inverse, optimal
 from diffjax.schedules import EDM, VP
 
@@ -21,8 +21,22 @@ def gaussian(schedule, with_var=False):
     return analytic.gaussian_mixture([1.0], [MEAN], [V]).denoiser(schedule, with_var)
 
 
+def operator(x):
+    return jnp.asarray(A) @ x
+
+
 def seen(noise=R, y=Y):
-    return inverse.observe(lambda x: jnp.asarray(A) @ x, jnp.asarray(y), (4,), noise)
+    return inverse.observe(operator, jnp.asarray(y), (4,), noise)
+
+
+# One program for all denoisers of a kind, at any time.
+mean_of = jax.jit(lambda denoise, x, t: denoise(x, t).mean)
+walked = jax.jit(lambda sample, denoise, keys, x: jax.vmap(lambda key, x: sample(denoise, key, x))(keys, x))
+
+
+def amplitudes(schedule, t):
+    (alpha,), (sigma,) = calculus.amplitudes(schedule, [t])
+    return float(alpha), float(sigma)
 
 
 def conditional(mean, cov, x, alpha, sigma, y, noise):
@@ -36,32 +50,32 @@ def conditional(mean, cov, x, alpha, sigma, y, noise):
 @pytest.mark.parametrize("schedule", [VP(), EDM(t_max=3.0)], ids=lambda s: type(s).__name__)
 def test_of_gaussian_data_conditioning_is_exact(schedule, t, x64):
     """With the posterior's variance, whatever the operator."""
-    alpha, sigma = map(float, schedule(t))
+    alpha, sigma = amplitudes(schedule, t)
     expected = conditional(MEAN, V * np.eye(4), X, alpha, sigma, Y, R)
-    got = inverse.tmpd(gaussian(schedule, with_var=True), seen())(jnp.asarray(X), t).mean
-    np.testing.assert_allclose(got, expected, rtol=1e-9)
-    by_derivative = inverse.tmpd(optimal.jacobian(gaussian(schedule)), seen())(jnp.asarray(X), t).mean
-    np.testing.assert_allclose(by_derivative, expected, rtol=1e-9)
-    np.testing.assert_allclose(
-        inverse.pigdm(gaussian(schedule), seen(), v=V)(jnp.asarray(X), t).mean, expected, rtol=1e-9
-    )
+    for denoise in (
+        inverse.tmpd(gaussian(schedule, with_var=True), seen()),
+        inverse.tmpd(optimal.jacobian(gaussian(schedule)), seen()),
+        inverse.pigdm(gaussian(schedule), seen(), v=V),
+    ):
+        np.testing.assert_allclose(mean_of(denoise, X, t), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("t", TIMES)
 def test_the_equations(t, x64):
     """diffpir by its minimisation, dps by the gradient of its potential, replacement by the pseudo-inverse."""
-    schedule, x = VP(), jnp.asarray(X)
-    alpha, sigma = map(float, schedule(t))
-    mean = np.asarray(gaussian(schedule)(x, t).mean)
+    schedule = VP()
+    alpha, sigma = amplitudes(schedule, t)
+    mean = np.asarray(mean_of(gaussian(schedule), X, t))
     strength = 2.5
     weight = strength * alpha**2 / sigma**2
     proximal = np.linalg.solve(A.T @ A / R**2 + weight * np.eye(4), A.T @ Y / R**2 + weight * mean)
-    np.testing.assert_allclose(inverse.diffpir(gaussian(schedule), seen(), strength)(x, t).mean, proximal, rtol=1e-8)
+    found = mean_of(inverse.diffpir(gaussian(schedule), seen(), strength), X, t)
+    np.testing.assert_allclose(found, proximal, rtol=1e-8)
     gain = alpha * V / (alpha**2 * V + sigma**2)  # d mean / d x_t
     guided = mean + 0.7 * sigma**2 / alpha * gain * A.T @ (Y - A @ mean) / R**2
-    np.testing.assert_allclose(inverse.dps(gaussian(schedule), seen(), 0.7)(x, t).mean, guided, rtol=1e-9)
+    np.testing.assert_allclose(mean_of(inverse.dps(gaussian(schedule), seen(), 0.7), X, t), guided, rtol=1e-9)
     replaced = mean + np.linalg.pinv(A) @ (Y - A @ mean)
-    np.testing.assert_allclose(inverse.replacement(gaussian(schedule), seen())(x, t).mean, replaced, rtol=1e-8)
+    np.testing.assert_allclose(mean_of(inverse.replacement(gaussian(schedule), seen()), X, t), replaced, rtol=1e-8)
 
 
 def test_a_walk_keeps_the_pixels_that_are_known(x64):
@@ -71,8 +85,9 @@ def test_a_walk_keeps_the_pixels_that_are_known(x64):
     schedule = VP()
     denoise = inverse.replacement(gaussian(schedule), known)
     for sampler in (samplers.ancestral.ddim(schedule), samplers.ancestral.ddpm(schedule)):
-        sample = samplers.sampling_fn(sampler, grids.log_snr(schedule, 10))
-        np.testing.assert_allclose(sample(denoise, jax.random.key(0), jnp.asarray(X))[mask], y, rtol=1e-10)
+        sample = samplers.sampling_fn(sampler, grids.log_snr(schedule, 10))  # both are one program
+        ends = walked(sample, denoise, jax.random.split(jax.random.key(0), 1), X[None])
+        np.testing.assert_allclose(np.asarray(ends)[0, mask], y, rtol=1e-10)
 
 
 def test_langevin_corrections_make_replacement_exact(x64):
@@ -86,14 +101,14 @@ def test_langevin_corrections_make_replacement_exact(x64):
     var = share @ (cov[:, 1, 1] - cov[:, 0, 1] ** 2 / cov[:, 0, 0] + means**2) - mean**2
     seen_first = inverse.observe(lambda x: x[:1], jnp.asarray([y]), (2,))
     denoise = inverse.replacement(analytic.gaussian_mixture(w, m, cov).denoiser(schedule), seen_first)
-    x, keys = 20 * jax.random.normal(jax.random.key(0), (2000, 2)), jax.random.split(jax.random.key(1), 2000)
+    x, keys = 20 * RNG.standard_normal((2000, 2)), jax.random.split(jax.random.key(1), 2000)
     bias, spread = [], []
     for corrections in (0, 4, 64):
         sampler = samplers.ancestral.ddim(schedule, eta=1.0)
         if corrections:
             sampler = samplers.langevin.predictor_corrector(schedule, "reverse_diffusion", "ald", 0.5, corrections)
         sample = samplers.sampling_fn(sampler, grids.karras(schedule, 40, t_min=0.01))
-        ends = np.asarray(jax.jit(jax.vmap(lambda key, x, sample=sample: sample(denoise, key, x)))(keys, x))
+        ends = np.asarray(walked(sample, denoise, keys, x))
         np.testing.assert_allclose(ends[:, 0], y, atol=1e-9)
         bias.append(abs(ends[:, 1].mean() - mean))
         spread.append(abs(ends[:, 1].var() - var))
@@ -137,15 +152,15 @@ def test_every_problem_is_solved_exactly_on_gaussian_images(name, x64):
     cov, mean, x = root @ root.T + 0.05 * np.eye(48), rng.standard_normal(48), rng.standard_normal(48)
     y = matrix @ mean + 0.3 * rng.standard_normal(len(rows))
     schedule, t = VP(), 0.4
-    alpha, sigma = map(float, schedule(t))
+    alpha, sigma = amplitudes(schedule, t)
     both = np.concatenate([alpha * np.eye(48), matrix])
     law = both @ cov @ both.T + np.diag([sigma**2] * 48 + [R**2] * len(rows))
     expected = mean + cov @ both.T @ np.linalg.solve(law, np.concatenate([x, y]) - both @ mean)
     prior = analytic.gaussian_mixture([1.0], [mean.reshape(4, 4, 3)], [cov]).denoiser(schedule)
-    observed = jnp.asarray(y).reshape(jax.eval_shape(operator, jnp.zeros((4, 4, 3))).shape)
+    observed = y.reshape(jax.eval_shape(operator, jax.ShapeDtypeStruct((4, 4, 3), float)).shape)
     observation = inverse.observe(operator, observed, (4, 4, 3), R)
-    got = inverse.tmpd(prior, observation, 60)(jnp.asarray(x).reshape(4, 4, 3), t).mean
-    np.testing.assert_allclose(got.ravel(), expected, rtol=1e-7, atol=1e-9)
+    got = mean_of(inverse.tmpd(prior, observation, 60), x.reshape(4, 4, 3), t)
+    np.testing.assert_allclose(np.ravel(got), expected, rtol=1e-7, atol=1e-9)
 
 
 WEIGHTS, MEANS, SPREAD = np.asarray([0.4, 0.6]), RNG.standard_normal((2, 4)), 0.15
@@ -171,9 +186,8 @@ def test_samples_of_a_mixture_follow_its_conditional(x64):
     prior = analytic.gaussian_mixture(WEIGHTS, MEANS, [SPREAD] * 2).denoiser(schedule)
     mean, covariance = exact_conditional()
     sample = samplers.sampling_fn(samplers.ancestral.ddim(schedule, eta=1.0), grids.karras(schedule, 40))
-    x = 20 * jax.random.normal(jax.random.key(0), (2000, 4))
+    x = 20 * np.random.default_rng(0).standard_normal((2000, 4))
     keys = jax.random.split(jax.random.key(1), 2000)
-    walk = jax.jit(lambda denoise: jax.vmap(lambda key, x: sample(denoise, key, x))(keys, x))
     off = {}
     for name, denoise in {
         "prior": prior,
@@ -181,7 +195,7 @@ def test_samples_of_a_mixture_follow_its_conditional(x64):
         "pigdm": inverse.pigdm(prior, seen()),
         "tmpd": inverse.tmpd(prior, seen()),
     }.items():
-        ends = np.asarray(walk(denoise))
+        ends = np.asarray(walked(sample, denoise, keys, x))
         off_mean = np.linalg.norm(ends.mean(0) - mean) / np.sqrt(np.trace(covariance))
         off[name] = off_mean, np.linalg.norm(np.cov(ends.T) - covariance) / np.linalg.norm(covariance)
     assert off["tmpd"][0] < 0.2
