@@ -1,5 +1,7 @@
 """Green functions and characteristics: residuals, laws, what they do to finite data, the example of kexue 9379."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +48,34 @@ MADE = {
     "bent": (bent(), 2),
 }
 
+# Constructions are pytrees: one program each for all constructions of a kind, at the tests' points and times.
+
+
+@jax.jit
+def one(construction, x, x0, t):
+    """(log p_t(x | x_0), f_t(x | x_0))."""
+    return construction.log_density(x, x0, t), construction.velocity(x, x0, t)
+
+
+@jax.jit
+def mixed(marginal, x, t):
+    """(log p_t(x), v(x, t)), and what must vanish if they belong together."""
+    residual = residuals.continuity(marginal.log_prob, marginal.velocity, x, t)
+    return marginal.log_prob(x, t), marginal.velocity(x, t), residual
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def draws(construction, x0, t, n):
+    return jax.vmap(lambda key: construction.sample(key, x0, t))(jax.random.split(KEY, n))
+
+
+@jax.jit
+def flown(denoise, x, t):
+    """(dx/dt of the probability flow, E[x_0 | x_t = x])."""
+    return samplers.ode.velocity(denoise, x, t), denoise(x, t).mean
+
+
+walked = jax.jit(lambda walk, denoise, x: jax.vmap(lambda x: walk(denoise, KEY, x))(x))
 
 # One point.
 
@@ -86,8 +116,8 @@ def test_density_and_velocity_belong_together(name, x64):
 def test_the_density_has_mass_one(name, x64):
     construction, d = MADE[name]
     area = 2 * np.pi ** (d / 2) / special.gamma(d / 2)
-    density = jax.jit(lambda r: jnp.exp(construction.log_density(r * jnp.eye(d)[0], jnp.zeros(d), 0.7)))
-    mass = integrate.quad(lambda r: float(density(r)) * area * r ** (d - 1), 0, np.inf)[0]
+    density = lambda r: np.exp(float(one(construction, r * np.eye(d)[0], np.zeros(d), 0.7)[0]))
+    mass = integrate.quad(lambda r: density(r) * area * r ** (d - 1), 0, np.inf)[0]
     assert mass == pytest.approx(1, abs=1e-7)
 
 
@@ -111,11 +141,10 @@ def test_the_velocity_is_that_of_the_law_of_the_distance(name, d, x64):
         direction = RNG.normal(size=d)
         direction /= np.linalg.norm(direction)
         x0 = RNG.normal(size=d)
-        got = construction.velocity(jnp.asarray(x0 + r * direction), jnp.asarray(x0), t)
+        log_density, got = one(construction, x0 + r * direction, x0, t)
         np.testing.assert_allclose(got, -by_time / by_r * direction, rtol=1e-6)
         area = 2 * np.pi ** (d / 2) / special.gamma(d / 2)
-        density = np.exp(construction.log_density(jnp.asarray(x0 + r * direction), jnp.asarray(x0), t))
-        np.testing.assert_allclose(density, by_r / area * r ** (1 - d), rtol=1e-6)
+        np.testing.assert_allclose(np.exp(log_density), by_r / area * r ** (1 - d), rtol=1e-6)
 
 
 @pytest.mark.parametrize("d", [1, 3])
@@ -123,9 +152,8 @@ def test_the_velocity_is_that_of_the_law_of_the_distance(name, d, x64):
 def test_drawn_distances_have_their_law(name, d):
     """Kolmogorov's distance below its 1e-4 quantile, directions even."""
     construction, psi = PSI[name]
-    x0, t, n = jnp.linspace(-0.5, 1.5, d), 0.6, 50_000
-    draw = jax.jit(jax.vmap(lambda key: construction.sample(key, x0, t)))
-    away = np.asarray(draw(jax.random.split(KEY, n)), np.float64) - np.asarray(x0)
+    x0, t, n = np.linspace(-0.5, 1.5, d, dtype=np.float32), 0.6, 50_000
+    away = np.asarray(draws(construction, x0, t, n), np.float64) - x0
     r = np.linalg.norm(away, axis=1)
     assert stats.kstest(r, lambda r: psi(r, t, d)).statistic < 2.2 / np.sqrt(n)
     assert np.abs((away / r[:, None]).mean(0)).max() < 5 / np.sqrt(n)
@@ -141,30 +169,39 @@ def test_a_charge_is_all_at_its_place_at_the_start():
 def test_laws_of_r_over_t_go_straight_however_far(make):
     """In float32, where psi is 1 to rounding from r = 9 t on."""
     for r in (1e-3, 1.0, 30.0, 1e4):
-        x = r * jnp.asarray([0.6, -0.8])
-        np.testing.assert_allclose(make().velocity(x, jnp.zeros(2), 1.0), x, rtol=1e-5)
-        assert np.isfinite(make().log_density(x, jnp.zeros(2), 1.0))
+        x = np.asarray([0.6 * r, -0.8 * r], np.float32)
+        log_density, velocity = one(make(), x, np.zeros(2, np.float32), 1.0)
+        np.testing.assert_allclose(velocity, x, rtol=1e-5)
+        assert np.isfinite(log_density)
 
 
 def test_characteristics_draw_along_their_trajectories(x64):
     """phi of a draw is the prior's; along a path phi stays and the path's own speed is f; affine is a special case."""
-    x_T, x0, t = jnp.asarray([0.4, -2.0]), jnp.asarray([1.0, 0.3]), jnp.asarray(0.6)
+    x_T, x0, t = np.asarray([0.4, -2.0]), np.asarray([1.0, 0.3]), 0.6
     curved = bent()
-    x, speed = jax.jvp(lambda t: curved.path(x_T, x0, t), (t,), (jnp.ones(()),))
-    np.testing.assert_allclose(curved.phi(x, x0, t), x_T, rtol=1e-12)
-    np.testing.assert_allclose(curved.velocity(x, x0, t), speed, rtol=1e-12)
-    np.testing.assert_allclose(curved.phi(curved.sample(KEY, x0, t), x0, t), curved.prior(KEY, (2,)), rtol=1e-12)
+
+    @jax.jit
+    def along(x_T, x0, t):
+        x, speed = jax.jvp(lambda t: curved.path(x_T, x0, t), (t,), (jnp.ones(()),))
+        drawn = curved.phi(curved.sample(KEY, x0, t), x0, t)
+        return x, speed, curved.phi(x, x0, t), curved.velocity(x, x0, t), drawn, curved.prior(KEY, (2,))
+
+    x, speed, phi, velocity, drawn, prior = along(x_T, x0, t)
+    np.testing.assert_allclose(phi, x_T, rtol=1e-12)
+    np.testing.assert_allclose(velocity, speed, rtol=1e-12)
+    np.testing.assert_allclose(drawn, prior, rtol=1e-12)
     straight = characteristics.Characteristics(
         lambda x, x0, t: (x - (1 - t) * x0) / t,
         lambda x_T, x0, t: (1 - t) * x0 + t * x_T,
         lambda x: jnp.sum(jax.scipy.stats.norm.logpdf(x)),
         jax.random.normal,
     )
-    affine = characteristics.Affine(processes.Gaussian(Rectified()))
-    np.testing.assert_allclose(straight.velocity(x, x0, t), (x - x0) / t, rtol=1e-12)
-    np.testing.assert_allclose(affine.velocity(x, x0, t), (x - x0) / t, rtol=1e-12)
-    np.testing.assert_allclose(affine.log_density(x, x0, t), straight.log_density(x, x0, t), rtol=1e-12)
-    np.testing.assert_array_equal(affine.sample(KEY, x0, t), straight.sample(KEY, x0, t))
+    affine, x = characteristics.Affine(processes.Gaussian(Rectified())), np.asarray(x)
+    of_straight, of_affine = one(straight, x, x0, t), one(affine, x, x0, t)
+    np.testing.assert_allclose(of_straight[1], (x - x0) / t, rtol=1e-12)
+    np.testing.assert_allclose(of_affine[1], (x - x0) / t, rtol=1e-12)
+    np.testing.assert_allclose(of_affine[0], of_straight[0], rtol=1e-12)
+    np.testing.assert_array_equal(draws(affine, x0, t, 1), draws(straight, x0, t, 1))
 
 
 # Finite data.
@@ -177,17 +214,11 @@ def test_the_marginal_belongs_together_and_is_the_mean(name, x64):
     construction, d = MADE[name]
     points, weights = RNG.normal(size=(4, d)), RNG.dirichlet(np.ones(4))
     marginal, t = constructions.marginal(construction, points, weights), 0.7
-
-    @jax.jit
-    def of(x):
-        residual = residuals.continuity(marginal.log_prob, marginal.velocity, x, t)
-        return residual, marginal.log_prob(x, t), marginal.velocity(x, t)
-
-    one = jax.jit(lambda x, x0: (jnp.exp(construction.log_density(x, x0, t)), construction.velocity(x, x0, t)))
     for _ in range(3):
-        x = jnp.asarray(RNG.normal(size=d))
-        residual, log_p, velocity = of(x)
-        p, f = (np.asarray(a) for a in zip(*(one(x, jnp.asarray(point)) for point in points)))
+        x = RNG.normal(size=d)
+        log_p, velocity, residual = mixed(marginal, x, t)
+        each, f = (np.asarray(a) for a in zip(*(one(construction, x, point, t) for point in points)))
+        p = np.exp(each)
         assert abs(residual) < 1e-10
         np.testing.assert_allclose(np.exp(log_p), weights @ p, rtol=1e-10)
         np.testing.assert_allclose(velocity, (weights * p) @ f / (weights @ p), rtol=1e-9)
@@ -201,36 +232,45 @@ def test_the_space_time_isotropic_field_by_hand_is_the_poisson_flow(x64):
     flow = characteristics.Affine(processes.poisson(EDM(), 1.0))
     for construction in (green.SpaceTimeIsotropic(), flow):
         marginal = constructions.marginal(construction, points)
-        np.testing.assert_allclose(marginal.velocity(jnp.asarray(x), t), expected, rtol=1e-11)
-    log_density = lambda c: c.log_density(jnp.asarray(x), jnp.asarray(points[0]), t)
+        np.testing.assert_allclose(mixed(marginal, x, t)[1], expected, rtol=1e-11)
+    log_density = lambda c: one(c, x, points[0], t)[0]
     np.testing.assert_allclose(log_density(green.SpaceTimeIsotropic()), log_density(flow), rtol=1e-11)
 
 
 def test_space_isotropic_data_flow_by_the_heat_equation(x64):
-    points, x, t = RNG.normal(size=(5, 2)), jnp.asarray(RNG.normal(size=2)), 0.7
+    points, x, t = RNG.normal(size=(5, 2)), RNG.normal(size=2), 0.7
     data = analytic.empirical(points)
-    score = lambda x, t: data.score(x, 1.0, SIGMA(t))
-    marginal = constructions.marginal(green.SpaceIsotropic(SIGMA), points)
-    np.testing.assert_allclose(marginal.velocity(x, t), heat.flow(score, SIGMA)(x, t), rtol=1e-10)
-    np.testing.assert_allclose(marginal.log_prob(x, t), data.log_prob(x, 1.0, SIGMA(t)), rtol=1e-10)
+
+    @jax.jit
+    def by_heat(x, t):
+        score = lambda x, t: data.score(x, 1.0, SIGMA(t))
+        return data.log_prob(x, 1.0, SIGMA(t)), heat.flow(score, SIGMA)(x, t)
+
+    log_p, velocity, _ = mixed(constructions.marginal(green.SpaceIsotropic(SIGMA), points), x, t)
+    expected = by_heat(x, t)
+    np.testing.assert_allclose(velocity, expected[1], rtol=1e-10)
+    np.testing.assert_allclose(log_p, expected[0], rtol=1e-10)
 
 
 def test_affine_characteristics_are_the_probability_flow(x64):
     """With sigma = sqrt(1 - alpha^2) and a Gaussian: VP's, both as velocity and as denoiser."""
-    points, x, t = RNG.normal(size=(5, 2)), jnp.asarray(RNG.normal(size=2)), 0.4
+    points, x, t = RNG.normal(size=(5, 2)), RNG.normal(size=2), 0.4
     denoise = analytic.empirical(points).denoiser(VP())
     marginal = constructions.marginal(characteristics.Affine(processes.Gaussian(VP())), points)
-    np.testing.assert_allclose(marginal.velocity(x, t), samplers.ode.velocity(denoise, x, t), rtol=1e-8)
-    np.testing.assert_allclose(marginal.denoiser(VP())(x, t).mean, denoise(x, t).mean, rtol=1e-8)
+    velocity, mean = flown(denoise, x, t)
+    np.testing.assert_allclose(mixed(marginal, x, t)[1], velocity, rtol=1e-8)
+    np.testing.assert_allclose(flown(marginal.denoiser(VP()), x, t)[1], mean, rtol=1e-8)
 
 
 @pytest.mark.parametrize("schedule", [EDM(1.0), Rectified(), VP()], ids=["edm", "rectified", "vp"])
 def test_any_velocity_is_a_denoiser_under_any_clock(schedule, x64):
-    velocity, x, t = lambda x, t: jnp.sin(x) * t - 1, jnp.asarray([0.3, 2.0]), 0.6
-    denoise = constructions.denoiser(velocity, schedule)
-    np.testing.assert_allclose(samplers.ode.velocity(denoise, x, t), velocity(x, t), rtol=1e-12)
+    x, t = np.asarray([0.3, 2.0]), 0.6
+    denoise = constructions.denoiser(lambda x, t: jnp.sin(x) * t - 1, schedule)
+    velocity, mean = flown(denoise, x, t)
+    expected = np.sin(x) * t - 1
+    np.testing.assert_allclose(velocity, expected, rtol=1e-12)
     if not isinstance(schedule, VP):
-        np.testing.assert_allclose(denoise(x, t).mean, x - t * velocity(x, t), rtol=1e-12)
+        np.testing.assert_allclose(mean, x - t * expected, rtol=1e-12)
     assert denoise.schedule == FlowOnly(schedule)
     with pytest.raises(ValueError, match="adds Gaussian noise"):
         sampling_fn(samplers.ancestral.ddpm(denoise.schedule), [0.9, 0.1])
@@ -241,14 +281,19 @@ def test_regression_finds_the_marginal_velocity(x64):
     points, weights, t, n = np.array([[-1.0], [0.5]]), np.array([0.3, 0.7]), 0.8, 40_000
     construction = green.exponential()
     marginal = constructions.marginal(construction, points, weights)
-    x0 = jnp.asarray(RNG.choice(points[:, 0], n, p=weights))[:, None]
-    keys = jax.random.split(KEY, n)
-    x = jax.vmap(lambda key, x0: construction.sample(key, x0, t))(keys, x0)
-    miss = jax.vmap(lambda x, x0: construction.velocity(x, x0, t) - marginal.velocity(x, t))(x, x0)[:, 0]
-    for h in (1.0, np.tanh(x[:, 0]), np.cos(x[:, 0])):
+
+    @jax.jit
+    @jax.vmap
+    def pair(key, x0):
+        x = construction.sample(key, x0, t)
+        miss = construction.velocity(x, x0, t) - marginal.velocity(x, t)
+        return x[0], miss[0], constructions.regression(marginal.velocity, construction, key, x0, t)
+
+    x0 = RNG.choice(points[:, 0], n, p=weights)[:, None]
+    x, miss, loss = (np.asarray(a) for a in pair(jax.random.split(KEY, n), x0))
+    for h in (1.0, np.tanh(x), np.cos(x)):
         assert abs(np.mean(h * miss)) < 4.5 * np.std(h * miss) / np.sqrt(n)
-    loss = jax.vmap(lambda key, x0: constructions.regression(marginal.velocity, construction, key, x0, t))(keys, x0)
-    np.testing.assert_allclose(loss.mean(), np.mean(np.asarray(miss) ** 2), rtol=1e-10)
+    np.testing.assert_allclose(loss.mean(), np.mean(miss**2), rtol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["tanh", "exponential", "space"])
@@ -262,7 +307,7 @@ def test_the_flow_keeps_quantiles_and_divides_the_mass_as_the_data(name, x64):
     denoise = constructions.marginal(construction, points[:, None], weights).denoiser(EDM(20.0))
     sampler = samplers.ode.probability_flow(denoise.schedule, "Dopri8", rtol=1e-9, atol=1e-11)
     walk = sampling_fn(sampler, np.array([20.0, 0.05]))
-    end = np.asarray(jax.jit(jax.vmap(lambda x: walk(denoise, KEY, x)))(jnp.asarray(start)[:, None]))[:, 0]
+    end = np.asarray(walked(walk, denoise, np.asarray(start)[:, None]))[:, 0]
     np.testing.assert_allclose([cdf(x, 0.05) for x in end], q, atol=1e-6)
     np.testing.assert_array_equal(end > 0.5, q > 0.4)
 
@@ -274,10 +319,10 @@ def test_the_example_of_the_post(x64):
     """
     marginal = constructions.marginal(characteristics.uniform(0.0, 2.0), [[0.5], [0.5], [1.2], [1.7]])
     denoise, n = marginal.denoiser(EDM(1.0)), 2000
-    x = jnp.asarray((np.arange(n) + 0.5) / n * 2)[:, None]
+    x = ((np.arange(n) + 0.5) / n * 2)[:, None]
     sampler = samplers.ode.probability_flow(denoise.schedule, rtol=1e-6, atol=1e-8)
     walk = sampling_fn(sampler, np.array([1.0, 1e-3]))
-    end = np.asarray(jax.jit(jax.vmap(lambda x: walk(denoise, KEY, x)))(x))
+    end = np.asarray(walked(walk, denoise, x))
     places = np.array([0.5, 1.2, 1.7])
     nearest = np.abs(end - places[None]).argmin(1)
     assert np.abs(end[:, 0] - places[nearest]).max() < 2e-3
@@ -309,10 +354,10 @@ def test_two_dimensions_by_ordinary_samplers():
 def test_a_step_over_the_edge_of_the_support_comes_back(x64):
     """Where no trajectory goes: towards the nearest point, not NaN."""
     marginal = constructions.marginal(characteristics.uniform(0.0, 2.0), [[0.5], [1.7]])
-    x = jnp.asarray([1.1])  # at t = 0.1 the two reach [0.45, 0.65] and [1.53, 1.73]
-    assert marginal.log_prob(x, 0.1) == -np.inf
-    np.testing.assert_allclose(marginal.velocity(jnp.asarray([1.09]), 0.1), [5.9], rtol=1e-9)
-    np.testing.assert_allclose(marginal.velocity(jnp.asarray([1.11]), 0.1), [-5.9], rtol=1e-9)
+    of = lambda x: mixed(marginal, np.asarray([x]), 0.1)  # at t = 0.1 the two reach [0.45, 0.65] and [1.53, 1.73]
+    assert of(1.1)[0] == -np.inf
+    np.testing.assert_allclose(of(1.09)[1], [5.9], rtol=1e-9)
+    np.testing.assert_allclose(of(1.11)[1], [-5.9], rtol=1e-9)
 
 
 # Bad input.
@@ -346,8 +391,9 @@ def test_bad_input_is_one_line(call, match):
 
 def test_a_point_without_weight_needs_no_support():
     """It may lie where the prior has no mass, and changes neither law nor velocity."""
-    prior, x, t = characteristics.uniform(0.0, 2.0), jnp.asarray([0.55]), 0.1
+    prior, x, t = characteristics.uniform(0.0, 2.0), np.asarray([0.55], np.float32), 0.1
     both, alone = constructions.marginal(prior, [[0.5], [3.0]], [1.0, 0.0]), constructions.marginal(prior, [[0.5]])
-    assert np.isfinite(alone.log_prob(x, t))
-    np.testing.assert_allclose(both.log_prob(x, t), alone.log_prob(x, t), rtol=1e-6)
-    np.testing.assert_allclose(both.velocity(x, t), alone.velocity(x, t), rtol=1e-6)
+    of_both, of_alone = mixed(both, x, t), mixed(alone, x, t)
+    assert np.isfinite(of_alone[0])
+    np.testing.assert_allclose(of_both[0], of_alone[0], rtol=1e-6)
+    np.testing.assert_allclose(of_both[1], of_alone[1], rtol=1e-6)
