@@ -10,14 +10,26 @@ from oracles.bridges import kernel
 from scipy import stats
 
 from diffjax import calculus, denoisers, grids, losses, models, processes, schedules
-from diffjax.denoisers import DDBM
+from diffjax.denoisers import DDBM, EDM
 from diffjax.processes import BridgeSchedule, bridge
 from diffjax.samplers import ancestral, bridging_fn, hybrid
 from diffjax.schedules import VP, Cosine, Rectified
 
+# One program each for all times of a schedule.
+bridge_at = jax.jit(lambda schedule, t: (schedule.endpoint_weight(t), *schedule(t)))
+amplitudes = jax.jit(lambda schedule, t: schedule(t))
+mean_of = jax.jit(lambda denoise, x, t: denoise(x, t).mean)
+
 
 def coefficients(schedule, t):
-    return (schedule.endpoint_weight(t), *schedule(t))
+    """(A, B, C) of a bridge, by NumPy."""
+    return tuple(map(np.asarray, bridge_at(schedule, t)))
+
+
+@jax.jit
+def parts(target, schedule, x, t):
+    """(a, b) and the offset of a prediction, and the network's input where u = x."""
+    return target(schedule, t), target.offset(schedule, t), target.inputs(schedule, x, t)[0]
 
 
 # The process.
@@ -29,15 +41,15 @@ def test_the_kernel_in_float32(name, fraction):
     """To 1e-6 at both ends: nothing cancels. Of the float32 number that t is."""
     schedule, form = BASES[name]
     t = np.float32(fraction * schedule.t_max)
-    got = coefficients(BridgeSchedule(schedule), jnp.asarray(t))
-    assert got[1].dtype == jnp.float32
+    got = coefficients(BridgeSchedule(schedule), t)
+    assert got[1].dtype == np.float32
     np.testing.assert_allclose(np.asarray(got), np.asarray(kernel(form, t, schedule.t_max), float), rtol=1.2e-6)
 
 
 def test_schedules_without_a_form_of_their_own_are_right_in_float64(x64):
     for schedule in (Cosine(t_max=0.99), schedules.SubVP(), Rectified(t_max=0.9)):
         for t in (1e-3, 0.4, 0.85):
-            (alpha, sigma), (alpha_T, sigma_T) = (map(float, schedule(s)) for s in (t, schedule.t_max))
+            (alpha, sigma), (alpha_T, sigma_T) = (map(float, amplitudes(schedule, s)) for s in (t, schedule.t_max))
             r = (alpha_T * sigma / (sigma_T * alpha)) ** 2
             expected = r * alpha / alpha_T, alpha * (1 - r), sigma * np.sqrt(1 - r)
             np.testing.assert_allclose(coefficients(BridgeSchedule(schedule), t), expected, rtol=1e-12)
@@ -48,11 +60,17 @@ def test_the_ends_are_exact(name):
     schedule = BridgeSchedule(BASES[name][0])
     assert [float(c) for c in coefficients(schedule, schedule.t_max)] == [1, 0, 0]
     assert [float(c) for c in coefficients(schedule, 0.0)] == [0, 1, 0]
-    process, y = bridge(BASES[name][0]), jnp.array([0.3, -2.0])
-    assert np.all(process.prior(jax.random.key(0), (2,)) == 0)
-    u = process.corrupt(y + 1, y, 0.4)
-    np.testing.assert_allclose(process.u_of(process.x_of(u, y, 0.4), y, 0.4), u, atol=1e-6)
-    np.testing.assert_array_equal(process.x_of(process.prior(jax.random.key(0), (2,)), y, schedule.t_max), y)
+    process, y = bridge(BASES[name][0]), np.asarray([0.3, -2.0], np.float32)
+
+    @jax.jit
+    def there_and_back(process, y, t, t_max):
+        u, start = process.corrupt(y + 1, y, t), process.prior(jax.random.key(0), (2,))
+        return u, process.u_of(process.x_of(u, y, t), y, t), start, process.x_of(start, y, t_max)
+
+    u, again, start, end = there_and_back(process, y, np.float32(0.4), np.float32(schedule.t_max))
+    assert np.all(np.asarray(start) == 0)
+    np.testing.assert_allclose(again, u, atol=1e-6)
+    np.testing.assert_array_equal(end, y)
     calculus.check(schedule)
 
 
@@ -83,12 +101,14 @@ def test_snr_is_the_difference_of_snrs_and_the_noise_the_base_s(name, x64):
     """lambda = log(SNR_t - SNR_T) / 2, its inverse, and g^2: a drift towards y changes no diffusion."""
     base, form = BASES[name]
     schedule = BridgeSchedule(base)
+    of = jax.jit(lambda s, t, lam: (calculus.log_snr(s, t), calculus.time_of(s, lam), calculus.rates(s, t)[1]))
     for t in np.array([0.05, 0.4, 0.97]) * base.t_max:
         snr = lambda t: np.square(np.divide(*form.amplitudes(wide(t))))
         lam = float(np.log(snr(t) - snr(base.t_max)))
-        assert calculus.log_snr(schedule, t) == pytest.approx(lam, abs=1e-10)
-        assert calculus.time_of(schedule, jnp.asarray(lam)) == pytest.approx(t, rel=1e-9)
-        assert calculus.rates(schedule, t)[1] == pytest.approx(float(form.rates(wide(t))[1]), rel=1e-9)
+        found, time, noise = of(schedule, t, lam)
+        assert found == pytest.approx(lam, abs=1e-10)
+        assert time == pytest.approx(t, rel=1e-9)
+        assert noise == pytest.approx(float(form.rates(wide(t))[1]), rel=1e-9)
 
 
 def test_far_from_its_end_a_bridge_is_its_base(x64):
@@ -105,13 +125,14 @@ def test_endpoints_made_of_noise_give_back_the_base(name, x64):
     """y = alpha_T x_0 + sigma_T z: x_t has the marginals of the base process, in mean and variance given x_0."""
     base = BASES[name][0]
     process = bridge(base)
-    alpha_T, sigma_T = base(base.t_max)
+    alpha_T, sigma_T = map(float, amplitudes(base, base.t_max))
     for t in np.array([0.1, 0.6, 1.0]) * base.t_max:
         A, B, C = coefficients(process.schedule, t)
-        np.testing.assert_allclose((A * alpha_T + B, jnp.hypot(A * sigma_T, C)), base(t), rtol=1e-12)
-    y = process.endpoint(jax.random.key(0), jnp.full(40_000, 0.5))
-    assert stats.kstest((np.asarray(y) - alpha_T * 0.5) / sigma_T, "norm").pvalue > 1e-3
-    assert process.endpoint_prior(jax.random.key(0), (40_000,)).std() == pytest.approx(float(sigma_T), rel=0.02)
+        np.testing.assert_allclose((A * alpha_T + B, np.hypot(A * sigma_T, C)), amplitudes(base, t), rtol=1e-12)
+    draw = lambda key, x: (process.endpoint(key, x), process.endpoint_prior(key, (40_000,)))
+    y, prior = map(np.asarray, jax.jit(draw)(jax.random.key(0), np.full(40_000, 0.5)))
+    assert stats.kstest((y - alpha_T * 0.5) / sigma_T, "norm").pvalue > 1e-3
+    assert prior.std() == pytest.approx(sigma_T, rel=0.02)
 
 
 # DDBM's preconditioning and loss.
@@ -136,13 +157,16 @@ def test_the_network_s_input_and_target_have_unit_variance(name, x64):
     for t in np.array([0.01, 0.3, 0.8, 0.999]) * schedule.t_max:
         A, B, C = kernels(name, [t])[:, 0]
         x_t = np.array([B, A, C])
-        a, b = STATISTICS(schedule, t)
-        e = STATISTICS.given(jnp.ones(1)).offset(schedule, t)[0]
-        F = np.array([a, e, b], float)
-        x_in, _ = STATISTICS.given(jnp.ones(1)).inputs(schedule, jnp.zeros(1), t)
-        scale = float(x_in[0]) / A
+        (a, b), offset, x_in = jax.tree.map(np.asarray, parts(STATISTICS.given(np.ones(1)), schedule, np.zeros(1), t))
+        F = np.array([a, offset[0], b])
+        scale = x_in[0] / A
         np.testing.assert_allclose((scale**2 * x_t @ cov @ x_t, F @ cov @ F), 1.0, rtol=1e-10)
         assert abs(x_t @ cov @ F) < 1e-10  # what x_t says linearly is in c_skip
+
+
+def says(answer, x, c):
+    """The network that knows the answer."""
+    return answer
 
 
 @pytest.mark.parametrize("name", BASES)
@@ -151,46 +175,46 @@ def test_the_denoiser_is_the_published_one(name, x64):
     schedule = BridgeSchedule(BASES[name][0])
     y, x0, z = np.random.default_rng(0).normal(size=(3, 4))
     net = lambda x, c: jnp.tanh(1.3 * x) + 0.1
-    target = STATISTICS.given(jnp.asarray(y))
+    target = STATISTICS.given(y)
     denoise = denoisers.denoiser(net, schedule, target)
     for t in np.array([1e-4, 0.3, 0.8, 1.0]) * schedule.t_max:
         A, B, C = kernels(name, [t])[:, 0] if t < schedule.t_max else (1.0, 0.0, 0.0)
         c_skip, c_out, c_in = published_scalings(A, B, C, 0.6, 0.9, 0.35)
         x = A * y + B * x0 + C * z
         expected = c_skip * x + c_out * (np.tanh(1.3 * c_in * x) + 0.1)
-        np.testing.assert_allclose(denoise(jnp.asarray(B * x0 + C * z), t).mean, expected, rtol=1e-11, atol=1e-12)
-        a, b = target(schedule, t)
+        np.testing.assert_allclose(mean_of(denoise, B * x0 + C * z, t), expected, rtol=1e-11, atol=1e-12)
+        (a, b), offset, _ = jax.tree.map(np.asarray, parts(target, schedule, x0, t))
         F = (x0 - c_skip * x) / c_out
-        np.testing.assert_allclose(a * x0 + b * z + target.offset(schedule, t), F, rtol=1e-9, atol=1e-12)
-        perfect = denoisers.denoiser(lambda x, c: jnp.asarray(F), schedule, target)  # noqa: B023
-        np.testing.assert_allclose(perfect(jnp.asarray(B * x0 + C * z), t).mean, x0, atol=1e-10)
-    assert np.isfinite(denoise(jnp.asarray(x0), 0.0).mean).all()
+        np.testing.assert_allclose(a * x0 + b * z + offset, F, rtol=1e-9, atol=1e-12)
+        perfect = denoisers.denoiser(jax.tree_util.Partial(says, F), schedule, target)
+        np.testing.assert_allclose(mean_of(perfect, B * x0 + C * z, t), x0, atol=1e-10)
+    assert np.isfinite(mean_of(denoise, x0, 0.0)).all()
 
 
 def test_the_loss_is_ddbm_s(x64):
     """w |D - x_0|^2 with w = 1 / c_out^2, the plain regression of the library in network space."""
     y, x0, z = np.random.default_rng(1).normal(size=(3, 4))
-    net = lambda x, c: jnp.sin(x)
+    loss = jax.jit(lambda *args: losses.regression(lambda x, c: jnp.sin(x), bridge(DDBM_VP), *args))
     for t in (0.01, 0.5, 0.99):
         A, B, C = kernels("vp", [t])[:, 0]
         c_skip, c_out, c_in = published_scalings(A, B, C, 0.6, 0.9, 0.35)
         x = A * y + B * x0 + C * z
         expected = np.mean((c_skip * x + c_out * np.sin(c_in * x) - x0) ** 2) / c_out**2
-        parts = bridge(DDBM_VP), STATISTICS.given(jnp.asarray(y)), jnp.asarray(x0), jnp.asarray(z), t
-        assert losses.regression(net, *parts) == pytest.approx(expected, rel=1e-9)
+        assert loss(STATISTICS.given(y), x0, z, t) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", BASES)
 def test_from_noise_the_preconditioning_is_edm_s(name, x64):
     """With the statistics of y = alpha_T x_0 + sigma_T z the denoiser is EDM's on the base schedule."""
     base = BASES[name][0]
-    alpha_T, sigma_T = (float(c) for c in base(base.t_max))
-    sd, (y, u) = 0.5, jnp.asarray(np.random.default_rng(2).normal(size=(2, 3)))
+    alpha_T, sigma_T = map(float, amplitudes(base, base.t_max))
+    sd, (y, u) = 0.5, np.random.default_rng(2).normal(size=(2, 3))
     target = DDBM(sd, np.hypot(alpha_T * sd, sigma_T), alpha_T * sd**2).given(y)
     net = lambda x, c: jnp.tanh(x) + 0.01 * c
+    ours_of, edm_of = denoisers.denoiser(net, BridgeSchedule(base), target), denoisers.denoiser(net, base, EDM(sd))
+    both = jax.jit(lambda u, t: (ours_of(u, t).mean, edm_of(bridge(base).x_of(u, y, t), t).mean))
     for t in np.array([0.1, 0.5, 0.9]) * base.t_max:
-        ours = denoisers.denoiser(net, BridgeSchedule(base), target)(u, t).mean
-        edm = denoisers.denoiser(net, base, denoisers.EDM(sd))(bridge(base).x_of(u, y, t), t).mean
+        ours, edm = both(u, t)
         np.testing.assert_allclose(ours, edm, rtol=1e-9)
 
 
@@ -207,7 +231,7 @@ def test_measured_statistics():
 @pytest.mark.parametrize(
     ("module", "shape", "beside"),
     [
-        (models.UNet(channels=4, multipliers=(1, 1), attention=(), condition=2), (8, 8, 1), (8, 8, 2)),
+        (models.UNet(channels=4, multipliers=(1,), attention=(), condition=2), (8, 8, 1), (8, 8, 2)),
         (models.MLP(width=8, condition=3), (4,), (3,)),
     ],
     ids=["unet", "mlp"],
@@ -216,21 +240,21 @@ def test_a_network_sees_its_condition_beside_x(module, shape, beside):
     net = models.network(module)
     params = models.init(net, jax.random.key(0), shape)
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), params)
-    x, c = jnp.ones(shape), jnp.float32(0.3)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf) + 0.1 * rng.normal(size=leaf.shape).astype("f4"), params)
+    x, c = np.ones(shape, np.float32), np.float32(0.3)
     told = jax.jit(lambda y: net.apply(params, x, c, {"y": y}))
-    without = jax.jit(net.apply)(params, x, c)
+    without = np.asarray(jax.jit(net.apply)(params, x, c))
     assert without.shape == shape
-    np.testing.assert_allclose(without, told(jnp.zeros(beside)), atol=1e-6)
-    assert np.abs(without - told(jnp.ones(beside))).max() > 1e-3
+    np.testing.assert_allclose(without, told(np.zeros(beside, np.float32)), atol=1e-6)
+    assert np.abs(without - told(np.ones(beside, np.float32))).max() > 1e-3
     with pytest.raises(ValueError, match=r"The condition has shape .*, expected .*: the model's `condition`"):
-        net.apply(params, x, c, {"y": jnp.ones((*shape[:-1], 7))})
+        net.apply(params, x, c, {"y": np.ones((*shape[:-1], 7), np.float32)})
 
 
 # Bad input: one line, before anything is traced.
 
 
-U = jnp.zeros(3)
+U = np.zeros(3, np.float32)
 
 
 @pytest.mark.parametrize(
@@ -242,14 +266,14 @@ U = jnp.zeros(3)
         ),
         (lambda: DDBM().given(None), "no endpoint"),
         (
-            lambda: denoisers.denoiser(NET, BridgeSchedule(VP()), DDBM().given(jnp.zeros(2)))(U, 0.5),
+            lambda: denoisers.denoiser(NET, BridgeSchedule(VP()), DDBM().given(np.zeros(2, np.float32)))(U, 0.5),
             r"endpoint y has shape \(2,\), expected that of x, \(3,\)",
         ),
         (
-            lambda: losses.regression(NET, bridge(VP()), DDBM().given(jnp.zeros((3, 1))), U, U, 0.5),
+            lambda: losses.regression(NET, bridge(VP()), DDBM().given(np.zeros((3, 1), np.float32)), U, U, 0.5),
             r"endpoint y has shape \(3, 1\), expected that of x, \(3,\)",
         ),
-        (lambda: bridge(VP()).x_of(U, jnp.zeros(2), 0.5), r"shape \(2,\), expected that of x, \(3,\)"),
+        (lambda: bridge(VP()).x_of(U, np.zeros(2, np.float32), 0.5), r"shape \(2,\), expected that of x, \(3,\)"),
         (lambda: DDBM.measured(np.zeros((2, 3)), np.zeros((2, 4))), r"shape \(2, 3\), their endpoints \(2, 4\)"),
         (lambda: denoisers.denoiser(NET, VP(), DDBM().given(U)), "DDBM-prediction is for bridges, got VP"),
         (

@@ -3,6 +3,8 @@
 The published updates are written in x_t = A y + B x_0 + C z (`oracles/bridges.py`), the library's run in u = x_t - A y.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from oracles.mixture import Mixture
 from rows import HostModel, laws, read, walk
 from scipy import integrate
 
-from diffjax import analytic, calculus, denoisers, grids, host, samplers
+from diffjax import analytic, calculus, denoisers, grids, samplers
 from diffjax.denoisers import DDBM
 from diffjax.processes import BridgeSchedule
 from diffjax.samplers import ancestral, bridging_fn, hybrid, multistep, ode, sampling_fn, sde
@@ -192,17 +194,17 @@ def test_the_flow_is_ddbm_s_and_the_quantile_map(x64):
         score = -(x - A * Y - B * denoise(x - A * Y, t)) / C**2
         return f * x - g2 * (score / 2 - R * (Y - R * x) / (sigma_T**2 - R**2 * sigma**2))
 
+    slopes = jax.jit(lambda t: calculus.derivatives(schedule, t))
+
     def ours(t, u):
-        (B, C), (dB, dC) = host.float64(calculus.derivatives, schedule, np.float64(t))
+        (B, C), (dB, dC) = jax.tree.map(float, slopes(t))
         mean = denoise(u, t)
         return dB * mean + dC * (u - B * mean) / C
 
+    endpoint = jax.jit(lambda t: jax.jvp(schedule.endpoint_weight, (t,), (jnp.ones(()),)))
     for t in (0.05, 0.5, 0.95):
         u = np.array([-0.3, 0.4])
-        A, slope = (
-            float(v)
-            for v in host.float64(lambda t: jax.jvp(schedule.endpoint_weight, (t,), (jnp.ones(()),)), np.float64(t))
-        )
+        A, slope = map(float, endpoint(t))
         np.testing.assert_allclose(ours(t, u) + slope * Y, published(t, u + A * Y), rtol=1e-10, atol=1e-10)
     start, end = (kernels("vp", [t])[1:, 0] for t in (0.99, 0.01))
     u = start[0] * M + np.hypot(start[0] * 0.4, start[1]) * np.array([-1.5, 0.2, 1.1])
@@ -218,10 +220,14 @@ def test_the_flow_is_ddbm_s_and_the_quantile_map(x64):
 Z = np.array([-1.4, -0.6, 0.1, 0.8, 1.5])
 
 
+time_of = jax.jit(calculus.time_of)
+
+
+@functools.cache
 def levels(n):
     """A grid between two noise levels, and (B, C) of the bridge there, as the schedule of u."""
     schedule = BridgeSchedule(DDBM_VP)
-    ends = [float(calculus.time_of(schedule, jnp.asarray(-2 * np.log(level)))) for level in (2.0, 0.02)]
+    ends = [float(time_of(schedule, -2 * np.log(level))) for level in (2.0, 0.02)]
     return grids.karras(schedule, n, t_max=ends[0], t_min=ends[1], zero=False), schedule
 
 
@@ -305,11 +311,12 @@ def test_a_flow_alone_makes_one_image_of_each_endpoint_and_the_boot_many():
     schedule = BridgeSchedule(DDBM_VP)
     sample = bridging_fn(ancestral.ddim(schedule), grids.pinned(schedule, 8))
     model = analytic.gaussian_mixture(LINE.weights, LINE.means, LINE.variances).denoiser(schedule)
-    a, b, again = (sample(model, jax.random.key(i), jnp.zeros(())) for i in (0, 1, 0))
+    draw = jax.jit(lambda sample, seed, u: sample(model, jax.random.key(seed), u))
+    a, b, again = (draw(sample, seed, np.float32(0)) for seed in (0, 1, 0))
     assert abs(a - b) > 1e-3
     assert a == again
-    ts, u = grids.pinned(schedule, 8)[1:], jnp.float32(0.1)
-    assert len({float(sampling_fn(ancestral.ddim(schedule), ts)(model, jax.random.key(i), u)) for i in (0, 1)}) == 1
+    flow = sampling_fn(ancestral.ddim(schedule), grids.pinned(schedule, 8)[1:])
+    assert len({float(draw(flow, seed, np.float32(0.1))) for seed in (0, 1)}) == 1
 
 
 def test_one_compile_serves_every_endpoint_bridge_grid_and_eta():

@@ -47,10 +47,19 @@ def sample_batch(sample, model, keys, x):
 batched = jax.jit(sample_batch)
 
 
-def examples(n, scale=1.0):
+@jax.jit
+def first_64():
+    return jax.random.split(jax.random.key(7), 64), jax.random.normal(jax.random.key(8), (64, 2))
+
+
+def examples(n):
     """Keys and x_T; example i is the same in every batch."""
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(7), i))(jnp.arange(n))
-    return keys, scale * jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys)
+    keys, x = first_64()
+    return (keys if n == 64 else keys[:n]), np.asarray(x)[:n]
+
+
+def x_T(dtype=np.float32):
+    return np.asarray([0.3, -1.0], dtype)
 
 
 # One compile.
@@ -86,7 +95,7 @@ def traces(*runs):
     keys, x = examples(3)
     for i, (sampler, ts) in enumerate(runs):
         before = len(calls)
-        out = run(sampling_fn(sampler, ts), Counting(sampler.schedule, jnp.float32(0.1 * i), calls), keys, x)
+        out = run(sampling_fn(sampler, ts), Counting(sampler.schedule, np.float32(0.1 * i), calls), keys, x)
         assert np.all(np.isfinite(out))
         found += len(calls) > before
     return found
@@ -202,8 +211,8 @@ def test_an_example_does_not_depend_on_the_batch(name):
     whole = np.asarray(batched(sample, model, keys, x))
     assert np.all(np.isfinite(whole))
     for n in (1, 7):
-        np.testing.assert_allclose(batched(sample, model, keys[:n], x[:n]), whole[:n], atol=2e-5)
-    others = jnp.concatenate([x[:7], 30 * x[7:]])  # far away: an adaptive solver needs other steps there
+        np.testing.assert_allclose(batched(sample, model, *examples(n)), whole[:n], atol=2e-5)
+    others = np.concatenate([x[:7], 30 * x[7:]])  # far away: an adaptive solver needs other steps there
     np.testing.assert_array_equal(np.asarray(batched(sample, model, keys, others))[:7], whole[:7])
     np.testing.assert_allclose(jax.jit(sample)(model, keys[3], x[3]), whole[3], atol=2e-5)
 
@@ -212,7 +221,7 @@ def test_images_are_examples_too():
     schedule = EDM()
     target = analytic.gaussian_mixture([0.5, 0.5], np.stack([np.full((4, 4, 1), m) for m in (-0.5, 0.5)]), [0.01, 0.01])
     keys = jax.random.split(jax.random.key(0), 3)
-    x = 80 * jax.random.normal(jax.random.key(1), (3, 4, 4, 1))
+    x = 80 * np.random.default_rng(1).standard_normal((3, 4, 4, 1), np.float32)
     for name in ("ddpm", "heun", "adams_3", "lms_4", "unipc_3", "dpmpp_2m_sde", "flow"):
         sampler, ts = sampler_and_grid(name, schedule, 20)
         out = np.asarray(batched(sampling_fn(sampler, ts), target.denoiser(schedule), keys, x))
@@ -226,13 +235,13 @@ def test_images_are_examples_too():
 
 
 @pytest.mark.parametrize("name", ["ddim", "em", "heun", "adams_3"])
-@pytest.mark.parametrize("n", [1, 2, 10, 100])
+@pytest.mark.parametrize("n", [1, 2, 10])
 def test_the_trajectory_has_a_state_per_row_and_ends_at_the_result(name, n):
     schedule = VP()
     sampler, ts = sampler_and_grid(name, schedule, n)
     sample = sampling_fn(sampler, ts, trace=lambda state: getattr(state, "x", state))
-    model, key, x = TARGET.denoiser(schedule), jax.random.key(0), jnp.array([0.3, -1.0])
-    result, path = jax.jit(sample)(model, key, x)
+    model, key, x = TARGET.denoiser(schedule), jax.random.key(0), x_T()
+    result, path = map(np.asarray, jax.jit(sample)(model, key, x))
     assert path.shape == (nfe(sample), 2)
     assert nfe(sample) == SAMPLERS[name].evaluations(n, True)
     np.testing.assert_array_equal(path[-1], result)
@@ -242,13 +251,13 @@ def test_the_trajectory_has_a_state_per_row_and_ends_at_the_result(name, n):
 
 
 def test_the_flow_may_end_with_the_mean():
-    schedule, x = VP(), jnp.array([0.3, -1.0])
+    schedule, x = VP(), x_T()
     model, ts = TARGET.denoiser(schedule), np.array([1.0, 0.5, 0.2])
     plain, denoised = (
-        jax.jit(sampling_fn(ode.probability_flow(schedule, denoise=d), ts))(model, jax.random.key(0), x)
+        np.asarray(jax.jit(sampling_fn(ode.probability_flow(schedule, denoise=d), ts))(model, jax.random.key(0), x))
         for d in (False, True)
     )
-    np.testing.assert_allclose(denoised, model(plain, 0.2).mean, rtol=1e-5)
+    np.testing.assert_allclose(denoised, jax.jit(lambda x: model(x, 0.2).mean)(plain), rtol=1e-5)
     assert np.abs(denoised - plain).max() > 1e-3
 
 
@@ -272,21 +281,20 @@ def test_gradients_are_finite(name, with_var):
     schedule = VP()
     sample = sampling_fn(*sampler_and_grid(name, schedule))
     model = TARGET.denoiser(schedule, with_var)
-    by_target, by_x = gradients(sample, model, jnp.array([0.3, -1.0]))
+    by_target, by_x = gradients(sample, model, x_T())
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((by_target, by_x)))
-    assert np.abs(by_target.means).max() > 1e-3
+    assert np.abs(np.asarray(by_target.means)).max() > 1e-3
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ["ddim_half", "heun_churn", "adams_3", "dpm_solver_3", "tab_3", "unipc_3", "restart"])
 def test_gradients_are_finite_differences(name):
     schedule = VP()
-    sample = jax.jit(sampling_fn(*sampler_and_grid(name, schedule)))
+    sample = sampling_fn(*sampler_and_grid(name, schedule))
     target = analytic.gaussian_mixture([0.3, 0.7], [-0.6, 0.5], [0.04, 0.02])
-    value = lambda x: sample(target.denoiser(schedule), jax.random.key(0), x)
-    x = jnp.asarray(0.3)
-    numeric = (value(x + 1e-5) - value(x - 1e-5)) / 2e-5
-    assert float(jax.grad(value)(x)) == pytest.approx(float(numeric), rel=1e-6)
+    both = jax.jit(jax.value_and_grad(lambda x: sample(target.denoiser(schedule), jax.random.key(0), x)))
+    high, low = (float(both(x)[0]) for x in (0.3 + 1e-5, 0.3 - 1e-5))
+    assert float(both(0.3)[1]) == pytest.approx((high - low) / 2e-5, rel=1e-6)
 
 
 # Models of other schedules.
@@ -295,7 +303,7 @@ def test_gradients_are_finite_differences(name):
 @pytest.mark.parametrize("name", ["ddim", "heun", "adams_3", "flow"])
 def test_a_denoiser_of_another_schedule_is_refused(name):
     sampler, ts = sampler_and_grid(name, VP())
-    sample, key, x = sampling_fn(sampler, ts), jax.random.key(0), jnp.ones(2)
+    sample, key, x = sampling_fn(sampler, ts), jax.random.key(0), np.ones(2, np.float32)
     for other in (VP(beta_max=10.0), VE(), Tabulated.linear()):
         with pytest.raises(
             ValueError, match=r"planned for VP\(.*but the denoiser was made for " + type(other).__name__
@@ -325,18 +333,18 @@ def test_inside_jit_other_numbers_give_nan_and_other_classes_raise():
 @pytest.mark.parametrize("name", KINDS)
 def test_padded_rows_change_nothing(name):
     schedule = VP()
-    sampler, ts = sampler_and_grid(name, schedule, 5)
-    keys, x = examples(3)
+    sampler, ts = sampler_and_grid(name, schedule)
+    keys, x = examples(7)
     model = TARGET.denoiser(schedule)
-    plain, padded = sampling_fn(sampler, ts), sampling_fn(sampler, ts, max_rows=23)
-    assert nfe(plain) == nfe(padded)
+    plain, padded = sampling_fn(sampler, ts), sampling_fn(sampler, ts, max_rows=43)
+    assert nfe(plain) == nfe(padded) < 43
     np.testing.assert_allclose(batched(padded, model, keys, x), batched(plain, model, keys, x), rtol=1e-5, atol=1e-6)
 
 
 def test_one_compile_serves_every_length_up_to_a_maximum():
     calls, run, schedule = Calls(), jax.jit(sample_batch), VP()
     keys, x = examples(3)
-    model = Counting(schedule, jnp.float32(0.1), calls)
+    model = Counting(schedule, np.float32(0.1), calls)
     for n in (1, 4, 9, 20):
         run(sampling_fn(multistep.adams(schedule), grid(n, schedule), max_rows=20), model, keys, x)
         after = len(calls) if n == 1 else after
@@ -355,7 +363,7 @@ def test_padded_rows_are_not_run():
     model = Model()
     model.schedule = schedule
     sample = sampling_fn(multistep.adams(schedule), grid(4, schedule), max_rows=50)
-    sample(model, jax.random.key(0), jnp.zeros(2))
+    sample(model, jax.random.key(0), np.zeros(2, np.float32))
     jax.effects_barrier()
     np.testing.assert_allclose(seen, grid(4, schedule)[:-1], rtol=1e-6)
 
