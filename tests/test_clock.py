@@ -132,15 +132,14 @@ def noisy(params, keys, example, index, size):
 
 def test_the_clock_learns_to_make_every_loss_equally_large():
     """The least second moment is that of v' ~ 1 / L: the square of the integral of L (Cauchy and Schwarz)."""
-    prepare, emas = losses.prepare.learned(VDM(), learning_rate=1e-2, t_min=0.0), ema.warm_up([])
-    steps = jax.jit(training.make_steps(training.make_step(training.loss_method(noisy, prepare), optax.sgd(0.1), emas)))
-    state = training.init_state(
-        jnp.zeros(()), optax.sgd(0.1), emas, jax.random.key(0), training.loss_method(noisy, prepare)
-    )
+    prepare, emas = losses.prepare.learned(VDM(), 8, learning_rate=1e-2, t_min=0.0), ema.warm_up([])
+    method, optimizer = training.loss_method(noisy, prepare), optax.sgd(0.1)
+    steps = jax.jit(training.make_steps(training.make_step(method, optimizer, emas)))
+    state = training.init_state(jnp.zeros(()), optimizer, emas, jax.random.key(0), method)
     best = quad(curve, 0, 1, args=(np,))[0] ** 2
     assert second_moment(state.memory.clock) > 1.9 * best
-    state, _ = steps(state, Example(jnp.zeros((1500, 128, 1))))
-    assert second_moment(state.memory.clock) < 1.03 * best
+    state, _ = steps(state, Example(np.zeros((1000, 64, 1), np.float32)))
+    assert second_moment(state.memory.clock) < 1.01 * best
     learned = prepare.schedule(state.memory)
     assert isinstance(learned, Warped)
     calculus.check(learned)
