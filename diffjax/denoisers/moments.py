@@ -61,14 +61,14 @@ def measure(
         raise ValueError(f"At t = {bad:g} there is no signal or no noise to measure with; leave that time out.")
 
     @jax.jit
-    def sums(examples: Any, keys: Any, t: Any) -> tuple[Array, Array, Array]:
-        def one(example: Any, key: Any) -> tuple[Array, Array, Array]:
+    def sums(examples: Any, places: Any, t: Any) -> tuple[Array, Array, Array]:
+        def one(example: Any, place: Any) -> tuple[Array, Array, Array]:
             x0, (a, s) = example["x"], schedule(t)
-            x = process.corrupt(x0, process.noise(key, x0), t)
+            x = process.corrupt(x0, process.noise(jax.random.fold_in(key, place), x0), t)
             mean = denoise(example)(x, t).mean
             return (x0 - mean) ** 2, jnp.mean(((x - a * mean) / s) ** 2), jnp.mean((mean - centre) ** 2)
 
-        return jax.tree.map(lambda of_each: of_each.sum(0), jax.vmap(one)(examples, keys))
+        return jax.tree.map(lambda of_each: of_each.sum(0), jax.vmap(one)(examples, places))
 
     centre = jnp.asarray(np.mean(examples["x"], 0))
     variance = np.mean((np.asarray(examples["x"], np.float64) - np.mean(examples["x"], 0, dtype=np.float64)) ** 2)
@@ -77,8 +77,7 @@ def measure(
         for i in range(0, n, batch):
             part = jax.tree.map(lambda leaf: leaf[i : i + batch], examples)  # noqa: B023
             places = np.arange(i, min(i + batch, n)) + j * n
-            keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, places)
-            for total, values in zip((entries, noise, spread), sums(part, keys, jnp.asarray(t, float))):
+            for total, values in zip((entries, noise, spread), sums(part, places, jnp.asarray(t, float))):
                 total[j] += np.asarray(values, np.float64) / n
     error = entries.reshape(len(ts), -1).mean(1)
     noise = np.nan if flow_only(schedule) else noise
