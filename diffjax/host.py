@@ -1,6 +1,7 @@
 """float64 on the host: coefficients are computed once, exactly, before anything is traced; checks of what was given."""
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -46,6 +47,15 @@ def float64(function: Callable, *args: Any) -> Any:
             return jax.tree.map(np.asarray, function(*jax.tree.map(widen, args)))
     finally:
         _PLANNING.reset(token)
+
+
+def run_once(function: Callable, *args: Any) -> Any:
+    """Calls `function(*args)` in one compiled call that is soon compiled: for what runs a single time."""
+    # At full optimisation the CPU compiler spends four times as long on random draws (11 s for 2.5).
+    chosen = "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")  # by whoever runs this: it stays
+    quick = jax.default_backend() == "cpu" and not chosen
+    options: Any = {"xla_backend_optimization_level": 1} if quick else None
+    return jax.jit(function).lower(*args).compile(compiler_options=options)(*args)
 
 
 def planning() -> bool:

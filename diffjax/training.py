@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from diffjax import host
 from diffjax.ema import Ema
 from diffjax.ema import State as EmaState
 from diffjax.method import Keys as Keys
@@ -91,9 +92,7 @@ def _put(tree: PyTree, who: str | None, part: PyTree) -> PyTree:
 
 def first_params(init: Callable[..., PyTree], *args: Any) -> PyTree:
     """Calls `init(*args)` in one compiled call."""
-    # It runs once: at full optimisation the CPU compiler spends four times as long on the random draws (11 s for 2.5).
-    options: Any = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    return jax.jit(init).lower(*args).compile(compiler_options=options)(*args)
+    return host.run_once(init, *args)
 
 
 def loss_method(loss: Callable, prepare: Prepare | None = None) -> Method:

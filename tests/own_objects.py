@@ -79,7 +79,7 @@ def of_equinox():
 
 
 NETWORKS = {
-    "nnx": lambda: models.of(OfNnx(nnx.Rngs(0))),
+    "nnx": lambda: models.of(nnx.jit(OfNnx)(nnx.Rngs(0))),
     "linen": lambda: models.of(OfLinen()),
     "function": of_function,
     "equinox": of_equinox,

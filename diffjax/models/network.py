@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from diffjax import host
 from diffjax.types import Array, Key, PyTree
 
 Given = Mapping[str, Any]
@@ -65,9 +66,7 @@ def network(module: nn.Module) -> Network:
 def init(net: Network, key: Key, shape: tuple[int, ...], given: Given = NOTHING) -> PyTree:
     """Makes the first parameters for examples of this shape, in one compiled call."""
     args = (key, jnp.zeros(shape, jnp.float32), jnp.zeros((), jnp.float32), dict(given))
-    # It runs once: at full optimisation the CPU compiler spends four times as long on the random draws (11 s for 2.5).
-    options: Any = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    return jax.jit(net.init).lower(*args).compile(compiler_options=options)(*args)
+    return host.run_once(net.init, *args)
 
 
 class Parameter(NamedTuple):
