@@ -70,7 +70,14 @@ def test_networks_that_are_not_alike_are_refused():
         finetune.trained(params, "(")
 
 
-MLP = ["data.name=moons", "data.n=1000", "data.held_out=200", "model.name=MLP", "model.width=16", "model.depth=1"]  # compiles in no time
+MLP = [
+    "data.name=moons",
+    "data.n=1000",
+    "data.held_out=200",
+    "model.name=MLP",
+    "model.width=16",
+    "model.depth=1",
+]  # compiles in no time
 SMALL = [*MLP, "train.steps=10", "train.batch_size=8", "train.sample_every=10", "eval.samples=100"]
 
 

@@ -177,7 +177,9 @@ def test_remat_changes_memory_not_values():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_compute_dtype_is_that_of_the_convolutions(dtype):
     module, shape = models.UNet(**TINY, dtype=dtype), (4, 4, 1)
-    found = primitives(models.network(module).apply, noise_like(module, shape), np.ones(shape, np.float32), np.float32(0))
+    found = primitives(
+        models.network(module).apply, noise_like(module, shape), np.ones(shape, np.float32), np.float32(0)
+    )
     dtypes = [str(e.outvars[0].aval.dtype) for e in found if e.primitive.name == "conv_general_dilated"]
     assert dtypes == [dtype] * 11 + ["float32"]  # the output is float32 always
 
