@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from scipy import ndimage
 
 from diffjax import config as C
@@ -15,14 +14,17 @@ from diffjax.method import Example, Keys
 from diffjax.methods.evaluation import validation
 from diffjax.models import layers
 from diffjax.runs import build_run
-from diffjax.runs.run import init_state
+from diffjax.runs.run import abstract_state
 
 NOTHING = dict(x_flip=0.0, y_flip=0.0, scale=0.0, angle=0.0, stretch=0.0, axis=0.0, shift=(0.0, 0.0))
 X = np.random.default_rng(0).normal(size=(8, 12, 3)).astype(np.float32)
 
 
-def drawn(**changes):
-    return Drawn(**{name: jnp.asarray(value, jnp.float32) for name, value in {**NOTHING, **changes}.items()})
+APPLY = jax.jit(augment.apply)
+
+
+def drawn(dtype=np.float32, **changes):
+    return Drawn(**{name: np.asarray(value, dtype) for name, value in {**NOTHING, **changes}.items()})
 
 
 def scaling(x, y):
@@ -73,55 +75,62 @@ CASES = {
 def test_transform_is_the_published_one(case, x64):
     """In float64: a rounded coordinate may fall on the other side of a pixel."""
     x = X.astype(np.float64)
-    d = Drawn(**{name: jnp.asarray(value) for name, value in {**NOTHING, **CASES[case]}.items()})
-    got = augment.apply(d, jnp.asarray(x))
+    got = APPLY(drawn(np.float64, **CASES[case]), x)
     expected = published(x, **{**NOTHING, **CASES[case]})
     assert np.abs(expected - x).max() > 0.5, "it does something"
     np.testing.assert_allclose(got, expected, atol=1e-12)
-    np.testing.assert_allclose(augment.apply(drawn(**CASES[case]), jnp.asarray(X)), expected, atol=2e-4)
+    np.testing.assert_allclose(APPLY(drawn(**CASES[case]), X), expected, atol=2e-4)
 
 
 def test_flips_move_pixels_and_touch_none():
-    np.testing.assert_array_equal(augment.apply(drawn(x_flip=1), jnp.asarray(X)), X[:, ::-1])
-    np.testing.assert_array_equal(augment.apply(drawn(y_flip=1), jnp.asarray(X)), X[::-1])
-    np.testing.assert_array_equal(augment.apply(drawn(x_flip=1, y_flip=1), jnp.asarray(X)), X[::-1, ::-1])
+    np.testing.assert_array_equal(APPLY(drawn(x_flip=1), X), X[:, ::-1])
+    np.testing.assert_array_equal(APPLY(drawn(y_flip=1), X), X[::-1])
+    np.testing.assert_array_equal(APPLY(drawn(x_flip=1, y_flip=1), X), X[::-1, ::-1])
 
 
 def test_quarter_turns_and_whole_pixels_are_permutations():
-    square = jnp.asarray(X[:, :8])
-    np.testing.assert_allclose(augment.apply(drawn(angle=np.pi), square), square[::-1, ::-1], atol=1e-5)
+    square = X[:, :8]
+    np.testing.assert_allclose(APPLY(drawn(angle=np.pi), square), square[::-1, ::-1], atol=1e-5)
     # y runs down: what is at p comes from its place a quarter turn clockwise.
-    np.testing.assert_allclose(augment.apply(drawn(angle=np.pi / 2), square), np.rot90(square), atol=1e-5)
-    right = augment.apply(drawn(shift=(1.0, 0.0)), square)  # an eighth of 8 pixels
+    np.testing.assert_allclose(APPLY(drawn(angle=np.pi / 2), square), np.rot90(square), atol=1e-5)
+    right = np.asarray(APPLY(drawn(shift=(1.0, 0.0)), square))  # an eighth of 8 pixels
     np.testing.assert_allclose(right[:, 1:], square[:, :-1], atol=1e-6)
     np.testing.assert_allclose(right[:, 0], square[:, 1], atol=1e-6)  # by reflection about the first column
-    down = augment.apply(drawn(shift=(0.0, 2.0)), square)
+    down = np.asarray(APPLY(drawn(shift=(0.0, 2.0)), square))
     np.testing.assert_allclose(down[2:], square[:-2], atol=1e-6)
 
 
 @pytest.mark.parametrize("change", [dict(scale=0.8), dict(angle=0.4), dict(stretch=0.9, axis=0.7)])
 def test_the_opposite_parameters_undo_a_transform(change, x64):
     opposite = {name: value if name == "axis" else -value for name, value in change.items()}
-    (there, _), (back, _) = (augment.backwards(drawn(**c), 8, 12) for c in (change, opposite))
+    backwards = jax.jit(augment.backwards, static_argnums=(1, 2))
+    (there, _), (back, _) = (backwards(drawn(**c), 8, 12) for c in (change, opposite))
     np.testing.assert_allclose(np.asarray(there, float) @ np.asarray(back, float), np.eye(2), atol=1e-6)
     rows, columns = np.mgrid[:32, :32] / 32
-    x = jnp.asarray(np.sin(3 * rows + 2 * columns)[..., None])  # each resampling loses up to |x''| / (8 x 32^2)
-    twice = augment.apply(drawn(**opposite), augment.apply(drawn(**change), x))
+    x = np.sin(3 * rows + 2 * columns)[..., None]  # each resampling loses up to |x''| / (8 x 32^2)
+    once = np.asarray(APPLY(drawn(**change), x))
+    twice = np.asarray(APPLY(drawn(**opposite), once))
     np.testing.assert_allclose(twice[10:22, 10:22], x[10:22, 10:22], atol=5e-3)
-    assert np.abs(augment.apply(drawn(**change), x) - x)[10:22, 10:22].max() > 0.05
+    assert np.abs(once - x)[10:22, 10:22].max() > 0.05
 
 
 def test_label():
     d = dict(x_flip=1.0, y_flip=0.0, scale=-0.3, angle=2.1, stretch=0.8, axis=-0.5, shift=(0.2, -1.4))
     angle, axis = (np.cos(2.1) - 1, np.sin(2.1)), (0.8 * np.cos(-0.5), 0.8 * np.sin(-0.5))
-    np.testing.assert_allclose(augment.label(drawn(**d)), [1, 0, -0.3, *angle, *axis, 0.2, -1.4], rtol=1e-6)
-    np.testing.assert_array_equal(augment.label(drawn()), np.zeros(9))
+    label = jax.jit(augment.label)
+    np.testing.assert_allclose(label(drawn(**d)), [1, 0, -0.3, *angle, *axis, 0.2, -1.4], rtol=1e-6)
+    np.testing.assert_array_equal(label(drawn()), np.zeros(9))
 
 
 def batch(n, seed=0, **options):
-    keys = jax.random.split(jax.random.key(seed), n)
-    x = jnp.broadcast_to(jnp.asarray(X), (n, *X.shape))
-    return keys, *jax.jit(jax.vmap(augment.geometric(**options)))(keys, x)
+    rule = augment.geometric(**options)
+
+    @jax.jit
+    def of_all(key, x):
+        keys = jax.random.split(key, n)
+        return keys, *jax.vmap(rule, in_axes=(0, None))(keys, x)
+
+    return of_all(jax.random.key(seed), X)
 
 
 def test_probability_0_is_the_identity_bit_for_bit():
@@ -129,7 +138,7 @@ def test_probability_0_is_the_identity_bit_for_bit():
     x[0, 0] = [-0.0, 1e-42, 3e38]
     rule = jax.jit(augment.geometric(probability=0.0, x_flip=0.0))
     for seed in range(20):
-        got, label = rule(jax.random.key(seed), jnp.asarray(x))
+        got, label = rule(jax.random.key(seed), x)
         assert np.asarray(got).tobytes() == x.tobytes()
         np.testing.assert_array_equal(label, np.zeros(9))
 
@@ -155,21 +164,22 @@ def test_label_says_what_was_done():
 
 
 def test_one_example_is_that_of_the_batch():
-    keys, x, label = batch(6, probability=0.7)
+    keys, *made = batch(6, probability=0.7)
+    x, label = (np.asarray(array) for array in made)
     alone = jax.jit(augment.geometric(probability=0.7))
     for i, key in enumerate(keys):
-        image, entries = alone(key, jnp.asarray(X))
+        image, entries = alone(key, X)
         np.testing.assert_allclose(image, x[i], atol=1e-5)
         np.testing.assert_allclose(entries, label[i], rtol=1e-6)
-        np.testing.assert_array_equal(alone(key, jnp.asarray(X))[0], image)
-    assert len({image.tobytes() for image in np.asarray(x)}) == 6
+        np.testing.assert_array_equal(alone(key, X)[0], image)
+    assert len({image.tobytes() for image in x}) == 6
 
 
 def test_frequencies_and_laws():
     """Over 20,000 draws; bounds are five standard errors."""
     n, p = 20_000, 0.12
-    keys = jax.random.split(jax.random.key(3), n)
-    d = jax.jit(jax.vmap(lambda key: augment.draw(key, [1.0, p, p, p, p, p])))(keys)
+    one = jax.vmap(lambda key: augment.draw(key, [1.0, p, p, p, p, p]))
+    d = jax.device_get(jax.jit(lambda key: one(jax.random.split(key, n)))(jax.random.key(3)))
     share = lambda values, expected: abs(np.mean(np.asarray(values) != 0) - expected) < 5 * np.sqrt(expected / n)
     assert share(d.x_flip, 0.5)
     assert share(d.y_flip, p / 2)
@@ -188,7 +198,8 @@ def test_frequencies_and_laws():
 def test_one_transform_alone(i, name):
     entries = [(0,), (1,), (2,), (3, 4), (5, 6), (7, 8)]
     rule = augment.geometric(probability=1.0, transforms=(name,))
-    label = jax.jit(jax.vmap(lambda key: rule(key, jnp.asarray(X))[1]))(jax.random.split(jax.random.key(0), 30))
+    one = jax.vmap(lambda key: rule(key, jnp.asarray(X))[1])
+    label = jax.jit(lambda key: one(jax.random.split(key, 30)))(jax.random.key(0))
     used = np.flatnonzero(np.asarray(label).any(0))
     assert set(used) == set(entries[i])
 
@@ -215,18 +226,20 @@ def test_refuses_what_is_no_image():
 
 def test_network_takes_the_label_as_one_linear_layer_without_bias():
     told, untold = layers.Embedding(16, features=8, augment=9), layers.Embedding(16, features=8)
-    c, a = jnp.float32(0.3), jnp.arange(9.0) / 9
-    params = told.init(jax.random.key(0), c)["params"]
+    c, a = np.float32(0.3), np.arange(9, dtype=np.float32) / 9
+    params = jax.device_get(jax.jit(told.init)(jax.random.key(0), c))["params"]
     kernel = params.pop("augment")["kernel"]
     assert kernel.shape == (9, 8)
-    features = layers.positional(c, 8) + a @ kernel
+    features = np.asarray(jax.jit(layers.positional, static_argnums=1)(c, 8)) + a @ kernel
     dense = lambda name, x: x @ params[name]["kernel"] + params[name]["bias"]
-    expected = nn.silu(dense("noise_1", nn.silu(dense("noise_0", features))))
+    silu = lambda x: x / (1 + np.exp(-x))
+    expected = silu(dense("noise_1", silu(dense("noise_0", features))))
     variables = {"params": {**params, "augment": {"kernel": kernel}}}
-    np.testing.assert_allclose(told.apply(variables, c, None, a), expected, rtol=1e-5, atol=1e-6)
-    without = untold.apply({"params": params}, c)
-    for nothing in (None, jnp.zeros(9)):
-        np.testing.assert_array_equal(told.apply(variables, c, None, nothing), without)
+    apply = jax.jit(told.apply)
+    np.testing.assert_allclose(apply(variables, c, None, a), expected, rtol=1e-5, atol=1e-6)
+    without = jax.jit(untold.apply)({"params": params}, c)
+    for nothing in (None, np.zeros(9, np.float32)):
+        np.testing.assert_array_equal(apply(variables, c, None, nothing), without)
     with pytest.raises(ValueError, match=r"label of shape \(9,\), but the network has augment = 0"):
         untold.apply({"params": params}, c, None, a)
 
@@ -244,14 +257,21 @@ def test_training_sees_augmented_images_and_says_so_evaluation_does_not():
     small = ["model.channels=4", "model.multipliers=(1,)", "model.attention=()"]
     built = build_run(runs.load(TINY, ["augment.probability=1.0", *small]))
     of = built.method.parts
-    noise = lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape)
-    params = jax.jit(lambda params: jax.tree.map(noise, params))(init_state(built).params)
-    batch, key = Example(jnp.asarray(built.data.train.gather(np.arange(1)).x)), jax.random.key(5)
-    plain, (shared, base) = batch.x[0], jax.random.split(key)
-    own = jax.random.fold_in(base, 0)
-    t = of.times(of.schedule)(Keys(shared, own), 0, 1)
-    z = of.process.noise(jax.random.split(jax.random.fold_in(own, 1))[0], plain)
-    x, label = jax.jit(of.augment)(jax.random.fold_in(own, 2), plain)
+    rng = np.random.default_rng(1)
+    draw = lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(leaf.dtype)
+    params = jax.tree.map(draw, abstract_state(built).params)
+    batch, key = Example(np.asarray(built.data.train.gather(np.arange(1)).x)), jax.random.key(5)
+    plain = batch.x[0]
+
+    @jax.jit
+    def pieces(key, plain):
+        shared, base = jax.random.split(key)
+        own = jax.random.fold_in(base, 0)
+        t = of.times(of.schedule)(Keys(shared, own), 0, 1)
+        z = of.process.noise(jax.random.split(jax.random.fold_in(own, 1))[0], plain)
+        return t, z, *of.augment(jax.random.fold_in(own, 2), plain)
+
+    t, z, x, label = jax.device_get(pieces(key, plain))
     assert np.abs(x - plain).max() > 0.1
 
     @jax.jit
@@ -261,11 +281,11 @@ def test_training_sees_augmented_images_and_says_so_evaluation_does_not():
 
     both = built.method.turns[0].losses, validation(of, of.mean_denoiser)
     run = jax.jit(lambda params: [losses_of(params, key, batch, jnp.arange(1), 1)[0][0] for losses_of in both])
-    train, held_out = run(params)
+    train, held_out = jax.device_get(run(params))
     np.testing.assert_allclose(train, expected(x, {"augment": label}), rtol=1e-5)
-    np.testing.assert_allclose(held_out, expected(plain, {"augment": jnp.zeros(9)}), rtol=1e-5)
+    np.testing.assert_allclose(held_out, expected(plain, {"augment": np.zeros(9, np.float32)}), rtol=1e-5)
     assert abs(train - held_out) > 1e-3
-    assert abs(train - expected(x, {"augment": jnp.zeros(9)})) > 1e-4, "the label matters"
+    assert abs(train - expected(x, {"augment": np.zeros(9, np.float32)})) > 1e-4, "the label matters"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,22 @@ from diffjax.metrics import digits, gate
 USED = 594
 
 
+@pytest.fixture(scope="module", autouse=True)
+def measured_once():
+    """Floors and Gaussian fits of the same digits stand in most reports: equal arrays are measured once."""
+    measure, found = gate._measure, {}
+
+    def remembered(*arrays):
+        key = tuple(array.tobytes() for array in arrays)
+        if key not in found:
+            found[key] = measure(*arrays)
+        return found[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate, "_measure", remembered)
+        yield
+
+
 def _arrays(source):
     batch = source.gather(np.arange(len(source)))
     return np.asarray(batch.x), np.asarray(batch.given["label"])

@@ -31,7 +31,7 @@ def exact(p):
             table[code(x, vocabulary), place] = np.log(law)
     powers = (vocabulary + 1) ** np.arange(length)[::-1]
     apply = lambda params, x, c, given=None, **options: params[jnp.sum(x * jnp.asarray(powers, x.dtype))]
-    return Network(lambda key, x, c, given=None: jnp.asarray(table, float), apply, ())
+    return Network(lambda key, x, c, given=None: table, apply, ())
 
 
 def sets(length):
@@ -39,30 +39,33 @@ def sets(length):
     return [np.array(bits, bool) for bits in itertools.product((0, 1), repeat=length) if any(bits)]
 
 
-def losses_of(method, params, x, hidden, t):
+@jax.jit
+def _losses(params, batch):
+    losses, n = methods.masked(exact(A), 3).turns[0].losses, len(batch.x)
+    return losses(params, jax.random.key(0), batch, jnp.arange(n, dtype=jnp.int32), n)[0]
+
+
+def losses_of(params, x, hidden, t):
     """What the training loss says of one x for each mask of `hidden`: u is 0 where it is hidden at t, 1 where not."""
-    loss = method.turns[0].losses
     n = len(hidden)
-    chosen = {"t": jnp.full(n, t, float), "z": jnp.asarray(np.where(hidden, 0.0, 1.0))}
-    batch = Example(jnp.asarray(np.tile(x, (n, 1)), jnp.int32), {}, chosen)
-    return np.asarray(loss(params, jax.random.key(0), batch, jnp.arange(n, dtype=jnp.int32), n)[0])
+    chosen = {"t": np.full(n, t), "z": np.where(hidden, 0.0, 1.0)}
+    return np.asarray(_losses(params, Example(np.tile(np.int32(x), (n, 1)), {}, chosen)))
 
 
 def test_loss_of_exact_conditionals_is_the_entropy_of_every_sequence(x64):
     """The integral over t of the mean over masks is -log p(x), for each x: Beta functions for the integral."""
-    method = methods.masked(exact(A), 3)
     params, masks, t = exact(A).init(None, None, None), sets(3), 0.7
     count = np.array([mask.sum() for mask in masks])
     weights = special.beta(count, 3 - count + 1)  # integral of t^k (1 - t)^(L - k) / t
     for x in itertools.product(range(3), repeat=3):
-        nats = losses_of(method, params, x, np.array(masks), t) * t  # the sum over the hidden tokens
+        nats = losses_of(params, x, np.array(masks), t) * t  # the sum over the hidden tokens
         np.testing.assert_allclose(np.sum(weights * nats), -np.log(A[x]), atol=1e-12)
 
 
 def test_bound_does_not_depend_on_the_schedule(x64):
     """Weight -alpha' / (1 - alpha): log-linear, cosine and a polynomial give one number."""
     masks = np.array(sets(3))
-    nats = losses_of(methods.masked(exact(A), 3), exact(A).init(None, None, None), (2, 0, 1), masks, 0.5) * 0.5
+    nats = losses_of(exact(A).init(None, None, None), (2, 0, 1), masks, 0.5) * 0.5
     count = masks.sum(1)
 
     def bound(alpha, slope):
@@ -84,12 +87,12 @@ def test_bound_does_not_depend_on_the_schedule(x64):
 def test_bound_by_counts_is_the_entropy_in_mean(x64):
     """Every number of hidden tokens and every order has its say: counts in turn, keys at random, error stated."""
     net = exact(A)
-    of, params = methods.masked(net, 3).parts, net.init(None, None, None)
-    x = jnp.asarray(np.stack(np.unravel_index(np.arange(27), A.shape), -1), jnp.int32)
-    keys = jax.random.split(jax.random.key(1), 400)
+    of, params = methods.masked(net, 3).parts, jnp.asarray(net.init(None, None, None))
+    x = np.stack(np.unravel_index(np.arange(27), A.shape), -1).astype(np.int32)
     bound = lambda key, x, count: of.bound(params, key, x, {}, count)
     over = jax.vmap(jax.vmap(jax.vmap(bound, (None, None, 0)), (0, None, None)), (None, 0, None))
-    found = np.asarray(jax.jit(over)(keys, x, jnp.arange(1, 4)))  # (27, 400, 3)
+    split = jax.jit(lambda key, *args: over(jax.random.split(key, 400), *args))
+    found = np.asarray(split(jax.random.key(1), x, np.arange(1, 4)))  # (27, 400, 3)
     mean, error = found.mean((1, 2)), found.mean(2).std(1) / np.sqrt(400)
     assert np.all(np.abs(mean + np.log(A.ravel())) < 4.5 * error + 1e-12)
     np.testing.assert_allclose(A.ravel() @ mean, entropy(A), atol=4.5 * np.sqrt(np.sum((A.ravel() * error) ** 2)))
@@ -98,18 +101,18 @@ def test_bound_by_counts_is_the_entropy_in_mean(x64):
 def test_wrong_network_pays_the_divergence(x64):
     """The bound of a product of marginals is its cross-entropy: above the entropy by the total correlation."""
     product = product_of_marginals(A)
-    net = exact(product)
     masks = np.array(sets(3))
     weights = special.beta(masks.sum(1), 4 - masks.sum(1))
-    method, params = methods.masked(net, 3), net.init(None, None, None)
-    bound = sum(A[x] * weights @ losses_of(method, params, x, masks, 0.5) * 0.5 for x in np.ndindex(A.shape))
+    params = exact(product).init(None, None, None)
+    bound = sum(A[x] * weights @ losses_of(params, x, masks, 0.5) * 0.5 for x in np.ndindex(A.shape))
     np.testing.assert_allclose(bound - entropy(A), kl(A, product), atol=1e-12)
 
 
 def test_seen_tokens_stay_and_nothing_is_hidden_in_a_sample(x64):
     of, params = methods.masked(exact(A), 3).parts, exact(A).init(None, None, None)
+    posterior = jax.jit(lambda params, x: of.posterior(params, x, {}).probs)
     for x, laws in conditionals(A).items():
-        probs = np.asarray(of.posterior(params, jnp.asarray(x, jnp.int32), {}).probs)
+        probs = np.asarray(posterior(params, np.int32(x)))
         assert probs.shape == (3, 3)  # no mass on "hidden": it has no column
         for place, token in enumerate(x):
             expected = laws[place] if token == 3 else np.eye(3)[token]
@@ -119,8 +122,9 @@ def test_seen_tokens_stay_and_nothing_is_hidden_in_a_sample(x64):
 def test_gradient_is_finite_and_of_hidden_places_alone():
     net = Network(lambda key, x, c, given=None: jnp.zeros((3, 3)), lambda params, x, c, given=None, **_: params, ())
     of = methods.masked(net, 3).parts
-    x, hidden = jnp.asarray([0, 2, 1], jnp.int32), jnp.asarray([True, False, True])
-    gradient = np.asarray(jax.grad(lambda p: of.nats(p, x, hidden, {}).sum())(jnp.zeros((3, 3))))
+    x, hidden = np.int32([0, 2, 1]), np.array([True, False, True])
+    slope = jax.jit(jax.grad(lambda p, x, hidden: of.nats(p, x, hidden, {}).sum()))
+    gradient = slope(np.zeros((3, 3), np.float32), x, hidden)
     np.testing.assert_allclose(gradient, [[-2 / 3, 1 / 3, 1 / 3], [0, 0, 0], [1 / 3, -2 / 3, 1 / 3]], atol=1e-6)
 
 
@@ -128,8 +132,9 @@ def test_share_of_hidden_tokens_in_training_is_uniform_and_stratified():
     """Of a batch of B, one t in each B-th of [t_min, 1]; the tokens hidden at t are a share t of them."""
     net = Network(lambda key, x, c, given=None: (), lambda params, x, c, given=None, **_: jnp.zeros((*x.shape, 2)), ())
     method, size = methods.masked(net, 2, t_min=0.01), 4000
-    batch = Example(jnp.zeros((size, 5), jnp.int32))
-    losses, aux = method.turns[0].losses((), jax.random.key(3), batch, jnp.arange(size, dtype=jnp.int32), size)
+    index = np.arange(size, dtype=np.int32)
+    of = jax.jit(lambda x, index: method.turns[0].losses((), jax.random.key(3), Example(x), index, size))
+    losses, aux = jax.device_get(of(np.zeros((size, 5), np.int32), index))
     t = np.sort(np.asarray(aux["t01"]))
     assert np.all(np.histogram(t, size, (0.01, 1))[0] <= 2)
     assert abs(t.mean() - 0.505) < 1e-3
@@ -149,9 +154,10 @@ def test_enumeration_of_the_chain_agrees_with_known_prices():
 
 def trajectories(method, params, n, seed=0):
     request = method.plan((3,), lambda x: x)
-    keys = jax.random.split(jax.random.key(seed), n)
-    _, states = jax.jit(jax.vmap(lambda key: method.draw(params, request, key, {})))(keys)
-    states = np.asarray(states)
+    one = jax.vmap(lambda params, key: method.draw(params, request, key, {})[1], (None, 0))
+    states = np.asarray(
+        jax.jit(lambda params, key: one(params, jax.random.split(key, n)))(params, jax.random.key(seed))
+    )
     return np.concatenate([np.full((n, 1, 3), 3), states], 1)  # (n, steps + 1, 3), all hidden at first
 
 
@@ -300,7 +306,7 @@ def test_numbers_out_of_range_are_refused(parts, match):
 def test_a_network_of_another_vocabulary_and_real_numbers_are_refused_before_training():
     example = Example(np.zeros(3, np.int32))
     with pytest.raises(ValueError, match=r"logits of shape \(3, 4\) for tokens of shape \(3,\), expected \(3, 3\)"):
-        methods.masked(net(vocabulary=4), 3).init(jax.random.key(0), example)
+        jax.eval_shape(methods.masked(net(vocabulary=4), 3).init, jax.random.key(0), example)
     x = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
     with pytest.raises(ConfigError, match=r"float32 of shape \(3,\), expected integers: tokens from 0 on"):
         runs.Trainer(methods.masked(net(), 3), data.arrays(x), optimizer=optax.adam(1e-3))
@@ -333,11 +339,17 @@ def test_data_out_of_range_is_refused(options, match):
 
 def test_categorical_of_tokens_that_cannot_be():
     """Probabilities, nats and frequencies, one token impossible."""
-    law = Categorical(jnp.log(jnp.asarray([[0.2, 0.0, 0.8], [1.0, 0.0, 0.0]])))
-    np.testing.assert_allclose(law.probs, [[0.2, 0.0, 0.8], [1.0, 0.0, 0.0]], rtol=1e-6)
-    np.testing.assert_allclose(law.log_prob(jnp.asarray([2, 0])), [np.log(0.8), 0.0], atol=1e-6)
     n = 20_000
-    drawn = np.asarray(jax.vmap(law.sample)(jax.random.split(jax.random.key(0), n)))
+
+    @jax.jit
+    def law_of(probs, tokens, key):
+        law = Categorical(jnp.log(probs))
+        return law.probs, law.log_prob(tokens), jax.vmap(law.sample)(jax.random.split(key, n))
+
+    rows = np.float32([[0.2, 0.0, 0.8], [1.0, 0.0, 0.0]])
+    probs, nats, drawn = jax.device_get(law_of(rows, np.int32([2, 0]), jax.random.key(0)))
+    np.testing.assert_allclose(probs, rows, rtol=1e-6)
+    np.testing.assert_allclose(nats, [np.log(0.8), 0.0], atol=1e-6)
     assert drawn.dtype == np.int32
     assert set(drawn[:, 0]) == {0, 2}
     assert set(drawn[:, 1]) == {0}

@@ -15,12 +15,16 @@ GRADS = [
 
 def run(spec, total_steps=100):
     optimizer, _ = build_optimizer(spec, total_steps)
-    params = jax.tree.map(jnp.asarray, PARAMS)
-    state = optimizer.init(params)
-    for grads in GRADS:
-        updates, state = optimizer.update(jax.tree.map(jnp.asarray, grads), state, params)
-        params = optax.apply_updates(params, updates)
-    return params
+
+    @jax.jit
+    def all_of_them(params, all_grads):
+        state = optimizer.init(params)
+        for grads in all_grads:
+            updates, state = optimizer.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    return all_of_them(PARAMS, GRADS)
 
 
 def numpy_adam(rates, decay=lambda name: 0.0, b1=0.9, b2=0.999, eps=1e-8, scale=lambda g: 1.0):
@@ -90,6 +94,11 @@ def test_update_n_uses_the_rate_of_n(x64):
     check(run(spec), numpy_adam([0.0, 0.0025, 0.005]), rtol=1e-8)  # optax makes schedules in float32
 
 
+def rates(schedule, ns):
+    """The schedule at each of these counts of updates."""
+    return np.asarray(jax.jit(jax.vmap(schedule))(np.int32(ns)))
+
+
 PEAK, WARM, TOTAL = 2e-3, 100, 1100
 AFTER = {  # the decay, as a function of n >= WARM
     "constant": ({}, lambda n: PEAK),
@@ -105,32 +114,37 @@ def test_schedules_in_closed_form(name):
     options, after = AFTER[name]
     spec = {"name": "adam", "learning_rate": PEAK, "schedule": name, "warmup_steps": WARM, **options}
     _, schedule = build_optimizer(spec, TOTAL)
-    for n in (0, 1, 37, 99, 100, 101, 350, 401, 640, 1099, 1100, 3000):
+    ns = np.int32([0, 1, 37, 99, 100, 101, 350, 401, 640, 1099, 1100, 3000])
+    for n, found in zip(ns, rates(schedule, ns)):
         expected = PEAK * n / WARM if n < WARM else after(n)
-        np.testing.assert_allclose(schedule(jnp.int32(n)), expected, rtol=2e-5, err_msg=str(n))
+        np.testing.assert_allclose(found, expected, rtol=2e-5, err_msg=str(n))
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])
 def test_decays_end_at_zero_by_default(name):
     _, schedule = build_optimizer({"name": "adam", "learning_rate": 1e-3, "schedule": name}, 50)
-    np.testing.assert_allclose([schedule(0), schedule(25), schedule(50)], [1e-3, 5e-4, 0], atol=1e-9)
+    np.testing.assert_allclose(rates(schedule, [0, 25, 50]), [1e-3, 5e-4, 0], atol=1e-9)
 
 
 def test_rsqrt_starts_its_decay_with_the_end_of_the_warm_up_by_default():
     _, schedule = build_optimizer({"name": "adam", "learning_rate": 1.0, "schedule": "rsqrt", "warmup_steps": 25}, 500)
-    np.testing.assert_allclose([schedule(25), schedule(100), schedule(225)], [1, 1 / 2, 1 / 3], rtol=1e-6)
+    np.testing.assert_allclose(rates(schedule, [25, 100, 225]), [1, 1 / 2, 1 / 3], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "lamb", "adafactor", "rmsprop", "radam", "nadamw", "contrib.muon"])
 def test_optimizers_of_optax_by_name_descend(name):
     optimizer, _ = build_optimizer({"name": name, "learning_rate": 0.05}, 10)
-    params = {"w": jnp.full((2, 2), 2.0), "b": jnp.full((2,), 2.0)}
+    params = {"w": np.full((2, 2), 2, np.float32), "b": np.full((2,), 2, np.float32)}
     loss = lambda p: sum(jnp.sum(x**2) for x in jax.tree.leaves(p))
-    state, before = optimizer.init(params), loss(params)
-    for _ in range(10):
+
+    def one(carry, _):
+        params, state = carry
         updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-        params = optax.apply_updates(params, updates)
-    assert loss(params) < before
+        return (optax.apply_updates(params, updates), state), None
+
+    descend = lambda params: jax.lax.scan(one, (params, optimizer.init(params)), None, 10)[0][0]
+    before, after = jax.jit(lambda params: (loss(params), loss(descend(params))))(params)
+    assert after < before
 
 
 SPEC = {"name": "adam", "learning_rate": 1e-3}
