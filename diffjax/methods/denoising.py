@@ -77,13 +77,15 @@ class Denoising(NamedTuple):
         """Traces the loss of one example at a known time; raises a ValueError where the chain has no such step."""
         key, index = jax.random.key(0), jnp.int32(0)
         t = example.chosen["t"] if "t" in example.chosen else self.times(self.schedule)(Keys(key, key), index, 1)
-        x, done = self.augment(key, example.x)
-        given = self.process.given(
-            key, example.given if done is None else {**example.given, "augment": done}, x.shape, x
-        )
-        z, target = self.process.noise(key, x), self.target.given(given)
-        loss = lambda params: self.loss(self.net(params, given), self.process, target, x, z, t, self.weight)
-        jax.eval_shape(loss, params)
+
+        def loss(params: PyTree, x: Array) -> Array:
+            x, done = self.augment(key, x)
+            told = example.given if done is None else {**example.given, "augment": done}
+            given = self.process.given(key, told, x.shape, x)
+            z, target = self.process.noise(key, x), self.target.given(given)
+            return self.loss(self.net(params, given), self.process, target, x, z, t, self.weight)
+
+        jax.eval_shape(loss, params, example.x)
 
     def remarks(self, dataset: Any) -> list[str]:
         """Says what of a data set does not suit these parts, a line each."""
