@@ -36,7 +36,7 @@ def two_maps(width, size):
 def flow(shape, **options):
     """(parts, parameters away from any optimum)."""
     method = methods.coupling_flow(two_maps(16, np.prod(shape)), **options)
-    return method.parts, method.init(jax.random.key(1), Example(jnp.zeros(shape)))
+    return method.parts, jax.jit(method.init)(jax.random.key(1), Example(jnp.zeros(shape)))
 
 
 @pytest.mark.usefixtures("x64")
@@ -44,15 +44,14 @@ def flow(shape, **options):
 @pytest.mark.parametrize("layers", [2, 5])
 def test_density_is_the_change_of_variables_by_a_dense_jacobian(shape, layers):
     parts, params = flow(shape, layers=layers)
-    x = jax.random.normal(jax.random.key(2), shape)
+    x = np.random.default_rng(2).normal(size=shape)
     both = lambda x: (
         parts.forward(params, x),
         jax.jacfwd(lambda x: parts.forward(params, x)[0])(x),
         parts.log_prob(params, x),
     )
-    (z, log_det), jacobian, log_prob = jax.jit(both)(x)
-    jacobian = jacobian.reshape(x.size, x.size)
-    sign, expected = np.linalg.slogdet(np.asarray(jacobian))
+    (z, log_det), jacobian, log_prob = jax.device_get(jax.jit(both)(x))
+    sign, expected = np.linalg.slogdet(jacobian.reshape(x.size, x.size))
     assert sign == 1
     assert abs(expected) > 1e-3  # something to be wrong about
     np.testing.assert_allclose(log_det, expected, rtol=1e-12, atol=1e-12)
@@ -63,7 +62,7 @@ def test_density_is_the_change_of_variables_by_a_dense_jacobian(shape, layers):
 @pytest.mark.usefixtures("x64")
 def test_density_integrates_to_one():
     parts, params = flow((2,), layers=4, bound=0.5)
-    line = np.linspace(-25, 25, 1501)
+    line = np.linspace(-25, 25, 751)
     grid = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
     log_prob = jax.jit(jax.vmap(parts.log_prob, (None, 0)))(params, grid)
     np.testing.assert_allclose(np.exp(log_prob).sum() * (line[1] - line[0]) ** 2, 1, atol=1e-6)
@@ -73,9 +72,9 @@ def test_density_integrates_to_one():
 @pytest.mark.parametrize("shape", [(2,), (5,), (2, 4, 3)])
 def test_the_way_back_undoes_the_way_there(shape):
     parts, params = flow(shape, layers=6)
-    x = 2 * jax.random.normal(jax.random.key(3), shape)
+    x = 2 * np.random.default_rng(3).normal(size=shape)
     there, back = (jax.jit(lambda v, f=f: f(params, v)) for f in (lambda p, v: parts.forward(p, v)[0], parts.backward))
-    assert np.abs(there(x) - x).max() > 0.1
+    assert np.abs(np.asarray(there(x)) - x).max() > 0.1
     np.testing.assert_allclose(back(there(x)), x, atol=1e-9)
     np.testing.assert_allclose(there(back(x)), x, atol=1e-9)
 
@@ -107,7 +106,7 @@ def test_two_couplings_of_constant_scale_are_a_cholesky_factor():
         return jnp.where(params, first, second)
 
     parts = CouplingFlow(models.Network(None, apply, ()), 2, bound)
-    params = {"layer_0": jnp.asarray(True), "layer_1": jnp.asarray(False)}
+    params = {"layer_0": np.array(True), "layer_1": np.array(False)}
     x = np.random.default_rng(0).normal(size=(20, 2)) * 2
     found = jax.jit(jax.vmap(parts.log_prob, (None, 0)))(params, x)
     np.testing.assert_allclose(found, scipy.stats.multivariate_normal(MEAN, COV).logpdf(x), rtol=1e-12)
@@ -173,7 +172,7 @@ def test_the_config_trains_is_judged_and_resumed_from_the_command_line(tmp_path,
     results = assert_trains_and_resumes("configs/coupling_flow.py:tiny", tmp_path, capsys)
     run = runs.open(tmp_path / "whole")
     x = run.data.held_out.gather(np.arange(64)).x
-    own = jax.vmap(run.method.parts.log_prob, (None, 0))(run.params, x)
+    own = np.asarray(jax.jit(jax.vmap(run.method.parts.log_prob, (None, 0)))(run.params, x))
     found = results["nats_per_dimension"]
     np.testing.assert_allclose(found["value"], -np.mean(own) / 2, rtol=1e-5)
     train = run.data.train.gather(np.arange(256)).x

@@ -43,7 +43,7 @@ def affine(**options):
 
 def mean_loss(turn):
     """E of a turn's loss over x ~ p and z ~ N(0, 1), by quadrature: x and z stand in separate terms of it."""
-    x, z = (jnp.asarray(v)[:, None] for v in (A + np.sqrt(VAR) * NODES, NODES))
+    x, z = (v[:, None] for v in (A + np.sqrt(VAR) * NODES, NODES))
     batch = Example(x, {}, {"z": z})
 
     def mean(params):
@@ -54,7 +54,7 @@ def mean_loss(turn):
 
 
 def params_at(critic, theta=THETA):
-    return jax.tree.map(jnp.float64, {"generator": theta, "critic": critic})
+    return jax.tree.map(np.float64, {"generator": theta, "critic": critic})
 
 
 @pytest.mark.usefixtures("x64")
@@ -254,9 +254,10 @@ def test_refuses_bad_input_in_one_line():
 def test_an_increasing_function_and_a_latent_of_another_size():
     net = lambda *shape: models.of(models.Perceptron(shape, width=4))
     method = methods.monoflow(net(2), net(), h=jnp.arcsinh, latent=3)
-    params = method.init(jax.random.key(0), Example(jnp.zeros(2)))
+    params = jax.jit(method.init)(jax.random.key(0), Example(np.zeros(2, np.float32)))
     assert params["generator"]["dense_0"]["kernel"].shape == (3, 4)
-    assert method.draw(params, method.plan((2,)), jax.random.key(1), {}).shape == (2,)
+    draw = jax.jit(lambda params, key: method.draw(params, method.plan((2,)), key, {}))
+    assert draw(params, jax.random.key(1)).shape == (2,)
 
 
 if __name__ == "__main__":
