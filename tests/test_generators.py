@@ -126,7 +126,7 @@ MODES = data.modes()
 STEPS = 4500
 
 
-def players(steps, width=32, **options):
+def players(steps, width=16, **options):
     """(method, optimizers)."""
     net = lambda **o: models.of(models.Perceptron(width=width, depth=2, **o))
     method = methods.monoflow(net(), net(shape=()), **options)
@@ -138,7 +138,7 @@ def players(steps, width=32, **options):
 def trainer(workdir=None, steps=STEPS, **settings):
     method, optimizer = players(steps, h="kl", critics=2, penalty=0.1)
     options = {
-        "batch_size": 128,
+        "batch_size": 64,
         "log_every": steps,
         "steps": steps,
         "steps_per_dispatch": 100,

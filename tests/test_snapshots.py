@@ -18,13 +18,7 @@ from diffjax.runs.run import abstract_state
 from diffjax.samplers import nfe
 
 OVERRIDES = ["model.name=MLP", "model.width=8", "model.depth=1", "data.name=moons", "augment.name=none"]
-OVERRIDES += [
-    "target.sigma_data=1.0",
-    "train.batch_size=8",
-    "train.sample_every=40",
-    "eval.samples=20",
-    "eval.time_bins=2",
-]
+OVERRIDES += ["target.sigma_data=1.0", "train.batch_size=8", "eval.samples=20", "eval.time_bins=2"]
 
 
 def load(*overrides):
