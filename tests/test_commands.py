@@ -7,15 +7,18 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
+from flax import linen
 from run_command import UNET, environment, one_core, run
 
 from diffjax import config as C
 from diffjax import main as command_line
 from diffjax import runs, training
 from diffjax.commands import sample, show, train
-from diffjax.runs import build_run, report
+from diffjax.methods import evaluation
+from diffjax.runs import build_run
 from diffjax.runs import workdir as files
 from diffjax.runs.logs import Log
 
@@ -24,11 +27,36 @@ RUN = [*UNET, "train.loggers=('tensorboard',)"]
 MOONS = ["data.name=moons", "model.name=MLP", "model.width=16", "model.depth=1"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_passes():
+    """The loss by time of two passes over the data instead of sixteen: how exact it is, is no subject here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "REPEATS", 2)
+        yield
+
+
 @pytest.fixture(scope="module")
 def tiny_run(tmp_path_factory):
     """A finished run and what train.run returned."""
     workdir = tmp_path_factory.mktemp("runs") / "tiny"
     return workdir, train.run(runs.load(TINY, RUN), workdir)
+
+
+@pytest.fixture(scope="module")
+def plane_run(tmp_path_factory):
+    """The same of an MLP on points of the plane, whose label it reads: a network that is traced in no time."""
+    workdir = tmp_path_factory.mktemp("runs") / "plane"
+    config = runs.load(TINY, [*MOONS, "model.classes=2", "train.steps=10", "train.sample_every=10"])
+    return workdir, train.run(config, workdir)
+
+
+@pytest.fixture(scope="module")
+def evaluated_again(tiny_run):
+    """The folder of another evaluation of the tiny run, by another sampler, and the run's report before it."""
+    workdir, _ = tiny_run
+    before = (workdir / "report.md").read_bytes()
+    assert command_line.main(["--mode=eval", f"--workdir={workdir}", "--sampler=heun.edm", "--nfe=3"]) == 0
+    return workdir / "eval" / "sampler.name=heun.edm,grid.n=3", before
 
 
 def test_a_run_leaves_what_the_readme_promises(tiny_run):
@@ -109,72 +137,68 @@ def test_sample_writes_one_file_per_seed(tiny_run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["multistep.adams", "multistep.dpmpp_2m", "heun.edm", "ancestral.ddpm"])
-def test_sample_with_another_sampler_and_length(tiny_run, tmp_path, name):
-    examples = sample.run(tiny_run[0], [0, 1], out=tmp_path, sampler=name, nfe=3)
-    assert examples.shape == (2, 8, 8, 1)
+def test_sample_with_another_sampler_and_length(plane_run, tmp_path, name):
+    examples = sample.run(plane_run[0], [0, 1], out=tmp_path, sampler=name, nfe=3)
+    assert examples.shape == (2, 2)
     assert np.isfinite(examples).all()
 
 
 def test_samples_of_a_seed_have_the_same_bits_for_any_batch_and_device_count(tiny_run, tmp_path):
-    """1, 7 and 64 seeds on 1 and 8 forced devices, each on one core."""
+    """1, 7 and 64 seeds on 1 and 8 forced devices of a process on one core; `test_parallel` has a process for each."""
     script = (
-        "import sys; from diffjax.commands import sample\n"
-        "for seeds in ('0', '0-6', '0-63'): sample.run(sys.argv[1], seeds, out=f'{sys.argv[2]}/{seeds}')"
+        "import functools, sys, numpy; from diffjax import parallel, runs\n"
+        "run, mesh, found = runs.open(sys.argv[1]), parallel.mesh, {}\n"
+        "for devices in (1, 8):\n"
+        "    parallel.mesh = functools.partial(mesh, data=devices)\n"
+        "    draw = run.drawer()\n"
+        "    for n in (1, 7, 64): found[f'{devices} devices, {n} seeds'] = draw(run.params, range(n), run.given(range(n)))\n"
+        "numpy.savez(sys.argv[2], **found)"
     )
-    found = {}
-    for devices in (1, 8):
-        out = tmp_path / str(devices)
-        command = [*one_core(), sys.executable, "-c", script, str(tiny_run[0]), str(out)]
-        done = subprocess.run(
-            command, env=environment(devices, pinned=True), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        for seeds in ("0", "0-6", "0-63"):
-            found[devices, seeds] = np.load(out / seeds / "samples.npz")["x"]
-    whole = found[1, "0-63"]
-    for (devices, seeds), x in found.items():
-        assert x.tobytes() == whole[: len(x)].tobytes(), f"{devices} devices, seeds {seeds}"
+    command = [*one_core(), sys.executable, "-c", script, str(tiny_run[0]), str(tmp_path / "found.npz")]
+    done = subprocess.run(command, env=environment(8, pinned=True), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = dict(np.load(tmp_path / "found.npz"))
+    whole = found["1 devices, 64 seeds"]
+    assert [len(x) for x in found.values()] == 2 * [1, 7, 64]
+    for what, x in found.items():
+        assert x.tobytes() == whole[: len(x)].tobytes(), what
 
 
-def test_eval_runs_from_the_workdir_alone(tiny_run):
-    workdir, results = tiny_run
-    again = report.evaluate(runs.open(workdir), workdir)
-    assert again["metrics"].keys() == results["metrics"].keys()
+def test_eval_runs_from_the_workdir_alone(tiny_run, evaluated_again):
+    again = json.loads((evaluated_again[0] / "eval.json").read_text())
+    assert again["metrics"].keys() == tiny_run[1]["metrics"].keys()
     losses = again["loss_by_time"]
     assert losses["Gaussian fit"]["mean"] < losses["held out"]["mean"], "forty steps do not beat a Gaussian fit"
 
 
-def test_eval_of_another_sampler_leaves_the_runs_report(tiny_run):
-    workdir, _ = tiny_run
-    before = (workdir / "report.md").read_bytes()
-    assert command_line.main(["--mode=eval", f"--workdir={workdir}", "--sampler=heun.edm", "--nfe=3"]) == 0
-    found = workdir / "eval" / "sampler.name=heun.edm,grid.n=3" / "report.md"
-    assert "heun.edm on the" in found.read_text()
-    assert (found.parent / "figures" / "samples.png").exists()
-    assert (workdir / "report.md").read_bytes() == before
+def test_eval_of_another_sampler_leaves_the_runs_report(tiny_run, evaluated_again):
+    folder, before = evaluated_again
+    assert "heun.edm on the" in (folder / "report.md").read_text()
+    assert (folder / "figures" / "samples.png").exists()
+    assert (tiny_run[0] / "report.md").read_bytes() == before
 
 
 def test_show_counts_parameters_and_batches(capsys):
-    costs = show.run(runs.load(TINY, UNET))
+    """Of a U-Net too in `test_bridge_commands`."""
+    costs = show.run(runs.load(TINY, MOONS))
     printed = capsys.readouterr().out
-    assert costs["shapes"] == {"x": (32, 8, 8, 1)}
+    assert costs["shapes"] == {"x": (32, 2)}
     assert costs["nfe"] == 5
     assert costs["flops"] > 0
-    assert "conv_in/kernel" in printed
+    assert re.search(r"\nin/kernel +2x16 +float32 +32\n", printed)
     assert "1500 train, 297 held out" in printed
 
 
-def test_points_of_the_plane_train_an_mlp(tmp_path):
-    config = runs.load(TINY, [*MOONS, "train.steps=10", "train.sample_every=10"])
-    results = train.run(config, tmp_path / "run")
+def test_points_of_the_plane_train_an_mlp(plane_run):
+    _, results = plane_run
     assert results["gate"] is None
     assert results["metrics"]["exact W2"]["floor"] < results["metrics"]["exact W2"]["value"]
 
 
-def test_conditional_model_trains_and_samples_by_label(evaluated, tmp_path):
-    config = runs.load(TINY, [*UNET, "model.classes=10", "train.steps=10", "train.sample_every=10"])
-    train.run(config, tmp_path / "run")
-    assert sample.run(tmp_path / "run", [0, 1]).shape == (2, 8, 8, 1)
+def test_conditional_model_trains_and_samples_by_label(plane_run):
+    run = runs.open(plane_run[0])
+    assert run.given([0, 1])["label"].tolist() == [0, 1]
+    assert sample.run(plane_run[0], [0, 1]).shape == (2, 2)
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
@@ -192,6 +216,7 @@ def test_non_finite_updates(tmp_path, policy, capsys):
         assert (results["status"], results["step"]) == ("nonfinite", 0)
 
 
+FLAGS = [f"--config.{text}" for text in MOONS]
 MISTAKES = {
     "no config": ([], "needs --config"),
     "unknown config": (["--config=configs/vpsd.py"], "nearest is 'configs/vpsde.py'"),
@@ -239,7 +264,7 @@ MISTAKES = {
     "eps where alpha is 0": ([f"--config={TINY}", "--config.schedule.name=Cosine"], "predict V, X0 or EDM"),
     "unknown flag": (["--frobnicate=1"], "unknown argument"),
     "unknown mode": (["--mode=dream"], "invalid choice: 'dream'"),
-    "too many devices": ([f"--config={TINY}", "--config.train.devices=99"], "expected 1 to"),
+    "too many devices": ([f"--config={TINY}", *FLAGS, "--config.train.devices=99"], "expected 1 to"),
     "missing data": (["--config=configs/vpsde.py:cifar10"], "diffjax.data.prepare cifar10"),
     "sample, no workdir": (["--mode=sample"], "needs --workdir"),
     "sample, no run": (["--mode=sample", "--workdir=nowhere"], "holds no run"),
@@ -293,7 +318,7 @@ def test_mistakes_about_a_run(tiny_run, flags, match, capsys):
 def test_a_start_that_was_refused_does_not_hold_the_workdir(tmp_path, capsys):
     """Without a step there is nothing to lose: the corrected command takes the folder over."""
     workdir = tmp_path / "run"
-    flags = [f"--config={TINY}", "--config.data.name=moons", "--config.model.name=MLP", f"--workdir={workdir}"]
+    flags = [f"--config={TINY}", *FLAGS, f"--workdir={workdir}"]
     assert command_line.main([*flags, "--config.train.start=nowhere"]) == 2
     assert "nowhere holds no run" in capsys.readouterr().err
     assert not workdir.exists()
@@ -328,16 +353,27 @@ def test_another_samplers_images_have_a_folder_of_their_own(tiny_run, capsys):
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
     (tmp_path / "thesis.tex").write_text("years of work")
-    assert command_line.main([f"--config={TINY}", f"--workdir={tmp_path}"]) == 2
+    assert command_line.main([f"--config={TINY}", *FLAGS, f"--workdir={tmp_path}"]) == 2
     assert "is not empty" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_the_published_cosine_table_works_with_eps():
-    config = runs.load(TINY, ["schedule.name=Tabulated.cosine", "schedule.steps=1000"])
+    config = runs.load(TINY, [*MOONS, "schedule.name=Tabulated.cosine", "schedule.steps=1000"])
     assert build_run(config).method.parts.schedule.steps == 1000
 
 
+APPLY, INIT = (jax.jit(f, static_argnums=0, static_argnames="train") for f in (linen.Module.apply, linen.Module.init))
+
+
+@pytest.fixture
+def traced_once(monkeypatch):
+    """Networks as jitted functions, whose traces jax keeps: most configs share one."""
+    monkeypatch.setattr(linen.Module, "apply", lambda module, *args, **words: APPLY(module, *args, **words))
+    monkeypatch.setattr(linen.Module, "init", lambda module, *args, **words: INIT(module, *args, **words))
+
+
+@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize("variant", ["", ":tiny"])
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs").glob("*.py")), ids=lambda p: p.stem)
 def test_every_config_builds(path, variant):
