@@ -151,7 +151,8 @@ def test_samples_of_a_seed_have_the_same_bits_for_any_batch_and_device_count(tin
         "for devices in (1, 8):\n"
         "    parallel.mesh = functools.partial(mesh, data=devices)\n"
         "    draw = run.drawer()\n"
-        "    for n in (1, 7, 64): found[f'{devices} devices, {n} seeds'] = draw(run.params, range(n), run.given(range(n)))\n"
+        "    for n in (1, 7, 64):\n"
+        "        found[f'{devices} devices, {n} seeds'] = draw(run.params, range(n), run.given(range(n)))\n"
         "numpy.savez(sys.argv[2], **found)"
     )
     command = [*one_core(), sys.executable, "-c", script, str(tiny_run[0]), str(tmp_path / "found.npz")]
@@ -186,7 +187,7 @@ def test_show_counts_parameters_and_batches(capsys):
     assert costs["nfe"] == 5
     assert costs["flops"] > 0
     assert re.search(r"\nin/kernel +2x16 +float32 +32\n", printed)
-    assert "1500 train, 297 held out" in printed
+    assert "10000 train, 2000 held out" in printed
 
 
 def test_points_of_the_plane_train_an_mlp(plane_run):
