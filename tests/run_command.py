@@ -42,9 +42,10 @@ def one_core() -> list[str]:
     return ["taskset", "-c", str(core())]
 
 
-def start(*args: str, pinned: bool = False, **options) -> subprocess.Popen:
-    """The command, running; stdout and stderr are piped as text."""
-    command = [*(one_core() if pinned else []), sys.executable, "-m", "diffjax.main", *args]
+def start(*args: str, pinned: bool = False, code: str | None = None, **options) -> subprocess.Popen:
+    """The command, or the program `code` in its place, running; stdout and stderr are piped as text."""
+    program = ["-m", "diffjax.main"] if code is None else ["-c", code]
+    command = [*(one_core() if pinned else []), sys.executable, *program, *args]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment(pinned=pinned, **options), **pipes)
 

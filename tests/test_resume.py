@@ -15,9 +15,17 @@ from run_command import run, start
 from diffjax import main as command_line
 from diffjax import runs
 
-STEPS = 240
+STEPS = 160
 LONG = 1200  # for thirty kills
 MLP = {"data.name": "moons", "model.name": "MLP", "model.width": 16, "model.depth": 1, "eval.samples": 50}
+# The command, but for the report at its end, which is no part of a run's state.
+UNREPORTED = """
+import sys
+from diffjax import main
+from diffjax.commands import train
+train.report.evaluate = lambda run, out: {}
+sys.exit(main.main(sys.argv[1:]))
+"""
 
 
 def arguments(steps: int, **changes) -> list[str]:
@@ -40,8 +48,8 @@ def reference(tmp_path_factory, cache):
     return uninterrupted(ARGS, tmp_path_factory.mktemp("runs") / "reference", cache)
 
 
-def uninterrupted(arguments: list[str], workdir: Path, cache: Path) -> Path:
-    status, output = run(*arguments, f"--workdir={workdir}", pinned=True, cache=cache)
+def uninterrupted(arguments: list[str], workdir: Path, cache: Path, code: str | None = None) -> Path:
+    status, output = run(*arguments, f"--workdir={workdir}", pinned=True, cache=cache, code=code)
     assert status == 0, output
     return workdir
 
@@ -84,9 +92,9 @@ def kill_at_random_moments(arguments: list[str], workdir: Path, cache: Path, kil
 
 
 def test_killed_and_restarted_run_ends_with_the_same_bytes(reference, cache, tmp_path):
-    landed = kill_at_random_moments(ARGS, tmp_path / "killed", cache, 5, random.Random(5))
-    assert landed == 5, "the kills came too late to interrupt anything"
-    assert_same_run(reference, uninterrupted(ARGS, tmp_path / "killed", cache))
+    landed = kill_at_random_moments(ARGS, tmp_path / "killed", cache, 3, random.Random(5))
+    assert landed == 3, "the kills came too late to interrupt anything"
+    assert_same_run(reference, uninterrupted(ARGS, tmp_path / "killed", cache, UNREPORTED))
 
 
 @pytest.mark.slow
@@ -97,25 +105,38 @@ def test_thirty_kills(cache, tmp_path):
     assert_same_run(whole, uninterrupted(arguments(LONG), tmp_path / "killed", cache), LONG)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_stop_it_saves_and_it_resumes_mid_window(reference, cache, tmp_path, number):
+def assert_interrupted(name: str, workdir: Path) -> None:
+    results = json.loads((workdir / "results.json").read_text())
+    assert (results["status"], results["signal"]) == ("interrupted", name)
+
+
+def test_asked_to_stop_it_saves_and_it_resumes_mid_window(reference, cache, tmp_path):
+    """By Ctrl-C; the next test asks by the other signal."""
     workdir = tmp_path / "stopped"
     process = start(*ARGS, f"--workdir={workdir}", pinned=True, cache=cache)
     while process.poll() is None and progress(workdir) < 20:
         time.sleep(0.002)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + number, output
-    results = json.loads((workdir / "results.json").read_text())
-    assert (results["status"], results["signal"]) == ("interrupted", signal.Signals(number).name)
+    assert process.returncode == 128 + signal.SIGINT, output
+    assert_interrupted("SIGINT", workdir)
     assert "--workdir=" in output
     assert "resumes" in output
-    if number == signal.SIGTERM:
-        return  # resumed as the other is
-    status, output = run(*ARGS, f"--workdir={workdir}", pinned=True, cache=cache)
+    status, output = run(*ARGS, f"--workdir={workdir}", pinned=True, cache=cache, code=UNREPORTED)
     assert status == 0, output
     assert "resuming at step" in output
     assert_same_run(reference, workdir)
+
+
+def test_a_scheduler_may_ask_it_to_stop_too(tmp_path, monkeypatch):
+    """What the command makes of it; `test_trainer` has both signals themselves, and what is saved and said."""
+
+    def train(trainer):
+        raise runs.Stopped(signal.SIGTERM, 20, tmp_path)
+
+    monkeypatch.setattr(runs.Trainer, "train", train)
+    assert command_line.main([*ARGS, f"--workdir={tmp_path}"]) == 128 + signal.SIGTERM
+    assert_interrupted("SIGTERM", tmp_path)
 
 
 def test_damaged_newest_checkpoint_is_skipped_by_name(reference, cache, tmp_path):
@@ -127,7 +148,7 @@ def test_damaged_newest_checkpoint_is_skipped_by_name(reference, cache, tmp_path
         for place in range(0, len(content), 50):  # many, in every data file: Orbax leaves some of them unused
             content[place] ^= 0xFF
         data.write_bytes(content)
-    status, output = run(*ARGS, f"--workdir={workdir}", pinned=True, cache=cache)
+    status, output = run(*ARGS, f"--workdir={workdir}", pinned=True, cache=cache, code=UNREPORTED)
     assert status == 0, output
     assert f"step {STEPS}" in next(line for line in output.splitlines() if "skipped a checkpoint" in line)
     assert f"resuming at step {STEPS - 20}" in output
