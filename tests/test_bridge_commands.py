@@ -43,9 +43,15 @@ def test_the_recipes_build(variant):
     assert method.asks == (() if variant == "noise" else ("y",))
 
 
-def test_samples_are_by_seed_and_their_endpoints_by_seed_too():
+@pytest.fixture(scope="module")
+def untrained():
+    """What was built of a tiny bridge, and its run before the first step."""
     built = build_run(runs.load("configs/bridge.py:tiny", [*UNET, "sample.chunk=2", "grid.n=2"]))
-    run = of(built, init_state(built))
+    return built, of(built, init_state(built))
+
+
+def test_samples_are_by_seed_and_their_endpoints_by_seed_too(untrained):
+    built, run = untrained
     params, draw = jax.tree.map(lambda a: a + 0.02, run.state.params), run.drawer()
     images = draw(params, [3, 5, 300], given := run.given([3, 5, 300]))
     np.testing.assert_array_equal(images[:1], draw(params, [3], run.given([3])))
@@ -62,9 +68,8 @@ def test_samples_are_by_seed_and_their_endpoints_by_seed_too():
     assert 0 < error["endpoint"] < 0.5
 
 
-def test_a_bridge_has_no_likelihood(monkeypatch, tmp_path):
-    built = build_run(runs.load("configs/bridge.py:tiny", UNET))
-    monkeypatch.setattr(runs, "open", lambda workdir, **options: of(built, init_state(built)))
+def test_a_bridge_has_no_likelihood(untrained, monkeypatch, tmp_path):
+    monkeypatch.setattr(runs, "open", lambda workdir, **options: untrained[1])
     with pytest.raises(C.ConfigError, match="The flow of a bridge goes from data to a point"):
         likelihood.run("nowhere", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -76,9 +81,8 @@ def test_show_counts_a_batch_with_endpoints():
     assert costs["flops"] > 1e5
 
 
-def test_a_bridge_has_no_moments(monkeypatch):
-    built = build_run(runs.load("configs/bridge.py:tiny", UNET))
-    monkeypatch.setattr(runs, "open", lambda workdir, **options: of(built, init_state(built)))
+def test_a_bridge_has_no_moments(untrained, monkeypatch):
+    monkeypatch.setattr(runs, "open", lambda workdir, **options: untrained[1])
     with pytest.raises(C.ConfigError, match="without an endpoint"):
         moments.run("nowhere", "moments.npz")
 

@@ -4,7 +4,6 @@ import re
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from run_command import UNET
@@ -16,6 +15,8 @@ from diffjax.commands import sample, train
 from diffjax.methods import bound
 from diffjax.runs import build_run
 from diffjax.runs.run import abstract_state, init_state, of
+
+MOONS = ["data.name=moons", "model.name=MLP", "model.width=16", "model.depth=1"]  # a network that compiles in no time
 
 
 def test_the_digits_recipes_keep_vpsdes_network_and_training():
@@ -30,7 +31,8 @@ def test_the_digits_recipes_keep_vpsdes_network_and_training():
 
 @pytest.mark.parametrize("name", ["ddpm.py:kexue", "iddpm.py"])
 def test_the_digits_recipes_build(name):
-    schedule = build_run(runs.load(f"configs/{name}")).method.parts.schedule
+    """With a small network; their own is that of configs/vpsde.py, which `test_commands` builds."""
+    schedule = build_run(runs.load(f"configs/{name}", UNET)).method.parts.schedule
     assert schedule.steps == 1000
     end = schedule(1.0)[0]
     assert 0 < end < 0.01
@@ -48,7 +50,6 @@ def test_the_published_recipes():
     assert (iddpm.loss.levels, iddpm.model.outputs) == (256, 2)
 
 
-MOONS = ["data.name=moons", "model.name=MLP", "model.width=16", "model.depth=1"]  # a network that compiles in no time
 SHORT = ["train.steps=10", "train.sample_every=10", "eval.samples=100", "checkpoint.every=5"]
 
 
@@ -89,23 +90,25 @@ def test_a_run_resumed_in_its_middle_remembers_the_losses(vlb_run, tmp_path, mon
 
 def test_a_trained_run_samples_with_any_variance(vlb_run):
     """Small ones as none; a clip is obeyed; the learned one is neither of the ends."""
-    draw = lambda *changes: sample.run(vlb_run[0], [0, 1], overrides=[f"denoiser.{text}" for text in changes])
-    learned, large, small, mean = draw(), draw("name=large"), draw("name=small"), draw("name=mean")
+    run = runs.open(vlb_run[0])
+    learned = run.draw(2)
+    large, small, mean = (run.draw(2, denoiser=C.spec(name)) for name in ("large", "small", "mean"))
     np.testing.assert_array_equal(small, mean)
     assert min(np.abs(learned - other).max() for other in (large, small)) > 1e-3
-    assert np.abs(draw("name=large", "clip=-0.25,0.25")).max() <= 0.25
+    clipped = sample.run(vlb_run[0], [0, 1], overrides=["denoiser.name=large", "denoiser.clip=-0.25,0.25"])
+    assert np.abs(clipped).max() <= 0.25
 
 
 def test_the_report_bounds_the_codelength():
     built = build_run(runs.load("configs/iddpm.py:tiny", UNET))
     run = of(built, init_state(built))
-    bits = bound.measure(run, run.method.parts, run.params)
+    section = bound.section(run)
+    bits, text = section.results["bits_per_dimension"], section.text
     for name in ("held out", "train"):
         assert bits[name]["total"] == pytest.approx(sum(bits[name][p] for p in bound.PARTS[:-1]))
     assert 1 < bits["histograms"] < np.log2(17) < bits["held out"]["total"] < np.inf, "it has learned nothing yet"
-    text = bound.table(bits)
     assert text.splitlines()[-1].startswith(f"| total | {bits['held out']['total']:.3f} | {bits['train']['total']:.3f}")
-    assert bound.section(run) == ({"bits_per_dimension": bits}, text, (), None)
+    assert section == ({"bits_per_dimension": bits}, bound.table(bits), (), None)
     plain = build_run(runs.load("configs/ddpm.py:tiny", [*UNET, "denoiser.name=mean"]))
     unbound = of(plain, abstract_state(plain))  # nothing is computed where there is no variance
     assert bound.measure(unbound, plain.method.parts, unbound.params) is None
@@ -179,16 +182,16 @@ def test_recipes_are_fresh_each_time():
 def test_networks_return_their_maps_one_after_the_other():
     """The U-Net with patches: the last layer's bias, laid out by hand; the MLP: its shape."""
     unet = models.UNet(channels=8, multipliers=(1,), attention=(), patch=2, outputs=2)
-    x, c = jnp.ones((4, 4, 3)), jnp.zeros(())
+    x, c = np.ones((4, 4, 3), np.float32), np.float32(0)
     shapes = jax.eval_shape(models.network(unet).init, jax.random.key(0), x, c)
-    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
     assert params["conv_out"]["bias"].shape == (24,)
-    params["conv_out"]["bias"] = jnp.arange(24.0)
+    params["conv_out"]["bias"] = np.arange(24, dtype=np.float32)
     F = np.asarray(jax.jit(models.network(unet).apply)(params, x, c))
     for i, j, one, channel in np.ndindex(4, 4, 2, 3):
         assert F[i, j, 3 * one + channel] == 12 * one + 6 * (i % 2) + 3 * (j % 2) + channel
-    mlp = models.network(models.MLP(8, 1, outputs=3))
-    assert mlp.apply(mlp.init(jax.random.key(0), jnp.ones(2), c), jnp.ones(2), c).shape == (6,)
+    mlp, x = models.network(models.MLP(8, 1, outputs=3)), x[0, 0]
+    assert jax.eval_shape(lambda: mlp.apply(mlp.init(jax.random.key(0), x, c), x, c)).shape == (9,)
     for bad in (0, 1.5, True):
         for net in (models.MLP, models.UNet):
             with pytest.raises(ValueError, match=r"outputs = .*expected a positive integer"):
