@@ -70,7 +70,7 @@ class Row(NamedTuple):
         equal_steps: whether it is given equal steps in t: where they are tiny, high powers of t cancel.
         primed: the method's own order, which a multistep sampler shows once its history is exact.
         first: sigma / alpha where the walks start of which `order` is measured.
-        steps: of those walks.
+        steps: of those walks: the fewest of 40, 80, ... whose order is within 0.09 of the limit.
         kinked: the most that `order` can be where rates jump, as on a chain; 0: nothing is promised; None: no matter.
         order_on_gaussian: whether Gaussian data shows the order: a leading error may vanish there.
         measured: schedule -> the sampler whose order is measured, if that is not `make`: parameters in units of noise
@@ -91,7 +91,7 @@ class Row(NamedTuple):
     equal_steps: bool = False
     primed: int | None = None
     first: float = 2.0
-    steps: tuple[int, int] = (320, 640)
+    steps: tuple[int, int] = (40, 80)
     kinked: int | None = None
     order_on_gaussian: bool = True
     measured: Callable[[Schedule], Sampler] | None = None
@@ -126,6 +126,7 @@ IN_TIME = dict(clock="time", exact_on_point=False, kinked=0)
 CHAIN = dict(clock="chain", exact_on_point=False, **RANDOM)
 EDM_CHURN = dict(churn=4.0, s_min=0.05, s_max=20.0)
 TWICE = dict(evaluations=lambda n, zero: 2 * n - zero)  # two a step, but one for the step to sigma = 0
+MORE, MANY, MOST = ({"steps": (n, 2 * n)} for n in (80, 160, 320))
 
 
 def ddim(eta, **options):
@@ -158,10 +159,10 @@ def dpmpp_2m_sde(eta, kind):
     return Row(lambda s: multistep.dpmpp_2m_sde(s, eta, kind), path, 2, ALL, **RANDOM)
 
 
-def dpmpp_3m_sde(eta):
+def dpmpp_3m_sde(eta, **options):
     """Makes the row of DPM-Solver++(3M) SDE."""
     path = paths.of_multistep(partial(steps.dpmpp_3m_sde, eta=eta), 3, eta)
-    return Row(lambda s: multistep.dpmpp_3m_sde(s, eta), path, 2, ALL, **RANDOM)
+    return Row(lambda s: multistep.dpmpp_3m_sde(s, eta), path, 2, ALL, **RANDOM, **options)
 
 
 # Adams(3) starts with one step of order 1 and one of order 2: local errors h^2 and h^3, so that the whole is of order
@@ -173,8 +174,8 @@ SAMPLERS = {
     "ddpm": ddim(1.0, **RANDOM)._replace(make=ancestral.ddpm),
     "resampled": Row(ancestral.resampled, paths.of_levels(steps.resampled_step), None, ALL, **RANDOM),
     "pf_euler": euler_maruyama(0.0),
-    "em_half": euler_maruyama(0.5, **RANDOM),
-    "em": euler_maruyama(1.0, **RANDOM),
+    "em_half": euler_maruyama(0.5, **RANDOM, **MOST),
+    "em": euler_maruyama(1.0, **RANDOM, **MANY),
     "em_strong": euler_maruyama(1.4, **RANDOM),
     "reverse_diffusion": Row(
         predictor.reverse_diffusion, paths.of_levels(steps.reverse_diffusion_step), 1, FINITE, **CHAIN
@@ -194,12 +195,12 @@ SAMPLERS = {
     "adams_1": adams(1, 1),
     "adams_2": adams(2, 2, primed=2),
     "adams_2_lower": adams(2, 2, lower_final=True),
-    "adams_3": adams(3, 2, primed=3),
-    "adams_3_lower": adams(3, 2, lower_final=True),
+    "adams_3": adams(3, 2, primed=3, **MOST),
+    "adams_3_lower": adams(3, 2, lower_final=True, **MOST),
     "dpmpp_2m": dpmpp(2, False, primed=2),
     "dpmpp_2m_lower": dpmpp(2, True),
-    "dpmpp_3m": dpmpp(3, False, primed=2),
-    "dpmpp_3m_lower": dpmpp(3, True),
+    "dpmpp_3m": dpmpp(3, False, primed=2, **MOST),
+    "dpmpp_3m_lower": dpmpp(3, True, **MOST),
 }
 
 RESTARTS = ((3, 2, 0.06, 0.3), (2, 1, 0.6, 1.5))
@@ -239,18 +240,16 @@ def beyond(order, measured, **options):
 # - UniPC-p: p + 1 by its corrector; 3 by the first step, corrected to order 2, which is free from sigma = 70 alpha too.
 # - Beyond a Gaussian fit: as UniPC, in an angle.
 #   lower_final ends with a step of order 1, whose error has the small factor (sigma / alpha)^2.
-SHORT = dict(steps=(160, 320))
-STAGES = dict(rounding=2, **SHORT)
 SAMPLERS |= {
     "adams_2_tau": adams(2, 2, tau=0.7),
-    "adams_3_tau_third": adams(3, 2, tau=0.3),
-    "adams_3_tau": adams(3, 2, tau=1.0),
+    "adams_3_tau_third": adams(3, 2, tau=0.3, **MOST),
+    "adams_3_tau": adams(3, 2, tau=1.0, **MOST),
     "dpmpp_2m_sde": dpmpp_2m_sde(1.0, "midpoint"),
     "dpmpp_2m_sde_half": dpmpp_2m_sde(0.5, "midpoint"),
     "dpmpp_2m_sde_heun": dpmpp_2m_sde(0.6, "heun"),
-    "dpmpp_3m_sde": dpmpp_3m_sde(1.0),
-    "dpmpp_3m_sde_half": dpmpp_3m_sde(0.4),
-    "dpm_solver_2": Row(singlestep.dpm_solver, paths.of_walk(walks.dpm_solver_2), 2, FINITE, **STAGES, **TWICE),
+    "dpmpp_3m_sde": dpmpp_3m_sde(1.0, **MORE),
+    "dpmpp_3m_sde_half": dpmpp_3m_sde(0.4, **MANY),
+    "dpm_solver_2": Row(singlestep.dpm_solver, paths.of_walk(walks.dpm_solver_2), 2, FINITE, rounding=2, **TWICE),
     "dpm_solver_3": Row(  # its leading error passes through 0 on a Gaussian
         lambda s: singlestep.dpm_solver(s, 3),
         paths.of_walk(walks.dpm_solver_3),
@@ -258,29 +257,38 @@ SAMPLERS |= {
         FINITE,
         evaluations=lambda n, zero: 3 * n - 2 * zero,
         order_on_gaussian=False,
-        **STAGES,
+        rounding=2,
     ),
-    "dpmpp_2s": Row(singlestep.dpmpp_2s, paths.of_walk(walks.dpmpp_2s), 2, ALL, **SHORT, **TWICE),
+    "dpmpp_2s": Row(singlestep.dpmpp_2s, paths.of_walk(walks.dpmpp_2s), 2, ALL, **TWICE),
     "tab_2": tab(2, 2, primed=2),
-    "tab_3": tab(3, 3, primed=3, first=70.0, kinked=0),
-    "tab_4": tab(4, 2, primed=4),
+    "tab_3": tab(3, 3, primed=3, first=70.0, kinked=0, **MANY),
+    "tab_4": tab(4, 2, primed=4, **MOST),
     "lms_2": noises(deis.lms, 2, 2, primed=2),
-    "lms_3": noises(deis.lms, 3, 3, primed=3, first=70.0),
-    "lms_4": noises(deis.lms, 4, 4, primed=4, first=70.0),
+    "lms_3": noises(deis.lms, 3, 3, primed=3, first=70.0, **MANY),
+    "lms_4": noises(deis.lms, 4, 4, primed=4, first=70.0, **MOST),
     "ipndm_2": noises(pndm.ipndm, 2, 2, primed=2),
-    "ipndm_3": noises(pndm.ipndm, 3, 2, primed=2),
-    "ipndm_4": noises(pndm.ipndm, 4, 2, primed=2),
-    "pndm": Row(pndm.pndm, paths.of_walk(walks.pndm), 2, FINITE, clock="time", evaluations=walks.pndm_cost, **STAGES),
+    "ipndm_3": noises(pndm.ipndm, 3, 2, primed=2, **MORE),
+    "ipndm_4": noises(pndm.ipndm, 4, 2, primed=2, **MANY),
+    "pndm": Row(
+        pndm.pndm,
+        paths.of_walk(walks.pndm),
+        2,
+        FINITE,
+        clock="time",
+        evaluations=walks.pndm_cost,
+        rounding=2,
+        **MORE,
+    ),
     "unipc_1": unified(1, 2),
-    "unipc_2": unified(2, 3, **SHORT),
-    "unipc_2_bh1": unified(2, 3, "bh1", **SHORT),
+    "unipc_2": unified(2, 3),
+    "unipc_2_bh1": unified(2, 3, "bh1"),
     "unipc_2_full": unified(2, 3, lower_final=False, primed=3),
-    "unipc_3": unified(3, 4, first=70.0, steps=(80, 160)),
-    "unipc_3_exact": unified(3, 4, "exact", first=70.0, steps=(80, 160)),
-    "unipc_3_full": unified(3, 4, "bh1", lower_final=False, primed=4, first=70.0),
+    "unipc_3": unified(3, 4, first=70.0, **MORE),
+    "unipc_3_exact": unified(3, 4, "exact", first=70.0, **MORE),
+    "unipc_3_full": unified(3, 4, "bh1", lower_final=False, primed=4, first=70.0, **MANY),
     "principal_1": beyond(1, 2),
-    "principal_2": beyond(2, 3, primed=3, **SHORT),
-    "principal_3": beyond(3, 4, first=70.0),
+    "principal_2": beyond(2, 3, primed=3, **MANY),
+    "principal_3": beyond(3, 4, first=70.0, **MANY),
     "restart": Row(
         lambda s: restart.restart(s, RESTARTS),
         paths.of_intervals(walks.restart, intervals=RESTARTS),

@@ -6,6 +6,7 @@ Walks are read from planned rows (`rows.py`); the ODE solvers are run.
 """
 
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +14,10 @@ import numpy as np
 import pytest
 from closed_forms import amplitudes
 from oracles.mixture import Mixture
-from rows import HostModel, laws, read, walk
+from rows import HostModel, laws, read
 from samplers_table import FINITE, SAMPLERS, SETTINGS
 
-from diffjax import analytic, calculus, grids
+from diffjax import analytic, calculus, grids, host
 from diffjax.samplers import multistep, ode, restart, sampling_fn
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -26,7 +27,17 @@ TARGETS = {
     "mixture": Mixture((0.3, 0.7), (-0.6, 0.5), (0.16, 0.09)),
 }
 Z = np.array([-1.4, -0.6, 0.1, 0.8, 1.5])
-STEPS = (320, 640)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_length():
+    """Pads the times of all these plans to one length, more than any has: each primitive compiles once, not five times.
+
+    `test_planning` and `test_host` have plans as they are padded for users.
+    """
+    along = host.along
+    with mock.patch.object(host, "along", lambda *args: along(*args[:3], 2048)):
+        yield
 
 
 def library_target(target: Mixture):
@@ -39,8 +50,15 @@ def library_target(target: Mixture):
 def level_grid(setting, n, first=2.0, last=0.002):
     """n steps between two values of sigma / alpha, spaced as Karras et al. have it."""
     schedule = SETTINGS[setting].schedule
-    t_max, t_min = (float(calculus.time_of(schedule, jnp.asarray(-2 * np.log(level)))) for level in (first, last))
+    t_max, t_min = host.along(calculus.time_of, schedule, -2 * np.log([first, last]))
     return grids.karras(schedule, n, t_max=t_max, t_min=t_min, zero=False)
+
+
+@functools.cache
+def planned(name, setting, n, first):
+    """The grid of so many steps and a sampler's rows on it: for both targets, and for a walk with an exact history."""
+    ts = level_grid(setting, n, first)
+    return ts, SAMPLERS[name].make(SETTINGS[setting].schedule).plan(ts)
 
 
 def start(form, t, target):
@@ -54,18 +72,16 @@ def slope(errors):
     return np.log2(errors[-2] / errors[-1])
 
 
-def error(sampler, setting, ts, target, x=None):
+def error(ts, rows, setting, target, x=None):
     """The largest of a walk's end, against the flow's; from five points of the marginal."""
     form = SETTINGS[setting].form
     x = start(form, ts[0], target) if x is None else x
-    got, _ = walk(sampler, ts, HostModel(target.denoise, form), x, np.zeros((4 * len(ts), len(x))))
+    *_, got = read(rows, HostModel(target.denoise, form), x, np.zeros((len(rows.t), len(x))))
     return np.abs(got - target.transport(x, amplitudes(form, ts[0]), amplitudes(form, ts[-1]))).max()
 
 
-def errors(name, setting, target, **levels):
-    row = SAMPLERS[name]
-    sampler = row.make(SETTINGS[setting].schedule)
-    return [error(sampler, setting, level_grid(setting, n, **levels), target) for n in row.steps]
+def errors(name, setting, target, first=2.0, steps=None):
+    return [error(*planned(name, setting, n, first), setting, target) for n in steps or SAMPLERS[name].steps]
 
 
 def order_at(row, setting):
@@ -107,15 +123,13 @@ def test_order_1_at_the_start_costs_the_rest(name, order):
 @pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("heun", 2), ("dpmpp_2m", 2), ("adams_3", 3), ("ipndm_4", 2)])
 def test_order_from_the_noisiest_level(name, order):
     """From sigma = 70 alpha the data looks like one point: Adams(3) loses nothing by starting at order 1."""
-    found = errors(name, "edm", TARGETS["mixture"], first=70.0)
+    found = errors(name, "edm", TARGETS["mixture"], first=70.0, steps=(160, 320))
     assert slope(found) == pytest.approx(order, abs=0.1)
 
 
 def primed_error(name, n, target, wrong=0.0):
     """The error of a multistep sampler whose first order - 1 steps are exact."""
-    schedule, form, *_ = SETTINGS["edm"]
-    ts = level_grid("edm", n)
-    every = SAMPLERS[name].make(schedule).plan(ts)
+    form, (ts, every) = SETTINGS["edm"].form, planned(name, "edm", n, 2.0)
     x, done = start(form, ts[0], target), every.ys.shape[1] - 1
     levels = [amplitudes(form, t) for t in ts]
     exact = [target.transport(x, levels[0], levels[i]) for i in range(done + 1)]
@@ -131,12 +145,12 @@ def primed_error(name, n, target, wrong=0.0):
 def test_order_with_an_exact_history(name):
     """Adams(3) is of order 3; the published 3M of order 2, for it halves the weight of the second difference."""
     for target in TARGETS.values():
-        found = [primed_error(name, n, target) for n in STEPS]
+        found = [primed_error(name, n, target) for n in SAMPLERS[name].steps]
         assert slope(found) == pytest.approx(SAMPLERS[name].primed, abs=0.1)
 
 
 def test_an_inexact_history_costs_the_third_order():
-    found = [primed_error("adams_3", n, TARGETS["gaussian"], wrong=1e-3) for n in STEPS]
+    found = [primed_error("adams_3", n, TARGETS["gaussian"], wrong=1e-3) for n in (320, 640)]
     assert slope(found) < 1.5
 
 
@@ -163,14 +177,14 @@ def test_weak_order(name, setting):
     """The variance from the exact law of x_T; churned Heun keeps Heun's order, for noise is added exactly."""
     schedule, row = SETTINGS[setting].schedule, SAMPLERS[name]
     sampler = (row.measured or row.make)(schedule)
-    found = [weak_error(sampler, setting, n) for n in STEPS]
+    found = [weak_error(sampler, setting, n) for n in row.steps]
     assert slope(found) == pytest.approx(row.order, abs=0.1)
 
 
 def test_weak_order_of_restart():
     """Heun's, with the steps of the restarts halved too: their noise is added exactly."""
     found = []
-    for n in (160, 320):
+    for n in (40, 80):
         ts = level_grid("vp", n)
         alpha, sigma = amplitudes(SETTINGS["vp"].form, ts)
         low = sigma[n // 2] / alpha[n // 2]  # one level for all n
@@ -188,7 +202,8 @@ def test_euler_and_heun_on_the_gaussian_ode():
     for name in ("ddim", "heun"):
         sampler = SAMPLERS[name].make(SETTINGS["edm"].schedule)
         grid = lambda n: grids.karras(SETTINGS["edm"].schedule, n, zero=False)
-        found[name] = [error(sampler, "edm", grid(n), target, np.array([240.0])) for n in (8, 16, 32, 256, 512)]
+        walks = ((ts, sampler.plan(ts)) for ts in map(grid, (8, 16, 32, 256, 512)))
+        found[name] = [error(*walk, "edm", target, np.array([240.0])) for walk in walks]
     slopes = {name: np.log2(np.divide(e[:-1], e[1:])) for name, e in found.items()}
     assert (slopes["ddim"][0], slopes["ddim"][-1]) == pytest.approx((0.89, 1.00), abs=0.005)
     assert (slopes["heun"][0], slopes["heun"][-1]) == pytest.approx((2.14, 2.01), abs=0.005)
