@@ -20,6 +20,8 @@ from diffjax.theory.generator import SDE
 from diffjax.theory.linear import LinearSDE, Transition
 from diffjax.types import Array, Schedule, pytree
 
+_discretize = jax.jit(LinearSDE.discretize)  # one program, where a check on the host would make one of each operation
+
 
 @pytree
 class Pinned:
@@ -76,7 +78,7 @@ def pinned(sde: LinearSDE, y: Any, t_max: Any) -> Pinned:
         raise ValueError(f"The endpoint y has shape {y.shape}, expected ({d},).")
     if not t_max > 0:
         raise ValueError(f"t_max is {t_max}, expected a positive time.")
-    spread = np.linalg.eigvalsh(np.asarray(sde.discretize(t_max).Q))
+    spread = np.linalg.eigvalsh(np.asarray(_discretize(sde, t_max).Q))
     if not spread[0] > len(spread) * np.finfo(spread.dtype).eps * spread[-1]:
         raise ValueError(
             f"The noise of x_T has a covariance with eigenvalues from {spread[0]:.3g} to {spread[-1]:.3g}, expected "
