@@ -75,9 +75,9 @@ def test_the_numbers_of_the_linear_chain():
 
 def test_the_gain_at_a_time_is_that_of_its_step_in_float32():
     chain = chains.chain(CHAIN, STRIDED)
-    found = jax.jit(jax.vmap(chain.gain_at))(jnp.asarray(STRIDED[:-1], jnp.float32))
+    found = jax.jit(jax.vmap(chain.gain_at))(np.float32(STRIDED[:-1]))
     np.testing.assert_allclose(found, chain.gain, rtol=1e-6)
-    between = jax.vmap(chain.gain_at)(jnp.asarray([0.9, 0.0, 1.0, np.nan, 0.0505], jnp.float32))
+    between = jax.jit(jax.vmap(chain.gain_at))(np.float32([0.9, 0.0, 1.0, np.nan, 0.0505]))
     assert np.isnan(between).all()
 
 
@@ -98,11 +98,19 @@ def test_times_that_are_none_of_the_chains_are_refused():
 # Reverse variances. A sampler's is noise_var + x0^2 var, with the rows of `ancestral.ddpm`.
 
 
-def reverse(denoise, ts, x=0.0):
+ask = jax.jit(lambda denoise, x, t: denoise(x, t))
+
+
+@jax.jit
+def variances(denoise, ts):
+    """Var[x_0 | x_t] at x = 0, at each time."""
+    return jax.vmap(lambda t: jnp.broadcast_to(denoise(jnp.zeros(1), t).var, (1,))[0])(ts)
+
+
+def reverse(denoise, ts):
     """The variance of the step from each time of the grid, float64; also that of the last one, which draws no noise."""
     rows = ancestral.ddpm(denoise.schedule).plan(ts)
-    var = jax.vmap(lambda t: jnp.broadcast_to(denoise(jnp.full(1, x), t).var, (1,))[0])(jnp.asarray(ts[:-1]))
-    return rows.noise_var + rows.mean**2 * var
+    return rows.noise_var + rows.mean**2 * np.asarray(variances(denoise, ts[:-1]))
 
 
 def silent(x, c):
@@ -158,17 +166,18 @@ def test_small_adds_nothing_but_at_the_last_step(x64):
 def test_a_time_off_the_chain_has_no_variance_but_a_mean():
     net = lambda x, c: jnp.concatenate([x, x], -1)
     for make in (variance.small, variance.learned_range):
-        posterior = make(net, CHAIN, denoisers.Eps(), chains.chain(CHAIN, STRIDED))(jnp.ones(3), jnp.float32(0.5))
+        denoise = make(net, CHAIN, denoisers.Eps(), chains.chain(CHAIN, STRIDED))
+        posterior = ask(denoise, np.ones(3, np.float32), np.float32(0.5))
         assert np.isnan(posterior.var).all()
         assert np.isfinite(posterior.mean).all()
 
 
 def test_the_mean_is_that_of_the_first_map():
     net = lambda x, c: jnp.concatenate([0.5 * x, 7 * x], -1)
-    x, t, chain = jnp.asarray([0.3, -2.0]), jnp.float32(0.951), chains.chain(CHAIN, STRIDED)
-    plain = denoisers.denoiser(lambda x, c: 0.5 * x, CHAIN, denoisers.Eps())(x, t).mean
+    x, t, chain = np.float32([0.3, -2.0]), np.float32(0.951), chains.chain(CHAIN, STRIDED)
+    plain = ask(denoisers.denoiser(lambda x, c: 0.5 * x, CHAIN, denoisers.Eps()), x, t).mean
     for make in (variance.mean, variance.small, variance.large, variance.learned_range):
-        np.testing.assert_array_equal(make(net, CHAIN, denoisers.Eps(), chain)(x, t).mean, plain)
+        np.testing.assert_array_equal(ask(make(net, CHAIN, denoisers.Eps(), chain), x, t).mean, plain)
 
 
 def test_ancestral_sampling_with_a_learned_variance_is_the_published_update(x64):
@@ -187,13 +196,12 @@ def test_ancestral_sampling_with_a_learned_variance_is_the_published_update(x64)
             log_var = (u + 1) / 2 * np.log(beta[i]) + (1 - u) / 2 * np.log(small[i])
             mean = mean + np.exp(log_var / 2) * noise[i]
         x = mean
-    draws = jnp.asarray(noise)
+    walk, draws = sampling_fn(ancestral.ddpm(CHAIN), STRIDED), jnp.asarray(noise)
     with (
-        jax.disable_jit(),
         mock.patch.object(jax.random, "fold_in", lambda key, index: index),
         mock.patch.object(jax.random, "normal", lambda index, shape, dtype: draws[index]),
     ):
-        found = sampling_fn(ancestral.ddpm(CHAIN), STRIDED)(denoise, None, draws[20])
+        found = jax.jit(lambda x: walk(denoise, None, x))(noise[20])
     np.testing.assert_allclose(found, x, rtol=1e-9, atol=1e-9)
 
 

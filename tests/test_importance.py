@@ -19,6 +19,14 @@ T = 5
 TABLE = Tabulated.from_betas([0.1, 0.2, 0.3, 0.4, 0.5])
 
 
+probabilities = jax.jit(I.probabilities)
+
+
+def drawn(prepare, memory, n):
+    """A batch of n examples, drawn by one program."""
+    return jax.tree.map(np.asarray, jax.jit(prepare.apply)(memory, KEY, Example(np.zeros(n))))
+
+
 def naive(rings, steps, values):
     """The published buffers: one by one, the oldest goes."""
     for k, value in zip(steps, values):
@@ -41,16 +49,16 @@ def test_probabilities_are_those_of_the_last_ten_losses_one_by_one(x64):
     for i in range(20):
         k = rng.choice(T, 30, p=[0.55, 0.2, 0.15, 0.05, 0.05] if i else [1, 0, 0, 0, 0])
         values = rng.lognormal(size=30) * (1 + k)
-        seen = update(seen, jnp.asarray(values), {"t01": jnp.asarray((k + 1) / T, jnp.float32)})
+        seen = update(seen, values, {"t01": np.float32((k + 1) / T)})
         naive(rings, k, values)
         warm.append(all(len(ring) == 10 for ring in rings))
-        np.testing.assert_allclose(I.probabilities(seen, 0.001), law_of(rings), rtol=1e-6)
+        np.testing.assert_allclose(probabilities(seen, 0.001), law_of(rings), rtol=1e-6)
     assert not warm[0]
     assert warm[-1], "the law was uniform, and then it was not"
 
 
 def seen_with(root):
-    return I.LastLosses(jnp.asarray(np.repeat(np.square(root)[:, None], 10, 1), jnp.float32), jnp.full(len(root), 10))
+    return I.LastLosses(np.float32(np.repeat(np.square(root)[:, None], 10, 1)), np.full(len(root), 10))
 
 
 def test_times_have_their_law_and_weights_make_the_mean_unbiased():
@@ -58,7 +66,7 @@ def test_times_have_their_law_and_weights_make_the_mean_unbiased():
     root = np.asarray([1.0, 2.0, 3.0, 0.5, 3.5])
     p = 0.9 * root / 10 + 0.1 / T
     n = 20_000
-    batch = prepare.apply(seen_with(root), KEY, Example(jnp.zeros(n)))
+    batch = drawn(prepare, seen_with(root), n)
     k = np.round(np.asarray(batch.chosen["t"]) * T).astype(int) - 1
     assert stats.chisquare(np.bincount(k, minlength=T), n * p).pvalue > 0.01
     np.testing.assert_allclose(batch.chosen["weight"], 1 / (T * p[k]), rtol=1e-5)
@@ -70,9 +78,9 @@ def test_times_have_their_law_and_weights_make_the_mean_unbiased():
 
 def test_before_every_step_was_seen_ten_times_the_law_is_uniform():
     prepare = losses.prepare.importance(TABLE)
-    seen = seen_with(np.arange(1.0, 6.0))._replace(count=jnp.asarray([10, 10, 9, 10, 10]))
+    seen = seen_with(np.arange(1.0, 6.0))._replace(count=np.asarray([10, 10, 9, 10, 10]))
     for memory in (prepare.init(), seen, seen_with(np.zeros(5))):
-        batch = prepare.apply(memory, KEY, Example(jnp.zeros(5000)))
+        batch = drawn(prepare, memory, 5000)
         k = np.round(np.asarray(batch.chosen["t"]) * T).astype(int)
         assert stats.chisquare(np.bincount(k, minlength=T + 1)[1:]).pvalue > 0.01
         np.testing.assert_allclose(batch.chosen["weight"], 1.0, rtol=1e-6)
@@ -80,7 +88,7 @@ def test_before_every_step_was_seen_ten_times_the_law_is_uniform():
 
 def test_an_examples_time_does_not_depend_on_the_batch():
     prepare = losses.prepare.importance(EDM(), steps=7)
-    few, many = (prepare.apply(prepare.init(), KEY, Example(jnp.zeros(n))) for n in (3, 64))
+    few, many = (drawn(prepare, prepare.init(), n) for n in (3, 64))
     np.testing.assert_array_equal(few.chosen["t"], many.chosen["t"][:3])
     np.testing.assert_allclose(np.unique(many.chosen["t"]), 80 * np.arange(1, 8) / 7, rtol=1e-6)
 
@@ -112,8 +120,8 @@ def keys(i=0):
 def test_chain_times_are_each_uniform_and_evenly_spread_if_asked(evenly):
     draw = losses.times.chain(VP(), steps=8, evenly=evenly)
     one = lambda i, key: draw(SimpleNamespace(step=key, example=jax.random.fold_in(key, i)), i, 16)
-    batch = jax.vmap(jax.vmap(one, (0, None)), (None, 0))
-    k = np.asarray(batch(jnp.arange(16), jax.random.split(KEY, 500))) * 8
+    batch = jax.jit(jax.vmap(jax.vmap(one, (0, None)), (None, 0)))
+    k = np.asarray(batch(np.arange(16), jax.random.split(KEY, 500))) * 8
     np.testing.assert_array_equal(k, np.round(k))
     counts = np.stack([(k == j).sum(1) for j in range(1, 9)], 1)
     assert counts.sum() == 16 * 500, "no index 0, none above T"
@@ -142,7 +150,7 @@ def run(policy_x=None, steps=12):
     step = jax.jit(training.make_step(training.loss_method(quadratic, prepare), optimizer, emas, time_bins=T))
     window, states = [], [state]
     for i in range(steps):
-        x = jnp.linspace(1.0, 2.0, 8) * (jnp.nan if i == policy_x else 1.0)
+        x = np.float32(np.linspace(1.0, 2.0, 8) * (np.nan if i == policy_x else 1.0))
         state, metrics = step(state, Example(x))
         states.append(state)
         window.append(metrics)
@@ -151,23 +159,28 @@ def run(policy_x=None, steps=12):
 
 def test_a_step_draws_remembers_and_reports_the_loss_before_its_weight():
     prepare, states, window = run()
-    for old, new, metrics in zip(states, states[1:], window):
+
+    @jax.jit
+    def expect(old):
         key = jax.random.fold_in(jax.random.fold_in(KEY, old.step), 2)
-        batch = prepare.apply(old.memory, key, Example(jnp.linspace(1.0, 2.0, 8)))
+        batch = prepare.apply(old.memory, key, Example(np.float32(np.linspace(1.0, 2.0, 8))))
         loss = (old.params - batch.x) ** 2
-        expected = prepare.update(old.memory, loss, {"t01": batch.chosen["t"]})
+        return batch.chosen["weight"], loss, prepare.update(old.memory, loss, {"t01": batch.chosen["t"]})
+
+    for old, new, metrics in zip(states, states[1:], window):
+        weight, loss, expected = jax.tree.map(np.asarray, expect(old))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), new.memory, expected)
-        np.testing.assert_allclose(metrics["loss"], (batch.chosen["weight"] * loss).mean(), rtol=1e-5)
-        np.testing.assert_allclose(metrics["time_loss"].sum(), loss.sum(), rtol=1e-5)
+        np.testing.assert_allclose(metrics["loss"], (weight * loss).mean(), rtol=1e-5)
+        np.testing.assert_allclose(np.sum(metrics["time_loss"]), loss.sum(), rtol=1e-5)
         assert "unweighted" not in metrics["aux"]
-    assert np.ptp(I.probabilities(states[-1].memory, 0.5)) > 0, "the law has left the uniform one"
+    assert np.ptp(probabilities(states[-1].memory, 0.5)) > 0, "the law has left the uniform one"
 
 
 def test_a_skipped_step_leaves_no_memory():
     _, states, window = run(policy_x=4, steps=6)
     assert [bool(m["finite"]) for m in window] == [True] * 4 + [False, True]
     jax.tree.map(np.testing.assert_array_equal, states[4].memory, states[5].memory)
-    assert int(states[6].memory.count.sum()) == 5 * 8
+    assert np.sum(states[6].memory.count) == 5 * 8
 
 
 def test_without_a_hook_there_is_no_memory():

@@ -15,6 +15,10 @@ U = np.array([0.5, -1.0, 0.25])
 MEAN, COV = np.array([1.0, -2.0, 0.3]), np.array([[0.5, 0.1, 0.0], [0.1, 0.9, -0.2], [0.0, -0.2, 0.3]])
 
 
+discretize, stationary = jax.jit(linear.LinearSDE.discretize), jax.jit(linear.LinearSDE.stationary)
+moment_rates, push = jax.jit(linear.LinearSDE.moment_rates), jax.jit(linear.Transition.push)
+
+
 def close(got, expected, atol=1e-12):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol), tuple(got), tuple(expected))
 
@@ -29,7 +33,7 @@ def by_quadrature(F, L, u, dt):
 
 @pytest.mark.parametrize("dt", [0.0, 1e-3, 0.4, 2.5])
 def test_van_loan_is_the_integral(x64, dt):
-    close(linear.linear_sde(F, L, U).discretize(dt), by_quadrature(F, L, U, dt))
+    close(discretize(linear.linear_sde(F, L, U), dt), by_quadrature(F, L, U, dt))
 
 
 @pytest.mark.parametrize("t", [0.6, 0.5 / 1.7, 0.51 / 1.7])  # on both sides of where the step is first halved
@@ -37,10 +41,10 @@ def test_ornstein_uhlenbeck_in_closed_form(x64, t):
     """dx = -k (x - c) dt + g dw: mean c + (m - c) e^-kt, variance g^2 / 2k + (v - g^2 / 2k) e^-2kt."""
     k, c, g, m, v = 1.7, 0.4, 0.9, -2.0, 0.3
     sde = linear.linear_sde([[-k]], [[g]], [k * c])
-    law = sde.discretize(t).push(linear.Moments(jnp.array([m]), jnp.array([[v]])))
+    law = push(discretize(sde, t), linear.Moments(np.array([m]), np.array([[v]])))
     stay = g**2 / (2 * k)
     close(law, ([c + (m - c) * np.exp(-k * t)], [[stay + (v - stay) * np.exp(-2 * k * t)]]), 1e-14)
-    close(sde.stationary(), ([c], [[stay]]), 1e-14)
+    close(stationary(sde), ([c], [[stay]]), 1e-14)
 
 
 def test_moments_solve_their_odes(x64):
@@ -53,26 +57,26 @@ def test_moments_solve_their_odes(x64):
     solution = integrate.solve_ivp(
         textbook, (0, 1.5), np.concatenate([MEAN, COV.ravel()]), "DOP853", rtol=1e-12, atol=1e-13
     )
-    sde, law = linear.linear_sde(F, L, U), linear.Moments(jnp.asarray(MEAN), jnp.asarray(COV))
-    close(sde.discretize(1.5).push(law), (solution.y[:3, -1], solution.y[3:, -1].reshape(3, 3)), 1e-10)
-    rates = np.concatenate([np.ravel(a) for a in sde.moment_rates(law)])
+    sde, law = linear.linear_sde(F, L, U), linear.Moments(MEAN, COV)
+    close(push(discretize(sde, 1.5), law), (solution.y[:3, -1], solution.y[3:, -1].reshape(3, 3)), 1e-10)
+    rates = np.concatenate([np.ravel(a) for a in moment_rates(sde, law)])
     np.testing.assert_allclose(rates, textbook(0, np.concatenate([MEAN, COV.ravel()])), rtol=0, atol=1e-14)
 
 
 def test_the_transition_is_differentiable_in_the_step(x64):
     """d/dt of the pushed moments is `moment_rates`, forwards and backwards, also beyond one time constant."""
-    sde, start = linear.linear_sde(F, L, U), linear.Moments(jnp.asarray(MEAN), jnp.asarray(COV))
+    sde, start = linear.linear_sde(F, L, U), linear.Moments(MEAN, COV)
     at = lambda t: sde.discretize(t).push(start)
     for slopes in (jax.jit(jax.jacfwd(at))(3.0), jax.jit(jax.jacrev(at))(3.0)):
-        close(slopes, sde.moment_rates(at(3.0)))
+        close(slopes, moment_rates(sde, jax.jit(at)(3.0)))
 
 
 def test_transitions_compose(x64):
     """Psi(t, u) Psi(u, s) = Psi(t, s), and the noise adds up to that of the whole step."""
     sde = linear.linear_sde(F, L, U)
-    first, then = sde.discretize(0.35), sde.discretize(1.15)
-    close(linear.compose(first, then), by_quadrature(F, L, U, 1.5))
-    assert np.abs(first.Q + then.Q - sde.discretize(1.5).Q).max() > 0.1
+    first, then, whole = (discretize(sde, dt) for dt in (0.35, 1.15, 1.5))
+    close(jax.jit(linear.compose)(first, then), by_quadrature(F, L, U, 1.5))
+    assert np.abs(np.asarray(first.Q) + np.asarray(then.Q) - np.asarray(whole.Q)).max() > 0.1
 
 
 def test_a_stiff_system_keeps_its_digits(x64):
@@ -82,21 +86,21 @@ def test_a_stiff_system_keeps_its_digits(x64):
     inner = np.linalg.inv(basis) @ noise @ np.linalg.inv(basis).T
     both = rates[:, None] + rates[None]
     cov = basis @ (inner * np.expm1(both * 5.0) / both) @ basis.T
-    got = linear.linear_sde(stiff, noise).discretize(5.0)
+    got = discretize(linear.linear_sde(stiff, noise), 5.0)
     np.testing.assert_allclose(got.Q, cov, rtol=1e-11)
     np.testing.assert_allclose(got.A, basis @ np.diag(np.exp(5 * rates)) @ np.linalg.inv(basis), atol=1e-13)
 
 
 def test_float32_is_enough():
-    close(linear.linear_sde(F, L, U).discretize(2.5), by_quadrature(F, L, U, 2.5), 3e-6)
+    close(discretize(linear.linear_sde(F, L, U), 2.5), by_quadrature(F, L, U, 2.5), 3e-6)
 
 
 def test_the_stationary_law_is_lyapunovs_and_the_limit(x64):
     sde = linear.linear_sde(F, L, U)
-    law = sde.stationary()
+    law = stationary(sde)
     close(law, (np.linalg.solve(F, -U), linalg.solve_continuous_lyapunov(F, -L @ L.T)))
-    far = sde.discretize(200.0)
-    close(far.push(linear.Moments(jnp.asarray(MEAN), jnp.asarray(COV))), law)
+    far = discretize(sde, 200.0)
+    close(push(far, linear.Moments(MEAN, COV)), law)
     np.testing.assert_allclose(far.A, 0, atol=1e-15)
 
 
@@ -105,27 +109,30 @@ def test_schedules_are_scalar_linear_sdes(x64, name):
     """x_t = alpha x_0 + sigma z moves by F = f I, L = g I: f, g^2 recovered from (alpha, sigma), by differences."""
     schedule, t, h = getattr(schedules, name)(), 0.4, 1e-5
 
+    amplitudes = jax.jit(schedule)
+
     def marginal(t):
-        alpha, sigma = schedule(t)
+        alpha, sigma = map(float, amplitudes(t))
         return alpha * MEAN, alpha**2 * COV + sigma**2 * np.eye(3)
 
-    f, g2 = calculus.rates(schedule, t)
+    f, g2 = map(float, jax.jit(calculus.rates)(schedule, t))
     sde = linear.linear_sde(f * np.eye(3), np.sqrt(g2) * np.eye(3))
     slopes = [(ahead - behind) / (2 * h) for ahead, behind in zip(marginal(t + h), marginal(t - h))]
     scale = max(np.abs(s).max() for s in slopes)
-    close(sde.moment_rates(linear.Moments(*marginal(t))), slopes, 1e-7 * scale)
+    close(moment_rates(sde, linear.Moments(*marginal(t))), slopes, 1e-7 * scale)
 
 
 def test_euler_maruyama_has_weak_order_one(x64):
     """The errors of mean and variance halve with the step, from the recursion itself: no sampling."""
-    sde, start = linear.linear_sde(F, L, U), linear.Moments(jnp.asarray(MEAN), jnp.asarray(COV))
-    exact = sde.discretize(1.0).push(start)
+    sde, start = linear.linear_sde(F, L, U), linear.Moments(MEAN, COV)
+    exact = push(discretize(sde, 1.0), start)
 
     def errors(n):
-        step, law = linear.euler_maruyama(sde, 1.0 / n), start
+        A, b, Q = map(np.asarray, jax.jit(linear.euler_maruyama)(sde, 1.0 / n))
+        mean, cov = start
         for _ in range(n):
-            law = step.push(law)
-        return np.array([np.abs(a - b).max() for a, b in zip(law, exact)])
+            mean, cov = A @ mean + b, A @ cov @ A.T + Q
+        return np.array([np.abs(a - b).max() for a, b in zip((mean, cov), exact)])
 
     np.testing.assert_allclose(np.log2(errors(128) / errors(256)), 1, atol=0.03)
 
@@ -140,7 +147,7 @@ def test_euler_maruyama_has_strong_order_one_for_additive_noise(x64):
 
     def error(n):
         h, gap = 1.0 / n, np.zeros((2, 2))
-        Q = np.asarray(pair.discretize(h).Q)
+        Q = np.asarray(discretize(pair, h).Q)
         np.testing.assert_allclose(Q[0, 1], g * -np.expm1(-k * h) / k, rtol=1e-12)
         np.testing.assert_allclose(Q[1, 1], h, rtol=1e-12)
         mix = np.array([[1.0, 0.0], [0.0, g]])  # the noise of the pair (exact, Euler-Maruyama)
@@ -165,8 +172,9 @@ def wiener_paths():
 def test_the_wiener_process_in_closed_form(x64):
     """Stationary increments N(0, dt I); scaling: w_(c t) has the law of sqrt(c) w_t."""
     sde = linear.wiener(2)
-    close(sde.discretize(0.7), (np.eye(2), np.zeros(2), 0.7 * np.eye(2)), 1e-15)
-    close([3 * sde.discretize(0.7).Q], [sde.discretize(2.1).Q], 1e-15)
+    short, long = discretize(sde, 0.7), discretize(sde, 2.1)
+    close(short, (np.eye(2), np.zeros(2), 0.7 * np.eye(2)), 1e-15)
+    close([3 * np.asarray(short.Q)], [long.Q], 1e-15)
 
 
 def test_wiener_increments_are_independent_gaussians(wiener_paths):
@@ -201,9 +209,11 @@ def test_the_brownian_bridge(wiener_paths):
 def test_quadratic_variation_is_time_and_total_variation_diverges():
     """sum (dw)^2 -> T with standard deviation T sqrt(2 / n); sum |dw| = sqrt(2 n T / pi) without bound."""
     T, finest = 2.0, 1024
-    path = linear.sample_path(linear.wiener(1), jax.random.key(0), jnp.zeros(1), np.linspace(0, T, finest + 1))
+    ts = np.linspace(0, T, finest + 1)
+    walk = jax.jit(lambda key, x: linear.sample_path(linear.wiener(1), key, x, ts))
+    path = np.asarray(walk(jax.random.key(0), np.zeros(1)), np.float64)
     for n in (64, finest):
-        steps = np.diff(np.asarray(path[:: finest // n, 0], np.float64))
+        steps = np.diff(path[:: finest // n, 0])
         assert abs(np.sum(steps**2) - T) < 5 * T * np.sqrt(2 / n)
         assert abs(np.abs(steps).sum() / np.sqrt(2 * n * T / np.pi) - 1) < 5 * np.sqrt((np.pi / 2 - 1) / n)
 
@@ -220,7 +230,8 @@ def test_paths_have_the_exact_law_whatever_the_spacing():
     spread = np.sqrt((P**2 + np.outer(np.diag(P), np.diag(P))) / PATHS)
     assert np.all(np.abs(np.cov(ends.T) - P) < 5 * spread)
     single = linear.linear_sde(np.diag([-1.0, -1.0]), np.array([[1.0], [2.0]]))  # noise along one line, Q singular
-    x = linear.sample_path(single, jax.random.key(0), jnp.zeros(2), np.array([0.0, 0.5, 1.0]))
+    walk = jax.jit(lambda key, x: linear.sample_path(single, key, x, np.array([0.0, 0.5, 1.0])))
+    x = np.asarray(walk(jax.random.key(0), np.zeros(2)))
     np.testing.assert_allclose(x[:, 1], 2 * x[:, 0], atol=1e-6)
     assert np.all(np.abs(x[1:, 0]) > 1e-3)
 

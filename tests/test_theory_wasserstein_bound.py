@@ -17,12 +17,28 @@ from diffjax.theory import wasserstein_bound as wb
 RULE = wb.gauss_legendre(1.0)
 
 
+def bound(f, g, xs, rule, *prior):
+    """The bound as one program."""
+    return jax.tree.map(np.asarray, jax.jit(lambda xs, *prior: wb.bound(f, g, xs, rule, *prior))(xs, *prior))
+
+
+def points(mean, covs):
+    """Cubature points for the covariance at each time."""
+    return jax.jit(jax.vmap(wb.cubature, (None, 0)))(np.asarray(mean), np.asarray(covs))
+
+
+@jax.jit
+def of_fields(a, b, xs, prior):
+    """The bound of linear fields."""
+    return wb.bound(lambda x, t: a @ x, lambda x, t: b @ x, xs, RULE, prior)
+
+
 def linear_case(a, b, prior_scale=1.0):
     """The bound of the diagonal fields, and W2; q starts from N(0, prior_scale^2 I)."""
     a, b = np.asarray(a), np.asarray(b)
-    xs = jnp.stack([wb.cubature(np.zeros(len(a)), np.diag(np.exp(2 * a * (t - 1)))) for t in RULE.ts])
+    xs = points(np.zeros(len(a)), [np.diag(np.exp(2 * a * (t - 1))) for t in RULE.ts])
     prior = np.sqrt(len(a)) * abs(prior_scale - 1)
-    result = wb.bound(lambda x, t: a * x, lambda x, t: b * x, xs, RULE, prior)
+    result = jax.tree.map(np.asarray, of_fields(np.diag(a), np.diag(b), xs, prior))
     return result, np.sqrt(np.sum((np.exp(-a) - prior_scale * np.exp(-b)) ** 2))
 
 
@@ -57,7 +73,7 @@ def test_the_wrong_sign_is_no_bound(x64):
     """The constant of g in place of that of -g: 'bounds' a distance of 1.3728 by 0.6964."""
     a, b = 0.8, -0.6
     result, distance = linear_case([a], [b])
-    wrong = wb.assemble(RULE, result.errors, jnp.full(len(RULE.ts), b))
+    wrong = jax.jit(lambda e, l: wb.assemble(RULE, e, l))(result.errors, np.full(len(RULE.ts), b))
     closed = (a - b) * np.exp(-a) * np.expm1(a + b) / (a + b)
     np.testing.assert_allclose([distance, wrong.total], [1.3728, 0.6964], atol=5e-5)
     np.testing.assert_allclose(wrong.total, closed, rtol=1e-13)
@@ -76,13 +92,13 @@ def test_equality_for_a_scaled_score(x64):
     sde = generator.forward(schedule)
     flow = lambda scale: generator.probability_flow(sde, lambda x, t: -scale * x / var(t))
     rule = wb.gauss_legendre(1.0, 24)  # no point at t = 0, where the rates of a schedule are not defined
-    xs = jnp.stack([wb.cubature([0.0], [[var(t)]]) for t in rule.ts])
-    result = jax.jit(lambda xs: wb.bound(flow(1.0), flow(1 + delta), xs, rule))(xs)
-    distance = np.sqrt(v) * -np.expm1(-delta / 2 * (B + np.log(var(1.0) / v)))
+    variance = lambda t: v * np.exp(-B * t) - np.expm1(-B * t)
+    result = bound(flow(1.0), flow(1 + delta), points([0.0], variance(rule.ts)[:, None, None]), rule)
+    distance = np.sqrt(v) * -np.expm1(-delta / 2 * (B + np.log(variance(1.0) / v)))
     np.testing.assert_allclose(distance, 0.13658454, atol=5e-9)
     np.testing.assert_allclose(result.total, distance, rtol=1e-9)
     # The inner term is score matching: g^2 / 2 times the root of E |s - s_theta|^2 = delta^2 / V.
-    np.testing.assert_allclose(result.errors, B / 2 * delta / np.sqrt(var(rule.ts)), rtol=1e-10)
+    np.testing.assert_allclose(result.errors, B / 2 * delta / np.sqrt(variance(rule.ts)), rtol=1e-10)
 
 
 def test_the_reverse_sde(x64):
@@ -91,8 +107,7 @@ def test_the_reverse_sde(x64):
     var = lambda t: v * np.exp(-B * t) - np.expm1(-B * t)
     rule = wb.gauss_legendre(1.0, 24)
     drift = lambda scale: lambda x, t: -B / 2 * x + scale * B * x / (v * jnp.exp(-B * t) - jnp.expm1(-B * t))
-    xs = jnp.stack([wb.cubature([0.0], [[var(t)]]) for t in rule.ts])
-    result = wb.bound(drift(1.0), drift(1 + delta), xs, rule)
+    result = bound(drift(1.0), drift(1 + delta), points([0.0], var(rule.ts)[:, None, None]), rule)
     back = lambda r, V: 2 * (B / 2 - (1 + delta) * B / var(1 - r)) * V + B
     spread = integrate.solve_ivp(back, (0, 1), [var(1.0)], "DOP853", rtol=1e-12, atol=1e-13).y[0, -1]
     distance = abs(np.sqrt(v) - np.sqrt(spread))
@@ -117,22 +132,22 @@ def test_fields_that_are_not_linear(x64):
     errors = np.sqrt(np.square(0.3 * RULE.ts[:, None] * np.cos(along)) @ weights)
     domain = np.linspace(-np.pi, np.pi, 2001)  # -g' over a period is its supremum over the line
     constants = np.max(-2 * np.cos(2 * domain) + 0.3 * RULE.ts[:, None] * np.sin(domain), 1)
-    result = wb.assemble(RULE, jnp.asarray(errors), jnp.asarray(constants))
+    result = jax.jit(lambda e, l: wb.assemble(RULE, e, l))(errors, constants)
     assert 0.05 < distance < result.total
     negated = lambda x, t: -jnp.sin(2 * x) - 0.3 * t * jnp.cos(x)
-    got = jax.vmap(lambda x: wb.one_sided_lipschitz(negated, x, RULE.ts[3]))(jnp.asarray(domain)[:, None])
-    np.testing.assert_allclose(got.max(), constants[3], rtol=1e-12)
+    got = jax.jit(jax.vmap(lambda x: wb.one_sided_lipschitz(negated, x, RULE.ts[3])))(domain[:, None])
+    np.testing.assert_allclose(np.max(got), constants[3], rtol=1e-12)
 
 
 def test_bound_averages_and_maximises_over_samples(x64):
     """E over the points by the mean of squares, L by their maximum, by hand on two points."""
     f, g = (lambda x, t: x**2), (lambda x, t: t * x)
     rule = wb.gauss_legendre(1.0, 3)
-    xs = jnp.broadcast_to(jnp.array([[1.0], [3.0]]), (3, 2, 1))
-    result = wb.bound(f, g, xs, rule)
+    xs = np.broadcast_to(np.array([[1.0], [3.0]]), (3, 2, 1))
+    result = bound(f, g, xs, rule)
     np.testing.assert_allclose(result.errors, np.sqrt(((1 - rule.ts) ** 2 + (9 - 3 * rule.ts) ** 2) / 2), rtol=1e-14)
     np.testing.assert_allclose(result.lipschitz, -rule.ts, rtol=1e-14)
-    bent = wb.bound(f, lambda x, t: -(x**2), xs, rule)
+    bent = bound(f, lambda x, t: -(x**2), xs, rule)
     np.testing.assert_allclose(bent.lipschitz, 6.0)  # the steeper of the two
 
 
@@ -140,12 +155,12 @@ def test_the_constant_of_a_shear_is_not_its_eigenvalue(x64):
     """A = [[0, 4], [0, 0]]: eigenvalues 0, constant 2, that of -A too. The definition, over random pairs."""
     A = np.array([[0.0, 4.0], [0.0, 0.0]])
     for sign in (1, -1):
-        got = wb.one_sided_lipschitz(lambda x, t, s=sign: s * A @ x, jnp.zeros(2), 0.0)
+        got = jax.jit(lambda x, s=sign: wb.one_sided_lipschitz(lambda x, t: s * A @ x, x, 0.0))(np.zeros(2))
         np.testing.assert_allclose(got, 2.0, rtol=1e-14)
     gaps = np.random.default_rng(0).normal(size=(4000, 2))
     slopes = np.einsum("ni,ij,nj->n", gaps, A, gaps) / np.sum(gaps**2, 1)
     assert 1.999 < slopes.max() <= 2.0
-    contraction = wb.one_sided_lipschitz(lambda x, t: -jnp.array([1.0, 3.0]) * x, jnp.zeros(2), 0.0)
+    contraction = jax.jit(lambda x: wb.one_sided_lipschitz(lambda x, t: -np.array([1.0, 3.0]) * x, x, 0.0))(np.zeros(2))
     np.testing.assert_allclose(contraction, -1.0)
 
 
@@ -164,21 +179,20 @@ def test_the_rule_integrates_polynomials(x64):
 
 def test_cubature_has_the_moments(x64):
     mean, cov = np.array([1.0, -2.0, 0.5]), np.array([[0.5, 0.1, 0.0], [0.1, 0.9, -0.2], [0.0, -0.2, 0.3]])
-    points = np.asarray(wb.cubature(mean, cov))
-    assert points.shape == (6, 3)
-    np.testing.assert_allclose(points.mean(0), mean, rtol=1e-14)
-    np.testing.assert_allclose(np.cov(points.T, bias=True), cov, atol=1e-14)
+    drawn = np.asarray(jax.jit(wb.cubature)(mean, cov))
+    assert drawn.shape == (6, 3)
+    np.testing.assert_allclose(drawn.mean(0), mean, rtol=1e-14)
+    np.testing.assert_allclose(np.cov(drawn.T, bias=True), cov, atol=1e-14)
     A = np.array([[0.3, 1.0, 0.0], [0.0, -1.0, 2.0]])
     expected = np.sum((A @ mean) ** 2) + np.trace(A @ cov @ A.T)  # E |A x|^2
-    np.testing.assert_allclose(np.mean(np.sum((points @ A.T) ** 2, 1)), expected, rtol=1e-13)
+    np.testing.assert_allclose(np.mean(np.sum((drawn @ A.T) ** 2, 1)), expected, rtol=1e-13)
 
 
 def test_a_full_matrix_case_against_scipy(x64):
     """Fields that do not commute: Gaussian W2 by SciPy's matrix square root below the bound by its quadrature."""
     A, B = np.array([[0.5, 0.8], [-0.3, 0.2]]), np.array([[0.4, 0.5], [-0.6, 0.3]])
     cov = lambda M, t: linalg.expm(M * (t - 1)) @ linalg.expm(M * (t - 1)).T
-    xs = jnp.stack([wb.cubature(np.zeros(2), cov(A, t)) for t in RULE.ts])
-    result = wb.bound(lambda x, t: A @ x, lambda x, t: B @ x, xs, RULE)
+    result = of_fields(A, B, points(np.zeros(2), [cov(A, t) for t in RULE.ts]), 0.0)
     L = np.linalg.eigvalsh(-(B + B.T) / 2)[-1]
     rms = lambda t: np.sqrt(np.trace((A - B) @ cov(A, t) @ (A - B).T))
     expected = integrate.quad(lambda t: np.exp(L * t) * rms(t), 0, 1, epsabs=1e-13)[0]
