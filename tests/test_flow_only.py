@@ -28,7 +28,7 @@ def test_churn_would_be_wrong():
     marginal = constructions.marginal(characteristics.Affine(process), PAIR[:, None], SHARES)
     unwrapped = flow(marginal.velocity, EDM(80.0))
     keys = jax.random.split(KEY, n)
-    start = jax.vmap(lambda key: marginal.sample(key, 80.0))(keys)
+    start = jax.jit(jax.vmap(lambda key: marginal.sample(key, 80.0)))(keys)
     share = {}
     for churn in (0.0, 40.0):
         walk = sampling_fn(heun.edm(EDM(80.0), churn=churn), grids.karras(EDM(80.0), 80))
@@ -84,8 +84,8 @@ def test_tweedies_covariance_would_be_wrong_and_measured_errors_are_right(x64):
     """sigma^2 d mean / d x against the variance by hand; `error` and `spread` of the exact mean agree."""
     process, x, t = poisson(EDM(), 1.0), 0.5, 0.8
     denoise = exact(process)
-    slope = t**2 * float(jax.grad(lambda x: denoise(x[None], t).mean[0])(jnp.asarray(x)))
-    mean = float(denoise(jnp.asarray([x]), t).mean[0])
+    mean, slope = map(float, jax.jit(jax.value_and_grad(lambda x: denoise(x[None], t).mean[0]))(x))
+    slope *= t**2
     variance_by_hand = (mean + 1) * (2 - mean)  # of a law on {-1, 2}
     assert abs(slope / variance_by_hand - 1) > 0.2
     data = {"x": RNG.choice(PAIR, 20_000, p=SHARES)[:, None]}
@@ -101,9 +101,11 @@ def test_no_noise_comes_in_by_a_posterior_variance():
     plain, ts = flow_denoiser(), grids.karras(EDM(20.0), 5)
     walk = sampling_fn(samplers.ancestral.ddim(FLOW), ts)
     with_var = optimal.tabulated(plain, ts[:-1], np.full(5, 0.3))
-    np.testing.assert_array_equal(walk(with_var, KEY, jnp.ones(2)), walk(plain, KEY, jnp.ones(2)))
     means = guidance.extrapolated(plain, flow_denoiser(), 2.0)  # a combination of flows, no score: allowed
-    assert np.all(np.isfinite(walk(means, KEY, jnp.ones(2))))
+    walks = jax.jit(lambda x: [walk(denoise, KEY, x) for denoise in (with_var, plain, means)])
+    with_var, plain, means = walks(np.ones(2, np.float32))
+    np.testing.assert_array_equal(with_var, plain)
+    assert np.all(np.isfinite(means))
 
 
 # Every sampler.
@@ -124,7 +126,7 @@ def test_where_only_the_flow_is_right_samplers_that_add_noise_refuse_and_the_oth
     samples = [sampling_fn(SAMPLERS[name].make(schedule), ts) for schedule in (plain, wrapped)]
     jax.tree.map(np.testing.assert_array_equal, *(sample.args[0] for sample in samples))  # the rows
     if name in KINDS:
-        found = [run(sample, TARGET.denoiser(sample.args[1]), jnp.ones(2)) for sample in samples]
+        found = [run(sample, TARGET.denoiser(sample.args[1]), np.ones(2, np.float32)) for sample in samples]
         np.testing.assert_array_equal(*found)
 
 

@@ -40,31 +40,34 @@ def test_a_mixture_under_vp_solves_both_equations(x64):
         pair = residuals.fokker_planck(vp_mixture, sde, x, t), residuals.continuity(vp_mixture, flow, x, t)
         return jnp.stack(pair) / scale
 
-    left = at(jnp.tile(POINTS, (3, 1)), jnp.repeat(jnp.array([0.05, 0.3, 0.9]), 4))
+    left = at(np.tile(POINTS, (3, 1)), np.repeat([0.05, 0.3, 0.9], 4))
     assert np.abs(left).max() < 1e-13
 
 
 def test_residuals_far_out_where_the_density_underflows(x64):
-    x, sde = jnp.array([60.0, -40.0]), generator.forward(schedules.VP())
-    assert jnp.exp(vp_mixture(x, 0.3)) == 0
-    scale = 6.0 * float(jnp.sum(jax.grad(vp_mixture)(x, 0.3) ** 2))
+    x, sde = np.array([60.0, -40.0]), generator.forward(schedules.VP())
+    log_p, slope = map(np.asarray, jax.jit(jax.value_and_grad(vp_mixture))(x, 0.3))
+    assert np.exp(log_p) == 0
+    scale = 6.0 * np.sum(slope**2)
     assert abs(fokker_planck(vp_mixture, sde, x, 0.3)) < 1e-13 * scale
 
 
 def test_what_is_left_of_a_wrong_field(x64):
     """A constant wind c leaves c . grad log p; the divergence-free spin around the mean of a round Gaussian leaves 0;
     noise g^2 (1 + e) in place of g^2 leaves - e g^2 / 2 Laplace p / p."""
-    x, t, wind = jnp.array([1.0, 1.0]), 0.3, np.array([0.3, -0.2])
+    x, t, wind = np.array([1.0, 1.0]), 0.3, np.array([0.3, -0.2])
     flow = generator.probability_flow(generator.forward(schedules.VP()), jax.grad(vp_mixture))
-    slope = jax.grad(vp_mixture)(x, t)
+    slope = np.asarray(jax.jit(jax.grad(vp_mixture))(x, t))
     blown = jax.jit(lambda x, t: residuals.continuity(vp_mixture, lambda y, s: flow(y, s) + wind, x, t))(x, t)
     np.testing.assert_allclose(blown, wind @ slope, rtol=1e-11)
     spin = lambda y, s: jnp.array([-y[1], y[0]])
-    np.testing.assert_allclose(residuals.continuity(lambda y, s: -0.5 * jnp.sum(y**2), spin, x, t), 0, atol=1e-15)
+    still = jax.jit(lambda x, t: residuals.continuity(lambda y, s: -0.5 * jnp.sum(y**2), spin, x, t))
+    np.testing.assert_allclose(still(x, t), 0, atol=1e-15)
     beta = 0.1 + 19.9 * t
     loud = SDE(lambda y, s: -0.5 * beta * y, lambda y, s: jnp.sqrt(1.1 * beta) * jnp.eye(2))
-    curvature = jax.jit(jax.hessian(lambda y: jnp.exp(vp_mixture(y, t))))(x)
-    laplace = jnp.trace(curvature) / jnp.exp(vp_mixture(x, t))
+    density = lambda y: jnp.exp(vp_mixture(y, t))
+    curvature, p = map(np.asarray, jax.jit(lambda x: (jax.hessian(density)(x), density(x)))(x))
+    laplace = np.trace(curvature) / p
     np.testing.assert_allclose(fokker_planck(vp_mixture, loud, x, t), -0.1 * beta / 2 * laplace, rtol=1e-10)
 
 
@@ -78,17 +81,22 @@ def test_noise_that_depends_on_the_place(x64):
         return -0.5 * z**2 - jnp.log(x[0] * jnp.sqrt(t))
 
     ito, noise = lambda x, t: mu * x, lambda x, t: s * x[:, None]
-    for x in (0.4, 1.0, 2.3):
-        x = jnp.array([x])
-        np.testing.assert_allclose(fokker_planck(log_p, SDE(ito, noise), x, t), 0, atol=1e-12)
-        slope = x[0] * jax.grad(log_p)(x, t)[0]
-        left = fokker_planck(log_p, SDE(lambda x, t: (mu - s**2 / 2) * x, noise), x, t)
-        np.testing.assert_allclose(left, -(s**2) / 2 * (1 + slope), rtol=1e-10)
+
+    @jax.jit
+    @jax.vmap
+    def left(x):
+        wrong = SDE(lambda x, t: (mu - s**2 / 2) * x, noise)
+        both = (residuals.fokker_planck(log_p, sde, x, t) for sde in (SDE(ito, noise), wrong))
+        return *both, x[0] * jax.grad(log_p)(x, t)[0]
+
+    right, wrong, slope = map(np.asarray, left(np.array([[0.4], [1.0], [2.3]])))
+    np.testing.assert_allclose(right, 0, atol=1e-12)
+    np.testing.assert_allclose(wrong, -(s**2) / 2 * (1 + slope), rtol=1e-10)
 
 
 def test_the_gaussian_law_of_a_linear_sde_with_correlated_noise(x64):
     """m(t), P(t) of off-diagonal G solve dP/dt of Fokker-Planck; P without its off-diagonal noise does not."""
-    start = linear.Moments(jnp.array([1.0, -2.0]), jnp.array([[0.5, 0.1], [0.1, 0.9]]))
+    start = linear.Moments(np.array([1.0, -2.0]), np.array([[0.5, 0.1], [0.1, 0.9]]))
 
     def law_of(sde):
         def log_p(x, t):
@@ -97,7 +105,7 @@ def test_the_gaussian_law_of_a_linear_sde_with_correlated_noise(x64):
 
         return log_p
 
-    sde, x = linear.linear_sde(F, L, U), jnp.array([0.6, -1.1])
+    sde, x = linear.linear_sde(F, L, U), np.array([0.6, -1.1])
     np.testing.assert_allclose(fokker_planck(law_of(sde), sde, x, 0.6), 0, atol=1e-12)
     apart = linear.linear_sde(F, np.diag(np.sqrt(np.sum(L**2, 1))), U)  # the same variances, uncorrelated
     assert abs(fokker_planck(law_of(sde), apart, x, 0.6)) > 0.05
@@ -107,10 +115,9 @@ def test_two_derivations_of_fokker_planck_agree(x64):
     """(d_t p - L* p) / p by the adjoint, for a density that solves nothing and a G of both x and t."""
     sde = SDE(lambda x, t: jnp.sin(x) * t, lambda x, t: jnp.array([[1 + 0.2 * x[1], t], [0.3 * x[0] ** 2, 0.5]]))
     log_p = lambda x, t: -0.5 * jnp.sum(x**2) * (1 + t) + jnp.cos(x[0] - x[1])
-    p, x, t = (lambda x, t: jnp.exp(log_p(x, t))), jnp.array([0.6, -1.1]), 0.4
-    adjoint = jax.jit(lambda x, t: generator.adjoint(sde, lambda y: p(y, t), x, t))
-    direct = (jax.grad(p, 1)(x, t) - adjoint(x, t)) / p(x, t)
-    np.testing.assert_allclose(fokker_planck(log_p, sde, x, t), direct, rtol=1e-12)
+    p, x, t = (lambda x, t: jnp.exp(log_p(x, t))), np.array([0.6, -1.1]), 0.4
+    direct = lambda x, t: (jax.grad(p, 1)(x, t) - generator.adjoint(sde, lambda y: p(y, t), x, t)) / p(x, t)
+    np.testing.assert_allclose(fokker_planck(log_p, sde, x, t), jax.jit(direct)(x, t), rtol=1e-12)
 
 
 K, CENTRE, NOISE, M0, V0 = 1.7, 0.4, 0.9, -2.0, 0.3  # dx = -K (x - CENTRE) dt + NOISE dw from N(M0, V0)
@@ -145,7 +152,8 @@ def test_the_weak_form_on_ornstein_uhlenbeck(x64, name, t):
     phi, rate = WEAK[name]
     m, v = ou_moments(t)
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
-    values = jax.vmap(lambda x: generator.generator(OU, phi, x, t))(jnp.asarray(m + np.sqrt(v) * nodes)[:, None])
+    at = jax.jit(jax.vmap(lambda x: generator.generator(OU, phi, x, t)))
+    values = np.asarray(at((m + np.sqrt(v) * nodes)[:, None]))
     np.testing.assert_allclose(weights @ values / np.sqrt(2 * np.pi), rate(m, v, *ou_rates(t)), atol=1e-12)
 
 
@@ -153,10 +161,10 @@ def test_the_weak_form_of_the_second_moment_is_the_covariance_equation(x64):
     """phi = (x - m)(x - m)^T, off-diagonal G: E L phi = F P + P F^T + L L^T, exact over points with these moments."""
     P, m = np.array([[0.5, 0.1], [0.1, 0.9]]), np.array([1.0, -2.0])
     root = np.linalg.cholesky(P) * np.sqrt(2)
-    points = jnp.asarray(m + np.concatenate([root.T, -root.T]))
+    points = m + np.concatenate([root.T, -root.T])
     sde = linear.linear_sde(F, L, U)
-    rates = jax.vmap(lambda x: generator.generator(sde, lambda y: jnp.outer(y - m, y - m), x, 0.0))(points)
-    np.testing.assert_allclose(rates.mean(0), F @ P + P @ F.T + L @ L.T, atol=1e-14)
+    at = jax.jit(jax.vmap(lambda x: generator.generator(sde, lambda y: jnp.outer(y - m, y - m), x, 0.0)))
+    np.testing.assert_allclose(np.mean(at(points), 0), F @ P + P @ F.T + L @ L.T, atol=1e-14)
 
 
 TS = np.linspace(0.0, 1.0, 33)
@@ -190,7 +198,7 @@ def test_along_an_ode_the_weak_form_holds_on_each_path(x64):
 
     def error(n):
         ts = np.linspace(0.3, 1.3, n + 1)
-        return abs(residuals.weak(spin, phi, jnp.asarray(np.stack([np.cos(ts), np.sin(ts)], 1)), ts))
+        return abs(float(jax.jit(lambda xs: residuals.weak(spin, phi, xs, ts))(np.stack([np.cos(ts), np.sin(ts)], 1))))
 
     assert error(64) < 1e-3
     assert abs(np.log2(error(64) / error(128)) - 2) < 0.01

@@ -22,6 +22,9 @@ def bound(f, g, xs, rule, *prior):
     return jax.tree.map(np.asarray, jax.jit(lambda xs, *prior: wb.bound(f, g, xs, rule, *prior))(xs, *prior))
 
 
+assemble = jax.jit(lambda errors, constants: wb.assemble(RULE, errors, constants))
+
+
 def points(mean, covs):
     """Cubature points for the covariance at each time."""
     return jax.jit(jax.vmap(wb.cubature, (None, 0)))(np.asarray(mean), np.asarray(covs))
@@ -73,7 +76,7 @@ def test_the_wrong_sign_is_no_bound(x64):
     """The constant of g in place of that of -g: 'bounds' a distance of 1.3728 by 0.6964."""
     a, b = 0.8, -0.6
     result, distance = linear_case([a], [b])
-    wrong = jax.jit(lambda e, l: wb.assemble(RULE, e, l))(result.errors, np.full(len(RULE.ts), b))
+    wrong = assemble(result.errors, np.full(len(RULE.ts), b))
     closed = (a - b) * np.exp(-a) * np.expm1(a + b) / (a + b)
     np.testing.assert_allclose([distance, wrong.total], [1.3728, 0.6964], atol=5e-5)
     np.testing.assert_allclose(wrong.total, closed, rtol=1e-13)
@@ -132,7 +135,7 @@ def test_fields_that_are_not_linear(x64):
     errors = np.sqrt(np.square(0.3 * RULE.ts[:, None] * np.cos(along)) @ weights)
     domain = np.linspace(-np.pi, np.pi, 2001)  # -g' over a period is its supremum over the line
     constants = np.max(-2 * np.cos(2 * domain) + 0.3 * RULE.ts[:, None] * np.sin(domain), 1)
-    result = jax.jit(lambda e, l: wb.assemble(RULE, e, l))(errors, constants)
+    result = assemble(errors, constants)
     assert 0.05 < distance < result.total
     negated = lambda x, t: -jnp.sin(2 * x) - 0.3 * t * jnp.cos(x)
     got = jax.jit(jax.vmap(lambda x: wb.one_sided_lipschitz(negated, x, RULE.ts[3])))(domain[:, None])
