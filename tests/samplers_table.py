@@ -1,7 +1,7 @@
 """Every sampler and every schedule under test, one row each: what the sampler tests are parametrised by."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import closed_forms as forms
@@ -313,6 +313,7 @@ KINDS = list({kind(row): name for name, row in SAMPLERS.items()}.values())
 EVERY_PAIR = [(sampler, setting) for sampler, row in SAMPLERS.items() for setting in row.settings]
 
 
+@cache  # every sampler walks the same ones
 def grid(setting: str, n: int, t_min: float = 2.3e-3, zero: bool = True) -> np.ndarray:
     """A sensible grid of n steps: Karras et al.'s, or equal steps in t where sampling starts at alpha = 0.
 
@@ -320,7 +321,13 @@ def grid(setting: str, n: int, t_min: float = 2.3e-3, zero: bool = True) -> np.n
     """
     schedule = SETTINGS[setting].schedule
     make = grids.uniform if SETTINGS[setting].from_pure_noise else grids.karras
-    return make(schedule, n, t_min=t_min, zero=zero)
+    return read_only(make(schedule, n, t_min=t_min, zero=zero))
+
+
+def read_only(ts: np.ndarray) -> np.ndarray:
+    """Locks an array that several tests are given."""
+    ts.setflags(write=False)
+    return ts
 
 
 def grid_for(name: str, setting: str, n: int, zero: bool = True) -> np.ndarray:

@@ -4,7 +4,9 @@ Trajectories are read from planned rows (`rows.py`).
 """
 
 import itertools
+from unittest import mock
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,16 +14,23 @@ from closed_forms import amplitudes
 from oracles import steps
 from oracles.mixture import Mixture
 from oracles.paths import stepwise
-from rows import HostModel, reached, times, walk
+from rows import HostModel, reached, remembered, times, walk
 from samplers_table import EVERY_PAIR, FINITE, SAMPLERS, SETTINGS, grid, grid_for
 
-from diffjax import denoisers, grids
+from diffjax import denoisers, grids, host
 from diffjax.samplers import ancestral, deis, heun, multistep, nfe, pndm, restart, sampling_fn, sde, unipc
 from diffjax.schedules import EDM, VP
 
 TARGET = Mixture((0.3, 0.7), (-0.6, 0.5), (0.04, 0.02))
 X = np.linspace(-1.5, 1.5, 5)
 pytestmark = pytest.mark.usefixtures("x64")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def levels_once():
+    """Levels are looked up once for all samplers."""
+    with mock.patch.object(host, "along", remembered(host.along)):
+        yield
 
 
 def noise(rows, seed=0):
@@ -152,9 +161,10 @@ def test_v_and_edm_preconditioning_are_one_under_vp():
     net = lambda x, c: jnp.tanh(1.3 * x + 0.1 * jnp.clip(c, -5, 5))
     v = denoisers.denoiser(net, schedule, denoisers.targets.V())
     edm = denoisers.denoiser(lambda x, c: -net(x, c), schedule, denoisers.targets.EDM(sigma_data=1.0))
+    models = [jax.jit(lambda x, t, model=model: model(x, t)) for model in (v, edm)]
     for name in ("ddim_half", "heun_churn", "adams_3", "em"):
         ts, z = grid("vp", 10), noise(20)
-        a, b = (walk(SAMPLERS[name].make(schedule), ts, model, X, z)[1] for model in (v, edm))
+        a, b = (walk(SAMPLERS[name].make(schedule), ts, model, X, z)[1] for model in models)
         agree(a, b, X)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from closed_forms import amplitudes
 from oracles.mixture import Mixture
-from rows import HostModel, laws, read
+from rows import HostModel, laws, read, remembered
 from samplers_table import FINITE, SAMPLERS, SETTINGS
 
 from diffjax import analytic, calculus, grids, host
@@ -31,12 +31,13 @@ Z = np.array([-1.4, -0.6, 0.1, 0.8, 1.5])
 
 @pytest.fixture(scope="module", autouse=True)
 def one_length():
-    """Pads the times of all these plans to one length, more than any has: each primitive compiles once, not five times.
+    """Pads the times of all these plans to one length, more than any has: each primitive compiles once, not five times;
+    and looks levels up once for all samplers.
 
     `test_planning` and `test_host` have plans as they are padded for users.
     """
     along = host.along
-    with mock.patch.object(host, "along", lambda *args: along(*args[:3], 2048)):
+    with mock.patch.object(host, "along", remembered(lambda *args: along(*args[:3], 1024))):
         yield
 
 

@@ -1,6 +1,7 @@
 """The law of what samplers return: exact moments on Gaussians and points, samples of a mixture, the noise itself."""
 
 import itertools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +9,23 @@ import numpy as np
 import pytest
 from closed_forms import amplitudes
 from oracles.mixture import Mixture, w1
-from rows import laws, reached, times
+from rows import laws, reached, remembered, times
 from samplers_table import ALL, EVERY_PAIR, SAMPLERS, SETTINGS, grid, grid_for, known_at_knots
 from scipy import stats
 
-from diffjax import analytic, grids
+from diffjax import analytic, grids, host
 from diffjax.processes import gaussian
 from diffjax.samplers import ancestral, heun, sampling_fn, sde
 from diffjax.schedules import EDM, VP
 
 exact = pytest.mark.usefixtures("x64")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def levels_once():
+    """Levels are looked up once for all samplers."""
+    with mock.patch.object(host, "along", remembered(host.along)):
+        yield
 
 
 def forward(form, t, m, v):
