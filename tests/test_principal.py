@@ -226,8 +226,9 @@ def test_along_a_basis(order):
     ts, model = grids.log_snr(schedule, 4), mixture().denoiser(schedule)
     own = principal.Axes(AXES.mean, AXES.variances)
     here, there = (principal.adams(schedule, axes, order, free_start=False) for axes in (AXES, own))
-    got, path = sampling_fn(here, ts, trace=lambda state: state.x)(model, KEY, jnp.asarray(x))
-    expected, turned = sampling_fn(there, ts, trace=lambda state: state.x)(Turned(model), KEY, jnp.asarray(BASIS.T @ x))
+    walks = [sampling_fn(sampler, ts, trace=lambda state: state.x) for sampler in (here, there)]
+    got, path = run(walks[0], model, x)
+    expected, turned = map(np.asarray, run(walks[1], Turned(model), BASIS.T @ x))
     np.testing.assert_allclose(got, BASIS @ expected, atol=1e-13)
     np.testing.assert_allclose(path, turned @ BASIS.T, atol=1e-13)
 
@@ -243,23 +244,24 @@ def test_rows_do_not_grow_with_the_basis():
 
 
 def test_trace_padding_and_encoding_work_along_a_basis():
-    schedule, x = VP(), jnp.asarray([0.3, -0.2, 0.8])
+    schedule, x = VP(), np.asarray([0.3, -0.2, 0.8])
     sampler, ts = principal.adams(schedule, AXES, 2), grids.angle(schedule, 5)
     model = mixture().denoiser(schedule)
     plain = run(sampling_fn(sampler, ts), model, x)
     end, path = run(sampling_fn(sampler, ts, trace=lambda state: state.x), model, x)
     np.testing.assert_array_equal(plain, end)
+    path = np.asarray(path)
     np.testing.assert_allclose(path[-1], end, atol=1e-13)
     assert path.shape == (4, 3)
-    _, kept = sampling_fn(sampler, ts, trace=lambda state: state)(model, KEY, x)
-    np.testing.assert_allclose(kept.along @ BASIS.T, path, atol=1e-12)
+    _, kept = run(sampling_fn(sampler, ts, trace=lambda state: state), model, x)
+    np.testing.assert_allclose(np.asarray(kept.along) @ BASIS.T, path, atol=1e-12)
     padded = sampling_fn(sampler, ts, max_rows=9)
     assert nfe(padded) == 4
-    np.testing.assert_allclose(padded(model, KEY, x), plain, atol=1e-13)
+    np.testing.assert_allclose(run(padded, model, x), plain, atol=1e-13)
     ts = grids.karras(schedule, 200, t_min=1e-3, zero=False)
     sampler = principal.adams(schedule, AXES, 2, free_start=False)
-    up = encoding_fn(sampler, ts)(model, KEY, plain)
-    np.testing.assert_allclose(sampling_fn(sampler, ts)(model, KEY, up), plain, atol=1e-4)
+    up = run(encoding_fn(sampler, ts), model, plain)
+    np.testing.assert_allclose(run(sampling_fn(sampler, ts), model, up), plain, atol=1e-4)
 
 
 def test_one_compile_serves_all_axes_schedules_and_grids():
