@@ -1,5 +1,6 @@
 """Test settings: no silent broadcasting or promotion anywhere, warnings are errors, the CPU is the device."""
 
+import gc
 import os
 
 import compiled
@@ -17,6 +18,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 for name, value in compiled.settings(run_command.cores()).items():
     jax.config.update(name, value)
+
+
+# The collector walks all traces and programs that a worker has made: a second each time, a twentieth of the suite.
+gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from poisson_points import PAIR, SHARES, by_hand, exact
+from run_command import UNET
 from scipy import optimize, special, stats
 
 from diffjax import analytic, calculus, denoisers, grids, host, likelihood, losses, processes, runs, samplers
@@ -137,8 +138,8 @@ def test_the_recipe_with_infinitely_many_dimensions_is_edms_to_the_bit():
         )
     )
     assert loss(poisson(EDM(), np.inf)) == loss(processes.Gaussian(EDM()))
-    a = build_run(runs.load("configs/pfgm.py:tiny", ["process.D=inf"])).method.parts
-    b = build_run(runs.load("configs/edm.py:tiny")).method.parts
+    a = build_run(runs.load("configs/pfgm.py:tiny", ["process.D=inf", *UNET])).method.parts
+    b = build_run(runs.load("configs/edm.py:tiny", UNET)).method.parts
     assert a.schedule == b.schedule
     assert a.process == b.process
 
