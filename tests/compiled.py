@@ -12,7 +12,6 @@ many cores the process may use (there is a folder for each) and on XLA's flags (
 import getpass
 import hashlib
 import os
-import platform
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -22,10 +21,8 @@ def flags() -> tuple[str, ...]:
     """XLA's flags for tests; the emitters of jaxlib 0.11 and later cannot be chosen."""
     if os.environ.get("DIFFJAX_TEST_COMPILER") == "full":
         return ()
-    plain = ("--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true")
-    plain += ("--xla_cpu_parallel_codegen_split_count=1",)  # in one piece: parts cost more than two cores give back
-    if platform.machine() in ("x86_64", "AMD64"):
-        plain += ("--xla_cpu_max_isa=SSE4_2",)  # short vectors are written sooner
+    whole = "--xla_cpu_parallel_codegen_split_count=1"  # parts cost more than two cores give back
+    plain = ("--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true", whole)
     older = tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11)
     return (*plain, "--xla_cpu_use_fusion_emitters=false") if older else plain
 
