@@ -16,6 +16,7 @@ from diffjax import host
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_cpu_enable_async_dispatch", False)  # small programs end sooner than another thread begins
 for name, value in compiled.settings(run_command.cores()).items():
     jax.config.update(name, value)
 
