@@ -124,11 +124,10 @@ def drawn(tree: Path, seed: int, count: int) -> list[tuple[str, mutants.Mutant]]
     return random.Random(seed).sample(every, count)
 
 
-def judged(tree: Path, out: Path, tests: list[str]) -> tuple[str, str]:
+def judged(tree: Path, out: Path, tests: list[str], log: Path) -> tuple[str, str]:
     """Runs tests on a tree until one fails: the mutant's status, and the test that ended it."""
     if not tests:
         return "no test", ""
-    log = out / "last.log"
     with open(log, "w") as text:
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", *tests]
         process = subprocess.Popen(
@@ -164,7 +163,7 @@ def run(out: Path, seed: int, count: int, part: int, parts: int) -> None:
             path.write_text(mutant.applied(text))
             began = time.monotonic()
             try:
-                status, by = judged(tree, out, tests)
+                status, by = judged(tree, out, tests, rows.with_suffix(".log"))
             finally:
                 path.write_text(text)
             given = mutant._asdict()
