@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from itertools import zip_longest
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -98,22 +99,22 @@ class Coverage:
         return sorted(self.names[n] for n in found or {n for tests in by_line.values() for n in tests})
 
     def chosen(self, file: str, tests: list[str]) -> list[str]:
-        """Takes tests from their files in turn until the budget is spent."""
+        """Takes tests until the budget is spent: those of the module's own files, then of the others in turn."""
         files: dict[str, list[str]] = defaultdict(list)
-        for test in sorted(tests, key=lambda test: self.seconds.get(test, 1.0)):
+        for test in sorted(tests, key=self.cost):
             files[test.split("::")[0]].append(test)
-        own = f"test_{Path(file).stem}"
-        order = sorted(
-            files, key=lambda name: (not Path(name).stem.startswith(own), self.seconds.get(files[name][0], 1.0))
-        )
+        own = [name for name in files if Path(name).stem.startswith(f"test_{Path(file).stem}")]
+        others = sorted((files[name] for name in files if name not in own), key=lambda found: self.cost(found[0]))
+        turns = [test for turn in zip_longest(*others) for test in turn if test is not None]
         taken, spent = [], 0.0
-        for turn in range(max(map(len, files.values()), default=0)):
-            for name in order:
-                for test in files[name][turn : turn + 1]:
-                    cost = self.seconds.get(test, 1.0)
-                    if spent + cost <= BUDGET or not taken:
-                        taken, spent = [*taken, test], spent + cost
-        return sorted(taken, key=lambda test: order.index(test.split("::")[0]))
+        for test in [*(test for name in own for test in files[name]), *turns]:
+            if spent + self.cost(test) <= BUDGET or not taken:
+                taken, spent = [*taken, test], spent + self.cost(test)
+        return taken
+
+    def cost(self, test: str) -> float:
+        """Tells how many seconds a test took; a second where that is not known."""
+        return self.seconds.get(test, 1.0)
 
 
 def drawn(tree: Path, seed: int, count: int) -> list[tuple[str, mutants.Mutant]]:
