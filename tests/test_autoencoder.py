@@ -202,6 +202,27 @@ def test_refuses_bad_input_in_one_line():
         make(net(2), net(5))
 
 
+def test_both_networks_are_told_that_they_train_and_get_keys():
+    told = []
+
+    def network(size, name):
+        def apply(params, x, c, given, *, train=False, key=None):
+            told.append((name, train, key))
+            return jnp.zeros(size)
+
+        return models.Network(lambda key, x, c, given: {}, apply)
+
+    method = methods.autoencoder(network(4, "encoder"), network(3, "decoder"))
+    params = method.init(jax.random.key(0), Example(np.zeros(3, np.float32), {}, {}))
+    told.clear()
+    example = Example(np.zeros((1, 3), np.float32), {}, {})
+    jax.eval_shape(lambda p: method.turns[0].losses(p, jax.random.key(0), example, jnp.arange(1), 1), params)
+    (first, train, key), (second, trains, other) = told
+    assert (first, train, second, trains) == ("encoder", True, "decoder", True)
+    assert key is not None
+    assert other is not None
+
+
 def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path):
     small = dict(steps=40, sample_every=40, batch_size=16, steps_per_dispatch=1, log_every=10)
     assert_trainer_resumes(lambda workdir: trainer(workdir, **small), tmp_path)

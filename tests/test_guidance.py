@@ -216,6 +216,8 @@ def test_rescaling_gives_the_spread_of_the_conditional_mean_back():
     assert np.std(combined(cond, uncond, 7.0, 1.0)) == pytest.approx(np.std(cond), rel=1e-5)
     half = guided * (0.5 + 0.5 * np.std(cond) / np.std(guided))
     np.testing.assert_allclose(combined(cond, uncond, 7.0, 0.5), half, rtol=1e-5)
+    flat = np.ones((6, 6, 1), np.float32)  # no spread to give back: the guided mean stays
+    np.testing.assert_array_equal(combined(2 * flat, flat, 3.0, 0.7), 4 * flat)
 
 
 def test_the_shifted_mean_of_a_step_moves_by_its_variance_times_the_gradient(x64):

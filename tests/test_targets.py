@@ -266,6 +266,13 @@ def test_any_function_is_a_network():
     np.testing.assert_allclose(batch, expected, rtol=1e-6)
 
 
+def test_one_number_is_an_example_and_one_map_is_not_two():
+    split_maps = denoisers.targets.split_maps
+    np.testing.assert_array_equal(split_maps(np.ones(()), np.zeros(())), [np.ones(())])
+    with pytest.raises(ValueError, match=r"gives shape \(2,\) for x of shape \(2,\), expected \(4,\): 2 map"):
+        split_maps(np.ones(2), np.zeros(2), 2)
+
+
 def test_a_denoiser_can_be_made_under_jit():
     """Nothing can be checked there: the schedule's values are not known."""
     x = jnp.ones(2)
