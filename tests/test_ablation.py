@@ -86,6 +86,16 @@ def test_a_chain_knows_iddpms_levels():
     np.testing.assert_allclose(Rounded.chain("linear").levels, np.sqrt(1 / np.cumprod(1 - betas) - 1), rtol=1e-9)
 
 
+def test_the_bounds_of_iddpms_levels_are_among_them():
+    """Of 20 levels, the first and the last are the bounds themselves; there is no 21st."""
+    levels = grids.chain_levels(Tabulated.cosine(M, C_2, 1 - C_1))
+    bounds = {"sigma_min": levels[10], "sigma_max": levels[29]}
+    found = grids.iddpm(WIDE, 20, **bounds)[:-1]  # EDM's time is the level
+    np.testing.assert_allclose(found[[0, -1]], levels[[29, 10]], rtol=1e-12)
+    with pytest.raises(ValueError, match="n = 21 steps out of 20 levels"):
+        grids.iddpm(WIDE, 21, **bounds)
+
+
 @pytest.mark.parametrize(
     ("base", "options"),
     [

@@ -117,7 +117,7 @@ def pair(train, held_out, **options):
     return data.Dataset("mine", made, apart, made.x.shape[1:], classes, None, "0")
 
 
-@pytest.mark.parametrize(("train", "held", "lost"), [(57, 3, 1), (20, 1, 3), (1, 1, 4), (300, 30, 0)])
+@pytest.mark.parametrize(("train", "held", "lost"), [(57, 3, 1), (57, 6, 0), (20, 1, 3), (1, 1, 4), (300, 30, 0)])
 def test_what_few_examples_do_not_allow_is_left_out_alone(train, held, lost):
     rng = np.random.default_rng(6)
     dataset = pair(rng.normal(size=(train, 2)), rng.normal(size=(held, 2)))
@@ -125,7 +125,13 @@ def test_what_few_examples_do_not_allow_is_left_out_alone(train, held, lost):
     first, *more = judges.judged(drawn, dataset)
     n = min(train, held)
     real, fake = dataset.some("held_out", n).x, drawn.x[:n]
-    assert first.results["metrics"]["exact W2"]["value"] == wasserstein.exact(fake, real)
+    value = {name: found["value"] for name, found in first.results["metrics"].items()}
+    assert value["exact W2"] == wasserstein.exact(fake, real)
+    if n >= 6:
+        both = (value["1-NN accuracy, real"], value["1-NN accuracy, fake"])
+        assert both == neighbours.two_sample_accuracy(real, fake)
+        assert both[0] != both[1]
+        assert value["coverage, k = 5"] == neighbours.coverage(real, fake, 5)
     left = more[0].results["left_out"] if more else {}
     assert len(left) == lost
     assert ("coverage, k = 5" in left) == (n < 6)

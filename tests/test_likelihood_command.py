@@ -119,6 +119,13 @@ def test_digits_under_a_model_whose_density_is_known(digits):
     assert 0 < trip["worst"] < 1e-4
 
 
+def test_pixels_of_held_out_digits_are_coded_by_counts_of_training_digits(digits):
+    train, held_out = digits.data.train.x, digits.data.held_out.x
+    near = {"pixel histograms": pytest.approx(bound.histograms(train, held_out, 17), rel=1e-12)}
+    assert density.baseline(digits, len(held_out)) == near
+    assert bound.histograms(held_out, train, 17) != near["pixel histograms"]
+
+
 @pytest.mark.slow
 def test_digits_side_by_side(digits, tmp_path, monkeypatch):
     """A whole report without training: both dequantisations, both bounds, histograms, and 3 bits for 17 levels."""
