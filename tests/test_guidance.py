@@ -369,6 +369,10 @@ BAD = {
         lambda: guidance.extrapolated(first(VP()), whole(VP()), 2.0, low=3.0, high=1.0),
         "from 3.0 to 1.0, expected 0 <= low < high",
     ),
+    "two schedules": (
+        lambda: guidance.extrapolated(first(VP()), Made(EDM(), 0.0), 2.0),
+        r"Made was made for EDM\(.*\), but the denoiser for VP\(",
+    ),
     "rescale": (
         lambda: guidance.extrapolated(first(VP()), whole(VP()), 2.0, rescale=1.5),
         r"rescale is 1\.5, expected a number in \[0, 1\]",

@@ -370,6 +370,7 @@ def test_check_passes_every_schedule(schedule):
         (VE(sigma_min=2.0, sigma_max=1.0), "log-SNR must fall"),
         (VP(beta_min=-1.0), "VP has"),
         (VP(beta_min=0.0, beta_max=0.0), "log-SNR must fall"),
+        (VP(beta_min=2.0, beta_max=-1.0), "log-SNR must fall"),  # and rises again, far from both ends
         (VP(t_max=0.0), "t_max = 0.0"),
         (Cosine(t_max=1.1), "Cosine has"),
         (Rectified(t_max=2.0), "Rectified has"),
