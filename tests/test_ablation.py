@@ -86,6 +86,11 @@ def test_a_chain_knows_iddpms_levels():
     np.testing.assert_allclose(Rounded.chain("linear").levels, np.sqrt(1 / np.cumprod(1 - betas) - 1), rtol=1e-9)
 
 
+def test_the_defaults_of_iddpms_levels_are_the_columns():
+    own = {"steps": M, "s": C_2, "max_beta": 1 - C_1, "sigma_max": 81.0, "sigma_min": 0.002}
+    np.testing.assert_array_equal(grids.iddpm(WIDE, 18), grids.iddpm(WIDE, 18, **own))
+
+
 def test_the_bounds_of_iddpms_levels_are_among_them():
     """Of 20 levels, the first and the last are the bounds themselves; there is no 21st."""
     levels = grids.chain_levels(Tabulated.cosine(M, C_2, 1 - C_1))
