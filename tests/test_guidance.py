@@ -331,9 +331,11 @@ def test_the_classifier_network():
     params = models.init(net, jax.random.key(0), (4, 4, 1))
     logits = jax.jit(net.apply)(params, np.ones((4, 4, 1), np.float32), np.float32(0.3))
     np.testing.assert_array_equal(logits, np.zeros(4))
-    usual = models.network(models.Classifier(classes=4)).init
-    made = jax.eval_shape(usual, jax.random.key(0), np.zeros((8, 8, 1)), np.zeros(()))
-    assert {name for name in made if name.startswith("block")} == {"block_0_0", "block_1_0"}  # one for each level
+    usual, stated = models.Classifier(4), models.Classifier(4, 32, (1, 2), 1, (4,), 0.0)
+    made = [
+        jax.eval_shape(models.network(m).init, jax.random.key(0), np.zeros((8, 8, 1)), 0.0) for m in (usual, stated)
+    ]
+    assert made[0] == made[1]
     with pytest.raises(ValueError, match="classes = 0"):
         models.Classifier(classes=0)
     with pytest.raises(ValueError, match=r"multiples of 2, got \(5, 5, 1\)"):

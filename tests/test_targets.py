@@ -269,6 +269,8 @@ def test_any_function_is_a_network():
 def test_one_number_is_an_example_and_one_map_is_not_two():
     split_maps = denoisers.targets.split_maps
     np.testing.assert_array_equal(split_maps(np.ones(()), np.zeros(())), [np.ones(())])
+    two = split_maps(np.asarray([3.0, 4.0]), np.zeros(()), 2)
+    assert [(m.shape, float(m)) for m in two] == [((), 3.0), ((), 4.0)]
     with pytest.raises(ValueError, match=r"gives shape \(2,\) for x of shape \(2,\), expected \(4,\): 2 map"):
         split_maps(np.ones(2), np.zeros(2), 2)
 

@@ -224,7 +224,7 @@ def split_maps(prediction: Array, x: Array, at_least: int = 1) -> list[Array]:
             f"The network gives shape {prediction.shape} for x of shape {x.shape}, expected "
             f"{(*space, at_least * channels)}: {at_least} map(s) per channel (the model's option `outputs`)."
         )
-    return jnp.split(prediction, count, -1)
+    return [part.reshape(x.shape) for part in jnp.split(prediction, count, -1)]
 
 
 @pytree
