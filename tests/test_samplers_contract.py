@@ -49,7 +49,8 @@ batched = jax.jit(sample_batch)
 
 @jax.jit
 def first_64():
-    return jax.random.split(jax.random.key(7), 64), jax.random.normal(jax.random.key(8), (64, 2))
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(7), i))(np.arange(64))
+    return keys, jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys)
 
 
 def examples(n):
