@@ -82,12 +82,12 @@ READERS: dict[type, Callable[..., Iterator[np.ndarray]]] = {
 def remembered(along: Callable[..., Any]) -> Callable[..., Any]:
     """Gives `host.along` a memory: samplers by the dozen look up the same levels of the same schedule on the same grid.
 
-    Of functions alone that close over nothing; what is given out twice cannot be written to.
+    Of functions alone that close over nothing and have no defaults; what is given out twice cannot be written to.
     """
     found: dict[tuple, tuple[Any, Any]] = {}
 
     def once(function: Any, first: Any, ts: Any, *least: int) -> Any:
-        if getattr(function, "__code__", None) is None or function.__closure__:
+        if getattr(function, "__code__", None) is None or function.__closure__ or function.__defaults__:
             return along(function, first, ts, *least)
         ts = np.asarray(ts, np.float64)
         key = function.__code__, id(first), ts.tobytes(), ts.shape, least

@@ -44,7 +44,7 @@ def tiny_run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plane_run(tmp_path_factory):
-    """The same of an MLP on points of the plane, whose label it reads: a network that is traced in no time."""
+    """A finished run of an MLP on points of the plane, whose label it reads, and what train.run returned."""
     workdir = tmp_path_factory.mktemp("runs") / "plane"
     config = runs.load(TINY, [*MOONS, "model.classes=2", "train.steps=10", "train.sample_every=10"])
     return workdir, train.run(config, workdir)
