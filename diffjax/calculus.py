@@ -150,7 +150,12 @@ def time_of(schedule: Schedule, log_snr: Any) -> Array:
 
 def amplitudes(schedule: Schedule, ts: Any) -> tuple[np.ndarray, np.ndarray]:
     """Computes (alpha, sigma) at host times ts (N,), each (N,) float64: what plans are made of."""
-    return host.along(lambda schedule, t: schedule(t), schedule, ts)
+    return host.along(amplitudes_at, schedule, ts)
+
+
+def amplitudes_at(schedule: Schedule, t: Any) -> tuple[Array, Array]:
+    """Computes (alpha, sigma) of a schedule at t, as a function of both, for `host.along`."""
+    return schedule(t)
 
 
 def same(a: Any, b: Any) -> Any:

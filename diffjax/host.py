@@ -1,6 +1,7 @@
 """float64 on the host: coefficients are computed once, exactly, before anything is traced; checks of what was given."""
 
 import difflib
+import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -66,14 +67,24 @@ def planning() -> bool:
 def along(function: Callable, first: Any, ts: Any, least: int = LENGTH) -> Any:
     """Evaluates `function(first, t)` at each of the times (n, ...), in float64 on the host; leaves are (n, ...).
 
-    Times are padded to the length `least`, or to the next 2^k above it, before they are evaluated: one compile of each
-    primitive serves every n up to there, where the bare lengths would make new ones for each.
+    Times are padded to the length `least`, or to the next 2^k above it, before they are evaluated: one compile serves
+    every n up to there, where the bare lengths would make new ones for each.
+
+    Args:
+        function: defined once, in a module; one that is made for the call would be compiled for the call.
+        first: a pytree of numbers, such as a schedule: other numbers are no new compile.
     """
     ts = np.asarray(ts, np.float64)
     size = least if len(ts) <= least else 1 << (len(ts) - 1).bit_length()
     padded = np.concatenate([ts, np.broadcast_to(ts[-1] if len(ts) else 0.0, (size - len(ts), *ts.shape[1:]))])
-    found = float64(jax.vmap(function, in_axes=(None, 0)), first, padded)
+    # As arrays: inside a trace of 32 bits, jit would take NumPy's for those of its width.
+    found = float64(lambda *args: _for_each(function)(*jax.tree.map(jnp.asarray, args)), first, padded)
     return jax.tree.map(lambda leaf: leaf[: len(ts)], found)
+
+
+@functools.cache
+def _for_each(function: Callable) -> Callable:
+    return jax.jit(jax.vmap(function, in_axes=(None, 0)))
 
 
 def is_int(value: Any, least: int | None = None) -> bool:

@@ -143,8 +143,9 @@ def test_sample_with_another_sampler_and_length(plane_run, tmp_path, name):
     assert np.isfinite(examples).all()
 
 
+@pytest.mark.slow  # `test_parallel` shows it of chunks, in a process for each number of devices
 def test_samples_of_a_seed_have_the_same_bits_for_any_batch_and_device_count(tiny_run, tmp_path):
-    """1, 7 and 64 seeds on 1 and 8 forced devices of a process on one core; `test_parallel` has a process for each."""
+    """1, 7 and 64 seeds on 1 and 8 forced devices of a process on one core."""
     script = (
         "import functools, sys, numpy; from diffjax import parallel, runs\n"
         "run, mesh, found = runs.open(sys.argv[1]), parallel.mesh, {}\n"

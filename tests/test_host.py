@@ -63,6 +63,21 @@ def test_along_is_the_function_at_each_time(n):
     np.testing.assert_array_equal(square, ts * ts)
 
 
+def power(base, t):
+    return base**t
+
+
+def test_along_inside_a_trace_of_32_bits_is_of_64():
+    """Also after a trace: a plan made while a loss is traced serves others."""
+    base, ts = np.asarray([1.5, 1 / 3]), np.asarray([0.25, 2.0])
+    expected = base ** ts[:, None]
+    inside = []
+    jax.eval_shape(lambda x: (inside.append(host.along(power, base, ts)), x)[1], 1.0)
+    for found in (*inside, host.along(power, base, ts)):
+        assert found.dtype == np.float64
+        np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
 def test_a_function_is_an_argument_of_jit_and_a_pytree_stays_itself():
     def plain(x):
         return 2 * x

@@ -49,6 +49,14 @@ def test_the_counter_counts():
     assert COMPILES.during(lambda: jax.jit(lambda x: 3 * x - 2)(np.ones(17))) == 1
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_a_plan_of_another_schedule_of_its_class_makes_no_compile(name):
+    sampler, other = EVERY[name](VP()), EVERY[name](VP(0.2, 15.0))
+    ts = np.asarray(grid_for(name if name in SAMPLERS else "ddim", "vp", 9, zero=False))
+    sampling_fn(sampler, ts)
+    assert COMPILES.during(sampling_fn, other, ts) == 0
+
+
 @pytest.mark.parametrize("setting", ["vp", KNOTTED])
 @pytest.mark.parametrize("name", EVERY)
 def test_a_plan_of_another_length_makes_no_compile(name, setting):

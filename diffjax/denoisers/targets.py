@@ -269,6 +269,11 @@ def denoiser(net: Network, schedule: Schedule, target: Target) -> NetworkDenoise
     return NetworkDenoiser(as_pytree(net), schedule, target)
 
 
+def _skip_out_at(of: tuple[Target, Schedule], t: Any) -> tuple[Array, Array]:
+    target, schedule = of
+    return target.skip_out(schedule, t)
+
+
 def check_target(target: Target, schedule: Schedule, *times: Any) -> None:
     """Refuses times at which the prediction does not determine x_0: eps where alpha = 0, say.
 
@@ -280,8 +285,7 @@ def check_target(target: Target, schedule: Schedule, *times: Any) -> None:
     target.check(schedule)
     if not host.concrete(target, schedule, times):
         return
-    for t in times:
-        coefficients = host.float64(lambda target, schedule, t: target.skip_out(schedule, t), target, schedule, t)
+    for t, *coefficients in zip(times, *host.along(_skip_out_at, (target, schedule), times)):
         if not np.all(np.isfinite(coefficients)):
             alpha, sigma = (float(a[0]) for a in amplitudes(schedule, [t]))
             others = "DDBM" if alpha == sigma == 0 else "V, X0 or EDM, or end the schedule earlier (t_max)"

@@ -215,6 +215,10 @@ def _stride(size: int) -> int:
     return next(n for n in range(max(round(0.618 * size), 1), size + 2) if math.gcd(n, size) == 1)
 
 
+def _slopes_at(schedule: Schedule, t: Array) -> tuple[Array, Array]:
+    return calculus.derivatives(schedule, t)[1]
+
+
 def _check(of: FlowMap) -> None:
     host.check_int("steps", of.steps)
     for name, value, low, high in (("same", of.same, 0, 1), ("power", of.power, 0, 4)):
@@ -236,7 +240,7 @@ def _check(of: FlowMap) -> None:
     schedule = of.process.schedule
     calculus.time_of(schedule, 0.0)  # refuses a schedule without an inverse
     ends = np.asarray([0.0, float(schedule.t_max)])
-    slopes = np.stack(host.along(lambda s, t: calculus.derivatives(s, t)[1], schedule, ends))
+    slopes = np.stack(host.along(_slopes_at, schedule, ends))
     if not np.all(np.isfinite(slopes)):
         raise ValueError(
             f"{type(schedule).__name__} starts or ends with an infinite slope (alpha', sigma' = "

@@ -137,7 +137,7 @@ def _increasing(h: str | Callable) -> Callable:
     if isinstance(h, str) and h not in H:
         raise ValueError(f"Got h = {h!r}, expected one of {', '.join(H)}, or an increasing function of the logit.")
     climb = H[h] if isinstance(h, str) else h
-    slopes = host.along(lambda _, d: jax.grad(climb)(d), 0.0, PROBED)
+    slopes = host.float64(jax.vmap(jax.grad(climb)), PROBED)
     if (bad := np.flatnonzero(~(slopes > 0))).size:
         at, slope = PROBED[bad[0]], slopes[bad[0]]
         raise ValueError(f"Got an h with h'({at:g}) = {slope:g}, expected one that increases on logits of -20 to 20.")

@@ -15,10 +15,18 @@ from diffjax.types import Array
 MAX_LOG_SNR = 20.0  # the log-SNR is infinite at the ends of a schedule; beyond this float32 cannot tell x_t from x_0
 DTYPES = ("float32", "bfloat16")
 EMBEDDINGS = ("positional", "fourier", "angle")
-ZEROS = nn.initializers.zeros_init()
-UNIFORM = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")  # of Ho et al. and Song et al.
-Dense = functools.partial(nn.Dense, kernel_init=UNIFORM)
-Conv = functools.partial(nn.Conv, kernel_size=(3, 3), kernel_init=UNIFORM)
+
+
+def _traced_once(initializer: Callable[..., Array]) -> Callable[..., Array]:
+    """Makes (key, shape, dtype) -> Array one program: flax asks each parameter's shape of it whenever a network is
+    traced, which otherwise costs as much as the network."""
+    return jax.jit(initializer, static_argnums=(1, 2))
+
+
+ZEROS, ONES = _traced_once(nn.initializers.zeros_init()), _traced_once(nn.initializers.ones_init())
+UNIFORM = _traced_once(nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"))  # of Ho et al. and Song et al.
+Dense = functools.partial(nn.Dense, kernel_init=UNIFORM, bias_init=ZEROS)
+Conv = functools.partial(nn.Conv, kernel_size=(3, 3), kernel_init=UNIFORM, bias_init=ZEROS)
 
 
 def check_choice(field: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -170,7 +178,7 @@ class Norm(nn.Module):
     def __call__(self, x: Array, embedding: Array | None = None) -> Array:
         channels = x.shape[-1]
         if embedding is None:
-            scale = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
+            scale = self.param("scale", ONES, (channels,), jnp.float32)
             shift = self.param("bias", ZEROS, (channels,), jnp.float32)
         else:
             scale, shift = jnp.split(Dense(2 * channels, kernel_init=ZEROS, name="affine")(embedding), 2, axis=-1)

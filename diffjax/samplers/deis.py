@@ -62,11 +62,14 @@ def _in_t(schedule: Schedule, levels: list[table.Level]) -> list[tuple[np.ndarra
     width = np.diff(edges)[:, None]
     ts = edges[1:, None] - width * quadrature.SHARE
     most = host.LENGTH + len(getattr(schedule, "knots", ()))  # one compile serves grids of up to 64 steps
-    slopes = jax.vmap(derivatives, in_axes=(None, 0))
-    (alpha, sigma), (d_alpha, d_sigma) = host.along(slopes, schedule, ts, most)
+    (alpha, sigma), (d_alpha, d_sigma) = host.along(_derivatives_at, schedule, ts, most)
     dn = width * quadrature.WEIGHTS * (d_sigma * alpha - sigma * d_alpha) / alpha**2
     cuts = np.searchsorted(-edges, -ends)
     return [(ts[i:j].ravel(), dn[i:j].ravel()) for i, j in pairwise(cuts)]
+
+
+def _derivatives_at(schedule: Schedule, ts: jax.Array) -> tuple:
+    return jax.vmap(derivatives, in_axes=(None, 0))(schedule, ts)
 
 
 def _in_n(schedule: Schedule, levels: list[table.Level]) -> list[tuple[np.ndarray, np.ndarray]]:

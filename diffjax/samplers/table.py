@@ -46,7 +46,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import grids, host
-from diffjax.calculus import time_of
+from diffjax.calculus import amplitudes_at, time_of
 from diffjax.samplers.base import Sampler, starts_too_early
 from diffjax.types import Array, Denoiser, Key, Schedule
 
@@ -149,7 +149,7 @@ class Walk:
 
     def levels_of(self, ts: Any, a_step: int = 1) -> list[Level]:
         """Looks up the levels of these times (n,), all in one call of the schedule; a_step: as for `levels_at`."""
-        found = host.along(lambda schedule, t: schedule(t), self.schedule, ts, a_step * host.LENGTH)
+        found = host.along(amplitudes_at, self.schedule, ts, a_step * host.LENGTH)
         return [Level(*map(float, level)) for level in zip(ts, *found)]
 
     def level_at(self, lam: Any) -> Level:
