@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+LAYOUT: dict[str, Any] = {"layout": "tight", "dpi": 110}
+
 
 def to_pixels(images: Any) -> np.ndarray:
     """Converts floats (..., H, W, C) in [-1, 1] to uint8, clipped; what is no number is black."""
@@ -155,7 +157,7 @@ def normality(path: str | Path, groups: Mapping[str, Any]) -> None:
 def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="tight", dpi=110)
+    return Figure(figsize=(width, height), **LAYOUT)
 
 
 def _save(figure: Any, path: str | Path) -> None:

@@ -12,7 +12,8 @@ import jax
 import pytest
 import run_command
 
-from diffjax import host
+from diffjax import host, plots
+from diffjax.methods import evaluation
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -29,6 +30,19 @@ gc.set_threshold(100_000, 50, 100)
 def x64():
     """float64 throughout the test: what exact comparisons need."""
     with host.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_reports(request):
+    """Reports with two passes over the data for the loss by time, not sixteen, and with plain pictures.
+
+    A module that asks for more has WHOLE_REPORTS = True.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if not getattr(request.module, "WHOLE_REPORTS", False):
+            patch.setattr(evaluation, "REPEATS", 2)
+            patch.setattr(plots, "LAYOUT", {"layout": "none", "dpi": 40})
         yield
 
 

@@ -12,7 +12,6 @@ from diffjax.clock import Monotone, Warped
 from diffjax.commands import train
 from diffjax.losses.learned import _log_variance
 from diffjax.method import Example
-from diffjax.methods import evaluation
 from diffjax.runs import build_run, report
 from diffjax.schedules import EDM, VDM, VP
 
@@ -146,8 +145,7 @@ def test_the_clock_learns_to_make_every_loss_equally_large():
     calculus.check(learned)
 
 
-def test_a_run_is_sampled_and_judged_by_the_clock_that_it_has_learned(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "REPEATS", 2)
+def test_a_run_is_sampled_and_judged_by_the_clock_that_it_has_learned(tmp_path):
     moons = ["data.name=moons", "model.name=MLP", "model.width=16", "model.depth=1"]
     short = ["train.steps=20", "train.sample_every=1000", "eval.samples=100", "prepare.learning_rate=0.05"]
     results = train.run(runs.load("configs/vdm.py:tiny", [*moons, *short]), tmp_path / "run")

@@ -17,7 +17,6 @@ from diffjax import config as C
 from diffjax import main as command_line
 from diffjax import runs, training
 from diffjax.commands import sample, show, train
-from diffjax.methods import evaluation
 from diffjax.runs import build_run
 from diffjax.runs import workdir as files
 from diffjax.runs.logs import Log
@@ -25,14 +24,6 @@ from diffjax.runs.logs import Log
 TINY = "configs/vpsde.py:tiny"
 RUN = [*UNET, "train.loggers=('tensorboard',)"]
 MOONS = ["data.name=moons", "model.name=MLP", "model.width=16", "model.depth=1"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_passes():
-    """The loss by time of two passes over the data instead of sixteen: how exact it is, is no subject here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "REPEATS", 2)
-        yield
 
 
 @pytest.fixture(scope="module")

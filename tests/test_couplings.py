@@ -16,7 +16,6 @@ from diffjax import couplings, data, losses, runs
 from diffjax.calculus import FlowOnly
 from diffjax.commands import sample, train
 from diffjax.method import Example
-from diffjax.methods import evaluation
 from diffjax.processes import Gaussian, path
 from diffjax.runs import build_run
 from diffjax.schedules import Rectified
@@ -252,11 +251,9 @@ SHORT = ["train.steps=10", "train.sample_every=10", "eval.samples=100", "checkpo
 
 @pytest.fixture(scope="module")
 def flow_run(tmp_path_factory):
-    """A run along quarter circles with transport; its loss by time is that of two passes, not of sixteen."""
+    """A run along quarter circles with transport."""
     workdir = tmp_path_factory.mktemp("runs") / "flow"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "REPEATS", 2)
-        return workdir, train.run(runs.load(TINY, [*MOONS, *SHORT, "data.held_out=100"]), workdir)
+    return workdir, train.run(runs.load(TINY, [*MOONS, *SHORT, "data.held_out=100"]), workdir)
 
 
 def test_a_run_along_a_path_is_sampled_and_judged(flow_run):

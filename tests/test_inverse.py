@@ -91,7 +91,7 @@ def test_a_walk_keeps_the_pixels_that_are_known(x64):
 
 
 def test_langevin_corrections_make_replacement_exact(x64):
-    """x_0 seen, x_1 not: mean and variance of x_1 over 2000 walks against Bayes' rule; more corrections, less bias."""
+    """x_0 seen, x_1 not: mean and variance of x_1 over 1000 walks against Bayes' rule; more corrections, less bias."""
     w, m, schedule = np.array([0.4, 0.6]), np.array([[-1.0, -0.8], [0.9, 1.0]]), EDM(t_max=20.0)
     cov, y = np.array([[[0.2, 0.15], [0.15, 0.2]], [[0.2, -0.1], [-0.1, 0.2]]]), 0.1
     share = w * np.exp(-0.5 * (y - m[:, 0]) ** 2 / cov[:, 0, 0]) / np.sqrt(cov[:, 0, 0])
@@ -101,7 +101,7 @@ def test_langevin_corrections_make_replacement_exact(x64):
     var = share @ (cov[:, 1, 1] - cov[:, 0, 1] ** 2 / cov[:, 0, 0] + means**2) - mean**2
     seen_first = inverse.observe(lambda x: x[:1], jnp.asarray([y]), (2,))
     denoise = inverse.replacement(analytic.gaussian_mixture(w, m, cov).denoiser(schedule), seen_first)
-    x, keys = 20 * RNG.standard_normal((2000, 2)), jax.random.split(jax.random.key(1), 2000)
+    x, keys = 20 * RNG.standard_normal((1000, 2)), jax.random.split(jax.random.key(1), 1000)
     bias, spread = [], []
     for corrections in (0, 4, 64):
         sampler = samplers.ancestral.ddim(schedule, eta=1.0)

@@ -18,11 +18,12 @@ from diffjax import runs
 STEPS = 160
 LONG = 1200  # for thirty kills
 MLP = {"data.name": "moons", "model.name": "MLP", "model.width": 16, "model.depth": 1, "eval.samples": 50}
-# The command, but for the report at its end, which is no part of a run's state.
-UNREPORTED = """
+# The command, but for pictures and the report at its end, which are no part of a run's state.
+BARE = """
 import sys
-from diffjax import main
+from diffjax import main, runs
 from diffjax.commands import train
+runs.Trainer._show = lambda *_: None
 train.report.evaluate = lambda run, out: {}
 sys.exit(main.main(sys.argv[1:]))
 """
@@ -45,7 +46,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory, cache):
     """The uninterrupted run."""
-    return uninterrupted(ARGS, tmp_path_factory.mktemp("runs") / "reference", cache)
+    return uninterrupted(ARGS, tmp_path_factory.mktemp("runs") / "reference", cache, BARE)
 
 
 def uninterrupted(arguments: list[str], workdir: Path, cache: Path, code: str | None = None) -> Path:
@@ -94,7 +95,7 @@ def kill_at_random_moments(arguments: list[str], workdir: Path, cache: Path, kil
 def test_killed_and_restarted_run_ends_with_the_same_bytes(reference, cache, tmp_path):
     landed = kill_at_random_moments(ARGS, tmp_path / "killed", cache, 3, random.Random(5))
     assert landed == 3, "the kills came too late to interrupt anything"
-    assert_same_run(reference, uninterrupted(ARGS, tmp_path / "killed", cache, UNREPORTED))
+    assert_same_run(reference, uninterrupted(ARGS, tmp_path / "killed", cache, BARE))
 
 
 @pytest.mark.slow
@@ -122,7 +123,7 @@ def test_asked_to_stop_it_saves_and_it_resumes_mid_window(reference, cache, tmp_
     assert_interrupted("SIGINT", workdir)
     assert "--workdir=" in output
     assert "resumes" in output
-    status, output = run(*ARGS, f"--workdir={workdir}", pinned=True, cache=cache, code=UNREPORTED)
+    status, output = run(*ARGS, f"--workdir={workdir}", pinned=True, cache=cache, code=BARE)
     assert status == 0, output
     assert "resuming at step" in output
     assert_same_run(reference, workdir)
@@ -148,7 +149,7 @@ def test_damaged_newest_checkpoint_is_skipped_by_name(reference, cache, tmp_path
         for place in range(0, len(content), 50):  # many, in every data file: Orbax leaves some of them unused
             content[place] ^= 0xFF
         data.write_bytes(content)
-    status, output = run(*ARGS, f"--workdir={workdir}", pinned=True, cache=cache, code=UNREPORTED)
+    status, output = run(*ARGS, f"--workdir={workdir}", pinned=True, cache=cache, code=BARE)
     assert status == 0, output
     assert f"step {STEPS}" in next(line for line in output.splitlines() if "skipped a checkpoint" in line)
     assert f"resuming at step {STEPS - 20}" in output

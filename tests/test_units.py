@@ -12,6 +12,8 @@ from diffjax import data, plots, runs, training
 from diffjax.config import ConfigError
 from diffjax.method import Method, Turn, per_example
 
+WHOLE_REPORTS = True
+
 
 @pytest.mark.parametrize(
     ("how", "shape", "axes"),
