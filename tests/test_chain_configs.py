@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from run_command import UNET
+from unjudged import without_samples
 
 from diffjax import config as C
 from diffjax import main as command_line
@@ -61,7 +62,7 @@ def vlb_run(tmp_path_factory):
     loss = ["loss.name=variational", "loss.levels=None", "model.outputs=2"]
     config = runs.load("configs/iddpm.py:tiny", [*MOONS, *SHORT, *chain, *loss])
     with pytest.MonkeyPatch.context() as patch:  # its evaluation is not what is tested
-        patch.setattr(train.report, "evaluate", lambda run, out: {})
+        without_samples(patch)
         train.run(config, workdir)
     return workdir, config
 
@@ -77,7 +78,7 @@ def test_importance_sampling_trains_and_its_memory_is_saved(vlb_run):
 
 def test_a_run_resumed_in_its_middle_remembers_the_losses(vlb_run, tmp_path, monkeypatch):
     """From the checkpoint at step 5 on, to the same bytes."""
-    monkeypatch.setattr(train.report, "evaluate", lambda run, out: {})
+    without_samples(monkeypatch)
     workdir, config = vlb_run
     shutil.copytree(workdir, tmp_path / "again")
     shutil.rmtree(tmp_path / "again" / "checkpoints" / "10")

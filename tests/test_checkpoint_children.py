@@ -72,7 +72,7 @@ def kill_repeatedly(directory, kills):
 
 
 def test_a_killed_save_leaves_the_last_complete_step(tmp_path):
-    assert kill_repeatedly(tmp_path, 3) > 0
+    assert kill_repeatedly(tmp_path, 2) > 0
     assert sum("orbax-checkpoint-tmp" in p.name for p in tmp_path.iterdir()) <= 1  # the last kill's, no older one's
 
 

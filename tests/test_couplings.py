@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from run_command import environment
 from scipy import optimize
+from unjudged import without_samples
 
 from diffjax import config as C
 from diffjax import couplings, data, losses, runs
@@ -231,6 +232,7 @@ print("agreed", found)
 """
 
 
+@pytest.mark.slow
 def test_the_pairs_do_not_depend_on_the_number_of_devices():
     env = environment(4)
     done = subprocess.run([sys.executable, "-c", DEVICES], env=env, capture_output=True, text=True, timeout=300)
@@ -294,7 +296,7 @@ def test_the_reflow_config_builds(pairs_file):
 
 
 def test_pairs_are_trained_on(pairs_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(train.report, "evaluate", lambda run, out: {})  # its samples are looked at below
+    without_samples(monkeypatch)  # its samples are looked at below
     fast = ["learning_rate.peak=0.02", "learning_rate.warmup_steps=0", "train.batch_size=64", "ema.decays=(0.9,)"]
     fast += ["train.steps_per_dispatch=100", "train.log_every=100", "sample.ema=0.9"]
     short = ["train.steps=200", "train.sample_every=200", "eval.samples=64", "checkpoint.every=200"]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from unjudged import without_samples
 
 from diffjax import finetune, models, runs
 from diffjax import main as command_line
@@ -85,13 +86,13 @@ SMALL = [*MLP, "train.steps=10", "train.batch_size=8", "train.sample_every=10", 
 def run_of_v(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "v"
     with pytest.MonkeyPatch.context() as patch:  # its evaluation is not what is tested
-        patch.setattr(train.report, "evaluate", lambda run, out: {})
+        without_samples(patch)
         train.run(runs.load("configs/vpsde.py:tiny", ["target.name=V", *SMALL]), workdir)
     return workdir
 
 
 def test_a_head_is_trained_on_a_frozen_network(run_of_v, tmp_path, monkeypatch):
-    monkeypatch.setattr(train.report, "evaluate", lambda run, out: {})
+    without_samples(monkeypatch)
     changes = [*SMALL, "model.outputs=2", "train.only=^out/", f"train.start={run_of_v}"]
     train.run(runs.load("configs/variance.py:tiny", changes), tmp_path / "npr")
     old, new = runs.open(run_of_v), runs.open(tmp_path / "npr")

