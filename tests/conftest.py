@@ -12,7 +12,7 @@ import jax
 import pytest
 import run_command
 
-from diffjax import host, plots
+from diffjax import host, parallel, plots
 from diffjax.methods import evaluation
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -22,6 +22,7 @@ for name, value in compiled.settings(run_command.cores()).items():
     jax.config.update(name, value)
 
 
+parallel.keep_memory()
 # The collector walks all traces and programs that a worker has made: a second each time, a twentieth of the suite.
 gc.set_threshold(100_000, 50, 100)
 

@@ -1,6 +1,8 @@
 """The same numbers on 1 and 8 devices, under both backends; each set of devices is a process of its own."""
 
 import os
+import platform
+import resource
 import socket
 import subprocess
 import sys
@@ -182,6 +184,32 @@ def test_training_moved(trained):
     params, *_ = problem()
     final = [leaf for leaf in trained[1]["jit"] if leaf.shape == (5, 32)]
     assert all(np.abs(leaf - params["w"]).max() > 1e-3 for leaf in final[:1])
+
+
+def faults(out, keeps):
+    """Pages that the kernel has to clear while 40 MB are taken and given back ten times; what a child process runs."""
+    kept = parallel.keep_memory() if int(keeps) else False
+    for turn in range(12):
+        if turn == 2:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        block = bytearray(40_000_000)
+        block[::4096] = bytes(len(block[::4096]))
+        del block
+    np.savez(out, kept=kept, faults=resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_memory_that_was_given_back_is_there_for_the_next_step(tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+    outs = [tmp_path / f"{keeps}.npz" for keeps in "01"]
+    found = [finish(spawn(1, "faults", out, keeps), out=out) for keeps, out in enumerate(outs)]
+    assert [bool(one["kept"]) for one in found] == [False, True]
+    assert found[0]["faults"] > 50_000
+    assert found[1]["faults"] < 1000
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    out = tmp_path / "own.npz"
+    assert not finish(spawn(1, "faults", out, 1), out=out)["kept"], "the environment's settings were not left alone"
 
 
 def test_samples_depend_on_neither_count_nor_devices(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from functools import partial
 
 import jax
@@ -14,6 +15,7 @@ from own_objects import CENTRES, NETWORKS, PLAIN, STDS, OfLinen, OfNnx, both, de
 
 from diffjax import data, denoisers, grids, models, parallel, processes, runs, samplers, schedules, training
 from diffjax.config import ConfigError
+from diffjax.runs import workdir as files
 from diffjax.runs.logs import Log
 
 
@@ -30,6 +32,21 @@ def test_a_network_of_any_library_learns_a_labelled_mixture(library):
         np.testing.assert_allclose(drawn.std(0), std, atol=0.08)
     half = run.draw(40)  # of seeds alone the labels take turns
     np.testing.assert_array_equal(half[1::2], run.draw(range(1, 40, 2), label=1))
+
+
+def test_the_rate_counts_the_time_of_steps_that_are_only_dispatched(tmp_path, monkeypatch):
+    """What the log waits for is time of those steps."""
+    fetch = runs.Trainer._fetch
+
+    def late(*args, **words):
+        time.sleep(0.2)
+        return fetch(*args, **words)
+
+    monkeypatch.setattr(runs.Trainer, "_fetch", late)
+    trainer(workdir=tmp_path, log_every=5).train(10)
+    rates = [line["timing"]["steps_per_s"] for line in files.read_metrics(tmp_path)]
+    assert len(rates) == 2
+    assert max(rates) <= 5 / 0.2
 
 
 # Stopped, and made again.

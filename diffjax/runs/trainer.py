@@ -227,7 +227,7 @@ class Trainer:
                 self.step += settings.steps_per_dispatch
                 self.window.append(metrics)
                 if due(settings.log_every):
-                    self._log(log, time.monotonic() - began, self.clock.seconds - compiled)
+                    self._log(log, began, self.clock.seconds - compiled)
                     began, compiled = time.monotonic(), self.clock.seconds
                 paused = time.monotonic(), self.clock.seconds
                 stopping = bool(stop)  # read once: a signal may come between two looks
@@ -257,10 +257,10 @@ class Trainer:
             training.check_finite(self.window, first, self.settings.nonfinite, complete)
         return self.window
 
-    def _log(self, log: Log, elapsed: float, compile_s: float) -> None:
-        summary = training.summarize(self._fetch(complete=True))
+    def _log(self, log: Log, began: float, compile_s: float) -> None:
+        summary = training.summarize(self._fetch(complete=True))  # waits for steps that were only dispatched
         steps = sum(len(metrics["finite"]) for metrics in self.window)
-        rate = steps / max(elapsed - compile_s, 1e-9)
+        rate = steps / max(time.monotonic() - began - compile_s, 1e-9)
         timing = {"steps_per_s": rate, "images_per_s": rate * self.settings.batch_size, "compile_s": compile_s}
         log.write(self.step, {**summary, "timing": {k: round(v, 3) for k, v in timing.items()}})
         log.progress(self.step, self.settings.batch_size, summary["loss"], rate, summary["skipped"])

@@ -6,6 +6,7 @@
 Equal shapes, copied weights, outputs held to 1e-4 of each other before anything is timed; PyTorch runs eagerly, with
 channels last in memory, on as many threads. Steps alternate, so that drift hits both alike. A ratio is PyTorch's time
 over ours: above 1 ours is faster. With --pieces, what the step is made of, at the largest feature map of each case.
+With --keep the process keeps its memory, as a run of ours does (`parallel.keep_memory`): PyTorch gains by it too.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 import optax
 from counting import report
 
-from diffjax import models
+from diffjax import models, parallel
 from diffjax.models import layers
 
 try:
@@ -249,13 +250,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="a tiny network, few repeats")
     parser.add_argument("--pieces", action="store_true", help="convolution, norm and resampling alone")
+    parser.add_argument("--keep", action="store_true", help="the memory, for both")
     parser.add_argument("--repeats", type=int, default=20)
     flags = parser.parse_args()
     if torch is None:
         raise SystemExit('PyTorch is not installed: pip install -e ".[benchmarks]"')
+    kept = flags.keep and parallel.keep_memory()
     measure, repeats = pieces if flags.pieces else compare, 2 if flags.smoke else flags.repeats
     found = {name: measure(case, repeats) for name, case in (SMOKE if flags.smoke else CASES).items()}
     versions = {"torch": importlib.metadata.version("torch"), "threads": torch.get_num_threads()}
+    versions["memory_kept"] = kept
     report("versus_torch", {"cases": found, **versions})
 
 
