@@ -2,8 +2,10 @@
 
 Orbax writes each step asynchronously and renames it into place when it is complete, so that a killed save leaves no
 step behind. What it does not notice is damage: flipped bytes restore as wrong numbers, missing chunks as zeros, another
-dtype is cast. So every step also records the shape, dtype and checksum of each leaf. `restore` compares the first two
-with its target before reading, the third with what was read, and walks back to the newest step that passes.
+dtype is cast; nor a folder that was copied or renamed. So every step also records its number, and the shape, dtype and
+checksum of each leaf (`records`). `restore` compares the number with the folder's and with the state's own `step`,
+shapes and dtypes with its target before reading, checksums with what was read, and walks back to the newest step that
+passes.
 
 In a multi-process run every process calls every method, the state holds global arrays, and the directory is shared. A
 data file that one process cannot read then ends the run, naming the step, since its peers may have read theirs.
@@ -12,22 +14,19 @@ data file that one process cannot read then ends the run, naming the step, since
 import contextlib
 import gc
 import itertools
-import json
 import logging
-import math
 import os
 import re
 import sys
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from diffjax import records
 from diffjax.checksum import checksums
 from diffjax.types import PyTree
 
@@ -175,7 +174,7 @@ class Checkpoints:
             ValueError: a leaf is no array, or not finite; the config is not JSON; the step or a newer one is taken.
             OSError: this save, or the one before, failed.
         """
-        record = _record(step, state, metrics, config)
+        record = records.make(step, state, metrics, config)
         recorded = self._recorded(self.steps())
         self._clear_leftovers()
         if step in recorded and self._records[step]["leaves"] == record["leaves"]:
@@ -210,7 +209,7 @@ class Checkpoints:
             ValueError: the target does not fit; no such step; the given step, or every step, is damaged.
         """
         steps = self.steps()
-        target = jax.tree_util.tree_map_with_path(_abstract, target)
+        target = jax.tree_util.tree_map_with_path(records.abstract, target)
         if step is not None:
             if step not in steps:
                 raise ValueError(f"no step {step} in {self.directory}: it holds {_listed(steps)}")
@@ -231,11 +230,14 @@ class Checkpoints:
     def _read(self, step: int, target: PyTree) -> Restored:
         try:
             record = self._records[step] = self._load_record(step)
-            _check_fit(f"step {step} in {self.directory}", record["leaves"], target)
+            records.check_fit(f"step {step} in {self.directory}", record["leaves"], target)
             state = self._load(step, "state", ocp.args.StandardRestore(target))
-            for (name, leaf), (found, _) in zip(_named(state).items(), checksums(state)):
+            for (name, leaf), (found, _) in zip(records.named(state).items(), checksums(state)):
                 if found != record["leaves"][name]["checksum"]:
-                    raise DamagedError(f"step {step}: {name} ({_kind(leaf)}) is not what was saved: checksum")
+                    raise DamagedError(f"step {step}: {name} ({records.kind(leaf)}) is not what was saved: checksum")
+            own = getattr(state, "step", None)
+            if isinstance(own, jax.Array) and int(own) != step:
+                raise DamagedError(f"step {step}: its state is that of step {own}")
         except DamagedError:
             self._records[step] = None
             raise
@@ -246,8 +248,10 @@ class Checkpoints:
         if missing := [name for name in _ITEMS if name not in present]:
             raise DamagedError(f"step {step}: incomplete, it lacks {', '.join(missing)}")
         record = self._load(step, "info", ocp.args.JsonRestore())
-        if not isinstance(record, dict) or record.pop("crc32", None) != _crc32(record):
+        if not isinstance(record, dict) or record.pop("crc32", None) != records.crc32(record):
             raise DamagedError(f"step {step}: its record is not what was saved: checksum")
+        if (own := record.get("step", step)) != step:  # older records have none
+            raise DamagedError(f"step {step}: it is step {own}, whose folder was copied or renamed")
         return record
 
     def _load(self, step: int, item: str, args: ocp.args.CheckpointArgs) -> Any:
@@ -346,60 +350,6 @@ def _once(name: str, act: Callable[[], Any]) -> None:
         act()
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
-
-
-def _record(step: int, state: PyTree, metrics: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Collects what is stored beside a state, as plain JSON; ValueError if it cannot be saved."""
-    named = _named(state)
-    for name, leaf in named.items():
-        if not isinstance(leaf, jax.Array | np.ndarray):
-            raise ValueError(f"cannot save step {step}: {name} is {type(leaf).__name__}, expected an array")
-    leaves = {}
-    for (name, leaf), (total, bad) in zip(named.items(), checksums(state)):
-        if bad:
-            raise ValueError(f"refused to save step {step}: {name} ({_kind(leaf)}) has {bad} non-finite values")
-        leaves[name] = {"shape": list(leaf.shape), "dtype": str(leaf.dtype), "checksum": total}
-    finite = {name: float(value) for name, value in metrics.items() if math.isfinite(float(value))}
-    try:
-        record = json.loads(json.dumps({"leaves": leaves, "metrics": finite, "config": dict(config)}))
-    except TypeError as error:
-        raise ValueError(f"cannot save step {step}: the config is not JSON ({error})") from error
-    return {**record, "crc32": _crc32(record)}
-
-
-def _crc32(record: Mapping[str, Any]) -> int:
-    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
-
-
-def _named(tree: PyTree) -> dict[str, Any]:
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _abstract(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
-    if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
-        name = jax.tree_util.keystr(path)
-        raise ValueError(f"target {name} is {type(leaf).__name__}: expected an array or a jax.ShapeDtypeStruct")
-    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    sharding.shard_shape(tuple(leaf.shape))  # a sharding that does not divide is an error here, not damage there
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _check_fit(where: str, saved: Mapping[str, Any], target: PyTree) -> None:
-    """Raises a ValueError if a target has other leaves, shapes or dtypes than were saved."""
-    there = {name: f"{leaf['dtype']}{leaf['shape']}" for name, leaf in saved.items()}
-    wanted = {name: _kind(leaf) for name, leaf in _named(target).items()}
-    differ = [
-        f"{name} is {there.get(name, 'absent')}, expected {wanted.get(name, 'absent')}"
-        for name in {**there, **wanted}
-        if there.get(name) != wanted.get(name)
-    ]
-    if differ:
-        more = f"; and {len(differ) - 3} more" if len(differ) > 3 else ""
-        raise ValueError(f"{where} does not fit this model and optimizer: {'; '.join(differ[:3])}{more}")
-
-
-def _kind(leaf: Any) -> str:
-    return f"{leaf.dtype}{list(leaf.shape)}"
 
 
 def _line(error: BaseException) -> str:

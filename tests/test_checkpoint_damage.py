@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from checkpoints import ABSTRACT, CONFIG, assert_same, make, restore, save
 
+from diffjax import records
 from diffjax.checkpoint import Checkpoints
 
 
@@ -93,6 +94,36 @@ def test_a_damaged_step_is_skipped_by_name_in_one_line(copy, kind, capfd, caplog
     assert caplog.records == []
     with pytest.raises(ValueError, match=f"^step 30: {reason}"):
         restore(copy, step=30)
+
+
+@pytest.mark.parametrize("name", ["35", "30"])
+def test_a_copied_or_renamed_step_is_not_another(copy, name):
+    """Under a number of its own it would be taken for a later state; in the place of the newest for that one."""
+    if name == "30":
+        shutil.rmtree(copy / "30")
+    shutil.copytree(copy / "20", copy / name)
+    (step, state, _), (line,) = restore(copy)
+    assert step == (30 if name == "35" else 20)
+    assert_same(state, make(step))
+    assert line == f"skipped a checkpoint: step {name}: it is step 20, whose folder was copied or renamed"
+    with Checkpoints(copy, report=lambda line: None) as checkpoints:
+        checkpoints.save(40, make(40), metrics={}, config=CONFIG)
+    assert (copy / name).is_dir(), "what is not ours was deleted"
+
+
+def test_a_record_without_a_number_is_held_against_the_states_own(copy):
+    """Those of older runs have none."""
+
+    def renumbered(record):
+        del record["step"], record["crc32"]
+        record["crc32"] = records.crc32(record)
+
+    for step in ("20", "30"):
+        edit_record(copy / step, renumbered)
+    shutil.copytree(copy / "20", copy / "35")
+    (step, *_), (line,) = restore(copy)
+    assert step == 30
+    assert line == "skipped a checkpoint: step 35: its state is that of step 20"
 
 
 def test_flipped_bytes_never_restore(copy):

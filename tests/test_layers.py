@@ -27,6 +27,7 @@ CORE = [
 LEAVES = {
     "checkpoint",
     "checksum",
+    "records",
     "config",
     "data",
     "ema",
@@ -41,7 +42,8 @@ LEAVES = {
 }
 NEIGHBOURS = {
     "training": {"ema", "method"},
-    "checkpoint": {"checksum"},
+    "checkpoint": {"checksum", "records"},
+    "records": {"checksum"},
     "data": {"method", "metrics"},
     "metrics": {"method"},
 }  # parts of one thing, in two files
