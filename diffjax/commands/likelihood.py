@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from diffjax import runs, samplers
+from diffjax import disk, runs, samplers
 from diffjax.commands.sample import as_overrides, require_workdir
 from diffjax.config import Config, ConfigError
 from diffjax.methods import bound, density
-from diffjax.runs import workdir as files
 
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
@@ -61,7 +60,7 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     plots.normality(out / "figures" / "latents.png", latents)
     text = density.report(run, results)
-    files.write_atomically(out / "likelihood.json", json.dumps(results, indent=2))
-    files.write_atomically(out / "likelihood.md", text)
+    disk.write(out / "likelihood.json", json.dumps(results, indent=2))
+    disk.write(out / "likelihood.md", text)
     print(f"{text}\n{out / 'likelihood.md'}", flush=True)
     return results

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from diffjax import finetune, runs, training
+from diffjax import disk, finetune, runs, training
 from diffjax.config import Config, ConfigError
 from diffjax.metrics import judges
 from diffjax.runs import report
@@ -60,14 +60,14 @@ def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
         except training.NonFiniteError as error:
             _write(workdir, {"status": "nonfinite", "step": error.step, "error": str(error)})
             raise
-    results = report.evaluate(trained, workdir)
+        results = report.evaluate(trained, workdir)
     minutes = (time.monotonic() - began) / 60
     skipped = int(trained.state.skipped)
     return _write(workdir, {"status": "done", "minutes": round(minutes, 2), "skipped": skipped, **results})
 
 
 def _write(workdir: Path, results: dict[str, Any]) -> dict[str, Any]:
-    files.write_atomically(workdir / "results.json", json.dumps(results, indent=2))
+    disk.write(workdir / "results.json", json.dumps(results, indent=2))
     return results
 
 

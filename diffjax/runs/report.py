@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from diffjax import data
+from diffjax import data, disk
 from diffjax.method import Drawn, Section, attempt, merged
 from diffjax.metrics import judges
 from diffjax.runs import draws
@@ -37,8 +37,8 @@ def evaluate(run: Run, out: str | Path) -> dict[str, Any]:
     results = {"step": run.step, "samples": len(x), **merged([*told, *judged, *drawings])}
     results["gate"] = next((section.passed for section in judged if section.passed is not None), None)
     table = "".join(section.text for section in judged)
-    files.write_atomically(out / "eval.json", json.dumps(results, indent=2))
-    files.write_atomically(out / "report.md", text(run, results, table, [*told, *drawings]))
+    disk.write(out / "eval.json", json.dumps(results, indent=2))
+    disk.write(out / "report.md", text(run, results, table, [*told, *drawings]))
     print(f"{table}\n{out / 'report.md'}", flush=True)
     return results
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from diffjax import disk
 from diffjax.config import ConfigError
 from diffjax.ema import Ema, State
-from diffjax.runs.workdir import write_atomically
 from diffjax.types import PyTree
 
 
@@ -25,7 +25,7 @@ def write(workdir: Path, step: int, state: State) -> None:
         np.savez(buffer, **_named(state))  # pyright: ignore[reportArgumentType]
         path = _path(workdir, step)
         path.parent.mkdir(exist_ok=True)
-        write_atomically(path, buffer.getvalue())
+        disk.write(path, buffer.getvalue())
 
 
 def steps(workdir: Path) -> list[int]:

@@ -104,11 +104,12 @@ class Trainer:
         log = {"learning_rate": learning_rate, "time_bins": settings.time_bins}
         step = training.make_steps(training.make_step(method, optimizer, emas, **log, axis_name=axis))
         self.steps = parallel.compile_step(step, settings.backend, self.mesh, leading=1)
-        self.step, self.window, self.loss, self.checkpoints = 0, [], None, None
+        self.step, self.window, self.loss, self.checkpoints, self.lock = 0, [], None, None, None
         if self.workdir is not None:
             if config is None:
                 self.built = built = built._replace(config=fingerprint(built, name))
-            for line in files.prepare(self.workdir, built.config, complete):
+            self.lock, said = files.prepare(self.workdir, built.config, complete)
+            for line in said:
                 print(line, flush=True)
             if changed := sources.keep(data, self.workdir):
                 raise ConfigError(changed)
@@ -175,9 +176,13 @@ class Trainer:
         self.close()
 
     def close(self) -> None:
-        """Waits for the last save; idempotent."""
-        if self.checkpoints is not None:
-            self.checkpoints.close()
+        """Waits for the last save, and lets go of the workdir; idempotent."""
+        try:
+            if self.checkpoints is not None:
+                self.checkpoints.close()
+        finally:
+            if self.lock is not None:
+                self.lock.release()
 
     def _restore(self) -> bool:
         """Whether there was a checkpoint to go on from."""
@@ -193,7 +198,8 @@ class Trainer:
             is_list = lambda node: isinstance(node, list)
             saved = found.info.config["window"]
             self.window = [jax.tree.map(np.asarray, metrics, is_leaf=is_list) for metrics in saved]
-        files.cut_metrics(self.workdir, self.step)
+        for line in files.cut_metrics(self.workdir, self.step):
+            print(line, flush=True)
         return found is not None
 
     def opening(self, steps: int) -> str:
@@ -223,6 +229,8 @@ class Trainer:
             for batch in batches:
                 if self.step >= last:
                     break
+                if self.lock is not None:
+                    self.lock.check()
                 self.state, metrics = self.steps(self.state, batch)
                 self.step += settings.steps_per_dispatch
                 self.window.append(metrics)

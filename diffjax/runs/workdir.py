@@ -9,11 +9,9 @@ ema/             averages stored along the run, one file per step, if checkpoint
 samples/ figures/ report.md results.json; labels.json, names of the classes where they have some
 """
 
-import importlib.metadata
+import contextlib
 import json
-import platform
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -22,7 +20,9 @@ from typing import Any
 
 import jax
 
+from diffjax import disk, lock
 from diffjax.config import Config, ConfigError, differences, from_json, to_json
+from diffjax.environment import environment
 
 
 def default_name(config: Config) -> Path:
@@ -33,8 +33,10 @@ def default_name(config: Config) -> Path:
 PROGRAM = "objects.program"  # of a run of objects: what differs by jax's version alone is said, not refused
 
 
-def prepare(workdir: Path, config: Config, complete: Callable[[Config], Config] = lambda config: config) -> list[str]:
-    """Makes the workdir, or checks that it belongs to this config; gives lines to be said.
+def prepare(
+    workdir: Path, config: Config, complete: Callable[[Config], Config] = lambda config: config
+) -> tuple[lock.Lock | None, list[str]]:
+    """Makes the workdir, or checks that it belongs to this config; gives its lock, held, and lines to be said.
 
     A start that was refused before its first step leaves a config that the corrected one replaces.
 
@@ -42,26 +44,40 @@ def prepare(workdir: Path, config: Config, complete: Callable[[Config], Config] 
         complete: what fills in the fields that an older config left out.
 
     Raises:
-        ConfigError: if it holds a run of another config (the differences are named) or files that no run of ours left.
+        ConfigError: if it holds a run of another config (the differences are named) or files that no run of ours left,
+            or another process trains there. Nothing is touched then.
     """
+    _check_owner(workdir, config, complete)
+    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        held = lock.take(workdir) if jax.process_index() == 0 else None
+    except lock.HeldError as error:
+        raise ConfigError(str(error)) from error
+    said = _check_owner(workdir, config, complete)  # once more: by whom the lock was held until now
+    if held is not None and held.left:
+        said.append(f"{workdir}: {held.left} was there before and did not end by itself")
+    disk.write(workdir / "config.json", to_json(config))
+    with (workdir / "command.txt").open("a") as file:
+        file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {shlex.join(sys.argv)}\n")
+    disk.write(workdir / "env.json", json.dumps(_environments(workdir / "env.json"), indent=2))
+    return held, said
+
+
+def _check_owner(workdir: Path, config: Config, complete: Callable[[Config], Config]) -> list[str]:
+    """Refuses a workdir of another config; gives lines to be said."""
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"{workdir} is a file, expected a folder for the run; give another --workdir.")
     saved, said = workdir / "config.json", []
     if saved.exists():
-        changed = differences(complete(from_json(saved.read_text())), config)
+        changed = differences(complete(_read(saved)), config)
         if any(line.startswith(f"{PROGRAM}.jax:") for line in changed):
             said = [f"{workdir}: trained by another jax before ({line})" for line in changed if PROGRAM in line]
             changed = [line for line in changed if PROGRAM not in line]
         if changed and _begun(workdir):
             shown = "; ".join(changed[:4]) + ("; ..." if len(changed) > 4 else "")
             raise ConfigError(f"{workdir} holds a run of another config ({shown}); give another --workdir.")
-    elif workdir.exists() and any(workdir.iterdir()):
+    elif workdir.exists() and any(path.name != lock.NAME for path in workdir.iterdir()):
         raise ConfigError(f"{workdir} is not empty and holds no config.json; give a new or an empty --workdir.")
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_atomically(saved, to_json(config))
-    with (workdir / "command.txt").open("a") as file:
-        file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {shlex.join(sys.argv)}\n")
-    write_atomically(workdir / "env.json", json.dumps(_environments(workdir / "env.json"), indent=2))
     return said
 
 
@@ -74,9 +90,10 @@ def _begun(workdir: Path) -> bool:
 def _environments(path: Path) -> dict[str, Any]:
     """This start's, and in "earlier" those that differ from it: what a run was trained with is not lost."""
     now, earlier = environment(), []
-    if path.exists():
-        before = json.loads(path.read_text())
-        earlier = [*before.pop("earlier", []), before]
+    with contextlib.suppress(FileNotFoundError, disk.DamagedFileError):  # it is information, no more
+        before = disk.read_json(path)
+        past = before.pop("earlier", [])
+        earlier = [*(past if isinstance(past, list) else []), before]
     return {**now, "earlier": [found for found in earlier if found != now]}
 
 
@@ -94,67 +111,31 @@ def read_config(workdir: Path) -> Config:
     saved = Path(workdir) / "config.json"
     if not saved.is_file():
         raise ConfigError(f"{workdir} holds no run (no config.json); give the --workdir of a training run.")
-    return from_json(saved.read_text())
+    return _read(saved)
 
 
-def environment() -> dict[str, Any]:
-    """Collects commit, versions and devices."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "diffrax", "ml_collections")
-    versions = {name: _version(name) for name in packages}
-    devices = sorted({f"{d.platform}:{d.device_kind}" for d in jax.devices()})
-    return {
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": versions,
-        "devices": devices,
-        "device_count": jax.device_count(),
-        "process_count": jax.process_count(),
-    }
-
-
-def _version(package: str) -> str | None:
+def _read(saved: Path) -> Config:
     try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # an extra that is not installed
-        return None
+        return from_json(json.dumps(disk.read_json(saved)))
+    except disk.DamagedFileError as error:
+        raise ConfigError(f"{error} A run's config is also in its checkpoints' records (info/metadata).") from error
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replaces a file in one move: a reader, or a run killed meanwhile, sees the old content or the new one."""
-    part = path.with_suffix(path.suffix + ".part")
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    part.replace(path)
-
-
-def cut_metrics(workdir: Path, step: int) -> None:
-    """Drops what was logged after `step`: a resumed run logs it again, and each step appears once."""
+def cut_metrics(workdir: Path, step: int) -> list[str]:
+    """Drops what was logged after `step`, to be logged again, and what is no line of ours; lists the latter."""
     path = workdir / "metrics.jsonl"
-    if path.exists():
-        lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-        write_atomically(path, "".join(line + "\n" for line in lines))
+    lines, wrong = _logged(path)
+    if path.is_file():
+        disk.write(path, "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))
+    return [f"left out of {path.name}: {what}" for what in wrong]
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """Reads the logged steps, one dictionary each."""
-    path = workdir / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """Reads the logged steps, one dictionary each; lines that are damaged are left out."""
+    return _logged(workdir / "metrics.jsonl")[0]
 
 
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):  # the last line of a killed run may be cut short
-        return float("inf")
-
-
-def _commit() -> str | None:
-    """The commit of a source checkout, "-dirty" if it has changes; None for an installed package."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return None
-    git = lambda *args: (
-        subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=False).stdout
-    )
-    head = git("rev-parse", "--short=12", "HEAD").strip()
-    return (head + ("-dirty" if git("status", "--porcelain").strip() else "")) or None
+def _logged(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    lines, wrong = disk.read_lines(path)
+    steps = [line for line in lines if isinstance(line.get("step"), int)]
+    return steps, [*wrong, *([f"{len(lines) - len(steps)} lines without a step"] if len(steps) < len(lines) else [])]

@@ -1,0 +1,120 @@
+"""Files that are whole or not there at all, also after a power cut; and readers that say what is wrong with a file.
+
+`write` makes a file beside the old one, has the disk take it, and moves it into place: what is found under the name was
+written whole. Readers take a file for what anybody may have left there: its size is bounded before it is read, its
+depth and its numbers while it is parsed, and what is wrong is one line with the file's name.
+"""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+LARGEST = 2**26  # bytes of a file that is read whole: 64 MiB, of metrics a million lines
+Json = dict[str, Any]
+
+
+class DamagedFileError(ValueError):
+    """The error of a file that is not what was written: the message names it and says what is wrong."""
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Replaces a file in one move: a reader, a run killed meanwhile, a power cut finds the old content or the new one.
+
+    Raises:
+        OSError: where it cannot be written; the old file is as it was.
+    """
+    part = path.with_name(f"{path.name}.part")  # one name: what a kill leaves is written over
+    try:
+        with part.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Has the disk take the names in a folder, where the system can be asked for it."""
+    with contextlib.suppress(OSError):
+        file = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
+def read(path: Path, largest: int = LARGEST) -> str:
+    """Reads a text.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        DamagedFileError: for what is no regular file, is too large, cannot be read, or is no UTF-8.
+    """
+    try:
+        if not path.exists():
+            raise FileNotFoundError(f"There is no file {path}.")
+        if not path.is_file():
+            raise DamagedFileError(f"{path} is no file.")
+        if (size := path.stat().st_size) > largest:
+            raise DamagedFileError(f"{path} has {size:,} bytes, expected at most {largest:,}.")
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise DamagedFileError(f"{path} is no text: byte {error.start} is no UTF-8.") from error
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedFileError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def read_json(path: Path) -> Json:
+    """Reads a JSON object from a file.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        DamagedFileError: as `read`; for a text that is no JSON object (cut short, say), has a key twice, or is nested
+            too deep.
+    """
+    return _object(read(path), str(path))
+
+
+def read_lines(path: Path) -> tuple[list[Json], list[str]]:
+    """Reads JSON objects, one a line: (those that are whole, what is wrong with each other line); no file: ([], [])."""
+    try:
+        text = path.read_bytes().decode(errors="replace") if path.is_file() else ""
+    except OSError as error:
+        return [], [f"{path} cannot be read: {error.strerror}."]
+    found, wrong = [], [f"{path} is no file."] if path.exists() and not path.is_file() else []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            found.append(_object(line, f"{path}, line {number},"))
+        except DamagedFileError as error:
+            wrong.append(str(error))
+    return found, wrong
+
+
+def _object(text: str, name: str) -> Json:
+    if not text.strip():
+        raise DamagedFileError(f"{name} is empty.")
+    try:
+        found = json.loads(text, object_pairs_hook=_once)
+    except RecursionError:
+        raise DamagedFileError(f"{name} is nested too deep.") from None
+    except ValueError as error:  # JSONDecodeError, an integer of too many digits, a key twice
+        raise DamagedFileError(f"{name} is no JSON: {str(error).splitlines()[0]}.") from error
+    if not isinstance(found, dict):
+        raise DamagedFileError(f"{name} holds {type(found).__name__}, expected an object.")
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> Json:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found

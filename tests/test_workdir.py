@@ -1,0 +1,89 @@
+"""What stands in a workdir: one writer, and files that anybody may have torn."""
+
+import json
+
+import pytest
+from own_objects import trainer
+from test_lock import end, holder
+
+from diffjax import runs
+from diffjax.config import ConfigError
+from diffjax.lock import NAME, HeldError
+from diffjax.runs import workdir as files
+
+CONFIG = "configs/vpsde.py:tiny"
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != NAME}
+
+
+def test_a_start_beside_another_is_refused_in_one_line_and_touches_nothing(tmp_path):
+    """By whatever name; once the other has ended, the folder is free."""
+    with trainer(workdir=tmp_path / "run") as one:
+        one.train(5)
+    before = contents(tmp_path / "run")
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    child, _ = holder(tmp_path / "run")
+    try:
+        for name in ("run", "link"):
+            with pytest.raises(ConfigError, match=rf"is being written by process {child.pid} of") as refused:
+                trainer(workdir=tmp_path / name)
+            assert "\n" not in str(refused.value)
+        assert contents(tmp_path / "run") == before
+    finally:
+        end(child)
+    with trainer(workdir=tmp_path / "link") as again:
+        assert again.train(10).step == 10
+
+
+def test_a_trainer_made_again_in_one_process_takes_the_folder(tmp_path):
+    first = trainer(workdir=tmp_path)
+    with trainer(workdir=tmp_path) as second:
+        second.train(5)
+        with pytest.raises(HeldError, match="was taken by another run of this process"):
+            first.train(5)
+    assert [line["step"] for line in files.read_metrics(tmp_path)] == [5]
+
+
+def test_a_killed_start_is_named_by_the_next(tmp_path, capsys):
+    child, _ = holder(tmp_path)
+    child.kill()
+    end(child)
+    trainer(workdir=tmp_path).close()
+    assert f"process {child.pid} of" in capsys.readouterr().out
+    trainer(workdir=tmp_path).close()
+    assert "did not end by itself" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b'{"commit": "a", ', b"[]", b"\xff", b'{"earlier": 3}'])
+def test_torn_information_stops_no_run(tmp_path, content):
+    config = runs.load(CONFIG)
+    files.prepare(tmp_path, config)[0].release()
+    (tmp_path / "env.json").write_bytes(content)
+    held, said = files.prepare(tmp_path, config)
+    held.release()
+    assert said == []
+    assert json.loads((tmp_path / "env.json").read_text())["versions"]["jax"]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"seed": 0, ', b"[1, 2]", b"\xff\xfe", b"[" * 100_000])
+def test_a_torn_config_is_one_line_that_names_the_file(tmp_path, content):
+    files.prepare(tmp_path, runs.load(CONFIG))[0].release()
+    (tmp_path / "config.json").write_bytes(content)
+    for look in (lambda: files.read_config(tmp_path), lambda: files.prepare(tmp_path, runs.load(CONFIG))):
+        with pytest.raises(ConfigError, match=r"config\.json (is|holds) .*info/metadata") as raised:
+            look()
+        assert "\n" not in str(raised.value)
+
+
+def test_lines_that_are_no_log_are_left_out_and_said(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 10, "loss": 1.0}\n3\n\xff\n{"loss": 2}\n{"step": 20, "loss": 0.5}\n{"step": 30}\n{"st')
+    assert [line["step"] for line in files.read_metrics(tmp_path)] == [10, 20, 30]
+    said = files.cut_metrics(tmp_path, 20)
+    assert len(said) == 4
+    assert [line for line in said if "line 2," in line or "line 3," in line or "line 7," in line] == said[:3]
+    assert said[3].endswith("1 lines without a step")
+    assert path.read_text() == '{"step": 10, "loss": 1.0}\n{"step": 20, "loss": 0.5}\n'
+    assert files.cut_metrics(tmp_path, 20) == []
