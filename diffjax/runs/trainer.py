@@ -129,6 +129,7 @@ class Trainer:
             Stopped: after SIGTERM or Ctrl-C, when the state is saved.
             training.NonFiniteError: a loss or gradient is not finite and the policy is "stop", or, under "skip", none
                 of a log window is.
+            lock.HeldError: another Trainer of this process has taken the workdir since.
         """
         last = self.settings.steps if steps is None else steps
         if not isinstance(last, int) or last < max(self.step, 1) or last % self.settings.steps_per_dispatch:
