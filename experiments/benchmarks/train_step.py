@@ -1,6 +1,11 @@
-"""What a training step costs beside its network: FLOPs over 3 x forward, donated memory, compiles, transfers, data."""
+"""What a training step costs beside its network: FLOPs over 3 x forward, donated memory, compiles, transfers, data.
+
+On a CPU with glibc also the pages that the kernel clears in each step (`parallel.keep_memory`); MALLOC_ARENA_MAX=8 in
+the environment, or any other setting of the allocator's, shows what there are without it.
+"""
 
 import argparse
+import resource
 from collections.abc import Callable
 from typing import Any
 
@@ -71,9 +76,14 @@ def running_costs(source: Any, step: Any, state: Any, stack: Example, dispatches
 
         both = {"real": lambda: run(lambda: next(stream)), "constant": lambda: run(lambda: constant)}
         times = best_times(both, repeats)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        jax.block_until_ready(run(lambda: constant))
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
     return {
         "recompiles": len(compiles),
         "host_transfers_in_step": 0,
+        "memory_kept": parallel.keep_memory(),
+        "page_faults_per_step": round(faults / (dispatches * per_dispatch)),
         "real_over_constant_data_time": round(times["real"] / times["constant"], 3),
         "steps_per_s": round(dispatches * per_dispatch / times["real"], 2),
     }
