@@ -102,7 +102,8 @@ def quadratic(schedule: Schedule, n: int, *, steps: int = 1000, fraction: float 
     _check_chain(n, steps)
     if not 0 < fraction < 1:
         raise ValueError(f"fraction is {fraction}, expected it between 0 and 1, both excluded (published: 0.8).")
-    index = (np.linspace(0, np.sqrt(fraction * steps), n) ** 2).astype(int)
+    roots = np.linspace(0, np.sqrt(fraction * steps), n) if n > 1 else np.sqrt([fraction * steps])
+    index = (roots**2).astype(int)
     for i in range(1, n):
         index[i] = max(index[i], index[i - 1] + 1)
     return _chain_times(schedule, index, steps)
@@ -341,4 +342,9 @@ def _check_chain(n, steps) -> None:
 
 def _chain_times(schedule, index, steps) -> np.ndarray:
     """Index k of a DDPM chain (0 .. T-1) is the state after k + 1 steps: t = (k + 1) / T; then t = 0."""
+    if steps > 1 and index[-1] == 0:
+        raise ValueError(
+            f"The only step of this grid starts at index 0 of a chain of {steps}, where there is next to no noise: "
+            "take grids.trailing or grids.linspace, which start at the noisiest."
+        )
     return check(np.append((index[::-1] + 1) / steps, 0.0) * float(schedule.t_max), float(schedule.t_max))

@@ -150,7 +150,7 @@ def check_seeds(seeds: Any) -> list[int]:
     """
     found = list(range(seeds)) if is_int(seeds) else list(seeds) if hasattr(seeds, "__iter__") else []
     if not found or not all(is_int(seed) and 0 <= seed < 2**32 for seed in found):
-        raise ValueError(f"Got seeds {seeds!r}, expected a number of samples, or integers in [0, 2^32).")
+        raise ValueError(f"Got seeds {seeds!r}, expected a number of samples >= 1, or integers in [0, 2^32).")
     return found
 
 

@@ -78,6 +78,34 @@ def check_optimizers(method: Method, optimizer: Optimizers) -> None:
             raise ValueError(f"Got {type(one).__name__} as an optimizer, expected optax's, such as optax.adam(1e-3).")
 
 
+def check_players(method: Method, params: PyTree) -> None:
+    """Holds the first parameters against what a method's turns move.
+
+    Raises:
+        ValueError: for a turn that moves what there is not, or a parameter that no gradient moves, such as an integer.
+    """
+    for turn in method.turns:
+        if turn.moves is not None and not (isinstance(params, dict) and turn.moves in params):
+            made = ", ".join(params) if isinstance(params, dict) else type(params).__name__
+            raise ValueError(f"A turn moves {turn.moves!r}, but init makes parameters of {made}.")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(_part(params, turn.moves)):
+            if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+                name = jax.tree_util.keystr(path)
+                raise ValueError(f"The parameter {name} is {leaf.dtype}, expected floating-point numbers.")
+
+
+def check_losses(losses: Any, aux: Any) -> None:
+    """Holds the losses of a batch of one example, or their shapes, against what a step takes.
+
+    Raises:
+        ValueError: unless they are one number, and so is each of what is logged beside them.
+    """
+    for name, value in {"The loss": losses, **{f"aux[{name!r}]": value for name, value in aux.items()}}.items():
+        if jnp.shape(value) != (1,):
+            shape = f"shape {jnp.shape(value)}, expected (1,): a number for each example"
+            raise ValueError(f"{name} of a batch of one example has {shape}; method.per_example makes such of one's.")
+
+
 def _of(optimizer: Optimizers, who: str | None) -> optax.GradientTransformation:
     return optimizer[who] if isinstance(optimizer, dict) else optimizer  # pyright: ignore[reportArgumentType]
 

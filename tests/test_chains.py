@@ -118,7 +118,7 @@ def silent(x, c):
 
 
 @pytest.mark.parametrize("grid", [grids.trailing, grids.leading, grids.linspace])
-@pytest.mark.parametrize("n", [1, 7, 1000])
+@pytest.mark.parametrize("n", [2, 7, 1000])
 def test_large_is_beta_t_on_every_variance_preserving_chain(grid, n, x64):
     ts = grid(CHAIN, n)
     denoise = variance.large(silent, CHAIN, denoisers.Eps())

@@ -1,5 +1,6 @@
 """Planning: no compile for another number of steps, the order that a sampler states, and the example of `table`."""
 
+import inspect
 from itertools import pairwise
 
 import diffrax
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 from samplers_table import SAMPLERS, SETTINGS, grid_for
 
+from diffjax import samplers
+from diffjax.config import _paths
 from diffjax.samplers import Sampler, ancestral, hybrid, langevin, multistep, ode, sampling_fn, table, trigflow
 from diffjax.schedules import VE, VP, Cosine
 from diffjax.types import Posterior
@@ -177,3 +180,14 @@ def test_levels_are_looked_up_together():
     assert walk.levels_at([]) == []
     with pytest.raises(ValueError, match="Tabulated does not reach log-SNR -16, a node"):
         table.Walk(SETTINGS[KNOTTED].schedule, np.array([0.9, 0.1]), 2, False).levels_at([0.3, -8.0, -9.0])
+
+
+def test_a_config_is_offered_samplers_alone():
+    """Every name makes a sampler of a schedule, with what it needs beside; helpers of its module have none."""
+    needs = {"hybrid.ddbm": {}, "restart.restart": {}, "principal.adams": {}}
+    for name in _paths(samplers):
+        module, _, member = name.partition(".")
+        make = getattr(getattr(samplers, module), member)
+        parameters = list(inspect.signature(make).parameters.values())
+        assert parameters[0].name == "schedule", name
+        assert all(p.default is not p.empty for p in parameters[1:]) or name in needs, name

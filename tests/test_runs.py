@@ -241,7 +241,9 @@ def test_a_draw_takes_what_a_trained_run_leaves_open():
         with pytest.raises(C.ConfigError, match=match):
             run.draw(2, **words)
     for seeds in (0, -2, [0.5], [-1], [2**32], 1.5):
-        with pytest.raises(ValueError, match=r"Got seeds .*expected a number of samples, or integers in \[0, 2\^32\)"):
+        with pytest.raises(
+            ValueError, match=r"Got seeds .*expected a number of samples >= 1, or integers in \[0, 2\^32\)"
+        ):
             run.draw(seeds)
 
 

@@ -15,6 +15,7 @@ from own_objects import CENTRES, NETWORKS, PLAIN, STDS, OfLinen, OfNnx, both, de
 
 from diffjax import data, denoisers, grids, models, parallel, processes, runs, samplers, schedules, training
 from diffjax.config import ConfigError
+from diffjax.method import Method, Turn, per_example
 from diffjax.runs import workdir as files
 from diffjax.runs.logs import Log
 
@@ -183,7 +184,53 @@ def texts(n=200):
     return data.arrays(np.zeros((n, 2)), label=np.arange(n) % 2, text=np.zeros((n, 3)))
 
 
+def own(loss=None, moves=None, params=None, draw=None):
+    """A method of two numbers, one part of it wrong."""
+    params = {"m": jnp.zeros(2)} if params is None else params
+    loss = loss or (lambda params, keys, example, index, size: (jnp.sum((example.x - params["m"]) ** 2), {}))
+    draw = draw or (lambda params, request, key, given: params["m"])
+    return Method(lambda key, example: params, (Turn(per_example(loss), moves),), draw)
+
+
+def fails(function):
+    return denoising(models.from_function(function, {"a": np.ones(())}))
+
+
 BAD = {
+    "a turn that moves what there is not": (
+        lambda: trainer(own(moves="crit", params={"critic": jnp.zeros(2)}), PLAIN, {"crit": optax.sgd(0.1)}),
+        "A turn moves 'crit', but init makes parameters of critic",
+    ),
+    "an integer parameter": (
+        lambda: trainer(own(params={"m": jnp.arange(2)}), PLAIN),
+        r"\['m'\] is int32, expected fl",
+    ),
+    "a loss that is no number": (
+        lambda: trainer(own(lambda p, keys, example, *_: ((example.x - p["m"]) ** 2, {})), PLAIN),
+        r"The loss of a batch of one example has shape \(1, 2\), expected \(1,\)",
+    ),
+    "a logged vector": (
+        lambda: trainer(own(lambda p, keys, example, *_: (jnp.sum(p["m"] ** 2), {"z": example.x})), PLAIN),
+        r"aux\['z'\] of a batch of one example has shape \(1, 2\)",
+    ),
+    "samples of another shape": (
+        lambda: trainer(own(draw=lambda params, request, key, given: params["m"][:1]), PLAIN),
+        r"draws samples of shape \(1,\), expected \(2,\), that of its data",
+    ),
+    "a function of two": (
+        lambda: trainer(fails(lambda params, x: x), PLAIN),
+        r"fails on one example, x of shape \(2,\)",
+    ),
+    "a network that gives a tuple": (lambda: trainer(fails(lambda p, x, c, given: (x, x)), PLAIN), "fails on one exam"),
+    "a network for batches": (lambda: trainer(fails(lambda p, x, c, given: x[:, :]), PLAIN), "one example, x of shape"),
+    "the maker of a sampler": (
+        lambda: samplers.sampling_fn(samplers.ancestral.ddim, grids.uniform(schedules.VP(), 4)),
+        r"Got a sampler ddim, expected one of a schedule, such as samplers\.ancestral\.ddim\(VP\(\)\)",
+    ),
+    "a sampler of a class": (
+        lambda: samplers.sampling_fn(samplers.multistep.adams(schedules.VP), grids.uniform(schedules.VP(), 4)),
+        "Got a sampler of a class, expected one of a schedule",
+    ),
     "the class of a network": (lambda: denoising(OfNnx), "as the network, a class, not an object of it; models.of"),
     "a raw linen module": (lambda: denoising(models.MLP(8)), r"as the network.*models\.of\(module\)"),
     "a raw linen module that says what it reads": (lambda: denoising(OfLinen()), r"as the network.*models\.of\(mod"),

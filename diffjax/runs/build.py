@@ -127,7 +127,10 @@ def drawn_by(name: str, part: Any) -> Any:
     if configs.is_spec(part) and name in PARTS:
         return PARTS[name].make({name: part})
     if name in PARTS and not callable(part):
-        raise ConfigError(f"{name} is {part!r}, expected a function, as methods.denoising takes, or a spec.")
+        raise ConfigError(
+            f"{name} is {repr(part)[:60]}, expected a function, as methods.denoising takes (such as "
+            "functools.partial(samplers.ancestral.ddim, eta=1.0) or partial(grids.uniform, n=20)), or a spec."
+        )
     return part
 
 

@@ -144,6 +144,9 @@ def rows_of(sampler: Sampler, ts: Any) -> PyTree:
             if the sampler adds noise where only the flow is right (`calculus.FlowOnly`); if a row is not finite, as
             where a method steps in what is infinite at an end of the grid.
     """
+    if not isinstance(sampler, Sampler) or isinstance(sampler.schedule, type):
+        got = "of a class" if isinstance(sampler, Sampler) else getattr(sampler, "__name__", type(sampler).__name__)
+        raise ValueError(f"Got a sampler {got}, expected one of a schedule, such as samplers.ancestral.ddim(VP()).")
     end = None if sampler.schedule is None else float(sampler.schedule.t_max)
     ts = grids.check(ts, end)
     with np.errstate(all="ignore"):  # what comes of it is looked at

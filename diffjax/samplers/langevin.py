@@ -35,6 +35,8 @@ from diffjax.samplers import ancestral, predictor, sde
 from diffjax.samplers.base import Linear, Sampler, linear_step, std, then_mean
 from diffjax.types import Array, Denoiser, Key, Schedule
 
+__all__ = ["annealed", "predictor_corrector"]  # what a config may name
+
 PREDICTORS: dict[str, Callable[[Schedule], Sampler]] = {
     "reverse_diffusion": predictor.reverse_diffusion,
     "ancestral": predictor.ancestral,

@@ -24,6 +24,8 @@ from diffjax.samplers import table
 from diffjax.samplers.base import Sampler
 from diffjax.types import Schedule
 
+__all__ = ["adams", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m", "dpmpp_3m_sde"]  # what a config may name
+
 Weights = Callable[[np.ndarray, float], np.ndarray]  # nodes (p,) in units of h, 0 first; H -> weights (p,)
 FACTORIALS = [float(factorial(n)) for n in range(24)]  # of the series below: looked up thousands of times by a plan
 

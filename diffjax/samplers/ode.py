@@ -18,6 +18,8 @@ from diffjax.calculus import amplitudes, derivatives
 from diffjax.samplers.base import Sampler
 from diffjax.types import Array, Denoiser, Key, Schedule
 
+__all__ = ["probability_flow"]  # what a config may name
+
 EXPLICIT = ("Bosh3", "Dopri5", "Dopri8", "Heun", "Midpoint", "Ralston", "Tsit5")
 IMPLICIT = ("ImplicitEuler", "Kvaerno3", "Kvaerno4", "Kvaerno5")  # they take their tolerances from the step control
 ORDERS = dict(Euler=1, Bosh3=3, Dopri5=5, Dopri8=8, Heun=2, Midpoint=2, Ralston=2, Tsit5=5)
