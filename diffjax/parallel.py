@@ -44,7 +44,7 @@ def keep_memory() -> bool:
     """Has the C library keep the memory that a program on a CPU gives back, for the next one; tells whether it could.
 
     glibc returns large blocks to the kernel, which clears every page of them when they are next used: 60 MB in each
-    step of the default network, a fifth of its time (docs/results.md). The process holds what it needed at its peak
+    step of the default network, a third of its time (docs/results.md). The process holds what it needed at its peak
     until it ends. Nothing happens where the environment has a MALLOC_... of its own, or with another C library.
     """
     if any(name.startswith("MALLOC_") for name in os.environ):
