@@ -50,7 +50,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def read(path: Path, largest: int = LARGEST) -> str:
-    """Reads a text.
+    """Reads a whole file as UTF-8 text.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -84,17 +84,26 @@ def read_json(path: Path) -> Json:
 
 
 def read_lines(path: Path) -> tuple[list[Json], list[str]]:
-    """Reads JSON objects, one a line: (those that are whole, what is wrong with each other line); no file: ([], [])."""
+    """Reads JSON objects, one a line: (those that are whole, what is wrong with each other line); no file: ([], []).
+
+    Raises:
+        DamagedFileError: for what is no regular file, or cannot be read: its lines are not known to be wrong.
+    """
+    if not path.exists():
+        return [], []
+    if not path.is_file():
+        raise DamagedFileError(f"{path} is no file.")
+    found, wrong, number = [], [], 0
     try:
-        text = path.read_bytes().decode(errors="replace") if path.is_file() else ""
+        with path.open("rb") as file:
+            while line := file.readline(LARGEST):  # a longer one is no line of ours, and comes in parts
+                number += 1
+                try:
+                    found.append(_object(line.decode(errors="replace"), f"{path}, line {number},"))
+                except DamagedFileError as error:
+                    wrong.append(str(error))
     except OSError as error:
-        return [], [f"{path} cannot be read: {error.strerror}."]
-    found, wrong = [], [f"{path} is no file."] if path.exists() and not path.is_file() else []
-    for number, line in enumerate(text.splitlines(), 1):
-        try:
-            found.append(_object(line, f"{path}, line {number},"))
-        except DamagedFileError as error:
-            wrong.append(str(error))
+        raise DamagedFileError(f"{path} cannot be read: {error.strerror}.") from error
     return found, wrong
 
 

@@ -6,6 +6,7 @@ Only where a file system has no such locks is the text believed: then a process 
 one that lives, and what one of another host has left is to be removed by hand.
 """
 
+import atexit
 import contextlib
 import errno
 import json
@@ -163,5 +164,11 @@ def _let_go_in_child() -> None:
     _OURS.clear()
 
 
+def _let_go_at_exit() -> None:
+    for lock in list(_OURS.values()):
+        lock.release()
+
+
+atexit.register(_let_go_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_let_go_in_child)

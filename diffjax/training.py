@@ -106,6 +106,17 @@ def check_losses(losses: Any, aux: Any) -> None:
             raise ValueError(f"{name} of a batch of one example has {shape}; method.per_example makes such of one's.")
 
 
+def check_drawn(found: Any, shape: tuple[int, ...]) -> None:
+    """Holds what a method draws for one example, x or (x, trajectory), against the shape of its data.
+
+    Raises:
+        ValueError: for an x of another shape.
+    """
+    x = found[0] if isinstance(found, tuple) else found
+    if x.shape != shape:
+        raise ValueError(f"The method draws samples of shape {x.shape}, expected {shape}, that of its data.")
+
+
 def _of(optimizer: Optimizers, who: str | None) -> optax.GradientTransformation:
     return optimizer[who] if isinstance(optimizer, dict) else optimizer  # pyright: ignore[reportArgumentType]
 

@@ -85,4 +85,5 @@ def test_whole_lines_are_read_and_the_others_are_named(tmp_path):
     assert found == rows
     assert [line.partition("a.jsonl, ")[2].split(" ")[1].rstrip(",") for line in wrong] == ["2", "3", "5"]
     assert disk.read_lines(tmp_path / "none.jsonl") == ([], [])
-    assert disk.read_lines(tmp_path)[1] == [f"{tmp_path} is no file."]
+    with pytest.raises(disk.DamagedFileError, match="is no file"):
+        disk.read_lines(tmp_path)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from diffjax import host
+from diffjax.calculus import amplitudes
+from diffjax.schedules import Tabulated
 from diffjax.types import as_pytree
 
 
@@ -63,19 +65,22 @@ def test_along_is_the_function_at_each_time(n):
     np.testing.assert_array_equal(square, ts * ts)
 
 
-def power(base, t):
-    return base**t
-
-
 def test_along_inside_a_trace_of_32_bits_is_of_64():
-    """Also after a trace: a plan made while a loss is traced serves others."""
-    base, ts = np.asarray([1.5, 1 / 3]), np.asarray([0.25, 2.0])
-    expected = base ** ts[:, None]
-    inside = []
-    jax.eval_shape(lambda x: (inside.append(host.along(power, base, ts)), x)[1], 1.0)
-    for found in (*inside, host.along(power, base, ts)):
-        assert found.dtype == np.float64
-        np.testing.assert_allclose(found, expected, rtol=1e-14)
+    """Before and after it was compiled outside of one, with a leaf of NumPy's and a plain number."""
+    schedule, ts = Tabulated.linear(100), np.asarray([0.205, 0.753])
+    k = 100 * ts
+    low = np.floor(k).astype(int)
+    table = schedule.log_alpha
+    log_alpha = table[low] + (k - low) * (table[low + 1] - table[low])
+    found = []
+    inside = lambda: jax.eval_shape(lambda x: found.append(amplitudes(schedule, ts)) or x, 1.0)
+    for look in (inside, lambda: found.append(amplitudes(schedule, ts)), inside):
+        look()
+    assert len(found) == 3
+    for alpha, sigma in found:
+        assert alpha.dtype == sigma.dtype == np.float64
+        np.testing.assert_allclose(alpha, np.exp(log_alpha), rtol=1e-14)
+        np.testing.assert_allclose(sigma, np.sqrt(-np.expm1(2 * log_alpha)), rtol=1e-14)
 
 
 def test_a_function_is_an_argument_of_jit_and_a_pytree_stays_itself():

@@ -108,6 +108,22 @@ def test_a_lock_that_nobody_knows_of_is_let_go(tmp_path):
     assert len(run) == 32
 
 
+FORGET = """
+import sys
+from diffjax import lock
+held = [lock.take(sys.argv[1])]
+held.append(held)  # which no reference count ends
+print(held[0].run, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_process_that_ends_by_itself_lets_go(tmp_path):
+    end(holder(tmp_path, FORGET)[0])
+    with lock_of(tmp_path) as mine:
+        assert mine.left == ""
+
+
 FORK = """
 import os, sys
 from diffjax import lock

@@ -217,6 +217,10 @@ BAD = {
         lambda: trainer(own(draw=lambda params, request, key, given: params["m"][:1]), PLAIN),
         r"draws samples of shape \(1,\), expected \(2,\), that of its data",
     ),
+    "a draw that fails": (
+        lambda: trainer(own(draw=lambda params, request: params["m"]), PLAIN),
+        "The method fails on one example, x of shape .*TypeError",
+    ),
     "a function of two": (
         lambda: trainer(fails(lambda params, x: x), PLAIN),
         r"fails on one example, x of shape \(2,\)",

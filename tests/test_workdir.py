@@ -87,3 +87,20 @@ def test_lines_that_are_no_log_are_left_out_and_said(tmp_path):
     assert said[3].endswith("1 lines without a step")
     assert path.read_text() == '{"step": 10, "loss": 1.0}\n{"step": 20, "loss": 0.5}\n'
     assert files.cut_metrics(tmp_path, 20) == []
+
+
+def test_a_log_that_cannot_be_read_is_refused_and_not_emptied(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 10}\n')
+    opened = type(path).open
+
+    def denied(self, *args, **words):
+        if self.name == path.name:
+            raise PermissionError(13, "Permission denied")
+        return opened(self, *args, **words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(path), "open", denied)
+        with pytest.raises(ConfigError, match=r"metrics\.jsonl cannot be read: Permission denied"):
+            files.cut_metrics(tmp_path, 10)
+    assert path.read_text() == '{"step": 10}\n'

@@ -18,8 +18,8 @@ EMBEDDINGS = ("positional", "fourier", "angle")
 
 
 def _traced_once(initializer: Callable[..., Array]) -> Callable[..., Array]:
-    """Makes (key, shape, dtype) -> Array one program: flax asks each parameter's shape of it whenever a network is
-    traced, which otherwise costs as much as the network."""
+    """Makes an initializer (key, shape, dtype) -> Array one program."""
+    # flax asks it for each parameter's shape whenever a network is traced, which would cost half of the trace.
     return jax.jit(initializer, static_argnums=(1, 2))
 
 

@@ -113,6 +113,9 @@ def check_calls(method: Method, dataset: Dataset) -> None:
         for turn in method.turns:
             losses = lambda p, turn=turn: turn.losses(p, key, batch, jnp.zeros(1, jnp.int32), 1)
             training.check_losses(*jax.eval_shape(losses, params))
+        request = method.plan(dataset.shape, draws.visible)  # as an evaluation draws, with its walk
+        given = example.given if method.asks is None else {name: example.given[name] for name in method.asks}
+        training.check_drawn(jax.eval_shape(lambda p: method.draw(p, request, key, given), params), dataset.shape)
     except KeyError as error:
         if error.args[0] in example.given:
             raise
@@ -123,13 +126,8 @@ def check_calls(method: Method, dataset: Dataset) -> None:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     except (TypeError, AttributeError, IndexError) as error:  # of somebody's own function
-        said = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        said = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise ConfigError(f"The method fails on one example, x of shape {example.x.shape}: {said}") from error
-    request = method.plan(dataset.shape, draws.visible)  # as an evaluation draws, with its walk
-    given = example.given if method.asks is None else {name: example.given[name] for name in method.asks}
-    found = jax.eval_shape(lambda p: method.draw(p, request, key, given), params)
-    if (shape := (found[0] if isinstance(found, tuple) else found).shape) != dataset.shape:
-        raise ConfigError(f"The method draws samples of shape {shape}, expected {dataset.shape}, that of its data.")
 
 
 def remarks(method: Method, dataset: Dataset) -> list[str]:

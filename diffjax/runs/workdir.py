@@ -1,5 +1,6 @@
 """A workdir: what a run leaves behind, and what makes it resume.
 
+.lock            who writes here now (`lock`); empty: nobody
 config.json      the resolved config: resume, sample and eval read this, never Python from a workdir
 command.txt      one line per start
 env.json         git commit, versions, devices; "earlier": the same of starts under others
@@ -136,6 +137,9 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 def _logged(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    lines, wrong = disk.read_lines(path)
+    try:
+        lines, wrong = disk.read_lines(path)
+    except disk.DamagedFileError as error:
+        raise ConfigError(str(error)) from error
     steps = [line for line in lines if isinstance(line.get("step"), int)]
     return steps, [*wrong, *([f"{len(lines) - len(steps)} lines without a step"] if len(steps) < len(lines) else [])]
