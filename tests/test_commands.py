@@ -17,9 +17,9 @@ from diffjax import config as C
 from diffjax import main as command_line
 from diffjax import runs, training
 from diffjax.commands import sample, show, train
+from diffjax.logs import Log
 from diffjax.runs import build_run
 from diffjax.runs import workdir as files
-from diffjax.runs.logs import Log
 
 TINY = "configs/vpsde.py:tiny"
 RUN = [*UNET, "train.loggers=('tensorboard',)"]

@@ -35,6 +35,7 @@ LEAVES = {
     "environment",
     "finetune",
     "lock",
+    "logs",
     "metrics",
     "models",
     "optimizers",
@@ -47,6 +48,7 @@ NEIGHBOURS = {
     "training": {"ema", "method"},
     "checkpoint": {"checksum", "records"},
     "records": {"checksum"},
+    "logs": {"config"},
     "data": {"method", "metrics"},
     "metrics": {"method"},
 }  # parts of one thing, in two files

@@ -12,9 +12,9 @@ from diffjax import config as C
 from diffjax import data, runs, training
 from diffjax.commands import sample, show, train
 from diffjax.ema.power_function import exponent
+from diffjax.logs import Log
 from diffjax.method import Example
 from diffjax.runs import build_run, snapshots
-from diffjax.runs.logs import Log
 from diffjax.runs.run import abstract_state
 from diffjax.samplers import nfe
 

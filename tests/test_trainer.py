@@ -15,9 +15,9 @@ from own_objects import CENTRES, NETWORKS, PLAIN, STDS, OfLinen, OfNnx, both, de
 
 from diffjax import data, denoisers, grids, models, parallel, processes, runs, samplers, schedules, training
 from diffjax.config import ConfigError
+from diffjax.logs import Log
 from diffjax.method import Method, Turn, per_example
 from diffjax.runs import workdir as files
-from diffjax.runs.logs import Log
 
 
 @pytest.mark.parametrize("library", NETWORKS)

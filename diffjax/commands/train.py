@@ -11,11 +11,11 @@ import jax
 
 from diffjax import disk, finetune, runs, training
 from diffjax.config import Config, ConfigError
+from diffjax.logs import CompileClock
 from diffjax.metrics import judges
 from diffjax.runs import report
 from diffjax.runs import workdir as files
 from diffjax.runs.build import Built, build_run
-from diffjax.runs.logs import CompileClock
 from diffjax.runs.run import abstract_state
 from diffjax.types import PyTree
 

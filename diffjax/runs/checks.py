@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from diffjax import calculus, data, denoisers, ema, training
 from diffjax.config import Config, ConfigError, nearest
 from diffjax.data import Dataset
+from diffjax.logs import LOGGERS
 from diffjax.method import Method
 from diffjax.methods import Denoising
 from diffjax.metrics import judges
 from diffjax.runs import draws
-from diffjax.runs.logs import LOGGERS
 from diffjax.runs.settings import Settings, home
 
 

@@ -16,6 +16,7 @@ from diffjax import ema as averages
 from diffjax import parallel, training
 from diffjax.checkpoint import Checkpoints
 from diffjax.config import Config, ConfigError, build, is_spec, nearest
+from diffjax.logs import CompileClock, Log
 from diffjax.method import attempt
 from diffjax.metrics import judges
 from diffjax.optimizers import build_optimizer
@@ -23,7 +24,6 @@ from diffjax.runs import checks, report, snapshots
 from diffjax.runs import run as runs
 from diffjax.runs import workdir as files
 from diffjax.runs.build import Built, assemble, complete
-from diffjax.runs.logs import CompileClock, Log
 from diffjax.runs.settings import Settings
 from diffjax.signals import Stop, install_stop_handler
 
