@@ -158,6 +158,11 @@ class Checkpoints:
         """Finds the step of lowest `best_metric`, or None; waits for the save under way."""
         return next(iter(self._ranked(self.steps())), None)
 
+    def newest(self) -> tuple[int, Info] | None:
+        """Reads what was saved beside the newest step with a sound record, but not its state; None where none has."""
+        step = self.latest
+        return None if step is None else (step, Info(self._records[step]["config"], self._records[step]["metrics"]))
+
     def save(self, step: int, state: PyTree, *, metrics: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
         """Starts to save a step; the state may be donated as soon as this returns.
 

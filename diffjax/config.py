@@ -210,8 +210,13 @@ def load(
     config = complete(config)
     with config.unlocked():
         config.name = file.stem + (f"-{variant}" if variant else "")
+    return overridden(config, overrides)
+
+
+def overridden(config: Config, overrides: Iterable[str]) -> Config:
+    """Applies overrides "a.b=value" to a config in place, names first, which reset their options; gives it, locked."""
     config.lock()
-    for text in sorted(overrides, key=lambda text: ".name=" not in text):  # names first: they reset their options
+    for text in sorted(overrides, key=lambda text: ".name=" not in text):
         override(config, text)
     return config
 
@@ -341,9 +346,14 @@ def from_json(text: str) -> Config:
     return config.lock()
 
 
+def flat(config: Config) -> dict[str, Any]:
+    """Makes a flat table of a config's fields, "train.steps" -> value, as JSON has them."""
+    return _flatten(json.loads(to_json(config)))
+
+
 def differences(a: Config, b: Config) -> list[str]:
     """Lists 'field: value of a -> value of b' for every field that differs."""
-    flat_a, flat_b = _flatten(json.loads(to_json(a))), _flatten(json.loads(to_json(b)))
+    flat_a, flat_b = flat(a), flat(b)
     keys = sorted(flat_a.keys() | flat_b.keys())
     pairs = [(k, flat_a.get(k, "absent"), flat_b.get(k, "absent")) for k in keys]
     return [f"{k}: {old} -> {new}" for k, old, new in pairs if old != new]

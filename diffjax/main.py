@@ -83,20 +83,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     from diffjax.training import NonFiniteError
 
     try:
-        config = load(flags.config, overrides) if flags.config else None
-        if config is None and (overrides or flags.mode in ("train", "show")) and not flags.workdir:
+        made = flags.mode in ("train", "show")  # from a config; the others look at what was made
+        if not flags.config and (overrides or made) and not flags.workdir:
             raise ConfigError(f"--mode={flags.mode} needs --config, such as --config=configs/vpsde.py.")
-        if flags.mode in ("train", "show") and (flags.sampler or flags.nfe is not None or flags.step is not None):
+        source = flags.config or (f"{flags.workdir}/config.json" if made else None)
+        config = load(source, overrides) if source else None
+        if made and (flags.sampler or flags.nfe is not None or flags.step is not None):
             raise ConfigError(
                 f"--sampler, --nfe and --step are for sample, eval and likelihood; --mode={flags.mode} takes "
                 "--config.sampler.name=... and --config.grid.n=..."
             )
-        if config is None and overrides and flags.mode in ("train", "show"):
-            raise ConfigError(
-                f"--config.{overrides[0]} would change the run of {flags.workdir}; --workdir alone goes on as it was: "
-                "give the --config and another --workdir, or leave it out."
-            )
-        if config is not None and flags.workdir and flags.mode not in ("train", "show"):
+        if flags.config and flags.workdir and not made:
             raise ConfigError(f"--mode={flags.mode} reads the config of --workdir: leave --config={flags.config} out.")
         command = importlib.import_module(f"diffjax.commands.{MODES[flags.mode]}")
         if flags.out and Path(flags.out).is_file():

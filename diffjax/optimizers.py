@@ -62,9 +62,11 @@ def build_optimizer(spec: Mapping[str, Any], total_steps: int) -> tuple[optax.Gr
     Args:
         spec: `name`, an optimizer of optax ("adamw", "lion", "contrib.muon", ...), and `learning_rate`, the peak.
             Optional: `schedule`, a name of SCHEDULES ("constant"), with its `final` or `decay_start`; `warmup_steps`
-            (0); `clip_norm`, the global L2 norm that gradients are scaled down to (None: no clipping); `mask_1d`
-            (False): spare biases and norm scales, all parameters of fewer than two axes, from weight decay and from the
-            trust ratio of lamb and lars, as both were published. The rest is passed to the optax function.
+            (0); `plans` of a run whose rate was changed (`resume`), each of them these entries, the updates that it
+            `begins` and `ends` at, and the one `until` which it holds, None in the last; `clip_norm`, the global L2
+            norm that gradients are scaled down to (None: no clipping); `mask_1d` (False): spare biases and norm scales,
+            all parameters of fewer than two axes, from weight decay and from the trust ratio of lamb and lars, as both
+            were published. The rest is passed to the optax function.
         total_steps: updates in the whole run, where the decay ends.
 
     Raises:
@@ -123,6 +125,28 @@ def matrices(params: PyTree) -> PyTree:
 
 def _schedule(spec: dict[str, Any], total_steps: int) -> Rate:
     """Builds the learning rate's schedule from its entries in `spec`, which are taken out."""
+    plans, peak = spec.pop("plans", ()), spec["learning_rate"]
+    whole = _one_schedule(spec, total_steps)
+    if not plans:
+        return whole
+    made = [_one_schedule({"learning_rate": peak, **_entries(plan)}, plan["ends"] - plan["begins"]) for plan in plans]
+
+    def rate(n: Any) -> Any:
+        value = made[-1](n - plans[-1]["begins"])
+        for plan, one in zip(plans[-2::-1], made[-2::-1], strict=True):
+            value = jnp.where(n < plan["until"], one(n - plan["begins"]), value)
+        return value
+
+    return rate
+
+
+def _entries(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Takes from a plan what describes its rate; a `peak` is there where the optimizer has none of its own."""
+    entries = {name: value for name, value in plan.items() if name not in ("begins", "ends", "until", "peak")}
+    return {**entries, **({"learning_rate": plan["peak"]} if "peak" in plan else {})}
+
+
+def _one_schedule(spec: dict[str, Any], total_steps: int) -> Rate:
     peak, name, warmup = spec.pop("learning_rate"), spec.pop("schedule", "constant"), spec.pop("warmup_steps", 0)
     decay = _lookup("schedule", name, SCHEDULES)
     if not peak > 0:

@@ -28,6 +28,7 @@ LEAVES = {
     "checkpoint",
     "checksum",
     "records",
+    "resume",
     "config",
     "data",
     "ema",
@@ -49,6 +50,7 @@ NEIGHBOURS = {
     "checkpoint": {"checksum", "records"},
     "records": {"checksum"},
     "logs": {"config"},
+    "resume": {"config"},
     "data": {"method", "metrics"},
     "metrics": {"method"},
 }  # parts of one thing, in two files

@@ -71,10 +71,14 @@ def test_torn_information_stops_no_run(tmp_path, content):
 def test_a_torn_config_is_one_line_that_names_the_file(tmp_path, content):
     files.prepare(tmp_path, runs.load(CONFIG))[0].release()
     (tmp_path / "config.json").write_bytes(content)
-    for look in (lambda: files.read_config(tmp_path), lambda: files.prepare(tmp_path, runs.load(CONFIG))):
-        with pytest.raises(ConfigError, match=r"config\.json (is|holds) .*info/metadata") as raised:
-            look()
-        assert "\n" not in str(raised.value)
+    with pytest.raises(ConfigError, match=r"config\.json (is|holds) .* no checkpoint beside it") as raised:
+        files.read_config(tmp_path)
+    assert "\n" not in str(raised.value)
+    held, said = files.prepare(tmp_path, runs.load(CONFIG))
+    held.release()
+    assert len(said) == 1
+    assert said[0].startswith("replaced, since no step was made:")
+    assert files.read_config(tmp_path) == runs.load(CONFIG)
 
 
 def test_lines_that_are_no_log_are_left_out_and_said(tmp_path):

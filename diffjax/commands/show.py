@@ -1,7 +1,6 @@
 """Resolves a config and prints what it would run: config, parameters, FLOPs, memory, batch shapes. Trains nothing."""
 
 from argparse import Namespace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,17 +9,17 @@ from diffjax import data as sources
 from diffjax import models, samplers, training
 from diffjax.config import Config, to_json
 from diffjax.method import Example
-from diffjax.runs import workdir as files
 from diffjax.runs.build import Built, build_run
 from diffjax.runs.run import abstract_state
 
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
     """Prints what a config, or the run of --workdir, would cost."""
-    run(config if config is not None else files.read_config(Path(flags.workdir)))
+    assert config is not None
+    run(config)
 
 
-def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
+def run(config: Config) -> dict[str, Any]:
     """Prints, and returns, a run's costs; memory and FLOPs are XLA's figures for one compiled step on one device."""
     built = build_run(config)
     state, config, data, size = abstract_state(built), built.config, built.data, built.settings.batch_size

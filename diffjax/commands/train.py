@@ -10,27 +10,31 @@ from typing import Any
 import jax
 
 from diffjax import disk, finetune, runs, training
-from diffjax.config import Config, ConfigError
+from diffjax.config import Config, ConfigError, nearest
 from diffjax.logs import CompileClock
 from diffjax.metrics import judges
+from diffjax.resume import FixedError
 from diffjax.runs import report
 from diffjax.runs import workdir as files
-from diffjax.runs.build import Built, build_run
+from diffjax.runs.build import Built, build_run, complete
 from diffjax.runs.run import abstract_state
 from diffjax.types import PyTree
 
+CARRIED = ("parameters", "state")  # of the run at train.start
+
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> int:
-    """Trains a run; --workdir alone resumes the run in it.
+    """Trains a run, or goes on with the one in --workdir, whose own config is taken where no --config is.
 
     Exit status 128 + signal if asked to stop, 1 if samples of the trained run are not finite.
     """
-    if config is None:
-        config = files.read_config(Path(flags.workdir))
+    assert config is not None
     try:
         return judges.status(run(config, flags.workdir))
     except runs.Stopped as stopped:
         return 128 + stopped.signal
+    except FixedError as error:
+        raise error.typed(flags.config or f"{flags.workdir}/config.json", overrides) from error
 
 
 def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
@@ -38,7 +42,8 @@ def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
 
     Args:
         config: a config; groups that it lacks have their defaults.
-        workdir: default runs/<config>-<time>; the workdir of this same config resumes.
+        workdir: default a new one, runs/<config>-<time>; that of a run goes on with it, with what may change
+            (`resume`) as this config says.
 
     Returns:
         What results.json holds: status "done", skipped steps, and the metrics.
@@ -48,10 +53,11 @@ def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
         runs.Stopped: after SIGTERM or Ctrl-C; results.json then says "interrupted".
         training.NonFiniteError: a loss or gradient is not finite and the policy is "stop", or none is in a window.
     """
-    began, clock, built = time.monotonic(), CompileClock(), build_run(config)
-    start = _start(built)
-    workdir = Path(workdir) if workdir else files.default_name(built.config)
-    with runs.Trainer(**built._asdict(), workdir=workdir, clock=clock, start=start) as trainer:
+    began, clock = time.monotonic(), CompileClock()
+    built = build_run(config if workdir is None else files.going_on(Path(workdir), complete(config), complete))
+    start, carry = _start(built)
+    workdir = Path(workdir) if workdir else files.fresh(built.config)
+    with runs.Trainer(**built._asdict(), workdir=workdir, clock=clock, start=start, carry=carry) as trainer:
         try:
             trained = trainer.train()
         except runs.Stopped as stopped:
@@ -71,18 +77,23 @@ def _write(workdir: Path, results: dict[str, Any]) -> dict[str, Any]:
     return results
 
 
-def _start(built: Built) -> Callable[[PyTree], PyTree] | None:
-    """Puts the parameters of the run at train.start in the place of the first ones; None where there is none."""
+def _start(built: Built) -> tuple[Callable[[PyTree], PyTree] | None, str | None]:
+    """What a run begins from: what puts in place the parameters of train.start, or whose whole state it is."""
     train = built.config.train
-    if train.only is not None and train.start is None:
-        raise ConfigError(
-            f"train.only is {train.only!r}, which keeps all other parameters as they begin; set train.start to "
-            "the workdir of the run that they are from."
-        )
+    if train.carry not in CARRIED:
+        raise ConfigError(f"train.carry is {train.carry!r}: {nearest(train.carry, CARRIED)}.")
     if train.start is None:
-        return None
+        for field, default in (("only", None), ("carry", CARRIED[0])):
+            if train[field] != default:
+                raise ConfigError(
+                    f"train.{field} is {train[field]!r}, but there is no run to begin from: "
+                    "set train.start to the workdir of the run."
+                )
+        return None, None
     files.read_config(Path(train.start))  # refused before there is a workdir
-    return lambda params: finetune.take_over(params, _parameters_of(built))
+    if train.carry == "state":
+        return None, train.start
+    return lambda params: finetune.take_over(params, _parameters_of(built)), None
 
 
 def _parameters_of(built: Built) -> PyTree:

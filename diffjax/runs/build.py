@@ -7,6 +7,7 @@ name, each from its group of the config (`PARTS`); what is no such part is an op
 import inspect
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from diffjax import (
     models,
     optimizers,
     processes,
+    resume,
     samplers,
     schedules,
 )
@@ -33,6 +35,7 @@ from diffjax.data import augment as augmentation
 from diffjax.method import Method
 from diffjax.runs import checks
 from diffjax.runs import settings as table
+from diffjax.runs import workdir as files
 from diffjax.runs.settings import Settings
 
 
@@ -94,7 +97,9 @@ PARTS = {
 
 
 def load(path: str, overrides: Any = ()) -> Config:
-    """Reads a config file (`config.load`), complete: every field that can be overridden is there."""
+    """Reads a config file (`config.load`), or a run's config.json, complete: all that can be overridden is there."""
+    if path.endswith(".json"):
+        return configs.overridden(complete(files.read(Path(path))), overrides)
     return configs.load(path, overrides, complete)
 
 
@@ -226,19 +231,22 @@ def _optimizers(config: Config, steps: int, method: Method) -> tuple[Any, Callab
     players = config.optimizer.to_dict()
     moves = [turn.moves for turn in method.turns]
     updates = {name: steps * max(moves.count(name), 1) for name in players}
-    return {name: _optimizer(spec, config, updates[name], own=True)[0] for name, spec in players.items()}, None
+    made = {name: _optimizer(spec, config, updates[name], updates[name] // steps) for name, spec in players.items()}
+    return {name: optimizer for name, (optimizer, _) in made.items()}, None
 
 
-def _optimizer(spec: dict[str, Any], config: Config, steps: int, own: bool = False) -> tuple[Any, Callable]:
-    """An optimizer and its schedule; a player's `own` may set its peak, learning_rate."""
+def _optimizer(spec: dict[str, Any], config: Config, updates: int, turns: int = 0) -> tuple[Any, Callable]:
+    """An optimizer and its schedule; that of a player, which has `turns` in a step, may set its peak, learning_rate."""
     rate = config.learning_rate.to_dict()
-    peak = spec.pop("learning_rate", rate["peak"]) if own else rate["peak"]
+    own = turns and spec.pop("learning_rate", None)
+    peak = own or rate["peak"]
+    rate["plans"] = resume.plans_of(config, max(turns, 1), own or None)
     homes = {"learning_rate": "learning_rate.peak", "clip_norm": "train.clip_norm"}
     homes |= {name: f"learning_rate.{name}" for name in ("schedule", "warmup_steps", "final", "decay_start")}
     for name in spec:
         if name in homes:
             raise ConfigError(f"optimizer has no option {name!r}: set {homes[name]}.")
-    del rate["peak"]
+    del rate["peak"], rate["extend"]
     return optimizers.build_optimizer(
-        {**spec, "learning_rate": peak, **rate, "clip_norm": config.train.clip_norm}, steps
+        {**spec, "learning_rate": peak, **rate, "clip_norm": config.train.clip_norm}, updates
     )

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from diffjax import data, ema, host, parallel, training
-from diffjax.checkpoint import Checkpoints
+from diffjax.checkpoint import Checkpoints, Restored
 from diffjax.config import Config, ConfigError, nearest, override
 from diffjax.data import Dataset
 from diffjax.method import Method
@@ -123,13 +123,25 @@ def open(workdir: str | Path, *, step: int | None = None, overrides: Iterable[st
     built = build_run(read_config(workdir, overrides))
     try:
         data.keep_names(workdir, built.data)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return of(built, saved_state(built, workdir, step).state, workdir)
+
+
+def saved_state(built: Any, workdir: str | Path, step: int | None = None) -> Restored:
+    """Restores what was saved in a workdir, of this step or the newest good one, as the state of what was built.
+
+    Raises:
+        ConfigError: for a folder without such a checkpoint, or one of another shape.
+    """
+    try:
         with Checkpoints(Path(workdir) / "checkpoints", create=False, report=print) as checkpoints:
             found = checkpoints.restore(abstract_state(built), step=step)
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(str(error)) from error
     if found is None:
         raise ConfigError(f"{workdir} has no checkpoint yet; train it first: --mode=train --workdir={workdir}.")
-    return of(built, found.state, workdir)
+    return found
 
 
 def of(built: Built, state: training.TrainState, workdir: str | Path | None = None) -> Run:

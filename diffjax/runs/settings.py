@@ -60,13 +60,20 @@ GROUPS = {  # the groups of a config that are no settings, as a config has them 
     "augment": spec("none"),
     "model": spec("UNet"),
     "optimizer": spec("adam"),  # any optax optimizer, with its own options; of several players one each, by name
-    "learning_rate": dict(peak=1e-3, schedule="constant", warmup_steps=0),
+    "learning_rate": dict(
+        peak=1e-3,
+        schedule="constant",
+        warmup_steps=0,
+        extend=config_dict.placeholder(str),  # how a decay goes on when steps or rate change: see `resume`
+        plans=(),  # rates until now, written when a run goes on with others
+    ),
     "ema": spec("warm_up", decays=(0.999,)),
     "sampler": spec("ancestral.ddim"),
     "grid": spec("log_snr", n=40, t_min=1e-3),
     "train": dict(
         clip_norm=1.0,  # inf: off
-        start=config_dict.placeholder(str),  # the workdir of a run whose parameters this one begins with
+        start=config_dict.placeholder(str),  # the workdir of a run that this one begins from
+        carry="parameters",  # what it takes from there; "state": also optimizer, averages and step
         only=config_dict.placeholder(str),  # what is trained: a regular expression on parameter paths; None: all
         label_dropout=0.0,  # share of examples whose label is hidden: what guidance without a classifier needs
     ),

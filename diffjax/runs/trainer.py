@@ -57,6 +57,8 @@ class Trainer:
         learning_rate: schedule, for the log alone.
         config: what the run is known by; default a fingerprint of the objects, so that others are refused there.
         start: its own first parameters -> those to begin with, where there is no checkpoint.
+        carry: the workdir of another run, whose whole state (parameters, optimizer, averages, step) is what this one
+            begins with, where there is no checkpoint.
         name: of the run in its fingerprint and its report, where there is no config.
         options: fields of `Settings`, in place of those.
 
@@ -77,6 +79,7 @@ class Trainer:
         settings: Settings | None = None,
         config: Config | None = None,
         start: Callable[[Any], Any] | None = None,
+        carry: str | Path | None = None,
         clock: CompileClock | None = None,
         name: str = "run",
         **options: Any,
@@ -117,6 +120,13 @@ class Trainer:
         self.state = parallel.replicate(self.mesh, runs.init_state(built))
         if not self._restore() and start is not None:
             self.state = parallel.replicate(self.mesh, runs.init_state(built, start))
+        elif self.step == 0 and carry is not None:
+            self._carry(carry)
+        if self.step % settings.steps_per_dispatch:
+            raise ConfigError(
+                f"{self.workdir} is at step {self.step}, no multiple of train.steps_per_dispatch, "
+                f"{settings.steps_per_dispatch}: give one that divides it."
+            )
         self._drawn = self.run().drawer()
 
     def train(self, steps: int | None = None) -> "runs.Run":
@@ -195,6 +205,11 @@ class Trainer:
         except ValueError as error:
             raise ConfigError(f"cannot resume in {self.workdir}: {error}") from error
         if found is not None:
+            if (seen := found.info.config.get("data", self.data.fingerprint)) != self.data.fingerprint:
+                raise ConfigError(
+                    f"cannot resume in {self.workdir}: it was trained on other data (split {seen}, now "
+                    f"{self.data.fingerprint}); bring that back, or give another --workdir."
+                )
             self.step, self.state = found.step, found.state
             is_list = lambda node: isinstance(node, list)
             saved = found.info.config["window"]
@@ -202,6 +217,14 @@ class Trainer:
         for line in files.cut_metrics(self.workdir, self.step):
             print(line, flush=True)
         return found is not None
+
+    def _carry(self, workdir: str | Path) -> None:
+        """Begins with the state of another run, saved here at once: the other one may go on meanwhile."""
+        found = runs.saved_state(self.built, workdir)
+        self.step, self.state = found.step, parallel.replicate(self.mesh, found.state)
+        print(f"begins with the state of {workdir}, step {self.step}", flush=True)
+        if self.checkpoints is not None:
+            self._save()
 
     def opening(self, steps: int) -> str:
         """Says where training begins or goes on."""
@@ -279,7 +302,8 @@ class Trainer:
         assert self.checkpoints is not None
         window = jax.tree.map(lambda values: values.tolist(), self._fetch())
         metrics = {} if self.loss is None else {"loss": self.loss}
-        record = {"config": self.built.config.to_dict(), "window": window}
+        record = {"config": self.built.config.to_dict(), "window": window, "data": self.data.fingerprint}
+        record["updates"] = self.step - int(self.state.skipped)
         state = parallel.replicate(self.mesh, self.state)  # pmap's own sharding is not for files
         self.checkpoints.save(self.step, state, metrics=metrics, config=record)
 

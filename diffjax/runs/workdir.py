@@ -1,7 +1,8 @@
 """A workdir: what a run leaves behind, and what makes it resume.
 
 .lock            who writes here now (`lock`); empty: nobody
-config.json      the resolved config: resume, sample and eval read this, never Python from a workdir
+config.json      the resolved config: resume, sample and eval read this, never Python from a workdir; and the format
+history.json     what changed when the run went on: a line for each field
 command.txt      one line per start
 env.json         git commit, versions, devices; "earlier": the same of starts under others
 metrics.jsonl    one JSON object per log step
@@ -11,6 +12,7 @@ samples/ figures/ report.md results.json; labels.json, names of the classes wher
 """
 
 import contextlib
+import itertools
 import json
 import shlex
 import sys
@@ -21,14 +23,45 @@ from typing import Any
 
 import jax
 
-from diffjax import disk, lock
-from diffjax.config import Config, ConfigError, differences, from_json, to_json
+from diffjax import disk, lock, resume
+from diffjax.checkpoint import Checkpoints, Info
+from diffjax.config import Config, ConfigError, from_json, to_json
 from diffjax.environment import environment
 
+FORMAT = 1  # of a workdir, in its config.json; 0, where none is said: config.json, checkpoints and metrics are as now
 
-def default_name(config: Config) -> Path:
-    """Names a new workdir, runs/<config>-<time>."""
-    return Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+def fresh(config: Config) -> Path:
+    """Makes a new workdir, runs/<config>-<time>, or -2, -3, ... where another start of that second has it."""
+    name = Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for path in itertools.chain((name,), (name.with_name(f"{name.name}-{n}") for n in itertools.count(2))):
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(parents=True)
+            break
+    return path
+
+
+def going_on(workdir: Path, asked: Config, complete: Callable[[Config], Config]) -> Config:
+    """Makes the config of a start: as asked for in a new workdir; where a run has begun, what it goes on with.
+
+    Raises:
+        ConfigError: for what a run that has begun cannot become (`resume.joined`), or a rule where there is none.
+    """
+    if _begun(workdir):
+        step, info = newest(workdir) or (0, None)
+        updates = step if info is None else info.config.get("updates", step)
+        return resume.joined(complete(read_config(workdir)), complete(asked), str(workdir), step, updates)
+    if asked.learning_rate.extend is not None:
+        raise ConfigError(f"{resume.RULE} is for a run that goes on, but {workdir} has none: leave it out.")
+    return asked
+
+
+def newest(workdir: Path) -> tuple[int, Info] | None:
+    """Reads the newest sound step of a workdir, and what was saved beside its state; None where there is none."""
+    if not (workdir / "checkpoints").is_dir():
+        return None
+    with Checkpoints(workdir / "checkpoints", create=False, report=lambda line: None) as checkpoints:
+        return checkpoints.newest()
 
 
 PROGRAM = "objects.program"  # of a run of objects: what differs by jax's version alone is said, not refused
@@ -54,32 +87,60 @@ def prepare(
         held = lock.take(workdir) if jax.process_index() == 0 else None
     except lock.HeldError as error:
         raise ConfigError(str(error)) from error
-    said = _check_owner(workdir, config, complete)  # once more: by whom the lock was held until now
+    changes, said = _check_owner(workdir, config, complete)  # once more: by whom the lock was held until now
     if held is not None and held.left:
         said.append(f"{workdir}: {held.left} was there before and did not end by itself")
-    disk.write(workdir / "config.json", to_json(config))
+    if changes:
+        said += _record(workdir, changes)
+    disk.write(workdir / "config.json", json.dumps({"format": FORMAT, **json.loads(to_json(config))}, indent=2))
     with (workdir / "command.txt").open("a") as file:
         file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {shlex.join(sys.argv)}\n")
     disk.write(workdir / "env.json", json.dumps(_environments(workdir / "env.json"), indent=2))
     return held, said
 
 
-def _check_owner(workdir: Path, config: Config, complete: Callable[[Config], Config]) -> list[str]:
-    """Refuses a workdir of another config; gives lines to be said."""
+def _check_owner(
+    workdir: Path, config: Config, complete: Callable[[Config], Config]
+) -> tuple[list[resume.Change], list[str]]:
+    """Refuses a workdir of another config; gives what changes in that of a run, and lines to be said."""
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"{workdir} is a file, expected a folder for the run; give another --workdir.")
-    saved, said = workdir / "config.json", []
-    if saved.exists():
-        changed = differences(complete(_read(saved)), config)
-        if any(line.startswith(f"{PROGRAM}.jax:") for line in changed):
-            said = [f"{workdir}: trained by another jax before ({line})" for line in changed if PROGRAM in line]
-            changed = [line for line in changed if PROGRAM not in line]
-        if changed and _begun(workdir):
-            shown = "; ".join(changed[:4]) + ("; ..." if len(changed) > 4 else "")
-            raise ConfigError(f"{workdir} holds a run of another config ({shown}); give another --workdir.")
-    elif workdir.exists() and any(path.name != lock.NAME for path in workdir.iterdir()):
+    if _begun(workdir):
+        saved, said = complete(read_config(workdir)), []
+        ours = resume.changes(saved, config)
+        if any(change.field == f"{PROGRAM}.jax" for change in ours):
+            said = [
+                f"{workdir}: trained by another jax before ({change})" for change in ours if PROGRAM in change.field
+            ]
+            with saved.unlocked():
+                saved.objects.program = config.objects.program
+        return resume.check(saved, config, str(workdir)), said
+    there = {path.name for path in workdir.iterdir()} if workdir.exists() else set()
+    if there - {lock.NAME} and "config.json" not in there:
         raise ConfigError(f"{workdir} is not empty and holds no config.json; give a new or an empty --workdir.")
-    return said
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            disk.read_json(workdir / "config.json")
+        except disk.DamagedFileError as error:
+            return [], [f"replaced, since no step was made: {error}"]
+    return [], []
+
+
+def _record(workdir: Path, changes: list[resume.Change]) -> list[str]:
+    """Adds changes to history.json, a line each; gives lines to be said."""
+    path, said, past = workdir / "history.json", [], []
+    try:
+        past = [change for change in disk.read_json(path).get("changes", []) if isinstance(change, dict)]
+    except FileNotFoundError:
+        pass
+    except disk.DamagedFileError as error:
+        said = [f"begun anew: {error}"]
+    step, _ = newest(workdir) or (0, None)
+    now = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "step": step}
+    past += [{**now, "field": c.field, "old": c.old, "new": c.new, "kind": c.kind} for c in changes]
+    lines = ",\n".join(json.dumps(change) for change in past)
+    disk.write(path, f'{{"changes": [\n{lines}\n]}}\n')
+    return [*said, *(f"from step {step} on {change} ({change.kind})" for change in changes)]
 
 
 def _begun(workdir: Path) -> bool:
@@ -104,22 +165,34 @@ def named(changes: list[str]) -> str:
 
 
 def read_config(workdir: Path) -> Config:
-    """Reads the config of a run.
+    """Reads the config of a run; of a damaged config.json, that in its newest checkpoint, and says so.
 
     Raises:
-        ConfigError: if there is no run.
+        ConfigError: if there is no run, or it is of a newer format.
     """
-    saved = Path(workdir) / "config.json"
-    if not saved.is_file():
-        raise ConfigError(f"{workdir} holds no run (no config.json); give the --workdir of a training run.")
-    return _read(saved)
+    return read(Path(workdir) / "config.json")
 
 
-def _read(saved: Path) -> Config:
+def read(saved: Path) -> Config:
+    """Reads a config.json (`read_config`)."""
     try:
-        return from_json(json.dumps(disk.read_json(saved)))
-    except disk.DamagedFileError as error:
-        raise ConfigError(f"{error} A run's config is also in its checkpoints' records (info/metadata).") from error
+        found = disk.read_json(saved)
+    except (FileNotFoundError, disk.DamagedFileError) as error:
+        known = newest(saved.parent)
+        if known is None and isinstance(error, FileNotFoundError):
+            raise ConfigError(
+                f"{saved.parent} holds no run (no {saved.name}); give the --workdir of a training run."
+            ) from error
+        if known is None:
+            raise ConfigError(f"{error} There is no checkpoint beside it that has the config.") from error
+        print(f"{saved} is restored from the checkpoint of step {known[0]}: {error}", flush=True)
+        found = known[1].config["config"]
+    number = found.pop("format", 0)
+    if not isinstance(number, int) or number > FORMAT:
+        raise ConfigError(
+            f"{saved} has format {number!r}, expected at most {FORMAT}: it is of a newer diffjax, take that one."
+        )
+    return from_json(json.dumps(found))
 
 
 def cut_metrics(workdir: Path, step: int) -> list[str]:

@@ -1,0 +1,197 @@
+"""What may change when a run goes on: each field of its config is free, extending, or fixed.
+
+    free       how often, where, and with what a run is looked at: train.log_every, checkpoint.*, eval.*, sampler.*, ...
+    extending  how long it learns and how fast, from here on: train.steps, learning_rate.*
+    fixed      all else: with another value it would be another run
+
+Once n updates are made, another rate holds from update n on: what held before stays on record, so that a step made
+again, from an older checkpoint, is made as it was. A schedule that decays towards the end of the run is laid over the
+new steps by a rule, asked for by name (learning_rate.extend):
+
+    stretch    from where it began to the new end, as if so planned: the rate at n may jump
+    restart    from its peak at n to the new end
+    hold       as it was planned; after its end the rate stays what it is there
+"""
+
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from diffjax.config import Config, ConfigError, flat, nearest
+
+FREE = (  # fields, and groups that end in a dot
+    "name",
+    *("train.log_every", "train.sample_every", "train.loggers", "train.nonfinite"),
+    *("train.devices", "train.backend", "train.steps_per_dispatch", "train.accumulate"),  # equal to rounding
+    *("checkpoint.", "eval.", "sample.", "sampler.", "grid.", "denoiser.", "guidance."),
+    *("data.data_dir", "data.path"),  # where the data is; that it is the data, its digest says
+)
+STEPS, RULE, PLANS = "train.steps", "learning_rate.extend", "learning_rate.plans"
+RULES = ("stretch", "restart", "hold")
+TO_THE_END = ("linear", "cosine", "exponential")  # schedules that know the end of the run
+_NO_RATE = ("extend", "plans")  # of the group learning_rate, what says nothing of one schedule
+
+
+class Change(NamedTuple):
+    """A field of a config that is another when a run goes on."""
+
+    field: str
+    old: Any
+    new: Any
+
+    @property
+    def kind(self) -> str:
+        """Tells whether the field is "free", "extending" or "fixed"."""
+        if self.field.startswith(tuple(f for f in FREE if f.endswith("."))) or self.field in FREE:
+            return "free"
+        return "extending" if self.field == STEPS or self.field.startswith("learning_rate.") else "fixed"
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.old} -> {self.new}"
+
+
+class FixedError(ConfigError):
+    """The error of a change that makes another run of it.
+
+    Args:
+        text: the message, with {} where it says how to begin a new run from this one.
+        where: the workdir.
+    """
+
+    def __init__(self, text: str, where: str):
+        self.text, self.where = text, where
+        super().__init__(text.format(f"Trainer(..., carry={where!r}), or --config.train.carry=state."))
+
+    def typed(self, source: str, overrides: Iterable[str]) -> "FixedError":
+        """Makes the error whose message has the whole command, from the config and the overrides of this start."""
+        carried = [f"train.start={self.where}", "train.carry=state"]
+        words = ["python", "-m", "diffjax.main", f"--config={source}", "--workdir=NEW"]
+        self.args = (self.text.format(shlex.join([*words, *(f"--config.{text}" for text in [*overrides, *carried])])),)
+        return self
+
+
+def changes(saved: Config, asked: Config) -> list[Change]:
+    """Lists the fields in which two complete configs differ, but the rule and the record of earlier rates."""
+    old, new = flat(saved), flat(asked)
+    names = [name for name in sorted(old.keys() | new.keys()) if name not in (RULE, PLANS)]
+    found = [Change(name, old.get(name, "absent"), new.get(name, "absent")) for name in names]
+    return [change for change in found if change.old != change.new]
+
+
+def check(saved: Config, config: Config, where: str) -> list[Change]:
+    """Holds the config that a run is to go on with against the one it has; gives what changes.
+
+    Args:
+        where: the workdir, for the message.
+
+    Raises:
+        FixedError: for another value of a fixed field.
+        ConfigError: for rates that do not go on from those on record, as `joined` makes them.
+    """
+    found = changes(saved, config)
+    if fixed := [change for change in found if change.kind == "fixed"]:
+        shown = "; ".join(map(str, fixed[:4])) + ("; ..." if len(fixed) > 4 else "")
+        raise FixedError(
+            f"{where} holds a run of another config ({_braced(shown)}), which is fixed once a run has "
+            "begun; give another --workdir. To begin there with the state of this run: {}",
+            where,
+        )
+    if not any(change.kind == "extending" for change in found):
+        if _plans(config) != _plans(saved):
+            raise ConfigError(f"{where}: {PLANS} is written by resuming alone; leave it out.")
+        return found
+    before, after = _plans(saved), _plans(config)
+    if after == before and _needs_rule(config):
+        raise ConfigError(_ask(saved, config))
+    if len(after) < len(before) or after[: len(before[:-1])] != before[:-1]:
+        raise ConfigError(f"{where} was given other rates meanwhile; look at its config.json, and start again.")
+    return found
+
+
+def joined(saved: Config, asked: Config, where: str, step: int, updates: int) -> Config:
+    """Makes the config that a run goes on with: what is asked for, its rates laid after those on record.
+
+    Args:
+        saved, asked: complete configs, of the run and of this start.
+        where: the workdir, for messages.
+        step: the newest that is saved.
+        updates: applied until there; fewer than the steps, where some were skipped.
+
+    Raises:
+        FixedError: for another value of a fixed field.
+        ConfigError: for fewer steps than are made, or a decay without a rule.
+    """
+    config, rule = asked.copy_and_resolve_references(), asked.learning_rate.get("extend")
+    with config.unlocked():
+        config.learning_rate.extend = None
+        config.learning_rate.plans = saved.learning_rate.get("plans", ())
+    found = changes(saved, config)
+    if rule is not None and rule not in RULES:
+        raise ConfigError(f"{RULE} is {rule!r}: {nearest(rule, RULES)}.")
+    if any(change.kind == "fixed" for change in found):
+        check(saved, config, where)
+    if asked.train.steps < step:
+        raise ConfigError(
+            f"{STEPS} is {asked.train.steps}, but {where} is at step {step}: give as many or more, or leave it out."
+        )
+    extending = [change.field for change in found if change.kind == "extending"]
+    if extending:
+        with config.unlocked():
+            config.learning_rate.plans = _extended(saved, config, rule, updates, extending == [STEPS])
+    return config.lock()
+
+
+def _braced(text: str) -> str:
+    """Text to be formatted once, whose own braces stay."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def _plans(config: Config) -> list[dict[str, Any]]:
+    return [dict(plan) for plan in (config.get("learning_rate") or {}).get("plans", ())]
+
+
+def _needs_rule(config: Config) -> bool:
+    return config.learning_rate.schedule in TO_THE_END
+
+
+def _ask(saved: Config, config: Config) -> str:
+    schedule, old, new = config.learning_rate.schedule, saved.train.steps, config.train.steps
+    return (
+        f"The {schedule} rate falls until the end of the run, {old} steps before and {new} now: say how it goes on, by "
+        f"--config.{RULE}=stretch (as if so planned), restart (from its peak, now), or hold (as it was planned)."
+    )
+
+
+def _extended(saved: Config, config: Config, rule: str | None, updates: int, longer: bool) -> tuple[dict, ...]:
+    """The plans of all rates, until and from update `updates`; () where one plan says it all."""
+    steps, before = config.train.steps, _plans(saved) or [_plan(saved, 0, saved.train.steps)]
+    if rule is None and _needs_rule(config):
+        raise ConfigError(_ask(saved, config))
+    if rule == "hold" and not longer:
+        raise ConfigError(f"{RULE} is 'hold', which keeps the rate as it was, but other fields of it are changed too.")
+    begins, ends = before[-1]["begins"], before[-1]["ends"]
+    begins, ends = {"restart": (updates, steps), "hold": (begins, ends)}.get(rule or "", (begins, steps))
+    now = _plan(config, begins, ends)
+    same = longer and not _needs_rule(config) and rule != "restart"
+    if same and len(before) == 1:
+        return ()
+    if same:
+        return (*before[:-1], now)
+    return (*before[:-1], {**before[-1], "until": updates}, now)
+
+
+def _plan(config: Config, begins: int, ends: int) -> dict[str, Any]:
+    rate: Mapping[str, Any] = config.learning_rate.to_dict()
+    own = {name: value for name, value in rate.items() if name not in _NO_RATE}
+    return {**own, "begins": begins, "ends": ends, "until": None}
+
+
+def plans_of(config: Config, turns: int = 1, peak: float | None = None) -> tuple[dict[str, Any], ...]:
+    """Gives the plans of a config's rates as an optimizer takes them.
+
+    Args:
+        turns: updates of a step, for a player that moves several times.
+        peak: its own, in the place of the config's.
+    """
+    times = lambda plan: {name: plan[name] and plan[name] * turns for name in ("begins", "ends", "until")}
+    return tuple({**plan, **times(plan), **({"peak": peak} if peak else {})} for plan in _plans(config))

@@ -1,0 +1,331 @@
+"""A run that goes on with another config: what may change, what rate it then has, and how a new run begins from it."""
+
+import json
+import shlex
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from test_runs import SMALL
+from unjudged import without_samples
+
+from diffjax import config as C
+from diffjax import main as command_line
+from diffjax import resume, runs
+from diffjax.commands import train
+from diffjax.config import ConfigError
+from diffjax.runs import settings as table
+from diffjax.runs import workdir as files
+from diffjax.runs.run import saved_state
+
+CONFIG, TINY = "configs/vpsde.py:tiny", [*SMALL, "learning_rate.warmup_steps=0", "learning_rate.schedule=constant"]
+
+
+def recipe(*overrides):
+    return runs.load(CONFIG, [*TINY, *overrides])
+
+
+def command(workdir, *overrides, config=CONFIG):
+    """Exit status of training in a workdir; of its own config where `config` is None."""
+    words = TINY if config else ()
+    source = [f"--config={config}"] if config else []
+    return command_line.main([*source, f"--workdir={workdir}", *(f"--config.{o}" for o in (*words, *overrides))])
+
+
+def state(workdir, *overrides):
+    built = runs.build_run(files.read_config(workdir))
+    return saved_state(built, workdir).state
+
+
+def same(a, b):
+    bits = lambda leaf: jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(bits(x), bits(y)), a, b)
+
+
+# ----------------------------------------------------------------------------------------------- which field is which
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("free", "train.log_every train.sample_every train.loggers train.nonfinite train.devices train.backend name"),
+        ("free", "checkpoint.every checkpoint.keep eval.samples eval.time_bins sample.ema sample.label sample.chunk"),
+        ("free", "sampler.name sampler.eta grid.n denoiser.clip guidance.scale data.path data.data_dir"),
+        ("extending", "train.steps learning_rate.peak learning_rate.schedule learning_rate.warmup_steps"),
+        ("fixed", "seed train.batch_size train.clip_norm train.label_dropout model.width optimizer.b1 ema.decays"),
+        ("fixed", "data.name data.held_out schedule.name process.name target.name weight.name times.name method.name"),
+    ],
+)
+def test_each_field_has_its_kind(kind, fields):
+    assert {resume.Change(field, 0, 1).kind for field in fields.split()} == {kind}
+
+
+def test_no_setting_is_without_a_kind_that_was_meant():
+    """A new setting is fixed until somebody says otherwise, here."""
+    homes = {table.home(field) for field in table.Settings._fields}
+    fixed = {home for home in homes if resume.Change(home, 0, 1).kind == "fixed"}
+    assert fixed == {"seed", "train.batch_size"}
+
+
+# ------------------------------------------------------------------------------------------------------------- the rate
+
+
+def cosine(n, peak, steps):
+    return peak * (1 + np.cos(np.pi * min(n / steps, 1))) / 2
+
+
+def rates(config, ns):
+    spec = config.learning_rate.to_dict()
+    del spec["extend"]
+    spec |= {"name": "sgd", "learning_rate": spec.pop("peak"), "plans": resume.plans_of(config)}
+    rate = runs.build.optimizers.build_optimizer(spec, config.train.steps)[1]
+    return [float(rate(n)) for n in ns]
+
+
+NS = (0, 40, 59, 60, 61, 99, 100, 130, 199, 200, 250)
+BEFORE = {n: cosine(n, 1e-3, 100) for n in NS if n < 60}
+
+
+@pytest.mark.parametrize(
+    ("rule", "then"),
+    [
+        ("stretch", lambda n: cosine(n, 1e-3, 200)),
+        ("restart", lambda n: cosine(n - 60, 1e-3, 140)),
+        ("hold", lambda n: cosine(n, 1e-3, 100)),
+    ],
+)
+def test_a_decay_is_laid_over_the_new_steps_by_its_rule(rule, then):
+    cosines = ("learning_rate.schedule=cosine", "learning_rate.peak=1e-3")
+    saved = recipe(*cosines, "train.steps=100")
+    asked = recipe(*cosines, "train.steps=200", f"learning_rate.extend={rule}")
+    config = resume.joined(saved, asked, "w", 60, 60)
+    np.testing.assert_allclose(rates(config, NS), [BEFORE.get(n, then(n)) for n in NS], rtol=1e-5, atol=1e-10)
+    resume.check(saved, config, "w")
+    assert resume.joined(config, asked, "w", 70, 70) == config  # the same command once more changes nothing
+
+
+def test_changes_follow_each_other():
+    """Cosine of 100, at 60 restarted to 200, at 150 held to 300, at 250 a constant of another peak."""
+    cosines = ("learning_rate.schedule=cosine", "learning_rate.peak=1e-3")
+    config = recipe(*cosines, "train.steps=100")
+    for step, *asked in (
+        (60, *cosines, "train.steps=200", "learning_rate.extend=restart"),
+        (150, *cosines, "train.steps=300", "learning_rate.extend=hold"),
+        (250, "learning_rate.schedule=constant", "learning_rate.peak=2e-3", "train.steps=300"),
+        (280, "learning_rate.schedule=constant", "learning_rate.peak=2e-3", "train.steps=400"),
+    ):
+        config = resume.joined(config, recipe(*asked), "w", step, step)
+        config = C.from_json(C.to_json(config))  # as the next start reads it
+    wanted = lambda n: cosine(n, 1e-3, 100) if n < 60 else cosine(n - 60, 1e-3, 140) if n < 250 else 2e-3
+    ns = (0, 59, 60, 130, 149, 150, 199, 200, 249, 250, 299, 390)
+    np.testing.assert_allclose(rates(config, ns), [wanted(n) for n in ns], rtol=1e-5, atol=1e-10)
+
+
+def test_a_rate_changes_at_the_updates_that_were_applied_not_at_the_steps():
+    saved, asked = recipe("train.steps=100"), recipe("train.steps=100", "learning_rate.peak=5e-4")
+    config = resume.joined(saved, asked, "w", 60, 52)  # 8 were skipped
+    peak = saved.learning_rate.peak
+    np.testing.assert_allclose(rates(config, (51, 52, 60)), [peak, 5e-4, 5e-4], rtol=1e-6)
+
+
+def test_a_player_of_two_turns_counts_twice():
+    saved, asked = recipe("train.steps=100"), recipe("train.steps=100", "learning_rate.peak=5e-4")
+    plans = resume.plans_of(resume.joined(saved, asked, "w", 60, 60), turns=2, peak=0.1)
+    assert [(p["begins"], p["ends"], p["until"], p["peak"]) for p in plans] == [(0, 200, 120, 0.1), (0, 200, None, 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "match"),
+    [
+        (
+            ["train.steps=200", "learning_rate.schedule=cosine"],
+            r"--config\.learning_rate\.extend=stretch .* restart .* h",
+        ),
+        (["train.steps=200", "learning_rate.extend=strech"], "nearest is 'stretch'"),
+        (["learning_rate.peak=1e-2", "learning_rate.extend=hold"], "'hold', which keeps the rate as it was"),
+        (["train.steps=50"], "train.steps is 50, but w is at step 60: give as many or more"),
+        (["train.batch_size=16"], r"another config \(train.batch_size: 8 -> 16\), which is fixed .* carry"),
+        (["model.width=16", "train.steps=200"], r"model.width: 8 -> 16"),
+    ],
+)
+def test_what_cannot_be_is_one_line(asked, match):
+    with pytest.raises(ConfigError, match=match) as raised:
+        resume.joined(recipe("train.steps=100"), recipe("train.steps=100", *asked), "w", 60, 60)
+    assert "\n" not in str(raised.value)
+
+
+# ---------------------------------------------------------------------------------------------------------- whole runs
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    with pytest.MonkeyPatch.context() as patch:
+        without_samples(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, quick):
+    """A run of 20 steps, at a constant rate, whose evaluation draws nothing."""
+    workdir = tmp_path_factory.mktemp("going_on") / "run"
+    assert command(workdir) == 0
+    return workdir
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def history(workdir):
+    return json.loads((workdir / "history.json").read_text())["changes"]
+
+
+def logged(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "timing"} for line in lines]
+
+
+def test_more_steps_at_a_constant_rate_are_those_of_a_run_never_stopped(run, tmp_path):
+    """By the workdir alone: no override is dropped."""
+    assert command(run, "train.steps=40", config=None) == 0
+    assert command(tmp_path / "whole", "train.steps=40") == 0
+    same(state(run), state(tmp_path / "whole"))
+    assert logged(run) == logged(tmp_path / "whole")
+    assert [(c["step"], c["field"], c["old"], c["new"], c["kind"]) for c in history(run)] == [
+        (20, "train.steps", 20, 40, "extending")
+    ]
+
+
+def test_another_rate_holds_from_here_on_with_everything_kept(run):
+    before = state(run)
+    assert command(run, "train.steps=30", "learning_rate.peak=1e-9", "train.log_every=5") == 0
+    after = state(run)
+    assert int(after.step) == 30
+    assert int(jax.tree.leaves(after.opt_state)[0]) == int(jax.tree.leaves(before.opt_state)[0]) + 10
+    far = max(np.abs(x - y).max() for x, y in zip(*map(jax.tree.leaves, (after.params, before.params)), strict=True))
+    assert 0 < far < 1e-7  # ten steps of 1e-9
+    lines = logged(run)
+    assert [line["step"] for line in lines] == [10, 20, 25, 30]
+    assert [line["learning_rate"] for line in lines[-2:]] == pytest.approx([1e-9, 1e-9])
+    assert {c["field"]: c["kind"] for c in history(run)} == {
+        "train.steps": "extending",
+        "learning_rate.peak": "extending",
+        "train.log_every": "free",
+    }
+
+
+def test_what_is_free_changes_no_step(run):
+    before = state(run)
+    free = ["eval.samples=30", "checkpoint.keep=3", "train.sample_every=10", "sampler.name=heun.edm", "grid.n=5"]
+    assert command(run, *free, config=None) == 0
+    same(state(run), before)
+    assert {c["kind"] for c in history(run)} == {"free"}
+    assert files.read_config(run).sampler.name == "heun.edm"
+    assert len((run / "history.json").read_text().splitlines()) == 2 + len(history(run))  # a line each
+
+
+def test_a_fixed_field_is_refused_with_the_command_that_begins_from_this_run(run, tmp_path, capsys):
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    assert command(run, "train.batch_size=16", "train.steps=30", config=None) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "train.batch_size: 8 -> 16" in said
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+    typed = shlex.split(said[said.index("python -m diffjax.main") :])[3:]
+    new = tmp_path / "new"
+    assert command_line.main([word.replace("NEW", str(new)) for word in typed]) == 0
+    assert "begins with the state of" in capsys.readouterr().out
+    assert [line["step"] for line in logged(new)] == [30]
+    old, grown = state(run), state(new)
+    assert int(grown.step) == 30
+    assert int(grown.ema.count) == int(old.ema.count) + 10
+    assert (new / "checkpoints" / "20").is_dir()  # saved at once
+    assert files.read_config(new).train.batch_size == 16
+
+
+def test_a_state_that_does_not_fit_is_one_line(run, tmp_path, capsys):
+    carried = (f"train.start={run}", "train.carry=state")
+    assert command(tmp_path / "new", "model.width=16", *carried) == 2
+    assert "does not fit this model and optimizer" in capsys.readouterr().err
+    assert command(tmp_path / "other", "train.carry=state") == 2
+    assert "there is no run to begin from" in capsys.readouterr().err
+    assert command(tmp_path / "third", f"train.start={run}", "train.carry=stat") == 2
+    assert "nearest is 'state'" in capsys.readouterr().err
+
+
+def test_a_rule_for_a_run_that_does_not_go_on_is_refused(tmp_path, capsys):
+    assert command(tmp_path / "new", "learning_rate.extend=hold") == 2
+    assert "is for a run that goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"seed": 0, ', b"[1]", b"\xff"])
+def test_a_config_that_is_torn_or_lost_is_restored_from_the_newest_checkpoint(run, content, capsys):
+    whole = files.read_config(run)
+    if content is None:
+        (run / "config.json").unlink()
+    else:
+        (run / "config.json").write_bytes(content)
+    assert files.read_config(run) == whole
+    assert "is restored from the checkpoint of step 20" in capsys.readouterr().out
+    held, _ = files.prepare(run, whole)
+    held.release()
+    assert files.read_config(run) == whole
+    assert "restored" in capsys.readouterr().out  # by prepare; written by it, it is whole again
+    assert files.read_config(run) == whole
+    assert capsys.readouterr().out == ""
+
+
+def test_a_workdir_has_a_format_and_one_that_is_newer_is_refused(run):
+    saved = json.loads((run / "config.json").read_text())
+    assert saved["format"] == files.FORMAT
+    for number in (files.FORMAT + 1, "1", None):
+        (run / "config.json").write_text(json.dumps({**saved, "format": number}))
+        with pytest.raises(ConfigError, match=r"has format .*, expected at most"):
+            files.read_config(run)
+    del saved["format"]  # as at first
+    (run / "config.json").write_text(json.dumps(saved))
+    assert runs.open(run).step == 20
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path, capsys):
+    """Under one path, or under another; the same data under another path is welcome."""
+    rng = np.random.default_rng(0)
+    for name, x in (("a", rng.normal(size=(60, 2))), ("b", rng.normal(size=(60, 2)))):
+        np.savez(tmp_path / f"{name}.npz", x=x.astype(np.float32))
+    of = lambda name: ("data.name=npz", "data.label=None", f"data.path={tmp_path / name}.npz")
+    words = [
+        "learning_rate.warmup_steps=0",
+        "model.name=MLP",
+        "model.width=8",
+        "model.depth=1",
+        "train.batch_size=8",
+        "eval.samples=20",
+    ]
+    words += ["train.steps=4", "train.log_every=2", "train.sample_every=4", "checkpoint.every=2"]
+    start = lambda *more: train.run(runs.load(CONFIG, [*more, *words]), tmp_path / "run")
+    start(*of("a"))
+    (tmp_path / "a.npz").rename(tmp_path / "moved.npz")
+    start(*of("moved"))
+    (tmp_path / "b.npz").rename(tmp_path / "moved.npz")
+    with pytest.raises(ConfigError, match="was trained on other data"):
+        start(*of("moved"))
+
+
+def test_two_starts_of_one_second_have_a_folder_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(files.time, "strftime", lambda *args: "20261128-120000")
+    names = [files.fresh(runs.load(CONFIG)).name for _ in range(3)]
+    assert names == ["vpsde-tiny-20261128-120000", "vpsde-tiny-20261128-120000-2", "vpsde-tiny-20261128-120000-3"]
+
+
+def test_train_gives_the_run_of_a_config_with_its_changes(run):
+    """In Python too: a Trainer of a config without a rule is refused, as the command is."""
+    longer = C.overridden(files.read_config(run).copy_and_resolve_references(), ["train.steps=30"])
+    changed = C.overridden(longer.copy_and_resolve_references(), ["learning_rate.schedule=cosine"])
+    with pytest.raises(ConfigError, match=r"learning_rate\.extend"):
+        runs.Trainer(**runs.build_run(changed)._asdict(), workdir=run)
+    with runs.Trainer(**runs.build_run(longer)._asdict(), workdir=run) as trainer:
+        assert trainer.train().step == 30
