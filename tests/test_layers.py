@@ -43,6 +43,7 @@ LEAVES = {
     "parallel",
     "plots",
     "signals",
+    "snapshots",
     "training",
 }
 NEIGHBOURS = {
@@ -51,6 +52,7 @@ NEIGHBOURS = {
     "records": {"checksum"},
     "logs": {"config"},
     "resume": {"config"},
+    "snapshots": {"config", "disk", "ema"},
     "data": {"method", "metrics"},
     "metrics": {"method"},
 }  # parts of one thing, in two files

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffjax import data, ema, host, parallel, training
+from diffjax import data, ema, host, parallel, snapshots, training
 from diffjax.checkpoint import Checkpoints, Restored
 from diffjax.config import Config, ConfigError, nearest, override
 from diffjax.data import Dataset
 from diffjax.method import Method
-from diffjax.runs import draws, snapshots
+from diffjax.runs import draws
 from diffjax.runs import workdir as files
 from diffjax.runs.build import Built, build_run, complete, drawn_by
 from diffjax.runs.settings import Settings

@@ -13,14 +13,14 @@ from ml_collections import ConfigDict
 
 from diffjax import data as sources
 from diffjax import ema as averages
-from diffjax import parallel, training
+from diffjax import parallel, snapshots, training
 from diffjax.checkpoint import Checkpoints
 from diffjax.config import Config, ConfigError, build, is_spec, nearest
 from diffjax.logs import CompileClock, Log
 from diffjax.method import attempt
 from diffjax.metrics import judges
 from diffjax.optimizers import build_optimizer
-from diffjax.runs import checks, report, snapshots
+from diffjax.runs import checks, report
 from diffjax.runs import run as runs
 from diffjax.runs import workdir as files
 from diffjax.runs.build import Built, assemble, complete
