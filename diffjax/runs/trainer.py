@@ -102,7 +102,8 @@ class Trainer:
         self.workdir = None if workdir is None else Path(workdir)
         axis = parallel.AXIS if settings.backend == "pmap" else None
         log = {"learning_rate": learning_rate, "time_bins": settings.time_bins}
-        step = training.make_steps(training.make_step(method, optimizer, emas, **log, axis_name=axis))
+        options = {**log, "axis_name": axis, "accumulate": settings.accumulate}
+        step = training.make_steps(training.make_step(method, optimizer, emas, **options))
         self.steps = parallel.compile_step(step, settings.backend, self.mesh, leading=1)
         self.step, self.window, self.loss, self.checkpoints, self.lock = 0, [], None, None, None
         if self.workdir is not None:
@@ -328,11 +329,10 @@ def _devices(settings: Settings) -> Any:
     count = settings.devices
     if count is not None and not 1 <= count <= jax.device_count():
         raise ConfigError(f"train.devices is {count}, expected 1 to {jax.device_count()}, the devices that are here.")
-    devices = jax.devices()[:count]
-    if settings.batch_size % len(devices):
-        raise ConfigError(
-            f"train.batch_size is {settings.batch_size}, expected a multiple of {len(devices)}, the devices."
-        )
+    devices, parts = jax.devices()[:count], settings.accumulate
+    if settings.batch_size % (len(devices) * parts):
+        each = f"{len(devices)}, the devices" if parts == 1 else f"{len(devices)} devices x train.accumulate = {parts}"
+        raise ConfigError(f"train.batch_size is {settings.batch_size}, expected a multiple of {each}.")
     return devices
 
 
@@ -347,7 +347,7 @@ def fingerprint(built: Built, name: str) -> ConfigDict:
     step = jax.jit(training.make_step(built.method, built.optimizer, built.ema))
     shapes = [f"{jax.tree_util.keystr(path)} {leaf.shape}" for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
     free = ("steps", "log_every", "sample_every", "checkpoint_every", "keep", "best", "loggers", "devices", "chunk")
-    free = (*free, "samples", "label")
+    free = (*free, "samples", "label", *(() if built.settings.accumulate > 1 else ("accumulate",)))  # older: not there
     objects = {
         "settings": {field: value for field, value in built.settings._asdict().items() if field not in free},
         "data": built.data.fingerprint,
