@@ -41,6 +41,7 @@ LEAVES = {
     "optimizers",
     "parallel",
     "plots",
+    "replay",
     "signals",
     "training",
 }
@@ -48,6 +49,7 @@ NEIGHBOURS = {
     "training": {"ema", "method"},
     "checkpoint": {"checksum", "records"},
     "records": {"checksum"},
+    "replay": {"method", "training"},
     "logs": {"config"},
     "data": {"method", "metrics"},
     "metrics": {"method"},

@@ -49,7 +49,7 @@ def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
         training.NonFiniteError: a loss or gradient is not finite and the policy is "stop", or none is in a window.
     """
     began, clock, built = time.monotonic(), CompileClock(), build_run(config)
-    start = _start(built)
+    start = starting(built)
     workdir = Path(workdir) if workdir else files.default_name(built.config)
     with runs.Trainer(**built._asdict(), workdir=workdir, clock=clock, start=start) as trainer:
         try:
@@ -58,6 +58,7 @@ def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
             _write(workdir, {"status": "interrupted", "signal": stopped.signal.name, "step": stopped.step})
             raise
         except training.NonFiniteError as error:
+            error.args = (f"{error} Its first such value: --mode=replay --workdir={workdir} --step={error.step}",)
             _write(workdir, {"status": "nonfinite", "step": error.step, "error": str(error)})
             raise
         results = report.evaluate(trained, workdir)
@@ -71,7 +72,7 @@ def _write(workdir: Path, results: dict[str, Any]) -> dict[str, Any]:
     return results
 
 
-def _start(built: Built) -> Callable[[PyTree], PyTree] | None:
+def starting(built: Built) -> Callable[[PyTree], PyTree] | None:
     """Puts the parameters of the run at train.start in the place of the first ones; None where there is none."""
     train = built.config.train
     if train.only is not None and train.start is None:

@@ -4,6 +4,7 @@ import hashlib
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from ml_collections import ConfigDict
 
 from diffjax import data as sources
 from diffjax import ema as averages
-from diffjax import parallel, training
+from diffjax import host, parallel, replay, training
 from diffjax.checkpoint import Checkpoints
 from diffjax.config import Config, ConfigError, build, is_spec, nearest
+from diffjax.data.batches import order_at, stack_at
 from diffjax.logs import CompileClock, Log
 from diffjax.method import attempt
 from diffjax.metrics import judges
@@ -115,6 +117,7 @@ class Trainer:
             if changed := sources.keep(data, self.workdir):
                 raise ConfigError(changed)
             self.checkpoints = open_checkpoints(self.workdir, settings)
+        self._start = () if start is None else (start,)
         self.state = parallel.replicate(self.mesh, runs.init_state(built))
         if not self._restore() and start is not None:
             self.state = parallel.replicate(self.mesh, runs.init_state(built, start))
@@ -170,6 +173,26 @@ class Trainer:
         if out is None and self.workdir is None:
             raise ConfigError("This run has no workdir to write its report into; give report(out=FOLDER).")
         return report.evaluate(self.run(), out or self.workdir or "")
+
+    def replay(self, step: int) -> list[str]:
+        """Says, a line each, what is the first value of a training step that is not finite (`diffjax.replay`).
+
+        Its state is made again, from the newest checkpoint at or below it or else the first state, in one process; this
+        Trainer stays where it is. ConfigError for a step that is none of its run's.
+        """
+        settings, last, state = self.settings, self.settings.steps - 1, None
+        if not host.is_int(step, 0) or step > last:
+            raise ConfigError(f"step is {step!r}, expected one of this run's training steps, 0 to {last}.")
+        if self.checkpoints is not None:
+            state = replay.nearest(self.checkpoints, self.state, step)
+        if state is None:
+            state = parallel.replicate(self.mesh, runs.init_state(self.built, *self._start))
+        size, train = settings.batch_size * len(self.method.turns), self.data.train
+        stack = partial(stack_at, train, size, settings.seed, flip=self.data.flip)
+        put = partial(parallel.shard_batch, self.mesh, leading=1)
+        before, batch, metrics = replay.reach(self.steps, stack, put, state, step, settings.steps_per_dispatch)
+        rows = order_at(len(train), settings.seed, np.arange(step * size, (step + 1) * size))
+        return replay.show(self.method, self.built.optimizer, before, batch, metrics, rows, settings.accumulate)
 
     def __enter__(self) -> "Trainer":
         return self
