@@ -18,6 +18,7 @@ MODES = {
     "eval": "evaluate",
     "likelihood": "likelihood",
     "moments": "moments",
+    "replay": "replay",
     "show": "show",
 }
 
@@ -35,7 +36,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = _Parser(
         prog="python -m diffjax.main",
         allow_abbrev=False,
-        description="Train, sample, evaluate, measure the likelihood of, or show one experiment.",
+        description="Train, sample, evaluate, measure the likelihood of, replay a step of, or show one experiment.",
         epilog="--config.a.b=value overrides a field of the config; a mistyped field is refused and the nearest named.",
     )
     parser.add_argument(
@@ -51,7 +52,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--sampler", help="sample, eval, likelihood: such as ancestral.ddim, multistep.dpmpp_2m, heun.edm"
     )
-    parser.add_argument("--step", type=int, help="all modes but train and show: the checkpoint; the newest")
+    parser.add_argument(
+        "--step", type=int, help="all modes but train and show: the checkpoint; the newest. replay: the training step"
+    )
     parser.add_argument(
         "--out",
         help="sample: the folder for images, default in WORKDIR/samples; eval, likelihood, moments: for results",

@@ -165,7 +165,8 @@ class Method(NamedTuple):
 def per_example(loss: Callable) -> Losses:
     """Makes the losses of a batch from one example's: (params, keys, example, index, size) -> (scalar, scalars to log).
 
-    `split(key)` gives the shared `keys.step`, and the key that an example's place is folded into.
+    `split(key)` gives the shared `keys.step`, and the key that an example's place is folded into. The function is
+    marked as `apart`: a batch of its may be worked through in parts.
     """
 
     def losses(params: PyTree, key: Key, batch: Example, index: Array, size: int) -> tuple[Array, dict[str, Array]]:
@@ -174,6 +175,7 @@ def per_example(loss: Callable) -> Losses:
         one = lambda own, example, i: loss(params, Keys(shared, own), example, i, size)
         return jax.vmap(one)(keys, batch, index)
 
+    vars(losses)["apart"] = True
     return losses
 
 

@@ -19,7 +19,8 @@ from diffjax.optimizers import build_optimizer
 from diffjax.types import Prepare
 
 BATCH, STEPS = 16, 4
-RUNS = {1: ("jit", "pmap-k"), 8: ("jit", "jit-k", "pmap")}  # k: several steps in one dispatch
+# k: several steps in one dispatch; parts: each batch in two parts
+RUNS = {1: ("jit", "pmap-k"), 8: ("jit", "jit-k", "pmap", "jit-parts", "pmap-parts")}
 
 
 # What the child processes run: `python this_file NAME OUT ...`
@@ -56,16 +57,15 @@ def problem():
 
 def train(mode, mesh):
     """The final state's leaves, and each step's metrics, after STEPS steps on one logical state."""
-    backend, _, k = mode.partition("-")
+    backend, _, how = mode.partition("-")
     params, batches, optimizer, schedule, emas = problem()
     axis_name = parallel.AXIS if backend == "pmap" else None
-    step = training.make_step(
-        training.loss_method(loss_fn, shuffled()), optimizer, emas, learning_rate=schedule, axis_name=axis_name
-    )
+    words = {"learning_rate": schedule, "axis_name": axis_name, "accumulate": 2 if how == "parts" else 1}
+    step = training.make_step(training.loss_method(loss_fn, shuffled()), optimizer, emas, **words)
     state = parallel.replicate(
         mesh, training.init_state(params, optimizer, emas, jax.random.key(3), training.loss_method(loss_fn, shuffled()))
     )
-    if k:
+    if how == "k":
         run, leading, feeds = training.make_steps(step), 1, [{"x": x} for x in np.split(batches["x"], 2)]
     else:
         run, leading, feeds = step, 0, [{"x": x} for x in batches["x"]]
@@ -85,9 +85,19 @@ def train(mode, mesh):
     return [np.asarray(leaf) for leaf in jax.tree.leaves((state, training.stack(window)))]
 
 
+def moves(mesh, parts):
+    """Counts the collectives of a step that take examples to another device."""
+    params, batches, optimizer, _, emas = problem()
+    state = parallel.replicate(mesh, training.init_state(params, optimizer, emas, jax.random.key(3)))
+    step = training.make_step(training.loss_method(loss_fn), optimizer, emas, accumulate=parts)
+    text = jax.jit(step).lower(state, parallel.shard_batch(mesh, {"x": batches["x"][0]})).compile().as_text()
+    return sum(text.count(name) for name in ("all-to-all", "collective-permute", "all-gather"))
+
+
 def trajectories(out, data):
     mesh = parallel.mesh(data=int(data))
-    np.savez(out, **{f"{mode}/{i:02}": leaf for mode in RUNS[int(data)] for i, leaf in enumerate(train(mode, mesh))})
+    leaves = {f"{mode}/{i:02}": leaf for mode in RUNS[int(data)] for i, leaf in enumerate(train(mode, mesh))}
+    np.savez(out, moves=[moves(mesh, parts) for parts in (1, 2)], **leaves)
 
 
 def conv_chain(kernel, key):
@@ -163,7 +173,10 @@ def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("trained") / "out.npz"
     eight = finish(spawn(8, "trajectories", out, 8), out=out)
     mesh = parallel.mesh(data=1)
-    return {1: {mode: train(mode, mesh) for mode in RUNS[1]}, 8: {mode: unpack(eight, mode) for mode in RUNS[8]}}
+    return {
+        1: {mode: train(mode, mesh) for mode in RUNS[1]},
+        8: {mode: unpack(eight, mode) for mode in RUNS[8]} | {"moves": eight["moves"]},
+    }
 
 
 def unpack(arrays, mode):
@@ -178,6 +191,10 @@ def test_one_trajectory_on_any_devices_under_any_backend(trained, devices, mode)
     for got, expected in zip(trained[devices][mode], reference, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
         assert got.dtype == expected.dtype
+
+
+def test_parts_of_a_batch_leave_examples_on_their_devices(trained):
+    assert trained[8]["moves"].tolist() == [0, 0]
 
 
 def test_training_moved(trained):

@@ -56,7 +56,7 @@ def _batch(built: Built) -> Example:
 
 
 def _step_costs(built: Built, state: Any) -> dict[str, Any]:
-    step = training.make_step(built.method, built.optimizer, built.ema)
+    step = training.make_step(built.method, built.optimizer, built.ema, accumulate=built.settings.accumulate)
     compiled = jax.jit(step, donate_argnums=0).lower(state, _batch(built)).compile()
     memory = compiled.memory_analysis()
     return {

@@ -55,15 +55,16 @@ def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
     """
     began, clock = time.monotonic(), CompileClock()
     built = build_run(config if workdir is None else files.going_on(Path(workdir), complete(config), complete))
-    start, carry = _start(built)
+    first = starting(built)
     workdir = Path(workdir) if workdir else files.fresh(built.config)
-    with runs.Trainer(**built._asdict(), workdir=workdir, clock=clock, start=start, carry=carry) as trainer:
+    with runs.Trainer(**built._asdict(), **first, workdir=workdir, clock=clock) as trainer:
         try:
             trained = trainer.train()
         except runs.Stopped as stopped:
             _write(workdir, {"status": "interrupted", "signal": stopped.signal.name, "step": stopped.step})
             raise
         except training.NonFiniteError as error:
+            error.args = (f"{error} Its first such value: --mode=replay --workdir={workdir} --step={error.step}",)
             _write(workdir, {"status": "nonfinite", "step": error.step, "error": str(error)})
             raise
         results = report.evaluate(trained, workdir)
@@ -77,8 +78,8 @@ def _write(workdir: Path, results: dict[str, Any]) -> dict[str, Any]:
     return results
 
 
-def _start(built: Built) -> tuple[Callable[[PyTree], PyTree] | None, str | None]:
-    """What a run begins from: what puts in place the parameters of train.start, or whose whole state it is."""
+def starting(built: Built) -> dict[str, Any]:
+    """Tells what a Trainer begins from: `start`, which takes parameters over from train.start, or `carry`, its state."""
     train = built.config.train
     if train.carry not in CARRIED:
         raise ConfigError(f"train.carry is {train.carry!r}: {nearest(train.carry, CARRIED)}.")
@@ -89,11 +90,11 @@ def _start(built: Built) -> tuple[Callable[[PyTree], PyTree] | None, str | None]
                     f"train.{field} is {train[field]!r}, but there is no run to begin from: "
                     "set train.start to the workdir of the run."
                 )
-        return None, None
+        return {}
     files.read_config(Path(train.start))  # refused before there is a workdir
     if train.carry == "state":
-        return None, train.start
-    return lambda params: finetune.take_over(params, _parameters_of(built)), None
+        return {"carry": train.start}
+    return {"start": lambda params: finetune.take_over(params, _parameters_of(built))}
 
 
 def _parameters_of(built: Built) -> PyTree:

@@ -44,7 +44,7 @@ def check_settings(settings: Settings) -> None:
     """Counts are positive and meet at dispatches; loggers, backend and policy exist."""
     if not 0 <= settings.seed < 2**32:
         raise ConfigError(f"seed is {settings.seed}, expected an integer in [0, 2^32).")
-    counts = ("steps", "batch_size", "steps_per_dispatch", "log_every", "sample_every")
+    counts = ("steps", "batch_size", "accumulate", "steps_per_dispatch", "log_every", "sample_every")
     for field in (*counts, "samples", "time_bins", "chunk", "checkpoint_every", "keep"):
         if (value := getattr(settings, field)) < 1:
             raise ConfigError(f"{home(field)} is {value}, expected an integer >= 1.")
@@ -70,6 +70,7 @@ def check_objects(method: Method, dataset: Dataset, optimizer: Any, settings: Se
             raise ConfigError(f"Got {type(got).__name__} as the {name}, expected a {kind.__name__}: {ways[name]}.")
     try:
         training.check_optimizers(method, optimizer)
+        training.check_parts(method, settings.accumulate)
         data.label_of(method, dataset, settings.label)
     except ValueError as error:
         raise ConfigError(str(error)) from error

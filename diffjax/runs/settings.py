@@ -14,6 +14,7 @@ class Settings(NamedTuple):
 
     steps: int = 2400
     batch_size: int = 128  # examples of each turn
+    accumulate: int = 1  # parts that a batch is worked through in, for the memory of one
     seed: int = 0
     steps_per_dispatch: int = 1  # on CPUs, XLA slows convolutions down inside loops
     log_every: int = 100

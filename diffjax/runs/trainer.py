@@ -4,6 +4,7 @@ import hashlib
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from ml_collections import ConfigDict
 
 from diffjax import data as sources
 from diffjax import ema as averages
-from diffjax import parallel, snapshots, training
+from diffjax import host, parallel, replay, snapshots, training
 from diffjax.checkpoint import Checkpoints
 from diffjax.config import Config, ConfigError, build, is_spec, nearest
+from diffjax.data.batches import order_at, stack_at
 from diffjax.logs import CompileClock, Log
 from diffjax.method import attempt
 from diffjax.metrics import judges
@@ -105,7 +107,8 @@ class Trainer:
         self.workdir = None if workdir is None else Path(workdir)
         axis = parallel.AXIS if settings.backend == "pmap" else None
         log = {"learning_rate": learning_rate, "time_bins": settings.time_bins}
-        step = training.make_steps(training.make_step(method, optimizer, emas, **log, axis_name=axis))
+        options = {**log, "axis_name": axis, "accumulate": settings.accumulate}
+        step = training.make_steps(training.make_step(method, optimizer, emas, **options))
         self.steps = parallel.compile_step(step, settings.backend, self.mesh, leading=1)
         self.step, self.window, self.loss, self.checkpoints, self.lock = 0, [], None, None, None
         if self.workdir is not None:
@@ -117,6 +120,7 @@ class Trainer:
             if changed := sources.keep(data, self.workdir):
                 raise ConfigError(changed)
             self.checkpoints = open_checkpoints(self.workdir, settings)
+        self._start = () if start is None else (start,)
         self.state = parallel.replicate(self.mesh, runs.init_state(built))
         if not self._restore() and start is not None:
             self.state = parallel.replicate(self.mesh, runs.init_state(built, start))
@@ -179,6 +183,26 @@ class Trainer:
         if out is None and self.workdir is None:
             raise ConfigError("This run has no workdir to write its report into; give report(out=FOLDER).")
         return report.evaluate(self.run(), out or self.workdir or "")
+
+    def replay(self, step: int) -> list[str]:
+        """Says, a line each, what is the first value of a training step that is not finite (`diffjax.replay`).
+
+        Its state is made again, from the newest checkpoint at or below it or else the first state, in one process; this
+        Trainer stays where it is. ConfigError for a step that is none of its run's.
+        """
+        settings, last, state = self.settings, self.settings.steps - 1, None
+        if not host.is_int(step, 0) or step > last:
+            raise ConfigError(f"step is {step!r}, expected one of this run's training steps, 0 to {last}.")
+        if self.checkpoints is not None:
+            state = replay.nearest(self.checkpoints, self.state, step)
+        if state is None:
+            state = parallel.replicate(self.mesh, runs.init_state(self.built, *self._start))
+        size, train = settings.batch_size * len(self.method.turns), self.data.train
+        stack = partial(stack_at, train, size, settings.seed, flip=self.data.flip)
+        put = partial(parallel.shard_batch, self.mesh, leading=1)
+        before, batch, metrics = replay.reach(self.steps, stack, put, state, step, settings.steps_per_dispatch)
+        rows = order_at(len(train), settings.seed, np.arange(step * size, (step + 1) * size))
+        return replay.show(self.method, self.built.optimizer, before, batch, metrics, rows, settings.accumulate)
 
     def __enter__(self) -> "Trainer":
         return self
@@ -352,11 +376,10 @@ def _devices(settings: Settings) -> Any:
     count = settings.devices
     if count is not None and not 1 <= count <= jax.device_count():
         raise ConfigError(f"train.devices is {count}, expected 1 to {jax.device_count()}, the devices that are here.")
-    devices = jax.devices()[:count]
-    if settings.batch_size % len(devices):
-        raise ConfigError(
-            f"train.batch_size is {settings.batch_size}, expected a multiple of {len(devices)}, the devices."
-        )
+    devices, parts = jax.devices()[:count], settings.accumulate
+    if settings.batch_size % (len(devices) * parts):
+        each = f"{len(devices)}, the devices" if parts == 1 else f"{len(devices)} devices x train.accumulate = {parts}"
+        raise ConfigError(f"train.batch_size is {settings.batch_size}, expected a multiple of {each}.")
     return devices
 
 
@@ -371,7 +394,7 @@ def fingerprint(built: Built, name: str) -> ConfigDict:
     step = jax.jit(training.make_step(built.method, built.optimizer, built.ema))
     shapes = [f"{jax.tree_util.keystr(path)} {leaf.shape}" for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
     free = ("steps", "log_every", "sample_every", "checkpoint_every", "keep", "best", "loggers", "devices", "chunk")
-    free = (*free, "samples", "label")
+    free = (*free, "samples", "label", *(() if built.settings.accumulate > 1 else ("accumulate",)))  # older: not there
     objects = {
         "settings": {field: value for field, value in built.settings._asdict().items() if field not in free},
         "data": built.data.fingerprint,
