@@ -32,6 +32,7 @@ LEAVES = {
     "data",
     "ema",
     "disk",
+    "ending",
     "environment",
     "finetune",
     "lock",
@@ -41,6 +42,7 @@ LEAVES = {
     "optimizers",
     "parallel",
     "plots",
+    "screen",
     "signals",
     "training",
 }
@@ -48,7 +50,7 @@ NEIGHBOURS = {
     "training": {"ema", "method"},
     "checkpoint": {"checksum", "records"},
     "records": {"checksum"},
-    "logs": {"config"},
+    "logs": {"config", "disk"},
     "data": {"method", "metrics"},
     "metrics": {"method"},
 }  # parts of one thing, in two files
