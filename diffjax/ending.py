@@ -28,7 +28,8 @@ def explain(error: BaseException, workdir: str | Path | None = None) -> tuple[st
         said = _short(str(error).strip().split("\n")[0])
         return f"error: out of memory{said and f': {said}'}{_kept(workdir)}", 1
     if isinstance(error, OSError):
-        return f"error: {_reason(error, workdir)}{_kept(workdir)}", 1
+        told = (e for e in _chain(error) if isinstance(e, OSError) and (e.filename or e.errno is None))
+        return f"error: {_reason(next(told, error), workdir)}{_kept(workdir)}", 1
     return None
 
 

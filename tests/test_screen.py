@@ -227,6 +227,13 @@ def test_a_full_disk_is_named_with_its_space(path, tmp_path, monkeypatch):
     assert line == f"error: step 20 was not saved (0.5 MiB free for {tmp_path}); no step is saved"
 
 
+def test_of_two_errors_the_one_that_names_a_path_is_told():
+    """What is closed after an error may fail again for the same reason."""
+    error = OSError(errno.EROFS, "Read-only file system")
+    error.__context__ = OSError(errno.EROFS, "Read-only file system", "/w/metrics.jsonl")
+    assert ending.explain(error) == ("error: Read-only file system: /w/metrics.jsonl", 1)
+
+
 @pytest.mark.parametrize("error", [TypeError("x"), RuntimeError("x"), AssertionError()])
 def test_a_fault_of_ours_keeps_its_trace(error, monkeypatch):
     assert ending.explain(error) is None
