@@ -101,7 +101,7 @@ def test_what_passes_through_is_all_there(capsys):
 def child(code, closing="", **options):
     """A program that imports no jax, started by a shell that closes or redirects some of its files."""
     command = ["sh", "-c", f'exec "$0" -c "$1" {closing}', sys.executable, code]
-    env = {**os.environ, "PYTHONPATH": str(run_command.ROOT)}
+    env = {**os.environ, "PYTHONPATH": str(run_command.ROOT), "PYTHONUNBUFFERED": ""}  # what is held may not be lost
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
@@ -109,7 +109,7 @@ PRINTS = """
 import os, sys
 from diffjax import screen
 with screen.guard():
-    for line in range(2000):
+    for line in range(6000):
         print("a line to be read by nobody", line)
     print("a warning", file=sys.stderr)
 open(os.environ["DONE"], "w").close()
