@@ -8,6 +8,7 @@ depth and its numbers while it is parsed, and what is wrong is one line with the
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def write(path: Path, content: str | bytes) -> None:
     """
     part = path.with_name(f"{path.name}.part")  # one name: what a kill leaves is written over
     try:
-        with part.open("wb") as file:
+        with naming(path), part.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -37,6 +38,17 @@ def write(path: Path, content: str | bytes) -> None:
             part.unlink()
         raise
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Names the file in an error of the system that does not: one of writing to an open file, such as a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """What a run says while it works: JSON lines in the workdir, a bar or plain lines on the screen, loggers if asked."""
 
+import contextlib
 import json
 import os
 import sys
@@ -10,6 +11,7 @@ from typing import Any, TextIO
 
 import jax
 
+from diffjax import disk
 from diffjax.config import ConfigError
 
 LOGGERS = ("tensorboard", "wandb")
@@ -46,8 +48,8 @@ class Log:
         if loggers and workdir is None:
             raise ConfigError(f"The logger {loggers[0]} writes into a workdir, which this run has not.")
         self._sinks = [_sink(name, workdir or Path(), config) for name in loggers]
-        path = Path(os.devnull) if workdir is None else workdir / "metrics.jsonl"
-        self._file: TextIO = path.open("a")
+        self._path = Path(os.devnull) if workdir is None else workdir / "metrics.jsonl"
+        self._file: TextIO = self._path.open("a")
         self._total, self._last_line = total, 0.0
         self._bar = None
         if sys.stderr.isatty():
@@ -59,16 +61,16 @@ class Log:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._file.close()
-        for sink in self._sinks:
-            sink.close()
-        if self._bar is not None:
-            self._bar.close()
+        with contextlib.ExitStack() as outputs:  # one that fails leaves none of the others open
+            outputs.enter_context(disk.naming(self._path))
+            for output in (self._file, *self._sinks, *([] if self._bar is None else [self._bar])):
+                outputs.callback(output.close)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Writes one line of metrics.jsonl, and to every logger."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        with disk.naming(self._path):
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
         for sink in self._sinks:
             sink.write(step, values)
 

@@ -2,15 +2,21 @@
 
 A thin shell: flags -> config -> `commands.<mode>.run`. Every mistake in what the user wrote is one line on stderr and
 exit status 2; a run that fails in its own right (a loss that is not finite, say) exits with status 1; one that was
-asked to stop, and has saved, with 128 + the signal's number: 130 after Ctrl-C, 143 after SIGTERM.
+asked to stop, and has saved, with 128 + the signal's number: 130 after Ctrl-C, 143 after SIGTERM. What the machine
+refuses (a full disk, a folder that may not be written, memory) is one line as well, and status 1. A screen that goes
+away mutes what is said and nothing else.
 """
 
 import argparse
+import contextlib
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
+
+from diffjax import ending, screen, signals  # light: Ctrl-C while the rest is imported is one line, too
 
 MODES = {
     "train": "train",
@@ -78,11 +84,31 @@ def _join(argv: Sequence[str]) -> list[str]:
     return joined
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; the exit status."""
-    flags, overrides = parse(sys.argv[1:] if argv is None else argv)
+def main(argv: Sequence[str] | None = None, process: bool = False) -> int:
+    """Runs one command; the exit status.
+
+    Args:
+        process: whether this process is for the command alone, which a second stop signal then ends whatever hangs.
+    """
+    with screen.guard():
+        flags, overrides = parse(sys.argv[1:] if argv is None else argv)
+        run = lambda: flags.workdir if flags.mode == "train" else None  # of which something may be kept
+        last_words = lambda number: ending.stopped_by(number, run())
+        try:
+            with signals.insistence(last_words) if process else contextlib.nullcontext():
+                return _run(flags, overrides)
+        except (Exception, KeyboardInterrupt) as error:
+            if (explained := ending.explain(error, run())) is None:
+                raise
+            line, status = explained
+            print(line, file=sys.stderr)
+            return status
+
+
+def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
     from diffjax.config import ConfigError
     from diffjax.runs import load
+    from diffjax.runs.workdir import default_name
     from diffjax.training import NonFiniteError
 
     try:
@@ -101,7 +127,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = importlib.import_module(f"diffjax.commands.{MODES[flags.mode]}")
         if flags.out and Path(flags.out).is_file():
             raise ConfigError(f"--out={flags.out} is a file, expected a folder.")
-        return command.main(config, overrides, flags) or 0
+        if flags.mode == "train" and config is not None:
+            flags.workdir = flags.workdir or str(default_name(config))  # known here: it may have to be named at the end
+        status = command.main(config, overrides, flags) or 0
+        if flags.mode == "show" and (lost := screen.lost()):  # whose text is all that it makes
+            print(f"error: stdout cannot be written: {lost}", file=sys.stderr)
+            return 1
+        return status
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -110,5 +142,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _process() -> int:
+    """Runs the command of this process, whose end no signal and no lost screen disturbs."""
+    screen.occupy()
+    try:
+        return main(process=True)
+    except KeyboardInterrupt:  # one more, while the line for the first was printed
+        return 128 + signal.SIGINT
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is left is Python's own end
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_process())

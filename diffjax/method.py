@@ -106,12 +106,12 @@ def left_out(reasons: dict[str, str]) -> Section:
 def attempt(name: str, make: Callable[[], list[Section]]) -> list[Section]:
     """Makes sections, or the one that says why they cannot be had: what fails takes nothing else with it.
 
-    What fails for another reason than its input is shown with its trace on stderr.
+    What fails for another reason than its input, memory or disk is shown with its trace on stderr.
     """
     try:
         return make()
     except Exception as error:
-        if not isinstance(error, ValueError | MemoryError):
+        if not isinstance(error, ValueError | MemoryError | OSError):
             traceback.print_exc()
         return [left_out({name: " ".join(f"{type(error).__name__}: {error}".split())})]
 

@@ -1,4 +1,4 @@
-"""The first signal asks, the second Ctrl-C insists, and the handlers found are put back."""
+"""The first signal asks, the second insists, and the handlers found are put back."""
 
 import os
 import signal
@@ -6,20 +6,21 @@ import threading
 
 import pytest
 
-from diffjax.signals import install_stop_handler
+from diffjax import signals
+from diffjax.signals import STOPPING, Insisted, install_stop_handler
 
 
 @pytest.fixture
 def found():
     """Handlers of one's own, as a program around ours may have."""
-    mine = {signal.SIGTERM: lambda *_: None, signal.SIGINT: lambda *_: None}
+    mine = {number: lambda *_: None for number in STOPPING}
     before = {number: signal.signal(number, handler) for number, handler in mine.items()}
     yield mine
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_raises_the_flag_and_nothing_else(found, number):
     with install_stop_handler() as stop:
         assert not stop
@@ -32,16 +33,37 @@ def test_a_signal_raises_the_flag_and_nothing_else(found, number):
     assert {n: signal.getsignal(n) for n in found} == found
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_ctrl_c_after_a_signal_aborts_at_once(found, number):
+@pytest.mark.parametrize("second", STOPPING)
+@pytest.mark.parametrize("first", STOPPING)
+def test_a_second_signal_aborts_at_once(found, first, second, monkeypatch):
+    monkeypatch.setattr(signals, "REPEATED", -1)
     reached = []
-    with pytest.raises(KeyboardInterrupt), install_stop_handler():  # noqa: PT012
-        os.kill(os.getpid(), number)
+    with pytest.raises(Insisted, match=second.name) as caught, install_stop_handler():  # noqa: PT012
+        os.kill(os.getpid(), first)
         reached.append("after the first")
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), second)
         reached.append("after the second")
     assert reached == ["after the first"]
+    assert isinstance(caught.value, KeyboardInterrupt)
+    assert caught.value.signal is second
     assert {n: signal.getsignal(n) for n in found} == found
+
+
+def test_ctrl_c_is_never_taken_for_a_repetition(found):
+    with pytest.raises(Insisted), install_stop_handler():  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system hangs up nothing")
+def test_under_nohup_a_hang_up_stays_ignored(found):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with install_stop_handler() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.received is signal.SIGTERM
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def test_handlers_are_put_back_after_an_error(found):

@@ -18,6 +18,7 @@ from diffjax.config import ConfigError
 from diffjax.logs import Log
 from diffjax.method import Method, Turn, per_example
 from diffjax.runs import workdir as files
+from diffjax.signals import STOPPING
 
 
 @pytest.mark.parametrize("library", NETWORKS)
@@ -125,7 +126,7 @@ def signalled(monkeypatch, number=signal.SIGTERM, at=20):
     monkeypatch.setattr(Log, "write", kill)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_saves_and_raises(tmp_path, monkeypatch, number, whole):
     with monkeypatch.context() as patch, trainer(workdir=tmp_path) as one:
         signalled(patch, number)
@@ -138,6 +139,15 @@ def test_a_signal_saves_and_raises(tmp_path, monkeypatch, number, whole):
         assert again.step == 20
         for a, b in zip(leaves(again.train(60)), leaves(whole), strict=True):
             assert a.tobytes() == b.tobytes()
+
+
+def test_a_signal_that_comes_during_the_last_save_is_served(tmp_path, monkeypatch):
+    """By then no step is left that could ask for it."""
+    train = runs.Trainer._train
+    monkeypatch.setattr(runs.Trainer, "_train", lambda *args: (train(*args), signal.raise_signal(signal.SIGTERM))[0])
+    with trainer(workdir=tmp_path) as one, pytest.raises(runs.Stopped, match="stopped at step 10, saved"):
+        one.train(10)
+    assert (tmp_path / "checkpoints" / "10").is_dir()
 
 
 def test_without_a_workdir_a_signal_does_not_say_saved(monkeypatch, capsys):

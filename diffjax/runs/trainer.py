@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from diffjax import data as sources
 from diffjax import ema as averages
-from diffjax import host, parallel, replay, snapshots, training
+from diffjax import host, parallel, replay, screen, snapshots, training
 from diffjax.checkpoint import Checkpoints
 from diffjax.config import Config, ConfigError, build, is_spec, nearest
 from diffjax.data.batches import order_at, stack_at
@@ -69,6 +69,7 @@ class Trainer:
             together, and for a workdir of other ones.
     """
 
+    @screen.guard()
     def __init__(
         self,
         method: Any,
@@ -133,6 +134,7 @@ class Trainer:
             )
         self._drawn = self.run().drawer()
 
+    @screen.guard()
     def train(self, steps: int | None = None) -> "runs.Run":
         """Trains up to this step, and gives the run.
 
@@ -140,7 +142,7 @@ class Trainer:
             steps: in all, those of earlier starts included; default the settings'.
 
         Raises:
-            Stopped: after SIGTERM or Ctrl-C, when the state is saved.
+            Stopped: after SIGTERM, Ctrl-C or SIGHUP, when the state is saved.
             training.NonFiniteError: a loss or gradient is not finite and the policy is "stop", or, under "skip", none
                 of a log window is.
             lock.HeldError: another Trainer of this process has taken the workdir since.
@@ -157,11 +159,13 @@ class Trainer:
                 log.say(line)
             log.say(f"{self.workdir or 'no workdir'}: {self.opening(last)}")
             finished = self._train(log, stop, last)
-            stopped = None if finished else Stopped(stop.received or signal.SIGTERM, self.step, self.workdir)
+            if self.checkpoints is not None:
+                self.checkpoints.wait()  # a signal that comes now is served, and what is said to be saved is saved
+            stopped = (
+                Stopped(stop.received or signal.SIGTERM, self.step, self.workdir) if stop or not finished else None
+            )
             if stopped is not None:
                 log.say(str(stopped))
-        if self.checkpoints is not None:
-            self.checkpoints.wait()
         if stopped is not None:
             raise stopped
         return self.run()
@@ -174,6 +178,7 @@ class Trainer:
         """Draws samples of what there is so far (`Run.draw`)."""
         return self.run().draw(seeds, given, **words)
 
+    @screen.guard()
     def report(self, out: str | Path | None = None) -> dict[str, Any]:
         """Evaluates what there is so far (`runs.report`); the folder is the workdir, or `out`.
 
