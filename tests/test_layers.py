@@ -34,6 +34,7 @@ LEAVES = {
     "disk",
     "environment",
     "finetune",
+    "folders",
     "lock",
     "logs",
     "metrics",
@@ -43,10 +44,12 @@ LEAVES = {
     "plots",
     "signals",
     "training",
+    "writer",
 }
 NEIGHBOURS = {
     "training": {"ema", "method"},
-    "checkpoint": {"checksum", "records"},
+    "checkpoint": {"checksum", "disk", "folders", "records", "writer"},
+    "folders": {"disk"},
     "records": {"checksum"},
     "logs": {"config"},
     "data": {"method", "metrics"},
