@@ -98,7 +98,7 @@ class Checkpoints:
         for name, value, least in (("keep", keep, 1), ("best", best, 0), ("keep_every", keep_every, 1)):
             if value is not None and value < least:
                 raise ValueError(f"{name}={value}: expected an integer of at least {least}")
-        self._folders = Folders(directory, _ITEMS)
+        self._folders = Folders(directory, (*_ITEMS, "commit_success.txt"))
         self.directory = self._folders.path
         if create:
             self._folders.make()

@@ -24,7 +24,7 @@ class Folders:
 
     Args:
         directory: holds them. A path, or an address known to Orbax.
-        items: what a step consists of, by the names of its files and folders.
+        items: what a step's folder may hold, by how the names begin.
 
     Attributes:
         path: of the directory.

@@ -1,6 +1,7 @@
 """A thread that works while its owner goes on, one job at a time; what fails there is heard of by whoever waits.
 
-A process that ends waits for the jobs under way, and says what became of those that nobody waited for.
+A process that ends waits for the jobs under way, and says what became of those that nobody waited for. From Python 3.12
+on no thread can begin by then, so that a job that needs one fails, and is named: wait before the end.
 """
 
 import atexit
