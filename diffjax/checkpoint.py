@@ -193,7 +193,7 @@ class Checkpoints:
             raise ValueError(f"cannot save step {step}: {self.directory} already holds {_listed(recorded)}")
         several = jax.process_count() > 1
         saved, record = (state, records.make(facts, state)) if several else (records.to_host(step, state), None)
-        if self._folders.of(step).exists():
+        if self._folders.taken(step):
             self._report(self._folders.set_aside(step))
         self._pending = step
         if record is None:
@@ -218,7 +218,11 @@ class Checkpoints:
             self._saver.wait_until_finished()
         self._folders.sync(step)
         self._records[step] = record
-        return [line for old in self._unkept(self._folders.steps()) for line in self._folders.delete(old)]
+        said: list[str] = []
+        for old in self._unkept(self._folders.steps()):
+            said += self._folders.delete(old)
+            del self._records[old]  # tens of kilobytes each
+        return said
 
     def _failed(self, step: int, error: Exception) -> OSError:
         """Forgets a save that failed, and gives the error that says so."""

@@ -3,6 +3,7 @@
 In a multi-process run every process calls every method, and one acts while the others wait.
 """
 
+import contextlib
 import itertools
 import os
 import re
@@ -45,9 +46,19 @@ class Folders:
         return self.path / str(step)
 
     def steps(self) -> list[int]:
-        """Lists the steps, ascending; whatever else has another name is none."""
+        """Lists the steps, ascending; whatever else has another name is none.
+
+        Raises:
+            ValueError: where there is something else in the directory's place.
+        """
+        if not self.path.is_dir():
+            raise ValueError(f"{self.path} is no folder: move it away, and put the checkpoints there if you have them")
         found = [p for p in self.path.iterdir() if p.name.isdecimal() and p.name == str(int(p.name))]
         return sorted(int(p.name) for p in found if p.is_dir())
+
+    def taken(self, step: int) -> bool:
+        """Tells whether something stands in a step's place, be it a link to nothing."""
+        return self._exists(self.of(step))
 
     def entries(self, step: int) -> list[str]:
         """Lists what a step consists of."""
@@ -75,7 +86,7 @@ class Folders:
         """Renames what stands where a step is to be saved; what is to be said of it."""
         place = self.of(step)
         names = (self.path / f"{step}.aside{n}" for n in itertools.count(1))
-        aside = next(name for name in names if not name.exists())
+        aside = next(name for name in names if not self._exists(name))
         _once(f"set aside {place}", lambda: place.rename(aside))
         return f"{place} is no sound checkpoint: set aside as {aside.name}"
 
@@ -85,8 +96,12 @@ class Folders:
         left = [p for p in left if p.is_dir() and all(q.name.startswith(self._items) for q in p.iterdir())]
         _once(f"clear {self.path}", lambda: [p.rmtree() for p in left])
 
+    def _exists(self, path: Any) -> bool:
+        return os.path.lexists(path) if self.local else path.exists()
+
     def _make(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # a file, which `steps` refuses
+            self.path.mkdir(parents=True, exist_ok=True)
         if self.local:
             disk.sync_folder(Path(self.path).parent)
 

@@ -116,6 +116,37 @@ def test_a_step_that_cannot_be_deleted_is_said_and_stops_nothing(tmp_path, monke
     assert restore(tmp_path)[0].step == 20
 
 
+def test_nothing_is_kept_in_memory_of_a_step_that_was_deleted(tmp_path):
+    with Checkpoints(tmp_path, keep=2, best=1) as checkpoints:
+        for k in range(6):
+            checkpoints.save(k, STATE, metrics={"loss": float(k)}, config={})
+        checkpoints.wait()
+        assert sorted(checkpoints._records) == checkpoints.steps() == [0, 4, 5]
+
+
+@pytest.mark.parametrize("place", ["a link to nothing", "a link to a step"])
+def test_a_link_in_a_steps_place_is_set_aside(tmp_path, place):
+    save(tmp_path, (10, 20))
+    (tmp_path / "30").symlink_to("20" if place == "a link to a step" else "nowhere")
+    lines = []
+    with Checkpoints(tmp_path, report=lines.append) as checkpoints:
+        assert checkpoints.restore(make(20)).step == 20
+        checkpoints.save(30, make(30), metrics={}, config=CONFIG)
+    assert lines[-1] == f"{tmp_path}/30 is no sound checkpoint: set aside as 30.aside1"
+    assert (tmp_path / "30.aside1").is_symlink()
+    assert restore(tmp_path)[0].step == 30
+
+
+def test_a_file_in_the_folders_place_is_refused_in_one_line(tmp_path):
+    (tmp_path / "checkpoints").write_text("a file")
+    with (
+        Checkpoints(tmp_path / "checkpoints") as checkpoints,
+        pytest.raises(ValueError, match="is no folder"),
+    ):
+        checkpoints.restore(STATE)
+    assert (tmp_path / "checkpoints").read_text() == "a file"
+
+
 def test_an_interrupted_wait_can_be_made_again():
     writer, go = Writer(), threading.Event()
     writer.start(lambda: go.wait(60), "it failed")
