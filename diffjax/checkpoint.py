@@ -1,22 +1,22 @@
 """Checkpoints that can be trusted: a step is restored exactly as it was saved, or not at all.
 
-Orbax writes each step asynchronously and renames it into place when it is complete, so that a killed save leaves no
-step behind. What it does not notice is damage: flipped bytes restore as wrong numbers, missing chunks as zeros, another
-dtype is cast; nor a folder that was copied or renamed. So every step also records its number, and the shape, dtype and
-checksum of each leaf (`records`). `restore` compares the number with the folder's and with the state's own `step`,
-shapes and dtypes with its target before reading, checksums with what was read, and walks back to the newest step that
-passes.
+A save holds its caller for a copy of the state to the host. All else is done by a thread: Orbax writes the step beside
+its place and renames it when it is complete, so that a killed save leaves no step behind; the disk has taken every file
+and name of it before an older step is deleted. What Orbax does not notice is damage: flipped bytes restore as wrong
+numbers, missing chunks as zeros, another dtype is cast; nor a folder that was copied or renamed. So every step also
+records its number, and the shape, dtype and checksum of each leaf (`records`). `restore` compares the number with the
+folder's and with the state's own `step`, shapes and dtypes with its target before reading, checksums with what was
+read, and walks back to the newest step that passes.
 
 In a multi-process run every process calls every method, the state holds global arrays, and the directory is shared. A
-data file that one process cannot read then ends the run, naming the step, since its peers may have read theirs.
+save then begins in its caller, since processes make checksums together, and ends in the next `wait`. A data file that
+one process cannot read ends the run, naming the step, since its peers may have read theirs.
 """
 
 import contextlib
 import gc
-import itertools
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,11 +24,12 @@ from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
-from diffjax import records
+from diffjax import disk, records
 from diffjax.checksum import checksums
+from diffjax.folders import Folders
 from diffjax.types import PyTree
+from diffjax.writer import Writer
 
 _log = logging.getLogger(__name__)
 
@@ -97,19 +98,24 @@ class Checkpoints:
         for name, value, least in (("keep", keep, 1), ("best", best, 0), ("keep_every", keep_every, 1)):
             if value is not None and value < least:
                 raise ValueError(f"{name}={value}: expected an integer of at least {least}")
-        path = os.fspath(directory)
-        path = path if "://" in path else os.path.abspath(path)
-        if not create and "://" not in path and not os.path.isdir(path):
-            raise FileNotFoundError(f"no checkpoints at {path}: expected the directory that training wrote")
+        self._folders = Folders(directory, (*_ITEMS, "commit_success.txt"))
+        self.directory = self._folders.path
+        if create:
+            self._folders.make()
+        elif not self.directory.is_dir():
+            raise FileNotFoundError(f"no checkpoints at {self.directory}: expected the directory that training wrote")
         self._keep, self._best, self._metric, self._every = keep, best, best_metric, keep_every
         self._report = report
         self._records: dict[int, Any] = {}  # what is known of each step; None: not to be trusted
-        self._pending, self._cleared = None, False
+        self._cleared = False
+        self._pending: int | None = None
+        self._finish: Callable[[], list[str]] | None = None  # of a save that began in its caller: the rest of it
+        self._writer = Writer()
         logging.getLogger("absl").addFilter(_not_orbax)
-        options = ocp.CheckpointManagerOptions(create=create, preservation_policy=_Preserve(self._kept))
-        handlers = {"state": ocp.StandardCheckpointHandler(), "info": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(path, options=options, item_handlers=handlers)
-        self.directory = self._manager.directory
+        both = {"state": ocp.StandardCheckpointHandler(), "info": ocp.JsonCheckpointHandler()}
+        several = jax.process_count() > 1
+        self._saver = (ocp.AsyncCheckpointer if several else ocp.Checkpointer)(ocp.CompositeCheckpointHandler(**both))
+        self._reader = ocp.Checkpointer(ocp.StandardCheckpointHandler())
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -127,26 +133,27 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._manager.close()
+            self._writer.close()
 
     def wait(self) -> None:
         """Blocks until the save under way is complete; OSError if it failed."""
-        step, self._pending = self._pending, None
+        step = self._pending
         if step is None:
             return
         try:
-            self._manager.wait_until_finished()
-            if not self._place(step).is_dir():
+            said = self._writer.wait() if self._finish is None else self._finish()
+            if not self._folders.of(step).is_dir():
                 raise FileNotFoundError("it is not there after the save")
         except Exception as error:  # Orbax hands on whatever its writing threads met
-            self._records.pop(step, None)
-            raise OSError(f"step {step} was not saved in {self.directory}: {_line(error)}") from error
+            raise self._failed(step, error) from error
+        self._pending = self._finish = None
+        for line in said or ():
+            self._report(line)
 
     def steps(self) -> list[int]:
         """Lists the steps in the directory, ascending, after the save under way; only `restore` verifies them."""
         self.wait()
-        self._manager.reload()
-        return sorted(self._manager.all_steps())
+        return self._folders.steps()
 
     @property
     def latest(self) -> int | None:
@@ -179,25 +186,58 @@ class Checkpoints:
             ValueError: a leaf is no array, or not finite; the config is not JSON; the step or a newer one is taken.
             OSError: this save, or the one before, failed.
         """
-        record = records.make(step, state, metrics, config)
+        records.check_arrays(step, state)
+        facts = records.facts(step, metrics, config)
         recorded = self._recorded(self.steps())
-        self._clear_leftovers()
-        if step in recorded and self._records[step]["leaves"] == record["leaves"]:
+        if not self._cleared:
+            self._folders.clear()
+        self._cleared = True
+        if step in recorded and self._records[step]["leaves"] == records.make(facts, state)["leaves"]:
             return False
         if recorded and recorded[-1] >= step:
             raise ValueError(f"cannot save step {step}: {self.directory} already holds {_listed(recorded)}")
-        if self._place(step).exists():
-            self._set_aside(step)
-        self._records[step] = record
+        several = jax.process_count() > 1
+        saved, record = (state, records.make(facts, state)) if several else (records.to_host(step, state), None)
+        if self._folders.taken(step):
+            self._report(self._folders.set_aside(step))
         self._pending = step
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), info=ocp.args.JsonSave(record))
+        if record is None:
+            whole = lambda: self._end(step, self._begin(step, saved, records.make(facts, saved)))
+            self._writer.start(whole, self._failure(step))
+            return True
         try:
-            self._manager.save(step, args=items, force=True)
+            self._begin(step, saved, record)
         except Exception as error:
-            self._pending = None
-            self._records.pop(step, None)
-            raise OSError(f"step {step} was not saved in {self.directory}: {_line(error)}") from error
+            raise self._failed(step, error) from error
+        self._finish = lambda: self._end(step, record)
         return True
+
+    def _begin(self, step: int, state: PyTree, record: dict[str, Any]) -> dict[str, Any]:
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), info=ocp.args.JsonSave(record))
+        self._saver.save(self._folders.of(step), args=items)
+        return record
+
+    def _end(self, step: int, record: dict[str, Any]) -> list[str]:
+        """Has the disk take a step that was written, and deletes what is no longer to be kept; lines to be said."""
+        if isinstance(self._saver, ocp.AsyncCheckpointer):
+            self._saver.wait_until_finished()
+        self._folders.sync(step)
+        self._records[step] = record
+        said: list[str] = []
+        for old in self._unkept(self._folders.steps()):
+            said += self._folders.delete(old)
+            del self._records[old]  # tens of kilobytes each
+        return said
+
+    def _failed(self, step: int, error: Exception) -> OSError:
+        """Forgets a save that failed, and gives the error that says so."""
+        self._pending = self._finish = None
+        self._records.pop(step, None)
+        self._cleared = False  # what it left is cleared by the next
+        return OSError(f"{self._failure(step)}: {_line(error)}")
+
+    def _failure(self, step: int) -> str:
+        return f"step {step} was not saved in {self.directory}"
 
     def restore(self, target: PyTree, step: int | None = None) -> Restored | None:
         """Restores the newest step that is complete and verified, or the given one.
@@ -228,7 +268,7 @@ class Checkpoints:
                 skipped.append(str(error))
             else:
                 return found._replace(info=found.info._replace(skipped=tuple(skipped)))
-        if any(map(self._entries, steps)):  # to start afresh would replace them silently
+        if any(map(self._folders.entries, steps)):  # to start afresh would replace them silently
             raise ValueError(f"no checkpoint in {self.directory} can be restored: {'; '.join(skipped)}")
         return None
 
@@ -236,7 +276,8 @@ class Checkpoints:
         try:
             record = self._records[step] = self._load_record(step)
             records.check_fit(f"step {step} in {self.directory}", record["leaves"], target)
-            state = self._load(step, "state", ocp.args.StandardRestore(target))
+            args = ocp.args.StandardRestore(target)
+            state = self._load(step, "state", lambda place: self._reader.restore(place, args=args))
             for (name, leaf), (found, _) in zip(records.named(state).items(), checksums(state)):
                 if found != record["leaves"][name]["checksum"]:
                     raise DamagedError(f"step {step}: {name} ({records.kind(leaf)}) is not what was saved: checksum")
@@ -249,20 +290,25 @@ class Checkpoints:
         return Restored(step, state, Info(record["config"], record["metrics"]))
 
     def _load_record(self, step: int) -> dict[str, Any]:
-        present = self._entries(step)
+        present = self._folders.entries(step)
         if missing := [name for name in _ITEMS if name not in present]:
             raise DamagedError(f"step {step}: incomplete, it lacks {', '.join(missing)}")
-        record = self._load(step, "info", ocp.args.JsonRestore())
-        if not isinstance(record, dict) or record.pop("crc32", None) != records.crc32(record):
+        record = self._load(step, "info", lambda place: self._parse(place / "metadata"))
+        if record.pop("crc32", None) != records.crc32(record):
             raise DamagedError(f"step {step}: its record is not what was saved: checksum")
         if (own := record.get("step", step)) != step:  # older records have none
             raise DamagedError(f"step {step}: it is step {own}, whose folder was copied or renamed")
         return record
 
-    def _load(self, step: int, item: str, args: ocp.args.CheckpointArgs) -> Any:
+    def _parse(self, path: Any) -> dict[str, Any]:
+        if (size := path.stat().length) > disk.LARGEST:
+            raise disk.DamagedFileError(f"metadata has {size:,} bytes, expected at most {disk.LARGEST:,}")
+        return disk.parse(path.read_bytes().decode(), "metadata")
+
+    def _load(self, step: int, item: str, load: Callable[[Any], Any]) -> Any:
         with _hushed():
             try:
-                return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
+                return load(self._folders.of(step) / item)
             except (MemoryError, jax.errors.JaxRuntimeError):  # this machine's fault, not the step's
                 raise
             except Exception as error:  # on damaged files Orbax and TensorStore raise anything, bare Exception included
@@ -286,49 +332,13 @@ class Checkpoints:
         scores = {k: self._records[k]["metrics"].get(self._metric) for k in self._recorded(steps)}
         return sorted((k for k, score in scores.items() if score is not None), key=lambda k: (scores[k], -k))
 
-    def _kept(self, steps: Sequence[int]) -> list[bool]:
-        recorded = self._recorded(sorted(steps))
+    def _unkept(self, steps: Sequence[int]) -> list[int]:
+        recorded = self._recorded(steps)
         kept = {*recorded[-self._keep :], *self._ranked(recorded)[: self._best]}
-        kept.update(k for k in recorded if self._every and k % self._every == 0)
-        return [k in kept or k not in recorded for k in steps]
-
-    def _place(self, step: int) -> Any:
-        return self.directory / str(step)
-
-    def _entries(self, step: int) -> list[str]:
-        try:
-            return [p.name for p in self._place(step).iterdir()]
-        except FileNotFoundError:  # a run that is going on has deleted it meanwhile
-            return []
-
-    def _set_aside(self, step: int) -> None:
-        """Renames what stands where a step is to be saved: a damaged step, or something that is none."""
-        place = self._place(step)
-        names = (self.directory / f"{step}.aside{n}" for n in itertools.count(1))
-        aside = next(name for name in names if not name.exists())
-        _once(f"set aside {place}", lambda: place.rename(aside))
-        self._manager.reload()
-        self._report(f"{place} is no sound checkpoint: set aside as {aside.name}")
-
-    def _clear_leftovers(self) -> None:
-        """Deletes what killed saves left, before the first save: temporary directories with our items and no others."""
-        if not self._cleared:
-            left = [p for p in self.directory.iterdir() if re.fullmatch(r"\d+\.orbax-checkpoint-tmp.*", p.name)]
-            left = [p for p in left if p.is_dir() and all(q.name.startswith(_ITEMS) for q in p.iterdir())]
-            _once(f"clear {self.directory}", lambda: [p.rmtree() for p in left])
-        self._cleared = True
+        return [k for k in recorded if k not in kept and not (self._every and k % self._every == 0)]
 
 
 _ITEMS = ("state", "info", "_CHECKPOINT_METADATA")
-
-
-class _Preserve(NamedTuple):
-    """A rule of which steps Orbax keeps, by its protocol for retention."""
-
-    kept: Callable[[Sequence[int]], list[bool]]
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        return self.kept([c.step for c in checkpoints])
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:
@@ -347,14 +357,6 @@ def _hushed() -> Iterator[None]:
     finally:
         sys.unraisablehook = hook
         log.removeFilter(drop)
-
-
-def _once(name: str, act: Callable[[], Any]) -> None:
-    """Acts in one process while the others wait."""
-    if jax.process_index() == 0:
-        act()
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
 
 
 def _line(error: BaseException) -> str:

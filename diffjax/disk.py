@@ -61,6 +61,22 @@ def sync_folder(folder: Path) -> None:
             os.close(file)
 
 
+def sync_tree(folder: Path) -> None:
+    """Has the disk take all files and folders under a folder, and the folder itself.
+
+    Raises:
+        OSError: where it does not take a file.
+    """
+    for where, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            file = os.open(os.path.join(where, name), os.O_RDONLY)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
+        sync_folder(Path(where))
+
+
 def read(path: Path, largest: int = LARGEST) -> str:
     """Reads a whole file as UTF-8 text.
 
@@ -92,7 +108,7 @@ def read_json(path: Path) -> Json:
         DamagedFileError: as `read`; for a text that is no JSON object (cut short, say), has a key twice, or is nested
             too deep.
     """
-    return _object(read(path), str(path))
+    return parse(read(path), str(path))
 
 
 def read_lines(path: Path) -> tuple[list[Json], list[str]]:
@@ -111,7 +127,7 @@ def read_lines(path: Path) -> tuple[list[Json], list[str]]:
             while line := file.readline(LARGEST):  # a longer one is no line of ours, and comes in parts
                 number += 1
                 try:
-                    found.append(_object(line.decode(errors="replace"), f"{path}, line {number},"))
+                    found.append(parse(line.decode(errors="replace"), f"{path}, line {number},"))
                 except DamagedFileError as error:
                     wrong.append(str(error))
     except OSError as error:
@@ -119,7 +135,12 @@ def read_lines(path: Path) -> tuple[list[Json], list[str]]:
     return found, wrong
 
 
-def _object(text: str, name: str) -> Json:
+def parse(text: str, name: str) -> Json:
+    """Parses the text of a JSON object, which errors call `name`.
+
+    Raises:
+        DamagedFileError: as `read_json`.
+    """
     if not text.strip():
         raise DamagedFileError(f"{name} is empty.")
     try:

@@ -75,10 +75,13 @@ def take(folder: str | os.PathLike[str]) -> Lock:
 
     Raises:
         HeldError: for a folder that another process writes into, by name of host, process and start.
+        HeldError: for one that is not to be had, since its file is none.
         OSError: where the file cannot be made.
     """
     path, run = Path(folder) / NAME, os.environ.get(RUN, "")
     while True:
+        if path.exists() and not path.is_file():
+            raise HeldError(f"{path} is no file, so that the folder cannot be locked; move it away.")
         file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
         if ours := _OURS.get(_identity(file)):
             os.close(file)

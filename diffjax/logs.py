@@ -18,6 +18,23 @@ LOGGERS = ("tensorboard", "wandb")
 _PLAIN_LINE_EVERY = 5.0  # seconds
 
 
+def in_order(
+    lines: Sequence[dict[str, Any]], last: int, every: int | None = None
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Sorts logged lines up to the step `last`, one of each step; says which steps are there twice or not at all.
+
+    Args:
+        lines: each with its "step"; of two of one step the later holds.
+        every: a line is due at each multiple of this; None: nothing is missed.
+    """
+    found = {line["step"]: line for line in lines if line["step"] <= last}
+    missing = [] if every is None else [step for step in range(every, last + 1, every) if step not in found]
+    doubled = len([line for line in lines if line["step"] <= last]) - len(found)
+    shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+    said = [f"the lines of {len(missing)} steps, which are lost ({shown})"] if missing else []
+    return [found[step] for step in sorted(found)], [*said, *([f"{doubled} lines of a step twice"] if doubled else [])]
+
+
 class CompileClock:
     """Seconds that XLA has spent compiling in this process since the clock was made."""
 

@@ -10,29 +10,79 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffjax.checksum import checksums
 from diffjax.types import PyTree
 
 
-def make(step: int, state: PyTree, metrics: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Collects what is stored beside a state, as plain JSON; ValueError if it cannot be saved."""
-    found = named(state)
-    for name, leaf in found.items():
-        if not isinstance(leaf, jax.Array | np.ndarray):
-            raise ValueError(f"cannot save step {step}: {name} is {type(leaf).__name__}, expected an array")
-    leaves = {}
-    for (name, leaf), (total, bad) in zip(found.items(), checksums(state)):
-        if bad:
-            raise ValueError(f"refused to save step {step}: {name} ({kind(leaf)}) has {bad} non-finite values")
-        leaves[name] = {"shape": list(leaf.shape), "dtype": str(leaf.dtype), "checksum": total}
+def check_arrays(step: int, state: PyTree) -> None:
+    """Raises a ValueError if a leaf of a state is no array."""
+    if not all(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(state)):
+        wrong = {name: leaf for name, leaf in named(state).items() if not isinstance(leaf, jax.Array | np.ndarray)}
+        name, leaf = next(iter(wrong.items()))
+        raise ValueError(f"cannot save step {step}: {name} is {type(leaf).__name__}, expected an array")
+
+
+def facts(step: int, metrics: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Collects what a record says beside the leaves, as plain JSON; ValueError if the config is none."""
     finite = {name: float(value) for name, value in metrics.items() if math.isfinite(float(value))}
     try:
-        record = json.loads(json.dumps({"step": step, "leaves": leaves, "metrics": finite, "config": dict(config)}))
+        return json.loads(json.dumps({"step": step, "metrics": finite, "config": dict(config)}))
     except TypeError as error:
         raise ValueError(f"cannot save step {step}: the config is not JSON ({error})") from error
+
+
+def to_host(step: int, state: PyTree) -> PyTree:
+    """Copies a state into memory of its own, which no donation reaches; ValueError for values that are not finite.
+
+    Typed keys stay such, of copied bits.
+    """
+    for leaf in jax.tree.leaves(state):
+        if isinstance(leaf, jax.Array):
+            leaf.copy_to_host_async()  # all at once; the copies below wait for each
+    copy = jax.tree.map(_copied, state)
+    if not all(map(_is_finite, jax.tree.leaves(copy))):
+        for name, leaf in named(copy).items():
+            if not _is_finite(leaf):
+                _check_finite(step, name, leaf, leaf.size - int(np.isfinite(leaf).sum()))
+    return copy
+
+
+def _copied(leaf: jax.Array | np.ndarray) -> Any:
+    if isinstance(leaf, np.ndarray):
+        return leaf.copy()
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_copied(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+    # By its shards: a view of the whole array would be kept by it, and keep its memory from being donated.
+    if leaf.is_fully_replicated:
+        return np.array(leaf.addressable_data(0))
+    whole = np.empty(leaf.shape, leaf.dtype)
+    for shard in leaf.addressable_shards:
+        if shard.replica_id == 0:
+            whole[shard.index] = np.asarray(shard.data)
+    return whole
+
+
+def _is_finite(leaf: Any) -> bool:
+    inexact = isinstance(leaf, np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return not inexact or bool(np.isfinite(leaf).all())
+
+
+def make(facts: Mapping[str, Any], state: PyTree) -> dict[str, Any]:
+    """Makes the record of a state, of `facts` and its checksums; ValueError for values that are not finite."""
+    leaves = {}
+    for (name, leaf), (total, bad) in zip(named(state).items(), checksums(state)):
+        _check_finite(facts["step"], name, leaf, bad)
+        leaves[name] = {"shape": list(leaf.shape), "dtype": str(leaf.dtype), "checksum": total}
+    record = {**facts, "leaves": leaves}
     return {**record, "crc32": crc32(record)}
+
+
+def _check_finite(step: int, name: str, leaf: Any, bad: int) -> None:
+    if bad:
+        raise ValueError(f"refused to save step {step}: {name} ({kind(leaf)}) has {bad} non-finite values")
 
 
 def crc32(record: Mapping[str, Any]) -> int:

@@ -24,6 +24,8 @@ def write(workdir: Path, step: int, state: State) -> None:
         # numpy 2.1 would store `allow_pickle` as one more array.
         np.savez(buffer, **_named(state))  # pyright: ignore[reportArgumentType]
         path = _path(workdir, step)
+        if path.parent.exists() and not path.parent.is_dir():
+            raise ConfigError(f"{path.parent} is no folder, expected that of the stored averages; move it away.")
         path.parent.mkdir(exist_ok=True)
         disk.write(path, buffer.getvalue())
 

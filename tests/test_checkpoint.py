@@ -1,5 +1,6 @@
 """What was saved comes back bit for bit or not at all: round trips, targets, saving, retention, refusals."""
 
+import concurrent.futures
 import json
 import resource
 import shutil
@@ -185,7 +186,7 @@ def test_the_error_on_its_way_is_not_hidden_by_a_failed_save(tmp_path):
         checkpoints.save(1, {"x": jnp.ones(3)}, metrics={}, config={})
         checkpoints.wait()
         checkpoints.save(2, {"x": jnp.ones(3)}, metrics={}, config={})
-        checkpoints._manager.wait_until_finished()
+        concurrent.futures.wait([checkpoints._writer._job])
         shutil.rmtree(tmp_path / "run" / "2")
         _ = 1 / 0
     (line,) = lines

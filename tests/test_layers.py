@@ -36,6 +36,7 @@ LEAVES = {
     "ending",
     "environment",
     "finetune",
+    "folders",
     "lock",
     "logs",
     "metrics",
@@ -48,10 +49,12 @@ LEAVES = {
     "signals",
     "snapshots",
     "training",
+    "writer",
 }
 NEIGHBOURS = {
     "training": {"ema", "method"},
-    "checkpoint": {"checksum", "records"},
+    "checkpoint": {"checksum", "disk", "folders", "records", "writer"},
+    "folders": {"disk"},
     "records": {"checksum"},
     "replay": {"method", "training"},
     "resume": {"config"},

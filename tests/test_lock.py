@@ -166,3 +166,9 @@ def test_without_locks_of_the_kernel_the_text_is_believed(tmp_path, monkeypatch)
         else:
             with pytest.raises(lock.HeldError, match=rf"process {pid} of {host}"):
                 lock.take(tmp_path)
+
+
+def test_a_folder_in_the_locks_place_is_named(tmp_path):
+    (tmp_path / lock.NAME).mkdir()
+    with pytest.raises(lock.HeldError, match=r"\.lock is no file, so that the folder cannot be locked"):
+        lock.take(tmp_path)

@@ -212,3 +212,9 @@ def test_the_published_recipe_trains_on_images_of_that_size(tmp_path):
     assert 50e6 < sum(leaf.size for leaf in jax.tree.leaves(state.params)) < 70e6
     assert metrics["loss"].shape == ()
     assert nfe(built.method.plan(built.data.shape).walk) == 35
+
+
+def test_a_file_in_the_folders_place_is_named(tmp_path):
+    (tmp_path / "ema").write_text("a file")
+    with pytest.raises(C.ConfigError, match="ema is no folder, expected that of the stored averages"):
+        snapshots.write(tmp_path, 4, trajectory(1)[1].ema)

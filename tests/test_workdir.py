@@ -93,6 +93,31 @@ def test_lines_that_are_no_log_are_left_out_and_said(tmp_path):
     assert files.cut_metrics(tmp_path, 20) == []
 
 
+@pytest.mark.parametrize(
+    ("steps", "kept", "said"),
+    [
+        ([10, 20, 30, 40], [10, 20, 30], []),
+        ([10, 30], [10, 30], ["the lines of 1 steps, which are lost (20)"]),
+        ([], [], ["the lines of 3 steps, which are lost (10, 20, 30)"]),
+        ([10, 20, 20, 30], [10, 20, 30], ["1 lines of a step twice"]),
+        ([30, 10, 20], [10, 20, 30], []),
+        ([10, 20, 25, 30], [10, 20, 25, 30], []),
+    ],
+)
+def test_lines_that_are_lost_or_doubled_are_said(tmp_path, steps, kept, said):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"step": k, "loss": 1.0}) + "\n" for k in steps))
+    assert files.cut_metrics(tmp_path, 30, 10) == [f"left out of metrics.jsonl: {line}" for line in said]
+    assert [line["step"] for line in files.read_metrics(tmp_path)] == kept
+
+
+def test_a_log_that_is_gone_is_said(tmp_path):
+    assert files.cut_metrics(tmp_path, 0, 10) == []
+    (said,) = files.cut_metrics(tmp_path, 20, 10)
+    assert said.endswith("the lines of 2 steps, which are lost (10, 20)")
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
 def test_a_log_that_cannot_be_read_is_refused_and_not_emptied(tmp_path, monkeypatch):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 10}\n')

@@ -78,7 +78,7 @@ def _write(workdir: Path, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def starting(built: Built) -> dict[str, Any]:
-    """Tells what a Trainer begins from: `start`, which takes parameters over from train.start, or `carry`, its state."""
+    """Tells what a Trainer begins from: `start`, which takes parameters over from a run, or `carry`, its state."""
     train = built.config.train
     if train.carry not in CARRIED:
         raise ConfigError(f"train.carry is {train.carry!r}: {nearest(train.carry, CARRIED)}.")

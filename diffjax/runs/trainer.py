@@ -243,7 +243,7 @@ class Trainer:
             is_list = lambda node: isinstance(node, list)
             saved = found.info.config["window"]
             self.window = [jax.tree.map(np.asarray, metrics, is_leaf=is_list) for metrics in saved]
-        for line in files.cut_metrics(self.workdir, self.step):
+        for line in files.cut_metrics(self.workdir, self.step, self.settings.log_every):
             print(line, flush=True)
         return found is not None
 

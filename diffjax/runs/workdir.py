@@ -23,7 +23,7 @@ from typing import Any
 
 import jax
 
-from diffjax import disk, lock, resume
+from diffjax import disk, lock, logs, resume
 from diffjax.checkpoint import Checkpoints, Info
 from diffjax.config import Config, ConfigError, from_json, to_json
 from diffjax.environment import environment
@@ -195,13 +195,14 @@ def read(saved: Path) -> Config:
     return from_json(json.dumps(found))
 
 
-def cut_metrics(workdir: Path, step: int) -> list[str]:
-    """Drops what was logged after `step`, to be logged again, and what is no line of ours; lists the latter."""
+def cut_metrics(workdir: Path, step: int, every: int | None = None) -> list[str]:
+    """Drops what was logged after `step`, to be logged again, and what is no line of ours; lists what else is lost."""
     path = workdir / "metrics.jsonl"
     lines, wrong = _logged(path)
+    kept, lost = logs.in_order(lines, step, every)
     if path.is_file():
-        disk.write(path, "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))
-    return [f"left out of {path.name}: {what}" for what in wrong]
+        disk.write(path, "".join(json.dumps(line) + "\n" for line in kept))
+    return [f"left out of {path.name}: {what}" for what in [*wrong, *lost]]
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
