@@ -1,5 +1,6 @@
 """What a run is made with: commit, versions, devices."""
 
+import functools
 import importlib.metadata
 import platform
 import subprocess
@@ -33,6 +34,7 @@ def _version(package: str) -> str | None:
         return None
 
 
+@functools.cache
 def _commit() -> str | None:
     """The commit of a source checkout, "-dirty" if it has changes; None for an installed package."""
     root = Path(__file__).parents[1]

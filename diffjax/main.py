@@ -12,6 +12,7 @@ import contextlib
 import importlib
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -91,7 +92,9 @@ def main(argv: Sequence[str] | None = None, process: bool = False) -> int:
         process: whether this process is for the command alone, which a second stop signal then ends whatever hangs.
     """
     with screen.guard():
+        began = time.monotonic()
         flags, overrides = parse(sys.argv[1:] if argv is None else argv)
+        flags.began = began
         run = lambda: flags.workdir if flags.mode == "train" else None  # of which something may be kept
         last_words = lambda number: ending.stopped_by(number, run())
         try:
@@ -108,9 +111,10 @@ def main(argv: Sequence[str] | None = None, process: bool = False) -> int:
 def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
     from diffjax.config import ConfigError
     from diffjax.runs import load
-    from diffjax.runs.workdir import default_name
+    from diffjax.runs.workdir import fresh
     from diffjax.training import NonFiniteError
 
+    new: Path | None = None
     try:
         made = flags.mode in ("train", "show")  # from a config; the others look at what was made
         if not flags.config and (overrides or made) and not flags.workdir:
@@ -128,13 +132,17 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
         if flags.out and Path(flags.out).is_file():
             raise ConfigError(f"--out={flags.out} is a file, expected a folder.")
         if flags.mode == "train" and config is not None:
-            flags.workdir = flags.workdir or str(default_name(config))  # known here: it may have to be named at the end
+            new = None if flags.workdir else fresh(config)
+            flags.workdir = flags.workdir or str(new)  # known here: it may have to be named at the end
         status = command.main(config, overrides, flags) or 0
         if flags.mode == "show" and (lost := screen.lost()):  # whose text is all that it makes
             print(f"error: stdout cannot be written: {lost}", file=sys.stderr)
             return 1
         return status
     except ConfigError as error:
+        if new:
+            with contextlib.suppress(OSError):
+                new.rmdir()  # it is empty
         print(f"error: {error}", file=sys.stderr)
         return 2
     except NonFiniteError as error:

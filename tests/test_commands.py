@@ -18,7 +18,7 @@ from diffjax import main as command_line
 from diffjax import runs, training
 from diffjax.commands import sample, show, train
 from diffjax.logs import Log
-from diffjax.runs import build_run
+from diffjax.runs import build_run, report
 from diffjax.runs import workdir as files
 
 TINY = "configs/vpsde.py:tiny"
@@ -105,7 +105,7 @@ def test_a_logger_that_is_not_installed_is_named(tmp_path, monkeypatch):
 def evaluated(monkeypatch):
     """The folders that were to be evaluated, which takes seconds and is tested above."""
     folders = []
-    monkeypatch.setattr(train.report, "evaluate", lambda run, out: folders.append(out) or {})
+    monkeypatch.setattr(report, "evaluate", lambda run, out, times=None: folders.append(out) or {})
     return folders
 
 

@@ -1,19 +1,16 @@
 """Trains, resumes, samples as it goes, and ends with an evaluation and a report."""
 
-import json
-import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from diffjax import disk, finetune, runs, training
+from diffjax import finetune, runs
 from diffjax.config import Config, ConfigError, nearest
-from diffjax.logs import CompileClock
+from diffjax.ledger import Ledger
 from diffjax.metrics import judges
 from diffjax.resume import FixedError
-from diffjax.runs import report
 from diffjax.runs import workdir as files
 from diffjax.runs.build import Built, build_run, complete
 from diffjax.runs.run import abstract_state
@@ -29,52 +26,37 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> int:
     """
     assert config is not None
     try:
-        return judges.status(run(config, flags.workdir))
+        return judges.status(run(config, flags.workdir, flags.began))
     except runs.Stopped as stopped:
         return 128 + stopped.signal
     except FixedError as error:
         raise error.typed(flags.config or f"{flags.workdir}/config.json", overrides) from error
 
 
-def run(config: Config, workdir: str | Path | None = None) -> dict[str, Any]:
+def run(config: Config, workdir: str | Path | None = None, began: float | None = None) -> dict[str, Any]:
     """Trains to the end, from scratch or from the newest good checkpoint in `workdir`.
 
     Args:
         config: a config; groups that it lacks have their defaults.
         workdir: default a new one, runs/<config>-<time>; that of a run goes on with it, with what may change
             (`resume`) as this config says.
+        began: `time.monotonic()` when the process did, for results.json; default now.
 
     Returns:
-        What results.json holds: status "done", skipped steps, and the metrics.
+        What results.json holds: status "done", skipped steps, time, command, commit, device, and the metrics.
 
     Raises:
         ConfigError: for anything in the config or the workdir that cannot be used.
         runs.Stopped: after SIGTERM or Ctrl-C; results.json then says "interrupted".
         training.NonFiniteError: a loss or gradient is not finite and the policy is "stop", or none is in a window.
     """
-    began, clock = time.monotonic(), CompileClock()
+    clock = Ledger(began=began)
     built = build_run(config if workdir is None else files.going_on(Path(workdir), complete(config), complete))
-    first = starting(built)
-    workdir = Path(workdir) if workdir else files.fresh(built.config)
-    with runs.Trainer(**built._asdict(), **first, workdir=workdir, clock=clock) as trainer:
-        try:
-            trained = trainer.train()
-        except runs.Stopped as stopped:
-            _write(workdir, {"status": "interrupted", "signal": stopped.signal.name, "step": stopped.step})
-            raise
-        except training.NonFiniteError as error:
-            error.args = (f"{error} Its first such value: --mode=replay --workdir={workdir} --step={error.step}",)
-            _write(workdir, {"status": "nonfinite", "step": error.step, "error": str(error)})
-            raise
-        results = report.evaluate(trained, workdir)
-    minutes = (time.monotonic() - began) / 60
-    skipped = int(trained.state.skipped)
-    return _write(workdir, {"status": "done", "minutes": round(minutes, 2), "skipped": skipped, **results})
-
-
-def _write(workdir: Path, results: dict[str, Any]) -> dict[str, Any]:
-    disk.write(workdir / "results.json", json.dumps(results, indent=2))
-    return results
+    first, workdir = starting(built), Path(workdir) if workdir else files.fresh(built.config)
+    with runs.Trainer(**built._asdict(), **first, workdir=workdir, ledger=clock) as trainer:
+        trainer.train()
+        trainer.report()
+        return trainer.account.found
 
 
 def starting(built: Built) -> dict[str, Any]:

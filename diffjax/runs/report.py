@@ -1,12 +1,13 @@
 """Judges a run: sections that its data set and its method give, written as report.md, eval.json and figures/."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diffjax import data, disk
+from diffjax import data, disk, ledger
 from diffjax.method import Drawn, Section, attempt, merged
 from diffjax.metrics import judges
 from diffjax.runs import draws
@@ -17,10 +18,13 @@ SHOWN, WALKS = 64, 8
 TRACED = 2**22  # numbers of samples whose walks are all kept; of larger ones only the first WALKS are
 
 
-def evaluate(run: Run, out: str | Path) -> dict[str, Any]:
+def evaluate(run: Run, out: str | Path, times: Callable[[], str] | None = None) -> dict[str, Any]:
     """Evaluates what a run draws, and writes report.md, eval.json and figures/ into the folder `out`.
 
     A part that fails is left out of it with a word: "left_out" says why, by name.
+
+    Args:
+        times: gives the section on where the time went; default as results.json of the run's workdir says.
 
     Returns:
         What eval.json holds: step, number of samples, the results of all sections, and the verdict of the data set's
@@ -38,7 +42,8 @@ def evaluate(run: Run, out: str | Path) -> dict[str, Any]:
     results["gate"] = next((section.passed for section in judged if section.passed is not None), None)
     table = "".join(section.text for section in judged)
     disk.write(out / "eval.json", json.dumps(results, indent=2))
-    disk.write(out / "report.md", text(run, results, table, [*told, *drawings]))
+    spent = times() if times else ledger.table_of(run.workdir) if run.workdir else ""
+    disk.write(out / "report.md", text(run, results, table, [*told, *drawings]) + spent)
     print(f"{table}\n{out / 'report.md'}", flush=True)
     return results
 

@@ -14,11 +14,14 @@ from ml_collections import ConfigDict
 
 from diffjax import data as sources
 from diffjax import ema as averages
-from diffjax import host, parallel, replay, screen, snapshots, training
+from diffjax import host, parallel, replay, resume, screen, snapshots, training
+from diffjax import ledger as ledgers
 from diffjax.checkpoint import Checkpoints
 from diffjax.config import Config, ConfigError, build, is_spec, nearest
 from diffjax.data.batches import order_at, stack_at
-from diffjax.logs import CompileClock, Log
+from diffjax.ledger import Account, Ledger
+from diffjax.lock import HeldError
+from diffjax.logs import Log
 from diffjax.method import attempt
 from diffjax.metrics import judges
 from diffjax.optimizers import build_optimizer
@@ -83,7 +86,7 @@ class Trainer:
         config: Config | None = None,
         start: Callable[[Any], Any] | None = None,
         carry: str | Path | None = None,
-        clock: CompileClock | None = None,
+        ledger: Ledger | None = None,
         name: str = "run",
         **options: Any,
     ):
@@ -104,7 +107,7 @@ class Trainer:
             checks.check_objects(method, data, optimizer, settings)
         built = Built(method, data, optimizer, emas, learning_rate, settings, config)
         self.built, self.settings, self.method, self.data = built, settings, method, data
-        self.mesh, self.clock = parallel.mesh(_devices(settings)), clock or CompileClock()
+        self.mesh, self.ledger = parallel.mesh(_devices(settings)), ledger or Ledger()
         self.workdir = None if workdir is None else Path(workdir)
         axis = parallel.AXIS if settings.backend == "pmap" else None
         log = {"learning_rate": learning_rate, "time_bins": settings.time_bins}
@@ -121,18 +124,21 @@ class Trainer:
             if changed := sources.keep(data, self.workdir):
                 raise ConfigError(changed)
             self.checkpoints = open_checkpoints(self.workdir, settings)
+        self.account = Account(self.workdir, self.ledger)
         self._start = () if start is None else (start,)
         self.state = parallel.replicate(self.mesh, runs.init_state(built))
         if not self._restore() and start is not None:
             self.state = parallel.replicate(self.mesh, runs.init_state(built, start))
         elif self.step == 0 and carry is not None:
             self._carry(carry)
+        self.account.skipped = int(self.state.skipped)
         if self.step % settings.steps_per_dispatch:
             raise ConfigError(
                 f"{self.workdir} is at step {self.step}, no multiple of train.steps_per_dispatch, "
                 f"{settings.steps_per_dispatch}: give one that divides it."
             )
         self._drawn = self.run().drawer()
+        self.ledger.enter(None)
 
     @screen.guard()
     def train(self, steps: int | None = None) -> "runs.Run":
@@ -154,20 +160,26 @@ class Trainer:
                 f"{self.settings.steps_per_dispatch}, those of a dispatch."
             )
         words = self.built.config.to_dict() if self.built.config is not None else {}
-        with install_stop_handler() as stop, Log(self.workdir, last, self.step, self.settings.loggers, words) as log:
+        log = Log(self.workdir, last, self.step, self.settings.loggers, words)
+        with self.ledger.of("rest"), install_stop_handler() as stop, log:
             for line in checks.remarks(self.method, self.data):
                 log.say(line)
             log.say(f"{self.workdir or 'no workdir'}: {self.opening(last)}")
-            finished = self._train(log, stop, last)
-            if self.checkpoints is not None:
-                self.checkpoints.wait()  # a signal that comes now is served, and what is said to be saved is saved
+            with self.account.watching(lambda: self.step, {training.NonFiniteError: "nonfinite", HeldError: None}):
+                finished = self._train(log, stop, last)
+                self.account.skipped = int(self.state.skipped)
+                with self.ledger.of("save stall"):
+                    if self.checkpoints is not None:
+                        self.checkpoints.wait()  # a signal that comes now is served, and what is said to be saved is
             stopped = (
                 Stopped(stop.received or signal.SIGTERM, self.step, self.workdir) if stop or not finished else None
             )
             if stopped is not None:
+                self.account.write("interrupted", self.step, signal=stopped.signal.name)
                 log.say(str(stopped))
         if stopped is not None:
             raise stopped
+        self.account.write("trained", self.step)
         return self.run()
 
     def run(self) -> "runs.Run":
@@ -180,14 +192,19 @@ class Trainer:
 
     @screen.guard()
     def report(self, out: str | Path | None = None) -> dict[str, Any]:
-        """Evaluates what there is so far (`runs.report`); the folder is the workdir, or `out`.
+        """Evaluates what there is so far (`runs.report`); the folder is the workdir, whose run is done then, or `out`.
 
         Raises:
             ConfigError: where there is neither.
         """
         if out is None and self.workdir is None:
             raise ConfigError("This run has no workdir to write its report into; give report(out=FOLDER).")
-        return report.evaluate(self.run(), out or self.workdir or "")
+        times = lambda: ledgers.table(self.account.seconds, self.account.starts)
+        with self.ledger.of("evaluation"):
+            results = report.evaluate(self.run(), out or self.workdir or "", times)
+        if out is None:
+            self.account.write("done", **{"step": self.step, **results})
+        return results
 
     def replay(self, step: int) -> list[str]:
         """Says, a line each, what is the first value of a training step that is not finite (`diffjax.replay`).
@@ -240,6 +257,7 @@ class Trainer:
                     f"{self.data.fingerprint}); bring that back, or give another --workdir."
                 )
             self.step, self.state = found.step, found.state
+            self.ledger.enter("restart", renamed=True)
             is_list = lambda node: isinstance(node, list)
             saved = found.info.config["window"]
             self.window = [jax.tree.map(np.asarray, metrics, is_leaf=is_list) for metrics in saved]
@@ -252,8 +270,9 @@ class Trainer:
         found = runs.saved_state(self.built, workdir)
         self.step, self.state = found.step, parallel.replicate(self.mesh, found.state)
         print(f"begins with the state of {workdir}, step {self.step}", flush=True)
-        if self.checkpoints is not None:
+        if self.checkpoints is not None and self.workdir is not None:
             self._save()
+            files.record(self.workdir, [resume.Change("train.start", None, str(workdir))], self.step)
 
     def opening(self, steps: int) -> str:
         """Says where training begins or goes on."""
@@ -277,25 +296,29 @@ class Trainer:
             put=put,
         )
         due = lambda every: self.step % every == 0 or self.step == last
-        began, compiled = time.monotonic(), self.clock.seconds
+        ledger, clock = self.ledger, self.ledger.clock
+        began, compiled = time.monotonic(), clock.seconds
         with batches:
-            for batch in batches:
-                if self.step >= last:
-                    break
+            source = iter(batches)
+            while self.step < last:
                 if self.lock is not None:
                     self.lock.check()
-                self.state, metrics = self.steps(self.state, batch)
-                self.step += settings.steps_per_dispatch
-                self.window.append(metrics)
-                if due(settings.log_every):
-                    self._log(log, began, self.clock.seconds - compiled)
-                    began, compiled = time.monotonic(), self.clock.seconds
-                paused = time.monotonic(), self.clock.seconds
+                with ledger.of("input wait"):
+                    batch = next(source)
+                with ledger.of("step"):
+                    self.state, metrics = self.steps(self.state, batch)
+                    self.step += settings.steps_per_dispatch
+                    self.window.append(metrics)
+                    if due(settings.log_every):
+                        self._log(log, began, clock.seconds - compiled)
+                        began, compiled = time.monotonic(), clock.seconds
+                paused = time.monotonic(), clock.seconds
                 stopping = bool(stop)  # read once: a signal may come between two looks
                 if self.workdir is not None:
                     self._keep(due, stopping)
                 began += time.monotonic() - paused[0]  # step/s and compile_s are of training alone
-                compiled += self.clock.seconds - paused[1]
+                compiled += clock.seconds - paused[1]
+                self.account.running(self.step)
                 if stopping:
                     return False
         return True
@@ -303,19 +326,32 @@ class Trainer:
     def _keep(self, due: Callable[[int], bool], stopping: bool) -> None:
         settings, workdir = self.settings, self.workdir
         assert workdir is not None
-        if settings.snapshot_every and due(settings.snapshot_every):
-            snapshots.write(workdir, self.step, parallel.replicate(self.mesh, self.state.ema))
+        stored, saved = bool(settings.snapshot_every and due(settings.snapshot_every)), due(settings.checkpoint_every)
+        if not (stored or saved or stopping or due(settings.sample_every)):
+            return
+        with self.ledger.of("step"):  # what is still being computed is no part of the rest
+            jax.block_until_ready(self.state)
+        if stored:
+            with self.ledger.of("save stall"):
+                snapshots.write(workdir, self.step, parallel.replicate(self.mesh, self.state.ema))
         if due(settings.sample_every):
-            self._show(workdir)
-        if due(settings.checkpoint_every) or stopping:
-            self._save()
+            with self.ledger.of("sampling"):
+                self._show(workdir)
+        if saved or stopping:
+            with self.ledger.of("save stall"):
+                self._save()
 
     def _fetch(self, complete: bool = False) -> list[training.Metrics]:
         """The window on the host; raises for what is not finite in it, as the policy says (`training.check_finite`)."""
         self.window = jax.device_get(self.window)
         if self.window:
             first = self.step - sum(len(metrics["finite"]) for metrics in self.window)
-            training.check_finite(self.window, first, self.settings.nonfinite, complete)
+            try:
+                training.check_finite(self.window, first, self.settings.nonfinite, complete)
+            except training.NonFiniteError as error:
+                if self.workdir is not None:
+                    error.args = (f"{error} Look at it: --mode=replay --workdir={self.workdir} --step={error.step}",)
+                raise
         return self.window
 
     def _log(self, log: Log, began: float, compile_s: float) -> None:
@@ -325,7 +361,7 @@ class Trainer:
         timing = {"steps_per_s": rate, "images_per_s": rate * self.settings.batch_size, "compile_s": compile_s}
         log.write(self.step, {**summary, "timing": {k: round(v, 3) for k, v in timing.items()}})
         log.progress(self.step, self.settings.batch_size, summary["loss"], rate, summary["skipped"])
-        self.window, self.loss = [], summary["loss"]
+        self.window, self.loss, self.account.skipped = [], summary["loss"], summary["skipped"]
 
     def _save(self) -> None:
         assert self.checkpoints is not None

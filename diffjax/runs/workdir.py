@@ -91,7 +91,7 @@ def prepare(
     if held is not None and held.left:
         said.append(f"{workdir}: {held.left} was there before and did not end by itself")
     if changes:
-        said += _record(workdir, changes)
+        said += record(workdir, changes)
     disk.write(workdir / "config.json", json.dumps({"format": FORMAT, **json.loads(to_json(config))}, indent=2))
     with (workdir / "command.txt").open("a") as file:
         file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {shlex.join(sys.argv)}\n")
@@ -126,8 +126,8 @@ def _check_owner(
     return [], []
 
 
-def _record(workdir: Path, changes: list[resume.Change]) -> list[str]:
-    """Adds changes to history.json, a line each; gives lines to be said."""
+def record(workdir: Path, changes: list[resume.Change], step: int | None = None) -> list[str]:
+    """Adds changes, by default from the newest checkpoint on, to history.json, a line each; gives lines to be said."""
     path, said, past = workdir / "history.json", [], []
     try:
         past = [change for change in disk.read_json(path).get("changes", []) if isinstance(change, dict)]
@@ -135,7 +135,7 @@ def _record(workdir: Path, changes: list[resume.Change]) -> list[str]:
         pass
     except disk.DamagedFileError as error:
         said = [f"begun anew: {error}"]
-    step, _ = newest(workdir) or (0, None)
+    step = (newest(workdir) or (0, None))[0] if step is None else step
     now = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "step": step}
     past += [{**now, "field": c.field, "old": c.old, "new": c.new, "kind": c.kind} for c in changes]
     lines = ",\n".join(json.dumps(change) for change in past)
@@ -197,9 +197,9 @@ def read(saved: Path) -> Config:
 
 def cut_metrics(workdir: Path, step: int, every: int | None = None) -> list[str]:
     """Drops what was logged after `step`, to be logged again, and what is no line of ours; lists what else is lost."""
-    path = workdir / "metrics.jsonl"
+    path, changed = workdir / "metrics.jsonl", (workdir / "history.json").exists()
     lines, wrong = _logged(path)
-    kept, lost = logs.in_order(lines, step, every)
+    kept, lost = logs.in_order(lines, step, None if changed else every)  # which lines were due is known no more
     if path.is_file():
         disk.write(path, "".join(json.dumps(line) + "\n" for line in kept))
     return [f"left out of {path.name}: {what}" for what in [*wrong, *lost]]
