@@ -111,10 +111,8 @@ def main(argv: Sequence[str] | None = None, process: bool = False) -> int:
 def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
     from diffjax.config import ConfigError
     from diffjax.runs import load
-    from diffjax.runs.workdir import fresh
     from diffjax.training import NonFiniteError
 
-    new: Path | None = None
     try:
         made = flags.mode in ("train", "show")  # from a config; the others look at what was made
         if not flags.config and (overrides or made) and not flags.workdir:
@@ -131,18 +129,12 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
         command = importlib.import_module(f"diffjax.commands.{MODES[flags.mode]}")
         if flags.out and Path(flags.out).is_file():
             raise ConfigError(f"--out={flags.out} is a file, expected a folder.")
-        if flags.mode == "train" and config is not None:
-            new = None if flags.workdir else fresh(config)
-            flags.workdir = flags.workdir or str(new)  # known here: it may have to be named at the end
         status = command.main(config, overrides, flags) or 0
         if flags.mode == "show" and (lost := screen.lost()):  # whose text is all that it makes
             print(f"error: stdout cannot be written: {lost}", file=sys.stderr)
             return 1
         return status
     except ConfigError as error:
-        if new:
-            with contextlib.suppress(OSError):
-                new.rmdir()  # it is empty
         print(f"error: {error}", file=sys.stderr)
         return 2
     except NonFiniteError as error:

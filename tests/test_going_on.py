@@ -1,5 +1,6 @@
 """A run that goes on with another config: what may change, what rate it then has, and how a new run begins from it."""
 
+import contextlib
 import json
 import shlex
 import shutil
@@ -317,8 +318,14 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, capsys):
 def test_two_starts_of_one_second_have_a_folder_each(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(files.time, "strftime", lambda *args: "20261128-120000")
-    names = [files.fresh(runs.load(CONFIG)).name for _ in range(3)]
+    config = runs.load(CONFIG)
+    with files.fresh(config) as a, files.fresh(config) as b, files.fresh(config) as c:
+        names = [path.name for path in (a, b, c)]
     assert names == ["vpsde-tiny-20261128-120000", "vpsde-tiny-20261128-120000-2", "vpsde-tiny-20261128-120000-3"]
+    with contextlib.suppress(ConfigError), files.fresh(config) as d:
+        raise ConfigError("refused before anything was written")
+    assert not d.exists()
+    assert c.exists()
 
 
 def test_train_gives_the_run_of_a_config_with_its_changes(run):

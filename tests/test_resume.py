@@ -138,7 +138,6 @@ def test_a_scheduler_may_ask_it_to_stop_too(tmp_path, monkeypatch):
 
     monkeypatch.setattr(runs.Trainer, "train", train)
     assert command_line.main([*ARGS, f"--workdir={tmp_path}"]) == 128 + signal.SIGTERM
-    assert_interrupted("SIGTERM", tmp_path)
 
 
 def test_damaged_newest_checkpoint_is_skipped_by_name(reference, cache, tmp_path):

@@ -1,6 +1,8 @@
 """Trains, resumes, samples as it goes, and ends with an evaluation and a report."""
 
+import contextlib
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +28,19 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> int:
     """
     assert config is not None
     try:
-        return judges.status(run(config, flags.workdir, flags.began))
+        return judges.status(run(config, flags.workdir, flags.began, lambda folder: setattr(flags, "workdir", folder)))
     except runs.Stopped as stopped:
         return 128 + stopped.signal
     except FixedError as error:
         raise error.typed(flags.config or f"{flags.workdir}/config.json", overrides) from error
 
 
-def run(config: Config, workdir: str | Path | None = None, began: float | None = None) -> dict[str, Any]:
+def run(
+    config: Config,
+    workdir: str | Path | None = None,
+    began: float | None = None,
+    named: Callable[[Path], Any] = lambda workdir: None,
+) -> dict[str, Any]:
     """Trains to the end, from scratch or from the newest good checkpoint in `workdir`.
 
     Args:
@@ -41,6 +48,7 @@ def run(config: Config, workdir: str | Path | None = None, began: float | None =
         workdir: default a new one, runs/<config>-<time>; that of a run goes on with it, with what may change
             (`resume`) as this config says.
         began: `time.monotonic()` when the process did, for results.json; default now.
+        named: called with the workdir before training.
 
     Returns:
         What results.json holds: status "done", skipped steps, time, command, commit, device, and the metrics.
@@ -52,8 +60,9 @@ def run(config: Config, workdir: str | Path | None = None, began: float | None =
     """
     clock = Ledger(began=began)
     built = build_run(config if workdir is None else files.going_on(Path(workdir), complete(config), complete))
-    first, workdir = starting(built), Path(workdir) if workdir else files.fresh(built.config)
-    with runs.Trainer(**built._asdict(), **first, workdir=workdir, ledger=clock) as trainer:
+    first, place = starting(built), contextlib.nullcontext(Path(workdir)) if workdir else files.fresh(built.config)
+    with place as folder, runs.Trainer(**built._asdict(), **first, workdir=folder, ledger=clock) as trainer:
+        named(folder)
         trainer.train()
         trainer.report()
         return trainer.account.found

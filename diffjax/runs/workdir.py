@@ -17,7 +17,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,24 @@ from diffjax.environment import environment
 FORMAT = 1  # of a workdir, in its config.json; 0, where none is said: config.json, checkpoints and metrics are as now
 
 
-def fresh(config: Config) -> Path:
-    """Makes a new workdir, runs/<config>-<time>, or -2, -3, ... where another start of that second has it."""
+@contextlib.contextmanager
+def fresh(config: Config) -> Iterator[Path]:
+    """Makes a new workdir for a `with` block, runs/<config>-<time>, or -2, -3, ... where another start has that.
+
+    It is removed again where the block fails before there is anything in it.
+    """
     name = Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     for path in itertools.chain((name,), (name.with_name(f"{name.name}-{n}") for n in itertools.count(2))):
         with contextlib.suppress(FileExistsError):
             path.mkdir(parents=True)
             break
-    return path
+    try:
+        yield path
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty
+            path.rmdir()
+            path.parent.rmdir()
+        raise
 
 
 def going_on(workdir: Path, asked: Config, complete: Callable[[Config], Config]) -> Config:
