@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffjax import data, ema, host, parallel, training
+from diffjax import bounds, data, ema, host, parallel, training
 from diffjax.checkpoint import Checkpoints
 from diffjax.config import Config, ConfigError, nearest, override
 from diffjax.data import Dataset
@@ -98,7 +98,11 @@ class Run(NamedTuple):
         Raises:
             ConfigError: for a word that is neither, or as `given`.
         """
-        seeds = host.check_seeds(seeds)
+        try:
+            seeds = host.check_seeds(seeds)
+            bounds.check_samples("the number of seeds", len(seeds), data.blank(self.data), self.settings.chunk)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         names, fields = data.asked(self.method, self.data), getattr(self.method.parts, "drawn_by", ())
         parts = {name: part for name, part in words.items() if name not in names}
         for name in parts:
@@ -125,11 +129,11 @@ def open(workdir: str | Path, *, step: int | None = None, overrides: Iterable[st
         data.keep_names(workdir, built.data)
         with Checkpoints(Path(workdir) / "checkpoints", create=False, report=print) as checkpoints:
             found = checkpoints.restore(abstract_state(built), step=step)
+        if found is None:
+            raise ConfigError(f"{workdir} has no checkpoint yet; train it first: --mode=train --workdir={workdir}.")
+        return of(built, found.state, workdir)
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(str(error)) from error
-    if found is None:
-        raise ConfigError(f"{workdir} has no checkpoint yet; train it first: --mode=train --workdir={workdir}.")
-    return of(built, found.state, workdir)
 
 
 def of(built: Built, state: training.TrainState, workdir: str | Path | None = None) -> Run:

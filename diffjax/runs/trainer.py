@@ -95,7 +95,7 @@ class Trainer:
         emas = ema or _average(settings)
         checks.check_ema(settings, emas)
         if config is None:
-            checks.check_objects(method, data, optimizer, settings)
+            checks.check_objects(method, data, optimizer, settings, emas)
         built = Built(method, data, optimizer, emas, learning_rate, settings, config)
         self.built, self.settings, self.method, self.data = built, settings, method, data
         self.mesh, self.clock = parallel.mesh(_devices(settings)), clock or CompileClock()
