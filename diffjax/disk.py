@@ -6,6 +6,8 @@ depth and its numbers while it is parsed, and what is wrong is one line with the
 """
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -37,6 +39,55 @@ def write(path: Path, content: str | bytes) -> None:
             part.unlink()
         raise
     sync_folder(path.parent)
+
+
+def file_name(text: str, most: int = 200) -> str:
+    """Makes a text the name of one file or folder: the end of a long one is left out, with a digest of it all."""
+    text = "".join(char if char.isprintable() and char != "/" else "_" for char in text)
+    if len(os.fsencode(text)) <= most:
+        return text
+    digest = hashlib.sha256(os.fsencode(text)).hexdigest()[:16]
+    return f"{os.fsencode(text)[: most - 20].decode(errors='ignore')}-{digest}"
+
+
+def check_folder(name: str, path: str | Path, kept: tuple[Path, ...] = (), error: type[Exception] = ValueError) -> None:
+    """Checks that a folder is there or can be made, before anything is computed for it; nothing is left behind.
+
+    Args:
+        name: what the path was given as, such as "--out".
+        kept: folders that hold something else, in which it may not be.
+
+    Raises:
+        ValueError: (or `error`) saying why not.
+    """
+    at, missing, made = os.path.abspath(path), [], []
+    try:
+        while not os.path.isdir(at):
+            if _is_there(at):
+                raise NotADirectoryError(errno.ENOTDIR, f"{at} is a file, expected a folder")
+            missing.append(at)
+            at = os.path.dirname(at)
+        try:
+            while missing:  # it is tried, since rights do not tell: of /proc, say
+                os.mkdir(missing[-1])
+                made.append(missing.pop())
+        finally:
+            while made:
+                os.rmdir(made.pop())
+    except (OSError, ValueError) as found:  # a name that is too long; one with a NUL, or no text
+        reason = getattr(found, "strerror", None) or str(found)
+        raise error(f"{name}={str(path)!r} cannot be a folder: {reason}.") from found
+    for folder in kept:
+        if os.path.commonpath([os.path.realpath(path), os.path.realpath(folder)]) == os.path.realpath(folder):
+            raise error(f"{name}={str(path)!r} is in {folder}, which a run keeps: give another folder.")
+
+
+def _is_there(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def sync_folder(folder: Path) -> None:

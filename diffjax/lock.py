@@ -79,6 +79,8 @@ def take(folder: str | os.PathLike[str]) -> Lock:
     """
     path, run = Path(folder) / NAME, os.environ.get(RUN, "")
     while True:
+        if path.exists() and not path.is_file():
+            raise HeldError(f"{path} is no file, as a lock is: remove it, or give another folder.")
         file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
         if ours := _OURS.get(_identity(file)):
             os.close(file)

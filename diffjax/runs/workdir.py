@@ -12,6 +12,7 @@ samples/ figures/ report.md results.json; labels.json, names of the classes wher
 
 import contextlib
 import json
+import os
 import shlex
 import sys
 import time
@@ -100,7 +101,7 @@ def _environments(path: Path) -> dict[str, Any]:
 
 def named(changes: list[str]) -> str:
     """Names a folder after what was asked in place of what the config says."""
-    return ",".join(changes).replace("/", "_")
+    return disk.file_name(",".join(changes))
 
 
 def read_config(workdir: Path) -> Config:
@@ -110,15 +111,15 @@ def read_config(workdir: Path) -> Config:
         ConfigError: if there is no run.
     """
     saved = Path(workdir) / "config.json"
-    if not saved.is_file():
+    if not os.path.isfile(saved):
         raise ConfigError(f"{workdir} holds no run (no config.json); give the --workdir of a training run.")
     return _read(saved)
 
 
 def _read(saved: Path) -> Config:
     try:
-        return from_json(json.dumps(disk.read_json(saved)))
-    except disk.DamagedFileError as error:
+        return from_json(json.dumps(disk.read_json(saved)), str(saved))
+    except (disk.DamagedFileError, ConfigError) as error:
         raise ConfigError(f"{error} A run's config is also in its checkpoints' records (info/metadata).") from error
 
 
