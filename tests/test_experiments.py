@@ -16,7 +16,7 @@ from test_layers import imports
 
 FOLDER = run_command.ROOT / "experiments"
 FILES = sorted(FOLDER.rglob("*.py"))
-SHARED = ("common", "counting", "mutants")  # what the scripts of one folder import of each other, and nobody calls
+SHARED = ("common", "counting", "inputs", "mutants")  # what scripts of one folder import, and nobody calls
 name_of = lambda path: f"{path.parent.name}/{path.stem}"
 
 
