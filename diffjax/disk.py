@@ -10,9 +10,11 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
+NAME_BYTES = 255  # of one name, on every file system in use
 LARGEST = 2**26  # bytes of a file that is read whole: 64 MiB, of metrics a million lines
 Json = dict[str, Any]
 
@@ -60,20 +62,17 @@ def check_folder(name: str, path: str | Path, kept: tuple[Path, ...] = (), error
     Raises:
         ValueError: (or `error`) saying why not.
     """
-    at, missing, made = os.path.abspath(path), [], []
+    at, names = os.path.abspath(path), []
     try:
         while not os.path.isdir(at):
             if _is_there(at):
                 raise NotADirectoryError(errno.ENOTDIR, f"{at} is a file, expected a folder")
-            missing.append(at)
-            at = os.path.dirname(at)
-        try:
-            while missing:  # it is tried, since rights do not tell: of /proc, say
-                os.mkdir(missing[-1])
-                made.append(missing.pop())
-        finally:
-            while made:
-                os.rmdir(made.pop())
+            at, last = os.path.split(at)
+            names.append(last)
+        if max(map(len, map(os.fsencode, names)), default=0) > NAME_BYTES:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        # It is tried, since rights do not tell (of /proc, say); under another name, since processes start together.
+        os.rmdir(tempfile.mkdtemp(prefix=".diffjax-", dir=at))
     except (OSError, ValueError) as found:  # a name that is too long; one with a NUL, or no text
         reason = getattr(found, "strerror", None) or str(found)
         raise error(f"{name}={str(path)!r} cannot be a folder: {reason}.") from found

@@ -116,9 +116,10 @@ HUGE = {
 
 
 @pytest.mark.parametrize("text", HUGE, ids=lambda text: text[:40])
-def test_a_config_of_sizes_that_no_memory_holds_is_refused_before_any_is_taken(text):
+def test_a_config_of_sizes_that_no_memory_holds_is_refused_before_any_is_taken(text, monkeypatch):
     """In one line that names the field; the memory that it takes to say so is that of tracing."""
     overrides = [*SMALL, *text.split()]
+    monkeypatch.setattr(bounds, "at_hand", lambda: 16 * GIB)
     tracemalloc.start()
     try:
         with pytest.raises(ConfigError, match=HUGE[text]) as caught:

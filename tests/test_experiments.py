@@ -179,6 +179,15 @@ def test_an_experiment_measures_finite_numbers(name, trained, tmp_path):
 
 
 @pytest.mark.slow
+def test_hostile_inputs_are_refused():
+    """The drill itself, on two inputs of each kind that needs no run: it ends with status 0 where none gets through."""
+    kinds = [
+        line.split("|")[1].strip() for line in script("drills/hostile", "--smoke").splitlines() if "| 2 | 2 |" in line
+    ]
+    assert kinds == ["sizes", "configs", "npz", "images", "tfds"]
+
+
+@pytest.mark.slow
 def test_pairs_are_the_flow_of_their_noise(trained, tmp_path):
     """Pair i is what the command line draws of seed i, beside the noise that this draw began with."""
     run, n = trained("rectified"), 64

@@ -2,7 +2,7 @@
 
     python experiments/drills/hostile.py                    # all of them, two at a time
     python experiments/drills/hostile.py --only=npz         # one kind: flags, configs, overrides, npz, images, ...
-    python experiments/drills/hostile.py --smoke            # the first two of each kind
+    python experiments/drills/hostile.py --smoke            # two of each kind that needs no trained run
 
 Each input is made in a folder of its own, the working directory, from the seed of its number. The first of a kind is a
 process `python -m diffjax.main ...`; the others run `diffjax.main` one after another in one process, which is started
@@ -35,6 +35,7 @@ from inputs import KINDS, SMALL, TRAIN, Input, png
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS, MEGABYTES, PATIENCE = 5.0, 1000.0, 150.0  # of processor; resident; until a process that hangs is stopped
+RUNLESS = ("sizes", "configs", "npz", "images", "tfds")  # kinds whose inputs are no copies of a trained run
 SPACE = 16 * 2**30  # bytes of address space: an allocation beyond it fails, whatever this machine has
 
 
@@ -50,7 +51,7 @@ class End(NamedTuple):
 
 def prepare(shared: Path, kinds: set[str]) -> None:
     """Trains the run, and prepares the data set, that inputs are damaged copies of."""
-    if kinds - {"sizes", "configs", "npz", "images", "tfds"}:
+    if kinds - set(RUNLESS):
         command = [sys.executable, "-m", "diffjax.main", *TRAIN[:-1], f"--workdir={shared / 'run'}"]
         subprocess.run(command, cwd=shared, env=environment(shared), check=True, capture_output=True)
     if "tfds" in kinds:
@@ -249,14 +250,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=KINDS, help="one kind")
     parser.add_argument("--match", default="", help="those alone whose description holds this")
-    parser.add_argument("--smoke", action="store_true", help="the first two of each kind")
+    parser.add_argument("--smoke", action="store_true", help="two of each kind that needs no run")
     parser.add_argument("--verbose", action="store_true", help="print every error line, also the right ones")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     words = parser.parse_args()
     if words.child:
         serve()
         return 0
-    kinds = [words.only] if words.only else list(KINDS)
+    kinds = [words.only] if words.only else RUNLESS if words.smoke else list(KINDS)
     with tempfile.TemporaryDirectory() as name:
         shared = Path(name)
         for folder in ("home", "bin"):
