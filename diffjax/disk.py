@@ -71,8 +71,10 @@ def check_folder(name: str, path: str | Path, kept: tuple[Path, ...] = (), error
             names.append(last)
         if max(map(len, map(os.fsencode, names)), default=0) > NAME_BYTES:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-        # It is tried, since rights do not tell (of /proc, say); under another name, since processes start together.
-        os.rmdir(tempfile.mkdtemp(prefix=".diffjax-", dir=at))
+        if names:  # it is tried: rights do not tell, of /proc say; by a name of its own, since processes start together
+            os.rmdir(tempfile.mkdtemp(prefix=".diffjax-", dir=at))
+        elif not os.access(at, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except (OSError, ValueError) as found:  # a name that is too long; one with a NUL, or no text
         reason = getattr(found, "strerror", None) or str(found)
         raise error(f"{name}={str(path)!r} cannot be a folder: {reason}.") from found

@@ -106,6 +106,15 @@ def test_a_folder_that_can_be_made_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_is_there_is_not_touched_and_one_without_rights_is_refused(tmp_path, monkeypatch):
+    before = tmp_path.stat().st_mtime_ns
+    disk.check_folder("--out", tmp_path)
+    assert tmp_path.stat().st_mtime_ns == before
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may do anything
+    with pytest.raises(ValueError, match="cannot be a folder: Permission denied"):
+        disk.check_folder("--out", tmp_path)
+
+
 def test_the_folder_of_samples_is_looked_at_before_they_are_drawn(tmp_path, monkeypatch):
     (tmp_path / "samples").write_text("x")
     monkeypatch.setattr(runs, "open", lambda *args, **words: None)  # it has no draw
