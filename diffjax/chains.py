@@ -20,7 +20,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import grids, host
+from diffjax import grids, host, schedules
 from diffjax.calculus import amplitudes
 from diffjax.types import Array, Discrete, Schedule, pytree, real
 
@@ -105,7 +105,7 @@ def whole(schedule: Schedule, steps: int | None = None) -> Chain:
 def length(schedule: Schedule, steps: int | None = None) -> int:
     """Finds T, the number of steps of `whole`: `steps`, else the schedule's own, else 1000."""
     if steps is not None:
-        return steps
+        return host.check_int("steps", steps, most=schedules.MOST_STEPS)
     return schedule.steps if isinstance(schedule, Discrete) else 1000
 
 

@@ -10,6 +10,8 @@ import functools
 import importlib.util
 import inspect
 import json
+import os
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -17,13 +19,17 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from diffjax import host
 from diffjax.host import nearest as nearest
 
 Config = Any  # an ml_collections.ConfigDict: its fields have no static types
 
 
 class ConfigError(ValueError):
-    """Something the user wrote cannot be used; the message is one line for the terminal."""
+    """Something the user wrote cannot be used; the message is one line for the terminal, whatever it quotes."""
+
+    def __init__(self, message: str):
+        super().__init__(host.one_line(message))
 
 
 def spec(name: str, **options: Any) -> ConfigDict:
@@ -57,8 +63,10 @@ def filled(config: Config, default: Config, loose: Iterable[str] = ()) -> Config
         if group not in default and group not in loose:
             raise ConfigError(f"The config has a group {group!r} that nobody reads: {nearest(group, default)}.")
         if not isinstance(wanted, ConfigDict):
+            if group in default:
+                _check_type(group, own, default.get_type(group), wanted)
             continue
-        if isinstance(own, str | int | float | list | tuple):
+        if isinstance(own, str | int | float | list | tuple | None):  # any other object is taken as it is
             raise ConfigError(f"The group {group} is {own!r}, expected fields: {dict(wanted)}.")
         if "name" not in wanted:
             _check_fields(group, own, wanted, group in loose)
@@ -77,10 +85,13 @@ def _check_fields(group: str, own: Config, wanted: Config, loose: bool) -> None:
             if not loose:
                 _no_field(f"{group}.{field}", wanted, field, [group])
             continue
-        kind = wanted.get_type(field)
-        fits = isinstance(value, kind | int if kind is float else kind) and isinstance(value, bool) == (kind is bool)
-        if value is not None and not fits and not (kind is tuple and isinstance(value, list)):
-            raise ConfigError(f"{group}.{field} is {value!r}, expected {_describe(kind)}, such as {wanted[field]!r}.")
+        _check_type(f"{group}.{field}", value, wanted.get_type(field), wanted[field])
+
+
+def _check_type(field: str, value: Any, kind: type, such: Any) -> None:
+    fits = isinstance(value, kind | int if kind is float else kind) and isinstance(value, bool) == (kind is bool)
+    if value is not None and not fits and not (kind is tuple and isinstance(value, list)):
+        raise ConfigError(f"{field} is {value!r}, expected {_describe(kind)}, such as {such!r}.")
 
 
 def build(namespace: Any, spec: Mapping[str, Any], *args: Any) -> Any:
@@ -107,7 +118,7 @@ def maker(namespace: Any, spec: Mapping[str, Any], count: int) -> functools.part
     parameters = inspect.signature(make).parameters
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for key in keywords:
-        if key not in parameters and not takes_any:
+        if key in list(parameters)[:count] or (key not in parameters and not takes_any):
             own = [p for p in list(parameters)[count:] if p != "self"]
             raise ConfigError(f"{title}.{path} has no option {key!r}: {nearest(key, own)}.")
     for key, value in keywords.items():
@@ -131,6 +142,8 @@ def member(namespace: Any, spec: Mapping[str, Any]) -> tuple[str, Callable, str,
         ConfigError: if there is no such member; the alternatives are named.
     """
     title = getattr(namespace, "__name__", type(namespace).__name__).removeprefix("diffjax.")
+    if not hasattr(spec, "keys"):
+        raise ConfigError(f"Got {spec!r} where {title} needs a spec, expected a 'name' and options.")
     keywords = dict(spec)
     if "name" not in keywords:
         raise ConfigError(
@@ -174,7 +187,7 @@ def find(path: str) -> Path:
     shipped = [package / "configs", package.parent / "configs"]  # in a wheel; in a checkout
     ours = [folder / Path(path).name for folder in shipped if Path(path).parent == Path("configs")]
     for candidate in [Path(path), *ours]:
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # False, too, for a name that no file can have
             return candidate
     names = [f"configs/{p.name}" for folder in shipped for p in folder.glob("*.py") if p.name != "__init__.py"]
     raise ConfigError(f"There is no config file {path!r}: {nearest(path, set(names))}.")
@@ -196,13 +209,7 @@ def load(
     """
     name, _, variant = path.partition(":")
     file = find(name)
-    module = _module(file)
-    if hasattr(module, "get_config"):
-        config = module.get_config(variant or None)
-    elif hasattr(module, "VARIANTS"):
-        config = variant_of(variant or None, module.VARIANTS)()
-    else:
-        raise ConfigError(f"{file} has no get_config(variant) function, and no table VARIANTS of functions.")
+    config = _made(file, variant or None)
     if not isinstance(config, ConfigDict):
         raise ConfigError(
             f"get_config of {file} returned {type(config).__name__}, expected an ml_collections.ConfigDict."
@@ -221,6 +228,27 @@ def overridden(config: Config, overrides: Iterable[str]) -> Config:
     return config
 
 
+def _made(file: Path, variant: str | None) -> Any:
+    """Runs a config file; what is wrong with the program is one line, with the place in it."""
+    try:
+        module = _module(file)
+        if hasattr(module, "get_config"):
+            return module.get_config(variant)
+        if not hasattr(module, "VARIANTS"):
+            raise ConfigError(f"{file} has no get_config(variant) function, and no table VARIANTS of functions.")
+        if not isinstance(module.VARIANTS, Mapping) or not module.VARIANTS:
+            raise ConfigError(f"{file}: VARIANTS is {module.VARIANTS!r}, expected a table: name -> function.")
+        return variant_of(variant, module.VARIANTS)()
+    except ConfigError:
+        raise
+    except Exception as error:
+        own, frames = os.path.abspath(file), traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == own]
+        at = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        where = str(file) if at is None else f"{file}, line {at}"
+        raise ConfigError(f"{where}: {type(error).__name__}: {error}.") from error
+
+
 def beside(file: str, name: str) -> ModuleType:
     """Loads another config file as a module, for recipes to start from: `beside(__file__, "vpsde.py").digits()`.
 
@@ -237,8 +265,8 @@ def beside(file: str, name: str) -> ModuleType:
 def _module(file: Path) -> ModuleType:
     """A Python file, run: a fresh module each time, so that nobody shares a recipe."""
     spec = importlib.util.spec_from_file_location(f"diffjax_config_{file.stem}", file)
-    assert spec is not None
-    assert spec.loader is not None  # both hold for a .py file that exists
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{file} is no Python file; a config's name ends in .py, such as configs/vpsde.py.")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -340,10 +368,12 @@ def to_json(config: Config) -> str:
     return json.dumps(config.to_dict(), indent=2, sort_keys=True)
 
 
-def from_json(text: str) -> Config:
-    """Reads the config that `to_json` wrote, locked."""
-    config = ConfigDict(_tuples(json.loads(text)))
-    return config.lock()
+def from_json(text: str, name: str = "The text") -> Config:
+    """Reads the config that `to_json` wrote, locked; `name` is what an error calls it."""
+    try:
+        return ConfigDict(_tuples(json.loads(text))).lock()
+    except (ValueError, AttributeError, TypeError) as error:  # a key with a dot; one that Python keeps
+        raise ConfigError(f"{name} is no config: {error}") from error
 
 
 def flat(config: Config) -> dict[str, Any]:

@@ -247,4 +247,4 @@ def _check_masses(a: Any, b: Any, shape: tuple[int, int]) -> None:
 
 def _check_sinkhorn(epsilon: Any, iterations: int) -> None:
     host.check_positive("epsilon", epsilon, "; the limit 0 is the exact coupling")
-    host.check_int("iterations", iterations)
+    host.check_int("iterations", iterations, most=2**20)

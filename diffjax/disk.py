@@ -6,12 +6,17 @@ depth and its numbers while it is parsed, and what is wrong is one line with the
 """
 
 import contextlib
+import errno
+import hashlib
+import itertools
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+NAME_BYTES = 255  # of one name, on every file system in use
 LARGEST = 2**26  # bytes of a file that is read whole: 64 MiB, of metrics a million lines
 Json = dict[str, Any]
 
@@ -48,6 +53,73 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is not None and error.filename is None:
             error.filename = str(path)
+        raise
+
+
+def file_name(text: str, most: int = 200) -> str:
+    """Makes a text the name of one file or folder: the end of a long one is left out, with a digest of it all."""
+    text = "".join(char if char.isprintable() and char != "/" else "_" for char in text)
+    if len(os.fsencode(text)) <= most:
+        return text
+    digest = hashlib.sha256(os.fsencode(text)).hexdigest()[:16]
+    return f"{os.fsencode(text)[: most - 20].decode(errors='ignore')}-{digest}"
+
+
+def check_folder(name: str, path: str | Path, kept: tuple[Path, ...] = (), error: type[Exception] = ValueError) -> None:
+    """Checks that a folder is there or can be made, before anything is computed for it; nothing is left behind.
+
+    Args:
+        name: what the path was given as, such as "--out".
+        kept: folders that hold something else, in which it may not be.
+
+    Raises:
+        ValueError: (or `error`) saying why not.
+    """
+    at, names = os.path.abspath(path), []
+    try:
+        while not os.path.isdir(at):
+            if _is_there(at):
+                raise NotADirectoryError(errno.ENOTDIR, f"{at} is a file, expected a folder")
+            at, last = os.path.split(at)
+            names.append(last)
+        if max(map(len, map(os.fsencode, names)), default=0) > NAME_BYTES:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        if names:  # it is tried: rights do not tell, of /proc say; by a name of its own, since processes start together
+            os.rmdir(tempfile.mkdtemp(prefix=".diffjax-", dir=at))
+        elif not os.access(at, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except (OSError, ValueError) as found:  # a name that is too long; one with a NUL, or no text
+        reason = getattr(found, "strerror", None) or str(found)
+        raise error(f"{name}={str(path)!r} cannot be a folder: {reason}.") from found
+    for folder in kept:
+        if os.path.commonpath([os.path.realpath(path), os.path.realpath(folder)]) == os.path.realpath(folder):
+            raise error(f"{name}={str(path)!r} is in {folder}, which a run keeps: give another folder.")
+
+
+def _is_there(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def fresh(path: Path) -> Iterator[Path]:
+    """Makes a new folder for a `with` block: of this name, or with -2, -3, ... where somebody else has that.
+
+    It is removed again where the block fails before there is anything in it.
+    """
+    for name in itertools.chain((path,), (path.with_name(f"{path.name}-{n}") for n in itertools.count(2))):
+        with contextlib.suppress(FileExistsError):
+            name.mkdir(parents=True)
+            break
+    try:
+        yield name
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty
+            name.rmdir()
+            name.parent.rmdir()
         raise
 
 

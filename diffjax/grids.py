@@ -34,6 +34,9 @@ __all__ = [  # what a config may name
 ]
 
 
+MOST_STEPS = 100_000  # 25 times the longest published chain; plans are made step by step
+
+
 def uniform(schedule: Schedule, n: int, *, t_max: float | None = None, t_min: float = 1e-3, zero: bool = True):
     """Makes equal steps in t (Song et al. 2021: t_min = 1e-3 for VP, 1e-5 for VE)."""
     return _grid(schedule, n, t_max, t_min, zero, lambda u, a, b: a + u * (b - a))
@@ -227,10 +230,12 @@ def sections(schedule: Schedule, n: str | int, *, steps: int = 1000):
     """
     _check_steps(steps, "The length of the chain")
     text = str(n).replace(" ", "")
-    if re.fullmatch(r"ddim[0-9]+", text):
+    if re.fullmatch(r"ddim[0-9]{1,9}", text):
         return _chain_times(schedule, _strided(int(text[4:]), steps), steps)
     if not re.fullmatch(r"[0-9]+(,[0-9]+)*", text):
         raise ValueError(f'The sections are {n!r}, expected counts such as "10,15,20", or "ddim25".')
+    if max(map(len, text.split(","))) > 9:
+        raise ValueError(f"The sections are {host.one_line(text, 400)!r}, expected counts of at most 9 digits.")
     counts, index, start = [int(count) for count in text.split(",")], [], 0
     for i, count in enumerate(counts):
         size = steps // len(counts) + (i < steps % len(counts))
@@ -330,7 +335,7 @@ def _time_of_log_snr(schedule, values) -> np.ndarray:
 
 
 def _check_steps(n, what="The number of steps", least=1) -> None:
-    host.check_int(what, n, least)
+    host.check_int(what, n, least, most=MOST_STEPS)
 
 
 def _check_chain(n, steps) -> None:

@@ -93,14 +93,18 @@ def is_int(value: Any, least: int | None = None) -> bool:
     return whole and (least is None or bool(value >= least))
 
 
-def check_int(name: str, value: Any, least: int = 1, error: type[Exception] = ValueError) -> int:
+def check_int(
+    name: str, value: Any, least: int = 1, error: type[Exception] = ValueError, most: int | None = None
+) -> int:
     """Gives an integer as an int.
 
     Raises:
-        ValueError: (or `error`) unless it is an integer, and no bool, of at least `least`.
+        ValueError: (or `error`) unless it is an integer, and no bool, of at least `least` and at most `most`.
     """
     if not is_int(value, least):
         raise error(f"{name} is {value!r}, expected an integer >= {least}.")
+    if most is not None and value > most:
+        raise error(f"{name} is {value}, expected at most {most}.")
     return int(value)
 
 
@@ -142,12 +146,32 @@ def nearest(name: str, options: Iterable[str]) -> str:
     return ("" if close is None else f"nearest is {close!r}; ") + f"it has {', '.join(options) or 'none'}"
 
 
+def is_decimal(text: str) -> bool:
+    """Tells whether a text is a number in ASCII digits, of a length that Python reads."""
+    return text.isascii() and text.isdecimal() and len(text) <= 1000
+
+
+LINE = 1500  # characters of an error: every name of the longest list, and no more of a value that has more
+
+
+def one_line(text: str, most: int = LINE) -> str:
+    """Makes one line of a text for the terminal; the middle of a long one is left out."""
+    text = " ".join(str(text).split("\n"))
+    text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return text if len(text) <= most else f"{text[: most - 300]} ... {text[-280:]}"
+
+
+MOST_SAMPLES = 2**24  # in one call, and in one evaluation: they are held in memory, each with its key
+
+
 def check_seeds(seeds: Any) -> list[int]:
     """Lists the seeds 0 .. n - 1 of a number n, or those that are given.
 
     Raises:
         ValueError: without any, or for one that is no integer in [0, 2^32).
     """
+    if is_int(seeds, MOST_SAMPLES + 1):
+        raise ValueError(f"Got {seeds} seeds, expected at most {MOST_SAMPLES} at once; ask for them in parts.")
     found = list(range(seeds)) if is_int(seeds) else list(seeds) if hasattr(seeds, "__iter__") else []
     if not found or not all(is_int(seed) and 0 <= seed < 2**32 for seed in found):
         raise ValueError(f"Got seeds {seeds!r}, expected a number of samples >= 1, or integers in [0, 2^32).")

@@ -35,7 +35,9 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints one line on stderr and exits with status 2."""
-        self.exit(2, f"error: {message}\n")
+        from diffjax.host import one_line
+
+        self.exit(2, f"error: {one_line(message)}\n")
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -85,6 +87,18 @@ def _join(argv: Sequence[str]) -> list[str]:
     return joined
 
 
+def _check_folders(flags: argparse.Namespace) -> None:
+    """Refuses folders that cannot be made, before anything is computed for them."""
+    from diffjax import disk
+    from diffjax.config import ConfigError
+
+    if flags.workdir and flags.mode == "train":
+        disk.check_folder("--workdir", flags.workdir, error=ConfigError)
+    if flags.out:
+        kept = tuple(Path(flags.workdir, name) for name in ("checkpoints", "ema") if flags.workdir)
+        disk.check_folder("--out", flags.out, kept, ConfigError)
+
+
 def main(argv: Sequence[str] | None = None, process: bool = False) -> int:
     """Runs one command; the exit status.
 
@@ -127,8 +141,7 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
         if flags.config and flags.workdir and not made:
             raise ConfigError(f"--mode={flags.mode} reads the config of --workdir: leave --config={flags.config} out.")
         command = importlib.import_module(f"diffjax.commands.{MODES[flags.mode]}")
-        if flags.out and Path(flags.out).is_file():
-            raise ConfigError(f"--out={flags.out} is a file, expected a folder.")
+        _check_folders(flags)
         status = command.main(config, overrides, flags) or 0
         if flags.mode == "show" and (lost := screen.lost()):  # whose text is all that it makes
             print(f"error: stdout cannot be written: {lost}", file=sys.stderr)

@@ -6,6 +6,7 @@ starts; `rsqrt` alone counts from update 0, as published.
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from types import FunctionType
 from typing import Any
@@ -149,7 +150,7 @@ def _entries(plan: Mapping[str, Any]) -> dict[str, Any]:
 def _one_schedule(spec: dict[str, Any], total_steps: int) -> Rate:
     peak, name, warmup = spec.pop("learning_rate"), spec.pop("schedule", "constant"), spec.pop("warmup_steps", 0)
     decay = _lookup("schedule", name, SCHEDULES)
-    if not peak > 0:
+    if not 0 < peak < math.inf:
         raise ValueError(f"Got learning_rate = {peak}, expected a positive number.")
     if not 0 <= warmup < total_steps:
         raise ValueError(

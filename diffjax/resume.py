@@ -13,10 +13,14 @@ new steps by a rule, asked for by name (learning_rate.extend):
     hold       as it was planned; after its end the rate stays what it is there
 """
 
+import json
 import shlex
+import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from diffjax import disk
 from diffjax.config import Config, ConfigError, flat, nearest
 
 FREE = (  # fields, and groups that end in a dot
@@ -184,6 +188,22 @@ def _plan(config: Config, begins: int, ends: int) -> dict[str, Any]:
     rate: Mapping[str, Any] = config.learning_rate.to_dict()
     own = {name: value for name, value in rate.items() if name not in _NO_RATE}
     return {**own, "begins": begins, "ends": ends, "until": None}
+
+
+def record(workdir: Path, changes: list[Change], step: int) -> list[str]:
+    """Adds changes from a step on to history.json of a workdir, a line each; gives lines to be said."""
+    path, said, past = workdir / "history.json", [], []
+    try:
+        past = [change for change in disk.read_json(path).get("changes", []) if isinstance(change, dict)]
+    except FileNotFoundError:
+        pass
+    except disk.DamagedFileError as error:
+        said = [f"begun anew: {error}"]
+    now = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "step": step}
+    past += [{**now, "field": c.field, "old": c.old, "new": c.new, "kind": c.kind} for c in changes]
+    lines = ",\n".join(json.dumps(change) for change in past)
+    disk.write(path, f'{{"changes": [\n{lines}\n]}}\n')
+    return [*said, *(f"from step {step} on {change} ({change.kind})" for change in changes)]
 
 
 def plans_of(config: Config, turns: int = 1, peak: float | None = None) -> tuple[dict[str, Any], ...]:

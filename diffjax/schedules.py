@@ -392,6 +392,11 @@ class Rounded:
         return levels[jnp.argmin(jnp.abs(levels - jnp.exp(-0.5 * value)))]
 
 
+MOST_STEPS = 1_000_000  # 250 times the longest published chain
+
+
 def _check_chain(steps: Any) -> None:
     if not host.is_int(steps, 1):
         raise ValueError(f"The chain has {steps!r} steps, expected an integer >= 1.")
+    if steps > MOST_STEPS:
+        raise ValueError(f"The chain has {steps} steps, expected at most {MOST_STEPS}.")

@@ -16,7 +16,7 @@ from test_layers import imports
 
 FOLDER = run_command.ROOT / "experiments"
 FILES = sorted(FOLDER.rglob("*.py"))
-SHARED = ("common", "counting", "mutants")  # what the scripts of one folder import of each other, and nobody calls
+SHARED = ("common", "counting", "inputs", "mutants")  # what scripts of one folder import, and nobody calls
 name_of = lambda path: f"{path.parent.name}/{path.stem}"
 
 
@@ -177,6 +177,15 @@ def test_an_experiment_measures_finite_numbers(name, trained, tmp_path):
     found = list(numbers(json.loads((out / file).read_text() if file else printed.splitlines()[-1])))
     assert found
     assert all(map(math.isfinite, found))
+
+
+@pytest.mark.slow
+def test_hostile_inputs_are_refused():
+    """The drill itself, on two inputs of each kind that needs no run: it ends with status 0 where none gets through."""
+    kinds = [
+        line.split("|")[1].strip() for line in script("drills/hostile", "--smoke").splitlines() if "| 2 | 2 |" in line
+    ]
+    assert kinds == ["sizes", "configs", "npz", "images", "tfds"]
 
 
 @pytest.mark.slow

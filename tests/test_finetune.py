@@ -136,7 +136,7 @@ def test_moments_are_kept_and_sampled_with(run_of_v, kept, tmp_path, capsys):
     assert command_line.main(flags) == 2
     assert "denoisers.variance.analytic also needs moments" in capsys.readouterr().err
     assert command_line.main([*flags, "--config.denoiser.moments=nowhere.npz"]) == 2
-    assert "nowhere.npz holds no second moments" in capsys.readouterr().err
+    assert "nowhere.npz' holds no second moments" in capsys.readouterr().err
 
 
 def test_axes_are_kept_and_sampled_with(run_of_v, kept, tmp_path, capsys):

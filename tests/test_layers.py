@@ -13,6 +13,7 @@ ROOT = Path(diffjax.__file__).parent
 # From the ground up; a part may import its own files and any layer below. grids are made of schedules.
 CORE = [
     {"types", "host"},
+    {"members"},
     {"method", "roots"},
     {"schedules", "calculus", "divergence"},
     {"grids", "clock"},
@@ -25,6 +26,7 @@ CORE = [
 ]
 # Beside the tower: know the ground and nothing else of the library, and nothing but the commands knows them.
 LEAVES = {
+    "bounds",
     "checkpoint",
     "checksum",
     "records",
@@ -58,11 +60,11 @@ NEIGHBOURS = {
     "folders": {"disk"},
     "records": {"checksum"},
     "replay": {"method", "training"},
-    "resume": {"config"},
+    "resume": {"config", "disk"},
     "ledger": {"disk", "environment", "logs"},
     "snapshots": {"config", "disk", "ema"},
     "logs": {"config", "disk"},
-    "data": {"method", "metrics"},
+    "data": {"members", "method", "metrics"},
     "metrics": {"method"},
 }  # parts of one thing, in two files
 TOP = [{"runs"}, {"commands"}, {"main"}]

@@ -141,6 +141,10 @@ def record(folder):
     return next(folder.glob("*-train.array_record-*"))
 
 
+def flipped(content, at):
+    return content[: at.start] + bytes(b ^ 0xFF for b in content[at]) + content[at.stop :]
+
+
 DAMAGE = {
     "info torn": (lambda f: (f / "dataset_info.json").write_text("{"), r"dataset_info\.json cannot be read as JSON"),
     "info empty": (lambda f: (f / "dataset_info.json").write_text(""), r"dataset_info\.json cannot be read as JSON"),
@@ -162,6 +166,16 @@ DAMAGE = {
         r"array_record-\S+ holds 6 examples, but dataset_info\.json says 1000000000000",
     ),
     "negative": (lambda f: edit(f / "dataset_info.json", first("shardLengths", ["-6"])), "expected counts"),
+    "digits": (lambda f: edit(f / "dataset_info.json", first("shardLengths", ["9" * 5000])), "expected counts"),
+    "Arabic digits": (lambda f: edit(f / "dataset_info.json", first("shardLengths", ["\u0666"])), "expected counts"),
+    "template": (
+        lambda f: edit(f / "dataset_info.json", first("filepathTemplate", "{0.__class__}")),
+        "files of split 'train' cannot be told",
+    ),
+    "record flipped": (
+        lambda f: record(f).write_bytes(flipped(record(f).read_bytes(), slice(100, 164))),
+        "train cannot be read .*hash mismatch",
+    ),
     "absolute": (
         lambda f: edit(f / "dataset_info.json", first("filepathTemplate", "/etc/{DATASET}")),
         "lies at '/etc/.*', outside of the data set",

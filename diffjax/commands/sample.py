@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from diffjax import runs
+from diffjax import disk, runs
 from diffjax.config import Config, ConfigError
+from diffjax.host import MOST_SAMPLES, is_decimal
 from diffjax.metrics import judges
 from diffjax.runs import workdir as files
 from diffjax.runs.run import read_config
-
-MOST_SEEDS = 2**24  # in one call: their samples are held in memory
 
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> int:
@@ -85,8 +84,9 @@ def run(
 
     numbers = parse_seeds(seeds) if isinstance(seeds, str) else [int(s) for s in seeds]
     run = runs.open(workdir, step=step, overrides=as_overrides(sampler, nfe, overrides))
-    examples = run.draw(numbers)
     out = Path(out) if out else Path(workdir) / "samples" / "seeds"
+    disk.check_folder("--out", out, error=ConfigError)
+    examples = run.draw(numbers)
     out.mkdir(parents=True, exist_ok=True)
     np.savez(out / "samples.npz", seeds=np.asarray(numbers), x=examples)
     good, images = ~judges.broken(examples), run.data.shown(examples)
@@ -105,17 +105,17 @@ def parse_seeds(text: str) -> list[int]:
     """Reads seeds: '0-3,7' -> [0, 1, 2, 3, 7].
 
     Raises:
-        ConfigError: for anything else, an empty range, a seed outside [0, 2^32), or more than MOST_SEEDS.
+        ConfigError: for anything else, an empty range, a seed outside [0, 2^32), or more than MOST_SAMPLES.
     """
     seeds: list[int] = []
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
-        if not low.isdecimal() or (dash and not high.isdecimal()) or (dash and int(high) < int(low)):
+        if not is_decimal(low) or (dash and not is_decimal(high)) or (dash and int(high) < int(low)):
             raise ConfigError(f"seeds {text!r}: cannot read {part!r}, expected numbers and ranges: 0-63 or 1,5,10-12.")
         last = int(high or low)
         if last >= 2**32:
             raise ConfigError(f"seeds {text!r}: {last} is too large, expected less than 2^32.")
-        if len(seeds) + last - int(low) >= MOST_SEEDS:
-            raise ConfigError(f"seeds {text!r}: more than {MOST_SEEDS} at once; ask for them in parts.")
+        if len(seeds) + last - int(low) >= MOST_SAMPLES:
+            raise ConfigError(f"seeds {text!r}: more than {MOST_SAMPLES} at once; ask for them in parts.")
         seeds += range(int(low), last + 1)
     return seeds

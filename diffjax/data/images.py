@@ -9,8 +9,10 @@
 Width and height are read from the header and bounded before anything is decoded.
 """
 
+import functools
 import re
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, BinaryIO
@@ -45,14 +47,26 @@ def check_background(background: Any, channels: int) -> None:
         raise ValueError(f"background is {background!r}, but 4 channels keep alpha: leave one of them out.")
 
 
+@functools.cache
+def _pillow() -> Any:
+    """Pillow, without its warning of large images: `_check_header` refuses smaller ones."""
+    from PIL import Image
+
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    return Image
+
+
 @contextmanager
 def opened(file: BinaryIO | str, name: str) -> Iterator[Any]:
     """Opens an image, its pixels not decoded yet; what is wrong with it becomes a ValueError that names it."""
-    from PIL import Image
-
+    Image = _pillow()
     broken = (OSError, SyntaxError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning)
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        try:
+            image = Image.open(file, formats=FORMATS)
+        except ValueError as error:  # Pillow's for text in a PNG that unpacks without end
+            raise SyntaxError(str(error)) from error
+        with image:
             _check_header(image, name)
             yield image
     except Image.UnidentifiedImageError as error:
@@ -113,6 +127,10 @@ def decode(
 
     height, width, channels = shape
     with opened(file, name) as image, _one_at_a_time if image.width * image.height > LARGE else nullcontext():
+        try:
+            image.load()
+        except ValueError as error:  # as in `opened`, of text behind the pixels
+            raise SyntaxError(str(error)) from error
         image = ImageOps.exif_transpose(image) if upright else image
         image = (image if channels == 4 else _without_alpha(image, name, background)).convert(MODES[channels])
         if image.size != (width, height):

@@ -99,6 +99,8 @@ def keep_names(workdir: str | Path, dataset: Dataset, begun: bool = True) -> Non
 
 def _kept(file: Path) -> dict[str, Any] | None:
     """Reads the names; None where there are none, or no such JSON: they are a record, no part of the state."""
+    if not file.is_file():
+        return None
     try:
         found = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError):

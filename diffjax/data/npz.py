@@ -1,10 +1,12 @@
 """Arrays from a NumPy .npz file."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 
-from diffjax.data import members, splits, units
+from diffjax import host, members
+from diffjax.data import splits, units
 from diffjax.data.source import Arrays, Dataset, in_memory
 
 
@@ -45,8 +47,9 @@ def npz(
         ValueError: for a truncated file, an array that is missing, or values outside of what is stated here.
     """
     file = Path(path).expanduser()
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise FileNotFoundError(f"There is no file {path!r}; data.npz needs path=, a file written by numpy.savez.")
+    host.check_positive("npz: most_gib", most_gib)
     named = isinstance(held_out, str)
     if named and (label is None) != (held_out_label is None):
         raise ValueError(f"npz: got label={label!r} and held_out_label={held_out_label!r}; expected both or neither.")

@@ -52,7 +52,14 @@ class Arrays:
         if z is not None and (np.shape(z) != x.shape or not np.all(np.isfinite(z))):
             raise ValueError(f"The noise z has shape {np.shape(z)}, expected finite numbers of x's shape {x.shape}.")
         labels = {} if label is None else {"label": _labels(label)}
-        self.x = x.astype(np.float32) if np.issubdtype(x.dtype, np.floating) else x
+        if np.issubdtype(x.dtype, np.floating):
+            most = np.abs(x).max()
+            if most > np.finfo(np.float32).max:
+                raise ValueError(
+                    f"The examples hold numbers of size {most:g}, expected those of float32, or scale them."
+                )
+            x = x.astype(np.float32)
+        self.x = x
         self.given = labels | {name: _known(name, part, x) for name, part in given.items()}
         self.chosen = {} if z is None else {"z": np.asarray(z, np.float32)}
 

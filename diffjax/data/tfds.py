@@ -80,7 +80,7 @@ def find(dataset: str, root: Path) -> Path:
     is_version = re.compile(r"\d+\.\d+\.\d+").fullmatch
     prepared = sorted(
         (tuple(map(int, folder.name.split("."))), folder)
-        for folder in (root / name).glob("*")
+        for folder in ((root / name).glob("*") if os.path.isdir(root / name) else ())
         if is_version(folder.name) and (folder / "dataset_info.json").is_file() and wanted in ("", folder.name)
     )
     if prepared:
@@ -123,7 +123,10 @@ def _check_splits(builder: Any, dataset: str, train: str, held_out: str, folder:
     for split in (train, held_out):
         try:
             files = builder.info.splits[split].file_instructions
-        except (KeyError, ValueError, AssertionError) as error:  # which of them depends on what is wrong with it
+        except (KeyError, ValueError, AssertionError, IndexError, AttributeError) as error:
+            if split in builder.info.splits:  # then it is its description: a template of file names, say
+                where = f"{folder}: the files of split {split!r} cannot be told"
+                raise ValueError(f"{where} ({error}): {tfds_metadata.AGAIN}.") from error
             known = nearest(split, builder.info.splits)
             raise ValueError(f"{dataset!r} has no split {split!r}: {known}; parts are train[:90%].") from error
         if not files:
@@ -188,7 +191,14 @@ def _records(builder: Any, split: str, image: str, label: str | None) -> Records
         return {**row, image: pixels(row[image], index)} if pictures else row
 
     def rows(indices: np.ndarray) -> Columns:
-        found = [one(record, i) for record, i in zip(examples.__getitems__(indices.tolist()), indices.tolist())]
+        try:
+            stored = examples.__getitems__(indices.tolist())
+        except (RuntimeError, OSError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"{builder.data_path}: {split} cannot be read ({reason}): {tfds_metadata.AGAIN}."
+            ) from error
+        found = [one(record, i) for record, i in zip(stored, indices.tolist())]
         batch = {"x": np.stack([row[image] for row in found])}
         return batch if label is None else {**batch, "label": np.asarray([row[label] for row in found])}
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from diffjax.host import is_decimal
+
 MOST_BYTES = 2**26  # of one JSON file
 CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # of the present format, and of the one before
 AGAIN = "prepare the data set again"
@@ -25,7 +27,7 @@ def check(folder: Path) -> None:
     info, features = (_object(folder / name) for name in ("dataset_info.json", "features.json"))
     for split in _objects(info.get("splits", []), folder / "dataset_info.json"):
         lengths = split.get("shardLengths", [])
-        if not isinstance(lengths, list) or not all(str(n).isdecimal() and int(n) < 2**48 for n in lengths):
+        if not isinstance(lengths, list) or not all(is_decimal(str(n)) and int(n) < 2**48 for n in lengths):
             raise ValueError(f"{folder / 'dataset_info.json'}: shardLengths are {str(lengths)[:60]}, expected counts.")
     allowed = _feature_classes()
     for key, value in _entries(features):

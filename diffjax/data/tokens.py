@@ -6,6 +6,7 @@ the examples are made of counter-based random words (Philox), the same on every 
 larger set are the set of n.
 """
 
+import math
 from functools import partial
 
 import numpy as np
@@ -14,6 +15,7 @@ from diffjax.data.source import Arrays, Dataset, in_memory
 from diffjax.method import Drawn, Section
 
 MOST = 100_000  # sequences that are enumerated
+MOST_DRAWN = 10**7
 FLOORS = 16  # draws of the joint that the floor is the mean of
 
 
@@ -39,11 +41,14 @@ def tokens(length: int = 3, vocabulary: int = 3, n: int = 100_000, held_out: int
             raise ValueError(f"tokens: {option} is {value!r}, expected an integer >= {least}.")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
         raise ValueError(f"tokens: seed is {seed!r}, expected an integer from 0 to 2**64 - 1.")
-    if vocabulary**length > MOST:
+    if length * math.log(vocabulary) > math.log(MOST) + 1e-9:  # the power itself may have a billion digits
+        count = vocabulary**length if length * math.log10(vocabulary) < 30 else "more than 10^30"
         raise ValueError(
-            f"tokens: {length} places of {vocabulary} tokens are {vocabulary**length} sequences, expected at most "
-            f"{MOST}."
+            f"tokens: {length} places of {vocabulary} tokens are {count} sequences, expected at most {MOST}."
         )
+    for option, value in (("n", n), ("held_out", held_out)):
+        if value > MOST_DRAWN:
+            raise ValueError(f"tokens: {option} is {value}, expected at most {MOST_DRAWN}.")
     law = joint(length, vocabulary, seed)
     parts = [Arrays(_draw(law, _uniform(seed, stream, size))) for stream, size in ((1, n), (2, held_out))]
     dataset = in_memory("tokens", *parts, classes=None)

@@ -12,6 +12,7 @@ import numpy as np
 from diffjax import host
 from diffjax.data.source import Arrays, Dataset, in_memory
 
+MOST = 10**7  # points: 600 MB while they are drawn
 Draw = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray | None]]  # u, v (n,) -> (n, 2) points, labels
 
 
@@ -101,6 +102,7 @@ def _dataset(name: str, draw: Draw, classes: int | None, n: int, held_out: int, 
     for option, value in [("n", n), ("held_out", held_out)]:
         if not host.is_int(value, 1):
             raise ValueError(f"{name}: {option} is {value!r}, expected a positive integer.")
+        host.check_int(f"{name}: {option}", value, most=MOST)
     if not 0 <= noise < np.inf:
         raise ValueError(f"{name}: noise is {noise!r}, expected a standard deviation, 0 or more.")
     if not (host.is_int(seed, 0) and seed < 2**64):

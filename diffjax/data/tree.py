@@ -40,9 +40,9 @@ def tree(path: str | Path, suffixes: tuple[str, ...], what: str = "data.folder")
         ValueError: for another file, a damaged archive, a link to nothing, or one folder under two names.
     """
     root = Path(path).expanduser()
-    if root.is_dir():
+    if os.path.isdir(root):  # False, too, for a name that no file can have
         return _Folder(root, suffixes)
-    if not root.is_file():
+    if not os.path.isfile(root):
         raise FileNotFoundError(
             f"There is no folder or zip {str(root)!r}; {what} needs path=, a folder of images or a zip of them."
         )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffjax import members
 from diffjax.data.source import Arrays, Dataset, Source, fingerprint
 from diffjax.method import Example
 
@@ -111,7 +112,11 @@ def keep(dataset: Dataset, folder: Path) -> str:
     """Writes the units of a run's data into its folder, once; says what is wrong where others are there."""
     if dataset.units is None:
         return ""
-    kept, path = kept_units(dataset, folder).units, folder / "units.npz"
+    path = folder / "units.npz"
+    try:
+        kept = kept_units(dataset, folder).units
+    except ValueError as error:
+        return str(error)
     if not path.exists():
         np.savez(path, **dataset.units._asdict())
     same = all(np.array_equal(a, b) for a, b in zip(kept, dataset.units))
@@ -126,6 +131,8 @@ def kept_units(dataset: Dataset, folder: Path | None) -> Dataset:
     """Gives the data set with the units that are kept in a run's folder, if there are any."""
     if folder is None or dataset.units is None or not (folder / "units.npz").is_file():
         return dataset
-    with np.load(folder / "units.npz") as file:
-        found = Units(file["mean"], file["scale"], float(file["low"]), float(file["high"]))
-    return dataset._replace(units=found)
+    written = "it is written where a run begins, and says what the run's numbers mean"
+    found = members.tables(folder / "units.npz", Units._fields, "units of a run's data", written)
+    if not (found["scale"] > 0).all() or found["low"].shape or found["high"].shape:
+        raise ValueError(f"{folder / 'units.npz'} holds no units of a run's data: its scale has to be positive.")
+    return dataset._replace(units=Units(**{**found, "low": float(found["low"]), "high": float(found["high"])}))

@@ -3,7 +3,6 @@
 They estimate E[Var[x_0 | x_t]] in the ways that `denoisers.optimal` states, in one pass over the data.
 """
 
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax import members
 from diffjax.calculus import amplitudes, flow_only
 from diffjax.types import Array, Denoiser, Key, Process
 
@@ -96,10 +96,11 @@ def load(path: str | Path) -> SecondMoments:
     Raises:
         ValueError: for a file that is not there, or holds something else.
     """
-    try:
-        with np.load(path) as file:
-            return SecondMoments(**{name: file[name] for name in SecondMoments._fields})
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} holds no second moments ({error}); --mode=moments --workdir=RUN writes RUN/moments.npz."
-        ) from error
+    written = "--mode=moments --workdir=RUN writes RUN/moments.npz"
+    # noise is NaN where the process is not Gaussian
+    found = SecondMoments(**members.tables(path, SecondMoments._fields, "second moments", written, nan=["noise"]))
+    shapes = {name: part.shape for name, part in found._asdict().items()}
+    alike = found.ts.ndim == 1 and len(found.ts) > 1 and all(s[:1] == found.ts.shape for s in shapes.values())
+    if not alike:
+        raise ValueError(f"{str(path)!r} holds no second moments (got {shapes}, expected N >= 2 of each); {written}.")
+    return found

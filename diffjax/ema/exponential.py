@@ -24,7 +24,10 @@ def warm_up(decays: Sequence[float] = (0.999,)) -> Ema:
     Raises:
         ValueError: if a decay is outside [0, 1) or given twice.
     """
-    named = {str(float(decay)): float(decay) for decay in decays}
+    try:
+        named = {str(float(decay)): float(decay) for decay in decays}
+    except (TypeError, ValueError):
+        raise ValueError(f"Got EMA decays {decays!r}, expected numbers in [0, 1), such as (0.999,).") from None
     if bad := [decay for decay in named.values() if not 0 <= decay < 1]:
         raise ValueError(f"Got EMA decays {bad}, expected numbers in [0, 1), such as 0.999.")
     if len(named) < len(decays):

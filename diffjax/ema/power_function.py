@@ -39,7 +39,11 @@ def power(widths: Sequence[float] = (0.05, 0.1)) -> Ema:
     Raises:
         ValueError: if a width is outside (0, 0.2886) or given twice, or there is none.
     """
-    named = {str(float(width)): exponent(width) for width in widths}
+    try:
+        numbers = [float(width) for width in widths]
+    except (TypeError, ValueError):
+        raise ValueError(f"Got EMA widths {widths!r}, expected numbers such as (0.05, 0.1).") from None
+    named = {str(width): exponent(width) for width in numbers}
     if not named or len(named) < len(widths):
         raise ValueError(f"Got EMA widths {tuple(widths)}, expected one or more, each of them once.")
 

@@ -90,7 +90,7 @@ def ode(
     check_solver(solver, EXPLICIT if adaptive else (*EXPLICIT, "Euler"), rtol, atol, adaptive, max_steps)
     if trace not in divergence.DIRECTIONS:
         raise ValueError(f"There is no trace {trace!r}; there is {', '.join(divergence.DIRECTIONS)}.")
-    probes = host.check_int("probes", probes)
+    probes = host.check_int("probes", probes, most=2**20)
     prior = _prior_of(process, ts) if prior is None else as_pytree(prior)
     flow = _Flow(solver, adaptive, trace, probes, max_steps)
     alpha, sigma = amplitudes(process.schedule, ts[[0, -1]] if adaptive else ts)

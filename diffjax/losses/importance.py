@@ -21,6 +21,9 @@ class LastLosses(NamedTuple):
     count: Array  # (T,), how many there were
 
 
+MOST = 2**28  # losses that are remembered: 1 GiB
+
+
 def importance(schedule: Schedule, steps: int | None = None, history: int = 10, uniform: float = 0.001) -> Prepare:
     """Draws each example's time "t" where the loss is large, and gives the "weight" that keeps the loss's mean.
 
@@ -35,6 +38,8 @@ def importance(schedule: Schedule, steps: int | None = None, history: int = 10, 
     T = chains.length(schedule, steps)
     for name, value in (("steps", T), ("history", history)):
         host.check_int(name, value)
+    if T * history > MOST:
+        raise ValueError(f"steps = {T} times history = {history} are more than {MOST} losses: keep fewer.")
     if not 0 < uniform <= 1:
         raise ValueError(f"The share of uniform times is {uniform}, expected it in (0, 1] (published: 0.001).")
 

@@ -90,7 +90,7 @@ def coupling_flow(network: Any, layers: int = 6, bound: float = 2.0) -> Method:
     Raises:
         ValueError: for fewer layers, a bound that is not positive, or a network of another number of maps.
     """
-    of = CouplingFlow(network, host.check_int("layers", layers, 2), bound)
+    of = CouplingFlow(network, host.check_int("layers", layers, 2, most=1024), bound)
     if not 0 < bound < np.inf:
         raise ValueError(f"Got bound = {bound!r}, expected a positive number.")
 

@@ -220,7 +220,7 @@ def _slopes_at(schedule: Schedule, t: Array) -> tuple[Array, Array]:
 
 
 def _check(of: FlowMap) -> None:
-    host.check_int("steps", of.steps)
+    host.check_int("steps", of.steps, most=100_000)
     for name, value, low, high in (("same", of.same, 0, 1), ("power", of.power, 0, 4)):
         if not low <= value <= high:
             raise ValueError(f"Got {name} = {value!r}, expected a number in [{low}, {high}].")

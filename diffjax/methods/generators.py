@@ -92,9 +92,9 @@ def monoflow(
         ValueError: for an h that is unknown or does not increase, or another number out of its range.
     """
     climb, of = _increasing(h), MonoFlow(generator, critic, latent)
-    host.check_int("critics", critics)
+    host.check_int("critics", critics, most=1024)
     if latent is not None:
-        host.check_int("latent", latent)
+        host.check_int("latent", latent, most=2**24)
     if not 0 <= penalty < np.inf:
         raise ValueError(f"Got penalty = {penalty!r}, expected a weight, 0 or more.")
 

@@ -101,9 +101,9 @@ def masked(network: Any, vocabulary: int, steps: int | None = None, t_min: float
         ValueError: for a vocabulary under 2, steps under 1, t_min outside (0, 1); from `init`, for an x that is not of
             integers, or a network whose logits are not those of the vocabulary at each place.
     """
-    host.check_int("vocabulary", vocabulary, 2)
+    host.check_int("vocabulary", vocabulary, 2, most=2**24)
     if steps is not None:
-        host.check_int("steps", steps)
+        host.check_int("steps", steps, most=1_000_000)
     if not 0 < t_min < 1:
         raise ValueError(f"Got t_min = {t_min!r}, expected a share of hidden tokens inside (0, 1), such as 1e-3.")
     of = Masked(network, vocabulary, steps, t_min)

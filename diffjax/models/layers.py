@@ -35,11 +35,17 @@ def check_choice(field: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{field} = {value!r} is unknown; choose from {', '.join(choices)}.")
 
 
+MOST, MOST_LAYERS = 2**24, 2**10  # of widths and classes; of what is traced one by one, such as blocks
+
+
 def check_counts(**counts: Any) -> None:
-    """Raises a ValueError that names the first value that is not a positive integer."""
+    """Raises a ValueError that names the first value that is not a positive integer, or one out of all proportion."""
     for field, value in counts.items():
+        most = MOST_LAYERS if field in ("depth", "blocks") else MOST
         if not host.is_int(value, 1):
             raise ValueError(f"{field} = {value!r}: expected a positive integer.")
+        if value > most:
+            raise ValueError(f"{field} = {value}: expected at most {most}.")
 
 
 def check_rate(field: str, value: float) -> None:

@@ -153,6 +153,8 @@ def build_run(config: Config) -> Built:
         return _build(complete(config).lock())
     except (ValueError, FileNotFoundError) as error:
         raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
+    except TypeError as error:
+        raise ConfigError(f"An option of the config is of a type that nobody takes: {error}.") from error
 
 
 def complete(config: Config) -> Config:
@@ -187,7 +189,7 @@ def _build(config: Config) -> Built:
     optimizer, method = _freeze(config.train.only, optimizer, method)
     if isinstance(method.parts, methods.Denoising):
         checks.check_words(config, method.parts, dataset)
-    checks.check_objects(method, dataset, optimizer, settings)
+    checks.check_objects(method, dataset, optimizer, settings, emas)
     return Built(method, dataset, optimizer, emas, learning_rate, settings, config)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffjax import calculus, data, denoisers, ema, training
+from diffjax import bounds, calculus, data, denoisers, ema, host, training
 from diffjax.config import Config, ConfigError, nearest
 from diffjax.data import Dataset
 from diffjax.logs import LOGGERS
@@ -46,8 +46,8 @@ def check_settings(settings: Settings) -> None:
         raise ConfigError(f"seed is {settings.seed}, expected an integer in [0, 2^32).")
     counts = ("steps", "batch_size", "accumulate", "steps_per_dispatch", "log_every", "sample_every")
     for field in (*counts, "samples", "time_bins", "chunk", "checkpoint_every", "keep"):
-        if (value := getattr(settings, field)) < 1:
-            raise ConfigError(f"{home(field)} is {value}, expected an integer >= 1.")
+        host.check_int(home(field), getattr(settings, field), 1, ConfigError, bounds.MOST)
+    host.check_int("checkpoint.best", settings.best, 0, ConfigError)
     for field in ("steps", "log_every", "sample_every"):
         if getattr(settings, field) % settings.steps_per_dispatch:
             raise ConfigError(
@@ -62,7 +62,7 @@ def check_settings(settings: Settings) -> None:
             raise ConfigError(f"train.{field} is {value!r}: {nearest(value, options)}.")
 
 
-def check_objects(method: Method, dataset: Dataset, optimizer: Any, settings: Settings) -> None:
+def check_objects(method: Method, dataset: Dataset, optimizer: Any, settings: Settings, emas: ema.Ema) -> None:
     """Objects are of their kinds, go together, and can be called: a step and a sample of one example are traced."""
     for name, got, kind in (("method", method, Method), ("data", dataset, Dataset)):
         if not isinstance(got, kind):
@@ -72,13 +72,14 @@ def check_objects(method: Method, dataset: Dataset, optimizer: Any, settings: Se
         training.check_optimizers(method, optimizer)
         training.check_parts(method, settings.accumulate)
         data.label_of(method, dataset, settings.label)
+        bounds.check_run(data.blank(dataset), len(method.turns), settings)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     least, why = dataset.least
     if settings.samples < least:
         raise ConfigError(f"eval.samples is {settings.samples}, expected at least {least}: {why}.")
     check_read(method, dataset)
-    check_calls(method, dataset)
+    check_calls(method, dataset, optimizer, emas)
 
 
 def check_read(method: Method, dataset: Dataset) -> None:
@@ -98,7 +99,7 @@ def check_read(method: Method, dataset: Dataset) -> None:
         )
 
 
-def check_calls(method: Method, dataset: Dataset) -> None:
+def check_calls(method: Method, dataset: Dataset, optimizer: Any, emas: ema.Ema) -> None:
     """Traces a step's losses and a sample of one example: what they refuse is said before anything runs."""
     key, example = jax.random.key(0), data.blank(dataset)
     batch = jax.tree.map(lambda a: a[None], example)
@@ -109,6 +110,7 @@ def check_calls(method: Method, dataset: Dataset) -> None:
             method.learned(method.prepare.init())  # pyright: ignore[reportOptionalMemberAccess]
         params = jax.eval_shape(method.init, key, example)
         training.check_players(method, params)
+        bounds.check_state(jax.eval_shape(lambda p: training.init_state(p, optimizer, emas, key, method), params))
         if hasattr(method.parts, "check_loss"):
             method.parts.check_loss(params, jax.tree.map(lambda a: a[0], batch))
         for turn in method.turns:
@@ -126,7 +128,7 @@ def check_calls(method: Method, dataset: Dataset) -> None:
         ) from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    except (TypeError, AttributeError, IndexError) as error:  # of somebody's own function
+    except (TypeError, AttributeError, IndexError, OverflowError) as error:  # of somebody's own function
         said = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise ConfigError(f"The method fails on one example, x of shape {example.x.shape}: {said}") from error
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffjax import data, ema, host, parallel, snapshots, training
+from diffjax import bounds, data, ema, host, parallel, snapshots, training
 from diffjax.checkpoint import Checkpoints, Restored
 from diffjax.config import Config, ConfigError, nearest, override
 from diffjax.data import Dataset
@@ -98,7 +98,11 @@ class Run(NamedTuple):
         Raises:
             ConfigError: for a word that is neither, or as `given`.
         """
-        seeds = host.check_seeds(seeds)
+        try:
+            seeds = host.check_seeds(seeds)
+            bounds.check_samples("the number of seeds", len(seeds), data.blank(self.data), self.settings.chunk)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         names, fields = data.asked(self.method, self.data), getattr(self.method.parts, "drawn_by", ())
         parts = {name: part for name, part in words.items() if name not in names}
         for name in parts:
@@ -123,9 +127,9 @@ def open(workdir: str | Path, *, step: int | None = None, overrides: Iterable[st
     built = build_run(read_config(workdir, overrides))
     try:
         data.keep_names(workdir, built.data)
+        return of(built, saved_state(built, workdir, step).state, workdir)
     except ValueError as error:
-        raise ConfigError(str(error)) from error
-    return of(built, saved_state(built, workdir, step).state, workdir)
+        raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
 
 
 def saved_state(built: Any, workdir: str | Path, step: int | None = None) -> Restored:

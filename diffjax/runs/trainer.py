@@ -104,7 +104,7 @@ class Trainer:
         emas = ema or _average(settings)
         checks.check_ema(settings, emas)
         if config is None:
-            checks.check_objects(method, data, optimizer, settings)
+            checks.check_objects(method, data, optimizer, settings, emas)
         built = Built(method, data, optimizer, emas, learning_rate, settings, config)
         self.built, self.settings, self.method, self.data = built, settings, method, data
         self.mesh, self.ledger = parallel.mesh(_devices(settings)), ledger or Ledger()
@@ -272,7 +272,7 @@ class Trainer:
         print(f"begins with the state of {workdir}, step {self.step}", flush=True)
         if self.checkpoints is not None and self.workdir is not None:
             self._save()
-            files.record(self.workdir, [resume.Change("train.start", None, str(workdir))], self.step)
+            resume.record(self.workdir, [resume.Change("train.start", None, str(workdir))], self.step)
 
     def opening(self, steps: int) -> str:
         """Says where training begins or goes on."""

@@ -12,12 +12,11 @@ samples/ figures/ report.md results.json; labels.json, names of the classes wher
 """
 
 import contextlib
-import itertools
 import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +30,9 @@ from diffjax.environment import environment
 FORMAT = 1  # of a workdir, in its config.json; 0, where none is said: config.json, checkpoints and metrics are as now
 
 
-@contextlib.contextmanager
-def fresh(config: Config) -> Iterator[Path]:
-    """Makes a new workdir for a `with` block, runs/<config>-<time>, or -2, -3, ... where another start has that.
-
-    It is removed again where the block fails before there is anything in it.
-    """
-    name = Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    for path in itertools.chain((name,), (name.with_name(f"{name.name}-{n}") for n in itertools.count(2))):
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(parents=True)
-            break
-    try:
-        yield path
-    except BaseException:
-        with contextlib.suppress(OSError):  # not empty
-            path.rmdir()
-            path.parent.rmdir()
-        raise
+def fresh(config: Config) -> contextlib.AbstractContextManager[Path]:
+    """Makes a new workdir for a `with` block, runs/<config>-<time> (`disk.fresh`)."""
+    return disk.fresh(Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
 def going_on(workdir: Path, asked: Config, complete: Callable[[Config], Config]) -> Config:
@@ -101,7 +85,7 @@ def prepare(
     if held is not None and held.left:
         said.append(f"{workdir}: {held.left} was there before and did not end by itself")
     if changes:
-        said += record(workdir, changes)
+        said += resume.record(workdir, changes, (newest(workdir) or (0, None))[0])
     disk.write(workdir / "config.json", json.dumps({"format": FORMAT, **json.loads(to_json(config))}, indent=2))
     with (workdir / "command.txt").open("a") as file:
         file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {shlex.join(sys.argv)}\n")
@@ -136,23 +120,6 @@ def _check_owner(
     return [], []
 
 
-def record(workdir: Path, changes: list[resume.Change], step: int | None = None) -> list[str]:
-    """Adds changes, by default from the newest checkpoint on, to history.json, a line each; gives lines to be said."""
-    path, said, past = workdir / "history.json", [], []
-    try:
-        past = [change for change in disk.read_json(path).get("changes", []) if isinstance(change, dict)]
-    except FileNotFoundError:
-        pass
-    except disk.DamagedFileError as error:
-        said = [f"begun anew: {error}"]
-    step = (newest(workdir) or (0, None))[0] if step is None else step
-    now = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "step": step}
-    past += [{**now, "field": c.field, "old": c.old, "new": c.new, "kind": c.kind} for c in changes]
-    lines = ",\n".join(json.dumps(change) for change in past)
-    disk.write(path, f'{{"changes": [\n{lines}\n]}}\n')
-    return [*said, *(f"from step {step} on {change} ({change.kind})" for change in changes)]
-
-
 def _begun(workdir: Path) -> bool:
     """Tells whether a step was logged or saved there."""
     saved = any(path.name.isdecimal() for path in (workdir / "checkpoints").glob("*"))
@@ -171,7 +138,7 @@ def _environments(path: Path) -> dict[str, Any]:
 
 def named(changes: list[str]) -> str:
     """Names a folder after what was asked in place of what the config says."""
-    return ",".join(changes).replace("/", "_")
+    return disk.file_name(",".join(changes))
 
 
 def read_config(workdir: Path) -> Config:
@@ -186,7 +153,7 @@ def read_config(workdir: Path) -> Config:
 def read(saved: Path) -> Config:
     """Reads a config.json (`read_config`)."""
     try:
-        found = disk.read_json(saved)
+        return _config(disk.read_json(saved), str(saved))
     except (FileNotFoundError, disk.DamagedFileError) as error:
         known = newest(saved.parent)
         if known is None and isinstance(error, FileNotFoundError):
@@ -196,13 +163,16 @@ def read(saved: Path) -> Config:
         if known is None:
             raise ConfigError(f"{error} There is no checkpoint beside it that has the config.") from error
         print(f"{saved} is restored from the checkpoint of step {known[0]}: {error}", flush=True)
-        found = known[1].config["config"]
+        return _config(known[1].config["config"], str(saved))
+
+
+def _config(found: dict[str, Any], name: str) -> Config:
     number = found.pop("format", 0)
     if not isinstance(number, int) or number > FORMAT:
         raise ConfigError(
-            f"{saved} has format {number!r}, expected at most {FORMAT}: it is of a newer diffjax, take that one."
+            f"{name} has format {number!r}, expected at most {FORMAT}: it is of a newer diffjax, take that one."
         )
-    return from_json(json.dumps(found))
+    return from_json(json.dumps(found), name)
 
 
 def cut_metrics(workdir: Path, step: int, every: int | None = None) -> list[str]:

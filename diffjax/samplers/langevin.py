@@ -94,7 +94,7 @@ def predictor_corrector(
             raise ValueError(f"There is no {what} {name!r}; there is {', '.join(map(str, known))}.")
     if not 0 < strength < (1 if rule in ("snr", "ald") else np.inf):
         raise ValueError(f"strength is {strength}, expected 0 < r < 1 for snr and ald, eps > 0 for ncsn and ncsnv2.")
-    corrections = host.check_int("corrections", corrections, 0)
+    corrections = host.check_int("corrections", corrections, 0, most=2**20)
     move = None if predictor is None else PREDICTORS[predictor](schedule)
 
     def plan(ts: np.ndarray) -> Linear | KernelRow:
@@ -138,7 +138,7 @@ def annealed(
     """
     if convention not in (known := ("ncsn", "ncsnv2")):
         raise ValueError(f"There is no step convention {convention!r}; there is {', '.join(known)}.")
-    return predictor_corrector(schedule, None, convention, eps, host.check_int("steps", steps), denoise)
+    return predictor_corrector(schedule, None, convention, eps, host.check_int("steps", steps, most=2**20), denoise)
 
 
 def _kernel(ts: np.ndarray, alpha: np.ndarray, sigma: np.ndarray, h: np.ndarray) -> Linear:

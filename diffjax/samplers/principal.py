@@ -14,7 +14,6 @@ serving the next one (Adams-Moulton, of order p + 1): as in UniPC, one evaluatio
 That Gaussians explain the noisy half of sampling is Wang & Vastola's observation (2024), who start below it.
 """
 
-import zipfile
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import host
+from diffjax import host, members
 from diffjax.calculus import amplitudes
 from diffjax.samplers import quadrature
 from diffjax.samplers.base import Sampler
@@ -84,15 +83,8 @@ class Axes(NamedTuple):
         Raises:
             ValueError: for a file that is not there, or holds something else.
         """
-        try:
-            with np.load(path) as file:
-                axes = cls(file["mean"], file["variances"], file.get("basis"))
-                return cls(*(None if a is None else np.asarray(a, np.float64) for a in axes))
-        except (OSError, EOFError, AttributeError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(
-                f"{str(path)!r} holds no axes ({type(error).__name__}); --mode=moments --workdir=RUN writes "
-                "RUN/axes.npz."
-            ) from error
+        written = "--mode=moments --workdir=RUN writes RUN/axes.npz"
+        return cls(**members.tables(path, ("mean", "variances"), "axes", written, optional=["basis"]))
 
 
 class AxisRow(NamedTuple):

@@ -1,8 +1,10 @@
 """Arrays of a NumPy .npz file, one by one: shape and dtype are read, and bounded, before any memory is taken."""
 
 import math
+import os
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,12 @@ def read(file: Path, name: str, most_gib: float = MOST_GIB, note: str = "") -> n
         note: what to do where there is no such array.
 
     Raises:
+        FileNotFoundError: for what is no file.
         ValueError: naming file and array: for another kind of file, a damaged one, an array that is missing, of
             Python objects, larger than `most_gib`, or of another length than its header says.
     """
+    if not os.path.isfile(file):  # False, too, for a name that no file can have
+        raise FileNotFoundError(f"There is no file {str(file)!r}.")
     if not zipfile.is_zipfile(file):
         with file.open("rb") as start:
             single = start.read(6) == b"\x93NUMPY"
@@ -37,6 +42,40 @@ def read(file: Path, name: str, most_gib: float = MOST_GIB, note: str = "") -> n
             return _array(archive, file, name, most_gib, note)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
         raise ValueError(f"{file} is damaged at {name!r}: {error}.") from error
+
+
+def tables(
+    path: str | Path,
+    names: Sequence[str],
+    what: str,
+    written: str,
+    optional: Sequence[str] = (),
+    nan: Sequence[str] = (),
+) -> dict[str, np.ndarray]:
+    """Reads arrays of finite floating-point numbers, as float64; of `optional` ones those that are there.
+
+    Args:
+        what: they are, such as "axes".
+        written: how such a file is made, to end the message.
+        nan: names of arrays that may hold numbers that are not finite.
+
+    Raises:
+        ValueError: naming the file, for anything else.
+    """
+    found, file = {}, Path(path)
+    try:
+        for name in (*names, *optional):
+            if name in optional and not zipfile.Path(file, f"{name}.npy").exists():
+                continue
+            array = read(file, name)
+            if not np.issubdtype(array.dtype, np.floating) or array.size == 0:
+                raise ValueError(f"{name!r} is {array.dtype} of shape {array.shape}, expected floating-point numbers")
+            if name not in nan and not np.isfinite(array).all():
+                raise ValueError(f"{name!r} holds numbers that are not finite")
+            found[name] = array.astype(np.float64)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} holds no {what} ({str(error).rstrip('.')}); {written}.") from error
+    return found
 
 
 def _array(archive: zipfile.ZipFile, file: Path, name: str, most_gib: float, note: str) -> np.ndarray:
