@@ -8,6 +8,7 @@ import dataclasses
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -105,9 +106,12 @@ def insistence(last_words: Callable[[signal.Signals], str]) -> Iterator[None]:
         os.register_at_fork(after_in_child=_deaf)
     thread = threading.Thread(target=_listen, args=(ears, last_words), daemon=True)
     thread.start()
+    hook = sys.unraisablehook  # an interrupt in a callback (the collector's) is lost, and Python would show its trace
+    sys.unraisablehook = lambda lost: None if issubclass(lost.exc_type, KeyboardInterrupt) else hook(lost)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.set_wakeup_fd(before)
         mouth.close()
         thread.join()

@@ -137,7 +137,7 @@ def contents(workdir: Path) -> dict[str, object]:
     return {
         "step": run.step,
         "state": [(leaf.shape, str(leaf.dtype), hashlib.sha256(leaf.tobytes()).hexdigest()) for leaf in leaves],
-        "checkpoints": sorted(path.name for path in (workdir / "checkpoints").iterdir()),
+        "checkpoints": sorted(path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()),
         "metrics": [read(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()],
         "results": read((workdir / "results.json").read_text()),
         **{name: (workdir / name).read_bytes() for name in ("eval.json", "report.md")},
