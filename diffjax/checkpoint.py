@@ -188,16 +188,17 @@ class Checkpoints:
         """
         records.check_arrays(step, state)
         facts = records.facts(step, metrics, config)
+        several = jax.process_count() > 1
+        record = records.make(facts, state) if several else None
         recorded = self._recorded(self.steps())
         if not self._cleared:
             self._folders.clear()
         self._cleared = True
-        if step in recorded and self._records[step]["leaves"] == records.make(facts, state)["leaves"]:
+        if step in recorded and self._records[step]["leaves"] == (record or records.make(facts, state))["leaves"]:
             return False
         if recorded and recorded[-1] >= step:
             raise ValueError(f"cannot save step {step}: {self.directory} already holds {_listed(recorded)}")
-        several = jax.process_count() > 1
-        saved, record = (state, records.make(facts, state)) if several else (records.to_host(step, state), None)
+        saved = state if several else records.to_host(step, state)
         if self._folders.taken(step):
             self._report(self._folders.set_aside(step))
         self._pending = step
@@ -226,7 +227,7 @@ class Checkpoints:
         said: list[str] = []
         for old in self._unkept(self._folders.steps()):
             said += self._folders.delete(old)
-            del self._records[old]  # tens of kilobytes each
+            self._records.pop(old, None)  # tens of kilobytes each
         return said
 
     def _failed(self, step: int, error: Exception) -> OSError:

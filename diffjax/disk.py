@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,21 @@ def _is_there(path: str) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
+
+
+def append(path: Path, text: str) -> None:
+    """Adds text to a file."""
+    with path.open("a") as file:
+        file.write(text)
+
+
+def note(path: Path, write: Callable[[Path], None]) -> list[str]:
+    """Writes a file that is information and stops nothing; gives the line on why it could not be, or nothing."""
+    try:
+        write(path)
+    except OSError as error:
+        return [f"{path} cannot be written: {error.strerror or error}"]
+    return []
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """One folder for each step in one directory: what is there, what a kill left, what is moved aside, what is deleted.
 
-In a multi-process run every process calls every method, and one acts while the others wait.
+In a multi-process run every process calls every method, and one acts; the others wait where the answer is theirs too.
 """
 
 import contextlib
@@ -68,19 +68,28 @@ class Folders:
             return []
 
     def sync(self, step: int) -> None:
-        """Has the disk take all of a step, and its name.
+        """Has the disk take all of a step, and its name; no other process waits for it.
 
         Raises:
             OSError: where it does not.
         """
-        if self.local:
-            _once(f"sync {self.of(step)}", lambda: self._sync(step))
+        if self.local and jax.process_index() == 0:
+            disk.sync_tree(Path(self.of(step)))
+            disk.sync_folder(Path(self.path))
 
     def delete(self, step: int) -> list[str]:
-        """Deletes a step, under another name, so that a kill leaves no half of it; what is to be said if that fails."""
-        said: list[str] = []
-        _once(f"delete {self.of(step)}", lambda: said.extend(self._delete(step)))
-        return said
+        """Deletes a step, under another name, so that a kill leaves no half of it; what is to be said if that fails.
+
+        No other process waits for it.
+        """
+        place, gone = self.of(step), self.path / f"{step}{TEMPORARY}-deleted"
+        if jax.process_index() > 0:
+            return []
+        try:
+            (place.rename(gone) if self.local else place).rmtree()
+        except OSError as error:
+            return [f"{place} is no longer needed, but could not be deleted: {error}"]
+        return []
 
     def set_aside(self, step: int) -> str:
         """Renames what stands where a step is to be saved; what is to be said of it."""
@@ -104,18 +113,6 @@ class Folders:
             self.path.mkdir(parents=True, exist_ok=True)
         if self.local:
             disk.sync_folder(Path(self.path).parent)
-
-    def _sync(self, step: int) -> None:
-        disk.sync_tree(Path(self.of(step)))
-        disk.sync_folder(Path(self.path))
-
-    def _delete(self, step: int) -> list[str]:
-        place, gone = self.of(step), self.path / f"{step}{TEMPORARY}-deleted"
-        try:
-            (place.rename(gone) if self.local else place).rmtree()
-        except OSError as error:
-            return [f"{place} is no longer needed, but could not be deleted: {error}"]
-        return []
 
 
 def _once(name: str, act: Callable[[], Any]) -> None:

@@ -98,7 +98,7 @@ class Account:
         self.path = None if workdir is None else workdir / FILE
         self.skipped, self.starts = 0, 1
         self.found: dict[str, Any] = {}
-        self._ledger, self._written = ledger, -EVERY
+        self._ledger, self._written, self._told = ledger, -EVERY, False
         self._earlier: dict[str, float] = dict.fromkeys(ENTRIES, 0.0)
         if self.path is None:
             return
@@ -124,10 +124,16 @@ class Account:
             "starts": self.starts,
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
         }
-        if self.path is not None:
-            self.found |= self._facts
+        if self.path is None:
+            return
+        self.found |= self._facts
+        self._written = time.monotonic()
+        try:
             disk.write(self.path, json.dumps(self.found, indent=2))
-            self._written = time.monotonic()
+        except OSError as error:  # it is information, and stops no run
+            if not self._told:
+                print(f"{self.path} cannot be written: {error.strerror or error}", flush=True)
+            self._told = True
 
     def running(self, step: int) -> None:
         """Writes that the run goes on, if nothing was written for EVERY seconds."""
@@ -148,9 +154,8 @@ class Account:
         except Exception as error:
             status = next((name for kind, name in known.items() if isinstance(error, kind)), "failed")
             said = f"{type(error).__name__}: {error}" if status == "failed" else str(error)
-            with contextlib.suppress(OSError):  # what keeps it from being written is on its way
-                if status is not None:
-                    self.write(status, getattr(error, "step", step()), error=said.partition("\n")[0])
+            if status is not None:
+                self.write(status, getattr(error, "step", step()), error=said.partition("\n")[0])
             raise
 
 

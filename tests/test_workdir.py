@@ -81,6 +81,15 @@ def test_a_torn_config_is_one_line_that_names_the_file(tmp_path, content):
     assert files.read_config(tmp_path) == runs.load(CONFIG)
 
 
+@pytest.mark.parametrize("name", ["env.json", "command.txt", "results.json"])
+def test_a_folder_in_the_place_of_information_stops_no_run(tmp_path, name, capsys):
+    (tmp_path / name).mkdir()
+    (tmp_path / "config.json").write_text("{}")  # that the folder is a workdir
+    with trainer(workdir=tmp_path) as one:
+        one.train(5)
+    assert capsys.readouterr().out.count(f"{name} cannot be written: Is a directory") == 1
+
+
 def test_lines_that_are_no_log_are_left_out_and_said(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 10, "loss": 1.0}\n3\n\xff\n{"loss": 2}\n{"step": 20, "loss": 0.5}\n{"step": 30}\n{"st')

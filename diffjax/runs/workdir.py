@@ -87,9 +87,9 @@ def prepare(
     if changes:
         said += resume.record(workdir, changes, (newest(workdir) or (0, None))[0])
     disk.write(workdir / "config.json", json.dumps({"format": FORMAT, **json.loads(to_json(config))}, indent=2))
-    with (workdir / "command.txt").open("a") as file:
-        file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {shlex.join(sys.argv)}\n")
-    disk.write(workdir / "env.json", json.dumps(_environments(workdir / "env.json"), indent=2))
+    line = f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {shlex.join(sys.argv)}\n"
+    said += disk.note(workdir / "command.txt", lambda path: disk.append(path, line))
+    said += disk.note(workdir / "env.json", lambda path: disk.write(path, json.dumps(_environments(path), indent=2)))
     return held, said
 
 

@@ -48,7 +48,7 @@ FIELDS = {
 ARGS = ["--config=configs/vpsde.py:tiny", *(f"--config.{field}={value}" for field, value in FIELDS.items())]
 PHASES = ("start-up", "steps", "saves", "evaluation", "report")
 KILLS = (("SIGKILL",), ("SIGTERM",), ("SIGHUP",), ("SIGINT",), ("SIGTERM", "SIGINT"))
-FREE = ("timing", "minutes")  # what two runs of one program differ in
+FREE = ("timing", "minutes", "seconds", "starts", "command")  # what two runs of one program differ in
 KEPT = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 LONGEST = 300  # seconds that any start, and any end, may take
 
@@ -140,7 +140,8 @@ def contents(workdir: Path) -> dict[str, object]:
         "checkpoints": sorted(path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()),
         "metrics": [read(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()],
         "results": read((workdir / "results.json").read_text()),
-        **{name: (workdir / name).read_bytes() for name in ("eval.json", "report.md")},
+        "eval.json": (workdir / "eval.json").read_bytes(),
+        "report.md": (workdir / "report.md").read_text().partition("\n## Time\n")[0],
         **{f"samples/{path.name}": path.read_bytes() for path in sorted((workdir / "samples").glob("*.png"))},
         "samples": run.draw(16).tobytes(),
     }
