@@ -30,7 +30,7 @@ from diffjax import data, parallel, runs, training
 from diffjax.checkpoint import Checkpoints
 from diffjax.runs.run import init_state
 
-SMALL = ("data.name=moons", "model.name=MLP", "model.width=16", "model.depth=1")
+SMALL = ("data.name=moons", "model.name=MLP", "model.width=26", "model.depth=1")
 
 
 def main() -> None:
