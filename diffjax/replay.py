@@ -227,9 +227,20 @@ def _cause(function: Callable, *args: Any) -> list[str]:
     operation.
     """
     closed = jax.make_jaxpr(function)(*args)
-    constants = [_Value(value, False) for value in closed.consts]
-    put_in = [_Value(value, True) for value in jax.tree.leaves(args)]
-    found = next((one for one in _evaluate(closed.jaxpr, constants, put_in) if one.wrong()), None)
+
+    def walk(leaves: list, make: Callable) -> list[_Value]:
+        constants = [_Value(value, False) for value in closed.consts]
+        return _evaluate(closed.jaxpr, constants, [_Value(value, True) for value in leaves], make)
+
+    def all_values(leaves: list) -> list:
+        made = []
+        walk(leaves, lambda equation, values: made.append(_bind(equation, values)) or made[-1])
+        return made
+
+    # One program that gives every value: each operation compiled for itself would take minutes.
+    known = iter(jax.device_get(jax.jit(all_values)(jax.tree.leaves(args))))
+    results = walk(jax.tree.leaves(args), lambda equation, values: next(known))
+    found = next((one for one in results if one.wrong()), None)
     if found is None:
         return ["computed alone, operation by operation, it is finite: it is of rounding"]
     while worse := [one for one in found.inputs if one.variable and one.wrong()]:
@@ -237,8 +248,20 @@ def _cause(function: Callable, *args: Any) -> list[str]:
     return [_describe(found)] if found.made else []
 
 
-def _evaluate(program: Any, constants: list[_Value], put_in: list[_Value], calls: tuple = ()) -> list[_Value]:
-    """Evaluates a program of jax, one equation after the other, those of the functions that it calls among them."""
+def _bind(equation: Any, values: list) -> list:
+    """Makes what an equation makes of these values."""
+    made = equation.primitive.bind(*values, **equation.params)
+    return list(made) if equation.primitive.multiple_results else [made]
+
+
+def _evaluate(
+    program: Any, constants: list[_Value], put_in: list[_Value], make: Callable, calls: tuple = ()
+) -> list[_Value]:
+    """Evaluates a program of jax, one equation after the other, those of the functions that it calls among them.
+
+    Args:
+        make: (equation, values) -> the values that it makes.
+    """
     known = dict(zip((*program.constvars, *program.invars), (*constants, *put_in), strict=True))
     read = lambda var: _Value(var.val, False) if isinstance(var, Literal) else known[var]
     for equation in program.eqns:
@@ -246,12 +269,10 @@ def _evaluate(program: Any, constants: list[_Value], put_in: list[_Value], calls
         called = params.get("jaxpr", params.get("call_jaxpr")) if equation.primitive.name in CALLS else None
         if called is not None:
             consts = [_Value(value, False) for value in getattr(called, "consts", None) or ()]
-            made = _evaluate(getattr(called, "jaxpr", called), consts, list(inputs), (*calls, equation))
+            made = _evaluate(getattr(called, "jaxpr", called), consts, list(inputs), make, (*calls, equation))
         else:
-            values = equation.primitive.bind(*(one.value for one in inputs), **params)
-            several = values if equation.primitive.multiple_results else [values]
-            variable = any(one.variable for one in inputs)
-            made = [_Value(value, variable, inputs, (*calls, equation)) for value in several]
+            values, variable = make(equation, [one.value for one in inputs]), any(one.variable for one in inputs)
+            made = [_Value(value, variable, inputs, (*calls, equation)) for value in values]
         known.update(zip(equation.outvars, made, strict=True))
     return list(map(read, program.outvars))
 
