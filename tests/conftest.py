@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 
 import compiled
 
@@ -23,6 +24,10 @@ for name, value in compiled.settings(run_command.cores()).items():
 
 
 parallel.keep_memory()
+# A suite that was started in the background ignores them, as would the commands that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # The collector walks all traces and programs that a worker has made: a second each time, a twentieth of the suite.
 gc.set_threshold(100_000, 50, 100)
 

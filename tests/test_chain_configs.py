@@ -44,7 +44,8 @@ def test_the_published_recipes():
     ddpm, iddpm = runs.load("configs/ddpm.py:cifar10"), runs.load("configs/iddpm.py:cifar10")
     assert (ddpm.schedule.name, ddpm.schedule.steps, ddpm.grid.n) == ("Tabulated.linear", 1000, 1000)
     assert (ddpm.model.dropout, ddpm.train.clip_norm, ddpm.train.batch_size) == (0.1, 1.0, 128)
-    assert ddpm.learning_rate.to_dict() == {"peak": 2e-4, "schedule": "constant", "warmup_steps": 5000}
+    rate = ddpm.learning_rate
+    assert (rate.peak, rate.schedule, rate.warmup_steps, rate.extend, rate.plans) == (2e-4, "constant", 5000, None, ())
     assert ddpm.ema.decays == iddpm.ema.decays == (0.9999,)
     assert (iddpm.schedule.name, iddpm.schedule.steps, iddpm.grid.n) == ("Tabulated.cosine", 4000, "4000")
     assert (iddpm.model.dropout, iddpm.learning_rate.peak, iddpm.loss.vlb_weight) == (0.3, 1e-4, 0.001)

@@ -299,8 +299,8 @@ def test_malformed_seeds(tiny_run, tmp_path, seeds, capsys):
         (["--step=35"], "it holds 30, 40|no step 35"),
         (["--config.train.steps=80"], "only sampler, grid, denoiser, guidance, sample and eval"),
         ([f"--config={TINY}"], "reads the config of --workdir: leave --config"),
-        (["--mode=train", "--config.train.steps=80"], "--config.train.steps=80 would change the run of"),
-        (["--mode=show", "--config.seed=1"], "--config.seed=1 would change the run of"),
+        (["--mode=train", "--config.train.steps=80"], "--config.learning_rate.extend=stretch"),
+        (["--mode=train", "--config.seed=1"], r"seed: 0 -> 1\), which is fixed once a run has begun"),
     ],
 )
 def test_mistakes_about_a_run(tiny_run, flags, match, capsys):

@@ -250,7 +250,7 @@ def test_a_config_json_of_other_types_is_refused_by_field(tmp_path, case):
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["folder", "FIFO"])
 def test_a_lock_that_is_no_file_is_named(tmp_path, make):
     make(tmp_path / lock.NAME)
-    with pytest.raises(lock.HeldError, match=r"\.lock is no file, as a lock is: remove it"):
+    with pytest.raises(lock.HeldError, match=r"\.lock is no file, so that the folder cannot be locked"):
         lock.take(tmp_path)
 
 

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import run_command
 
-from diffjax import ending, logs, main, method, screen
+from diffjax import ending, logs, main, method, runs, screen
 from diffjax.commands import show, train
 
 SPACE = os.strerror(errno.ENOSPC)
@@ -281,14 +281,14 @@ def test_the_command_line_says_it(monkeypatch, capsys, saved):
 
 
 def test_a_run_without_a_workdir_names_the_one_that_it_made(monkeypatch, capsys, tmp_path):
-    def fail(_, __, flags):
-        (Path(flags.workdir) / "checkpoints" / "20").mkdir(parents=True)
+    def fail(trainer):
+        (trainer.workdir / "checkpoints" / "20").mkdir(parents=True)
         raise MemoryError
 
-    configs = run_command.ROOT / "configs" / "vpsde.py"
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "main", fail)
-    assert main.main([f"--config={configs}:tiny"]) == 1
+    monkeypatch.setattr(runs.Trainer, "train", fail)
+    small = [f"--config.{word}" for word in ("data.name=moons", "model.name=MLP", "model.width=8", "eval.samples=20")]
+    assert main.main([f"--config={run_command.ROOT / 'configs' / 'vpsde.py'}:tiny", *small]) == 1
     (made,) = (tmp_path / "runs").iterdir()
     assert f"step 20 is saved, --workdir=runs/{made.name} resumes" in capsys.readouterr().err
 

@@ -9,12 +9,12 @@ import pytest
 from unjudged import without_samples
 
 from diffjax import config as C
-from diffjax import data, runs, training
+from diffjax import data, runs, snapshots, training
 from diffjax.commands import sample, show, train
 from diffjax.ema.power_function import exponent
 from diffjax.logs import Log
 from diffjax.method import Example
-from diffjax.runs import build_run, snapshots
+from diffjax.runs import build_run
 from diffjax.runs.run import abstract_state
 from diffjax.samplers import nfe
 

@@ -93,7 +93,6 @@ OTHERS = {
     "rate": (dict(optimizer=optax.adam(2e-3)), r"objects\.program\.network, loss or optimizer"),
     "optimizer": (dict(optimizer=optax.sgd(1e-3)), r"objects\.program\.network, loss or optimizer.*objects\.shapes"),
     "data": (dict(dataset=mixture(200, seed=1)), r"objects\.data"),
-    "name": (dict(name="another"), "name: run -> another"),
     "batch size": (dict(batch_size=16), r"objects\.settings\.batch_size: 32 -> 16"),
     "seed": (dict(seed=3), r"objects\.settings\.seed: 0 -> 3"),
 }

@@ -13,6 +13,7 @@ samples/ figures/ report.md results.json; labels.json, names of the classes wher
 
 import contextlib
 import json
+import os
 import shlex
 import sys
 import time
@@ -52,7 +53,7 @@ def going_on(workdir: Path, asked: Config, complete: Callable[[Config], Config])
 
 def newest(workdir: Path) -> tuple[int, Info] | None:
     """Reads the newest sound step of a workdir, and what was saved beside its state; None where there is none."""
-    if not (workdir / "checkpoints").is_dir():
+    if not os.path.isdir(workdir / "checkpoints"):  # False, too, for a name that no folder can have
         return None
     with Checkpoints(workdir / "checkpoints", create=False, report=lambda line: None) as checkpoints:
         return checkpoints.newest()
@@ -156,7 +157,7 @@ def read(saved: Path) -> Config:
         return _config(disk.read_json(saved), str(saved))
     except (FileNotFoundError, disk.DamagedFileError) as error:
         known = newest(saved.parent)
-        if known is None and isinstance(error, FileNotFoundError):
+        if known is None and not os.path.lexists(saved):
             raise ConfigError(
                 f"{saved.parent} holds no run (no {saved.name}); give the --workdir of a training run."
             ) from error
