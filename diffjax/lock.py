@@ -47,7 +47,9 @@ class Lock:
             HeldError: after `release`, or once another part of this process has taken the folder.
         """
         if not self.held:
-            raise HeldError(f"{self.path.parent} was taken by another run of this process, or this one was closed.")
+            raise HeldError(
+                f"{self.path.parent} was taken by another run of this process, or this one was closed: make it again."
+            )
 
     def __del__(self) -> None:
         self.release()

@@ -35,6 +35,21 @@ def mesh(devices: Sequence[Any] | None = None, data: int | None = None) -> Mesh:
     return Mesh(np.asarray(devices[:count]), (AXIS,), axis_types=(AxisType.Auto,))
 
 
+def chosen(count: int | None, batch_size: int, parts: int = 1, error: type[Exception] = ValueError) -> list[Any]:
+    """Chooses the first `count` devices, None: all, for batches that are worked through in so many parts.
+
+    Raises:
+        ValueError: (or `error`) for more than there are, or a batch that they do not divide.
+    """
+    if count is not None and not 1 <= count <= jax.device_count():
+        raise error(f"train.devices is {count}, expected 1 to {jax.device_count()}, the devices that are here.")
+    devices = jax.devices()[:count]
+    if batch_size % (len(devices) * parts):
+        each = f"{len(devices)}, the devices" if parts == 1 else f"{len(devices)} devices x train.accumulate = {parts}"
+        raise error(f"train.batch_size is {batch_size}, expected a multiple of {each}.")
+    return devices
+
+
 # glibc's numbers of what mallopt sets, and values: no block is mapped by itself, none goes back to the kernel.
 _ALLOCATOR = {"MMAP_MAX": (-4, 0), "TRIM_THRESHOLD": (-1, 2**31 - 1), "TOP_PAD": (-2, 2**26)}
 

@@ -16,7 +16,7 @@ new steps by a rule, asked for by name (learning_rate.extend):
 import json
 import shlex
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,8 @@ FREE = (  # fields, and groups that end in a dot
     *("train.log_every", "train.sample_every", "train.loggers", "train.nonfinite"),
     *("train.devices", "train.backend", "train.steps_per_dispatch", "train.accumulate"),  # equal to rounding
     *("checkpoint.", "eval.", "sample.", "sampler.", "grid.", "denoiser.", "guidance."),
+    *(f"objects.settings.{name}" for name in ("nonfinite", "backend", "steps_per_dispatch", "accumulate", "time_bins")),
+    *(f"objects.settings.{name}" for name in ("log_every", "snapshot_every")),
     *("data.data_dir", "data.path"),  # where the data is; that it is the data, its digest says
 )
 STEPS, RULE, PLANS = "train.steps", "learning_rate.extend", "learning_rate.plans"
@@ -60,15 +62,18 @@ class FixedError(ConfigError):
     Args:
         text: the message, with {} where it says how to begin a new run from this one.
         where: the workdir.
+        objects: whether it is a run of objects, which no command makes.
+        done: whether no step would be left to that run.
     """
 
-    def __init__(self, text: str, where: str):
-        self.text, self.where = text, where
-        super().__init__(text.format(f"Trainer(..., carry={where!r}), or --config.train.carry=state."))
+    def __init__(self, text: str, where: str, objects: bool = False, done: bool = False):
+        self.text, self.where, self.done = text, where, done
+        command = f"--config.train.start={where} --config.train.carry=state"
+        super().__init__(text.format(f"Trainer(..., carry={where!r})" if objects else command))
 
     def typed(self, source: str, overrides: Iterable[str]) -> "FixedError":
         """Makes the error whose message has the whole command, from the config and the overrides of this start."""
-        carried = [f"train.start={self.where}", "train.carry=state"]
+        carried = [f"train.start={self.where}", "train.carry=state", *(["train.steps=MORE"] if self.done else [])]
         words = ["python", "-m", "diffjax.main", f"--config={source}", "--workdir=NEW"]
         self.args = (self.text.format(shlex.join([*words, *(f"--config.{text}" for text in [*overrides, *carried])])),)
         return self
@@ -82,11 +87,12 @@ def changes(saved: Config, asked: Config) -> list[Change]:
     return [change for change in found if change.old != change.new]
 
 
-def check(saved: Config, config: Config, where: str) -> list[Change]:
+def check(saved: Config, config: Config, where: str, step: int = 0) -> list[Change]:
     """Holds the config that a run is to go on with against the one it has; gives what changes.
 
     Args:
         where: the workdir, for the message.
+        step: the newest that is saved.
 
     Raises:
         FixedError: for another value of a fixed field.
@@ -97,8 +103,10 @@ def check(saved: Config, config: Config, where: str) -> list[Change]:
         shown = "; ".join(map(str, fixed[:4])) + ("; ..." if len(fixed) > 4 else "")
         raise FixedError(
             f"{where} holds a run of another config ({_braced(shown)}), which is fixed once a run has "
-            "begun; give another --workdir. To begin there with the state of this run: {}",
+            "begun; give another --workdir. To begin there with the state of this run, if it fits: {}",
             where,
+            "objects" in config,
+            "train" in config and config.train.steps <= step,
         )
     if not any(change.kind == "extending" for change in found):
         if _plans(config) != _plans(saved):
@@ -133,7 +141,7 @@ def joined(saved: Config, asked: Config, where: str, step: int, updates: int) ->
     if rule is not None and rule not in RULES:
         raise ConfigError(f"{RULE} is {rule!r}: {nearest(rule, RULES)}.")
     if any(change.kind == "fixed" for change in found):
-        check(saved, config, where)
+        check(saved, config, where, step)
     if asked.train.steps < step:
         raise ConfigError(
             f"{STEPS} is {asked.train.steps}, but {where} is at step {step}: give as many or more, or leave it out."
@@ -148,6 +156,37 @@ def joined(saved: Config, asked: Config, where: str, step: int, updates: int) ->
 def _braced(text: str) -> str:
     """Text to be formatted once, whose own braces stay."""
     return text.replace("{", "{{").replace("}", "}}")
+
+
+def carried(config: Config, other: Config, step: int, updates: int) -> Config:
+    """Makes the config of a new run, whose rates go on from those of the run that its state is from.
+
+    Args:
+        other: complete, of that run; of one of objects, whose rates are not known, nothing goes on.
+        step, updates: that it has made, and applied.
+    """
+    if "learning_rate" not in other:
+        return begun(config)
+    same = other.copy_and_resolve_references()
+    with same.unlocked():
+        same.update({name: config[name] for name in config if name not in ("learning_rate", "train")})
+        steps, same.train = same.train.steps, config.train.copy_and_resolve_references()
+        same.train.steps = steps
+    return joined(same, config, str(config.train.start), step, updates)
+
+
+def begun(config: Config) -> Config:
+    """Makes the config of a new run: the rates of the run whose config.json it was read from are not its own."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.learning_rate.plans = ()
+    return config.lock()
+
+
+def remarks(rate: Callable[[Any], Any] | None, updates: int, steps: int) -> list[str]:
+    """Says where a run that goes on learns nothing, its rate being 0 from the first of its steps to the last."""
+    idle = rate is not None and updates and steps and not float(rate(updates)) and not float(rate(updates + steps - 1))
+    return [f"the learning rate is 0 in all of the {steps} steps to come"] if idle else []
 
 
 def _plans(config: Config) -> list[dict[str, Any]]:
@@ -190,8 +229,12 @@ def _plan(config: Config, begins: int, ends: int) -> dict[str, Any]:
     return {**own, "begins": begins, "ends": ends, "until": None}
 
 
-def record(workdir: Path, changes: list[Change], step: int) -> list[str]:
-    """Adds changes from a step on to history.json of a workdir, a line each; gives lines to be said."""
+def record(workdir: Path, changes: list[Change], step: int, kind: str | None = None) -> list[str]:
+    """Adds changes from a step on to history.json of a workdir, a line each; gives lines to be said.
+
+    Args:
+        kind: what is said of them; default that of their fields.
+    """
     path, said, past = workdir / "history.json", [], []
     try:
         past = [change for change in disk.read_json(path).get("changes", []) if isinstance(change, dict)]
@@ -200,7 +243,7 @@ def record(workdir: Path, changes: list[Change], step: int) -> list[str]:
     except disk.DamagedFileError as error:
         said = [f"begun anew: {error}"]
     now = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "step": step}
-    past += [{**now, "field": c.field, "old": c.old, "new": c.new, "kind": c.kind} for c in changes]
+    past += [{**now, "field": c.field, "old": c.old, "new": c.new, "kind": kind or c.kind} for c in changes]
     lines = ",\n".join(json.dumps(change) for change in past)
     disk.write(path, f'{{"changes": [\n{lines}\n]}}\n')
     return [*said, *(f"from step {step} on {change} ({change.kind})" for change in changes)]

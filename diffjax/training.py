@@ -367,7 +367,8 @@ class NonFiniteError(ArithmeticError):
             "learning rate, clip the gradients, or look at the data."
             if throughout
             else f"{what} (in steps {window[0]} to {window[-1]}); its update was not applied. "
-            "Lower the learning rate, clip the gradients, or set the policy to 'skip' to count such steps and go on."
+            "Lower the learning rate, clip the gradients, or set the policy (train.nonfinite) to 'skip', to count such "
+            "steps and go on."
         )
 
 

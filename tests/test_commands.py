@@ -114,7 +114,7 @@ def test_finished_run_started_again_does_no_step(tiny_run, evaluated, capsys):
     before = (workdir / "metrics.jsonl").read_bytes()
     train.run(runs.load(TINY, RUN), workdir)
     assert evaluated == [workdir]
-    assert "all 40 steps are trained, evaluating again" in capsys.readouterr().out
+    assert "all 40 steps are trained" in capsys.readouterr().out
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 

@@ -8,6 +8,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from own_objects import trainer
 from test_runs import SMALL
 from unjudged import without_samples
 
@@ -146,7 +147,7 @@ def test_a_player_of_two_turns_counts_twice():
         (["train.steps=200", "learning_rate.extend=strech"], "nearest is 'stretch'"),
         (["learning_rate.peak=1e-2", "learning_rate.extend=hold"], "'hold', which keeps the rate as it was"),
         (["train.steps=50"], "train.steps is 50, but w is at step 60: give as many or more"),
-        (["train.batch_size=16"], r"another config \(train.batch_size: 8 -> 16\), which is fixed .* carry"),
+        (["train.batch_size=16"], r"another config \(train.batch_size: 8 -> 16\), which is fixed .*train\.carry"),
         (["model.width=16", "train.steps=200"], r"model.width: 8 -> 16"),
     ],
 )
@@ -260,6 +261,83 @@ def test_a_state_that_does_not_fit_is_one_line(run, tmp_path, capsys):
 def test_a_rule_for_a_run_that_does_not_go_on_is_refused(tmp_path, capsys):
     assert command(tmp_path / "new", "learning_rate.extend=hold") == 2
     assert "is for a run that goes on" in capsys.readouterr().err
+
+
+COSINE = ("learning_rate.schedule=cosine", "learning_rate.peak=1e-3")
+
+
+def test_a_new_run_has_none_of_the_rates_of_the_one_whose_config_it_takes(tmp_path):
+    """Its own peak and steps hold, from its first step on."""
+    assert command(tmp_path / "old", *COSINE) == 0
+    assert command(tmp_path / "old", "train.steps=40", "learning_rate.extend=stretch", config=None) == 0
+    assert len(files.read_config(tmp_path / "old").learning_rate.plans) == 2
+    changed = ("learning_rate.peak=1e-4", "train.steps=20")
+    words = [f"--config={tmp_path / 'old'}/config.json", f"--workdir={tmp_path / 'new'}"]
+    assert command_line.main([*words, *(f"--config.{word}" for word in changed)]) == 0
+    found = [line["learning_rate"] for line in logged(tmp_path / "new")]
+    np.testing.assert_allclose(found, [cosine(n, 1e-4, 20) for n in (9, 19)], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rule", "then"),
+    [
+        ("stretch", lambda n: cosine(n, 1e-3, 40)),
+        ("restart", lambda n: cosine(n - 20, 1e-3, 20)),
+        ("hold", lambda n: 0.0),
+    ],
+)
+def test_rates_of_a_carried_state_go_on_by_the_same_rules(rule, then, tmp_path, capsys):
+    assert command(tmp_path / "old", *COSINE) == 0
+    asked = (*COSINE, "train.steps=40", "train.batch_size=16", f"train.start={tmp_path / 'old'}", "train.carry=state")
+    assert command(tmp_path / "new", *asked) == 2
+    assert "learning_rate.extend=stretch" in capsys.readouterr().err
+    for _ in range(2):  # the same command once more changes nothing
+        assert command(tmp_path / "new", *asked, f"learning_rate.extend={rule}") == 0
+    found = [line["learning_rate"] for line in logged(tmp_path / "new")]
+    np.testing.assert_allclose(found, [then(n) for n in (29, 39)], rtol=1e-4)
+    assert ("the learning rate is 0 in all of the 20 steps to come" in capsys.readouterr().out) == (rule == "hold")
+
+
+def test_a_carried_state_without_a_step_left_is_refused(run, tmp_path, capsys):
+    assert command(run, "train.batch_size=16", config=None) == 2
+    assert "--config.train.steps=MORE" in capsys.readouterr().err
+    assert command(tmp_path / "new", "train.batch_size=16", f"train.start={run}", "train.carry=state") == 2
+    assert "train.steps is 20, but the state of" in capsys.readouterr().err
+
+
+def test_a_run_of_objects_is_no_run_of_a_command(tmp_path, capsys):
+    with trainer(workdir=tmp_path / "run") as one:
+        one.train(5)
+    for more in ((), ("train.steps=10",)):
+        assert command(tmp_path / "run", *more, config=None) == 2
+        assert "was made of objects" in capsys.readouterr().err
+
+
+def test_what_is_free_of_a_run_of_objects(tmp_path, capsys):
+    """Of a fingerprint that does not name them, too."""
+    free = dict(nonfinite="skip", log_every=7, time_bins=5, accumulate=2, keep=5)
+    with trainer(workdir=tmp_path / "run", log_every=5, checkpoint_every=5) as one:
+        one.train(10)
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    old = tmp_path / "old"
+    shutil.copytree(tmp_path / "run", old)
+    for name in ("accumulate", "nonfinite", "log_every", "time_bins"):
+        del saved["objects"]["settings"][name]
+    (old / "config.json").write_text(json.dumps(saved))
+    for workdir in (tmp_path / "run", old):
+        with trainer(workdir=workdir, **free) as again:
+            assert again.train(14).step == 14
+    assert "lost" not in capsys.readouterr().out
+    assert {change["kind"] for change in history(tmp_path / "run")} == {"free"}
+    with pytest.raises(ConfigError, match=r"batch_size: 32 -> 16\).*Trainer\(\.\.\., carry=") as raised:
+        trainer(workdir=old, batch_size=16)
+    assert "--config" not in str(raised.value)
+
+
+def test_a_run_whose_checkpoints_are_gone_says_that_it_begins_again(run, capsys):
+    shutil.rmtree(run / "checkpoints")
+    assert command(run, config=None) == 0
+    assert "no checkpoint is left: it begins again at step 0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"seed": 0, ', b"[1]", b"\xff"])

@@ -38,6 +38,7 @@ LEAVES = {
     "ending",
     "environment",
     "finetune",
+    "identity",
     "folders",
     "ledger",
     "lock",

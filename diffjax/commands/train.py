@@ -59,7 +59,7 @@ def run(
         training.NonFiniteError: a loss or gradient is not finite and the policy is "stop", or none is in a window.
     """
     clock = Ledger(began=began)
-    built = build_run(config if workdir is None else files.going_on(Path(workdir), complete(config), complete))
+    built = build_run(files.going_on(Path(workdir or ""), complete(config), complete, new=workdir is None))
     first, place = starting(built), contextlib.nullcontext(Path(workdir)) if workdir else files.fresh(built.config)
     with place as folder, runs.Trainer(**built._asdict(), **first, workdir=folder, ledger=clock) as trainer:
         named(folder)

@@ -38,6 +38,8 @@ from diffjax.runs import settings as table
 from diffjax.runs import workdir as files
 from diffjax.runs.settings import Settings
 
+OBJECTS = "This run was made of objects, which no file holds: make its runs.Trainer again, with this workdir."
+
 
 class Built(NamedTuple):
     """What a config names: the arguments of `runs.Trainer`, and the config itself."""
@@ -99,7 +101,10 @@ PARTS = {
 def load(path: str, overrides: Any = ()) -> Config:
     """Reads a config file (`config.load`), or a run's config.json, complete: all that can be overridden is there."""
     if path.endswith(".json"):
-        return configs.overridden(complete(files.read(Path(path))), overrides)
+        config = files.read(Path(path))
+        if "objects" in config:
+            raise ConfigError(OBJECTS)
+        return configs.overridden(complete(config), overrides)
     return configs.load(path, overrides, complete)
 
 
@@ -146,9 +151,7 @@ def build_run(config: Config) -> Built:
         ConfigError: in one line, naming the alternatives.
     """
     if "objects" in config:
-        raise ConfigError(
-            "This run was made of objects, which no file holds: make its runs.Trainer again, with this workdir."
-        )
+        raise ConfigError(OBJECTS)
     try:
         return _build(complete(config).lock())
     except (ValueError, FileNotFoundError) as error:

@@ -1,6 +1,5 @@
 """Training: the state of a run, and its walk from one boundary (log, sample, checkpoint) to the next."""
 
-import hashlib
 import signal
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from ml_collections import ConfigDict
 
 from diffjax import data as sources
 from diffjax import ema as averages
-from diffjax import host, parallel, replay, resume, screen, snapshots, training
+from diffjax import host, identity, parallel, replay, resume, screen, snapshots, training
 from diffjax import ledger as ledgers
 from diffjax.checkpoint import Checkpoints
 from diffjax.config import Config, ConfigError, build, is_spec, nearest
@@ -107,7 +106,8 @@ class Trainer:
             checks.check_objects(method, data, optimizer, settings, emas)
         built = Built(method, data, optimizer, emas, learning_rate, settings, config)
         self.built, self.settings, self.method, self.data = built, settings, method, data
-        self.mesh, self.ledger = parallel.mesh(_devices(settings)), ledger or Ledger()
+        devices = parallel.chosen(settings.devices, settings.batch_size, settings.accumulate, ConfigError)
+        self.mesh, self.ledger = parallel.mesh(devices), ledger or Ledger()
         self.workdir = None if workdir is None else Path(workdir)
         axis = parallel.AXIS if settings.backend == "pmap" else None
         log = {"learning_rate": learning_rate, "time_bins": settings.time_bins}
@@ -162,7 +162,8 @@ class Trainer:
         words = self.built.config.to_dict() if self.built.config is not None else {}
         log = Log(self.workdir, last, self.step, self.settings.loggers, words)
         with self.ledger.of("rest"), install_stop_handler() as stop, log:
-            for line in checks.remarks(self.method, self.data):
+            idle = resume.remarks(self.built.learning_rate, self.step - self.account.skipped, last - self.step)
+            for line in [*checks.remarks(self.method, self.data), *idle]:
                 log.say(line)
             log.say(f"{self.workdir or 'no workdir'}: {self.opening(last)}")
             with self.account.watching(lambda: self.step, {training.NonFiniteError: "nonfinite", HeldError: None}):
@@ -212,7 +213,7 @@ class Trainer:
         Its state is made again, from the newest checkpoint at or below it or else the first state, in one process; this
         Trainer stays where it is. ConfigError for a step that is none of its run's.
         """
-        settings, last, state = self.settings, self.settings.steps - 1, None
+        settings, last, state = self.settings, max(self.settings.steps, self.step) - 1, None
         if not host.is_int(step, 0) or step > last:
             raise ConfigError(f"step is {step!r}, expected one of this run's training steps, 0 to {last}.")
         if self.checkpoints is not None:
@@ -224,7 +225,10 @@ class Trainer:
         put = partial(parallel.shard_batch, self.mesh, leading=1)
         before, batch, metrics = replay.reach(self.steps, stack, put, state, step, settings.steps_per_dispatch)
         rows = order_at(len(train), settings.seed, np.arange(step * size, (step + 1) * size))
-        return replay.show(self.method, self.built.optimizer, before, batch, metrics, rows, settings.accumulate)
+        ahead = (
+            [f"the run is at step {self.step}: those after it are made for this alone"] if 0 < self.step < step else []
+        )
+        return ahead + replay.show(self.method, self.built.optimizer, before, batch, metrics, rows, settings.accumulate)
 
     def __enter__(self) -> "Trainer":
         return self
@@ -261,23 +265,29 @@ class Trainer:
             is_list = lambda node: isinstance(node, list)
             saved = found.info.config["window"]
             self.window = [jax.tree.map(np.asarray, metrics, is_leaf=is_list) for metrics in saved]
+        if found is None and files.read_metrics(self.workdir):
+            print("no checkpoint is left: it begins again at step 0, and what was logged is dropped", flush=True)
         for line in files.cut_metrics(self.workdir, self.step, self.settings.log_every):
             print(line, flush=True)
         return found is not None
 
     def _carry(self, workdir: str | Path) -> None:
         """Begins with the state of another run, saved here at once: the other one may go on meanwhile."""
-        found = runs.saved_state(self.built, workdir)
+        found, config = runs.saved_state(self.built, workdir), self.built.config
+        if config is not None and "train" in config and config.train.steps <= found.step:
+            raise ConfigError(
+                f"train.steps is {config.train.steps}, but the state of {workdir} has {found.step}: give more."
+            )
         self.step, self.state = found.step, parallel.replicate(self.mesh, found.state)
         print(f"begins with the state of {workdir}, step {self.step}", flush=True)
         if self.checkpoints is not None and self.workdir is not None:
             self._save()
-            resume.record(self.workdir, [resume.Change("train.start", None, str(workdir))], self.step)
+            resume.record(self.workdir, [resume.Change("train.start", None, str(workdir))], self.step, "carried")
 
     def opening(self, steps: int) -> str:
         """Says where training begins or goes on."""
         parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
-        known = {0: f"training {steps} steps", steps: f"all {steps} steps are trained, evaluating again"}
+        known = {0: f"training {steps} steps", steps: f"all {steps} steps are trained"}
         where = known.get(self.step, f"resuming at step {self.step} of {steps}")
         devices = f"{self.mesh.size} x {self.mesh.devices.flat[0].device_kind} ({self.settings.backend})"
         return f"{where}, {parameters:,} parameters, {devices}"
@@ -349,8 +359,9 @@ class Trainer:
             try:
                 training.check_finite(self.window, first, self.settings.nonfinite, complete)
             except training.NonFiniteError as error:
-                if self.workdir is not None:
-                    error.args = (f"{error} Look at it: --mode=replay --workdir={self.workdir} --step={error.step}",)
+                command = f"--mode=replay --workdir={self.workdir} --step={error.step}"
+                mine = self.workdir is None or "objects" in (self.built.config or ())
+                error.args = (f"{error} Look at it: {f'Trainer.replay({error.step})' if mine else command}",)
                 raise
         return self.window
 
@@ -413,37 +424,9 @@ def _average(settings: Settings) -> averages.Ema:
     return averages.warm_up((decay,))
 
 
-def _devices(settings: Settings) -> Any:
-    count = settings.devices
-    if count is not None and not 1 <= count <= jax.device_count():
-        raise ConfigError(f"train.devices is {count}, expected 1 to {jax.device_count()}, the devices that are here.")
-    devices, parts = jax.devices()[:count], settings.accumulate
-    if settings.batch_size % (len(devices) * parts):
-        each = f"{len(devices)}, the devices" if parts == 1 else f"{len(devices)} devices x train.accumulate = {parts}"
-        raise ConfigError(f"train.batch_size is {settings.batch_size}, expected a multiple of {each}.")
-    return devices
-
-
 def fingerprint(built: Built, name: str) -> ConfigDict:
-    """Makes what a run of objects is known by: its name, settings, data, shapes of its state, program of one step.
-
-    A program says all that the others leave out, but also changes with jax's version, which stands beside it.
-    """
-    state = runs.abstract_state(built)
-    size = len(built.method.turns)
+    """Makes what a run of objects is known by (`identity.of_objects`)."""
+    state, size = runs.abstract_state(built), len(built.method.turns)
     batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape), a.dtype), sources.blank(built.data))
-    step = jax.jit(training.make_step(built.method, built.optimizer, built.ema))
-    shapes = [f"{jax.tree_util.keystr(path)} {leaf.shape}" for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
-    free = ("steps", "log_every", "sample_every", "checkpoint_every", "keep", "best", "loggers", "devices", "chunk")
-    free = (*free, "samples", "label", *(() if built.settings.accumulate > 1 else ("accumulate",)))  # older: not there
-    objects = {
-        "settings": {field: value for field, value in built.settings._asdict().items() if field not in free},
-        "data": built.data.fingerprint,
-        "shapes": _digest("\n".join(shapes)),
-        "program": {"network, loss or optimizer": _digest(step.lower(state, batch).as_text()), "jax": jax.__version__},
-    }
-    return ConfigDict(dict(name=name, objects=objects)).lock()
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    program = jax.jit(training.make_step(built.method, built.optimizer, built.ema)).lower(state, batch).as_text()
+    return identity.of_objects(name, built.settings._asdict(), built.data.fingerprint, state, program)

@@ -36,19 +36,25 @@ def fresh(config: Config) -> contextlib.AbstractContextManager[Path]:
     return disk.fresh(Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
-def going_on(workdir: Path, asked: Config, complete: Callable[[Config], Config]) -> Config:
+def going_on(workdir: Path, asked: Config, complete: Callable[[Config], Config], new: bool = False) -> Config:
     """Makes the config of a start: as asked for in a new workdir; where a run has begun, what it goes on with.
 
     Raises:
         ConfigError: for what a run that has begun cannot become (`resume.joined`), or a rule where there is none.
     """
-    if _begun(workdir):
-        step, info = newest(workdir) or (0, None)
-        updates = step if info is None else info.config.get("updates", step)
-        return resume.joined(complete(read_config(workdir)), complete(asked), str(workdir), step, updates)
+    if not new and _begun(workdir):
+        return resume.joined(complete(read_config(workdir)), complete(asked), str(workdir), *_reached(workdir))
+    if asked.train.start is not None and asked.train.carry == "state":
+        return resume.carried(asked, complete(read_config(Path(asked.train.start))), *_reached(Path(asked.train.start)))
     if asked.learning_rate.extend is not None:
-        raise ConfigError(f"{resume.RULE} is for a run that goes on, but {workdir} has none: leave it out.")
-    return asked
+        raise ConfigError(f"{resume.RULE} is for a run that goes on, but this one is new: leave it out.")
+    return resume.begun(asked)
+
+
+def _reached(workdir: Path) -> tuple[int, int]:
+    """Tells the newest step that is saved, and the updates applied until there."""
+    step, info = newest(workdir) or (0, None)
+    return step, step if info is None else info.config.get("updates", step)
 
 
 def newest(workdir: Path) -> tuple[int, Info] | None:

@@ -1,0 +1,47 @@
+"""What a run of objects is known by, since no config names them: that others are refused in its workdir."""
+
+import hashlib
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from diffjax.types import PyTree
+
+# Settings that change no step.
+UNSAID = {
+    "steps",
+    "sample_every",
+    "checkpoint_every",
+    "keep",
+    "best",
+    "loggers",
+    "devices",
+    "chunk",
+    "samples",
+    "label",
+}
+
+
+def of_objects(name: str, settings: dict[str, Any], data: str, state: PyTree, program: str) -> ConfigDict:
+    """Makes the fingerprint of a run: its name, settings, data, shapes of its state, program of one step.
+
+    A program says all that the others leave out, but also changes with jax's version, which stands beside it.
+
+    Args:
+        data: digest of the examples.
+        state: arrays or their shapes.
+        program: of one step, as text.
+    """
+    shapes = [f"{jax.tree_util.keystr(path)} {leaf.shape}" for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
+    objects = {
+        "settings": {field: value for field, value in settings.items() if field not in UNSAID},
+        "data": data,
+        "shapes": _digest("\n".join(shapes)),
+        "program": {"network, loss or optimizer": _digest(program), "jax": jax.__version__},
+    }
+    return ConfigDict(dict(name=name, objects=objects)).lock()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
