@@ -225,10 +225,9 @@ class Trainer:
         put = partial(parallel.shard_batch, self.mesh, leading=1)
         before, batch, metrics = replay.reach(self.steps, stack, put, state, step, settings.steps_per_dispatch)
         rows = order_at(len(train), settings.seed, np.arange(step * size, (step + 1) * size))
-        ahead = (
-            [f"the run is at step {self.step}: those after it are made for this alone"] if 0 < self.step < step else []
-        )
-        return ahead + replay.show(self.method, self.built.optimizer, before, batch, metrics, rows, settings.accumulate)
+        if 0 < self.step < step:
+            print(f"the run is at step {self.step}: those after it are made for this alone", flush=True)
+        return replay.show(self.method, self.built.optimizer, before, batch, metrics, rows, settings.accumulate)
 
     def __enter__(self) -> "Trainer":
         return self
