@@ -357,6 +357,13 @@ def test_a_config_that_is_torn_or_lost_is_restored_from_the_newest_checkpoint(ru
     assert capsys.readouterr().out == ""
 
 
+def test_a_folder_in_the_place_of_the_config_is_one_line(run, capsys):
+    (run / "config.json").unlink()
+    (run / "config.json").mkdir()
+    assert command(run) == 2
+    assert "config.json is a folder; move it away" in capsys.readouterr().err
+
+
 def test_a_workdir_has_a_format_and_one_that_is_newer_is_refused(run):
     saved = json.loads((run / "config.json").read_text())
     assert saved["format"] == files.FORMAT

@@ -163,6 +163,8 @@ def read(saved: Path) -> Config:
         return _config(disk.read_json(saved), str(saved))
     except (FileNotFoundError, disk.DamagedFileError) as error:
         known = newest(saved.parent)
+        if os.path.isdir(saved):
+            raise ConfigError(f"{saved} is a folder; move it away: a checkpoint has the config, too.") from error
         if known is None and not os.path.lexists(saved):
             raise ConfigError(
                 f"{saved.parent} holds no run (no {saved.name}); give the --workdir of a training run."

@@ -46,7 +46,7 @@ import sys
 from diffjax import main, runs
 from diffjax.runs import report
 runs.Trainer._show = lambda *_: None
-report.evaluate = lambda run, out: {}
+report.evaluate = lambda run, out, times=None: {}
 sys.exit(main.main())
 """
 HEADS = ("same bytes", "log lines lost, named", "own error", "wrong")
