@@ -14,6 +14,7 @@ import json
 import resource
 import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +78,10 @@ def state(method: methods.Method, dataset: data.Dataset) -> training.TrainState:
 
 def peak() -> float:
     """The most memory that this process had so far, in GB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # where the number below is the parent's, if that was larger when it began this process
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024 / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
