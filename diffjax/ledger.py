@@ -116,7 +116,7 @@ class Account:
         return {name: self._earlier[name] + value for name, value in self._ledger.seconds.items()}
 
     def write(self, status: str, step: int, **more: Any) -> None:
-        """Writes results.json."""
+        """Writes the status of a run, and the time of all its starts, to results.json."""
         seconds = self.seconds
         self.found = {
             **{"status": status, "step": step, "skipped": self.skipped, **more},

@@ -199,7 +199,6 @@ def test_a_run_that_ended_says_the_command_which_shows_why(ended, capsys):
     [
         (["--step=20"], "step is 20, expected one of this run's training steps, 0 to 19"),
         (["--step=-1"], "step is -1, expected one of"),
-        (["--config.train.steps=9"], "would change a trained run"),
     ],
 )
 def test_mistakes(ended, flags, match, capsys):
@@ -215,6 +214,12 @@ def test_mistakes_about_the_workdir(tmp_path, ended, capsys):
     (tmp_path / "config.json").write_text((ended[0] / "config.json").read_text())
     assert command_line.main(["--mode=replay", f"--workdir={tmp_path}"]) == 2
     assert "did not end at a step that is not finite: give the --step" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--nfe=3", "--sampler=heun.edm", "--config.grid.n=3", "--config.train.steps=9"])
+def test_no_override_is_dropped(flag, ended, capsys):
+    assert command_line.main(["--mode=replay", f"--workdir={ended[0]}", flag]) == 2
+    assert "makes a step as it was made" in capsys.readouterr().err
 
 
 def test_a_step_is_a_number():

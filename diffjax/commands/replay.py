@@ -19,8 +19,10 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
     Without --step it is the one at which the run ended, as results.json says.
     """
     require_workdir(flags)
+    if overrides or flags.sampler or flags.nfe is not None:
+        raise ConfigError("--mode=replay makes a step as it was made: leave --config..., --sampler and --nfe out.")
     folder, step = Path(flags.workdir), flags.step
-    built = build_run(read_config(folder, overrides))
+    built = build_run(read_config(folder))
     with contextlib.suppress(FileNotFoundError, disk.DamagedFileError):
         results = disk.read_json(folder / "results.json")
         step = results.get("step") if step is None and results.get("status") == "nonfinite" else step
