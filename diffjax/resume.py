@@ -102,7 +102,7 @@ def check(saved: Config, config: Config, where: str, step: int = 0) -> list[Chan
     if fixed := [change for change in found if change.kind == "fixed"]:
         shown = "; ".join(map(str, fixed[:4])) + ("; ..." if len(fixed) > 4 else "")
         raise FixedError(
-            f"{where} holds a run of another config ({_braced(shown)}), which is fixed once a run has "
+            f"{_braced(where)} holds a run of another config ({_braced(shown)}), which is fixed once a run has "
             "begun; give another --workdir. To begin there with the state of this run, if it fits: {}",
             where,
             "objects" in config,

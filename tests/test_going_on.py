@@ -157,6 +157,11 @@ def test_what_cannot_be_is_one_line(asked, match):
     assert "\n" not in str(raised.value)
 
 
+def test_braces_in_a_workdir_stay_what_they_are():
+    with pytest.raises(ConfigError, match=r"^\{a\} holds .* --config\.train\.start=\{a\} "):
+        resume.joined(recipe(), recipe("seed=1"), "{a}", 5, 5)
+
+
 # ---------------------------------------------------------------------------------------------------------- whole runs
 
 
