@@ -7,10 +7,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
-from flax import linen
 from run_command import UNET, environment, one_core, run
 
 from diffjax import config as C
@@ -127,7 +125,7 @@ def test_sample_writes_one_file_per_seed(tiny_run, tmp_path):
     assert np.ptp(examples, axis=0).max() > 0, "seeds differ"
 
 
-@pytest.mark.parametrize("name", ["multistep.adams", "multistep.dpmpp_2m", "heun.edm", "ancestral.ddpm"])
+@pytest.mark.parametrize("name", ["multistep.adams", "ancestral.ddpm"])
 def test_sample_with_another_sampler_and_length(plane_run, tmp_path, name):
     examples = sample.run(plane_run[0], [0, 1], out=tmp_path, sampler=name, nfe=3)
     assert examples.shape == (2, 2)
@@ -356,22 +354,18 @@ def test_the_published_cosine_table_works_with_eps():
     assert build_run(config).method.parts.schedule.steps == 1000
 
 
-APPLY, INIT = (jax.jit(f, static_argnums=0, static_argnames="train") for f in (linen.Module.apply, linen.Module.init))
-
-
-@pytest.fixture
-def traced_once(monkeypatch):
-    """Networks as jitted functions, whose traces jax keeps: most configs share one."""
-    monkeypatch.setattr(linen.Module, "apply", lambda module, *args, **words: APPLY(module, *args, **words))
-    monkeypatch.setattr(linen.Module, "init", lambda module, *args, **words: INIT(module, *args, **words))
-
-
-@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize("variant", ["", ":tiny"])
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs").glob("*.py")), ids=lambda p: p.stem)
 def test_every_config_builds(path, variant):
     """Every name and option in it exists, and its sampler can be planned on its grid."""
     assert build_run(runs.load(f"configs/{path.name}{variant}")).data.shape
+
+
+def test_the_networks_of_equal_models_are_one():
+    """Whose traces are kept: a run of a model that was built before is built soon."""
+    of = lambda *more: build_run(runs.load(TINY, [*MOONS, *more])).method.parts.network
+    assert of() is of("seed=1")
+    assert of() is not of("model.width=8")
 
 
 def test_the_command_line_in_a_process_of_its_own():

@@ -243,6 +243,28 @@ def test_a_network_ignores_names_that_it_does_not_read():
         assert bool(np.abs(F[0] - F[1]).max() > 1e-4) is changes
 
 
+def test_a_module_is_traced_once_whoever_calls_its_network():
+    """In a loss, batched and differentiated, in a walk and alone; each mode has a trace of its own."""
+    seen = []
+
+    class Seen(nn.Module):
+        @nn.compact
+        def __call__(self, x, c, train=False):
+            seen.append(train)
+            return nn.Dense(x.size)(x)
+
+    net = models.of(Seen())
+    x, c, keys = jnp.ones(3), jnp.float32(0), jax.random.split(KEY, 4)
+    params = jax.eval_shape(net.init, KEY, x, c)
+    assert seen == [False]
+    jax.eval_shape(lambda key: net.init(key, x, c), KEY)
+    loss = lambda p, x, key: net.apply(p, x, c, train=True, key=key).sum()
+    jax.eval_shape(jax.grad(lambda p: jax.vmap(loss, (None, 0, 0))(p, jnp.ones((4, 3)), keys).sum()), params)
+    jax.eval_shape(lambda p: jax.lax.scan(lambda x, _: (net.apply(p, x, c), None), x, None, 5), params)
+    jax.eval_shape(lambda p: net.apply(p, x, c), params)
+    assert seen == [False, True, False]
+
+
 def test_linen_modules_with_running_statistics_are_refused():
     class Running(nn.Module):
         @nn.compact

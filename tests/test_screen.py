@@ -316,6 +316,7 @@ def test_a_picture_for_which_there_is_no_room_is_left_out_without_a_trace(capsys
 MLP = ("data.name=moons", "model.name=MLP", "model.width=16", "model.depth=1", "eval.samples=50")
 
 
+@pytest.mark.slow  # the reader of `test_resume`'s reference goes too
 def test_a_run_whose_reader_and_terminal_have_gone_ends_well(tmp_path):
     """stdout is read up to the first line, as by `| head -1`; stderr is a terminal, which is closed then."""
     fields = [*MLP, "train.steps=40", "train.sample_every=40", "checkpoint.every=20"]

@@ -2,11 +2,10 @@
 
 import json
 import re
-import subprocess
 import sys
 
 import pytest
-import run_command
+from test_runs import SMALL
 
 from diffjax import likelihood
 from diffjax import main as command_line
@@ -16,35 +15,24 @@ from diffjax.schedules import VP
 
 MISSING = r"needs diffrax, which is not installed: pip install 'diffjax\[ode\]'; .*'lineax<0\.1\.1'\.$"
 BROUGHT = ["diffrax", "equinox", "jaxtyping", "lineax", "optimistix"]  # by the extra alone
-SMALL = ["data.name=moons", "data.n=300", "data.held_out=32", "model.name=MLP", "model.width=16", "model.depth=1"]
-SHORT = ["train.steps=10", "train.sample_every=10", "checkpoint.every=10", "grid.n=8", "eval.samples=64"]
-
-# A None in sys.modules is an import that fails; tests/test_import.py sees that no module needs one of them.
-BLOCKED = """
-import sys
-sys.modules.update(dict.fromkeys({brought!r}))
-from diffjax import main
-sys.exit(max(main.main(args) for args in {commands!r}))
-"""
 
 
 @pytest.fixture
 def no_diffrax(monkeypatch):
-    monkeypatch.setitem(sys.modules, "diffrax", None)
+    """A None in sys.modules is an import that fails; tests/test_import.py sees that no module needs one as it begins."""
+    for name in BROUGHT:
+        monkeypatch.setitem(sys.modules, name, None)
 
 
-def test_the_default_config_trains_and_reports_and_its_likelihood_is_refused_in_one_line(tmp_path):
-    """In a process of its own that finds none of what the extra brings."""
-    small = [f"--config.{text}" for text in (*SMALL, *SHORT)]
-    train = ["--config=configs/vpsde.py:tiny", f"--workdir={tmp_path}", *small]
-    code = BLOCKED.format(brought=BROUGHT, commands=[train, ["--mode=likelihood", f"--workdir={tmp_path}"]])
-    options = {"capture_output": True, "text": True, "timeout": 600}
-    done = subprocess.run([sys.executable, "-c", code], cwd=run_command.ROOT, env=run_command.environment(), **options)
-    assert done.returncode == 2, done.stderr  # the training's is 0
-    (line,) = done.stderr.splitlines()
-    assert re.search(MISSING, line)
+def test_the_default_config_trains_and_reports_and_its_likelihood_is_refused_in_one_line(no_diffrax, tmp_path, capsys):
+    small = [f"--config.{text}" for text in SMALL]
+    assert command_line.main(["--config=configs/vpsde.py:tiny", f"--workdir={tmp_path}", *small]) == 0
     assert (tmp_path / "report.md").exists()
-    assert json.loads((tmp_path / "eval.json").read_text())["step"] == 10
+    assert json.loads((tmp_path / "eval.json").read_text())["step"] == 20
+    capsys.readouterr()
+    assert command_line.main(["--mode=likelihood", f"--workdir={tmp_path}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(MISSING, line)
 
 
 @pytest.mark.parametrize(

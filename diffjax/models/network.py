@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -38,13 +39,19 @@ def network(module: nn.Module) -> Network:
 
     The module is called as `module(x, c, **read)`, and with train= where it takes that. What it reads of `given` is its
     attribute or property `reads`, {name in given: argument}; without one it reads nothing.
+
+    The module is traced once for shapes and dtypes, whatever losses, walks and checks the network is then called in.
     """
     arguments: dict[str, str] = getattr(module, "reads", {})
     modes = inspect.signature(type(module).__call__).parameters
     read = lambda given: {arg: given[name] for name, arg in arguments.items() if name in given}
 
-    def init_params(key: Key, x: Array, c: Array, given: Given = NOTHING) -> PyTree:
-        variables = dict(module.init(key, x, c, **read(given)))
+    # Inlined, so that the program of whatever calls it is what it would be without the two jits.
+    traced = partial(jax.jit, inline=True)
+
+    @traced
+    def first(key: Key, x: Array, c: Array, told: dict[str, Any]) -> PyTree:
+        variables = dict(module.init(key, x, c, **told))
         params = variables.pop("params", {})
         if variables:
             raise ValueError(
@@ -53,12 +60,19 @@ def network(module: nn.Module) -> Network:
             )
         return params
 
+    @partial(traced, static_argnums=4)
+    def forward(params: PyTree, x: Array, c: Array, told: dict[str, Any], train: bool, key: Key | None) -> Array:
+        rngs = None if key is None else {"dropout": key}
+        options = {"train": train} if "train" in modes else {}
+        return module.apply({"params": params}, x, c, rngs=rngs, **options, **told)  # pyright: ignore[reportReturnType]
+
+    def init_params(key: Key, x: Array, c: Array, given: Given = NOTHING) -> PyTree:
+        return first(key, x, c, read(given))
+
     def apply(
         params: PyTree, x: Array, c: Array, given: Given = NOTHING, *, train: bool = False, key: Key | None = None
     ) -> Array:
-        rngs = None if key is None else {"dropout": key}
-        options = {"train": train} if "train" in modes else {}
-        return module.apply({"params": params}, x, c, rngs=rngs, **options, **read(given))  # pyright: ignore[reportReturnType]
+        return forward(params, x, c, read(given), train, key)
 
     return Network(init_params, apply, tuple(arguments))
 

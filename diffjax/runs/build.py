@@ -6,7 +6,7 @@ name, each from its group of the config (`PARTS`); what is no such part is an op
 
 import inspect
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,8 +60,14 @@ class Part(NamedTuple):
     make: Callable[[Config], Any]
 
 
+@lru_cache(64)
+def _traced_once(module: Any) -> models.Network:
+    """The network of a module of the package: whoever builds it again finds its traces."""
+    return models.of(module)
+
+
 def _network(group: str) -> Part:
-    return Part((group,), lambda config: models.of(build(models, config[group])))
+    return Part((group,), lambda config: _traced_once(build(models, config[group])))
 
 
 def _later(group: str, namespace: Any, count: int) -> Part:
