@@ -19,7 +19,7 @@ BROUGHT = ["diffrax", "equinox", "jaxtyping", "lineax", "optimistix"]  # by the 
 
 @pytest.fixture
 def no_diffrax(monkeypatch):
-    """A None in sys.modules is an import that fails; tests/test_import.py sees that no module needs one as it begins."""
+    """A None in sys.modules is an import that fails; tests/test_import.py sees that no module needs one of them."""
     for name in BROUGHT:
         monkeypatch.setitem(sys.modules, name, None)
 
