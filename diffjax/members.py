@@ -16,10 +16,15 @@ MOST_GIB = 4.0  # of one array
 
 
 def read(file: Path, name: str, most_gib: float = MOST_GIB, note: str = "") -> np.ndarray:
-    """Reads the array `name` of an .npz file; nothing in it is executed.
+    """Reads the array `name` of an .npz file; nothing in it is executed (`several`)."""
+    return several(file, [name], most_gib, note)[name]
+
+
+def several(file: Path, names: Sequence[str], most_gib: float = MOST_GIB, note: str = "") -> dict[str, np.ndarray]:
+    """Reads the arrays of these names from an .npz file; nothing in it is executed.
 
     Args:
-        most_gib: the most memory that the array may take, in GiB.
+        most_gib: the most memory that one array may take, in GiB.
         note: what to do where there is no such array.
 
     Raises:
@@ -34,12 +39,15 @@ def read(file: Path, name: str, most_gib: float = MOST_GIB, note: str = "") -> n
             single = start.read(6) == b"\x93NUMPY"
         if single:
             raise ValueError(
-                f"{file} is one array (.npy), expected a file of named ones: numpy.savez(file, {name}=array)."
+                f"{file} is one array (.npy), expected a file of named ones: numpy.savez(file, {names[0]}=array)."
             )
         raise ValueError(f"{file} is not an .npz file, or a truncated one; write it again with numpy.savez.")
+    found, name = {}, names[0]
     try:
         with zipfile.ZipFile(file) as archive:
-            return _array(archive, file, name, most_gib, note)
+            for name in names:
+                found[name] = _array(archive, file, name, most_gib, note)
+            return found
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
         raise ValueError(f"{file} is damaged at {name!r}: {error}.") from error
 

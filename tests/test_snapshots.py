@@ -1,5 +1,6 @@
 """Averages stored along a run: what they hold, what is made of them, and that neither kills nor damage change it."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -148,6 +149,14 @@ def test_damage_is_found_and_named(whole, tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(C.ConfigError, match=r"00000020\.npz is damaged"):
             sample.run(workdir, [0], out=tmp_path, overrides=["sample.ema=0.075"])
+    huge = {".count": np.int32(20), **{f".averages['{rate}']['w']": np.zeros(10**6) for rate in ("0.05", "0.1")}}
+    for put in (path.mkdir, lambda: os.mkfifo(path), lambda: np.savez(path, **huge)):
+        path.unlink(missing_ok=True)
+        put()  # a pipe would be waited for
+        with pytest.raises(C.ConfigError, match=r"00000020\.npz is damaged"):
+            sample.run(workdir, [0], out=tmp_path, overrides=["sample.ema=0.075"])
+        if path.is_dir():
+            path.rmdir()
     path.unlink()
     sample.run(workdir, [0], out=tmp_path, overrides=["sample.ema=0.075"])
 

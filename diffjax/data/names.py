@@ -1,13 +1,12 @@
 """Class names: which class has which number, kept with a run, read from a user's words, and said in reports."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diffjax import host
+from diffjax import disk, host
 from diffjax.data.source import Dataset
 
 FILE = "labels.json"  # of a workdir: {"0": "cat", "1": "dog"}
@@ -92,17 +91,12 @@ def keep_names(workdir: str | Path, dataset: Dataset, begun: bool = True) -> Non
     elif now is None:
         file.unlink(missing_ok=True)
     else:
-        part = file.with_suffix(".json.part")
-        part.write_text(json.dumps(now, indent=2))
-        os.replace(part, file)
+        disk.write(file, json.dumps(now, indent=2))
 
 
 def _kept(file: Path) -> dict[str, Any] | None:
     """Reads the names; None where there are none, or no such JSON: they are a record, no part of the state."""
-    if not file.is_file():
-        return None
     try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError):
+        return disk.read_json(file)
+    except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
