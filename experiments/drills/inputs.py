@@ -819,7 +819,38 @@ def files(_: Path) -> Iterator[Input]:
             yield of(f"{name}: path {path[:20]!r}", lambda folder, rng: None, *at, says=says)
 
 
-KINDS = {f.__name__: f for f in (sizes, files, flags, configs, overrides, npz, images, tfds, checkpoints, workdirs)}
+def modes(_: Path) -> Iterator[Input]:
+    """What eval, likelihood and moments are asked for, of a trained run."""
+    huge = 10**12
+    values = {
+        "--config.grid.n": (0, -1, 10**9, 10**30, "nan"),
+        "--config.grid.t_min": ("nan", "-1", "2"),
+        "--config.eval.samples": (0, -1, 10**9, huge, "nan"),
+        "--config.eval.time_bins": (0, 10**9, huge),
+        "--config.sample.chunk": (0, huge),
+        "--config.sample.ema": ("nan", "0.5", "'" + "9" * 3000 + "'"),
+        "--config.sampler.eta": ("nan", "2", "inf"),
+        "--config.train.steps": (10**9,),
+        "--config.sampler.name": ("os.system", "ode", "__class__", "ancestral.ddim.__init__", "../x"),
+        "--config.denoiser.name": ("nothing", "analytic"),
+        "--config.guidance.name": ("classifier_free",),
+        "--sampler": ("os.system", "ancestral", ""),
+        "--nfe": (0, -5, 10**9, 10**30),
+        "--step": (-1, 7, 10**30),
+        "--out": ("/proc/x", "/dev/null", "a" * 5000, "a\0b", "work/checkpoints"),
+    }
+    for mode in ("eval", "likelihood", "moments"):
+        for flag, tried in values.items():
+            for value in tried:
+                args = (f"--mode={mode}", "--workdir=work", f"{flag}={value}")
+                says = flag.rpartition(".")[2].lstrip("-")
+                others = {"nfe": "number of steps", "name": "'|samplers|guidance", "sampler": "'|samplers", "ema": "EMA|ema"}
+                yield Input("modes", " ".join(args)[:60], args, others.get(says, says), trained)
+
+
+KINDS = {
+    f.__name__: f for f in (sizes, modes, files, flags, configs, overrides, npz, images, tfds, checkpoints, workdirs)
+}
 
 
 # How they are made.
