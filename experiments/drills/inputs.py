@@ -839,12 +839,12 @@ def modes(_: Path) -> Iterator[Input]:
         "--step": (-1, 7, 10**30),
         "--out": ("/proc/x", "/dev/null", "a" * 5000, "a\0b", "work/checkpoints"),
     }
+    others = {"nfe": "number of steps", "name": "'|samplers|guidance", "sampler": "'|samplers", "ema": "EMA|ema"}
     for mode in ("eval", "likelihood", "moments"):
         for flag, tried in values.items():
             for value in tried:
                 args = (f"--mode={mode}", "--workdir=work", f"{flag}={value}")
                 says = flag.rpartition(".")[2].lstrip("-")
-                others = {"nfe": "number of steps", "name": "'|samplers|guidance", "sampler": "'|samplers", "ema": "EMA|ema"}
                 yield Input("modes", " ".join(args)[:60], args, others.get(says, says), trained)
 
 
