@@ -41,7 +41,7 @@ def flow(shape, **options):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("shape", [(1,), (2,), (5,), (2, 4, 3)])
-@pytest.mark.parametrize("layers", [2, 5])
+@pytest.mark.parametrize("layers", [2, 3])
 def test_density_is_the_change_of_variables_by_a_dense_jacobian(shape, layers):
     parts, params = flow(shape, layers=layers)
     x = np.random.default_rng(2).normal(size=shape)
@@ -71,7 +71,7 @@ def test_density_integrates_to_one():
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("shape", [(2,), (5,), (2, 4, 3)])
 def test_the_way_back_undoes_the_way_there(shape):
-    parts, params = flow(shape, layers=6)
+    parts, params = flow(shape, layers=3)
     x = 2 * np.random.default_rng(3).normal(size=shape)
     there, back = (jax.jit(lambda v, f=f: f(params, v)) for f in (lambda p, v: parts.forward(p, v)[0], parts.backward))
     assert np.abs(np.asarray(there(x)) - x).max() > 0.1
