@@ -147,7 +147,14 @@ def test_the_clock_learns_to_make_every_loss_equally_large():
 
 def test_a_run_is_sampled_and_judged_by_the_clock_that_it_has_learned(tmp_path):
     moons = ["data.name=moons", "model.name=MLP", "model.width=16", "model.depth=1"]
-    short = ["data.n=300", "train.steps=20", "train.sample_every=1000", "eval.samples=40", "prepare.learning_rate=0.05"]
+    short = [
+        "data.n=300",
+        "data.held_out=100",
+        "train.steps=20",
+        "train.sample_every=1000",
+        "eval.samples=40",
+        "prepare.learning_rate=0.05",
+    ]
     results = train.run(runs.load("configs/vdm.py:tiny", [*moons, *short]), tmp_path / "run")
     run = runs.open(tmp_path / "run")
     schedule, memory = run.method.parts.schedule, run.state.memory

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen
+from own_objects import denoising
 
-from diffjax import data, replay, runs, training
+from diffjax import data, models, replay, runs, training
 from diffjax import main as command_line
 from diffjax.config import ConfigError
 from diffjax.data.batches import order_at
@@ -112,6 +114,19 @@ def test_an_operation_of_the_network_is_named(layer):
         rf"it comes from {operation} of .*: {value} at \[0, 0\], of {of}, in .*second.*, test_replay", lines[2]
     )
     assert re.search(r"test_replay\.py:\d+ \(\S+\)$", lines[2])
+
+
+class Logarithm(linen.Module):
+    @linen.compact
+    def __call__(self, x, c):
+        return jnp.log(linen.Dense(2)(x) - 100.0)
+
+
+def test_an_operation_of_a_module_is_named_by_its_own_line():
+    """A module is traced once and then called: not by the line of the call."""
+    run = runs.Trainer(denoising(models.of(Logarithm())), dataset(), optimizer=optax.sgd(0.1), batch_size=B, steps=4)
+    line = Logarithm.__call__.__wrapped__.__code__.co_firstlineno + 2
+    assert re.search(rf"it comes from log of .*, in .*Logarithm.*, test_replay\.py:{line} \(", run.replay(0)[2])
 
 
 def test_a_gradient_is_named_by_its_parameter():

@@ -46,10 +46,8 @@ def network(module: nn.Module) -> Network:
     modes = inspect.signature(type(module).__call__).parameters
     read = lambda given: {arg: given[name] for name, arg in arguments.items() if name in given}
 
-    # Inlined, so that the program of whatever calls it is what it would be without the two jits.
-    traced = partial(jax.jit, inline=True)
-
-    @traced
+    # Not inlined: an operation keeps the line of the module that it comes from.
+    @jax.jit
     def first(key: Key, x: Array, c: Array, told: dict[str, Any]) -> PyTree:
         variables = dict(module.init(key, x, c, **told))
         params = variables.pop("params", {})
@@ -60,7 +58,7 @@ def network(module: nn.Module) -> Network:
             )
         return params
 
-    @partial(traced, static_argnums=4)
+    @partial(jax.jit, static_argnums=4)
     def forward(params: PyTree, x: Array, c: Array, told: dict[str, Any], train: bool, key: Key | None) -> Array:
         rngs = None if key is None else {"dropout": key}
         options = {"train": train} if "train" in modes else {}
