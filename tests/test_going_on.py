@@ -1,6 +1,5 @@
 """A run that goes on with another config: what may change, what rate it then has, and how a new run begins from it."""
 
-import contextlib
 import functools
 import json
 import shlex
@@ -414,19 +413,6 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, capsys):
     (tmp_path / "b.npz").rename(tmp_path / "moved.npz")
     with pytest.raises(ConfigError, match="was trained on other data"):
         start(*of("moved"))
-
-
-def test_two_starts_of_one_second_have_a_folder_each(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(files.time, "strftime", lambda *args: "20261128-120000")
-    config = runs.load(CONFIG)
-    with files.fresh(config) as a, files.fresh(config) as b, files.fresh(config) as c:
-        names = [path.name for path in (a, b, c)]
-    assert names == ["vpsde-tiny-20261128-120000", "vpsde-tiny-20261128-120000-2", "vpsde-tiny-20261128-120000-3"]
-    with contextlib.suppress(ConfigError), files.fresh(config) as d:
-        raise ConfigError("refused before anything was written")
-    assert not d.exists()
-    assert c.exists()
 
 
 def test_train_gives_the_run_of_a_config_with_its_changes(run):

@@ -1,5 +1,6 @@
 """What stands in a workdir: one writer, and files that anybody may have torn."""
 
+import contextlib
 import json
 
 import pytest
@@ -54,6 +55,19 @@ def test_a_killed_start_is_named_by_the_next(tmp_path, capsys):
     assert f"process {child.pid} of" in capsys.readouterr().out
     pulled(workdir=tmp_path).close()
     assert "did not end by itself" not in capsys.readouterr().out
+
+
+def test_two_starts_of_one_second_have_a_folder_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(files.time, "strftime", lambda *args: "20261128-120000")
+    config = runs.load(CONFIG)
+    with files.fresh(config) as a, files.fresh(config) as b, files.fresh(config) as c:
+        names = [path.name for path in (a, b, c)]
+    assert names == ["vpsde-tiny-20261128-120000", "vpsde-tiny-20261128-120000-2", "vpsde-tiny-20261128-120000-3"]
+    with contextlib.suppress(ConfigError), files.fresh(config) as d:
+        raise ConfigError("refused before anything was written")
+    assert not d.exists()
+    assert c.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b'{"commit": "a", ', b"[]", b"\xff", b'{"earlier": 3}'])
