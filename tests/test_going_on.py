@@ -303,6 +303,7 @@ CARRIED = (*COSINE, "train.steps=40", "seed=1", "train.carry=state")  # another 
 def test_a_carried_state_needs_a_rule_for_its_rate(decayed, tmp_path, capsys):
     assert command(tmp_path / "new", *CARRIED, f"train.start={decayed}") == 2
     assert "learning_rate.extend=stretch" in capsys.readouterr().err
+    assert not (tmp_path / "new" / "config.json").exists()  # so that the same command with a rule is a new run
 
 
 @pytest.mark.parametrize(

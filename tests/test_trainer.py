@@ -137,6 +137,7 @@ def signalled(monkeypatch, number=signal.SIGTERM, at=20):
 
 @pytest.fixture(scope="module")
 def unstopped():
+    """What a stop and another start shall not change."""
     return pulled().train(30)
 
 
