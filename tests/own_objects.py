@@ -101,6 +101,20 @@ def trainer(method=None, dataset=None, optimizer=None, **options):
 
 
 SMALL = mixture(200)
+PLAIN = data.arrays(np.asarray(SMALL.train.x))
+
+
+def pull(params, keys, example, index, size):
+    noise = jax.random.normal(keys.example, (2,))
+    return jnp.sum((example.x + noise - params["m"]) ** 2), {"t01": jnp.asarray(index, float) / size}
+
+
+def pulled(dataset=PLAIN, optimizer=None, **options):
+    """A trainer of two numbers, pulled to the mean of the data: for tests of runs, whatever they train."""
+    init = lambda key, example: {"m": jnp.zeros(2)}
+    draw = lambda params, request, key, given: params["m"] + jax.random.normal(key, (2,))
+    method = Method(init, (Turn(per_example(pull)),), draw)
+    return trainer(method, dataset, optax.sgd(1e-2) if optimizer is None else optimizer, **options)
 
 
 def two_players(critics=2):
@@ -125,9 +139,6 @@ def two_players(critics=2):
     turns = (*[Turn(per_example(judge), "critic")] * critics, Turn(per_example(forge), "generator"))
     draw = lambda params, request, key, given: make(params, key)
     return Method(init, turns, draw, served=("generator",))
-
-
-PLAIN = data.arrays(np.asarray(SMALL.train.x))
 
 
 def both():

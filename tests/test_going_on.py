@@ -1,6 +1,6 @@
 """A run that goes on with another config: what may change, what rate it then has, and how a new run begins from it."""
 
-import contextlib
+import functools
 import json
 import shlex
 import shutil
@@ -8,7 +8,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from own_objects import trainer
+from own_objects import pulled
 from test_runs import SMALL
 from unjudged import without_samples
 
@@ -21,7 +21,8 @@ from diffjax.runs import settings as table
 from diffjax.runs import workdir as files
 from diffjax.runs.run import saved_state
 
-CONFIG, TINY = "configs/vpsde.py:tiny", [*SMALL, "learning_rate.warmup_steps=0", "learning_rate.schedule=constant"]
+CONFIG = "configs/vpsde.py:tiny"
+TINY = [*SMALL, "learning_rate.warmup_steps=0", "learning_rate.schedule=constant", "optimizer.name=sgd"]
 
 
 def recipe(*overrides):
@@ -35,9 +36,14 @@ def command(workdir, *overrides, config=CONFIG):
     return command_line.main([*source, f"--workdir={workdir}", *(f"--config.{o}" for o in (*words, *overrides))])
 
 
-def state(workdir, *overrides):
-    built = runs.build_run(files.read_config(workdir))
-    return saved_state(built, workdir).state
+@functools.cache
+def built():
+    """Of one shape with every run here."""
+    return runs.build_run(recipe())
+
+
+def state(workdir):
+    return saved_state(built(), workdir).state
 
 
 def same(a, b):
@@ -271,9 +277,17 @@ def test_a_rule_for_a_run_that_does_not_go_on_is_refused(tmp_path, capsys):
 COSINE = ("learning_rate.schedule=cosine", "learning_rate.peak=1e-3")
 
 
-def test_a_new_run_has_none_of_the_rates_of_the_one_whose_config_it_takes(tmp_path):
+@pytest.fixture(scope="module")
+def decayed(tmp_path_factory, quick):
+    """A run of 20 steps whose rate is 0 by now."""
+    workdir = tmp_path_factory.mktemp("going_on") / "decayed"
+    assert command(workdir, *COSINE) == 0
+    return workdir
+
+
+def test_a_new_run_has_none_of_the_rates_of_the_one_whose_config_it_takes(decayed, tmp_path):
     """Its own peak and steps hold, from its first step on."""
-    assert command(tmp_path / "old", *COSINE) == 0
+    shutil.copytree(decayed, tmp_path / "old")
     assert command(tmp_path / "old", "train.steps=40", "learning_rate.extend=stretch", config=None) == 0
     assert len(files.read_config(tmp_path / "old").learning_rate.plans) == 2
     changed = ("learning_rate.peak=1e-4", "train.steps=20")
@@ -281,6 +295,15 @@ def test_a_new_run_has_none_of_the_rates_of_the_one_whose_config_it_takes(tmp_pa
     assert command_line.main([*words, *(f"--config.{word}" for word in changed)]) == 0
     found = [line["learning_rate"] for line in logged(tmp_path / "new")]
     np.testing.assert_allclose(found, [cosine(n, 1e-4, 20) for n in (9, 19)], rtol=1e-4)
+
+
+CARRIED = (*COSINE, "train.steps=40", "seed=1", "train.carry=state")  # another seed: what a run does not go on with
+
+
+def test_a_carried_state_needs_a_rule_for_its_rate(decayed, tmp_path, capsys):
+    assert command(tmp_path / "new", *CARRIED, f"train.start={decayed}") == 2
+    assert "learning_rate.extend=stretch" in capsys.readouterr().err
+    assert not (tmp_path / "new" / "config.json").exists()  # so that the same command with a rule is a new run
 
 
 @pytest.mark.parametrize(
@@ -291,13 +314,9 @@ def test_a_new_run_has_none_of_the_rates_of_the_one_whose_config_it_takes(tmp_pa
         ("hold", lambda n: 0.0),
     ],
 )
-def test_rates_of_a_carried_state_go_on_by_the_same_rules(rule, then, tmp_path, capsys):
-    assert command(tmp_path / "old", *COSINE) == 0
-    asked = (*COSINE, "train.steps=40", "train.batch_size=16", f"train.start={tmp_path / 'old'}", "train.carry=state")
-    assert command(tmp_path / "new", *asked) == 2
-    assert "learning_rate.extend=stretch" in capsys.readouterr().err
+def test_rates_of_a_carried_state_go_on_by_the_same_rules(rule, then, decayed, tmp_path, capsys):
     for _ in range(2):  # the same command once more changes nothing
-        assert command(tmp_path / "new", *asked, f"learning_rate.extend={rule}") == 0
+        assert command(tmp_path / "new", *CARRIED, f"train.start={decayed}", f"learning_rate.extend={rule}") == 0
     found = [line["learning_rate"] for line in logged(tmp_path / "new")]
     np.testing.assert_allclose(found, [then(n) for n in (29, 39)], rtol=1e-4)
     assert ("the learning rate is 0 in all of the 20 steps to come" in capsys.readouterr().out) == (rule == "hold")
@@ -311,7 +330,7 @@ def test_a_carried_state_without_a_step_left_is_refused(run, tmp_path, capsys):
 
 
 def test_a_run_of_objects_is_no_run_of_a_command(tmp_path, capsys):
-    with trainer(workdir=tmp_path / "run") as one:
+    with pulled(workdir=tmp_path / "run") as one:
         one.train(5)
     for more in ((), ("train.steps=10",)):
         assert command(tmp_path / "run", *more, config=None) == 2
@@ -321,7 +340,7 @@ def test_a_run_of_objects_is_no_run_of_a_command(tmp_path, capsys):
 def test_what_is_free_of_a_run_of_objects(tmp_path, capsys):
     """Of a fingerprint that does not name them, too."""
     free = dict(nonfinite="skip", log_every=7, time_bins=5, accumulate=2, keep=5)
-    with trainer(workdir=tmp_path / "run", log_every=5, checkpoint_every=5) as one:
+    with pulled(workdir=tmp_path / "run", log_every=5, checkpoint_every=5) as one:
         one.train(10)
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
     old = tmp_path / "old"
@@ -330,12 +349,12 @@ def test_what_is_free_of_a_run_of_objects(tmp_path, capsys):
         del saved["objects"]["settings"][name]
     (old / "config.json").write_text(json.dumps(saved))
     for workdir in (tmp_path / "run", old):
-        with trainer(workdir=workdir, **free) as again:
+        with pulled(workdir=workdir, **free) as again:
             assert again.train(14).step == 14
     assert "lost" not in capsys.readouterr().out
     assert {change["kind"] for change in history(tmp_path / "run")} == {"free"}
     with pytest.raises(ConfigError, match=r"batch_size: 32 -> 16\).*Trainer\(\.\.\., carry=") as raised:
-        trainer(workdir=old, batch_size=16)
+        pulled(workdir=old, batch_size=16)
     assert "--config" not in str(raised.value)
 
 
@@ -387,15 +406,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, capsys):
     for name, x in (("a", rng.normal(size=(60, 2))), ("b", rng.normal(size=(60, 2)))):
         np.savez(tmp_path / f"{name}.npz", x=x.astype(np.float32))
     of = lambda name: ("data.name=npz", "data.label=None", f"data.path={tmp_path / name}.npz")
-    words = [
-        "learning_rate.warmup_steps=0",
-        "model.name=MLP",
-        "model.width=8",
-        "model.depth=1",
-        "train.batch_size=8",
-        "eval.samples=20",
-    ]
-    words += ["train.steps=4", "train.log_every=2", "train.sample_every=4", "checkpoint.every=2"]
+    words = [word for word in TINY if not word.startswith("data.")]
     start = lambda *more: train.run(runs.load(CONFIG, [*more, *words]), tmp_path / "run")
     start(*of("a"))
     (tmp_path / "a.npz").rename(tmp_path / "moved.npz")
@@ -403,19 +414,6 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, capsys):
     (tmp_path / "b.npz").rename(tmp_path / "moved.npz")
     with pytest.raises(ConfigError, match="was trained on other data"):
         start(*of("moved"))
-
-
-def test_two_starts_of_one_second_have_a_folder_each(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(files.time, "strftime", lambda *args: "20261128-120000")
-    config = runs.load(CONFIG)
-    with files.fresh(config) as a, files.fresh(config) as b, files.fresh(config) as c:
-        names = [path.name for path in (a, b, c)]
-    assert names == ["vpsde-tiny-20261128-120000", "vpsde-tiny-20261128-120000-2", "vpsde-tiny-20261128-120000-3"]
-    with contextlib.suppress(ConfigError), files.fresh(config) as d:
-        raise ConfigError("refused before anything was written")
-    assert not d.exists()
-    assert c.exists()
 
 
 def test_train_gives_the_run_of_a_config_with_its_changes(run):

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 import pytest
-from own_objects import trainer
+from own_objects import pulled
 
 from diffjax import ledger, training
 from diffjax.ledger import ENTRIES, Account, Ledger
@@ -98,11 +98,11 @@ def test_a_run_says_how_it_goes_and_how_it_ended(tmp_path, monkeypatch):
         write(self, status, *args, **words)
 
     monkeypatch.setattr(Account, "write", watched)
-    with trainer(workdir=tmp_path / "run", log_every=5, checkpoint_every=5, samples=20) as one:
+    with pulled(workdir=tmp_path / "run", log_every=5, checkpoint_every=5, samples=20) as one:
         one.train(5)
         first = read(tmp_path / "run")
         assert first["status"] == "trained"
-    with trainer(workdir=tmp_path / "run", log_every=5, checkpoint_every=5, samples=20) as two:
+    with pulled(workdir=tmp_path / "run", log_every=5, checkpoint_every=5, samples=20) as two:
         two.train(10)
         results = two.report()
     assert seen == ["running", "trained", "running", "trained", "done"]
@@ -120,7 +120,7 @@ def test_a_run_says_how_it_goes_and_how_it_ended(tmp_path, monkeypatch):
 
 def test_a_run_that_fails_says_how(tmp_path):
     words = {"log_every": 4, "checkpoint_every": 2}
-    with trainer(workdir=tmp_path / "a", **words) as one:
+    with pulled(workdir=tmp_path / "a", **words) as one:
         one.train(4)
         one.steps = lambda state, batch: 1 / 0
         with pytest.raises(ZeroDivisionError):
@@ -128,7 +128,7 @@ def test_a_run_that_fails_says_how(tmp_path):
     assert read(tmp_path / "a")["status"] == "failed"
     assert read(tmp_path / "a")["error"] == "ZeroDivisionError: division by zero"
     assert read(tmp_path / "a")["step"] == 4
-    with trainer(workdir=tmp_path / "b", **words) as two:
+    with pulled(workdir=tmp_path / "b", **words) as two:
         two.train(4)
         steps = two.steps
         two.steps = lambda state, batch: (os.kill(os.getpid(), 15), steps(state, batch))[1]
@@ -136,7 +136,7 @@ def test_a_run_that_fails_says_how(tmp_path):
             two.train(8)
     found = read(tmp_path / "b")
     assert (found["status"], found["signal"], found["step"]) == ("interrupted", "SIGTERM", 5)
-    with trainer(workdir=tmp_path / "c", **words) as three:
+    with pulled(workdir=tmp_path / "c", **words) as three:
         steps = three.steps
 
         def broken(state, batch):

@@ -184,7 +184,13 @@ def test_a_damaged_checkpoint_is_passed_over():
 # The command.
 
 WORDS = ["data.name=moons", "model.name=MLP", "model.width=8", "model.depth=1", "train.steps=20"]
-WORDS += ["train.batch_size=8", "learning_rate.peak=1e38", "learning_rate.warmup_steps=0", "grid.n=2"]
+WORDS += [
+    "train.batch_size=8",
+    "learning_rate.peak=1e38",
+    "learning_rate.warmup_steps=0",
+    "grid.n=2",
+    "optimizer.name=sgd",
+]
 
 
 @pytest.fixture(scope="module")

@@ -99,7 +99,7 @@ def test_what_a_config_says_is_kept_and_the_rest_completed():
 def older(tmp_path_factory):
     """A run whose config.json is that of days without averages stored along the run, and without a method."""
     workdir = tmp_path_factory.mktemp("runs") / "older"
-    config = runs.load("configs/vpsde.py:tiny", SMALL)
+    config = runs.load("configs/vpsde.py:tiny", [*SMALL, "optimizer.name=sgd"])
     with runs.Trainer(**runs.build_run(config)._asdict(), workdir=workdir) as trainer:
         trainer.train(10)
     saved = json.loads((workdir / "config.json").read_text())
@@ -118,7 +118,7 @@ def test_a_config_of_earlier_days_opens(older):
 
 def test_a_config_of_earlier_days_resumes_and_others_are_refused(older):
     workdir, config = older
-    seeded = runs.build_run(runs.load("configs/vpsde.py:tiny", [*SMALL, "seed=1"]))
+    seeded = runs.build_run(runs.load("configs/vpsde.py:tiny", [*SMALL, "optimizer.name=sgd", "seed=1"]))
     with pytest.raises(C.ConfigError, match=r"another config \(seed: 0 -> 1\)"):
         runs.Trainer(**seeded._asdict(), workdir=workdir)
     with runs.Trainer(**runs.build_run(config)._asdict(), workdir=workdir) as trainer:
@@ -164,12 +164,22 @@ def test_what_the_network_reads_is_held_against_the_data(change, match):
     assert "\n" not in str(error.value)
 
 
-def test_specs_and_objects_are_the_same_parts():
+MLP, SGD, SHORT = C.spec("MLP", width=8, depth=1), C.spec("sgd", learning_rate=1e-1), dict(steps=4, batch_size=16)
+NOISE = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A run of specs and objects."""
+    process, schedule = C.spec("Gaussian"), schedules.VP(beta_max=15.0)
+    method = runs.assemble(network=MLP, process=process, schedule=schedule, target=denoisers.V())
+    return runs.Trainer(method, data.arrays(NOISE), optimizer=SGD, **SHORT).train()
+
+
+def test_specs_and_objects_are_the_same_parts(trained):
     """A method of specs, of objects, or of both, trains to equal bytes."""
-    x = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
-    mlp = C.spec("MLP", width=8, depth=1)
     named = {
-        "network": mlp,
+        "network": MLP,
         "process": C.spec("Gaussian"),
         "schedule": C.spec("VP", beta_max=15.0),
         "target": C.spec("V"),
@@ -179,21 +189,13 @@ def test_specs_and_objects_are_the_same_parts():
         "process": processes.Gaussian(schedules.VP(beta_max=15.0)),
         "target": denoisers.V(),
     }
-    mixed = {
-        "network": mlp,
-        "process": C.spec("Gaussian"),
-        "schedule": schedules.VP(beta_max=15.0),
-        "target": denoisers.V(),
-    }
-    adam = C.spec("adam", learning_rate=1e-2)
     ways = [
-        {"method": {"name": "denoising", **named}, "optimizer": adam, "ema": C.spec("warm_up", decays=(0.999,))},
-        {"method": methods.denoising(**objects), "optimizer": build_optimizer(dict(adam), 20)[0]},
-        {"method": runs.assemble(**mixed), "optimizer": adam},
+        {"method": {"name": "denoising", **named}, "optimizer": SGD, "ema": C.spec("warm_up", decays=(0.999,))},
+        {"method": methods.denoising(**objects), "optimizer": build_optimizer(dict(SGD), SHORT["steps"])[0]},
     ]
-    found = [runs.Trainer(data=data.arrays(x), steps=20, batch_size=16, **way).train().params for way in ways]
-    for other in found[1:]:
-        jax.tree.map(np.testing.assert_array_equal, found[0], other)
+    for way in ways:
+        found = runs.Trainer(data=data.arrays(NOISE), **SHORT, **way).train().params
+        jax.tree.map(np.testing.assert_array_equal, found, trained.params)
     assert runs.Trainer(data=C.spec("moons", n=32, held_out=8), **ways[0]).data.name == "moons"
 
 
@@ -225,26 +227,23 @@ def test_slips_in_a_config_file_are_refused(slip, match):
         runs.build_run(config)
 
 
-def test_a_draw_takes_what_a_trained_run_leaves_open():
+def test_a_draw_takes_what_a_trained_run_leaves_open(trained):
     """A sampler as a function or a spec; not another target, nor what is neither."""
-    x = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
-    method = runs.assemble(network=C.spec("MLP", width=8, depth=1), target=C.spec("V"))
-    run = runs.Trainer(method, data.arrays(x), optimizer=C.spec("adam", learning_rate=1e-2), batch_size=16).train(4)
-    by_spec = run.draw(3, sampler=C.spec("multistep.adams", order=2))
-    np.testing.assert_array_equal(by_spec, run.draw([0, 1, 2], sampler=partial(samplers.multistep.adams, order=2)))
-    assert np.abs(by_spec - run.draw(3)).max() > 1e-4
+    by_spec = trained.draw(3, sampler=C.spec("multistep.adams", order=2))
+    np.testing.assert_array_equal(by_spec, trained.draw([0, 1, 2], sampler=partial(samplers.multistep.adams, order=2)))
+    assert np.abs(by_spec - trained.draw(3)).max() > 1e-4
     for words, match in (
         ({"target": denoisers.Eps()}, "draw knows no 'target'.*it has denoiser, grid, guidance, sampler"),
         ({"sampler": "heun.edm"}, "sampler is 'heun.edm', expected a function"),
         ({"sampler": C.spec("heun.emd")}, "nearest is 'edm'"),
     ):
         with pytest.raises(C.ConfigError, match=match):
-            run.draw(2, **words)
+            trained.draw(2, **words)
     for seeds in (0, -2, [0.5], [-1], [2**32], 1.5):
         with pytest.raises(
             ValueError, match=r"Got seeds .*expected a number of samples >= 1, or integers in \[0, 2\^32\)"
         ):
-            run.draw(seeds)
+            trained.draw(seeds)
 
 
 def test_conditions_that_hide_nothing_are_refused():

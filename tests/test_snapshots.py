@@ -21,6 +21,7 @@ from diffjax.samplers import nfe
 
 OVERRIDES = ["model.name=MLP", "model.width=8", "model.depth=1", "data.name=moons", "augment.name=none"]
 OVERRIDES += ["target.sigma_data=1.0", "train.batch_size=8", "eval.samples=20", "eval.time_bins=2"]
+OVERRIDES += ["optimizer.name=sgd", "learning_rate.peak=0.1", "sampler.name=ancestral.ddim"]
 
 
 def load(*overrides):
@@ -145,18 +146,22 @@ def test_damage_is_found_and_named(whole, tmp_path):
     path = workdir / "ema" / "00000020.npz"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
+    run = runs.open(workdir, overrides=["sample.ema=0.075"])
     for damaged in (bytes(content), content[:100], b""):
         path.write_bytes(damaged)
         with pytest.raises(C.ConfigError, match=r"00000020\.npz is damaged"):
-            sample.run(workdir, [0], out=tmp_path, overrides=["sample.ema=0.075"])
+            _ = run.params
     huge = {".count": np.int32(20), **{f".averages['{rate}']['w']": np.zeros(10**6) for rate in ("0.05", "0.1")}}
     for put in (path.mkdir, lambda: os.mkfifo(path), lambda: np.savez(path, **huge)):
         path.unlink(missing_ok=True)
         put()  # a pipe would be waited for
         with pytest.raises(C.ConfigError, match=r"00000020\.npz is damaged"):
-            sample.run(workdir, [0], out=tmp_path, overrides=["sample.ema=0.075"])
+            _ = run.params
         if path.is_dir():
             path.rmdir()
+    path.write_bytes(b"")
+    with pytest.raises(C.ConfigError, match=r"00000020\.npz is damaged"):
+        sample.run(workdir, [0], out=tmp_path, overrides=["sample.ema=0.075"])
     path.unlink()
     sample.run(workdir, [0], out=tmp_path, overrides=["sample.ema=0.075"])
 
@@ -223,7 +228,7 @@ def test_the_published_recipe_trains_on_images_of_that_size(tmp_path):
     assert nfe(built.method.plan(built.data.shape).walk) == 35
 
 
-def test_a_file_in_the_folders_place_is_named(tmp_path):
+def test_a_file_in_the_folders_place_is_named(whole, tmp_path):
     (tmp_path / "ema").write_text("a file")
     with pytest.raises(C.ConfigError, match="ema is no folder, expected that of the stored averages"):
-        snapshots.write(tmp_path, 4, trajectory(1)[1].ema)
+        snapshots.write(tmp_path, 4, runs.open(whole).state.ema)

@@ -1,9 +1,10 @@
 """What stands in a workdir: one writer, and files that anybody may have torn."""
 
+import contextlib
 import json
 
 import pytest
-from own_objects import trainer
+from own_objects import pulled
 from test_lock import end, holder
 
 from diffjax import runs
@@ -20,7 +21,7 @@ def contents(folder):
 
 def test_a_start_beside_another_is_refused_in_one_line_and_touches_nothing(tmp_path):
     """By whatever name; once the other has ended, the folder is free."""
-    with trainer(workdir=tmp_path / "run") as one:
+    with pulled(workdir=tmp_path / "run") as one:
         one.train(5)
     before = contents(tmp_path / "run")
     (tmp_path / "link").symlink_to(tmp_path / "run")
@@ -28,18 +29,18 @@ def test_a_start_beside_another_is_refused_in_one_line_and_touches_nothing(tmp_p
     try:
         for name in ("run", "link"):
             with pytest.raises(ConfigError, match=rf"is being written by process {child.pid} of") as refused:
-                trainer(workdir=tmp_path / name)
+                pulled(workdir=tmp_path / name)
             assert "\n" not in str(refused.value)
         assert contents(tmp_path / "run") == before
     finally:
         end(child)
-    with trainer(workdir=tmp_path / "link") as again:
+    with pulled(workdir=tmp_path / "link") as again:
         assert again.train(10).step == 10
 
 
 def test_a_trainer_made_again_in_one_process_takes_the_folder(tmp_path):
-    first = trainer(workdir=tmp_path)
-    with trainer(workdir=tmp_path) as second:
+    first = pulled(workdir=tmp_path)
+    with pulled(workdir=tmp_path) as second:
         second.train(5)
         with pytest.raises(HeldError, match="was taken by another run of this process"):
             first.train(5)
@@ -50,10 +51,23 @@ def test_a_killed_start_is_named_by_the_next(tmp_path, capsys):
     child, _ = holder(tmp_path)
     child.kill()
     end(child)
-    trainer(workdir=tmp_path).close()
+    pulled(workdir=tmp_path).close()
     assert f"process {child.pid} of" in capsys.readouterr().out
-    trainer(workdir=tmp_path).close()
+    pulled(workdir=tmp_path).close()
     assert "did not end by itself" not in capsys.readouterr().out
+
+
+def test_two_starts_of_one_second_have_a_folder_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(files.time, "strftime", lambda *args: "20261128-120000")
+    config = runs.load(CONFIG)
+    with files.fresh(config) as a, files.fresh(config) as b, files.fresh(config) as c:
+        names = [path.name for path in (a, b, c)]
+    assert names == ["vpsde-tiny-20261128-120000", "vpsde-tiny-20261128-120000-2", "vpsde-tiny-20261128-120000-3"]
+    with contextlib.suppress(ConfigError), files.fresh(config) as d:
+        raise ConfigError("refused before anything was written")
+    assert not d.exists()
+    assert c.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b'{"commit": "a", ', b"[]", b"\xff", b'{"earlier": 3}'])
@@ -81,13 +95,16 @@ def test_a_torn_config_is_one_line_that_names_the_file(tmp_path, content):
     assert files.read_config(tmp_path) == runs.load(CONFIG)
 
 
-@pytest.mark.parametrize("name", ["env.json", "command.txt", "results.json"])
-def test_a_folder_in_the_place_of_information_stops_no_run(tmp_path, name, capsys):
-    (tmp_path / name).mkdir()
+def test_a_folder_in_the_place_of_information_stops_no_run(tmp_path, capsys):
+    names = ("env.json", "command.txt", "results.json")
+    for name in names:
+        (tmp_path / name).mkdir()
     (tmp_path / "config.json").write_text("{}")  # that the folder is a workdir
-    with trainer(workdir=tmp_path) as one:
+    with pulled(workdir=tmp_path) as one:
         one.train(5)
-    assert capsys.readouterr().out.count(f"{name} cannot be written: Is a directory") == 1
+    said = capsys.readouterr().out
+    for name in names:
+        assert said.count(f"{name} cannot be written: Is a directory") == 1
 
 
 def test_lines_that_are_no_log_are_left_out_and_said(tmp_path):
