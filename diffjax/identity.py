@@ -1,6 +1,8 @@
 """What a run of objects is known by, since no config names them: that others are refused in its workdir."""
 
+import functools
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,7 +28,7 @@ UNSAID = {
 def of_objects(name: str, settings: dict[str, Any], data: str, state: PyTree, program: str) -> ConfigDict:
     """Makes the fingerprint of a run: its name, settings, data, shapes of its state, program of one step.
 
-    A program says all that the others leave out, but also changes with jax's version, which stands beside it.
+    A program says all that the others leave out, but also changes with jax and this package, which stand beside it.
 
     Args:
         data: digest of the examples.
@@ -38,9 +40,16 @@ def of_objects(name: str, settings: dict[str, Any], data: str, state: PyTree, pr
         "settings": {field: value for field, value in settings.items() if field not in UNSAID},
         "data": data,
         "shapes": _digest("\n".join(shapes)),
-        "program": {"network, loss or optimizer": _digest(program), "jax": jax.__version__},
+        "program": {"network, loss or optimizer": _digest(program), "jax": jax.__version__, "diffjax": library()},
     }
     return ConfigDict(dict(name=name, objects=objects)).lock()
+
+
+@functools.cache
+def library() -> str:
+    """Makes a digest of the package's own code."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return _digest("\n".join(f"{path.name}\n{path.read_text(encoding='utf-8')}" for path in files))
 
 
 def _digest(text: str) -> str:

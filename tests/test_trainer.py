@@ -1,6 +1,8 @@
 """Training of one's own objects: networks of any library, runs that stop and go on, and what is refused in one line."""
 
+import json
 import os
+import shutil
 import signal
 import time
 from functools import partial
@@ -116,6 +118,29 @@ def test_a_workdir_refuses_other_objects_and_names_what_differs(other, saved):
         pulled(workdir=saved, **options)
     assert "\n" not in str(error.value)
     assert files == {path: path.read_bytes() for path in saved.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("of", ["jax", "diffjax"])
+def test_another_version_makes_another_program_which_is_said(of, saved, tmp_path, capsys):
+    """Of an older workdir, which does not name the package, too."""
+    workdir = tmp_path / "run"
+    shutil.copytree(saved, workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    config["objects"]["program"]["network, loss or optimizer"] = "of another"
+    (workdir / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="of another ->"):
+        pulled(workdir=workdir)
+    versions = config["objects"]["program"]
+    versions.pop(of) if of == "diffjax" else versions.update({of: "0.0.1"})
+    (workdir / "config.json").write_text(json.dumps(config))
+    with pulled(workdir=workdir) as one:
+        assert one.step == 10
+    said = capsys.readouterr().out
+    assert "trained by another jax or diffjax before (" in said
+    assert "of another ->" in said
+    assert f"program.{of}:" in said
+    with pytest.raises(ConfigError, match=r"objects\.settings\.seed"):
+        pulled(workdir=workdir, seed=3)
 
 
 def test_settings_that_change_no_step_may_change(saved):

@@ -65,7 +65,7 @@ def newest(workdir: Path) -> tuple[int, Info] | None:
         return checkpoints.newest()
 
 
-PROGRAM = "objects.program"  # of a run of objects: what differs by jax's version alone is said, not refused
+PROGRAM = "objects.program"  # of a run of objects: what differs with another jax or diffjax is said, not refused
 
 
 def prepare(
@@ -109,10 +109,9 @@ def _check_owner(
     if _begun(workdir):
         saved, said = complete(read_config(workdir)), []
         ours = resume.changes(saved, config)
-        if any(change.field == f"{PROGRAM}.jax" for change in ours):
-            said = [
-                f"{workdir}: trained by another jax before ({change})" for change in ours if PROGRAM in change.field
-            ]
+        if any(change.field in (f"{PROGRAM}.jax", f"{PROGRAM}.diffjax") for change in ours):
+            differs = ", ".join(str(change) for change in ours if PROGRAM in change.field)
+            said = [f"{workdir}: trained by another jax or diffjax before ({differs})"]
             with saved.unlocked():
                 saved.objects.program = config.objects.program
         return resume.check(saved, config, str(workdir)), said
