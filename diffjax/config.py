@@ -124,7 +124,7 @@ def maker(namespace: Any, spec: Mapping[str, Any], count: int) -> functools.part
     for key, value in keywords.items():
         default = parameters[key].default if key in parameters else None
         if isinstance(value, str) and isinstance(default, int | float) and not isinstance(default, bool):
-            keywords[key] = _number(f"{title}.{path}: {key}", value, default)
+            keywords[key] = _number(f"{title}.{path}: {key} is", value, default)
     given = {*list(parameters)[:count], *keywords}
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     missing = [k for k, p in parameters.items() if p.kind in named and p.default is p.empty and k not in given]
@@ -330,10 +330,7 @@ def _parse(path: str, text: str, group: Any, leaf: str, is_spec: bool) -> Any:
     if kind is str:
         return text
     if kind is float:
-        try:
-            return float(text)  # inf and 1e-3 too
-        except ValueError:
-            raise ConfigError(f"{path!r} got {text!r}, expected a number, such as {present!r}.") from None
+        return _number(f"{path!r} got", text, present)
     value = text.lower() == "true" if kind is bool and text.lower() in ("true", "false") else _literal(text)
     if kind in (tuple, list):
         value = tuple(value) if isinstance(value, tuple | list) else (value,)
@@ -345,11 +342,11 @@ def _parse(path: str, text: str, group: Any, leaf: str, is_spec: bool) -> Any:
     return value
 
 
-def _number(name: str, text: str, such: float) -> float:
+def _number(what: str, text: str, such: Any) -> float:
     try:
-        return float(text)  # inf
+        return float(text)  # inf and 1e-3 too
     except ValueError:
-        raise ConfigError(f"{name} is {text!r}, expected a number, such as {such!r}.") from None
+        raise ConfigError(f"{what} {text!r}, expected a number, such as {such!r}.") from None
 
 
 def _describe(kind: type) -> str:
@@ -384,8 +381,7 @@ def flat(config: Config) -> dict[str, Any]:
 def differences(a: Config, b: Config) -> list[str]:
     """Lists 'field: value of a -> value of b' for every field that differs."""
     flat_a, flat_b = flat(a), flat(b)
-    keys = sorted(flat_a.keys() | flat_b.keys())
-    pairs = [(k, flat_a.get(k, "absent"), flat_b.get(k, "absent")) for k in keys]
+    pairs = [(k, flat_a.get(k, "absent"), flat_b.get(k, "absent")) for k in sorted(flat_a.keys() | flat_b.keys())]
     return [f"{k}: {old} -> {new}" for k, old, new in pairs if old != new]
 
 

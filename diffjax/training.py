@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from diffjax import host
+from diffjax import host, players
 from diffjax.ema import Ema
 from diffjax.ema import State as EmaState
 from diffjax.method import Keys as Keys
 from diffjax.method import Method, Turn, per_example, served, size_of, turn_batch
+from diffjax.players import Optimizers as Optimizers
 from diffjax.types import Array, Key, Prepare, PyTree
 
 Metrics = dict[str, Any]
@@ -38,7 +39,6 @@ class TrainState(NamedTuple):
     memory: PyTree = ()  # what `Prepare` remembers
 
 
-Optimizers = optax.GradientTransformation | dict[str, optax.GradientTransformation]  # one, or one for each who moves
 Step = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
 
 
@@ -54,45 +54,9 @@ def init_state(params: PyTree, optimizer: Optimizers, emas: Ema, key: Key, metho
     zero = lambda: jnp.zeros((), jnp.int32)  # one buffer each: a buffer that stands twice cannot be donated
     memory = method.prepare.init() if method and method.prepare else ()
     movers = tuple(dict.fromkeys(turn.moves for turn in method.turns)) if method else (None,)
-    opt_state = {who: _of(optimizer, who).init(_part(params, who)) for who in movers}
+    opt_state = {who: players.optimizer_of(optimizer, who).init(players.part(params, who)) for who in movers}
     opt_state = opt_state[None] if movers == (None,) else opt_state
     return TrainState(zero(), params, emas.init(served(method, params)), opt_state, key, zero(), memory)
-
-
-def check_optimizers(method: Method, optimizer: Optimizers) -> None:
-    """Holds the optimizers against the players of a method's turns.
-
-    Raises:
-        ValueError: unless there is one for all, where nobody is named, or one for each name, and no other.
-    """
-    players = sorted({turn.moves for turn in method.turns if turn.moves is not None})
-    each = f"optimizer={{{', '.join(f'{name!r}: optax.adam(...)' for name in players)}}}"
-    if isinstance(optimizer, dict):
-        if not players:
-            raise ValueError(f"Got optimizers for {', '.join(optimizer)}, expected one: this method names no players.")
-        if set(optimizer) != set(players):
-            raise ValueError(f"Got optimizers for {', '.join(optimizer)}, expected one for each player: {each}.")
-    elif players:
-        raise ValueError(f"Got one optimizer, expected one for each player: {each}.")
-    for one in optimizer.values() if isinstance(optimizer, dict) else (optimizer,):
-        if not (hasattr(one, "init") and hasattr(one, "update")):
-            raise ValueError(f"Got {type(one).__name__} as an optimizer, expected optax's, such as optax.adam(1e-3).")
-
-
-def check_players(method: Method, params: PyTree) -> None:
-    """Holds the first parameters against what a method's turns move.
-
-    Raises:
-        ValueError: for a turn that moves what there is not, or a parameter that no gradient moves, such as an integer.
-    """
-    for turn in method.turns:
-        if turn.moves is not None and not (isinstance(params, dict) and turn.moves in params):
-            made = ", ".join(params) if isinstance(params, dict) else type(params).__name__
-            raise ValueError(f"A turn moves {turn.moves!r}, but init makes parameters of {made}.")
-        for path, leaf in jax.tree_util.tree_leaves_with_path(_part(params, turn.moves)):
-            if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-                name = jax.tree_util.keystr(path)
-                raise ValueError(f"The parameter {name} is {leaf.dtype}, expected floating-point numbers.")
 
 
 def check_parts(method: Method, accumulate: int) -> None:
@@ -132,18 +96,6 @@ def check_drawn(found: Any, shape: tuple[int, ...]) -> None:
     x = found[0] if isinstance(found, tuple) else found
     if x.shape != shape:
         raise ValueError(f"The method draws samples of shape {x.shape}, expected {shape}, that of its data.")
-
-
-def _of(optimizer: Optimizers, who: str | None) -> optax.GradientTransformation:
-    return optimizer[who] if isinstance(optimizer, dict) else optimizer  # pyright: ignore[reportArgumentType]
-
-
-def _part(tree: PyTree, who: str | None) -> PyTree:
-    return tree if who is None else tree[who]
-
-
-def _put(tree: PyTree, who: str | None, part: PyTree) -> PyTree:
-    return part if who is None else {**tree, who: part}
 
 
 def first_params(init: Callable[..., PyTree], *args: Any) -> PyTree:
@@ -227,7 +179,7 @@ def make_step(
         (loss, (losses, aux)), grads = slope(turn, params, key, batch, accumulate, across)
         loss, grads = across.mean((loss, grads))
         updates, params, opt_state = update(turn, optimizer, params, opt_state, grads)
-        norms = (loss, *map(optax.tree.norm, (grads, updates, _part(params, turn.moves))))
+        norms = (loss, *map(optax.tree.norm, (grads, updates, players.part(params, turn.moves))))
         return params, opt_state, norms, losses, aux
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
@@ -281,11 +233,11 @@ def slope(
     turn: Turn, params: PyTree, key: Key, batch: PyTree, accumulate: int = 1, across: _Across = WHOLE
 ) -> tuple[tuple[Array, tuple[Array, dict[str, Array]]], PyTree]:
     """Computes ((mean loss, (losses (B,), what they log)), gradients of what the turn moves) of a device's examples."""
-    size, who, own = size_of(batch), turn.moves, _part(params, turn.moves)
+    size, who, own = size_of(batch), turn.moves, players.part(params, turn.moves)
     index = across.place() * size + jnp.arange(size, dtype=jnp.int32)
 
     def mean_loss(own: PyTree, batch: PyTree, index: Array) -> tuple[Array, tuple[Array, dict[str, Array]]]:
-        losses, aux = turn.losses(_put(params, who, own), key, batch, index, across.devices() * size)
+        losses, aux = turn.losses(players.put(params, who, own), key, batch, index, across.devices() * size)
         return losses.mean(), (losses, aux)
 
     return _in_parts(partial(jax.value_and_grad(mean_loss, has_aux=True), own), accumulate, batch, index)
@@ -295,10 +247,10 @@ def update(
     turn: Turn, optimizer: Optimizers, params: PyTree, opt_state: PyTree, grads: PyTree
 ) -> tuple[PyTree, PyTree, PyTree]:
     """Makes a turn's update of its gradients: (updates, new params, new opt_state)."""
-    who, own = turn.moves, _part(params, turn.moves)
+    who, own = turn.moves, players.part(params, turn.moves)
     with jax.numpy_dtype_promotion("standard"):  # optax multiplies integer counts by floats
-        updates, moved = _of(optimizer, who).update(grads, _part(opt_state, who), own)
-    return updates, _put(params, who, optax.apply_updates(own, updates)), _put(opt_state, who, moved)
+        updates, moved = players.optimizer_of(optimizer, who).update(grads, players.part(opt_state, who), own)
+    return updates, players.put(params, who, optax.apply_updates(own, updates)), players.put(opt_state, who, moved)
 
 
 def _in_parts(slope: Callable, parts: int, batch: PyTree, index: Array) -> tuple[tuple[Array, Any], PyTree]:

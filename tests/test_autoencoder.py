@@ -223,6 +223,7 @@ def test_both_networks_are_told_that_they_train_and_get_keys():
     assert other is not None
 
 
+@pytest.mark.slow  # of a Trainer; the next test resumes by the command
 def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path):
     small = dict(steps=40, sample_every=40, batch_size=16, steps_per_dispatch=1, log_every=10)
     assert_trainer_resumes(lambda workdir: trainer(workdir, **small), tmp_path)

@@ -163,6 +163,7 @@ def test_refuses_bad_input_in_one_line():
         runs.Trainer(single, data.moons(n=64, held_out=8), optimizer=optax.adam(1e-3), batch_size=8)
 
 
+@pytest.mark.slow  # of a Trainer; the next test resumes by the command
 def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path):
     small = dict(steps=40, sample_every=40, batch_size=16, steps_per_dispatch=1, log_every=10)
     assert_trainer_resumes(lambda workdir: trainer(workdir, **small), tmp_path)

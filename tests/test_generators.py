@@ -164,6 +164,7 @@ def test_four_modes_have_their_weights_and_spreads():
     np.testing.assert_array_equal(run.draw(seeds, given={}), x[seeds])
 
 
+@pytest.mark.slow  # of a Trainer; the next test resumes by the command
 def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path):
     small = dict(steps=40, batch_size=16, steps_per_dispatch=1, log_every=10)
     assert_trainer_resumes(lambda workdir: trainer(workdir, **small), tmp_path)

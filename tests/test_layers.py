@@ -15,6 +15,7 @@ CORE = [
     {"types", "host"},
     {"members"},
     {"method", "roots"},
+    {"tabulated"},
     {"schedules", "calculus", "divergence"},
     {"grids", "clock"},
     {"chains"},
@@ -47,6 +48,7 @@ LEAVES = {
     "models",
     "optimizers",
     "parallel",
+    "players",
     "plots",
     "replay",
     "screen",
@@ -56,22 +58,23 @@ LEAVES = {
     "writer",
 }
 NEIGHBOURS = {
-    "training": {"ema", "method"},
+    "training": {"ema", "method", "players"},
+    "players": {"method"},
     "checkpoint": {"checksum", "disk", "folders", "records", "writer"},
     "folders": {"disk"},
     "records": {"checksum"},
     "replay": {"method", "training"},
     "resume": {"config", "disk"},
     "ledger": {"disk", "environment", "logs"},
-    "snapshots": {"config", "disk", "ema"},
+    "snapshots": {"config", "disk", "ema", "members"},
     "logs": {"config", "disk"},
-    "data": {"members", "method", "metrics"},
+    "data": {"disk", "members", "method", "metrics"},
     "metrics": {"method"},
 }  # parts of one thing, in two files
 TOP = [{"runs"}, {"commands"}, {"main"}]
 
 LIBRARIES = {"jax", "numpy", "optax"}  # what core and training may import at module level; flax is for models
-COMPUTING = [*CORE, {"training", "ema", "parallel", "optimizers", "checksum", "models"}]
+COMPUTING = [*CORE, {"training", "players", "ema", "parallel", "optimizers", "checksum", "models"}]
 
 
 def allowed(part):

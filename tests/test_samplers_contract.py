@@ -204,15 +204,14 @@ def test_pndm_on_short_grids():
     "name", ["ddim_half", "em", "heun_churn", "adams_3", "dpmpp_3m_sde", "unipc_3", "restart", "flow"]
 )
 def test_an_example_does_not_depend_on_the_batch(name):
-    """In batches of 1, 7 and 64; to the bit where only the neighbours change."""
+    """Alone and in batches of 7 and 64; to the bit where only the neighbours change."""
     schedule = VP()
     sample = sampling_fn(*sampler_and_grid(name, schedule))
     model = TARGET.denoiser(schedule)
     keys, x = examples(64)
     whole = np.asarray(batched(sample, model, keys, x))
     assert np.all(np.isfinite(whole))
-    for n in (1, 7):
-        np.testing.assert_allclose(batched(sample, model, *examples(n)), whole[:n], atol=2e-5)
+    np.testing.assert_allclose(batched(sample, model, *examples(7)), whole[:7], atol=2e-5)
     others = np.concatenate([x[:7], 30 * x[7:]])  # far away: an adaptive solver needs other steps there
     np.testing.assert_array_equal(np.asarray(batched(sample, model, keys, others))[:7], whole[:7])
     np.testing.assert_allclose(jax.jit(sample)(model, keys[3], x[3]), whole[3], atol=2e-5)

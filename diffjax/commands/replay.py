@@ -9,8 +9,7 @@ from diffjax.commands.sample import require_workdir
 from diffjax.commands.train import starting
 from diffjax.config import Config, ConfigError
 from diffjax.runs.build import build_run
-from diffjax.runs.run import read_config
-from diffjax.runs.trainer import open_checkpoints
+from diffjax.runs.run import open_checkpoints, read_config
 
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffjax import bounds, calculus, data, denoisers, ema, host, training
+from diffjax import bounds, calculus, data, denoisers, ema, host, players, training
 from diffjax.config import Config, ConfigError, nearest
 from diffjax.data import Dataset
 from diffjax.logs import LOGGERS
@@ -69,7 +69,7 @@ def check_objects(method: Method, dataset: Dataset, optimizer: Any, settings: Se
             ways = {"method": "methods.denoising(network, process, target)", "data": "data.arrays(x, label=y)"}
             raise ConfigError(f"Got {type(got).__name__} as the {name}, expected a {kind.__name__}: {ways[name]}.")
     try:
-        training.check_optimizers(method, optimizer)
+        players.check_optimizers(method, optimizer)
         training.check_parts(method, settings.accumulate)
         data.label_of(method, dataset, settings.label)
         bounds.check_run(data.blank(dataset), len(method.turns), settings)
@@ -109,7 +109,7 @@ def check_calls(method: Method, dataset: Dataset, optimizer: Any, emas: ema.Ema)
         if method.learned is not None:
             method.learned(method.prepare.init())  # pyright: ignore[reportOptionalMemberAccess]
         params = jax.eval_shape(method.init, key, example)
-        training.check_players(method, params)
+        players.check_players(method, params)
         bounds.check_state(jax.eval_shape(lambda p: training.init_state(p, optimizer, emas, key, method), params))
         if hasattr(method.parts, "check_loss"):
             method.parts.check_loss(params, jax.tree.map(lambda a: a[0], batch))

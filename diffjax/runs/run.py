@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffjax import bounds, data, ema, host, parallel, snapshots, training
+from diffjax import bounds, data, ema, host, identity, parallel, snapshots, training
 from diffjax.checkpoint import Checkpoints, Restored
 from diffjax.config import Config, ConfigError, nearest, override
 from diffjax.data import Dataset
@@ -189,3 +189,17 @@ def _state(built: Any, init: Callable[[Key, Any], PyTree]) -> training.TrainStat
     key_params, key_train = jax.random.split(jax.random.key(built.settings.seed))
     params = init(key_params, data.blank(built.data))
     return training.init_state(params, built.optimizer, built.ema, key_train, built.method)
+
+
+def fingerprint(built: Built, name: str) -> Config:
+    """Makes what a run of objects is known by (`identity.of_objects`)."""
+    state, size = abstract_state(built), len(built.method.turns)
+    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape), a.dtype), data.blank(built.data))
+    program = jax.jit(training.make_step(built.method, built.optimizer, built.ema)).lower(state, batch).as_text()
+    return identity.of_objects(name, built.settings._asdict(), built.data.fingerprint, state, program)
+
+
+def open_checkpoints(workdir: Path, settings: Settings, **options: Any) -> Checkpoints:
+    """Opens the checkpoints of a run, kept as its settings say."""
+    report = lambda line: print(line, flush=True)
+    return Checkpoints(workdir / "checkpoints", keep=settings.keep, best=settings.best, report=report, **options)

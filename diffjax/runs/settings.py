@@ -2,11 +2,12 @@
 
 import copy
 import typing
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, config_dict
 
-from diffjax.config import Config, spec
+from diffjax import ema
+from diffjax.config import Config, ConfigError, nearest, spec
 
 
 class Settings(NamedTuple):
@@ -116,3 +117,28 @@ def settings_of(config: Config) -> Settings:
         parent, leaf = place(config, home(field))
         found[field] = parent[leaf]
     return Settings(**found)
+
+
+def merged(settings: Settings, dataset: Any, options: dict[str, Any]) -> Settings:
+    """Makes the settings with these fields; of a small data set's judge as many samples as it takes.
+
+    Raises:
+        ConfigError: for an option that is no field.
+    """
+    for name in options:
+        if name not in Settings._fields:
+            raise ConfigError(f"Trainer has no option {name!r}: {nearest(name, Settings._fields)}.")
+    if "samples" not in options:
+        settings = settings._replace(samples=max(settings.samples, getattr(dataset, "least", (1, ""))[0]))
+    return settings._replace(**options)
+
+
+def average(settings: Settings) -> ema.Ema:
+    """Makes the average that `settings.ema` names by its decay."""
+    try:
+        decay = float(settings.ema)
+    except ValueError:
+        raise ConfigError(
+            f"ema is {settings.ema!r}, expected a decay such as '0.999', or give ema=, an average that has this name."
+        ) from None
+    return ema.warm_up((decay,))

@@ -9,14 +9,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from diffjax import data as sources
 from diffjax import ema as averages
-from diffjax import host, identity, parallel, replay, resume, screen, snapshots, training
+from diffjax import host, parallel, replay, resume, screen, snapshots, training
 from diffjax import ledger as ledgers
-from diffjax.checkpoint import Checkpoints
-from diffjax.config import Config, ConfigError, build, is_spec, nearest
+from diffjax.config import Config, ConfigError, build, is_spec
 from diffjax.data.batches import order_at, stack_at
 from diffjax.ledger import Account, Ledger
 from diffjax.lock import HeldError
@@ -26,6 +24,7 @@ from diffjax.metrics import judges
 from diffjax.optimizers import build_optimizer
 from diffjax.runs import checks, report
 from diffjax.runs import run as runs
+from diffjax.runs import settings as table
 from diffjax.runs import workdir as files
 from diffjax.runs.build import Built, assemble, complete
 from diffjax.runs.settings import Settings
@@ -93,14 +92,14 @@ class Trainer:
             ema, options = None, {**options, "ema": str(ema)}
         method = assemble(**method) if is_spec(method) else method
         data, ema = (build(space, v) if is_spec(v) else v for space, v in ((sources, data), (averages, ema)))
-        settings = _settings(settings or Settings(), data, options)
+        settings = table.merged(settings or Settings(), data, options)
         if is_spec(optimizer):
             optimizer, learning_rate = build_optimizer(dict(optimizer), settings.steps)
         elif isinstance(optimizer, dict):
             made = lambda one: build_optimizer(dict(one), settings.steps)[0] if is_spec(one) else one
             optimizer = {player: made(one) for player, one in optimizer.items()}
         checks.check_settings(settings)
-        emas = ema or _average(settings)
+        emas = ema or table.average(settings)
         checks.check_ema(settings, emas)
         if config is None:
             checks.check_objects(method, data, optimizer, settings, emas)
@@ -117,13 +116,13 @@ class Trainer:
         self.step, self.window, self.loss, self.checkpoints, self.lock = 0, [], None, None, None
         if self.workdir is not None:
             if config is None:
-                self.built = built = built._replace(config=fingerprint(built, name))
+                self.built = built = built._replace(config=runs.fingerprint(built, name))
             self.lock, said = files.prepare(self.workdir, built.config, complete)
             for line in said:
                 print(line, flush=True)
             if changed := sources.keep(data, self.workdir):
                 raise ConfigError(changed)
-            self.checkpoints = open_checkpoints(self.workdir, settings)
+            self.checkpoints = runs.open_checkpoints(self.workdir, settings)
         self.account = Account(self.workdir, self.ledger)
         self._start = () if start is None else (start,)
         self.state = parallel.replicate(self.mesh, runs.init_state(built))
@@ -395,37 +394,3 @@ class Trainer:
         path, groups = workdir / "samples" / f"step_{self.step:07d}.png", jax.tree.map(self.data.shown, drawn)
         for failed in attempt(path.name, lambda: plots.samples(path, groups) or []):
             print(failed.text.strip(), flush=True)
-
-
-def open_checkpoints(workdir: Path, settings: Settings, **options: Any) -> Checkpoints:
-    """Opens the checkpoints of a run, kept as its settings say."""
-    report = lambda line: print(line, flush=True)
-    return Checkpoints(workdir / "checkpoints", keep=settings.keep, best=settings.best, report=report, **options)
-
-
-def _settings(settings: Settings, dataset: Any, options: dict[str, Any]) -> Settings:
-    for name in options:
-        if name not in Settings._fields:
-            raise ConfigError(f"Trainer has no option {name!r}: {nearest(name, Settings._fields)}.")
-    least = getattr(dataset, "least", (1, ""))[0]
-    if "samples" not in options:  # of a small set's judge as many as it takes
-        settings = settings._replace(samples=max(settings.samples, least))
-    return settings._replace(**options)
-
-
-def _average(settings: Settings) -> averages.Ema:
-    try:
-        decay = float(settings.ema)
-    except ValueError:
-        raise ConfigError(
-            f"ema is {settings.ema!r}, expected a decay such as '0.999', or give ema=, an average that has this name."
-        ) from None
-    return averages.warm_up((decay,))
-
-
-def fingerprint(built: Built, name: str) -> ConfigDict:
-    """Makes what a run of objects is known by (`identity.of_objects`)."""
-    state, size = runs.abstract_state(built), len(built.method.turns)
-    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape), a.dtype), sources.blank(built.data))
-    program = jax.jit(training.make_step(built.method, built.optimizer, built.ema)).lower(state, batch).as_text()
-    return identity.of_objects(name, built.settings._asdict(), built.data.fingerprint, state, program)

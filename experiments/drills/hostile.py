@@ -31,7 +31,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from inputs import KINDS, SMALL, TRAIN, Input, png
+from crafted import SMALL, TRAIN, Input, png
+from inputs import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS, MEGABYTES, PATIENCE = 5.0, 1000.0, 150.0  # of processor; resident; until a process that hangs is stopped
