@@ -1,14 +1,11 @@
 """Configs: a Python file with a table VARIANTS, typed overrides, and `build`, which turns specs into objects.
 
-A spec is a dictionary whose "name" is looked up in a package's own namespace: the package IS the registry.
-    build(samplers, {"name": "ancestral.ddim", "eta": 1.0}, schedule) == samplers.ancestral.ddim(schedule, eta=1.0)
+What specs are and how they are built is said in `diffjax.specs`.
 """
 
 import ast
 import copy
-import functools
 import importlib.util
-import inspect
 import json
 import os
 import traceback
@@ -19,32 +16,21 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from diffjax import host
 from diffjax.host import nearest as nearest
+from diffjax.specs import ConfigError as ConfigError
+from diffjax.specs import build as build
+from diffjax.specs import is_spec as is_spec
+from diffjax.specs import maker as maker
+from diffjax.specs import member as member
+from diffjax.specs import number
+from diffjax.specs import spec as spec
 
 Config = Any  # an ml_collections.ConfigDict: its fields have no static types
-
-
-class ConfigError(ValueError):
-    """Something the user wrote cannot be used; the message is one line for the terminal, whatever it quotes."""
-
-    def __init__(self, message: str):
-        super().__init__(host.one_line(message))
-
-
-def spec(name: str, **options: Any) -> ConfigDict:
-    """Makes a group of a config that names a constructor and its options: spec("VP", beta_min=0.1)."""
-    return ConfigDict(dict(name=name, **options))
 
 
 def recipe() -> ConfigDict:
     """Makes an empty config, to be filled: its groups of plain fields are there; what is not said has its default."""
     return ConfigDict({group: ConfigDict() for group in ("learning_rate", "train", "sample", "checkpoint", "eval")})
-
-
-def is_spec(value: Any) -> bool:
-    """Tells a spec, a dictionary with a "name", from an object."""
-    return hasattr(value, "keys") and isinstance(value.get("name"), str)
 
 
 def filled(config: Config, default: Config, loose: Iterable[str] = ()) -> Config:
@@ -92,89 +78,6 @@ def _check_type(field: str, value: Any, kind: type, such: Any) -> None:
     fits = isinstance(value, kind | int if kind is float else kind) and isinstance(value, bool) == (kind is bool)
     if value is not None and not fits and not (kind is tuple and isinstance(value, list)):
         raise ConfigError(f"{field} is {value!r}, expected {_describe(kind)}, such as {such!r}.")
-
-
-def build(namespace: Any, spec: Mapping[str, Any], *args: Any) -> Any:
-    """Calls the member of `namespace` that the spec names, with `args` and the spec's other entries as keywords.
-
-    Raises: as `maker`; and ConfigError for a value of a type that the member cannot take.
-    """
-    make = maker(namespace, spec, len(args))
-    try:
-        return make(*args)
-    except TypeError as error:
-        raise ConfigError(f"{spec['name']} cannot be made of {make.keywords}: {error}.") from error
-
-
-def maker(namespace: Any, spec: Mapping[str, Any], count: int) -> functools.partial:
-    """Finds the member of `namespace` that the spec names, to be called with `count` arguments later.
-
-    The words are looked at here, once; the result is a `functools.partial` that no longer knows of a config.
-
-    Raises:
-        ConfigError: if there is no such member, or it does not take these keywords; the alternatives are named.
-    """
-    title, make, path, keywords = member(namespace, spec)
-    parameters = inspect.signature(make).parameters
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    for key in keywords:
-        if key in list(parameters)[:count] or (key not in parameters and not takes_any):
-            own = [p for p in list(parameters)[count:] if p != "self"]
-            raise ConfigError(f"{title}.{path} has no option {key!r}: {nearest(key, own)}.")
-    for key, value in keywords.items():
-        default = parameters[key].default if key in parameters else None
-        if isinstance(value, str) and isinstance(default, int | float) and not isinstance(default, bool):
-            keywords[key] = _number(f"{title}.{path}: {key} is", value, default)
-    given = {*list(parameters)[:count], *keywords}
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    missing = [k for k, p in parameters.items() if p.kind in named and p.default is p.empty and k not in given]
-    if missing:
-        raise ConfigError(f"{title}.{path} also needs {', '.join(missing)}: a new name drops the old one's options.")
-    made = functools.partial(make, **keywords)
-    made.spec = dict(spec)  # pyright: ignore[reportAttributeAccessIssue] (the words that it was made of, for reports)
-    return made
-
-
-def member(namespace: Any, spec: Mapping[str, Any]) -> tuple[str, Callable, str, dict[str, Any]]:
-    """Finds what a spec names: (title of the namespace, the member, its path, the spec's other entries).
-
-    Raises:
-        ConfigError: if there is no such member; the alternatives are named.
-    """
-    title = getattr(namespace, "__name__", type(namespace).__name__).removeprefix("diffjax.")
-    if not hasattr(spec, "keys"):
-        raise ConfigError(f"Got {spec!r} where {title} needs a spec, expected a 'name' and options.")
-    keywords = dict(spec)
-    if "name" not in keywords:
-        raise ConfigError(
-            f"A spec for {title} needs a 'name'; got {dict(spec)}; {title}: {nearest('', _public(namespace))}."
-        )
-    path = str(keywords.pop("name"))
-    make = namespace
-    for part in path.split("."):
-        if part.startswith("_") or part not in _public(make):
-            owner = getattr(make, "__name__", title).removeprefix("diffjax.")
-            raise ConfigError(f"{owner} has no {path!r}: {nearest(part, _paths(make))}.")
-        make = getattr(make, part)
-    if not callable(make):
-        raise ConfigError(f"{title}.{path} is a module, name one of its members: {nearest('', _public(make))}.")
-    return title, make, path, keywords
-
-
-def _public(namespace: Any) -> list[str]:
-    """The names a spec may use: __all__ where there is one, else what the module defines itself."""
-    if isinstance(namespace, ModuleType):
-        if hasattr(namespace, "__all__"):
-            return list(namespace.__all__)
-        defined_here = lambda v: getattr(v, "__module__", None) == namespace.__name__ and callable(v)
-        return [n for n, v in vars(namespace).items() if not n.startswith("_") and defined_here(v)]
-    return [n for n in vars(namespace) if not n.startswith("_") and callable(getattr(namespace, n))]
-
-
-def _paths(namespace: Any) -> list[str]:
-    """The names a spec may use, each module among them replaced by its members."""
-    inner = lambda n: [f"{n}.{m}" for m in _public(getattr(namespace, n))]
-    return [p for n in _public(namespace) for p in (inner(n) if isinstance(getattr(namespace, n), ModuleType) else [n])]
 
 
 def find(path: str) -> Path:
@@ -330,7 +233,7 @@ def _parse(path: str, text: str, group: Any, leaf: str, is_spec: bool) -> Any:
     if kind is str:
         return text
     if kind is float:
-        return _number(f"{path!r} got", text, present)
+        return number(f"{path!r} got", text, present)
     value = text.lower() == "true" if kind is bool and text.lower() in ("true", "false") else _literal(text)
     if kind in (tuple, list):
         value = tuple(value) if isinstance(value, tuple | list) else (value,)
@@ -340,13 +243,6 @@ def _parse(path: str, text: str, group: Any, leaf: str, is_spec: bool) -> Any:
     elif kind not in (type(None), object) and type(value) is not kind:
         raise ConfigError(f"{path!r} got {text!r}, expected {_describe(kind)}, such as {present!r}.")
     return value
-
-
-def _number(what: str, text: str, such: Any) -> float:
-    try:
-        return float(text)  # inf and 1e-3 too
-    except ValueError:
-        raise ConfigError(f"{what} {text!r}, expected a number, such as {such!r}.") from None
 
 
 def _describe(kind: type) -> str:

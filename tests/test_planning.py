@@ -10,9 +10,9 @@ import pytest
 from samplers_table import SAMPLERS, SETTINGS, grid_for
 
 from diffjax import samplers
-from diffjax.config import _paths
 from diffjax.samplers import Sampler, ancestral, hybrid, langevin, multistep, ode, sampling_fn, table, trigflow
 from diffjax.schedules import VE, VP, Cosine
+from diffjax.specs import _paths
 from diffjax.types import Posterior
 
 # Compiles.

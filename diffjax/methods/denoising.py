@@ -42,7 +42,7 @@ class Denoising(NamedTuple):
     sampler: Callable[[Schedule], Any]
     grid: Callable[[Schedule], Any]
 
-    drawn_by = ("sampler", "grid", "denoiser", "guidance")  # what another draw may change
+    drawn_by = ("sampler", "grid", "denoiser", "guidance", "nfe")  # what another draw may change
 
     @property
     def schedule(self) -> Schedule:
@@ -86,6 +86,27 @@ class Denoising(NamedTuple):
             return self.loss(self.net(params, given), self.process, target, x, z, t, self.weight)
 
         jax.eval_shape(loss, params, example.x)
+
+    def worded(self, words: dict[str, Any], make: Callable[[str, Any], Any]) -> dict[str, Any]:
+        """Makes parts of the words of a draw: "nfe" is the grid's number of steps, a number a weight of guidance.
+
+        Args:
+            make: (name, word) -> part, of any other word.
+
+        Raises:
+            ValueError: for guidance by a network that was never trained without its condition.
+        """
+        words, weight = dict(words), words.get("guidance")
+        if isinstance(weight, int | float):
+            if not self.condition.share:
+                raise ValueError(
+                    f"guidance={weight} needs a network that was trained without its condition too: "
+                    "train.label_dropout, or Condition(none, share), of 0.1 say."
+                )
+            words["guidance"] = partial(denoisers.guidance.classifier_free, w=float(weight))
+        steps = words.pop("nfe", None)  # a maker of grids takes its number as n
+        parts = {name: make(name, word) for name, word in words.items()}
+        return parts if steps is None else {**parts, "grid": partial(parts.get("grid", self.grid), n=steps)}
 
     def remarks(self, dataset: Any) -> list[str]:
         """Says what of a data set does not suit these parts, a line each."""

@@ -139,7 +139,8 @@ def assemble(name: str = "denoising", **parts: Any) -> Method:
 
 
 def drawn_by(name: str, part: Any) -> Any:
-    """Makes a method's part for another draw, of a spec, or of what stands in its place; ConfigError for neither."""
+    """Makes a method's part for another draw, of a spec, its name, or what stands in its place; ConfigError else."""
+    part = configs.spec(part) if isinstance(part, str) else part
     if configs.is_spec(part) and name in PARTS:
         return PARTS[name].make({name: part})
     if name in PARTS and not callable(part):

@@ -5,14 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffjax import bounds, calculus, data, denoisers, ema, host, players, training
+from diffjax import bounds, calculus, data, denoisers, draws, ema, host, players, training
 from diffjax.config import Config, ConfigError, nearest
 from diffjax.data import Dataset
 from diffjax.logs import LOGGERS
 from diffjax.method import Method
 from diffjax.methods import Denoising
 from diffjax.metrics import judges
-from diffjax.runs import draws
 from diffjax.runs.settings import Settings, home
 
 

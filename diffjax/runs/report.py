@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from diffjax import data, disk, ledger
+from diffjax import data, disk, draws, ledger
 from diffjax.method import Drawn, Section, attempt, merged
 from diffjax.metrics import judges
-from diffjax.runs import draws
 from diffjax.runs import workdir as files
 from diffjax.runs.run import Run
 

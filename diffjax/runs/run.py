@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffjax import bounds, data, ema, host, identity, parallel, snapshots, training
+from diffjax import bounds, data, draws, ema, host, identity, parallel, snapshots, training
 from diffjax.checkpoint import Checkpoints, Restored
 from diffjax.config import Config, ConfigError, nearest, override
 from diffjax.data import Dataset
 from diffjax.method import Method
-from diffjax.runs import draws
 from diffjax.runs import workdir as files
 from diffjax.runs.build import Built, build_run, complete, drawn_by
 from diffjax.runs.settings import Settings
@@ -92,8 +91,8 @@ class Run(NamedTuple):
 
         Args:
             given: name -> one value for all, or one for each (n, ...); default what the seeds stand for.
-            words: entries of `given`, such as label=3; or parts in the place of the method's, such as
-                sampler=samplers.multistep.dpmpp_2m, grid=..., guidance=... (functions, as `methods.denoising` takes).
+            words: entries of `given`, such as label=3; nfe=10, the grid's steps; or parts in place of the method's:
+                sampler="dpmpp_2m", guidance=2.0, or functions, as `methods.denoising` takes.
 
         Raises:
             ConfigError: for a word that is neither, or as `given`.
@@ -108,10 +107,17 @@ class Run(NamedTuple):
         for name in parts:
             if name not in fields:
                 raise ConfigError(f"draw knows no {name!r}: {nearest(name, [*names, *fields])}.")
-            parts[name] = drawn_by(name, parts[name])
-        run = self._replace(method=self.method.parts._replace(**parts).method()) if parts else self
-        words = {**(given or {}), **{name: value for name, value in words.items() if name not in parts}}
+        run = self._by(parts) if parts else self
+        words = {**(given or {}), **{name: value for name, value in words.items() if name in names}}
         return self.data.to_data(run.drawer()(self.params, seeds, run.given(seeds, **words)))
+
+    def _by(self, words: dict[str, Any]) -> "Run":
+        """Makes the run that draws by these parts, or by what the words of a draw stand for."""
+        worded = getattr(self.method.parts, "worded", lambda words, make: {n: make(n, v) for n, v in words.items()})
+        try:
+            return self._replace(method=self.method.parts._replace(**worded(words, drawn_by)).method())
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
 
 def open(workdir: str | Path, *, step: int | None = None, overrides: Iterable[str] = ()) -> Run:

@@ -211,7 +211,7 @@ def modes(_: Path) -> Iterator[Input]:
         "--config.sample.ema": ("nan", "0.5", "'" + "9" * 3000 + "'"),
         "--config.sampler.eta": ("nan", "2", "inf"),
         "--config.train.steps": (10**9,),
-        "--config.sampler.name": ("os.system", "ode", "__class__", "ancestral.ddim.__init__", "../x"),
+        "--config.sampler.name": ("os.system", "adams", "__class__", "ancestral.ddim.__init__", "../x"),
         "--config.denoiser.name": ("nothing", "analytic"),
         "--config.guidance.name": ("classifier_free",),
         "--sampler": ("os.system", "ancestral", ""),

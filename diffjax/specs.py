@@ -1,0 +1,141 @@
+"""Specs: dictionaries whose "name" is looked up in a package's own namespace. The package IS the registry.
+
+    build(samplers, {"name": "ancestral.ddim", "eta": 1.0}, schedule) == samplers.ancestral.ddim(schedule, eta=1.0)
+
+The module may be left out where one member alone has the name ("ddim"), the member where it is the module's only one
+("heun", for "heun.edm").
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffjax import host
+from diffjax.host import nearest as nearest
+
+
+class ConfigError(ValueError):
+    """Something the user wrote cannot be used; the message is one line for the terminal, whatever it quotes."""
+
+    def __init__(self, message: str):
+        super().__init__(host.one_line(message))
+
+
+def spec(name: str, **options: Any) -> ConfigDict:
+    """Makes a group of a config that names a constructor and its options: spec("VP", beta_min=0.1)."""
+    return ConfigDict(dict(name=name, **options))
+
+
+def is_spec(value: Any) -> bool:
+    """Tells a spec, a dictionary with a "name", from an object."""
+    return hasattr(value, "keys") and isinstance(value.get("name"), str)
+
+
+def build(namespace: Any, spec: Mapping[str, Any], *args: Any) -> Any:
+    """Calls the member of `namespace` that the spec names, with `args` and the spec's other entries as keywords.
+
+    Raises: as `maker`; and ConfigError for a value of a type that the member cannot take.
+    """
+    make = maker(namespace, spec, len(args))
+    try:
+        return make(*args)
+    except TypeError as error:
+        raise ConfigError(f"{spec['name']} cannot be made of {make.keywords}: {error}.") from error
+
+
+def maker(namespace: Any, spec: Mapping[str, Any], count: int) -> functools.partial:
+    """Finds the member of `namespace` that the spec names, to be called with `count` arguments later.
+
+    The words are looked at here, once; the result is a `functools.partial` that no longer knows of a config.
+
+    Raises:
+        ConfigError: if there is no such member, or it does not take these keywords; the alternatives are named.
+    """
+    title, make, path, keywords = member(namespace, spec)
+    parameters = inspect.signature(make).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    for key in keywords:
+        if key in list(parameters)[:count] or (key not in parameters and not takes_any):
+            own = [p for p in list(parameters)[count:] if p != "self"]
+            raise ConfigError(f"{title}.{path} has no option {key!r}: {nearest(key, own)}.")
+    for key, value in keywords.items():
+        default = parameters[key].default if key in parameters else None
+        if isinstance(value, str) and isinstance(default, int | float) and not isinstance(default, bool):
+            keywords[key] = number(f"{title}.{path}: {key} is", value, default)
+    given = {*list(parameters)[:count], *keywords}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    missing = [k for k, p in parameters.items() if p.kind in named and p.default is p.empty and k not in given]
+    if missing:
+        raise ConfigError(f"{title}.{path} also needs {', '.join(missing)}: a new name drops the old one's options.")
+    made = functools.partial(make, **keywords)
+    made.spec = {**spec, "name": path}  # pyright: ignore[reportAttributeAccessIssue] (the words that it was made of, for reports)
+    return made
+
+
+def member(namespace: Any, spec: Mapping[str, Any]) -> tuple[str, Callable, str, dict[str, Any]]:
+    """Finds what a spec names: (title of the namespace, the member, its path, the spec's other entries).
+
+    Raises:
+        ConfigError: if there is no such member; the alternatives are named.
+    """
+    title = getattr(namespace, "__name__", type(namespace).__name__).removeprefix("diffjax.")
+    if not hasattr(spec, "keys"):
+        raise ConfigError(f"Got {spec!r} where {title} needs a spec, expected a 'name' and options.")
+    keywords = dict(spec)
+    if "name" not in keywords:
+        raise ConfigError(
+            f"A spec for {title} needs a 'name'; got {dict(spec)}; {title}: {nearest('', _public(namespace))}."
+        )
+    path, make = in_full(namespace, str(keywords.pop("name"))), namespace
+    for part in path.split("."):
+        if part.startswith("_") or part not in _public(make):
+            owner = getattr(make, "__name__", title).removeprefix("diffjax.")
+            raise ConfigError(f"{owner} has no {path!r}: {nearest(part, _paths(make))}.")
+        make = getattr(make, part)
+    if not callable(make):
+        raise ConfigError(f"{title}.{path} is a module, name one of its members: {nearest('', _public(make))}.")
+    return title, make, path, keywords
+
+
+def in_full(namespace: Any, name: str) -> str:
+    """Completes a name that leaves out its module, or the only member of one; any other stays as it is.
+
+    Raises:
+        ConfigError: where several modules have such a member; they are named.
+    """
+    public = _public(namespace)
+    if name in public:
+        only = _public(getattr(namespace, name)) if isinstance(getattr(namespace, name), ModuleType) else []
+        return f"{name}.{only[0]}" if len(only) == 1 else name
+    found = [path for path in _paths(namespace) if path.rpartition(".")[2] == name]
+    if len(found) > 1:
+        raise ConfigError(f"{name!r} may be any of {', '.join(found)}: give one of them.")
+    return found[0] if found else name
+
+
+def _public(namespace: Any) -> list[str]:
+    """The names a spec may use: __all__ where there is one, else what the module defines itself."""
+    if isinstance(namespace, ModuleType):
+        if hasattr(namespace, "__all__"):
+            return list(namespace.__all__)
+        defined_here = lambda v: getattr(v, "__module__", None) == namespace.__name__ and callable(v)
+        return [n for n, v in vars(namespace).items() if not n.startswith("_") and defined_here(v)]
+    return [n for n in vars(namespace) if not n.startswith("_") and callable(getattr(namespace, n))]
+
+
+def _paths(namespace: Any) -> list[str]:
+    """The names a spec may use, each module among them replaced by its members."""
+    inner = lambda n: [f"{n}.{m}" for m in _public(getattr(namespace, n))]
+    return [p for n in _public(namespace) for p in (inner(n) if isinstance(getattr(namespace, n), ModuleType) else [n])]
+
+
+def number(what: str, text: str, such: Any) -> float:
+    """Reads a number from a text; a ConfigError begins with `what`."""
+    try:
+        return float(text)  # inf and 1e-3 too
+    except ValueError:
+        raise ConfigError(f"{what} {text!r}, expected a number, such as {such!r}.") from None
