@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None, process: bool = False) -> int:
 
 
 def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
-    from diffjax import diagnosis
+    from diffjax import diagnosis, programs
     from diffjax.config import ConfigError
     from diffjax.runs import load
     from diffjax.training import NonFiniteError
@@ -143,6 +143,8 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
             raise ConfigError(f"--mode={flags.mode} reads the config of --workdir: leave --config={flags.config} out.")
         command = importlib.import_module(f"diffjax.commands.{MODES[flags.mode]}")
         _check_folders(flags)
+        for line in programs.keep():
+            print(line, file=sys.stderr)
         diagnosis.doctor()
         status = command.main(config, overrides, flags) or 0
         if flags.mode == "show" and (lost := screen.lost()):  # whose text is all that it makes

@@ -52,6 +52,7 @@ LEAVES = {
     "parallel",
     "players",
     "plots",
+    "programs",
     "replay",
     "screen",
     "signals",

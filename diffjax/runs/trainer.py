@@ -12,7 +12,7 @@ import numpy as np
 
 from diffjax import data as sources
 from diffjax import ema as averages
-from diffjax import host, parallel, replay, resume, screen, snapshots, training
+from diffjax import host, parallel, programs, replay, resume, screen, snapshots, training
 from diffjax import ledger as ledgers
 from diffjax.config import Config, ConfigError, build, is_spec
 from diffjax.data.batches import order_at, stack_at
@@ -88,6 +88,8 @@ class Trainer:
         name: str = "run",
         **options: Any,
     ):
+        for line in programs.keep():
+            print(line, flush=True)
         if isinstance(ema, str | float):
             ema, options = None, {**options, "ema": str(ema)}
         method = assemble(**method) if is_spec(method) else method
