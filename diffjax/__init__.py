@@ -12,6 +12,33 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diffjax import analytic as analytic
+    from diffjax import calculus as calculus
+    from diffjax import chains as chains
+    from diffjax import clock as clock
+    from diffjax import config as config
+    from diffjax import couplings as couplings
+    from diffjax import data as data
+    from diffjax import denoisers as denoisers
+    from diffjax import divergence as divergence
+    from diffjax import ema as ema
+    from diffjax import grids as grids
+    from diffjax import likelihood as likelihood
+    from diffjax import losses as losses
+    from diffjax import method as method
+    from diffjax import methods as methods
+    from diffjax import metrics as metrics
+    from diffjax import models as models
+    from diffjax import optimizers as optimizers
+    from diffjax import parallel as parallel
+    from diffjax import plots as plots
+    from diffjax import processes as processes
+    from diffjax import runs as runs
+    from diffjax import samplers as samplers
+    from diffjax import schedules as schedules
+    from diffjax import theory as theory
+    from diffjax import training as training
+    from diffjax import types as types
     from diffjax.diagnosis import doctor as doctor
     from diffjax.runs import Trainer as Trainer
     from diffjax.runs import open as open

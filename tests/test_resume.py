@@ -98,14 +98,16 @@ def kill_at_random_moments(arguments: list[str], workdir: Path, cache: Path, kil
 
 
 def test_killed_damaged_and_restarted_run_ends_with_the_same_bytes(reference, cache, tmp_path):
-    """Killed twice; then its newest checkpoint is damaged, which the last start skips by name."""
-    workdir = tmp_path / "killed"
-    landed = kill_at_random_moments(ARGS, workdir, cache, 2, random.Random(5))
-    assert landed == 2, "the kills came too late to interrupt anything"
-    older, newest = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())[-2:]
-    for data in [
-        p for p in (workdir / f"checkpoints/{newest}/state").rglob("*") if p.is_file() and p.parent.name == "d"
-    ]:
+    """Killed until there are two checkpoints; then the newest is damaged, which the last start skips by name."""
+    workdir, rng = tmp_path / "killed", random.Random(5)
+    kept = lambda: sorted(int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit())
+    kills = 0
+    while kills < 2 or len(kept()) < 2:
+        assert kill_at_random_moments(ARGS, workdir, cache, 1, rng) == 1, "it came too late to interrupt anything"
+        kills += 1
+    older, newest = kept()[-2:]
+    saved = workdir / "checkpoints" / str(newest) / "state"
+    for data in [path for path in saved.rglob("*") if path.is_file() and path.parent.name == "d"]:
         content = bytearray(data.read_bytes())
         for place in range(0, len(content), 50):  # many, in every data file: Orbax leaves some of them unused
             content[place] ^= 0xFF
