@@ -252,6 +252,7 @@ def test_network_refuses_a_length_that_is_none():
 TINY = "configs/edm.py:tiny"
 
 
+@pytest.mark.slow  # a U-Net is trained
 def test_training_sees_augmented_images_and_says_so_evaluation_does_not():
     """The loss of the altered image and its label at the same noise, made of the pieces."""
     small = ["model.channels=4", "model.multipliers=(1,)", "model.attention=()"]

@@ -147,6 +147,7 @@ def trainer(workdir=None, noisy=True, **settings):
     return runs.Trainer(method, data.arrays(x), optimizer=optimizer, workdir=workdir, **options | settings)
 
 
+@pytest.mark.slow  # trained to the end
 def test_trained_linear_networks_reach_ppca():
     with trainer() as made:
         run = made.train()

@@ -75,6 +75,7 @@ def test_a_bridge_has_no_likelihood(untrained, monkeypatch, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow  # test_commands counts those of points
 def test_show_counts_a_batch_with_endpoints():
     costs = show.run(runs.load("configs/bridge.py:tiny", UNET))
     assert costs["shapes"]["y"] == costs["shapes"]["x"] == (32, 8, 8, 1)

@@ -68,6 +68,7 @@ def vlb_run(tmp_path_factory):
     return workdir, config
 
 
+@pytest.mark.slow  # test_importance has its memory in steps
 def test_importance_sampling_trains_and_its_memory_is_saved(vlb_run):
     state = runs.open(vlb_run[0]).state
     assert state.memory.squares.shape == (8, 10)
@@ -77,6 +78,7 @@ def test_importance_sampling_trains_and_its_memory_is_saved(vlb_run):
     assert seen.max() > 2 * seen.min() > 0
 
 
+@pytest.mark.slow  # of the same run
 def test_a_run_resumed_in_its_middle_remembers_the_losses(vlb_run, tmp_path, monkeypatch):
     """From the checkpoint at step 5 on, to the same bytes."""
     without_samples(monkeypatch)

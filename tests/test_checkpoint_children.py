@@ -115,6 +115,7 @@ def on_eight_devices(mine, theirs):
     print(json.dumps([checksums(shard(make(30), count)) for count in (1, 4, 8)]))
 
 
+@pytest.mark.slow  # a process for each number
 def test_another_number_of_devices(sound, tmp_path):
     process = child("on_eight_devices", tmp_path, sound, devices=8, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     out, err = process.communicate(timeout=120)

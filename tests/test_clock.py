@@ -12,7 +12,8 @@ from diffjax.clock import Monotone, Warped
 from diffjax.commands import train
 from diffjax.losses.learned import _log_variance
 from diffjax.method import Example
-from diffjax.runs import build_run, report
+from diffjax.methods import evaluation
+from diffjax.runs import build_run
 from diffjax.schedules import EDM, VDM, VP
 
 RNG = np.random.default_rng(0)
@@ -162,7 +163,7 @@ def test_a_run_is_sampled_and_judged_by_the_clock_that_it_has_learned(tmp_path):
     assert isinstance(schedule.base, VDM)
     new = Monotone.near_identity()
     assert np.abs(np.asarray(read(schedule.clock, U)) - np.asarray(read(new, U))).max() > 1e-3, "it has moved"
-    assert results["loss_by_time"] == report.evaluate(run, tmp_path / "run")["loss_by_time"]
+    assert results["loss_by_time"] == evaluation.loss_by_time(run)
     method = build_run(run.config).method
     assert isinstance(method.parts.schedule, VDM)
     again = method.learned(memory).parts.schedule

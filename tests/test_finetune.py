@@ -115,6 +115,7 @@ def kept(run_of_v, tmp_path_factory):
     return folder, printed.getvalue()
 
 
+@pytest.mark.slow  # test_optimal has the moments
 def test_moments_are_kept_and_sampled_with(run_of_v, kept, tmp_path, capsys):
     """The command, and a run sampled with what it wrote; without the file the error names the command."""
     folder, printed = kept

@@ -90,6 +90,7 @@ def test_a_walk_keeps_the_pixels_that_are_known(x64):
         np.testing.assert_allclose(np.asarray(ends)[0, mask], y, rtol=1e-10)
 
 
+@pytest.mark.slow  # a law of thousands of walks
 def test_langevin_corrections_make_replacement_exact(x64):
     """x_0 seen, x_1 not: mean and variance of x_1 over 1000 walks against Bayes' rule; more corrections, less bias."""
     w, m, schedule = np.array([0.4, 0.6]), np.array([[-1.0, -0.8], [0.9, 1.0]]), EDM(t_max=20.0)

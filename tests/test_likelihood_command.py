@@ -47,6 +47,7 @@ def test_the_command_leaves_numbers_text_and_a_figure(moons_run):
     assert "Gaussian fit (baseline)" in text
 
 
+@pytest.mark.slow  # test_likelihood_ode has fixed steps and tolerances
 def test_tolerances_come_from_the_sampler_and_the_reports_folder_from_out(moons_run, tmp_path):
     """The flow in fixed steps along a fine grid is the adaptive one."""
     flags = ["--mode=likelihood", f"--workdir={moons_run}", "--config.grid.zero=False"]

@@ -159,6 +159,7 @@ def test_dropout_in_training_only(module, shape):
     assert str(jax.make_jaxpr(net.apply)(params, x, c)) == str(jax.make_jaxpr(plain)(params, x, c))
 
 
+@pytest.mark.slow  # a deep network, compiled twice
 def test_remat_changes_memory_not_values():
     shape = (4, 4, 1)
     params = noise_like(models.UNet(4, (1,)), shape)

@@ -42,6 +42,7 @@ def players(out):
     np.savez(out, **found)
 
 
+@pytest.mark.slow  # test_parallel has one player on devices
 def test_two_players_do_not_depend_on_devices_or_backend(tmp_path):
     out = tmp_path / "out.npz"
     command = [sys.executable, __file__, "players", str(out)]

@@ -233,8 +233,8 @@ def test_a_draw_takes_what_a_trained_run_leaves_open(trained):
     np.testing.assert_array_equal(by_spec, trained.draw([0, 1, 2], sampler=partial(samplers.multistep.adams, order=2)))
     assert np.abs(by_spec - trained.draw(3)).max() > 1e-4
     for words, match in (
-        ({"target": denoisers.Eps()}, "draw knows no 'target'.*it has denoiser, grid, guidance, sampler"),
-        ({"sampler": "heun.edm"}, "sampler is 'heun.edm', expected a function"),
+        ({"target": denoisers.Eps()}, "draw knows no 'target'.*it has denoiser, grid, guidance, nfe, sampler"),
+        ({"sampler": 3}, "sampler is 3, expected a function"),
         ({"sampler": C.spec("heun.emd")}, "nearest is 'edm'"),
     ):
         with pytest.raises(C.ConfigError, match=match):
