@@ -6,6 +6,7 @@ import warnings
 
 import jax
 import numpy as np
+import pytest
 from own_objects import PLAIN, both, trainer, two_players
 from run_command import environment
 
