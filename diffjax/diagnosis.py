@@ -1,6 +1,5 @@
 """What this machine is to a run: one line that opens every command, and what to do where a device is not used."""
 
-import importlib.metadata
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import jax
 
+import diffjax
 from diffjax import bounds
 
 TESTED = ("0.7.2", "0.12")  # the oldest and the newest jax that the suite runs on
@@ -29,8 +29,7 @@ def line() -> str:
     kind = devices[0].device_kind
     where = devices[0].platform if kind == devices[0].platform else f"{devices[0].platform} ({kind})"
     known = "tested" if is_tested(jax.__version__) else f"not tested; {TESTED[0]} to {TESTED[1]} are"
-    version = importlib.metadata.version("diffjax")
-    said = [f"diffjax {version}, jax {jax.__version__} ({known})", f"{len(devices)} x {where}"]
+    said = [f"diffjax {diffjax.__version__}, jax {jax.__version__} ({known})", f"{len(devices)} x {where}"]
     said += [f"memory {bounds.written(memory(devices[0]))}", f"runs in {Path(RUNS).absolute()}"]
     return "; ".join([", ".join(said), *hints(devices[0].platform)])
 
