@@ -20,9 +20,15 @@ MOST = 4 * 2**30  # bytes of all programs together
 LEAST_SECONDS = 0.2  # of compiling: a program that takes less is compiled again
 
 
-@functools.cache
 def keep() -> list[str]:
-    """Has jax keep programs, and gives lines to be said; nothing happens where a folder was chosen, or "off" was."""
+    """Has jax keep programs, and gives lines to be said, once; a folder that jax was told of, and "off", are heeded."""
+    said = _keep()
+    lines, said[:] = list(said), []
+    return lines
+
+
+@functools.cache
+def _keep() -> list[str]:
     chosen = os.environ.get(VARIABLE, "")
     if chosen.lower() == "off" or jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         return []
@@ -51,12 +57,14 @@ def machine() -> str:
 
 
 def prune(root: Path, most: int) -> int:
-    """Deletes the programs that were written first until the rest takes at most so many bytes; gives how many."""
+    """Deletes the programs that were written first until the rest takes at most so many bytes; gives how many.
+
+    Programs are files that end in -cache, in folders of our own: the root may be anybody's, and hold anything else.
+    """
     found = []
-    for path in root.rglob("*"):
+    for path in root.glob("jax-*/*-cache"):
         with contextlib.suppress(OSError):  # another process deletes, too
-            if path.is_file():
-                found.append((path.stat().st_mtime, path.stat().st_size, path))
+            found.append((path.stat().st_mtime, path.stat().st_size, path))
     total, gone = sum(size for _, size, _ in found), 0
     for _, size, path in sorted(found):
         if total <= most:

@@ -22,10 +22,10 @@ def unset(monkeypatch):
     monkeypatch.setattr(programs.compilation_cache, "reset_cache", lambda: updated.update(reset=True))
     monkeypatch.setattr(programs.jax.config, "update", lambda name, value: updated.update({name: value}))
     monkeypatch.setattr(type(jax.config), "jax_compilation_cache_dir", None, raising=False)
-    programs.keep.cache_clear()
+    programs._keep.cache_clear()
     yield updated
     monkeypatch.undo()
-    programs.keep.cache_clear()
+    programs._keep.cache_clear()
     assert jax.config.jax_compilation_cache_dir == told
 
 
@@ -53,7 +53,7 @@ def test_a_folder_that_was_told_to_jax_is_left_alone(monkeypatch, tmp_path):
     """As in this suite."""
     monkeypatch.setenv(programs.VARIABLE, str(tmp_path / "mine"))
     before = jax.config.jax_compilation_cache_dir
-    programs.keep.cache_clear()
+    programs._keep.cache_clear()
     assert programs.keep() == []
     assert jax.config.jax_compilation_cache_dir == before
     assert not (tmp_path / "mine").exists()
@@ -65,17 +65,27 @@ def test_a_folder_that_cannot_be_is_said(unset, monkeypatch, tmp_path):
     (line,) = programs.keep()
     assert line.startswith(f"compiled programs are not kept: {tmp_path / 'file'}: ")
     assert line.endswith("; DIFFJAX_CACHE=FOLDER, or off")
+    assert programs.keep() == [], "it is said once"
     assert unset == {}
 
 
-def test_the_oldest_go_first(tmp_path):
+def test_the_oldest_programs_go_first_and_nothing_else(tmp_path):
+    """In a folder that its user has other things in, older ones."""
+    mine = [tmp_path / "thesis.tex", tmp_path / "jax-notes" / "a.txt", tmp_path / "other" / "b-cache"]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(1000))
+        os.utime(path, (1, 1))
+    folder = tmp_path / "jax-0"
+    folder.mkdir()
     for age, name in enumerate("cab"):
-        (tmp_path / name).write_bytes(bytes(100))
-        os.utime(tmp_path / name, (1000 + age, 1000 + age))
+        (folder / f"{name}-cache").write_bytes(bytes(100))
+        os.utime(folder / f"{name}-cache", (1000 + age, 1000 + age))
     assert programs.prune(tmp_path, 300) == 0
     assert programs.prune(tmp_path, 250) == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+    assert {path.name for path in folder.iterdir()} == {"a-cache", "b-cache"}
     assert programs.prune(tmp_path, 0) == 2
+    assert all(path.exists() for path in mine)
 
 
 def test_other_cores_have_another_folder(monkeypatch):

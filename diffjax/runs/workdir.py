@@ -23,7 +23,7 @@ from typing import Any
 
 import jax
 
-from diffjax import disk, lock, logs, resume
+from diffjax import diagnosis, disk, lock, logs, resume
 from diffjax.checkpoint import Checkpoints, Info
 from diffjax.config import Config, ConfigError, from_json, to_json
 from diffjax.environment import environment
@@ -33,7 +33,7 @@ FORMAT = 1  # of a workdir, in its config.json; 0, where none is said: config.js
 
 def fresh(config: Config) -> contextlib.AbstractContextManager[Path]:
     """Makes a new workdir for a `with` block, runs/<config>-<time> (`disk.fresh`)."""
-    return disk.fresh(Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    return disk.fresh(Path(diagnosis.RUNS) / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
 def going_on(workdir: Path, asked: Config, complete: Callable[[Config], Config], new: bool = False) -> Config:
