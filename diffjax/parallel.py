@@ -104,7 +104,8 @@ def compile_step(
     """Compiles `(state, batch) -> (state, metrics)` over the mesh; the caller sees one logical state and whole batches.
 
     Args:
-        step: from `training.make_step` (leading = 0) or `make_steps` (leading = 1), made with axis_name=AXIS for pmap.
+        step: from `training.make_step` (leading = 0) or `make_steps` (leading = 1), made with axis_name=AXIS for pmap;
+            of one with an attribute `lift`, "jit" compiles the program that takes its numbers as arguments.
         backend: "jit" (any number of processes) or "pmap" (one process).
         donate: give the old state's memory to the new one; the old state is deleted.
 
@@ -125,8 +126,21 @@ def compile_step(
 
 
 def _jit(step: Callable, mesh: Mesh, donated: tuple[int, ...], leading: int) -> Callable:
-    shardings = {"in_shardings": (replicated(mesh), sharded(mesh, leading)), "out_shardings": replicated(mesh)}
-    return jax.jit(step, donate_argnums=donated, **shardings)
+    everywhere, split = replicated(mesh), sharded(mesh, leading)
+    if not hasattr(step, "lift"):
+        return jax.jit(step, donate_argnums=donated, in_shardings=(everywhere, split), out_shardings=everywhere)
+    made: list[tuple[Callable, PyTree]] = []
+
+    def run(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
+        if not made:  # the numbers of a step are found when it is traced
+            lifted, numbers = step.lift(state, batch)
+            donate, shardings = tuple(place + 1 for place in donated), (everywhere, everywhere, split)
+            compiled = jax.jit(lifted, donate_argnums=donate, in_shardings=shardings, out_shardings=everywhere)
+            made.append((compiled, replicate(mesh, numbers)))
+        compiled, numbers = made[0]
+        return compiled(numbers, state, batch)
+
+    return run
 
 
 def _pmap(step: Callable, mesh: Mesh, donated: tuple[int, ...], leading: int) -> Callable:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from diffjax import host, players
+from diffjax import constants, host, players
 from diffjax.ema import Ema
 from diffjax.ema import State as EmaState
 from diffjax.method import Keys as Keys
@@ -289,12 +289,21 @@ def make_steps(step: Step, unroll: int = 1) -> Step:
 
     Loops pay on accelerators. On CPUs XLA runs a convolution's weight gradient some 200 times slower inside a loop than
     outside: give convolutional networks k = 1 there, which makes no loop, or unroll = k, which compiles k copies.
+
+    Its attribute `lift` makes, of a state and batches, `(numbers, state, batches) -> ...`, and the step's numbers
+    (`constants.lift`): steps that differ in these alone are one program.
     """
 
     def steps(state: TrainState, batches: PyTree) -> tuple[TrainState, Metrics]:
         k = jax.tree.leaves(batches)[0].shape[0]
         return jax.lax.scan(step, state, batches, unroll=unroll if k > 1 else 2)  # a scan of 1 by 1 is still a loop
 
+    def lift(state: TrainState, batches: PyTree) -> tuple[Callable, list[Array]]:
+        first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), batches)
+        lifted, numbers = constants.lift(step, state, first)
+        return lambda numbers, *args: make_steps(partial(lifted, numbers), unroll)(*args), numbers
+
+    steps.lift = lift  # pyright: ignore[reportFunctionMemberAccess] (for `parallel.compile_step`)
     return steps
 
 

@@ -33,6 +33,7 @@ LEAVES = {
     "records",
     "resume",
     "config",
+    "constants",
     "data",
     "diagnosis",
     "draws",
@@ -62,7 +63,7 @@ LEAVES = {
     "writer",
 }
 NEIGHBOURS = {
-    "training": {"ema", "method", "players"},
+    "training": {"constants", "ema", "method", "players"},
     "players": {"method"},
     "checkpoint": {"checksum", "disk", "folders", "records", "writer"},
     "config": {"specs"},
@@ -81,7 +82,7 @@ NEIGHBOURS = {
 TOP = [{"runs"}, {"commands"}, {"main"}]
 
 LIBRARIES = {"jax", "numpy", "optax"}  # what core and training may import at module level; flax is for models
-COMPUTING = [*CORE, {"training", "players", "ema", "parallel", "optimizers", "checksum", "models"}]
+COMPUTING = [*CORE, {"training", "constants", "players", "ema", "parallel", "optimizers", "checksum", "models"}]
 
 
 def allowed(part):
