@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from diffjax.diagnosis import doctor as doctor
     from diffjax.runs import Trainer as Trainer
     from diffjax.runs import open as open
+    from diffjax.specs import trust as trust
 
 __version__ = "0.1.0"
 
@@ -75,9 +76,15 @@ __all__ = [
     "schedules",
     "theory",
     "training",
+    "trust",
     "types",
 ]
-_HOMES = {"Trainer": "runs", "doctor": "diagnosis", "open": "runs"}  # of the names that are no packages
+_HOMES = {
+    "Trainer": "runs",
+    "doctor": "diagnosis",
+    "open": "runs",
+    "trust": "specs",
+}  # of the names that are no packages
 
 
 def __getattr__(name: str) -> Any:

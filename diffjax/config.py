@@ -19,11 +19,14 @@ from ml_collections import ConfigDict, config_dict
 from diffjax.host import nearest as nearest
 from diffjax.specs import ConfigError as ConfigError
 from diffjax.specs import build as build
+from diffjax.specs import check_trusted as check_trusted
 from diffjax.specs import is_spec as is_spec
 from diffjax.specs import maker as maker
 from diffjax.specs import member as member
 from diffjax.specs import number
+from diffjax.specs import own_members as own_members
 from diffjax.specs import spec as spec
+from diffjax.specs import trust as trust
 
 Config = Any  # an ml_collections.ConfigDict: its fields have no static types
 
@@ -120,15 +123,26 @@ def load(
     config = complete(config)
     with config.unlocked():
         config.name = file.stem + (f"-{variant}" if variant else "")
-    return overridden(config, overrides)
+    made = overridden(config, overrides)
+    trust(own_members(made))
+    return made
 
 
 def overridden(config: Config, overrides: Iterable[str]) -> Config:
     """Applies overrides "a.b=value" to a config in place, names first, which reset their options; gives it, locked."""
     config.lock()
+    overrides = trusted(overrides)
     for text in sorted(overrides, key=lambda text: ".name=" not in text):
         override(config, text)
     return config
+
+
+def trusted(overrides: Iterable[str]) -> list[str]:
+    """Trusts the code that overrides name, model.name=mypkg.nets:Mine, since somebody has typed them; lists them."""
+    overrides = list(overrides)
+    typed = [text.partition("=")[2] for text in overrides if ".name=" in text]
+    trust(name for name in typed if ":" in name)
+    return overrides
 
 
 def _made(file: Path, variant: str | None) -> Any:

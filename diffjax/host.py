@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import importlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -218,3 +219,26 @@ def thin_axes(x: Any) -> Axes:
     for i, (part,) in enumerate(blocks(x)):
         axes[i * BLOCK : (i + 1) * BLOCK] = centred(part).T @ turn
     return Axes(mean, squares[kept] / (n - 1), axes)
+
+
+def imported(name: str) -> tuple[str, Callable, str]:
+    """Imports somebody's own member, "package.module:Member": (module, the member, its name in there).
+
+    Raises:
+        ValueError: for a name of another form, a module that cannot be imported, or a member that it has not.
+    """
+    module, _, path = name.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), *path.split("."))):
+        raise ValueError(f"Got {name!r} as a name, expected package.module:Member.")
+    try:
+        found: Any = importlib.import_module(module)
+    except Exception as error:  # of the module's own code, too
+        raise ValueError(f"{name} cannot be imported: {type(error).__name__}: {error}.") from error
+    for part in path.split("."):
+        if not hasattr(found, part):
+            names = [n for n, v in vars(found).items() if not n.startswith("_") and callable(v)]
+            raise ValueError(f"{module} has no {path!r}: {nearest(part, names)}.")
+        found = getattr(found, part)
+    if not callable(found):
+        raise ValueError(f"{name} is of type {type(found).__name__}, expected a class or a function.")
+    return module, found, path

@@ -68,6 +68,12 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--out",
         help="sample: the folder for images, default in WORKDIR/samples; eval, likelihood, moments: for results",
     )
+    parser.add_argument(
+        "--trust",
+        default="",
+        metavar="MODULE[,MODULE]",
+        help="code of yours, such as mypkg.nets, that the config of a workdir may name (model.name=mypkg.nets:Mine)",
+    )
     known, rest = parser.parse_known_args(_join(argv))
     overrides = [arg.removeprefix("--config.") for arg in rest if arg.startswith("--config.")]
     unknown = [arg for arg in rest if not arg.startswith("--config.")]
@@ -124,7 +130,7 @@ def main(argv: Sequence[str] | None = None, process: bool = False) -> int:
 
 def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
     from diffjax import diagnosis, programs
-    from diffjax.config import ConfigError
+    from diffjax.config import ConfigError, trust
     from diffjax.runs import load
     from diffjax.training import NonFiniteError
 
@@ -133,6 +139,7 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
         if not flags.config and (overrides or made) and not flags.workdir:
             raise ConfigError(f"--mode={flags.mode} needs --config, such as --config=configs/vpsde.py.")
         source = flags.config or (f"{flags.workdir}/config.json" if made else None)
+        trust(flags.trust.split(","))
         config = load(source, overrides) if source else None
         if made and (flags.sampler or flags.nfe is not None or flags.step is not None):
             raise ConfigError(

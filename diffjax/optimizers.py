@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
+from diffjax import host
 from diffjax.host import closest
 from diffjax.types import PyTree
 
@@ -61,7 +62,8 @@ def build_optimizer(spec: Mapping[str, Any], total_steps: int) -> tuple[optax.Gr
     """Builds the optimizer of a specification, and its learning rate as a function of the updates applied so far.
 
     Args:
-        spec: `name`, an optimizer of optax ("adamw", "lion", "contrib.muon", ...), and `learning_rate`, the peak.
+        spec: `name`, an optimizer of optax ("adamw", "lion", "contrib.muon", ...) or one's own ("mypkg.rules:mine", a
+            function of `learning_rate`), and `learning_rate`, the peak.
             Optional: `schedule`, a name of SCHEDULES ("constant"), with its `final` or `decay_start`; `warmup_steps`
             (0); `plans` of a run whose rate was changed (`resume`), each of them these entries, the updates that it
             `begins` and `ends` at, and the one `until` which it holds, None in the last; `clip_norm`, the global L2
@@ -79,7 +81,7 @@ def build_optimizer(spec: Mapping[str, Any], total_steps: int) -> tuple[optax.Gr
             f"The optimizer's specification lacks {', '.join(missing)}; it has {', '.join(map(str, spec))}."
         )
     name, clip_norm, mask_1d = spec.pop("name"), spec.pop("clip_norm", None), spec.pop("mask_1d", False)
-    make = _lookup("optimizer", name, _optimizers())
+    make = host.imported(name)[1] if ":" in name else _lookup("optimizer", name, _optimizers())
     schedule = _schedule(spec, total_steps)
     allowed = inspect.signature(make).parameters
     if unknown := [key for key in spec if key not in allowed]:

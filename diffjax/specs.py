@@ -3,12 +3,13 @@
     build(samplers, {"name": "ancestral.ddim", "eta": 1.0}, schedule) == samplers.ancestral.ddim(schedule, eta=1.0)
 
 The module may be left out where one member alone has the name ("ddim"), the member where it is the module's only one
-("heun", for "heun.edm").
+("heun", for "heun.edm"). A member of one's own is named by its path, {"name": "mypkg.nets:Mine", "width": 64}: code
+that is imported and called, and so only on the word of whoever runs this process (`trust`), never on that of a file.
 """
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -90,6 +91,11 @@ def member(namespace: Any, spec: Mapping[str, Any]) -> tuple[str, Callable, str,
         raise ConfigError(
             f"A spec for {title} needs a 'name'; got {dict(spec)}; {title}: {nearest('', _public(namespace))}."
         )
+    if ":" in str(keywords["name"]):
+        try:
+            return *host.imported(str(keywords.pop("name"))), keywords
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     path, make = in_full(namespace, str(keywords.pop("name"))), namespace
     for part in path.split("."):
         if part.startswith("_") or part not in _public(make):
@@ -99,6 +105,38 @@ def member(namespace: Any, spec: Mapping[str, Any]) -> tuple[str, Callable, str,
     if not callable(make):
         raise ConfigError(f"{title}.{path} is a module, name one of its members: {nearest('', _public(make))}.")
     return title, make, path, keywords
+
+
+_TRUSTED: set[str] = set()
+
+
+def trust(names: Iterable[str]) -> None:
+    """Trusts code named by whoever runs this process: "package.module:Member", or all that is in "package.module"."""
+    _TRUSTED.update(name for name in names if name)
+
+
+def check_trusted(config: Mapping[str, Any], source: str) -> None:
+    """Refuses a config, read from a file, that names somebody's own code which is not trusted.
+
+    Raises:
+        ConfigError: naming it, and how to trust it.
+    """
+    for name in own_members(config):
+        module = name.partition(":")[0]
+        if not {name, module} & _TRUSTED:
+            raise ConfigError(
+                f"{source} names code to be imported and called, {name}; if you know it, say --trust={module}, "
+                f"or in Python diffjax.trust({module!r})."
+            )
+
+
+def own_members(config: Any) -> Iterator[str]:
+    """Lists somebody's own members that a config names, in all its groups."""
+    if hasattr(config, "keys"):
+        if isinstance(config.get("name"), str) and ":" in config["name"]:
+            yield config["name"]
+        for key in config:
+            yield from own_members(config[key])
 
 
 def in_full(namespace: Any, name: str) -> str:

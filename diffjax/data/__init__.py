@@ -1,6 +1,7 @@
 """Data sets by name, and batches addressed by (seed, step)."""
 
-from diffjax.data.batches import Batches, batch_at
+from diffjax.data.batches import Batches as Batches
+from diffjax.data.batches import batch_at as batch_at
 from diffjax.data.digits import digits
 from diffjax.data.folder import folder
 from diffjax.data.given import asked as asked
@@ -18,8 +19,10 @@ from diffjax.data.names import numbered as numbered
 from diffjax.data.npz import npz
 from diffjax.data.pairs import pairs
 from diffjax.data.photos import photos
-from diffjax.data.records import Records
-from diffjax.data.source import Arrays, Dataset, Source
+from diffjax.data.records import Records as Records
+from diffjax.data.source import Arrays as Arrays
+from diffjax.data.source import Dataset as Dataset
+from diffjax.data.source import Source as Source
 from diffjax.data.source import arrays as arrays
 from diffjax.data.source import blank as blank
 from diffjax.data.source import fitting as fitting
@@ -33,12 +36,6 @@ from diffjax.data.units import standardize as standardize
 from diffjax.data.units import undone as undone
 
 __all__ = [
-    "Arrays",
-    "Batches",
-    "Dataset",
-    "Records",
-    "Source",
-    "batch_at",
     "checkerboard",
     "digits",
     "eight_gaussians",
@@ -52,4 +49,4 @@ __all__ = [
     "swiss_roll",
     "tfds",
     "tokens",
-]
+]  # what a config may name

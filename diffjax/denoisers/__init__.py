@@ -1,28 +1,18 @@
 """What is known of p(x_0 | x_t): networks, and functions of denoisers."""
 
-from diffjax.denoisers import guidance, inverse, moments, optimal, similarity, variance
+from diffjax.denoisers import guidance as guidance
+from diffjax.denoisers import inverse as inverse
+from diffjax.denoisers import moments as moments
+from diffjax.denoisers import optimal as optimal
+from diffjax.denoisers import similarity as similarity
+from diffjax.denoisers import variance as variance
 from diffjax.denoisers.bridge import DDBM
 from diffjax.denoisers.classifier import Classifier as Classifier
 from diffjax.denoisers.classifier import cross_entropy as cross_entropy
-from diffjax.denoisers.clipping import clipped
+from diffjax.denoisers.clipping import clipped as clipped
 from diffjax.denoisers.coordinates import run_on as run_on
 from diffjax.denoisers.flow import flow as flow
-from diffjax.denoisers.targets import EDM, X0, Eps, Score, V, Velocity, denoiser
+from diffjax.denoisers.targets import EDM, X0, Eps, Score, V, Velocity
+from diffjax.denoisers.targets import denoiser as denoiser
 
-__all__ = [
-    "DDBM",
-    "EDM",
-    "X0",
-    "Eps",
-    "Score",
-    "V",
-    "Velocity",
-    "clipped",
-    "denoiser",
-    "guidance",
-    "inverse",
-    "moments",
-    "optimal",
-    "similarity",
-    "variance",
-]
+__all__ = ["DDBM", "EDM", "X0", "Eps", "Score", "V", "Velocity"]  # what a config may name

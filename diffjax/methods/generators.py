@@ -35,6 +35,8 @@ from diffjax.method import Example, Keys, Method, Turn, per_example
 from diffjax.methods import shapes
 from diffjax.types import Array, Key, PyTree
 
+__all__ = ["monoflow"]  # what a config may name
+
 H: dict[str, Callable] = {
     "forward_kl": jnp.exp,
     "gan": jax.nn.log_sigmoid,

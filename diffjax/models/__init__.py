@@ -1,25 +1,18 @@
 """Networks F(x, c, given): linen modules for one example, and what turns anything into a pure (init, apply) pair."""
 
-from diffjax.models.adapters import from_function, from_nnx, from_pytree
+from diffjax.models.adapters import from_function as from_function
+from diffjax.models.adapters import from_nnx as from_nnx
+from diffjax.models.adapters import from_pytree as from_pytree
 from diffjax.models.adapters import of as of
 from diffjax.models.classifier import Classifier as Classifier
 from diffjax.models.mlp import MLP
-from diffjax.models.network import Network, format_table, init, network, parameter_table
+from diffjax.models.network import Network as Network
+from diffjax.models.network import format_table as format_table
+from diffjax.models.network import init as init
+from diffjax.models.network import network as network
+from diffjax.models.network import parameter_table as parameter_table
 from diffjax.models.perceptron import Perceptron
 from diffjax.models.tokens import TokenMLP
 from diffjax.models.unet import UNet
 
-__all__ = [
-    "MLP",
-    "Network",
-    "Perceptron",
-    "TokenMLP",
-    "UNet",
-    "format_table",
-    "from_function",
-    "from_nnx",
-    "from_pytree",
-    "init",
-    "network",
-    "parameter_table",
-]
+__all__ = ["MLP", "Perceptron", "TokenMLP", "UNet"]  # what a config may name

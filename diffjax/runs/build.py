@@ -107,6 +107,7 @@ PARTS = {
 def load(path: str, overrides: Any = ()) -> Config:
     """Reads a config file (`config.load`), or a run's config.json, complete: all that can be overridden is there."""
     if path.endswith(".json"):
+        overrides = configs.trusted(overrides)
         config = files.read(Path(path))
         if "objects" in config:
             raise ConfigError(OBJECTS)
@@ -159,6 +160,7 @@ def build_run(config: Config) -> Built:
     """
     if "objects" in config:
         raise ConfigError(OBJECTS)
+    configs.trust(configs.own_members(config))  # those of a file were looked at when it was read
     try:
         return _build(complete(config).lock())
     except (ValueError, FileNotFoundError) as error:

@@ -25,7 +25,7 @@ import jax
 
 from diffjax import diagnosis, disk, lock, logs, resume
 from diffjax.checkpoint import Checkpoints, Info
-from diffjax.config import Config, ConfigError, from_json, to_json
+from diffjax.config import Config, ConfigError, check_trusted, from_json, to_json
 from diffjax.environment import environment
 
 FORMAT = 1  # of a workdir, in its config.json; 0, where none is said: config.json, checkpoints and metrics are as now
@@ -180,7 +180,9 @@ def _config(found: dict[str, Any], name: str) -> Config:
         raise ConfigError(
             f"{name} has format {number!r}, expected at most {FORMAT}: it is of a newer diffjax, take that one."
         )
-    return from_json(json.dumps(found), name)
+    config = from_json(json.dumps(found), name)
+    check_trusted(config, name)
+    return config
 
 
 def cut_metrics(workdir: Path, step: int, every: int | None = None) -> list[str]:
