@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
-from diffjax import disk, records
+from diffjax import activity, disk, records
 from diffjax.checksum import checksums
 from diffjax.folders import Folders
 from diffjax.types import PyTree
@@ -240,6 +240,7 @@ class Checkpoints:
     def _failure(self, step: int) -> str:
         return f"step {step} was not saved in {self.directory}"
 
+    @activity.doing("reading checkpoints")
     def restore(self, target: PyTree, step: int | None = None) -> Restored | None:
         """Restores the newest step that is complete and verified, or the given one.
 

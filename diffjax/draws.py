@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax import parallel
+from diffjax import activity, parallel
 from diffjax.method import Method
 from diffjax.types import PyTree
 
@@ -30,6 +30,7 @@ def drawer(
 
     def draw(params: PyTree, seeds: Iterable[int], given: dict) -> Any:
         keys = jax.vmap(jax.random.key)(np.asarray(list(seeds), np.uint32))
-        return chunked((params, request), (keys, given))
+        with activity.doing(f"drawing {len(keys)} samples"):
+            return chunked((params, request), (keys, given))
 
     return draw

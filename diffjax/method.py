@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from diffjax import activity
 from diffjax.types import Array, Key, Prepare, PyTree
 
 
@@ -109,7 +110,8 @@ def attempt(name: str, make: Callable[[], list[Section]]) -> list[Section]:
     What fails for another reason than its input, memory or disk is shown with its trace on stderr.
     """
     try:
-        return make()
+        with activity.doing(f"making {name}"):
+            return make()
     except Exception as error:
         if not isinstance(error, ValueError | MemoryError | OSError):
             traceback.print_exc()

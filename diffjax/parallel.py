@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from diffjax import activity
 from diffjax.types import Array, PyTree, T
 
 AXIS = "data"  # the mesh axis that batches are split over, and pmap's axis_name
@@ -132,13 +133,15 @@ def _jit(step: Callable, mesh: Mesh, donated: tuple[int, ...], leading: int) -> 
     made: list[tuple[Callable, PyTree]] = []
 
     def run(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
-        if not made:  # the numbers of a step are found when it is traced
+        if made:
+            compiled, numbers = made[0]
+            return compiled(numbers, state, batch)
+        with activity.doing("compiling the training step"):  # its numbers are found when it is traced
             lifted, numbers = step.lift(state, batch)
             donate, shardings = tuple(place + 1 for place in donated), (everywhere, everywhere, split)
             compiled = jax.jit(lifted, donate_argnums=donate, in_shardings=shardings, out_shardings=everywhere)
             made.append((compiled, replicate(mesh, numbers)))
-        compiled, numbers = made[0]
-        return compiled(numbers, state, batch)
+            return compiled(made[0][1], state, batch)
 
     return run
 

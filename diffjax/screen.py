@@ -9,9 +9,12 @@ import contextlib
 import errno
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from diffjax import activity
 
 PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN)  # after these the next line may go through again
 
@@ -27,6 +30,7 @@ class Screen:
         self._stream = Path(os.devnull).open("w") if stream is None else stream  # noqa: SIM115
         self._own, self._gone = stream is None, False
         self.lost: Exception | None = None
+        self.written = time.monotonic()  # when it last was
 
     def __getattr__(self, name: str) -> Any:
         if name == "_stream":  # of one that is being copied
@@ -35,6 +39,7 @@ class Screen:
 
     def write(self, text: str) -> int:
         """Writes text, or drops it; characters that the stream has not are written as escapes."""
+        self.written = time.monotonic()
         try:
             self._through("write", text)
         except UnicodeEncodeError:
@@ -96,14 +101,16 @@ def _empty(stream: Any) -> None:
 def guard() -> Iterator[None]:
     """Guards sys.stdout and sys.stderr in a `with` block or a decorated function; puts back what it found.
 
-    Nested ones leave the work to the outermost.
+    Nested ones leave the work to the outermost. Where it is silent for long, a line says why (`activity`).
     """
     mine = {name: Screen(found) for name in _NAMES if not isinstance(found := getattr(sys, name), Screen)}
     before = {name: getattr(sys, name) for name in mine}
     for name, screen in mine.items():
         setattr(sys, name, screen)
+    last = lambda: max(screen.written for screen in mine.values())
     try:
-        yield
+        with activity.watched(last) if mine else contextlib.nullcontext():
+            yield
     finally:
         for name, screen in mine.items():
             if getattr(sys, name) is screen:

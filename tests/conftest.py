@@ -7,6 +7,7 @@ import signal
 import compiled
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("DIFFJAX_SILENCE", "off")  # what is said after some seconds is no part of what tests read
 os.environ["XLA_FLAGS"] = compiled.xla_flags(*compiled.flags())  # before the first program: XLA reads them once
 
 import jax

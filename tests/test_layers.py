@@ -12,7 +12,7 @@ ROOT = Path(diffjax.__file__).parent
 
 # From the ground up; a part may import its own files and any layer below. grids are made of schedules.
 CORE = [
-    {"types", "host"},
+    {"types", "host", "activity"},
     {"members"},
     {"method", "roots"},
     {"tabulated"},
@@ -93,7 +93,7 @@ def allowed(part):
             return below | {part}
         below |= layer
     if part in LEAVES:
-        return {"types", "host", part} | NEIGHBOURS.get(part, set())
+        return {"types", "host", "activity", part} | NEIGHBOURS.get(part, set())
     for layer in TOP:
         below |= LEAVES | layer
         if part in layer:

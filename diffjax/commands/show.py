@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
+from diffjax import activity, models, samplers, training
 from diffjax import data as sources
-from diffjax import models, samplers, training
 from diffjax.config import Config, to_json
 from diffjax.method import Example
 from diffjax.runs.build import Built, build_run
@@ -57,7 +57,8 @@ def _batch(built: Built) -> Example:
 
 def _step_costs(built: Built, state: Any) -> dict[str, Any]:
     step = training.make_step(built.method, built.optimizer, built.ema, accumulate=built.settings.accumulate)
-    compiled = jax.jit(step, donate_argnums=0).lower(state, _batch(built)).compile()
+    with activity.doing("compiling a training step"):
+        compiled = jax.jit(step, donate_argnums=0).lower(state, _batch(built)).compile()
     memory = compiled.memory_analysis()
     return {
         "flops": (compiled.cost_analysis() or {}).get("flops", float("nan")),

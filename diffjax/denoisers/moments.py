@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import members
+from diffjax import activity, members
 from diffjax.calculus import amplitudes, flow_only
 from diffjax.types import Array, Denoiser, Key, Process
 
@@ -36,6 +36,7 @@ class SecondMoments(NamedTuple):
     spread: np.ndarray
 
 
+@activity.doing("measuring moments")
 def measure(
     denoise: Callable[[Any], Denoiser], process: Process, key: Key, examples: Any, ts: Any, batch: int = 256
 ) -> SecondMoments:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import denoisers, likelihood, samplers
+from diffjax import activity, denoisers, likelihood, samplers
 from diffjax.calculus import amplitudes
 from diffjax.likelihood import dequantise
 from diffjax.method import Example
@@ -34,6 +34,7 @@ class Flow(NamedTuple):
     decode: jax.tree_util.Partial
 
 
+@activity.doing("measuring the likelihood")
 def measure(run: Any, of: Denoising, most: int = bound.MOST) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Measures held-out data, and as much training data, its floor: (numbers, latents x_T / sigma_T by part).
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from diffjax import activity
 from diffjax.method import Drawn, Section, attempt, left_out
 from diffjax.metrics import digits, gate, neighbours, wasserstein
 
@@ -22,6 +23,7 @@ NEEDS = {  # metrics between as many samples as examples: the fewest of each
 }
 
 
+@activity.doing("judging samples")
 def judged(drawn: Drawn, dataset: Any) -> list[Section]:
     """Judges samples as their data set says; those that are not finite are counted, named, and judged no further.
 

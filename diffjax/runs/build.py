@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from diffjax import (
+    activity,
     calculus,
     data,
     denoisers,
@@ -152,6 +153,7 @@ def drawn_by(name: str, part: Any) -> Any:
     return part
 
 
+@activity.doing("reading the config and the data it names")
 def build_run(config: Config) -> Built:
     """Builds what the config names, in an order that reports a slip of the pen before any data is read.
 

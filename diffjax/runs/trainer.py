@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from diffjax import activity, host, parallel, programs, replay, resume, screen, snapshots, training
 from diffjax import data as sources
 from diffjax import ema as averages
-from diffjax import host, parallel, programs, replay, resume, screen, snapshots, training
 from diffjax import ledger as ledgers
 from diffjax.config import Config, ConfigError, build, is_spec
 from diffjax.data.batches import order_at, stack_at
@@ -162,7 +162,8 @@ class Trainer:
             )
         words = self.built.config.to_dict() if self.built.config is not None else {}
         log = Log(self.workdir, last, self.step, self.settings.loggers, words)
-        with self.ledger.of("rest"), install_stop_handler() as stop, log:
+        doing = activity.doing(lambda: f"training, step {self.step} of {last}")
+        with self.ledger.of("rest"), install_stop_handler() as stop, log, doing:
             idle = resume.remarks(self.built.learning_rate, self.step - self.account.skipped, last - self.step)
             for line in [*checks.remarks(self.method, self.data), *idle]:
                 log.say(line)
@@ -208,6 +209,7 @@ class Trainer:
             self.account.write("done", **{"step": self.step, **results})
         return results
 
+    @activity.doing("making the step again")
     def replay(self, step: int) -> list[str]:
         """Says, a line each, what is the first value of a training step that is not finite (`diffjax.replay`).
 
