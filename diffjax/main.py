@@ -69,6 +69,11 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         help="sample: the folder for images, default in WORKDIR/samples; eval, likelihood, moments: for results",
     )
     parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="write a trace that a browser opens, WORKDIR/profile/MODE.json.gz: train: of ten steps; else of all of it",
+    )
+    parser.add_argument(
         "--trust",
         default="",
         metavar="MODULE[,MODULE]",
@@ -129,7 +134,7 @@ def main(argv: Sequence[str] | None = None, process: bool = False) -> int:
 
 
 def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
-    from diffjax import diagnosis, programs
+    from diffjax import diagnosis, profiling, programs
     from diffjax.config import ConfigError, trust
     from diffjax.runs import load
     from diffjax.training import NonFiniteError
@@ -153,7 +158,14 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
         for line in programs.keep():
             print(line, file=sys.stderr)
         diagnosis.doctor()
-        status = command.main(config, overrides, flags) or 0
+        if flags.profile and flags.mode == "show":
+            raise ConfigError("--mode=show runs nothing that --profile could trace: leave it out.")
+        whole = flags.profile and flags.mode != "train"  # whose steps the command itself traces
+        traced = (
+            profiling.traced(profiling.place(flags.workdir or "", flags.mode)) if whole else contextlib.nullcontext()
+        )
+        with traced:
+            status = command.main(config, overrides, flags) or 0
         if flags.mode == "show" and (lost := screen.lost()):  # whose text is all that it makes
             print(f"error: stdout cannot be written: {lost}", file=sys.stderr)
             return 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from diffjax import finetune, runs
+from diffjax import finetune, profiling, runs
 from diffjax.config import Config, ConfigError, nearest
 from diffjax.ledger import Ledger
 from diffjax.metrics import judges
@@ -28,7 +28,8 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> int:
     """
     assert config is not None
     try:
-        return judges.status(run(config, flags.workdir, flags.began, lambda folder: setattr(flags, "workdir", folder)))
+        named = lambda folder: setattr(flags, "workdir", folder)
+        return judges.status(run(config, flags.workdir, flags.began, named, flags.profile))
     except runs.Stopped as stopped:
         return 128 + stopped.signal
     except FixedError as error:
@@ -40,6 +41,7 @@ def run(
     workdir: str | Path | None = None,
     began: float | None = None,
     named: Callable[[Path], Any] = lambda workdir: None,
+    profile: bool = False,
 ) -> dict[str, Any]:
     """Trains to the end, from scratch or from the newest good checkpoint in `workdir`.
 
@@ -49,6 +51,7 @@ def run(
             (`resume`) as this config says.
         began: `time.monotonic()` when the process did, for results.json; default now.
         named: called with the workdir before training.
+        profile: whether some steps are traced into profile/train.json.gz (`profiling`).
 
     Returns:
         What results.json holds: status "done", skipped steps, time, command, commit, device, and the metrics.
@@ -63,7 +66,8 @@ def run(
     first, place = starting(built), contextlib.nullcontext(Path(workdir)) if workdir else files.fresh(built.config)
     with place as folder, runs.Trainer(**built._asdict(), **first, workdir=folder, ledger=clock) as trainer:
         named(folder)
-        trainer.train()
+        with profiling.steps(trainer, profiling.place(folder, "train")) if profile else contextlib.nullcontext():
+            trainer.train()
         trainer.report()
         return trainer.account.found
 
