@@ -1,5 +1,6 @@
 """Examples that stay in files, read by Grain's threads when they are gathered."""
 
+import importlib.util
 from collections.abc import Callable
 from contextlib import closing
 
@@ -14,6 +15,15 @@ PER_READ = 16  # records that one thread takes at a time
 IN_MEMORY = 4 * 2**30  # bytes: sets up to this size are loaded, larger ones stay in their files
 
 
+def check_readers(*packages: str) -> None:
+    """Raises a ValueError, which says how to get what reads records, where a package is not installed."""
+    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+        raise ValueError(
+            f"Examples that stay in files are read by {', '.join(packages)}, of which {', '.join(missing)} is not "
+            "installed: pip install 'diffjax[records]'."
+        )
+
+
 class Records:
     """A source over `read`, which takes indices (b,) to {"x", "y": (b, ...) uint8 or floating, "label": (b,) integers}.
 
@@ -25,6 +35,7 @@ class Records:
     def __init__(
         self, count: int, read: Callable[[np.ndarray], Columns], threads: int = 16, labels: np.ndarray | None = None
     ):
+        check_readers("grain")
         if count < 1:
             raise ValueError("The data set holds no example.")
         self.count, self.read, self.threads, self.labels = count, read, threads, labels

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from diffjax.data import images, tfds_metadata
-from diffjax.data.records import IN_MEMORY, Columns, Records
+from diffjax.data.records import IN_MEMORY, Columns, Records, check_readers
 from diffjax.data.source import Dataset, check_flip, fingerprint
 from diffjax.data.source import in_memory as arrays
 from diffjax.host import nearest
@@ -98,6 +98,7 @@ def find(dataset: str, root: Path) -> Path:
 
 
 def _builder(folder: Path, dataset: str) -> Any:
+    check_readers("grain", "array_record", "importlib_resources")
     import tensorflow_datasets
     from google.protobuf.json_format import ParseError
 
