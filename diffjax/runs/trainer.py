@@ -113,8 +113,8 @@ class Trainer:
         axis = parallel.AXIS if settings.backend == "pmap" else None
         log = {"learning_rate": learning_rate, "time_bins": settings.time_bins}
         options = {**log, "axis_name": axis, "accumulate": settings.accumulate}
-        step = training.make_steps(training.make_step(method, optimizer, emas, **options))
-        self.steps = parallel.compile_step(step, settings.backend, self.mesh, leading=1)
+        self.plain = training.make_steps(training.make_step(method, optimizer, emas, **options))
+        self.steps = parallel.compile_step(self.plain, settings.backend, self.mesh, leading=1)
         self.step, self.window, self.loss, self.checkpoints, self.lock = 0, [], None, None, None
         if self.workdir is not None:
             if config is None:
@@ -294,23 +294,16 @@ class Trainer:
         devices = f"{self.mesh.size} x {self.mesh.devices.flat[0].device_kind} ({self.settings.backend})"
         return f"{where}, {parameters:,} parameters, {devices}"
 
+    def batches(self) -> sources.Batches:
+        """Opens the batches of the steps to come, put on the devices."""
+        settings, put = self.settings, partial(parallel.shard_batch, self.mesh, leading=1)
+        start = self.data.train, settings.batch_size * len(self.method.turns), settings.seed, self.step
+        return sources.Batches(*start, steps_per_dispatch=settings.steps_per_dispatch, flip=self.data.flip, put=put)
+
     def _train(self, log: Log, stop: Stop, last: int) -> bool:
         """True at the last step, False if asked to stop."""
-        settings = self.settings
-        put = lambda batch: parallel.shard_batch(self.mesh, batch, leading=1)
-        batches = sources.Batches(
-            self.data.train,
-            settings.batch_size * len(self.method.turns),
-            settings.seed,
-            self.step,
-            steps_per_dispatch=settings.steps_per_dispatch,
-            flip=self.data.flip,
-            put=put,
-        )
-        due = lambda every: self.step % every == 0 or self.step == last
-        ledger, clock = self.ledger, self.ledger.clock
-        began, compiled = time.monotonic(), clock.seconds
-        with batches:
+        ledger, self._pace = self.ledger, (time.monotonic(), self.ledger.clock.seconds)
+        with self.batches() as batches:
             source = iter(batches)
             while self.step < last:
                 if self.lock is not None:
@@ -319,21 +312,27 @@ class Trainer:
                     batch = next(source)
                 with ledger.of("step"):
                     self.state, metrics = self.steps(self.state, batch)
-                    self.step += settings.steps_per_dispatch
-                    self.window.append(metrics)
-                    if due(settings.log_every):
-                        self._log(log, began, clock.seconds - compiled)
-                        began, compiled = time.monotonic(), clock.seconds
-                paused = time.monotonic(), clock.seconds
-                stopping = bool(stop)  # read once: a signal may come between two looks
-                if self.workdir is not None:
-                    self._keep(due, stopping)
-                began += time.monotonic() - paused[0]  # step/s and compile_s are of training alone
-                compiled += clock.seconds - paused[1]
-                self.account.running(self.step)
-                if stopping:
+                if self.arrive(metrics, log, last, stop):
                     return False
         return True
+
+    def arrive(self, metrics: training.Metrics, log: Log, last: int, stop: Stop | bool) -> bool:
+        """Counts a dispatch of these metrics; logs, samples, saves what is due; tells whether training is to stop."""
+        clock, (began, compiled) = self.ledger.clock, self._pace
+        due = lambda every: self.step % every == 0 or self.step == last
+        with self.ledger.of("step"):
+            self.step += self.settings.steps_per_dispatch
+            self.window.append(metrics)
+            if due(self.settings.log_every):
+                self._log(log, began, clock.seconds - compiled)
+                began, compiled = time.monotonic(), clock.seconds
+        paused = time.monotonic(), clock.seconds
+        stopping = bool(stop)  # read once: a signal may come between two looks
+        if self.workdir is not None:
+            self._keep(due, stopping)
+        self._pace = began + time.monotonic() - paused[0], compiled + clock.seconds - paused[1]  # of training alone
+        self.account.running(self.step)
+        return stopping
 
     def _keep(self, due: Callable[[int], bool], stopping: bool) -> None:
         settings, workdir = self.settings, self.workdir
