@@ -48,7 +48,9 @@ LEAVES = {
     "logs",
     "metrics",
     "models",
+    "notebook",
     "optimizers",
+    "page",
     "parallel",
     "players",
     "plots",
@@ -58,6 +60,7 @@ LEAVES = {
     "signals",
     "snapshots",
     "specs",
+    "summary",
     "training",
     "writer",
 }
@@ -77,6 +80,8 @@ NEIGHBOURS = {
     "logs": {"config", "disk"},
     "data": {"disk", "members", "method", "metrics"},
     "metrics": {"method"},
+    "page": {"disk"},
+    "summary": {"data", "disk", "environment", "ledger", "method"},
 }  # parts of one thing, in two files
 TOP = [{"runs"}, {"commands"}, {"main"}]
 
