@@ -121,7 +121,8 @@ def _distance(metrics: dict[str, Any]) -> str:
 def _times(value: float, other: float) -> str:
     """How a distance compares with another, in words and a number."""
     if not value > 0 or not other > 0 or 0.95 < value / other < 1.05:
-        return "as much as" if value >= other else "less than"
+        near = other > 0 and value > 0
+        return "as much as" if near or value == other else "more than" if value > other else "less than"
     ratio = max(value, other) / min(value, other)
     return f"{f'{ratio:.2f}' if ratio < 5 else f'{ratio:.0f}'} times {'as much as' if value > other else 'less than'}"
 
