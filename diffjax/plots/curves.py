@@ -84,11 +84,17 @@ def lines(
         accent: names of the lines that are looked at; the others are grey.
         words: of every panel's axes, such as xlabel and yscale.
     """
+    from matplotlib.ticker import NullLocator
+
     drawing, found = _panels(len(panels), columns, gap=9.5 * max(len(name) for p in panels.values() for name in p) / 2)
     for axes, (title, named) in zip(found, panels.items()):
         axes.set(**words)
         _title(drawing, axes, title)
-        style.name_ends(axes, _drawn(axes, named, accent))
+        ends, places = _drawn(axes, named, accent), sorted({float(x) for xs, _ in named.values() for x in xs})
+        if len(places) <= 8:
+            axes.set_xticks(places, [f"{x:g}" for x in places])
+            axes.xaxis.set_minor_locator(NullLocator())
+        style.name_ends(axes, ends)
     style.save(drawing, path)
 
 

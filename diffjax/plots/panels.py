@@ -154,7 +154,7 @@ def _panel(
     shape = pictures(images[:1]).shape[1:]
     fits = max(room // (shape[1] + 1), 1)
     if classes is not None and labels is not None:
-        columns = min(PER_CLASS, fits)
+        columns = min(cells[1] or PER_CLASS, fits)
         at, places = _by_class(np.asarray(labels), classes, columns)
         board = tile(images[at], columns, places=places)
     else:
