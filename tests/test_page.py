@@ -121,6 +121,7 @@ def test_text_is_never_markup(where, hostile, tmp_path):
     """Only our tags, with none but our attributes; what names a file outside the folder, or no PNG, brings nothing."""
     (tmp_path / "run" / "figures").mkdir(parents=True)
     Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "secret.png")
+    Image.fromarray(np.ones((2, 2), np.uint8)).save(tmp_path / "run" / "figures" / "a.png")
     (tmp_path / "run" / "figures" / "text.png").write_text("a secret that is no picture")
     text = page.page(where.replace("{}", hostile), tmp_path / "run")
     read = Reader(text)

@@ -106,7 +106,7 @@ def test_the_classes_that_have_a_row(labels, rows):
 
 def test_names_of_classes_are_text_whatever_they_hold(tmp_path):
     """Dollars, which matplotlib takes for mathematics, line ends, characters that no font has, hundreds of them."""
-    names = ["$x^", "a\nb", "\u4e94\U0001f408", "n" * 300]
+    names = ["$x^$", "a\nb", "\u4e94\U0001f408", "n" * 300]
     labels = {"samples": np.arange(4)}
     plots.samples(tmp_path / "a.png", {"samples": units(GREY[:4])}, labels=labels, names=names)
     assert read(tmp_path / "a.png").shape[1] <= style.WIDTH

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from diffjax import data, denoisers, methods, models, notebook, processes, runs, schedules, summary
+from diffjax import data, denoisers, methods, models, notebook, processes, runs, samplers, schedules, summary
 from diffjax.method import Drawn
 from diffjax.methods import evaluation
 from diffjax.runs import report
@@ -146,6 +146,10 @@ def test_the_command_is_that_which_was_typed():
         (METHOD, 40),
         (METHOD.parts._replace(grid=lambda s: np.array([1.0, 0.5, 0.25, 0.0])).method(), 3),
         (METHOD._replace(plan=methods.shapes.plan), 1),
+        (
+            METHOD.parts._replace(sampler=samplers.ode.probability_flow, grid=lambda s: np.array([1.0, 0.1])).method(),
+            None,
+        ),
         (METHOD._replace(plan=lambda shape, trace=None: ()), None),
     ],
 )
