@@ -140,6 +140,9 @@ def test_the_command_is_that_which_was_typed():
     assert summary._command("train.py --x") == "train.py --x"
 
 
+ADAPTIVE = dict(sampler=samplers.ode.probability_flow, grid=lambda schedule: np.array([1.0, 0.1]))
+
+
 @pytest.mark.parametrize(
     ("method", "nfe"),
     [
