@@ -131,7 +131,7 @@ def test_text_is_never_markup(where, hostile, tmp_path):
         assert set(attributes) <= allowed.get(tag, set())
         assert attributes.get("src", "data:image/png;base64,").startswith("data:image/png;base64,")
     for content in ((tmp_path / "secret.png").read_bytes(), b"a secret"):
-        assert base64.b64encode(content).decode()[:10] not in text
+        assert base64.b64encode(content).decode() not in text
 
 
 def test_entities_stay_as_they_were_written():

@@ -20,6 +20,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -32,6 +33,10 @@ import jax
 import numpy as np
 
 from diffjax import runs
+
+FREE = re.compile(
+    r"^\| (?:command|minutes, until this report) \|.*\n", re.MULTILINE
+)  # of a report: what runs may differ in
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, EVERY = 160, 20
@@ -141,7 +146,7 @@ def contents(workdir: Path) -> dict[str, object]:
         "metrics": [read(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()],
         "results": read((workdir / "results.json").read_text()),
         "eval.json": (workdir / "eval.json").read_bytes(),
-        "report.md": (workdir / "report.md").read_text().partition("\n## Time\n")[0],
+        "report.md": FREE.sub("", (workdir / "report.md").read_text().partition("\n## Time\n")[0]),
         **{f"samples/{path.name}": path.read_bytes() for path in sorted((workdir / "samples").glob("*.png"))},
         "samples": run.draw(16).tobytes(),
     }
