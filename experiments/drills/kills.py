@@ -34,9 +34,6 @@ import numpy as np
 
 from diffjax import runs
 
-    r"^\| (?:command|minutes, until this report) \|.*\n", re.MULTILINE
-)  # of a report: what runs may differ in
-
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, EVERY = 160, 20
 FIELDS = {
