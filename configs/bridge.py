@@ -13,7 +13,7 @@ Then, of the same run, DDBM's own sampler (119 evaluations), or another eta or o
 
 The target's numbers are the second moments of the training pairs (`DDBM.measured`). Other fields: configs/vpsde.py.
 `experiments/bridges/compare.py` compares the samplers on such a run, `exact.py` where the denoiser is known;
-docs/results.md has the latter's table.
+experiments/bridges/README.md has their tables.
 """
 
 from ml_collections import ConfigDict

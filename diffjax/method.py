@@ -142,7 +142,7 @@ class Method(NamedTuple):
         turns: what one step does, in order; turn i of n sees the examples i, i + n, ... of the step's batch.
         draw: (params, request, key, given) -> x, for one example whose noise is a function of the key alone.
         plan: (shape of x, trace=None) -> request, a pytree; with a trace, a function of a walk's state, `draw` may give
-            (x, trajectory).
+            (x, trajectory). A request may say how many evaluations of the network one draw takes, as its `nfe`.
         prepare: what happens to the whole batch first; None: nothing.
         learned: memory of `prepare` -> the method by what it has learned; None: nothing is.
         served: the entries of `params` that draw reads: those are averaged and exported; None: all of them.

@@ -14,8 +14,9 @@ import jax
 import pytest
 import run_command
 
-from diffjax import host, parallel, plots
+from diffjax import host, parallel
 from diffjax.methods import evaluation
+from diffjax.plots import style
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -49,7 +50,7 @@ def quick_reports(request):
     with pytest.MonkeyPatch.context() as patch:
         if not getattr(request.module, "WHOLE_REPORTS", False):
             patch.setattr(evaluation, "REPEATS", 2)
-            patch.setattr(plots, "LAYOUT", {"layout": "none", "dpi": 40})
+            patch.setattr(style, "LAYOUT", {"layout": "none", "dpi": 40})
         yield
 
 

@@ -9,9 +9,9 @@ import pytest
 from image_files import fill
 
 from diffjax import config as C
-from diffjax import data, denoisers, methods, models, processes, runs, schedules
+from diffjax import data, denoisers, methods, models, processes, runs, schedules, summary
 from diffjax.main import main
-from diffjax.runs import build_run, report
+from diffjax.runs import build_run
 
 NAMES = ("cat", "dog", "flower")
 
@@ -32,7 +32,7 @@ def run(tmp_path_factory):
 
 def test_the_names_stand_in_the_workdir_and_in_the_report(run):
     assert json.loads((run.workdir / "labels.json").read_text()) == {"0": "cat", "1": "dog", "2": "flower"}
-    text = report.text(run, {"step": 2, "samples": 4}, "", [])
+    text = summary.text(run, {"step": 2, "samples": 4}, "", [])
     assert "held-out examples of x, classes 0 cat, 1 dog, 2 flower (split " in text
 
 

@@ -206,7 +206,7 @@ def own_method(draw, loss=None):
 def a_run(method, dataset):
     """A run of one parameter, 1, that was never trained: 64 samples of an evaluation."""
     averages = types.SimpleNamespace(averages={"0.999": jnp.ones(())})
-    state: Any = types.SimpleNamespace(step=3, skipped=0, ema=averages)
+    state: Any = types.SimpleNamespace(step=3, skipped=0, params=jnp.ones(()), ema=averages)
     return runs.Run(method, dataset, ema.warm_up((0.999,)), runs.Settings(samples=64, chunk=8), state)
 
 

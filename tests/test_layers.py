@@ -49,7 +49,9 @@ LEAVES = {
     "logs",
     "metrics",
     "models",
+    "notebook",
     "optimizers",
+    "page",
     "parallel",
     "players",
     "profiling",
@@ -60,6 +62,7 @@ LEAVES = {
     "signals",
     "snapshots",
     "specs",
+    "summary",
     "training",
     "writer",
 }
@@ -80,6 +83,8 @@ NEIGHBOURS = {
     "logs": {"config", "disk"},
     "data": {"disk", "members", "method", "metrics"},
     "metrics": {"method"},
+    "page": {"disk"},
+    "summary": {"data", "disk", "environment", "ledger", "method"},
 }  # parts of one thing, in two files
 TOP = [{"runs"}, {"commands"}, {"main"}]
 

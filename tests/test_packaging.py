@@ -64,21 +64,12 @@ def test_ci_runs_the_readmes_test_command():
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
 
 
-DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
-def test_no_document_names_a_missing_file(document):
-    for link in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
-        assert link.startswith("http") or (document.parent / link).exists(), link
-
-
 def test_every_file_of_the_table_of_methods_is_there():
     """Files in diffjax/, configs and studies from the root, tests in tests/."""
     rows = re.findall(r"^\| (.+) \| (.+) \| (.+) \| (.+) \|$", (ROOT / "docs" / "methods.md").read_text(), re.MULTILINE)
     assert len(rows) > 50
     ticked = lambda cell: re.findall(r"`([^`]+)`", cell)
-    for _, files, calls, tests in rows[1:]:  # the first is the head
+    for _, files, calls, tests in (row for row in rows if row[1] != "file"):  # each table has a head
         named = [ROOT / "diffjax" / name for name in ticked(files)] + [ROOT / "tests" / name for name in ticked(tests)]
         named += [
             ROOT / name.partition(":")[0] for name in ticked(calls) if name.startswith(("configs/", "experiments/"))

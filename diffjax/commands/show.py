@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from diffjax import activity, models, samplers, training
+from diffjax import activity, models, training
 from diffjax import data as sources
 from diffjax.config import Config, to_json
 from diffjax.method import Example
@@ -23,7 +23,7 @@ def run(config: Config) -> dict[str, Any]:
     """Prints, and returns, a run's costs; memory and FLOPs are XLA's figures for one compiled step on one device."""
     built = build_run(config)
     state, config, data, size = abstract_state(built), built.config, built.data, built.settings.batch_size
-    costs = {**_step_costs(built, state), "nfe": _evaluations(built)}
+    costs = {**_step_costs(built, state), "nfe": getattr(built.method.plan(data.shape), "nfe", None)}
     batch = _batch(built)
     shapes = {name: leaf.shape for name, leaf in {"x": batch.x, **batch.given, **batch.chosen}.items()}
     gflop, mib = costs["flops"] / 1e9, 2.0**-20
@@ -39,12 +39,6 @@ def run(config: Config) -> dict[str, Any]:
     if costs["nfe"] is not None:
         print(f"sampling   {costs['nfe']} evaluations per sample")
     return {"shapes": shapes, **costs}
-
-
-def _evaluations(built: Built) -> int | None:
-    """Model evaluations of a sample, where the request holds a sampler's rows."""
-    walk = getattr(built.method.plan(built.data.shape), "walk", None)
-    return None if walk is None else samplers.nfe(walk)
 
 
 def _batch(built: Built) -> Example:

@@ -73,6 +73,10 @@ class Denoising(NamedTuple):
         branch = lambda given: self.plain_denoiser(params, given, chain)
         return self.guidance(branch, given, self.condition.hidden(given))
 
+    def completed(self, key: Key, given: dict, shape: tuple[int, ...]) -> dict:
+        """Completes what the draw of this key is given with what the process draws for it, such as an endpoint."""
+        return self.process.given(jax.random.fold_in(jax.random.split(key)[0], 1), given, shape)
+
     def check_loss(self, params: PyTree, example: Example) -> None:
         """Traces the loss of one example at a known time; raises a ValueError where the chain has no such step."""
         key, index = jax.random.key(0), jnp.int32(0)
@@ -142,6 +146,11 @@ class Request:
     start: Array
     chain: chains.Chain
     shape: tuple[int, ...] = static()
+
+    @property
+    def nfe(self) -> int | None:
+        """The network's evaluations in one draw; None of an ODE solver, which takes as many as it needs."""
+        return None if hasattr(self.walk.args[0], "rtol") else samplers.nfe(self.walk)
 
 
 def denoising(
@@ -219,7 +228,7 @@ def denoising(
 
     def draw(params: PyTree, request: Request, key: Key, given: dict) -> Any:
         key_prior, key_walk = jax.random.split(key)
-        given = process.given(jax.random.fold_in(key_prior, 1), given, request.shape)
+        given = of.completed(key, given, request.shape)
         denoise = of.guided_denoiser(params, given, request.chain)
         return request.walk(denoise, key_walk, process.prior(key_prior, request.shape, request.start))
 

@@ -5,7 +5,7 @@ whose posterior mean is the best linear denoiser; one noise and one time serve a
 of the noise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from diffjax import analytic
 from diffjax.calculus import amplitudes
-from diffjax.method import Drawn, Example, Figure, Keys, Losses, Section, attempt, per_example, size_of
+from diffjax.method import Drawn, Example, Figure, Keys, Losses, Section, attempt, merged, per_example, size_of
 from diffjax.methods import bound
 from diffjax.types import Array, Denoiser, Key, PyTree
 
@@ -25,7 +25,7 @@ ENTRIES = 2**25  # and of no more numbers in all draws and examples: 170 example
 MOST, FITTED = 2048, 10_000  # examples whose loss is taken, and that the Gaussian is fitted to
 LOOKED = 1024  # examples whose scale is looked at, and
 DROWNED = 0.25  # the share of sigma(t_max) that may be left of them; of the configs here at most 0.13 is (VE, NCSN)
-SHOWN, FRAMES = 8, 10
+SHOWN, POINTS, FRAMES = 8, 512, 10  # walks that are drawn, of images or of points; their times
 
 
 def report(run: Any, drawn: Drawn) -> list[Section]:
@@ -90,7 +90,13 @@ def losses(run: Any) -> Section:
 | all | {means} |
 | standard deviation of one draw | {stds} |
 
-![loss by time](figures/loss_by_time.png) ![training](figures/training.png)
+![loss by time](figures/loss_by_time.png)
+
+*The loss at each noise level: held-out data beside training data, its floor, and the best linear denoiser.*
+
+![training](figures/training.png)
+
+*Loss and gradient norm along the training.*
 """
     how = {"sampler": of.specs()["sampler"], "grid": of.specs()["grid"]}
     plotted = {name: [np.nan if v is None else v for v in curves[name]["bins"]] for name in names}
@@ -190,24 +196,51 @@ def gaussian_fit(dataset: Any) -> analytic.GaussianMixture:
 
 
 def walk(run: Any, drawn: Drawn) -> Section:
-    """Shows the walk from noise to data, x_t at ten of its times, and the schedule with the grid."""
+    """Shows the walk from noise to data at ten of its times, x_t and E[x_0 | x_t], and the schedule with the grid."""
     of, trajectory = run.method.parts, drawn.trajectory
     ts, steps = of.grid(of.schedule), trajectory.shape[1]
     rows = np.unique(np.linspace(0, steps - 1, FRAMES).astype(int))
     ts = ts[len(ts) - 1 - steps :] if len(ts) - 1 > steps else ts  # a step without a row
     times = [ts[min(int((row + 1) * (len(ts) - 1) / steps + 0.5), len(ts) - 1)] for row in rows]
-    path = trajectory[:SHOWN, rows].swapaxes(0, 1)
-    given = {name: part[: path.shape[1]] for name, part in drawn.given.items()}
-    path = np.stack([np.asarray(jax.vmap(of.process.place, (0, 0, None))(u, given, t)) for u, t in zip(path, times)])
+    walked = trajectory[: SHOWN if len(run.data.shape) > 1 else POINTS, rows].swapaxes(0, 1)
+    given = {name: part[: walked.shape[1]] for name, part in drawn.given.items()}
+    keys = jax.vmap(jax.random.key)(np.arange(walked.shape[1], dtype=np.uint32))  # seeds 0, 1, ... drew them
+    given = jax.vmap(lambda key, given: of.completed(key, given, run.data.shape))(keys, given)
+    path = [np.asarray(jax.vmap(of.process.place, (0, 0, None))(u, given, t)) for u, t in zip(walked, times)]
+    seen: list[Any] = []
+    told = attempt("x_0 along the walk", lambda: seen.append(estimates(run, walked, given, times)) or [])
     fine = np.linspace(0, float(of.schedule.t_max), 400)
     figures = (
-        Figure("filmstrip", "filmstrip", (path, times)),
+        Figure("filmstrip", "filmstrip", (np.stack(path), times, *seen)),
         Figure("schedule", "schedule", (fine, *amplitudes(of.schedule, fine), ts)),
     )
-    text = """## From noise to data
+    under = ", and under it what the network takes x_0 to be there" if any(e is not None for e in seen) else ""
+    text = f"""## From noise to data
 
 ![filmstrip](figures/filmstrip.png)
 
+*From left to right, x_t from noise to a sample{under}.*
+
 ![schedule](figures/schedule.png)
+
+*Left: how much signal (alpha) and noise (sigma) is in x_t; right: their ratio, and where the sampler stops.*
 """
-    return Section({}, text, figures)
+    left = merged(told)
+    return Section(left, text + "".join(section.text for section in told), figures)
+
+
+def estimates(run: Any, walked: Any, given: dict[str, Any], times: Sequence[float]) -> np.ndarray | None:
+    """Computes E[x_0 | x_t] by the mean denoiser where walks were, of walked's shape; None for parts without one.
+
+    Args:
+        walked: (frames, n, *shape) states of a walk, at `times`.
+        given: what each walk was given, leaves (n, ...).
+    """
+    if (make := getattr(run.method.parts, "mean_denoiser", None)) is None:
+        return None
+
+    @jax.jit
+    def means(params: PyTree, x: Any, given: dict[str, Any], t: Any) -> Array:
+        return jax.vmap(lambda x, given: make(params, given)(x, t).mean)(x, given)
+
+    return np.stack([np.asarray(means(run.params, x, given, jnp.float32(t))) for x, t in zip(walked, times)])

@@ -139,6 +139,11 @@ class Jumps:
     shape: tuple[int, ...] = static()
     trace: Callable | None = static(default=None)
 
+    @property
+    def nfe(self) -> int:
+        """The network's evaluations in one draw."""
+        return len(self.t)
+
 
 def flow_map(
     network: Any,

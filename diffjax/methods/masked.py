@@ -47,6 +47,11 @@ class Reveal:
     singly: bool = static()
     trace: Callable | None = static(default=None)
 
+    @property
+    def nfe(self) -> int:
+        """The network's evaluations in one draw."""
+        return len(self.before)
+
 
 class Masked(NamedTuple):
     """The parts, and what follows from them alone.

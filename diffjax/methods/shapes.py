@@ -11,6 +11,11 @@ class Shape:
 
     shape: tuple[int, ...] = static()
 
+    @property
+    def nfe(self) -> int:
+        """The network's evaluations in one draw."""
+        return 1
+
 
 def plan(shape: tuple[int, ...], trace: Callable | None = None) -> Shape:
     """Makes the request for examples of this shape; there is no walk that `trace` could look at."""

@@ -1,4 +1,4 @@
-"""Judges a run: sections that its data set and its method give, written as report.md, eval.json and figures/."""
+"""Judges a run: sections that its data set and its method give, as report.md and .html, eval.json, figures/."""
 
 import json
 from collections.abc import Callable
@@ -7,20 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from diffjax import data, disk, draws, ledger
+from diffjax import data, disk, draws, ledger, notebook, page, summary
 from diffjax.method import Drawn, Section, attempt, merged
 from diffjax.metrics import judges
 from diffjax.runs import workdir as files
 from diffjax.runs.run import Run
 
 SHOWN, WALKS = 64, 8
+MOST = 512  # held-out examples that those of each class are picked from
 TRACED = 2**22  # numbers of samples whose walks are all kept; of larger ones only the first WALKS are
 
 
 def evaluate(run: Run, out: str | Path, times: Callable[[], str] | None = None) -> dict[str, Any]:
-    """Evaluates what a run draws, and writes report.md, eval.json and figures/ into the folder `out`.
+    """Evaluates what a run draws, and writes report.md, report.html, eval.json and figures/ into the folder `out`.
 
-    A part that fails is left out of it with a word: "left_out" says why, by name.
+    A part that fails is left out of it with a word ("left_out"). A notebook shows the picture of the samples.
 
     Args:
         times: gives the section on where the time went; default as results.json of the run's workdir says.
@@ -42,8 +43,9 @@ def evaluate(run: Run, out: str | Path, times: Callable[[], str] | None = None) 
     table = "".join(section.text for section in judged)
     disk.write(out / "eval.json", json.dumps(results, indent=2))
     spent = times() if times else ledger.table_of(run.workdir) if run.workdir else ""
-    disk.write(out / "report.md", text(run, results, table, [*told, *drawings]) + spent)
+    page.write(out / "report.md", summary.text(run, results, table, [*told, *drawings]) + spent)
     print(f"{table}\n{out / 'report.md'}", flush=True)
+    notebook.show(out / "figures" / "samples.png")
     return results
 
 
@@ -59,29 +61,6 @@ def draw(run: Run) -> Drawn:
         found = (found, walks[1]) if isinstance(walks, tuple) else found
     x, trajectory = found if isinstance(found, tuple) else (found, None)
     return Drawn(x, given, trajectory)
-
-
-def text(run: Run, results: dict[str, Any], table: str, told: list[Section]) -> str:
-    """Writes the report as Markdown."""
-    dataset, how = run.data, getattr(run.method.parts, "how", None)
-    by = "" if how is None else f" by {how()}"
-    skipped = int(run.state.skipped)
-    lost = f"\n\n**{skipped} of {run.step} steps were skipped: loss or gradients were not finite.**" if skipped else ""
-    more = "\n".join(section.text for section in told)
-    curve = "![training](figures/training.png)"
-    more += "" if curve in more else f"\n## Training\n\n{curve}\n"
-    return f"""# {run.name}: step {results["step"]}
-
-{data.describe(dataset)} (split {dataset.fingerprint}); {results["samples"]} samples of EMA {run.settings.ema}{by}.\
-{lost}
-
-![samples](figures/samples.png)
-
-## Verdict
-
-{table}
-
-{more}"""
 
 
 def figures(folder: Path, run: Run, drawn: Drawn, sections: list[Section]) -> list[Section]:
@@ -105,8 +84,10 @@ def figures(folder: Path, run: Run, drawn: Drawn, sections: list[Section]) -> li
 def _samples(path: Path, run: Run, drawn: Drawn) -> list[Section]:
     from diffjax import plots
 
-    real = data.undone(run.data).some("held_out", SHOWN).x
-    given = {name: part[:SHOWN] for name, part in drawn.given.items()}
-    images = {f"given {name}": part for name, part in given.items() if part.shape[1:] == run.data.shape}
-    plots.samples(path, {**images, "samples": run.data.shown(drawn.x[:SHOWN]), "held out": run.data.shown(real)})
+    real = data.undone(run.data).some("held_out", MOST)
+    groups = {f"given {name}": part for name, part in drawn.given.items() if part.shape[1:] == run.data.shape}
+    groups |= {"samples": run.data.shown(drawn.x), "held out": run.data.shown(real.x)}
+    own = {**dict.fromkeys(groups, drawn.given), "held out": real.given}
+    labels = {name: given["label"] for name, given in own.items() if "label" in drawn.given}
+    plots.samples(path, groups, most=SHOWN, labels=labels, names=run.data.names)
     return []

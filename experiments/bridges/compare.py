@@ -25,6 +25,7 @@ from diffjax.metrics import digits, frechet, wasserstein
 from diffjax.samplers import ancestral, hybrid, multistep
 
 CHUNK, MOST, SHOWN = 99, 594, 12
+PAIRS, ROWS = "endpoints, and what bridges make of them", ("endpoint", "one draw", "another draw", "the example")
 STEPS = {"DDBM hybrid": (2, 4, 7, 14, 34, 40), "DBIM": (2, 5, 10, 20, 40, 119)}  # 3 N - 1 evaluations, and N
 FAMILIES = {
     "DBIM, eta = 0": lambda s: ancestral.ddim(s, 0.0),
@@ -72,7 +73,8 @@ def main() -> None:
         first = {name: part[:CHUNK] for name, part in pairs.given.items()}
         draws = [draw(walk, first, seed)[:SHOWN] for seed in (0, 1)]
         board = np.stack([pairs.given["y"][:SHOWN], *draws, pairs.x[:SHOWN]])
-        plots.save_image(out / "pairs.png", plots.tile(board.reshape(-1, *board.shape[2:]), SHOWN))
+        row = {PAIRS: np.repeat(np.arange(len(board)), SHOWN)}
+        plots.samples(out / "pairs.png", {PAIRS: board.reshape(-1, *board.shape[2:])}, SHOWN, labels=row, names=ROWS)
     shown = lambda v: "" if v is None else f"{v:.4f}"
     lines = [f"| {name} | {' | '.join(map(shown, row.values()))} |" for name, row in rows.items()]
     (out / "table.md").write_text("\n".join([*head, *lines, ""]))

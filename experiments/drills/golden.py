@@ -13,6 +13,7 @@ them.
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -47,7 +48,9 @@ def contents(workdir: Path, drawn: str = "drawn") -> dict[str, object]:
     """What is compared, by name."""
     without = lambda line: {key: value for key, value in json.loads(line).items() if key not in FREE}
     metrics = [without(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    texts = {name: (workdir / name).read_text() for name in ("eval.json", "report.md")}
+    told = (workdir / "report.md").read_text().partition("\n## Time\n")[0]
+    told = re.sub(r"(?m)^\| (?:command|commit|minutes, until this report) \|.*\n", "", told)
+    texts = {"eval.json": (workdir / "eval.json").read_text(), "report.md": told}
     return {**texts, "metrics": metrics, "samples": np.load(workdir / drawn / "samples.npz")["x"].tobytes()}
 
 

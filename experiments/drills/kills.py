@@ -20,6 +20,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -49,6 +50,7 @@ ARGS = ["--config=configs/vpsde.py:tiny", *(f"--config.{field}={value}" for fiel
 PHASES = ("start-up", "steps", "saves", "evaluation", "report")
 KILLS = (("SIGKILL",), ("SIGTERM",), ("SIGHUP",), ("SIGINT",), ("SIGTERM", "SIGINT"))
 FREE = ("timing", "minutes", "seconds", "starts", "command")  # what two runs of one program differ in
+SAID = re.compile(r"^\| (?:command|minutes, until this report) \|.*\n", re.MULTILINE)  # of them, in a report
 KEPT = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 LONGEST = 300  # seconds that any start, and any end, may take
 
@@ -141,7 +143,7 @@ def contents(workdir: Path) -> dict[str, object]:
         "metrics": [read(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()],
         "results": read((workdir / "results.json").read_text()),
         "eval.json": (workdir / "eval.json").read_bytes(),
-        "report.md": (workdir / "report.md").read_text().partition("\n## Time\n")[0],
+        "report.md": SAID.sub("", (workdir / "report.md").read_text().partition("\n## Time\n")[0]),
         **{f"samples/{path.name}": path.read_bytes() for path in sorted((workdir / "samples").glob("*.png"))},
         "samples": run.draw(16).tobytes(),
     }

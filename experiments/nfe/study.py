@@ -1,26 +1,36 @@
-"""Error against evaluations, of every deterministic sampler on its best grid: table and figure of docs/results.md.
+"""Error against evaluations, of every deterministic sampler on its best grid: table and figure of README.md.
 
 The error is the distance to the end of the model's own probability flow from the same x_T: what a solver answers for,
 free of what the model does. Every sampler is tried on every grid, at each number of evaluations, and keeps its best.
 
     python experiments/nfe/study.py --out=OUT [--networks=WORKDIR,...] [--fitted=FITTED.npz] [--smoke]
+    python experiments/nfe/study.py --out=OUT --redraw=experiments/nfe/README.md
 """
 
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import common
 import jax
 import numpy as np
 from fit import training_digits
 
-from diffjax import samplers
+from diffjax import plots, samplers
 from diffjax.samplers import table
 
 SEEDS = (11, 12, 13)
 SMALLEST = 5e-5  # errors below are rounding: the ideal denoiser ends exactly in an example
+
+
+class Row(NamedTuple):
+    """An error of a figure."""
+
+    target: str
+    nfe: int
+    name: str
+    error: float
 
 
 def main() -> None:
@@ -30,7 +40,11 @@ def main() -> None:
     parser.add_argument("--networks", default="", help="workdirs of digits runs, with commas between them")
     parser.add_argument("--fitted", help="what fit.py has written")
     parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--redraw", help="a file with such a table: draws OUT/figure.png from it, and runs nothing")
     args = parser.parse_args()
+    if args.redraw:
+        figure(rows_of(Path(args.redraw).read_text()), Path(args.out) / "figure.png")
+        return
     jax.config.update("jax_enable_x64", True)
     targets = common.targets(training_digits())
     targets |= dict(common.network_target(workdir) for workdir in args.networks.split(",") if workdir)
@@ -50,7 +64,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(results, indent=1))
     (out / "table.md").write_text(markdown(results))
-    figure(results, out / "figure.png")
+    figure(rows_of(markdown(results)), out / "figure.png")
 
 
 def compare(target: common.Target, x: np.ndarray, exact: list, nfe: int) -> dict[str, Any]:
@@ -107,33 +121,27 @@ def ratio(error: float, best: float) -> str:
     return f" (x {error / best:.2f})" if best > SMALLEST else ""
 
 
-def figure(results: dict, path: Path) -> None:
-    """One panel per target, error over NFE, both logarithmic."""
-    from matplotlib.figure import Figure
+def figure(rows: list[Row], path: Path) -> None:
+    """Draws a panel per target, error over evaluations: the best baseline at each, and ours; both logarithmic."""
+    panels: dict[str, dict[str, tuple[list, list]]] = {}
+    for target, nfe, name, error in rows:
+        x, y = panels.setdefault(target, {}).setdefault(name, ([], []))
+        x.append(nfe)
+        y.append(max(error, SMALLEST))
+    plots.lines(path, panels, accent=["principal Adams 2"], columns=2, xscale="log", yscale="log", xlabel="evaluations")
 
-    drawing = Figure(figsize=(4 * len(results), 3.6), layout="constrained")
-    axes = drawing.subplots(1, len(results), squeeze=False)[0]
-    shown = (
-        "DDIM",
-        "DPM-Solver++(3M)",
-        "UniPC-3",
-        "iPNDM 3",
-        "tAB-DEIS 3",
-        "exponential Adams 3",
-        "TrigFlow Adams 2",
-        "principal Adams 2",
-        "principal Adams 3",
-    )
-    for ax, (target, rows) in zip(axes, results.items()):
-        for method in shown:
-            points = [
-                (row[method]["nfe"], max(row[method]["error"], SMALLEST)) for row in rows.values() if method in row
-            ]
-            if points:
-                ax.loglog(*zip(*points), "o-", ms=3, label=method)
-        ax.set(title=target, xlabel="evaluations", ylabel="error / standard deviation")
-    axes[0].legend(fontsize=7)
-    drawing.savefig(path, dpi=75)
+
+def rows_of(table: str) -> list[Row]:
+    """Reads the rows of `markdown`'s table: what a figure is drawn from."""
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
+    head = next(i for i, cells in enumerate(lines) if cells[:2] == ["target", "NFE"])
+    rows = []
+    for cells in lines[head + 1 :]:
+        if len(cells) != len(lines[head]):
+            break
+        named = zip(("best baseline", *lines[head][4:]), cells[3:])
+        rows += [Row(cells[0], int(cells[1]), name, float(cell.split()[0])) for name, cell in named if cell]
+    return rows
 
 
 if __name__ == "__main__":

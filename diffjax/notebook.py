@@ -1,0 +1,21 @@
+"""Pictures where a notebook's reader looks: below the cell. IPython is used where it runs, and is no dependency."""
+
+import sys
+from pathlib import Path
+
+
+def is_notebook() -> bool:
+    """Tells whether this is a notebook's kernel, which can show pictures; a terminal, IPython's too, is none."""
+    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)  # imported by the kernel, or there is none
+    shell = None if get_ipython is None else get_ipython()
+    return any(kind.__name__ == "ZMQInteractiveShell" for kind in type(shell).__mro__)  # Colab's is one, too
+
+
+def show(path: str | Path) -> bool:
+    """Shows a PNG file in a notebook; tells whether it did: not elsewhere, nor a file that is not there."""
+    if not is_notebook() or not Path(path).is_file():
+        return False
+    from IPython.display import Image, display  # type: ignore[import-not-found]
+
+    display(Image(filename=str(path)))
+    return True

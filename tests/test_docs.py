@@ -1,0 +1,81 @@
+"""The README and the pages of docs/ and experiments/: every file, link and command that they name is there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from diffjax import runs
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(ROOT.glob("docs/*.md"))
+STUDIES = sorted(ROOT.glob("experiments/**/README.md"))
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES, *STUDIES]
+name_of = lambda path: str(path.relative_to(ROOT))
+
+
+def links(path):
+    """What a document links to or shows, without anchors and the web."""
+    found = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text())
+    return [link for link in found if not re.match(r"https?:", link)]
+
+
+def test_the_readme_is_one_screen():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 100
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "CHANGELOG.md"], ids=name_of)
+def test_links_and_pictures_are_there(document):
+    assert not [link for link in links(document) if not (document.parent / link).exists()]
+
+
+def test_every_page_of_docs_is_linked_from_the_readme():
+    linked = {(ROOT / link).resolve() for link in links(ROOT / "README.md")}
+    assert not {page.name for page in PAGES if page.resolve() not in linked}
+
+
+def test_every_picture_of_docs_is_shown_somewhere():
+    shown = {(document.parent / link).resolve() for document in DOCUMENTS for link in links(document)}
+    assert not {picture.name for picture in ROOT.glob("docs/*.png") if picture.resolve() not in shown}
+
+
+def test_every_study_is_linked_from_the_results():
+    """A folder with what was measured has one line in docs/results.md; tools of the tests have none."""
+    linked = {(ROOT / "docs" / link).resolve() for link in links(ROOT / "docs" / "results.md")}
+    studies = {path for path in STUDIES if "\n## Measured" in path.read_text()}
+    assert len(studies) >= 10
+    assert not {name_of(path) for path in studies if path.resolve() not in linked} - {"experiments/mutation/README.md"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_files_of_the_library_that_are_named_are_there(document):
+    """diffjax/...py, and scripts, tests and configs by their path."""
+    named = re.findall(r"(?<![\w/])((?:diffjax|experiments|configs|tests)/[\w/]+\.(?:py|md|sh))", document.read_text())
+    made_up = {"diffjax/methods/diagonal.py", "configs/NAME.py"}  # of a reader
+    assert not {name for name in named if not (ROOT / name).exists()} - made_up
+
+
+def test_every_config_is_a_recipe_with_its_command():
+    text = (ROOT / "docs" / "methods.md").read_text()
+    for path in (ROOT / "configs").glob("*.py"):
+        (row,) = re.findall(rf"^\| `{path.name}`: .+$", text, re.MULTILINE)
+        assert f"--config=configs/{path.name}" in row
+
+
+COMMANDS = {
+    (name_of(document), line.split("#")[0].strip())
+    for document in DOCUMENTS
+    for line in re.findall(r"python -m diffjax\.main ([^`\n]+)", document.read_text().replace("\\\n", " "))
+}
+
+
+@pytest.mark.parametrize(("document", "command"), sorted(COMMANDS))
+def test_every_command_of_a_config_is_one_that_runs(document, command):
+    """The config and what it sets are resolved, as a start does; those of a workdir need one."""
+    words = shlex.split(command)
+    configs = [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    if not configs or "NAME" in configs[0] or configs[0].endswith(".json"):
+        return
+    changes = [word.removeprefix("--config.") for word in words if word.startswith("--config.")]
+    assert runs.load(str(ROOT / configs[0]), changes).name
