@@ -25,6 +25,7 @@ MODES = {
     "eval": "evaluate",
     "likelihood": "likelihood",
     "moments": "moments",
+    "export": "export",
     "replay": "replay",
     "show": "show",
 }
@@ -45,7 +46,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = _Parser(
         prog="python -m diffjax.main",
         allow_abbrev=False,
-        description="Train, sample, evaluate, measure the likelihood of, replay a step of, or show one experiment.",
+        description="Train, sample, evaluate, measure the likelihood of, export, replay or show an experiment.",
         epilog="--config.a.b=value overrides a field of the config; a mistyped field is refused and the nearest named.",
     )
     parser.add_argument(
@@ -66,7 +67,10 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--out",
-        help="sample: the folder for images, default in WORKDIR/samples; eval, likelihood, moments: for results",
+        help="sample: the folder for images, default in WORKDIR/samples; eval, likelihood, moments, export: for files",
+    )
+    parser.add_argument(
+        "--compiled", action="store_true", help="export: the sampler, too, for a machine that has jax and not diffjax"
     )
     known, rest = parser.parse_known_args(_join(argv))
     overrides = [arg.removeprefix("--config.") for arg in rest if arg.startswith("--config.")]

@@ -40,6 +40,7 @@ LEAVES = {
     "disk",
     "ending",
     "environment",
+    "exports",
     "finetune",
     "identity",
     "folders",
@@ -58,7 +59,9 @@ LEAVES = {
     "signals",
     "snapshots",
     "specs",
+    "standalone",
     "training",
+    "weights",
     "writer",
 }
 NEIGHBOURS = {
@@ -75,7 +78,10 @@ NEIGHBOURS = {
     "ledger": {"disk", "environment", "logs"},
     "snapshots": {"config", "disk", "ema", "members"},
     "logs": {"config", "disk"},
-    "data": {"disk", "members", "method", "metrics"},
+    "data": {"disk", "members", "method", "metrics", "specs"},
+    "exports": {"config", "data", "disk", "environment", "weights"},
+    "standalone": {"data", "disk", "method", "specs"},
+    "weights": {"disk"},
     "metrics": {"method"},
 }  # parts of one thing, in two files
 TOP = [{"runs"}, {"commands"}, {"main"}]
