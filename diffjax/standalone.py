@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.export
 import jax.numpy as jnp
+import numpy as np
 
 from diffjax import disk
 from diffjax.data import Dataset, asked, blank
@@ -72,12 +73,14 @@ def export(method: Method, params: PyTree, given: PyTree, shape: tuple[int, ...]
 def drawer(method: Method, params: PyTree, shape: tuple[int, ...], units: Any = None) -> Callable[[Array, dict], Array]:
     """Makes `draw(seeds, given)` with all it needs in it."""
     fixed = jax.tree.map(jnp.asarray, (params, method.plan(shape)))
+    whole = lambda part: jnp.asarray(np.broadcast_to(part, shape), jnp.float32)
+    ends = None if units is None else (whole(units.mean), whole(units.scale))
 
     def draw(seeds: Array, given: dict) -> Array:
         shared = jax.lax.optimization_barrier(fixed)
         one = lambda seed, own: method.draw(shared[0], shared[1], jax.random.key(seed), own)
-        x = jax.vmap(one)(seeds, given)
-        return x if units is None else jnp.float32(units.mean) + jnp.float32(units.scale) * x
+        back = lambda x: x if ends is None else ends[0] + ends[1] * x
+        return jax.vmap(lambda seed, own: back(one(seed, own)))(seeds, given)
 
     return draw
 
@@ -105,7 +108,7 @@ def how_to(program: Program, n: int, given: dict[str, Any], x: Any) -> str:
 
 A sampler of {n} samples a call, {x.dtype} {x.shape} each; {len(program.content):,} bytes with its parameters, for \
 {", ".join(program.platforms)}{why}.
-It needs jax, numpy and flatbuffers; made with jax {jax.__version__}, which later ones read as far as jax.export promises.
+It needs jax, numpy and flatbuffers; made with jax {jax.__version__}: later ones read it as jax.export promises.
 
     import jax, jax.export, numpy as np
 

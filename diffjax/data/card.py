@@ -21,7 +21,7 @@ from diffjax.specs import ConfigError
 
 FILE = "data.json"
 FORMAT = 1
-MOST = 2**28  # numbers of one example
+MOST = 2**26  # numbers of one example
 MOST_CLASSES = 2**24
 
 
