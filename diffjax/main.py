@@ -55,7 +55,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--mode", default="train", choices=MODES)
     parser.add_argument(
         "--workdir",
-        help="default runs/<config>-<time>; the same one again resumes; all modes but train and show need only it",
+        help="default runs/<config>-<time>; the same one again resumes; all modes but train and show need only it; for "
+        "sample and export it may be a weights file",
     )
     parser.add_argument("--seeds", default="0-63", help="sample: one image per seed, such as 0-63 or 1,5,10-12")
     parser.add_argument("--nfe", type=int, help="sample, eval, likelihood: steps of the grid, in place of the config's")

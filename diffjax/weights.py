@@ -21,6 +21,7 @@ from diffjax import disk, host
 from diffjax.types import PyTree
 
 MOST_HEADER = 2**24  # bytes, of some hundred thousand arrays
+MOST_NAME = 1000  # characters
 MOST_AXES = 32  # of an array of the oldest NumPy
 DIGEST = "sha256"  # the text that says what the numbers were
 DTYPES = {
@@ -79,6 +80,8 @@ def write(path: str | Path, arrays: Mapping[str, Any], texts: Mapping[str, str])
 
     arrays = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in arrays.items()}
     for name, array in arrays.items():
+        if len(name) > MOST_NAME:
+            raise ValueError(f"The name {name[:20]!r}... has {len(name):,} characters, expected at most {MOST_NAME:,}.")
         if array.dtype not in DTYPES.values():
             raise ValueError(f"{name} is {array.dtype}, expected one of {', '.join(map(str, DTYPES.values()))}.")
         _check_finite(name, array)
@@ -184,6 +187,8 @@ def _check_start(path: Path, first: bytes, length: int, whole: int) -> None:
 
 
 def _entry(path: Path, name: str, told: Any, start: int) -> Entry:
+    if len(name) > MOST_NAME:
+        raise disk.DamagedFileError(f"{path}: the name {name[:20]!r}... in its header has {len(name):,} characters.")
     whole = lambda values: isinstance(values, list) and all(host.is_int(value, 0) for value in values)
     if not isinstance(told, dict) or set(told) != {"dtype", "shape", "data_offsets"}:
         raise disk.DamagedFileError(f"{path}: {name!r} in its header has no dtype, shape and data_offsets.")

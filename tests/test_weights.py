@@ -95,6 +95,7 @@ LIES = {
     "nothing": (packed(b""), "is empty"),
     "deep": (packed(b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"), "nested too deep"),
     "a name twice": (packed(b'{"a": 1, "a": 2}'), "'a'.*twice"),
+    "a long name": (packed({"a" * 10**6: 3}), "name 'aaaa.* has 1,000,000 characters"),
     "no table": (packed({"a": 3}), "'a' in its header has no dtype, shape and data_offsets"),
     "a key more": (packed(one(strides=[4]), EIGHT), "has no dtype, shape and data_offsets"),
     "a dtype of objects": (packed(one("O"), EIGHT), "has dtype 'O', expected one of F64"),
@@ -136,6 +137,7 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path):
     for tree, words in (
         ({"a": np.complex64([1])}, "a is complex64, expected one of"),
         ({"a": np.array(["x"])}, "a is <U1, expected one of"),
+        ({"a" * 2000: np.zeros(1)}, "has 2,000 characters"),
         ({"a": np.float32([np.inf])}, "a holds numbers that are not finite"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -23,6 +23,7 @@ FILE = "data.json"
 FORMAT = 1
 MOST = 2**26  # numbers of one example
 MOST_CLASSES = 2**24
+DTYPES = ("bool", "float16", "float32", "float64", *(f"{kind}int{8 * n}" for kind in ("", "u") for n in (1, 2, 4, 8)))
 
 
 class Gone:
@@ -53,6 +54,7 @@ def card(dataset: Dataset) -> dict[str, Any]:
     """Describes a data set as plain JSON (`of_card`)."""
     example, units = blank(dataset), dataset.units
     shapes = lambda leaf: {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+    whole = lambda count: None if count is None else int(count)
     plain = lambda units: {"mean": units.mean.tolist(), "scale": units.scale.tolist(), "range": [units.low, units.high]}
     return {
         "format": FORMAT,
@@ -61,10 +63,10 @@ def card(dataset: Dataset) -> dict[str, Any]:
         "x": shapes(example.x),
         "given": {name: shapes(leaf) for name, leaf in example.given.items()},
         "chosen": {name: shapes(leaf) for name, leaf in example.chosen.items()},
-        "classes": dataset.classes,
+        "classes": whole(dataset.classes),
         "names": None if dataset.names is None else list(dataset.names),
         "labels": None if labels(dataset.train) is None else dataset.present.tolist(),
-        "levels": dataset.levels,
+        "levels": whole(dataset.levels),
         "unread": list(dataset.unread),
         "units": None if units is None else plain(units),
     }
@@ -150,7 +152,7 @@ def _dataset(found: dict[str, Any], why: str) -> Dataset:
     example = Example(_zeros("x", found["x"]), leaves("given"), leaves("chosen"))
     classes, levels = (_count(name, found[name]) for name in ("classes", "levels"))
     source = Gone(example, _seen(found["labels"], classes), why)
-    names = None if found["names"] is None else tuple(_text("the name of a class", name) for name in found["names"])
+    names = None if found["names"] is None else _texts("the name of a class", found["names"])
     if names is not None and (len(names) != classes or len(set(names)) != len(names)):
         raise ValueError(f"it has {len(names)} names of {classes} classes, expected one each.")
     return Dataset(
@@ -161,7 +163,7 @@ def _dataset(found: dict[str, Any], why: str) -> Dataset:
         classes,
         levels,
         _text("fingerprint", found["fingerprint"]),
-        unread=tuple(_text("unread", name) for name in found["unread"]),
+        unread=_texts("unread", found["unread"]),
         names=names,
         units=None if found["units"] is None else _units(found["units"], example.x.shape),
     )
@@ -172,8 +174,8 @@ def _zeros(name: str, told: Any) -> np.ndarray:
     shape, dtype = told["shape"], told["dtype"]
     if not isinstance(shape, list) or len(shape) > 32 or not all(host.is_int(n, 1) for n in shape):
         raise ValueError(f"{name} has shape {str(shape)[:60]}, expected a list of a few integers >= 1.")
-    if dtype not in ("float32", "int32"):
-        raise ValueError(f"{name} has dtype {str(dtype)[:60]}, expected float32 or int32.")
+    if dtype not in DTYPES:
+        raise ValueError(f"{name} has dtype {str(dtype)[:60]}, expected one of {', '.join(DTYPES)}.")
     if math.prod(shape) > MOST:
         raise ValueError(f"{name} has shape {str(shape)[:60]}, expected at most {MOST:,} numbers.")
     return np.broadcast_to(np.zeros((), dtype), tuple(shape))
@@ -183,6 +185,12 @@ def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{name} is {str(value)[:60]}, expected text.")
     return value
+
+
+def _texts(name: str, values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise ValueError(f"{name} is {str(values)[:60]}, expected a list of texts.")
+    return tuple(_text(name, value) for value in values)
 
 
 def _count(name: str, value: Any) -> int | None:
