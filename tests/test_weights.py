@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors import numpy as library
 
-from diffjax import runs, weights
+from diffjax import data, runs, weights
 from diffjax.config import ConfigError
 
 # Arrays in a file.
@@ -64,6 +64,24 @@ def test_no_two_leaves_have_one_name():
     names = [*weights.named(trees), *weights.named({"m": x}, "memory/")]
     assert len(set(names)) == len(jax.tree.leaves(trees)) + 1
     assert {"a/b", "a%2Fb", "%6Demory/m", "memory/m", "list/1/0"} <= set(names)
+
+
+# The card of a data set.
+
+
+def test_a_card_tells_what_a_draw_asks_of_its_data():
+    """Labels that never occur are drawn for no seed; blank examples have the data's shapes."""
+    x, y = np.zeros((40, 3, 2), np.uint8), np.linspace(0, 1, 40)
+    dataset = data.arrays(x, label=np.arange(40) % 4 * 2, y=y)._replace(names=tuple("abcdefg"), levels=256)
+    found = data.of_card(json.loads(json.dumps(data.card(dataset))), "here", "they are gone")
+    assert found.present.tolist() == [0, 2, 4, 6]
+    assert (found.shape, found.classes, found.names, found.levels) == ((3, 2), 7, tuple("abcdefg"), 256)
+    like = data.blank(found)
+    kinds = {name: (leaf.shape, leaf.dtype) for name, leaf in {"x": like.x, **like.given}.items()}
+    assert kinds == {"x": ((3, 2), np.float32), "label": ((), np.int32), "y": ((), np.float32)}
+    for ask in (len, lambda part: part.gather(np.zeros(1, int))):
+        with pytest.raises(ConfigError, match=r"examples of the data, which are not here: they are gone\.$"):
+            ask(found.train)
 
 
 # Files that lie.
