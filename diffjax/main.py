@@ -25,6 +25,7 @@ MODES = {
     "eval": "evaluate",
     "likelihood": "likelihood",
     "moments": "moments",
+    "export": "export",
     "replay": "replay",
     "show": "show",
 }
@@ -45,7 +46,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = _Parser(
         prog="python -m diffjax.main",
         allow_abbrev=False,
-        description="Train, sample, evaluate, measure the likelihood of, replay a step of, or show one experiment.",
+        description="Train, sample, evaluate, measure the likelihood of, export, replay or show an experiment.",
         epilog="--config.a.b=value overrides a field of the config; a mistyped field is refused and the nearest named.",
     )
     parser.add_argument(
@@ -54,7 +55,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--mode", default="train", choices=MODES)
     parser.add_argument(
         "--workdir",
-        help="default runs/<config>-<time>; the same one again resumes; all modes but train and show need only it",
+        help="default runs/<config>-<time>; the same one again resumes; all modes but train and show need only it; for "
+        "sample and export it may be a weights file",
     )
     parser.add_argument("--seeds", default="0-63", help="sample: one image per seed, such as 0-63 or 1,5,10-12")
     parser.add_argument("--nfe", type=int, help="sample, eval, likelihood: steps of the grid, in place of the config's")
@@ -66,7 +68,10 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--out",
-        help="sample: the folder for images, default in WORKDIR/samples; eval, likelihood, moments: for results",
+        help="sample: the folder for images, default in WORKDIR/samples; eval, likelihood, moments, export: for files",
+    )
+    parser.add_argument(
+        "--compiled", action="store_true", help="export: the sampler, too, for a machine that has jax and not diffjax"
     )
     parser.add_argument(
         "--profile",

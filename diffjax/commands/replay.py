@@ -8,8 +8,9 @@ from diffjax import disk, runs
 from diffjax.commands.sample import require_workdir
 from diffjax.commands.train import starting
 from diffjax.config import Config, ConfigError
+from diffjax.runs import workdir as files
 from diffjax.runs.build import build_run
-from diffjax.runs.run import open_checkpoints, read_config
+from diffjax.runs.run import open_checkpoints
 
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
@@ -21,7 +22,7 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
     if overrides or flags.sampler or flags.nfe is not None:
         raise ConfigError("--mode=replay makes a step as it was made: leave --config..., --sampler and --nfe out.")
     folder, step = Path(flags.workdir), flags.step
-    built = build_run(read_config(folder))
+    built = build_run(files.read_config(folder))
     with contextlib.suppress(FileNotFoundError, disk.DamagedFileError):
         results = disk.read_json(folder / "results.json")
         step = results.get("step") if step is None and results.get("status") == "nonfinite" else step

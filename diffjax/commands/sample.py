@@ -20,7 +20,7 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> int:
     require_workdir(flags)
     changes = as_overrides(flags.sampler, flags.nfe, overrides)
     asked = changes if flags.step is None else [f"step={flags.step}", *changes]
-    out = Path(flags.out or Path(flags.workdir, "samples", files.named(asked) or "seeds"))
+    out = Path(flags.out or Path(files.folder(flags.workdir), "samples", files.named(asked) or "seeds"))
     images = run(flags.workdir, flags.seeds, out=out, step=flags.step, overrides=changes)
     used = read_config(flags.workdir, changes)
     named = [used[group] for group in ("sampler", "grid") if group in used]
@@ -67,7 +67,7 @@ def run(
     Samples that are not finite are named on stderr; they are in samples.npz, and in no picture.
 
     Args:
-        workdir: of a training run.
+        workdir: of a training run, or a weights file.
         seeds: "0-63", "1,5,10-12", or integers.
         out: folder for the files, default WORKDIR/samples/seeds: seed_<n>.png for images, samples.npz always. From the
             command line, WORKDIR/samples/<what was changed>.
@@ -84,7 +84,7 @@ def run(
 
     numbers = parse_seeds(seeds) if isinstance(seeds, str) else [int(s) for s in seeds]
     run = runs.open(workdir, step=step, overrides=as_overrides(sampler, nfe, overrides))
-    out = Path(out) if out else Path(workdir) / "samples" / "seeds"
+    out = Path(out) if out else files.folder(workdir) / "samples" / "seeds"
     disk.check_folder("--out", out, error=ConfigError)
     examples = run.draw(numbers)
     out.mkdir(parents=True, exist_ok=True)

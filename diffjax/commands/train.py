@@ -15,7 +15,7 @@ from diffjax.metrics import judges
 from diffjax.resume import FixedError
 from diffjax.runs import workdir as files
 from diffjax.runs.build import Built, build_run, complete
-from diffjax.runs.run import abstract_state
+from diffjax.runs.run import abstract_state, read_config
 from diffjax.types import PyTree
 
 CARRIED = ("parameters", "state")  # of the run at train.start
@@ -82,17 +82,17 @@ def starting(built: Built) -> dict[str, Any]:
             if train[field] != default:
                 raise ConfigError(
                     f"train.{field} is {train[field]!r}, but there is no run to begin from: "
-                    "set train.start to the workdir of the run."
+                    "set train.start to the workdir of the run, or to its weights file."
                 )
         return {}
-    files.read_config(Path(train.start))  # refused before there is a workdir
+    read_config(train.start)  # refused before there is a workdir
     if train.carry == "state":
         return {"carry": train.start}
     return {"start": lambda params: finetune.take_over(params, _parameters_of(built))}
 
 
 def _parameters_of(built: Built) -> PyTree:
-    """What the run at train.start samples with."""
+    """What the run, or the weights file, at train.start samples with."""
     start, config = built.config.train.start, built.config
     other = runs.open(start)
     for group in ("process", "schedule", "target"):

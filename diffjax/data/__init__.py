@@ -2,6 +2,11 @@
 
 from diffjax.data.batches import Batches as Batches
 from diffjax.data.batches import batch_at as batch_at
+from diffjax.data.card import card as card
+from diffjax.data.card import check_here as check_here
+from diffjax.data.card import here_or_kept as here_or_kept
+from diffjax.data.card import keep_card as keep_card
+from diffjax.data.card import of_card as of_card
 from diffjax.data.digits import digits
 from diffjax.data.folder import folder
 from diffjax.data.given import asked as asked

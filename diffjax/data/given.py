@@ -61,7 +61,11 @@ def told(method: Method, dataset: Dataset, seeds: Any, words: dict[str, Any], la
     for name in words:
         if name not in names:
             raise ValueError(f"Nobody reads {name!r} of what is given: {nearest(name, names)}.")
-    given = given_of(method, dataset, seeds, label)
+    if without := getattr(dataset.held_out, "error", None):  # the data are not here
+        needed = [name for name in names if name not in words]
+        if set(names) - {"label"} and needed:
+            raise without(f" Give {', '.join(f'{name}=...' for name in needed)} for each sample, or for all.")
+    given = {} if set(names) <= set(words) else given_of(method, dataset, seeds, label)
     for name, value in numbered(dataset, words).items():
         given[name] = fitting(name, value, first[name], len(seeds))
     labels = given.get("label", np.zeros(0))

@@ -237,6 +237,8 @@ class Dataset(NamedTuple):
 
 def blank(dataset: Dataset) -> Example:
     """Makes an example of zeros, of the data set's shapes."""
+    if (like := getattr(dataset.train, "like", None)) is not None:  # of a data set whose examples are not here
+        return like
     zeros = lambda part: np.zeros(part.shape[1:], part.dtype)
     return jax.tree.map(zeros, dataset.train.gather(np.zeros(1, int)))
 

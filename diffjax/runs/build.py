@@ -154,8 +154,11 @@ def drawn_by(name: str, part: Any) -> Any:
 
 
 @activity.doing("reading the config and the data it names")
-def build_run(config: Config) -> Built:
+def build_run(config: Config, of: Callable[[Callable[[], Dataset]], Dataset] = lambda make: make()) -> Built:
     """Builds what the config names, in an order that reports a slip of the pen before any data is read.
+
+    Args:
+        of: gives the data set, of what makes that which the config names.
 
     Raises:
         ConfigError: in one line, naming the alternatives.
@@ -164,7 +167,7 @@ def build_run(config: Config) -> Built:
         raise ConfigError(OBJECTS)
     configs.trust(configs.own_members(config))  # those of a file were looked at when it was read
     try:
-        return _build(complete(config).lock())
+        return _build(complete(config).lock(), of)
     except (ValueError, FileNotFoundError) as error:
         raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
     except TypeError as error:
@@ -188,7 +191,7 @@ def _named(config: Config) -> Config:
     return config.get("method") or configs.spec("denoising")
 
 
-def _build(config: Config) -> Built:
+def _build(config: Config, of: Callable[[Callable[[], Dataset]], Dataset]) -> Built:
     settings = table.settings_of(config)
     checks.check_settings(settings)
     if "guidance" in config:
@@ -199,7 +202,7 @@ def _build(config: Config) -> Built:
     method = parts()
     optimizer, learning_rate = _optimizers(config, settings.steps, method)
     method.plan(())
-    dataset = build(data, config.data)
+    dataset = of(lambda: build(data, config.data))
     optimizer, method = _freeze(config.train.only, optimizer, method)
     if isinstance(method.parts, methods.Denoising):
         checks.check_words(config, method.parts, dataset)

@@ -211,9 +211,7 @@ def _check_given(config: Config, of: Denoising, dataset: Dataset) -> None:
     of.process.check_data(tuple(data.blank(dataset).given), dataset.name)
     if channels and not of.process.conditions:
         raise ConfigError(f"model.condition is {channels}, but only a bridge has endpoints: process.name=bridge.")
-    if channels not in (0, dataset.shape[-1]):
-        raise ConfigError(
-            f"model.condition is {channels}, expected {dataset.shape[-1]}, the endpoint's channels, or 0."
-        )
+    if channels not in (0, last := dataset.shape[-1] if dataset.shape else 0):
+        raise ConfigError(f"model.condition is {channels}, expected {last}, the endpoint's channels, or 0.")
     if of.process.conditions and config.augment.name != "none":
         raise ConfigError("augment transforms x alone, not its endpoint: set augment.name=none.")

@@ -31,6 +31,7 @@ def evaluate(run: Run, out: str | Path, times: Callable[[], str] | None = None) 
         gate (None for data that has no gate); "nonfinite" counts samples that are not finite, if there are any.
     """
     out = Path(out)
+    data.check_here(run.data)
     out.mkdir(parents=True, exist_ok=True)
     label = data.label_of(run.method, run.data, run.settings.label)
     drawn, seen = draw(run), data.undone(run.data.of_label(label))

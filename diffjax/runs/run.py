@@ -1,13 +1,15 @@
 """A run to look at: its method, data, parameters, and how it draws. `open` finds one in a workdir."""
 
+import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from diffjax import bounds, data, draws, ema, host, identity, parallel, snapshots, training
+from diffjax import bounds, data, draws, ema, exports, host, identity, parallel, snapshots, training
 from diffjax.checkpoint import Checkpoints, Restored
 from diffjax.config import Config, ConfigError, nearest, override
 from diffjax.data import Dataset
@@ -111,6 +113,11 @@ class Run(NamedTuple):
         words = {**(given or {}), **{name: value for name, value in words.items() if name in names}}
         return self.data.to_data(run.drawer()(self.params, seeds, run.given(seeds, **words)))
 
+    def export(self, path: str | Path) -> int:
+        """Writes the weights file that `open` and train.start take; gives its bytes (`exports.write`)."""
+        kept = (self.params, self.state.memory, self.config, self.data, self.step, self.settings.ema)
+        return exports.write(path, *kept)
+
     def _by(self, words: dict[str, Any]) -> "Run":
         """Makes the run that draws by these parts, or by what the words of a draw stand for."""
         worded = getattr(self.method.parts, "worded", lambda words, make: {n: make(n, v) for n, v in words.items()})
@@ -121,16 +128,25 @@ class Run(NamedTuple):
 
 
 def open(workdir: str | Path, *, step: int | None = None, overrides: Iterable[str] = ()) -> Run:
-    """Opens the run of a workdir, from its config.json and a checkpoint.
+    """Opens the run of a workdir, from its config.json and a checkpoint, or that of a weights file.
+
+    Neither needs the data for a draw: a workdir has the card of its data (`data.card`), a weights file in its header.
 
     Args:
+        workdir: or a file that `--mode=export` has written.
         step: a checkpoint; default the newest good one.
         overrides: "a.b=value" on the saved config: sampler, grid, denoiser, guidance, sample, eval.
 
     Raises:
-        ConfigError: for a folder that holds no run of a config, no such checkpoint, or other overrides.
+        ConfigError: for a folder that holds no run of a config, no such checkpoint, other overrides, or a file that is
+            damaged or of another step or average.
     """
-    built = build_run(read_config(workdir, overrides))
+    config = read_config(workdir, overrides)
+    if os.path.isfile(workdir):
+        found = exports.read(workdir)
+        built = build_run(config, lambda make: found.data)
+        return of(built, exports.state(found, abstract_state(built), step, config.sample.ema))
+    built = build_run(config, partial(data.here_or_kept, workdir=workdir))
     try:
         data.keep_names(workdir, built.data)
         return of(built, saved_state(built, workdir, step).state, workdir)
@@ -162,8 +178,9 @@ def of(built: Built, state: training.TrainState, workdir: str | Path | None = No
 
 
 def read_config(workdir: str | Path, changes: Iterable[str] = ()) -> Config:
-    """Reads a run's config, complete, changed in what a trained run leaves open."""
-    config = complete(files.read_config(Path(workdir))).lock()
+    """Reads a run's config, complete, changed in what a trained run leaves open; or that of a weights file."""
+    path = Path(workdir)
+    config = complete(exports.read(path).config if os.path.isfile(path) else files.read_config(path)).lock()
     for text in changes:
         if not text.startswith(OPEN):
             raise ConfigError(

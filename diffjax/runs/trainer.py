@@ -269,6 +269,7 @@ class Trainer:
             self.window = [jax.tree.map(np.asarray, metrics, is_leaf=is_list) for metrics in saved]
         if found is None and files.read_metrics(self.workdir):
             print("no checkpoint is left: it begins again at step 0, and what was logged is dropped", flush=True)
+        sources.keep_card(self.workdir, self.data)
         for line in files.cut_metrics(self.workdir, self.step, self.settings.log_every):
             print(line, flush=True)
         return found is not None

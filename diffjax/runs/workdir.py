@@ -8,6 +8,7 @@ env.json         git commit, versions, devices; "earlier": the same of starts un
 metrics.jsonl    one JSON object per log step
 checkpoints/     one directory per step
 ema/             averages stored along the run, one file per step, if checkpoint.snapshot_every says so
+data.json        the card of the data: what a draw knows of them where they are gone
 samples/ figures/ report.md results.json; labels.json, names of the classes where they have some
 """
 
@@ -142,6 +143,11 @@ def _environments(path: Path) -> dict[str, Any]:
     return {**now, "earlier": [found for found in earlier if found != now]}
 
 
+def folder(workdir: str | Path) -> Path:
+    """Tells where what is drawn of a run goes: into its workdir, or beside its weights file."""
+    return Path(workdir).parent if os.path.isfile(workdir) else Path(workdir)
+
+
 def named(changes: list[str]) -> str:
     """Names a folder after what was asked in place of what the config says."""
     return disk.file_name(",".join(changes))
@@ -161,6 +167,11 @@ def read(saved: Path) -> Config:
     try:
         return _config(disk.read_json(saved), str(saved))
     except (FileNotFoundError, disk.DamagedFileError) as error:
+        if os.path.isfile(saved.parent):
+            raise ConfigError(
+                f"{saved.parent} is a file, expected the workdir of a training run; weights alone are for "
+                "sample, for train.start without carry=state, and for diffjax.open."
+            ) from error
         known = newest(saved.parent)
         if os.path.isdir(saved):
             raise ConfigError(f"{saved} is a folder; move it away: a checkpoint has the config, too.") from error

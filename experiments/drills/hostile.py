@@ -55,6 +55,9 @@ def prepare(shared: Path, kinds: set[str]) -> None:
     if kinds - set(RUNLESS):
         command = [sys.executable, "-m", "diffjax.main", *TRAIN[:-1], f"--workdir={shared / 'run'}"]
         subprocess.run(command, cwd=shared, env=environment(shared), check=True, capture_output=True)
+    if "weights" in kinds:
+        command = [sys.executable, "-m", "diffjax.main", "--mode=export", "--workdir=run", "--out=weights"]
+        subprocess.run(command, cwd=shared, env=environment(shared), check=True, capture_output=True)
     if "tfds" in kinds:
         for n in range(9):
             (shared / f"{n}.png").write_bytes(png(4, 4))

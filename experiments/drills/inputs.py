@@ -9,6 +9,7 @@ import numpy as np
 from crafted import OWN, SAMPLE, TRAIN, Input, trained
 from inputs_data import images, npz, tfds
 from inputs_runs import checkpoints, files, modes, workdirs
+from inputs_weights import weights
 
 
 def flags(_: Path) -> Iterator[Input]:
@@ -301,5 +302,6 @@ def sizes(_: Path) -> Iterator[Input]:
 
 
 KINDS = {
-    f.__name__: f for f in (sizes, modes, files, flags, configs, overrides, npz, images, tfds, checkpoints, workdirs)
+    f.__name__: f
+    for f in (sizes, modes, files, flags, configs, overrides, npz, images, tfds, checkpoints, workdirs, weights)
 }
