@@ -22,7 +22,9 @@ from diffjax.specs import build as build
 from diffjax.specs import is_spec as is_spec
 from diffjax.specs import maker as maker
 from diffjax.specs import member as member
+from diffjax.specs import named as named
 from diffjax.specs import number
+from diffjax.specs import one_line as one_line
 from diffjax.specs import spec as spec
 
 Config = Any  # an ml_collections.ConfigDict: its fields have no static types
@@ -254,6 +256,14 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def options(texts: Iterable[str]) -> dict[str, Any]:
+    """Reads options "name=value", each a literal of Python or else a text."""
+    pairs = [text.partition("=") for text in texts]
+    if bare := [name for name, equals, _ in pairs if not equals]:
+        raise ConfigError(f"The option {bare[0]!r} has no value, expected {bare[0]}=value.")
+    return {name: _literal(value) for name, _, value in pairs}
 
 
 def to_json(config: Config) -> str:

@@ -6,9 +6,10 @@ The module may be left out where one member alone has the name ("ddim"), the mem
 ("heun", for "heun.edm").
 """
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -25,9 +26,23 @@ class ConfigError(ValueError):
         super().__init__(host.one_line(message))
 
 
+@contextlib.contextmanager
+def one_line() -> Iterator[None]:
+    """Makes a ConfigError of a ValueError in a `with` block, or of a file that is not there: the user gave it."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
+
+
 def spec(name: str, **options: Any) -> ConfigDict:
     """Makes a group of a config that names a constructor and its options: spec("VP", beta_min=0.1)."""
     return ConfigDict(dict(name=name, **options))
+
+
+def named(what: Any) -> Any:
+    """Makes a spec of a name alone; a spec stays as it is."""
+    return spec(what) if isinstance(what, str) else what
 
 
 def is_spec(value: Any) -> bool:

@@ -14,7 +14,7 @@ ROOT = Path(diffjax.__file__).parent
 CORE = [
     {"types", "host"},
     {"members"},
-    {"method", "roots"},
+    {"method", "roots", "operators"},
     {"tabulated"},
     {"schedules", "calculus", "divergence"},
     {"grids", "clock"},
@@ -23,12 +23,13 @@ CORE = [
     {"couplings"},
     {"losses", "samplers"},
     {"likelihood", "theory"},
-    {"methods"},
+    {"methods", "editing"},
 ]
 # Beside the tower: know the ground and nothing else of the library, and nothing but the commands knows them.
 LEAVES = {
     "bounds",
     "checkpoint",
+    "comparison",
     "checksum",
     "records",
     "resume",
@@ -65,6 +66,7 @@ NEIGHBOURS = {
     "training": {"ema", "method", "players"},
     "players": {"method"},
     "checkpoint": {"checksum", "disk", "folders", "records", "writer"},
+    "comparison": {"plots", "metrics"},
     "config": {"specs"},
     "diagnosis": {"bounds"},
     "draws": {"method", "parallel"},

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,7 +105,8 @@ def folder(
         sizes = [(name, files.bytes(name)) for files, names in named for name in names]
         digest = fingerprint(shape, background, apart, found.label, *sizes)
         made = Dataset(name, *parts, shape=shape, classes=classes, levels=256, fingerprint=digest, flip=flip)
-    return made._replace(names=found.classes, judge=None if second is None else endpoints.judge)
+    decode = partial(images.decode, shape=shape, background=background, fit=size is not None)
+    return made._replace(names=found.classes, judge=None if second is None else endpoints.judge, decode=decode)
 
 
 def _check(channels: int, size: int | None, held_out: float | None, flip: bool, y: str | None) -> None:

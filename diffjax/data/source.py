@@ -144,6 +144,7 @@ class Dataset(NamedTuple):
         names: of the classes, by number; None: they have numbers alone.
         mixed: the order of examples says nothing of them, so that the first n are as good as any n.
         units: what examples were standardised by and samples are brought back by (`data.units`), or None.
+        decode: (file, its name) -> uint8 (H, W, C), as the data set reads its own images; None: it has no rule.
     """
 
     name: str
@@ -160,6 +161,7 @@ class Dataset(NamedTuple):
     names: tuple[str, ...] | None = None
     mixed: bool = False
     units: Any = None
+    decode: Callable[[Any, str], np.ndarray] | None = None
 
     @property
     def in_memory(self) -> bool:
