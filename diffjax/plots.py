@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from diffjax import panels
+
 # Of every figure; the layout engine draws each text twice, half of a figure's time.
 LAYOUT: dict[str, Any] = {"layout": "tight", "dpi": 110}
 
@@ -84,11 +86,16 @@ def _are_images(examples: np.ndarray) -> bool:
 
 
 def _panel(axes: Any, examples: np.ndarray, columns: int) -> None:
-    """Draws images as tiles; anything else as points: its first two entries, or a histogram where there is but one."""
+    """Draws images as tiles, sequences and volumes as `panels` does, all else as points of its first two entries.
+
+    Of one entry it is a histogram.
+    """
     if _are_images(examples):
         board = tile(examples, columns)
         axes.imshow(board[..., 0] if board.shape[-1] == 1 else board, cmap="gray", interpolation="nearest")
         axes.set_axis_off()
+        return
+    if panels.draw(axes, examples, columns):
         return
     flat = examples.reshape(len(examples), -1)
     if flat.shape[1] == 1:

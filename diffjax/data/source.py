@@ -214,8 +214,8 @@ class Dataset(NamedTuple):
         return 0.0 if self.units is None else float(np.log(np.broadcast_to(self.units.scale, self.shape)).sum())
 
     def shown(self, x: Any) -> Any:
-        """Makes what is drawn of samples in the data's units: images in [-1, 1]."""
-        return x if self.units is None or len(self.shape) != 3 else self.units.shown(x)
+        """Makes what is drawn of samples in the data's units: images and volumes in [-1, 1]."""
+        return x if self.units is None or len(self.shape) < 3 else self.units.shown(x)
 
     def alike(self, own: np.ndarray) -> Example:
         """Gathers training examples of these labels (n,), each once before one comes again; any for a label of none."""
