@@ -17,13 +17,13 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from diffjax.host import nearest as nearest
+from diffjax.specs import DERIVED, number
 from diffjax.specs import ConfigError as ConfigError
 from diffjax.specs import build as build
 from diffjax.specs import is_spec as is_spec
 from diffjax.specs import maker as maker
 from diffjax.specs import member as member
 from diffjax.specs import named as named
-from diffjax.specs import number
 from diffjax.specs import one_line as one_line
 from diffjax.specs import spec as spec
 
@@ -233,7 +233,7 @@ def _parse(path: str, text: str, group: Any, leaf: str, is_spec: bool) -> Any:
     if text == "None" and (is_spec or present is None) and leaf != "name":
         return None
     if kind is str:
-        return text
+        return text if present != DERIVED else _literal(text)
     if kind is float:
         return number(f"{path!r} got", text, present)
     value = text.lower() == "true" if kind is bool and text.lower() in ("true", "false") else _literal(text)

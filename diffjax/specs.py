@@ -18,6 +18,8 @@ from ml_collections import ConfigDict
 from diffjax import host
 from diffjax.host import nearest as nearest
 
+DERIVED = "data"  # the value of an option that the data decides (`diffjax.derived`)
+
 
 class ConfigError(ValueError):
     """Something the user wrote cannot be used; the message is one line for the terminal, whatever it quotes."""

@@ -4,6 +4,7 @@ The CIFAR-10 recipe of Song et al. is `UNet(channels=128, multipliers=(1, 2, 2, 
 dropout=0.1, skip_scale=0.5**0.5)`; the defaults here suit 8 x 8 digits on a CPU.
 """
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ from flax import linen as nn
 from diffjax.models import layers
 from diffjax.models.layers import DTYPES, EMBEDDINGS, ZEROS, Conv, Dense, Embedding, Norm, SelfAttention
 from diffjax.types import Array
+
+WIDTHS = ((1,), (1, 2), (1, 2, 2), (1, 2, 2, 2), (1, 1, 2, 3, 4), (1, 1, 2, 2, 4, 4))  # multipliers of so many levels
 
 
 class ResidualBlock(nn.Module):
@@ -109,6 +112,31 @@ class UNet(nn.Module):
         layers.check_choice("embedding", self.embedding, EMBEDDINGS)
         layers.check_choice("dtype", self.dtype, DTYPES)
         super().__post_init__()
+
+    @classmethod
+    def of_data(cls, shape: tuple[int, ...], classes: int | None) -> dict[str, Any]:
+        """Chooses multipliers, attention and classes for examples of this shape: what the word "data" stands for.
+
+        Every level halves each axis, down to 4 places of the shortest, or 8 of one longer than 32 (as published for 32
+        and 256 pixels); maps of at most 256 places attend, but for the first.
+
+        Raises:
+            ValueError: for examples without places, or an axis that cannot be halved once, or is shorter than 8.
+        """
+        places, size = shape[:-1], "x".join(map(str, shape[:-1]))
+        if not places:
+            raise ValueError(f"the U-Net takes examples with places, such as (H, W, C), got shape {shape}.")
+        if min(places) < 8 or any(n % 2 for n in places):
+            raise ValueError(
+                f"the U-Net halves examples, which {size} cannot be: take even sizes of 8 or more, such as "
+                f"data.size={max(8, min(places) // 8 * 8 + (8 if min(places) % 8 > 4 else 0))}."
+            )
+        least, levels = 4 if min(places) <= 32 else 8, 1
+        while all(n % 2**levels == 0 for n in places) and min(places) // 2**levels >= least and levels < len(WIDTHS):
+            levels += 1
+        attend = [i for i in range(1, levels) if math.prod(n // 2**i for n in places) <= 256]
+        attention = tuple(places[0] // 2**i for i in attend)
+        return {"multipliers": WIDTHS[levels - 1], "attention": attention, "classes": classes}
 
     @property
     def reads(self) -> dict[str, str]:

@@ -16,6 +16,7 @@ from diffjax import (
     calculus,
     data,
     denoisers,
+    derived,
     ema,
     finetune,
     grids,
@@ -187,6 +188,7 @@ def _named(config: Config) -> Config:
 def _build(config: Config) -> Built:
     settings = table.settings_of(config)
     checks.check_settings(settings)
+    config, known = derived.resolved(config, models, lambda: build(data, config.data))
     if "guidance" in config:
         checks.check_labels(config)
     parts = _parts(config)
@@ -195,7 +197,7 @@ def _build(config: Config) -> Built:
     method = parts()
     optimizer, learning_rate = _optimizers(config, settings.steps, method)
     method.plan(())
-    dataset = build(data, config.data)
+    dataset = build(data, config.data) if known is None else known
     optimizer, method = _freeze(config.train.only, optimizer, method)
     if isinstance(method.parts, methods.Denoising):
         checks.check_words(config, method.parts, dataset)
