@@ -17,13 +17,15 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from diffjax.host import nearest as nearest
+from diffjax.specs import DERIVED, number
 from diffjax.specs import ConfigError as ConfigError
 from diffjax.specs import build as build
 from diffjax.specs import check_trusted as check_trusted
 from diffjax.specs import is_spec as is_spec
 from diffjax.specs import maker as maker
 from diffjax.specs import member as member
-from diffjax.specs import number
+from diffjax.specs import named as named
+from diffjax.specs import one_line as one_line
 from diffjax.specs import own_members as own_members
 from diffjax.specs import spec as spec
 from diffjax.specs import trust as trust
@@ -245,7 +247,7 @@ def _parse(path: str, text: str, group: Any, leaf: str, is_spec: bool) -> Any:
     if text == "None" and (is_spec or present is None) and leaf != "name":
         return None
     if kind is str:
-        return text
+        return text if present != DERIVED else _literal(text)
     if kind is float:
         return number(f"{path!r} got", text, present)
     value = text.lower() == "true" if kind is bool and text.lower() in ("true", "false") else _literal(text)
@@ -268,6 +270,14 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def options(texts: Iterable[str]) -> dict[str, Any]:
+    """Reads options "name=value", each a literal of Python or else a text."""
+    pairs = [text.partition("=") for text in texts]
+    if bare := [name for name, equals, _ in pairs if not equals]:
+        raise ConfigError(f"The option {bare[0]!r} has no value, expected {bare[0]}=value.")
+    return {name: _literal(value) for name, _, value in pairs}
 
 
 def to_json(config: Config) -> str:

@@ -22,12 +22,22 @@ from diffjax import ending, screen, signals  # light: Ctrl-C while the rest is i
 MODES = {
     "train": "train",
     "sample": "sample",
+    "edit": "edit",
+    "restore": "restore",
     "eval": "evaluate",
     "likelihood": "likelihood",
     "moments": "moments",
     "export": "export",
     "replay": "replay",
     "show": "show",
+}
+
+OWN = {  # flags of some modes alone
+    "strength": ("edit",),
+    "input": ("edit", "restore"),
+    "operator": ("restore",),
+    "noise": ("restore",),
+    "by": ("restore",),
 }
 
 
@@ -46,7 +56,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = _Parser(
         prog="python -m diffjax.main",
         allow_abbrev=False,
-        description="Train, sample, evaluate, measure the likelihood of, export, replay or show an experiment.",
+        description="Train, sample, edit, restore, evaluate, measure, export, replay or show an experiment.",
         epilog="--config.a.b=value overrides a field of the config; a mistyped field is refused and the nearest named.",
     )
     parser.add_argument(
@@ -58,7 +68,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         help="default runs/<config>-<time>; the same one again resumes; all modes but train and show need only it; for "
         "sample and export it may be a weights file",
     )
-    parser.add_argument("--seeds", default="0-63", help="sample: one image per seed, such as 0-63 or 1,5,10-12")
+    parser.add_argument(
+        "--seeds", default="0-63", help="sample, edit, restore: one image per seed, such as 0-63 or 1,5,10-12"
+    )
     parser.add_argument("--nfe", type=int, help="sample, eval, likelihood: steps of the grid, in place of the config's")
     parser.add_argument(
         "--sampler", help="sample, eval, likelihood: such as ancestral.ddim, multistep.dpmpp_2m, heun.edm"
@@ -68,7 +80,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--out",
-        help="sample: the folder for images, default in WORKDIR/samples; eval, likelihood, moments, export: for files",
+        help="sample, edit, restore: the folder for images, in WORKDIR/samples; others but train: for their files",
     )
     parser.add_argument(
         "--compiled", action="store_true", help="export: the sampler, too, for a machine that has jax and not diffjax"
@@ -84,9 +96,15 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         metavar="MODULE[,MODULE]",
         help="code of yours, such as mypkg.nets, that the config of a workdir may name (model.name=mypkg.nets:Mine)",
     )
+    parser.add_argument("--strength", type=float, help="edit: from 0, the input itself, to 1, a sample")
+    parser.add_argument("--input", help="edit, restore: images or .npy, a file or a folder; default held-out examples")
+    parser.add_argument("--operator", help="restore: such as inpaint, with options --operator.box=2,6,2,6")
+    parser.add_argument("--noise", type=float, help="restore: standard deviation of the noise of what is seen; 0")
+    parser.add_argument("--by", help="restore: the method, such as pigdm, with options --by.w=1")
     known, rest = parser.parse_known_args(_join(argv))
     overrides = [arg.removeprefix("--config.") for arg in rest if arg.startswith("--config.")]
-    unknown = [arg for arg in rest if not arg.startswith("--config.")]
+    known.options = [arg.removeprefix("--") for arg in rest if arg.startswith(("--operator.", "--by."))]
+    unknown = [arg for arg in rest if not arg.startswith(("--config.", "--operator.", "--by."))]
     if unknown:
         parser.error(f"unknown argument {unknown[0]!r}; config fields are written --config.field=value")
     return known, overrides
@@ -156,6 +174,10 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
                 f"--sampler, --nfe and --step are for sample, eval and likelihood; --mode={flags.mode} takes "
                 "--config.sampler.name=... and --config.grid.n=..."
             )
+        for name, modes in OWN.items():
+            asked = getattr(flags, name) is not None or any(text.startswith(f"{name}.") for text in flags.options)
+            if asked and flags.mode not in modes:
+                raise ConfigError(f"--{name} is for --mode={' and --mode='.join(modes)}, not for --mode={flags.mode}.")
         if flags.config and flags.workdir and not made:
             raise ConfigError(f"--mode={flags.mode} reads the config of --workdir: leave --config={flags.config} out.")
         command = importlib.import_module(f"diffjax.commands.{MODES[flags.mode]}")

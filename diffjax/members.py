@@ -52,6 +52,35 @@ def several(file: Path, names: Sequence[str], most_gib: float = MOST_GIB, note: 
         raise ValueError(f"{file} is damaged at {name!r}: {error}.") from error
 
 
+def single(file: Path, most_gib: float = MOST_GIB) -> np.ndarray:
+    """Reads the one array of a .npy file; nothing in it is executed.
+
+    Raises:
+        FileNotFoundError: for what is no file.
+        ValueError: for a damaged one, one of Python objects, larger than `most_gib`, or of another length than it says.
+    """
+    if not os.path.isfile(file):
+        raise FileNotFoundError(f"There is no file {str(file)!r}.")
+    with file.open("rb") as opened:
+        return alone(opened, str(file), os.path.getsize(file), most_gib)
+
+
+def alone(opened: Any, name: str, size: int, most_gib: float = MOST_GIB) -> np.ndarray:
+    """Reads the array of an open .npy file of `size` bytes (`single`)."""
+    shape, dtype, start = _header(opened, name, "the array")
+    wanted = math.prod(shape) * dtype.itemsize
+    if wanted != size - start:
+        raise ValueError(
+            f"{name} is damaged: its header says {shape} of {dtype}, {wanted} bytes; there are {size - start}."
+        )
+    if wanted > most_gib * 2**30:
+        raise ValueError(
+            f"{name} is {shape} of {dtype}, {wanted / 2**30:.1f} GiB, expected at most {most_gib} GiB: split it."
+        )
+    opened.seek(0)
+    return np.lib.format.read_array(opened, allow_pickle=False)
+
+
 def tables(
     path: str | Path,
     names: Sequence[str],
@@ -113,7 +142,7 @@ def _array(archive: zipfile.ZipFile, file: Path, name: str, most_gib: float, not
         return np.lib.format.read_array(member, allow_pickle=False)
 
 
-def _header(member: Any, file: Path, name: str) -> tuple[tuple[int, ...], np.dtype, int]:
+def _header(member: Any, file: Path | str, name: str) -> tuple[tuple[int, ...], np.dtype, int]:
     """Reads shape, dtype, and where the numbers begin."""
     try:
         version = np.lib.format.read_magic(member)

@@ -7,6 +7,7 @@ The module may be left out where one member alone has the name ("ddim"), the mem
 that is imported and called, and so only on the word of whoever runs this process (`trust`), never on that of a file.
 """
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +19,8 @@ from ml_collections import ConfigDict
 from diffjax import host
 from diffjax.host import nearest as nearest
 
+DERIVED = "data"  # the value of an option that the data decides (`diffjax.derived`)
+
 
 class ConfigError(ValueError):
     """Something the user wrote cannot be used; the message is one line for the terminal, whatever it quotes."""
@@ -26,9 +29,23 @@ class ConfigError(ValueError):
         super().__init__(host.one_line(message))
 
 
+@contextlib.contextmanager
+def one_line() -> Iterator[None]:
+    """Makes a ConfigError of a ValueError in a `with` block, or of a file that is not there: the user gave it."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
+
+
 def spec(name: str, **options: Any) -> ConfigDict:
     """Makes a group of a config that names a constructor and its options: spec("VP", beta_min=0.1)."""
     return ConfigDict(dict(name=name, **options))
+
+
+def named(what: Any) -> Any:
+    """Makes a spec of a name alone; a spec stays as it is."""
+    return spec(what) if isinstance(what, str) else what
 
 
 def is_spec(value: Any) -> bool:

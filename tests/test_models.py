@@ -210,7 +210,9 @@ BAD = [
     (lambda: models.UNet(8, (1, 2, 2)), (10, 10, 1), "image 10x10 is not divisible by 4, the U-Net's total stride"),
     (lambda: models.UNet(8, (1, 2), patch=2), (8, 6, 1), "image 8x6 is not divisible by 4"),
     (lambda: models.UNet(8), (16, 16, 1), r"attention at \[4\].*heights \[16, 8\]"),
-    (lambda: models.UNet(8), (8, 8), r"takes images \(H, W, C\), got shape \(8, 8\)"),
+    (lambda: models.UNet(8), (8,), r"takes images \(H, W, C\), sequences \(L, C\) .*, got shape \(8,\)"),
+    (lambda: models.UNet(8, attention=()), (7, 1), "example 7 is not divisible by 2"),
+    (lambda: models.UNet(8, attention=(6,)), (8, 6, 6, 1), r"attention at \[6\]: .* a 8x6x6 example have heights"),
     (lambda: models.UNet(8, head_width=5), (8, 8, 1), "head_width = 5 does not divide the 16 channels"),
     (lambda: models.UNet(0), (8, 8, 1), "channels = 0: expected a positive integer"),
     (lambda: models.UNet(8, ()), (8, 8, 1), r"multipliers = \(\)"),
@@ -220,7 +222,7 @@ BAD = [
     (lambda: models.MLP(8, embedding="sine"), (2,), "embedding = 'sine' is unknown; choose from positional, fourier"),
     (lambda: models.MLP(8, depth=1.5), (2,), "depth = 1.5"),
     (lambda: models.MLP(8, classes=0), (2,), "classes = 0"),
-    (lambda: models.MLP(8), (8, 8, 1), r"takes vectors \(d,\), got \(8, 8, 1\)"),
+    (lambda: models.MLP(8), (), r"takes vectors \(d,\), or \(L, C\), ..., got \(\)"),
 ]
 
 

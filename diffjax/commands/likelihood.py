@@ -8,7 +8,7 @@ from typing import Any
 
 from diffjax import disk, runs, samplers
 from diffjax.commands.sample import as_overrides, require_workdir
-from diffjax.config import Config, ConfigError
+from diffjax.config import Config, one_line
 from diffjax.methods import bound, density
 
 
@@ -46,17 +46,13 @@ def run(
     """
     from diffjax import plots
 
-    try:
+    with one_line():
         samplers.ode.check_diffrax()
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
     out = Path(out or workdir)
     run = runs.open(workdir, step=step, overrides=overrides)
     of = run.parts("mean_denoiser", "A likelihood")
-    try:
+    with one_line():
         results, latents = density.measure(run, of, most)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
     out.mkdir(parents=True, exist_ok=True)
     plots.normality(out / "figures" / "latents.png", latents)
     text = density.report(run, results)

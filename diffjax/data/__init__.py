@@ -14,6 +14,8 @@ from diffjax.data.given import followed as followed
 from diffjax.data.given import held_out as held_out
 from diffjax.data.given import label_of as label_of
 from diffjax.data.given import told as told
+from diffjax.data.inputs import inputs as inputs
+from diffjax.data.inputs import shown_to as shown_to
 from diffjax.data.looks import named as named
 from diffjax.data.looks import remarks as remarks
 from diffjax.data.names import check_classes as check_classes

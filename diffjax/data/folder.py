@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ class _Files(NamedTuple):
 def folder(
     path: str,
     size: int | None = None,
-    channels: int = 3,
+    channels: int | None = 3,
     held_out: float | None = None,
     flip: bool = False,
     in_memory: bool | None = None,
@@ -59,7 +60,7 @@ def folder(
 
     Args:
         size: scale the shorter side to it and cut out the centre; None: all images must have one size.
-        channels: 1, 3 or 4; images are converted.
+        channels: 1, 3 or 4; images are converted. None: 1 where all of them are grey, else 3.
         held_out: the probability of being held out; None: 0.1, or what train/ and val/ say.
         flip: mirror training images at random.
         in_memory: hold all of them as bytes; None: if they need less than 4 GiB. Otherwise they are read when needed.
@@ -72,8 +73,8 @@ def folder(
         FileNotFoundError: if there is no such folder or zip.
         ValueError: for one without images, one that is both flat and sorted, or an image that cannot be used.
     """
-    _check(channels, size, held_out, flip, y)
-    images.check_background(background, channels)
+    _check(path, channels, size, held_out, flip, y)
+    images.check_background(background, 3 if channels is None else channels)
     if label not in (*NAMED_BY, None):
         raise ValueError(f"folder: label is {label!r}, expected {', '.join(NAMED_BY)}, or None for no labels.")
     files = tree(path, SUFFIXES)
@@ -85,7 +86,7 @@ def folder(
     apart = found.apart
     if apart is None:
         apart = splits.by_name(found.own, SHARE if held_out is None else held_out, found.label)
-    shape = _shape(files, found.names, size, channels)
+    shape = _shape(files, found.names, size, _channels(files, found.names) if channels is None else channels)
     if flip:
         check_flip(shape)
     reads = {"x": _reader(files, found.names, shape, background, fit=size is not None)}
@@ -104,11 +105,16 @@ def folder(
         sizes = [(name, files.bytes(name)) for files, names in named for name in names]
         digest = fingerprint(shape, background, apart, found.label, *sizes)
         made = Dataset(name, *parts, shape=shape, classes=classes, levels=256, fingerprint=digest, flip=flip)
-    return made._replace(names=found.classes, judge=None if second is None else endpoints.judge)
+    decode = partial(images.decode, shape=shape, background=background, fit=size is not None)
+    return made._replace(names=found.classes, judge=None if second is None else endpoints.judge, decode=decode)
 
 
-def _check(channels: int, size: int | None, held_out: float | None, flip: bool, y: str | None) -> None:
-    if channels not in images.MODES:
+def _check(
+    path: str, channels: int | None, size: int | None, held_out: float | None, flip: bool, y: str | None
+) -> None:
+    if not path:
+        raise ValueError("data.folder needs path=, a folder of images or a zip of them: --config.data.path=photos.")
+    if channels is not None and channels not in images.MODES:
         raise ValueError(f"folder: channels is {channels!r}, expected 1, 3 or 4.")
     if size is not None and not host.is_int(size, 1):
         raise ValueError(f"folder: size is {size!r}, expected a positive number of pixels, or None.")
@@ -213,6 +219,15 @@ def _shape(files: Tree, names: list[str], size: int | None, channels: int) -> tu
             )
     assert first is not None
     return (first[1], first[0], channels)
+
+
+def _channels(files: Tree, names: list[str]) -> int:
+    """Finds the channels of grey images, 1, or 3 where one is none, from the headers alone."""
+    for name in names:
+        with images.opened(files.open(name), _full(files, name)) as image:
+            if image.mode not in ("1", "L", "LA"):
+                return 3
+    return 1
 
 
 def _full(files: Tree, name: str) -> str:

@@ -22,11 +22,12 @@ def npz(
     held_out_y: str | None = None,
     most_gib: float = members.MOST_GIB,
     standardize: str | None = None,
+    rank: int | None = None,
 ) -> Dataset:
-    """Makes a data set of images (N, H, W, C) or (N, H, W), or vectors (N, d), named by their arrays in the file.
+    """Makes a data set of an .npz file: images (N, H, W, C) or (N, H, W), vectors (N, d), volumes (N, D, H, W, C).
 
     Args:
-        x: the examples; uint8 images become [-1, 1], floating ones must be in it; vectors are kept as they are.
+        x: the examples, by name; uint8 ones become [-1, 1], floating images must be in it; all else is kept as it is.
         label: the labels, (N,) integers from 0; None for a set without.
         held_out: a share, every class in proportion and in a random order (`splits.stratified`), or the name of the
             held-out examples.
@@ -39,6 +40,7 @@ def npz(
         standardize: "entries", "channels" or "whole": less the mean and by the standard deviation that the training
             data has there (`units.measured`); samples are in the file's units again. Floating images may then span
             anything.
+        rank: axes of places of one example; 1 says that (N, L, C) are sequences. None: as many as the first line says.
 
     Pairs are as a flow made them: their images may leave [-1, 1] a little.
 
@@ -64,9 +66,11 @@ def npz(
     if y is not None and standardize is not None:
         raise ValueError("standardize is for data without endpoints; set standardize=None for pairs (x, y).")
     free = z is not None or standardize is not None
-    train = _arrays(file, x, label, z, y, free, most_gib)
+    if rank is not None:
+        host.check_int("npz: rank", rank, 0, most=3)
+    train = _arrays(file, x, label, z, y, free, most_gib, rank)
     if isinstance(held_out, str):
-        parts = [train, _arrays(file, held_out, held_out_label, None, held_out_y, free, most_gib)]
+        parts = [train, _arrays(file, held_out, held_out_label, None, held_out_y, free, most_gib, rank)]
     else:
         try:
             apart = splits.stratified(len(train), held_out, train.given.get("label"))
@@ -80,11 +84,25 @@ def npz(
     return dataset if standardize is None else units.standardize(dataset, standardize)
 
 
-def _arrays(file: Path, x: str, label: str | None, z: str | None, y: str | None, free: bool, most_gib: float) -> Arrays:
+def _arrays(
+    file: Path,
+    x: str,
+    label: str | None,
+    z: str | None,
+    y: str | None,
+    free: bool,
+    most_gib: float,
+    rank: int | None = None,
+) -> Arrays:
     examples = members.read(file, x, most_gib)
-    if examples.ndim not in (2, 3, 4):
-        raise ValueError(f"{file}: {x!r} has shape {examples.shape}, expected (N, H, W, C), (N, H, W) or (N, d).")
     shape = examples.shape
+    if rank is not None and len(shape) not in (rank + 2, 3 if rank == 2 else rank + 2):
+        raise ValueError(f"{file}: {x!r} has shape {shape}, expected {rank + 2} axes of examples of rank={rank}.")
+    if len(shape) not in (2, 3, 4, 5):
+        raise ValueError(
+            f"{file}: {x!r} has shape {shape}, expected (N, H, W, C), (N, H, W), (N, d) or (N, D, H, W, C), "
+            "or (N, L, C) with rank=1."
+        )
     if len(shape) == 4 and shape[1] in (1, 2, 3, 4) and shape[3] > 4 and shape[2] > 4:
         raise ValueError(
             f"{file}: {x!r} has shape {shape}, channels first, expected (N, H, W, C): save x.transpose(0, 2, 3, 1)."
@@ -97,7 +115,7 @@ def _arrays(file: Path, x: str, label: str | None, z: str | None, y: str | None,
         raise ValueError(
             f"{file}: {x!r} is {examples.dtype} and {y!r} {beside['y'].dtype}, expected uint8 for both or none."
         )
-    with_channels = lambda a: a[..., None] if a.ndim == 3 else a
+    with_channels = lambda a: a[..., None] if a.ndim == 3 and rank != 1 else a
     labels = None if label is None else _labels(file, label, most_gib)
     try:
         arrays = Arrays(with_channels(examples), labels, **{k: with_channels(part) for k, part in beside.items()})

@@ -144,6 +144,7 @@ class Dataset(NamedTuple):
         names: of the classes, by number; None: they have numbers alone.
         mixed: the order of examples says nothing of them, so that the first n are as good as any n.
         units: what examples were standardised by and samples are brought back by (`data.units`), or None.
+        decode: (file, its name) -> uint8 (H, W, C), as the data set reads its own images; None: it has no rule.
     """
 
     name: str
@@ -160,6 +161,7 @@ class Dataset(NamedTuple):
     names: tuple[str, ...] | None = None
     mixed: bool = False
     units: Any = None
+    decode: Callable[[Any, str], np.ndarray] | None = None
 
     @property
     def in_memory(self) -> bool:
@@ -212,8 +214,8 @@ class Dataset(NamedTuple):
         return 0.0 if self.units is None else float(np.log(np.broadcast_to(self.units.scale, self.shape)).sum())
 
     def shown(self, x: Any) -> Any:
-        """Makes what is drawn of samples in the data's units: images in [-1, 1]."""
-        return x if self.units is None or len(self.shape) != 3 else self.units.shown(x)
+        """Makes what is drawn of samples in the data's units: images and volumes in [-1, 1]."""
+        return x if self.units is None or len(self.shape) < 3 else self.units.shown(x)
 
     def alike(self, own: np.ndarray) -> Example:
         """Gathers training examples of these labels (n,), each once before one comes again; any for a label of none."""

@@ -36,6 +36,8 @@ from diffjax.denoisers.guidance import TiltedByPrediction, tilted_by_prediction
 from diffjax.denoisers.wrapper import Wrapper
 from diffjax.types import Array, Denoiser, Posterior, Schedule, as_pytree, pytree, static
 
+__all__ = ["diagonal", "diffpir", "dps", "pigdm", "replacement", "tmpd"]  # what a command may name
+
 _INSTEAD = "take replacement, diffpir or diagonal"
 
 

@@ -1,4 +1,6 @@
-"""A residual perceptron for vectors: 2-D toys, flattened digits, latent codes."""
+"""A residual perceptron for vectors, 2-D toys, latent codes; what has places is flattened."""
+
+import math
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -21,10 +23,11 @@ from diffjax.types import Array
 class MLP(nn.Module):
     """A residual network x + f(x, c, label) of `depth` blocks at one width: modulated layer norm, two dense layers.
 
-    Called as `mlp(x, c, label=None, train=False, condition=None, gap=None)` with x (d,), c the scalar log-SNR (may be
-    infinite), label an integer scalar, `classes` or None for "no label", condition a vector that enters beside x (a
-    bridge's endpoint), gap one that says how far in time to go (`methods.flow_map`); None for either means zeros.
-    Returns F of shape (d,), float32, zero at initialisation.
+    Called as `mlp(x, c, label=None, train=False, condition=None, gap=None)` with x (d,), or of any other shape, such as
+    a sequence (L, C), which is flattened; c the scalar log-SNR (may be infinite), label an integer scalar, `classes` or
+    None for "no label", condition a vector that enters beside x (a bridge's endpoint), gap one that says how far in
+    time to go (`methods.flow_map`); None for either means zeros. Returns F of x's shape, float32, zero at
+    initialisation.
 
     Attributes:
         width: of every layer.
@@ -32,13 +35,13 @@ class MLP(nn.Module):
         classes: number of labels; None for an unconditional network.
         dropout: its rate, inside the blocks, only where train is True (rng "dropout").
         embedding: of the log-SNR: positional, fourier or angle.
-        outputs: maps of x's size: F has shape (outputs * d,) (2: F and a variance).
-        condition: entries of the vector that enters beside x; 0 for a network that takes none.
+        outputs: maps of x's shape, one after the other in the last axis: (outputs * d,) (2: F and a variance).
+        condition: entries of the last axis of what enters beside x; 0 for a network that takes none.
         gap: entries of that vector, 17; 0 for a network of one time. It enters without a bias.
         dtype: of the computation, float32 or bfloat16; parameters and normalisation are float32.
 
     Raises:
-        ValueError: for an attribute out of its range, or an x that is no vector.
+        ValueError: for an attribute out of its range, or an x that has no axis.
     """
 
     width: int = 128
@@ -76,16 +79,20 @@ class MLP(nn.Module):
         condition: Array | None = None,
         gap: Array | None = None,
     ) -> Array:
-        if x.ndim != 1 + jnp.ndim(c):
-            raise ValueError(f"the MLP takes vectors (d,), got {x.shape} with c of shape {jnp.shape(c)}: flatten x.")
+        if x.ndim <= jnp.ndim(c):
+            raise ValueError(f"the MLP takes vectors (d,), or (L, C), ..., got {x.shape}, c of shape {jnp.shape(c)}.")
+        batch, shape = x.shape[: jnp.ndim(c)], x.shape[jnp.ndim(c) :]
         dtype = jnp.dtype(self.dtype)
         embed = Embedding(self.width, self.classes, kind=self.embedding, augment=self.gap, name="embedding")
         embedding = embed(c, label, gap)
-        h = Dense(self.width, dtype=dtype, name="in")(with_condition(x, condition, self.condition).astype(dtype))
+        seen = with_condition(x, condition, self.condition).reshape(*batch, -1)
+        h = Dense(self.width, dtype=dtype, name="in")(seen.astype(dtype))
         for i in range(self.depth):
-            y = nn.silu(Norm(images=False, name=f"norm_{i}")(h, embedding)).astype(dtype)
+            y = nn.silu(Norm(0, name=f"norm_{i}")(h, embedding)).astype(dtype)
             y = nn.silu(Dense(self.width, dtype=dtype, name=f"dense_{i}_0")(y))
             y = nn.Dropout(self.dropout, deterministic=not train)(y)
             h = h + Dense(self.width, dtype=dtype, kernel_init=ZEROS, name=f"dense_{i}_1")(y)
-        h = nn.silu(Norm(images=False, name="norm_out")(h))
-        return Dense(x.shape[-1] * self.outputs, kernel_init=ZEROS, name="out")(h)
+        h = nn.silu(Norm(0, name="norm_out")(h))
+        maps = Dense(math.prod(shape) * self.outputs, kernel_init=ZEROS, name="out")(h)
+        parts = jnp.split(maps, self.outputs, -1) if len(shape) > 1 else [maps]
+        return jnp.concatenate([part.reshape(*batch, *shape) for part in parts], -1) if len(shape) > 1 else maps

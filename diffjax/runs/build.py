@@ -17,6 +17,7 @@ from diffjax import (
     calculus,
     data,
     denoisers,
+    derived,
     ema,
     finetune,
     grids,
@@ -194,6 +195,8 @@ def _named(config: Config) -> Config:
 def _build(config: Config, of: Callable[[Callable[[], Dataset]], Dataset]) -> Built:
     settings = table.settings_of(config)
     checks.check_settings(settings)
+    make = lambda: of(lambda: build(data, config.data))
+    config, known = derived.resolved(config, models, make)
     if "guidance" in config:
         checks.check_labels(config)
     parts = _parts(config)
@@ -202,7 +205,7 @@ def _build(config: Config, of: Callable[[Callable[[], Dataset]], Dataset]) -> Bu
     method = parts()
     optimizer, learning_rate = _optimizers(config, settings.steps, method)
     method.plan(())
-    dataset = of(lambda: build(data, config.data))
+    dataset = make() if known is None else known
     optimizer, method = _freeze(config.train.only, optimizer, method)
     if isinstance(method.parts, methods.Denoising):
         checks.check_words(config, method.parts, dataset)

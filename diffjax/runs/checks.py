@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import bounds, calculus, data, denoisers, draws, ema, host, players, training
-from diffjax.config import Config, ConfigError, nearest
+from diffjax.config import Config, ConfigError, nearest, one_line
 from diffjax.data import Dataset
 from diffjax.logs import LOGGERS
 from diffjax.method import Method
@@ -67,13 +67,11 @@ def check_objects(method: Method, dataset: Dataset, optimizer: Any, settings: Se
         if not isinstance(got, kind):
             ways = {"method": "methods.denoising(network, process, target)", "data": "data.arrays(x, label=y)"}
             raise ConfigError(f"Got {type(got).__name__} as the {name}, expected a {kind.__name__}: {ways[name]}.")
-    try:
+    with one_line():
         players.check_optimizers(method, optimizer)
         training.check_parts(method, settings.accumulate)
         data.label_of(method, dataset, settings.label)
         bounds.check_run(data.blank(dataset), len(method.turns), settings)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
     least, why = dataset.least
     if settings.samples < least:
         raise ConfigError(f"eval.samples is {settings.samples}, expected at least {least}: {why}.")

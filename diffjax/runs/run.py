@@ -9,9 +9,23 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffjax import bounds, data, draws, ema, exports, host, identity, parallel, snapshots, training
+from diffjax import (
+    bounds,
+    data,
+    denoisers,
+    draws,
+    editing,
+    ema,
+    exports,
+    host,
+    identity,
+    operators,
+    parallel,
+    snapshots,
+    training,
+)
 from diffjax.checkpoint import Checkpoints, Restored
-from diffjax.config import Config, ConfigError, nearest, override
+from diffjax.config import Config, ConfigError, build, maker, named, nearest, one_line, override
 from diffjax.data import Dataset
 from diffjax.method import Method
 from diffjax.runs import workdir as files
@@ -75,10 +89,8 @@ class Run(NamedTuple):
 
     def given(self, seeds: Iterable[int], **words: Any) -> dict[str, np.ndarray]:
         """Tells what the samples of these seeds are given; `words`, such as label=3, replace what seeds stand for."""
-        try:
+        with one_line():
             return data.told(self.method, self.data, list(seeds), words, self.settings.label)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
 
     def mapped(self, one: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         """Makes `map(shared, rows)` of `one(shared, row)`, in chunks over all devices (`parallel.map_chunks`)."""
@@ -99,11 +111,47 @@ class Run(NamedTuple):
         Raises:
             ConfigError: for a word that is neither, or as `given`.
         """
-        try:
+        run, seeds, told = self._asked(seeds, given, words)
+        return self.data.to_data(run.drawer()(self.params, seeds, told))
+
+    def edit(self, x: Any, strength: float, seeds: Any = None, given: dict | None = None, **words: Any) -> Any:
+        """Noises examples x, (n, *shape) or one for all, to a share of the grid's time and walks them back, SDEdit.
+
+        Strength 0 gives x, 1 what `draw` gives. Seeds (default 0 .. n - 1), given, words, errors: as of `draw`.
+        Returns an `editing.Edited`.
+        """
+        self.parts("guided_denoiser", "Editing")
+        seeds = (len(x) if np.ndim(x) > len(self.data.shape) else 1) if seeds is None else seeds
+        run, seeds, told = self._asked(seeds, given, words)
+        with one_line():
+            return editing.edit(run, x, strength, seeds, told)
+
+    def restore(self, y: Any, operator: Any, seeds: Any = 1, given: dict | None = None, **words: Any) -> Any:
+        """Draws what observations y = A x + noise n, (n, ...) or one for all, were made of: an `editing.Restored`.
+
+        Args:
+            operator: x -> A x of one example in the data's units; a name in `operators`, or its spec.
+            words: noise=, by= (a name in `denoisers.inverse`, its spec, or a function) and start=, of
+                `editing.restore`; all others, seeds, given and errors are those of `draw`.
+        """
+        self.parts("guided_denoiser", "Restoring")
+        own = {name: words.pop(name) for name in ("noise", "by", "start") if name in words}
+        if "by" in own and not callable(own["by"]):
+            own["by"] = maker(denoisers.inverse, named(own["by"]), 2)
+        run, seeds, told = self._asked(seeds, given, words)
+        with one_line():
+            return editing.restore(run, y, self.operator(operator), seeds, told, **own)
+
+    def operator(self, what: Any) -> Callable[[Any], Any]:
+        """Makes the operator of a name in `operators`, or of its spec, for examples of this run."""
+        with one_line():
+            return what if callable(what) else build(operators, named(what), self.data.shape)
+
+    def _asked(self, seeds: Any, given: dict | None, words: dict[str, Any]) -> tuple["Run", list[int], dict]:
+        """Reads what a draw asks for: the run by its parts, its seeds, and what their samples are given."""
+        with one_line():
             seeds = host.check_seeds(seeds)
             bounds.check_samples("the number of seeds", len(seeds), data.blank(self.data), self.settings.chunk)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
         names, fields = data.asked(self.method, self.data), getattr(self.method.parts, "drawn_by", ())
         parts = {name: part for name, part in words.items() if name not in names}
         for name in parts:
@@ -111,7 +159,7 @@ class Run(NamedTuple):
                 raise ConfigError(f"draw knows no {name!r}: {nearest(name, [*names, *fields])}.")
         run = self._by(parts) if parts else self
         words = {**(given or {}), **{name: value for name, value in words.items() if name in names}}
-        return self.data.to_data(run.drawer()(self.params, seeds, run.given(seeds, **words)))
+        return run, seeds, run.given(seeds, **words)
 
     def export(self, path: str | Path) -> int:
         """Writes the weights file that `open` and train.start take; gives its bytes (`exports.write`)."""
@@ -121,10 +169,8 @@ class Run(NamedTuple):
     def _by(self, words: dict[str, Any]) -> "Run":
         """Makes the run that draws by these parts, or by what the words of a draw stand for."""
         worded = getattr(self.method.parts, "worded", lambda words, make: {n: make(n, v) for n, v in words.items()})
-        try:
+        with one_line():
             return self._replace(method=self.method.parts._replace(**worded(words, drawn_by)).method())
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
 
 
 def open(workdir: str | Path, *, step: int | None = None, overrides: Iterable[str] = ()) -> Run:
@@ -147,11 +193,9 @@ def open(workdir: str | Path, *, step: int | None = None, overrides: Iterable[st
         built = build_run(config, lambda make: found.data)
         return of(built, exports.state(found, abstract_state(built), step, config.sample.ema))
     built = build_run(config, partial(data.here_or_kept, workdir=workdir))
-    try:
+    with one_line():
         data.keep_names(workdir, built.data)
         return of(built, saved_state(built, workdir, step).state, workdir)
-    except ValueError as error:
-        raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
 
 
 def saved_state(built: Any, workdir: str | Path, step: int | None = None) -> Restored:
@@ -160,11 +204,8 @@ def saved_state(built: Any, workdir: str | Path, step: int | None = None) -> Res
     Raises:
         ConfigError: for a folder without such a checkpoint, or one of another shape.
     """
-    try:
-        with Checkpoints(Path(workdir) / "checkpoints", create=False, report=print) as checkpoints:
-            found = checkpoints.restore(abstract_state(built), step=step)
-    except (FileNotFoundError, ValueError) as error:
-        raise ConfigError(str(error)) from error
+    with one_line(), Checkpoints(Path(workdir) / "checkpoints", create=False, report=print) as checkpoints:
+        found = checkpoints.restore(abstract_state(built), step=step)
     if found is None:
         raise ConfigError(f"{workdir} has no checkpoint yet; train it first: --mode=train --workdir={workdir}.")
     return found
@@ -202,10 +243,8 @@ def abstract_state(built: Any) -> training.TrainState:
     Raises:
         ConfigError: for a network that does not suit the data.
     """
-    try:
+    with one_line():
         return jax.eval_shape(lambda: _state(built, built.method.init))
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 def _state(built: Any, init: Callable[[Key, Any], PyTree]) -> training.TrainState:

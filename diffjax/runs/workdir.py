@@ -24,7 +24,7 @@ from typing import Any
 
 import jax
 
-from diffjax import diagnosis, disk, lock, logs, resume
+from diffjax import derived, diagnosis, disk, lock, logs, resume
 from diffjax.checkpoint import Checkpoints, Info
 from diffjax.config import Config, ConfigError, check_trusted, from_json, to_json
 from diffjax.environment import environment
@@ -44,7 +44,8 @@ def going_on(workdir: Path, asked: Config, complete: Callable[[Config], Config],
         ConfigError: for what a run that has begun cannot become (`resume.joined`), or a rule where there is none.
     """
     if not new and _begun(workdir):
-        return resume.joined(complete(read_config(workdir)), complete(asked), str(workdir), *_reached(workdir))
+        saved = complete(read_config(workdir))
+        return resume.joined(saved, derived.kept(complete(asked), saved), str(workdir), *_reached(workdir))
     if asked.train.start is not None and asked.train.carry == "state":
         return resume.carried(asked, complete(read_config(Path(asked.train.start))), *_reached(Path(asked.train.start)))
     if asked.learning_rate.extend is not None:
