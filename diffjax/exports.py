@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from diffjax import disk, environment, host, weights
-from diffjax.config import Config, ConfigError, from_json
+from diffjax.config import Config, ConfigError, check_trusted, from_json
 from diffjax.data import Dataset, card, of_card
 from diffjax.types import PyTree
 
@@ -163,16 +163,11 @@ def _exported(header: weights.Header, facts: Mapping[str, Any], objects: bool) -
 
 
 def _check_words(config: dict[str, Any], path: Path) -> None:
-    """Refuses a config that is nested deep, or that names a member of another package: a file imports nothing."""
+    """Refuses a config that is nested deep, or that names somebody's own code which is not trusted."""
     level = [config]
     for _ in range(DEEPEST + 1):
         inner = [value for group in level for value in (group.values() if isinstance(group, dict) else group)]
         level = [value for value in inner if isinstance(value, dict | list)]
-        names = [group.get("name") for group in level if isinstance(group, dict)]
-        if foreign := next((name for name in names if isinstance(name, str) and ":" in name), None):
-            raise ConfigError(
-                f"{path}: its config names {foreign[:60]!r}, a member of another package, which a weights file does "
-                "not import; open the workdir of the run."
-            )
     if level:
         raise ConfigError(f"{path}: its config is nested deeper than {DEEPEST} groups.")
+    check_trusted(config, f"The config in {path}")

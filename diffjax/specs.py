@@ -142,7 +142,7 @@ def check_trusted(config: Mapping[str, Any], source: str) -> None:
         module = name.partition(":")[0]
         if not {name, module} & _TRUSTED:
             raise ConfigError(
-                f"{source} names code to be imported and called, {name}; if you know it, say --trust={module}, "
+                f"{source} names code to be imported and called, {name[:80]}; if you know it, say --trust={module}, "
                 f"or in Python diffjax.trust({module!r})."
             )
 

@@ -314,7 +314,7 @@ FACTS = {
     "a config of another group": (lambda f: f["config"].update(evil={}), "group 'evil' that nobody reads"),
     "a config of a module": (
         lambda f: f["config"].update(model={"name": "os:system", "command": "touch EXECUTED"}),
-        "names 'os:system', a member of another package",
+        "names code to be imported and called, os:system",
     ),
     "a config of a dotted module": (
         lambda f: f["config"]["model"].update(name="os.system"),

@@ -122,7 +122,13 @@ def test_a_run_of_ones_own_network_is_opened_by_who_trusts_it(capsys):
     with pytest.raises(ConfigError, match=r"diffjax\.trust\('own_pkg\.nets'\)"):
         runs.open("run")
     assert main([*draw, "--trust=other,own_pkg.nets"]) == 0
-    assert runs.open("run").params["Dense_0"]["kernel"].shape == (3, 4)
+    run = runs.open("run")
+    assert run.params["Dense_0"]["kernel"].shape == (3, 4)
+    run.export("mine.safetensors")
+    assert runs.open("mine.safetensors").params["Dense_0"]["kernel"].shape == (3, 4)
+    specs._TRUSTED.clear()
+    with pytest.raises(ConfigError, match=r"The config in mine\.safetensors names code .* own_pkg\.nets:Mine"):
+        runs.open("mine.safetensors")
 
 
 def test_code_that_a_file_names_is_not_run(monkeypatch):
