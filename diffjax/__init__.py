@@ -36,16 +36,19 @@ if TYPE_CHECKING:
     from diffjax import runs as runs
     from diffjax import samplers as samplers
     from diffjax import schedules as schedules
+    from diffjax import sweeps as sweeps
     from diffjax import theory as theory
     from diffjax import training as training
     from diffjax import types as types
     from diffjax.diagnosis import doctor as doctor
     from diffjax.runs import Trainer as Trainer
     from diffjax.runs import open as open
+    from diffjax.sweeps import Sweep as Sweep
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Sweep",
     "Trainer",
     "analytic",
     "calculus",
@@ -73,11 +76,17 @@ __all__ = [
     "runs",
     "samplers",
     "schedules",
+    "sweeps",
     "theory",
     "training",
     "types",
 ]
-_HOMES = {"Trainer": "runs", "doctor": "diagnosis", "open": "runs"}  # of the names that are no packages
+_HOMES = {
+    "Sweep": "sweeps",
+    "Trainer": "runs",
+    "doctor": "diagnosis",
+    "open": "runs",
+}  # of the names that are no packages
 
 
 def __getattr__(name: str) -> Any:

@@ -78,7 +78,7 @@ NEIGHBOURS = {
     "data": {"disk", "members", "method", "metrics"},
     "metrics": {"method"},
 }  # parts of one thing, in two files
-TOP = [{"runs"}, {"commands"}, {"main"}]
+TOP = [{"runs"}, {"commands", "sweeps"}, {"main"}]
 
 LIBRARIES = {"jax", "numpy", "optax"}  # what core and training may import at module level; flax is for models
 COMPUTING = [*CORE, {"training", "players", "ema", "parallel", "optimizers", "checksum", "models"}]
