@@ -229,6 +229,9 @@ def by_hand(tmp_path):
     plan.write_header(tmp_path, made.plan)
     for node in made.plan.nodes:
         node.folder.mkdir(parents=True)
+        if node.trained and node.config.seed == 3:  # what did not begin left nothing
+            node.folder.rmdir()
+            continue
         config = json.loads(runs.build.configs.to_json(node.config))
         (node.folder / "config.json").write_text(json.dumps({"format": 1, **config}))
         seed, n = node.config.seed, node.config.grid.n

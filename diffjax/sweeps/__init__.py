@@ -7,17 +7,20 @@ if TYPE_CHECKING:
     from diffjax.sweeps.grid import chain as chain
     from diffjax.sweeps.grid import product as product
     from diffjax.sweeps.grid import zip as zip
-    from diffjax.sweeps.search import search as search
+    from diffjax.sweeps.proposals import search as search
     from diffjax.sweeps.sweep import Sweep as Sweep
     from diffjax.sweeps.tables import Table as Table
     from diffjax.sweeps.tables import table as table
 
 # Imported when first used: the command answers a Ctrl-C before its libraries are there.
-_HOMES = {"chain": "grid", "product": "grid", "zip": "grid", "Sweep": "sweep", "Table": "tables", "table": "tables"}
+_HOMES = {
+    **{"chain": "grid", "product": "grid", "zip": "grid", "search": "proposals"},
+    **{"Sweep": "sweep", "Table": "tables", "table": "tables"},
+}
 __all__ = ["Sweep", "Table", "chain", "product", "search", "table", "zip"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "search" or name in _HOMES:
-        return getattr(importlib.import_module(f"diffjax.sweeps.{_HOMES.get(name, name)}"), name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"diffjax.sweeps.{_HOMES[name]}"), name)
     raise AttributeError(f"diffjax.sweeps has no {name!r}: it has {', '.join(__all__)}.")

@@ -92,7 +92,7 @@ def _run(flags: argparse.Namespace, options: dict[str, Any]) -> int:
         words = {name: found[name] for name in ("evaluate", "measure") if name in found}
         sweep = sweeps.Sweep(flags.config, found["train"], root=root, **words)
         if flags.cluster:
-            jobs = sweep.submit(cluster=flags.cluster, workers=flags.workers, **options)
+            jobs = sweep.submit(cluster=flags.cluster, processes=flags.workers, **options)
             print(f"submitted {', '.join(str(job.job_id) for job in jobs)}; their logs are in {root}/cluster")
             return 0
         sweep.run(flags.workers, flags.shard)

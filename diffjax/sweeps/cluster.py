@@ -5,11 +5,11 @@ sends a signal: the job has its processes save and end, and is put into the queu
 """
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from diffjax.config import ConfigError
-from diffjax.sweeps import workers
-from diffjax.sweeps.sweep import Sweep, remade
+from diffjax.sweeps import plan, work, workers
 
 SHARED = (
     "name",
@@ -32,11 +32,11 @@ class Shard:
 
     def __call__(self) -> str:
         """Works until nothing is left for this shard; gives a line on how far it is."""
-        from diffjax.sweeps import sweep
-
-        sweep_of = remade(self.order | {"shard": "0/1"})
-        sweep_of.run(self.count, self.order["shard"], own=True)
-        return sweep.summary(sweep_of.plan, sweep_of.root)
+        mine, root, say = plan.remade(self.order), Path(self.order["root"]), lambda line: print(line, flush=True)
+        say(work.summary(mine, root))
+        with workers.watched(root, say):
+            workers.run(self.order, self.count, mine, root, say)
+        return work.summary(mine, root)
 
     def checkpoint(self) -> Any:
         """Has all processes save and end; gives the job that goes on, for the queue."""
@@ -46,13 +46,13 @@ class Shard:
         return DelayedSubmission(self)
 
 
-def submit(sweep: Sweep, *, cluster: str | None = None, shards: int = 1, workers: int = 1, **options: Any) -> list[Any]:
-    """Submits a sweep as an array of jobs; their logs go to ROOT/cluster. Gives submitit's jobs.
+def submit(sweep: Any, *, cluster: str | None = None, shards: int = 1, processes: int = 1, **options: Any) -> list[Any]:
+    """Submits a `Sweep` as an array of jobs; their logs go to ROOT/cluster. Gives submitit's jobs.
 
     Args:
         cluster: "slurm", "local" (processes of this machine), or the one that is there.
         shards: jobs.
-        workers: processes of each.
+        processes: of each job.
         options: submitit's, timeout_min=, mem_gb=, cpus_per_task=, gpus_per_node=, ...; Slurm's by their names in
             sbatch: partition=, account=, qos=, ...
 
@@ -74,7 +74,7 @@ def submit(sweep: Sweep, *, cluster: str | None = None, shards: int = 1, workers
     except (RuntimeError, ValueError, NameError, TypeError, AssertionError) as error:
         raise error if isinstance(error, ConfigError) else ConfigError(f"The cluster refuses: {error}.") from error
     orders = [sweep.order(f"{i}/{shards}") for i in range(shards)]
-    return _array(executor, orders, workers)
+    return _array(executor, orders, processes)
 
 
 def _array(executor: Any, orders: list[dict[str, Any]], count: int) -> list[Any]:

@@ -124,6 +124,24 @@ def make(config: str, train: list[Point], evaluate: list[Point], root: Path) -> 
     return Plan(config, tuple(nodes), *keys)
 
 
+def remade(order: dict[str, Any]) -> Plan:
+    """Makes the plan of the shard that another process has been told of (`Sweep.order`)."""
+    whole = make(order["config"], order["train"], order["evaluate"], Path(order["root"]))
+    return whole.shard(*read_shard(order["shard"]))
+
+
+def read_shard(text: str) -> tuple[int, int]:
+    """Reads "i/n".
+
+    Raises:
+        ConfigError: for anything else, or i >= n.
+    """
+    i, _, n = text.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and int(i) < int(n)):
+        raise ConfigError(f"shard is {text!r}, expected i/n with i from 0 to n - 1, such as 0/4.")
+    return int(i), int(n)
+
+
 def identity(config: Config, evaluation: bool = False) -> str:
     """Makes the digest of a resolved config that names its training, or its evaluation."""
     is_open = lambda field: field.startswith(OPEN)
@@ -141,9 +159,10 @@ def check(plan: Plan) -> int:
         ConfigError: naming the point.
     """
     seen, built = set(), 0
-    for node in plan.nodes:
+    for node in plan.nodes:  # at once: the others take a while
         if not 0 <= node.config.seed < 2**32:
             raise ConfigError(f"{plan.said(node)}: seed is {node.config.seed}, expected one in [0, 2^32).")
+    for node in plan.nodes:
         texts = {_without(node.config, ("name", "seed")), _without(node.config, _UNREAD) if node.trained else ""}
         if not texts & seen:
             _resolved(lambda config=node.config: runs.build_run(config), plan.said(node))

@@ -1,10 +1,7 @@
 """A sweep: trainings of one config over a grid, and evaluations of each over another, in one folder."""
 
-import importlib
 import inspect
-import runpy
 import sys
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -53,16 +50,14 @@ class Sweep:
         self._said = plan.open_root(self.root, self.plan)
 
     @screen.guard()
-    def run(
-        self, workers: int = 1, shard: str = "0/1", say: Callable[[str], Any] | None = None, own: bool = False
-    ) -> "Sweep":
+    def run(self, workers: int = 1, shard: str = "0/1", say: Callable[[str], Any] | None = None) -> "Sweep":
         """Checks every config, then runs what is not done; gives the sweep.
 
         A run that diverges or fails is a row of the table, and the others go on. What another process over the root
         has is left to it.
 
         Args:
-            workers: processes on this machine; 1: this one, unless `own` says that one is begun for it, too.
+            workers: processes on this machine; 1: this one.
             shard: "i/n": every n-th training from the i-th on, with its evaluations.
             say: told what the screen is told; default print.
 
@@ -71,21 +66,19 @@ class Sweep:
             runs.Stopped, KeyboardInterrupt: when asked to stop; the next start goes on.
         """
         say = say or printer()
-        mine = self.plan.shard(*_read_shard(shard))
+        mine = self.plan.shard(*plan.read_shard(shard))
         if workers < 1:
             raise ConfigError(f"workers is {workers}, expected 1 or more.")
-        measured = self.measured()
-        apart = own or workers > 1
-        order = self.order(shard) if apart else {}
+        measured = work.measured(self.measure)
+        order = self.order(shard) if workers > 1 else {}
         self.prepare(say)
-        say(summary(mine, self.root))
-        since = time.time()
+        say(work.summary(mine, self.root))
         with _workers.watched(self.root, say):
-            if not apart:
-                work.work(mine, self.root, say, since, measured)
+            if workers == 1:
+                work.work(mine, self.root, say, measure=measured)
             else:
-                _workers.run(order | {"since": since}, workers, mine, self.root, say)
-        say(summary(mine, self.root))
+                _workers.run(order, workers, mine, self.root, say)
+        say(work.summary(mine, self.root))
         return self
 
     def prepare(self, say: Callable[[str], Any] = print) -> None:
@@ -111,54 +104,15 @@ class Sweep:
 
         return cluster.submit(self, **options)
 
-    def measured(self) -> work.Measure | None:
-        """Finds the function that `measure` names.
-
-        Raises:
-            ConfigError: where there is none.
-        """
-        if not isinstance(self.measure, str):
-            return self.measure
-        home, _, name = self.measure.rpartition(":")
-        try:
-            if home.endswith(".py"):
-                return runpy.run_path(home, run_name="measured")[name]
-            return getattr(importlib.import_module(home), name)
-        except (ImportError, KeyError, AttributeError, OSError, ValueError) as error:
-            raise ConfigError(
-                f"measure is {self.measure!r}, expected 'module:function' or 'file.py:function': {error}."
-            ) from error
-
     def order(self, shard: str = "0/1") -> dict[str, Any]:
-        """Writes the sweep as JSON has it, for another process (`remade`).
+        """Writes a shard of the sweep as JSON has it, for another process (`plan.remade`).
 
         Raises:
             ConfigError: for a measure that no other process finds by its name.
         """
         train, evaluate = self._grids
-        words = {"config": self.plan.config, "train": train, "evaluate": evaluate, "root": str(self.root)}
+        words = {"config": self.plan.config, "train": train, "evaluate": evaluate, "root": str(self.root.absolute())}
         return {**words, "measure": _name_of(self.measure), "shard": shard, "argv": sys.argv}
-
-
-def remade(order: dict[str, Any]) -> Sweep:
-    """Makes the sweep that another process has written, of its shard."""
-    words = {name: order[name] for name in ("evaluate", "root", "measure")}
-    sweep = Sweep(order["config"], order["train"], **words)
-    sweep.plan = sweep.plan.shard(*_read_shard(order["shard"]))
-    return sweep
-
-
-def summary(nodes: Plan, root: Path) -> str:
-    """Says how many trainings and evaluations there are, and how far they are."""
-    counts = []
-    for kind in ("training", "evaluation"):
-        mine = [node for node in nodes.nodes if bool(node.trained) == (kind == "evaluation")]
-        states = [work.outcome(node, nodes)[0] for node in mine]
-        ended = sum(state in ("trained", "done") for state in states)
-        bad = {state: states.count(state) for state in work.BAD if state in states}
-        lost = "".join(f", {count} {state}" for state, count in bad.items())
-        counts.append(f"{len(mine)} {kind}{'s' * (len(mine) != 1)} ({ended} done{lost})")
-    return f"{root}: {', '.join(counts)}"
 
 
 _workers = workers  # `run` has an argument of that name
@@ -168,13 +122,6 @@ def printer() -> Callable[[str], Any]:
     """Prints to the screen as it is now: a run's own output goes to its log meanwhile."""
     out = sys.stdout
     return lambda text: print(text, file=out, flush=True)
-
-
-def _read_shard(text: str) -> tuple[int, int]:
-    i, _, n = text.partition("/")
-    if not (i.isdecimal() and n.isdecimal() and int(i) < int(n)):
-        raise ConfigError(f"shard is {text!r}, expected i/n with i from 0 to n - 1, such as 0/4.")
-    return int(i), int(n)
 
 
 def _name_of(measure: Any) -> str | None:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from diffjax import config as configs
-from diffjax.config import ConfigError, nearest
+from diffjax.config import Config, ConfigError, nearest
 from diffjax.runs import workdir as files
 from diffjax.runs.build import complete
+from diffjax.runs.run import OPEN
 from diffjax.sweeps import plan as plans
 from diffjax.sweeps import work
 from diffjax.sweeps.plan import Node, Plan
@@ -122,24 +123,38 @@ def make(plan: Plan, columns: str | Iterable[str] | None = None, over: str | Ite
 
 
 def of_root(root: str | Path) -> Plan:
-    """Makes the plan of what is in a sweep's folder, whatever its grid was.
+    """Makes the plan of what is in a sweep's folder, whatever its grid was: every training, evaluated in every way.
 
     Raises:
         ConfigError: for a folder that holds no sweep.
     """
     root = Path(root)
     said, nodes = plans.header(root), []
+    trained, ways = {}, {}  # configs, of trainings and of what is evaluated in each way
     for folder in sorted((root / "train").glob("*")):
-        evaluations = sorted((folder / "eval").glob("*/config.json"))
-        outside = not (folder / "config.json").exists()
-        workdir = Path(said["config"]) if outside else folder
-        config = lambda home: complete(files.read_config(home))
-        if not outside:
-            nodes.append(Node(folder.name, folder, workdir, {}, config(folder)))
-        for file in evaluations:
-            key = f"{folder.name}-{file.parent.name}"
-            nodes.append(Node(key, file.parent, workdir, {}, config(file.parent), folder.name))
+        files_of = {path.parent.name: path.parent for path in sorted(folder.glob("eval/*/config.json"))}
+        own = {name: complete(files.read_config(home)) for name, home in files_of.items()}
+        if own or (folder / "config.json").exists():
+            outside = not (folder / "config.json").exists()  # a run that was given as it is
+            config = next(iter(own.values())) if outside else complete(files.read_config(folder))
+            trained[folder] = (config, Path(said["config"]) if outside else folder, own)
+            ways |= own
+    for folder, (config, workdir, own) in trained.items():
+        nodes.append(Node(folder.name, folder, workdir, {}, config))
+        for name, way in (ways or {"none": config}).items():
+            found = own.get(name) or _evaluated_as(config, way)
+            nodes.append(Node(f"{folder.name}-{name}", folder / "eval" / name, workdir, {}, found, folder.name))
     return Plan(said["config"], tuple(nodes), tuple(said["train"]), tuple(said["evaluate"]))
+
+
+def _evaluated_as(config: Config, way: Config) -> Config:
+    """The config of an evaluation that has not begun: a training's, with what another one was evaluated by."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        for group in [name.rstrip(".") for name in OPEN]:
+            if group in way:
+                config[group] = way[group]
+    return config
 
 
 def table(root: str | Path, columns: str | Iterable[str] | None = None, over: str | Iterable[str] = ()) -> Table:

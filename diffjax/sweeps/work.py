@@ -6,7 +6,9 @@ whose worker died by a signal only once.
 """
 
 import contextlib
+import importlib
 import json
+import runpy
 import signal
 import threading
 import time
@@ -156,6 +158,36 @@ def record(node: Node, state: str, error: str, tries: int = 1) -> None:
     node.folder.mkdir(parents=True, exist_ok=True)
     content = {"status": state, "error": error, "tries": tries, "time": time.time()}
     disk.write(node.folder / FAILED, json.dumps(content, indent=2))
+
+
+def measured(measure: Measure | str | None) -> Measure | None:
+    """Finds the function that "module:function" or "file.py:function" names; a function is given as it is.
+
+    Raises:
+        ConfigError: where there is none.
+    """
+    if not isinstance(measure, str):
+        return measure
+    home, _, name = measure.rpartition(":")
+    try:
+        if home.endswith(".py"):
+            return runpy.run_path(home, run_name="measured")[name]
+        return getattr(importlib.import_module(home), name)
+    except (ImportError, KeyError, AttributeError, OSError, ValueError) as error:
+        raise ConfigError(
+            f"measure is {measure!r}, expected 'module:function' or 'file.py:function': {error}."
+        ) from error
+
+
+def summary(plan: Plan, root: Path) -> str:
+    """Says how many trainings and evaluations there are, and how far they are."""
+    counts = []
+    for kind in ("training", "evaluation"):
+        states = [outcome(node, plan)[0] for node in plan.nodes if bool(node.trained) == (kind == "evaluation")]
+        ended = sum(state in ("trained", "done") for state in states)
+        lost = "".join(f", {states.count(state)} {state}" for state in BAD if state in states)
+        counts.append(f"{len(states)} {kind}{'s' * (len(states) != 1)} ({ended} done{lost})")
+    return f"{root}: {', '.join(counts)}"
 
 
 def found(path: Path) -> dict[str, Any]:

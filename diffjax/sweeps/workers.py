@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from diffjax import runs, signals
 from diffjax.sweeps import claims, work
+from diffjax.sweeps import plan as plans
 from diffjax.sweeps.plan import Plan
 
 LOOK = 5.0  # seconds between two looks at what runs
@@ -38,12 +39,13 @@ def run(order: dict[str, Any], count: int, plan: Plan, root: Path, say: Callable
     """Works through a plan in `count` processes.
 
     Args:
-        order: what `sweeps.sweep.remade` makes the sweep of, and "since".
+        order: what `plan.remade` makes the plan of.
 
     Raises:
         signals.Insisted: (a KeyboardInterrupt) after a stop signal, when all workers have saved and ended.
     """
-    start = lambda place: _RUNNING.append(_started(order | {"place": place, "workers": count}, say))
+    order = order | {"since": time.time(), "workers": count}
+    start = lambda place: _RUNNING.append(_started(order | {"place": place}, say))
     with signals.install_stop_handler() as stop:
         try:
             for place in range(count):
@@ -106,15 +108,15 @@ def watched(root: Path, say: Callable[[str], Any]) -> Iterator[None]:
 
 def child() -> None:
     """Is a worker: reads its order, a line of JSON, from stdin, and ends when stdin does."""
-    from diffjax.sweeps import sweep  # which starts workers
-
     order = json.loads(sys.stdin.buffer.raw.readline())  # pyright: ignore[reportAttributeAccessIssue]
     sys.argv = order["argv"]
     _share_cores(order["place"], order["workers"])
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    mine = sweep.remade(order)
+    out = sys.stdout  # that of a run goes to its log meanwhile
+    say = lambda line: print(line, file=out, flush=True)
+    measure = work.measured(order["measure"])
     try:
-        work.work(mine.plan, mine.root, sweep.printer(), order["since"], mine.measured(), order["workers"])
+        work.work(plans.remade(order), Path(order["root"]), say, order["since"], measure, order["workers"])
     except runs.Stopped as stopped:
         sys.exit(128 + stopped.signal)
     except KeyboardInterrupt as error:

@@ -87,7 +87,7 @@ def _value(one: sweeps.Sweep, metric: str, say: Callable[[str], Any]) -> float |
     """Runs a trial, or waits for who does; None where it failed."""
     evaluation = one.plan.nodes[-1]
     while True:
-        work.work(one.plan, one.root, say, measure=one.measured())
+        work.work(one.plan, one.root, say, measure=work.measured(one.measure))
         status, _ = work.outcome(evaluation, one.plan)
         if status == "done":
             value = one.table([metric]).rows[0][metric]
