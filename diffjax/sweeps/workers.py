@@ -33,6 +33,7 @@ class Worker(NamedTuple):
 
 
 _RUNNING: list[Worker] = []
+_ASKED: set[int] = set()  # processes that were asked to end: a second time would have them end at once
 
 
 def run(order: dict[str, Any], count: int, plan: Plan, root: Path, say: Callable[[str], Any]) -> None:
@@ -50,15 +51,13 @@ def run(order: dict[str, Any], count: int, plan: Plan, root: Path, say: Callable
         try:
             for place in range(count):
                 start(place)
-            asked = False
             while _RUNNING:
                 time.sleep(0.1)
-                if stop and not asked:
-                    asked = True
+                if stop:
                     _ask_to_end()
                 for worker in [worker for worker in _RUNNING if worker.process.poll() is not None]:
                     _RUNNING.remove(worker)
-                    if not asked and _buried(worker, plan, root, say):
+                    if worker.process.pid not in _ASKED and _buried(worker, plan, root, say):
                         start(count - len(_RUNNING) - 1)
         finally:
             for worker in _RUNNING:
@@ -162,7 +161,9 @@ def _buried(worker: Worker, plan: Plan, root: Path, say: Callable[[str], Any]) -
 
 def _ask_to_end() -> None:
     for worker in _RUNNING:
-        worker.process.terminate()
+        if worker.process.pid not in _ASKED:
+            _ASKED.add(worker.process.pid)
+            worker.process.terminate()
 
 
 def _share_cores(place: int, count: int) -> None:
