@@ -269,6 +269,9 @@ def test_a_claimed_node_is_left_alone(tmp_path, faked):
     (folder / claims.FILE).write_text(json.dumps(theirs))
     made.run(say=lambda line: None)
     assert [row["status"] for row in made.table()] == ["not begun", "done"]
+    assert work.missing(made.plan, tmp_path) == []
+    (folder / claims.FILE).unlink()
+    assert work.missing(made.plan, tmp_path) == list(made.plan.nodes[:2])
     assert made.plan.nodes[0].key not in done
 
 
@@ -443,7 +446,7 @@ def test_workers_end_when_their_parent_is_gone(tmp_path):
     process, _ = command(tmp_path, root, "--workers=2", train=grid)
     until(lambda: len(children(root)) == 2, process)
     process.kill()
-    until(lambda: not children(root), seconds=60)
+    until(lambda: not children(root))
     process.communicate()
 
 

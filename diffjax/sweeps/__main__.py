@@ -77,7 +77,8 @@ def main(argv: Sequence[str] | None = None, process: bool = False) -> int:
 def _run(flags: argparse.Namespace, options: dict[str, Any]) -> int:
     from diffjax import diagnosis, programs, runs, sweeps
     from diffjax.config import ConfigError
-    from diffjax.sweeps import grid
+    from diffjax.sweeps import grid, work
+    from diffjax.sweeps.plan import read_shard
 
     try:
         found = grid.read(flags.sweep)
@@ -97,7 +98,9 @@ def _run(flags: argparse.Namespace, options: dict[str, Any]) -> int:
             return 0
         sweep.run(flags.workers, flags.shard)
         over = [key for key in ("seed",) if key in sweep.plan.keys]
-        return _shown(sweep.table(over=over), root, all(row["status"] == "done" for row in sweep.table()))
+        return _shown(
+            sweep.table(over=over), root, not work.missing(sweep.plan.shard(*read_shard(flags.shard)), sweep.root)
+        )
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -59,9 +59,8 @@ def draw(
         places, heights = [at[row[x]] for row in found], [row[name] for row in found]
         errors = [row.get(name + tables.ERROR) or 0.0 for row in found]
         line, *_ = axes.errorbar(places, heights, errors, fmt="o-", markersize=3, linewidth=1.2, capsize=2)
-        said = ", ".join(
-            f"{value}" if len(by) == 1 else f"{key.rpartition('.')[2]} {value}" for key, value in zip(by, values_of)
-        )
+        named = {key.removesuffix(".name").rpartition(".")[2]: value for key, value in zip(by, values_of)}
+        said = ", ".join(f"{value}" if len(by) == 1 else f"{key} {value}" for key, value in named.items())
         axes.annotate(
             *(said, (places[-1], heights[-1])),
             **{

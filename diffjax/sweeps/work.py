@@ -190,6 +190,13 @@ def summary(plan: Plan, root: Path) -> str:
     return f"{root}: {', '.join(counts)}"
 
 
+def missing(plan: Plan, root: Path) -> list[Node]:
+    """Lists what has no result, and is not in the hands of another process either."""
+    taken = {folder.name for folder in (root / "claims").glob("*") if claims.alive(folder)}
+    free = [node for node in plan.nodes if not taken & {node.key, node.trained}]
+    return [node for node in free if outcome(node, plan)[0] not in ("trained", "done")]
+
+
 def found(path: Path) -> dict[str, Any]:
     """Reads a JSON object; {} where there is none, or it is damaged."""
     try:

@@ -66,7 +66,7 @@ def main() -> None:
 def points(title: str, rates: list[float], steps: int) -> list[dict[str, str]]:
     """The grid of one optimizer."""
     small = {"model.channels": 8, "model.multipliers": [(1, 1)], "model.attention": [()], "train.batch_size": 128}
-    every = {name: steps for name in ("train.steps", "train.log_every", "train.sample_every", "checkpoint.every")}
+    every = dict.fromkeys(("train.steps", "train.log_every", "train.sample_every", "checkpoint.every"), steps)
     optimizer = {"optimizer.name": title.split(",")[0]}
     optimizer |= {f"optimizer.{name}": value for name, value in FAMILY[title][0].items()}
     rate = {"learning_rate.warmup_steps": steps // 20, "learning_rate.peak": rates}
