@@ -451,6 +451,7 @@ def test_workers_end_when_their_parent_is_gone(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # submitit's
 def test_a_cluster_runs_the_shards(tmp_path, monkeypatch):
     for name, value in run_command.environment().items():
         monkeypatch.setenv(name, value)

@@ -57,11 +57,13 @@ def run(order: dict[str, Any], count: int, plan: Plan, root: Path, say: Callable
                     _ask_to_end()
                 for worker in [worker for worker in _RUNNING if worker.process.poll() is not None]:
                     _RUNNING.remove(worker)
+                    _let_go(worker)
                     if worker.process.pid not in _ASKED and _buried(worker, plan, root, say):
                         start(count - len(_RUNNING) - 1)
         finally:
             for worker in _RUNNING:
                 worker.process.kill()
+                _let_go(worker)
             _RUNNING.clear()
     if stop.received:
         raise signals.Insisted(stop.received)
@@ -144,7 +146,6 @@ def _started(order: dict[str, Any], say: Callable[[str], Any]) -> Worker:
 def _buried(worker: Worker, plan: Plan, root: Path, say: Callable[[str], Any]) -> bool:
     """Says how a worker ended, and writes it to its node; True where another one is to take its place."""
     status, pid = worker.process.returncode, worker.process.pid
-    worker.reader.join()
     if status == 0:
         return False
     why = f"worker died (signal {-status})" if status < 0 else f"worker ended with status {status}"
@@ -157,6 +158,15 @@ def _buried(worker: Worker, plan: Plan, root: Path, say: Callable[[str], Any]) -
     if not had:
         say(f"{why}, and had nothing to do")
     return bool(had)
+
+
+def _let_go(worker: Worker) -> None:
+    """Closes the pipes of a worker that has ended, once all that it printed is said."""
+    worker.process.wait()
+    worker.reader.join()
+    for pipe in (worker.process.stdin, worker.process.stdout):
+        if pipe is not None:
+            pipe.close()
 
 
 def _ask_to_end() -> None:
