@@ -8,6 +8,7 @@ say, for want of memory) leaves "worker died" in its node's folder, and another 
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +22,8 @@ from diffjax.sweeps import claims, work
 from diffjax.sweeps import plan as plans
 from diffjax.sweeps.plan import Plan
 
+# A cluster sends these to all processes of a job whose time is up; the job has its workers save and end (`cluster`).
+CLUSTERS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 LOOK = 5.0  # seconds between two looks at what runs
 CODE = "from diffjax.sweeps.workers import child; child()"
 
@@ -113,6 +116,8 @@ def child() -> None:
     sys.argv = order["argv"]
     _share_cores(order["place"], order["workers"])
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    for number in CLUSTERS:
+        signal.signal(number, signal.SIG_IGN)
     out = sys.stdout  # that of a run goes to its log meanwhile
     say = lambda line: print(line, file=out, flush=True)
     measure = work.measured(order["measure"])
