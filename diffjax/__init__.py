@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from diffjax import runs as runs
     from diffjax import samplers as samplers
     from diffjax import schedules as schedules
+    from diffjax import sweeps as sweeps
     from diffjax import theory as theory
     from diffjax import training as training
     from diffjax import types as types
@@ -43,10 +44,12 @@ if TYPE_CHECKING:
     from diffjax.runs import Trainer as Trainer
     from diffjax.runs import open as open
     from diffjax.specs import trust as trust
+    from diffjax.sweeps import Sweep as Sweep
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Sweep",
     "Trainer",
     "analytic",
     "calculus",
@@ -74,12 +77,14 @@ __all__ = [
     "runs",
     "samplers",
     "schedules",
+    "sweeps",
     "theory",
     "training",
     "trust",
     "types",
 ]
 _HOMES = {
+    "Sweep": "sweeps",
     "Trainer": "runs",
     "doctor": "diagnosis",
     "open": "runs",

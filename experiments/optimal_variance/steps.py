@@ -3,11 +3,13 @@
     python -m diffjax.main --config=configs/vpsde.py --workdir=runs/vp
     python experiments/optimal_variance/steps.py --workdir=runs/vp --out=runs/vp/optimal_variance [--smoke]
 
-The second moments are those of the training digits, one noise each, kept beside the checkpoint in moments.npz. Writes
-results.json and table.md: Frechet distance and coverage of 891 samples, the gate's floors beside them.
+The second moments are those of the training digits, one noise each, at the times of each grid, kept beside the
+checkpoints. Writes results.json and table.md: Frechet distance and coverage of 891 samples, the gate's floors beside
+them. OUT is a sweep's folder: what is there is not drawn again.
 """
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax import chains, denoisers, grids, parallel, runs, samplers
+from diffjax import grids, runs, sweeps
 from diffjax.denoisers import moments as measured
-from diffjax.denoisers import optimal
 from diffjax.metrics import gate
 
-SAMPLES, CHUNK = 891, 99
+DDPM, DDIM = {"sampler.name": "ancestral.ddpm"}, {"sampler.name": "ancestral.ddim", "sampler.eta": 0.0}
+ANALYTIC = lambda estimate: {"denoiser.name": "analytic", "denoiser.estimate": estimate}
+METHODS = {  # name -> what is evaluated
+    "DDPM, small": {**DDPM, "denoiser.name": "mean"},
+    "DDPM, large": {**DDPM, "denoiser.name": "large"},
+    "analytic DDPM (noise)": {**DDPM, **ANALYTIC("noise")},
+    "analytic DDPM (error)": {**DDPM, **ANALYTIC("error")},
+    "analytic DDPM (error per pixel)": {**DDPM, **ANALYTIC("entries")},
+    "DDIM": {**DDIM, "denoiser.name": "mean"},
+    "analytic DDIM (error)": {**DDIM, **ANALYTIC("error")},
+    "analytic DDIM (error per pixel)": {**DDIM, **ANALYTIC("entries")},
+}
 
 
 def main() -> None:
@@ -30,56 +42,39 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     parser.add_argument("--smoke", action="store_true", help="one length, fewer samples")
     args = parser.parse_args()
-    run = runs.open(args.workdir)
-    process, schedule = run.method.parts.process, run.method.parts.schedule
-    lengths, count = ((5,), 297) if args.smoke else ((5, 10, 25, 50), SAMPLES)
-    plain = run.denoiser({"label": np.int32(0)})  # read by a network that has labels
-    train, held_out = (part.gather(np.arange(len(part))).x for part in (run.data.train, run.data.held_out))
-    results: dict[str, Any] = {}
+    run, lengths, count = runs.open(args.workdir), (5,) if args.smoke else (5, 10, 25, 50), 297 if args.smoke else 891
+    train = run.data.train.gather(np.arange(len(run.data.train))).x
+    grid = {"grid.name": "log_snr", "grid.t_min": 1e-3, "eval.samples": count, "sample.chunk": 99}
+    points = []
     for n in lengths:
-        ts = grids.log_snr(schedule, n, t_min=1e-3)
-        moments = measured.measure(lambda example: plain, process, jax.random.key(4), {"x": train}, ts[:-1])
-        measured.save(Path(args.workdir) / f"moments-{run.step}-{n}.npz", moments)
-        large = denoisers.variance.Large(plain, float(np.var(train)))
-        ddpm, ddim = samplers.ancestral.ddpm(schedule), samplers.ancestral.ddim(schedule)
-        chain = chains.chain(schedule, ts)
-        by_noise, by_error, by_entry = (
-            optimal.tabulated(plain, chain.t, var) for var in (moments.noise, moments.error, moments.entries)
-        )
-        methods = {
-            "DDPM, small": (ddpm, plain),
-            "DDPM, large": (ddpm, large),
-            "analytic DDPM (noise)": (ddpm, by_noise),
-            "analytic DDPM (error)": (ddpm, by_error),
-            "analytic DDPM (error per pixel)": (ddpm, by_entry),
-            "DDIM": (ddim, plain),
-            "analytic DDIM (error)": (ddim, by_error),
-            "analytic DDIM (error per pixel)": (ddim, by_entry),
-        }
-        for name, (sampler, denoise) in methods.items():
-            report = gate.evaluate_digits(draw(run, sampler, ts, denoise, count), train, held_out)
-            frechet, coverage = (report.as_dict()[m] for m in ("Frechet distance", "coverage, k = 5"))
-            row = {"frechet": frechet["value"], "coverage": coverage["value"], "gate": report.passed}
-            results.setdefault(name, {})[n] = row
-            results["floor"] = {"frechet": frechet["floor"], "coverage": coverage["floor"]}
-            print(n, name, row, flush=True)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(json.dumps(results, indent=1))
-    (out / "table.md").write_text(table(results, lengths))
+        own = {"analytic": {"denoiser.moments": measure(run, n, train)}, "large": {"denoiser.v": float(np.var(train))}}
+        points += [{**grid, "grid.n": n, **how, **own.get(how["denoiser.name"], {})} for how in METHODS.values()]
+    sweep = sweeps.Sweep(args.workdir, {}, evaluate=points, root=args.out, measure=judged).run()
+    rows = sweep.table(["frechet", "coverage", "gate", "frechet floor", "coverage floor"]).rows
+    results: dict[str, Any] = {name: {} for name in METHODS}
+    for row, (n, name) in zip(rows, itertools.product(lengths, METHODS)):
+        results[name][n] = {part: row[part] for part in ("frechet", "coverage", "gate")}
+    results["floor"] = {part: rows[0][f"{part} floor"] for part in ("frechet", "coverage")}
+    Path(args.out, "results.json").write_text(json.dumps(results, indent=1))
+    Path(args.out, "table.md").write_text(table(results, lengths))
 
 
-def draw(run: runs.Run, sampler: Any, ts: np.ndarray, denoise: Any, count: int) -> np.ndarray:
-    """Samples of seeds 0 .. count - 1."""
+def measure(run: runs.Run, n: int, train: np.ndarray) -> str:
+    """Writes the second moments at the times of a grid; gives the file."""
+    plain, of = run.denoiser({"label": np.int32(0)}), run.method.parts  # 0 is read by a network that has labels
+    ts = grids.log_snr(of.schedule, n, t_min=1e-3)[:-1]
+    path = run.workdir / f"moments-{run.step}-{n}.npz"
+    measured.save(path, measured.measure(lambda example: plain, of.process, jax.random.key(4), {"x": train}, ts))
+    return str(path)
 
-    def one(shared: Any, key: Any) -> Any:
-        denoise, sample = shared
-        key_prior, key_walk = jax.random.split(key)
-        return sample(denoise, key_walk, run.method.parts.process.prior(key_prior, run.data.shape, ts[0]))
 
-    chunked = parallel.map_chunks(jax.vmap(one, in_axes=(None, 0)), CHUNK)
-    keys = jax.vmap(jax.random.key)(np.arange(count, dtype=np.uint32))
-    return chunked((denoise, samplers.sampling_fn(sampler, ts)), keys)
+def judged(run: runs.Run) -> dict[str, Any]:
+    """The gate's Frechet distance and coverage, and their floors."""
+    train, held_out = (part.gather(np.arange(len(part))).x for part in (run.data.train, run.data.held_out))
+    report = gate.evaluate_digits(run.draw(run.settings.samples), train, held_out)
+    frechet, coverage = (report.as_dict()[name] for name in ("Frechet distance", "coverage, k = 5"))
+    floors = {"frechet floor": frechet["floor"], "coverage floor": coverage["floor"]}
+    return {"frechet": frechet["value"], "coverage": coverage["value"], "gate": report.passed, **floors}
 
 
 def table(results: dict, lengths: tuple[int, ...]) -> str:

@@ -1,0 +1,271 @@
+"""Works through a plan: whatever is not done and nobody else has is claimed, run, and logged in its own folder.
+
+A training ends with its last step ("trained"), an evaluation with its eval.json. A training that is not finite has
+ended, too. Any other error is written to failed.json; a node that has one is tried again by the next start, and one
+whose worker died by a signal only once.
+"""
+
+import contextlib
+import importlib
+import json
+import runpy
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from diffjax import data, disk, runs, screen, signals
+from diffjax.commands.train import starting
+from diffjax.config import ConfigError, to_json
+from diffjax.runs import report
+from diffjax.runs import run as opened
+from diffjax.runs import workdir as files
+from diffjax.runs.build import complete
+from diffjax.sweeps import claims
+from diffjax.sweeps.plan import Node, Plan
+from diffjax.training import NonFiniteError
+
+FAILED = "failed.json"
+LOG = "log.txt"
+BAD = ("nonfinite", "failed", "died")
+TRIES = 2  # of a node whose worker died
+Measure = Callable[[runs.Run], dict[str, Any]]  # of a trained run, what eval.json is to hold
+
+
+def status(node: Node) -> tuple[str, str]:
+    """Reads from a node's folder how far it is, and the error that it ended with.
+
+    "done", "trained" of a training, "nonfinite", "failed", "died" (its worker, by a signal), "interrupted", "running"
+    (or killed), "not begun".
+    """
+    failed = found(node.folder / FAILED)
+    if node.trained and (node.folder / "eval.json").is_file():
+        return "done", ""
+    if node.workdir != node.folder and not node.trained:
+        return "trained", ""  # a run that was given as it is
+    results = {} if node.trained else found(node.folder / "results.json")
+    if results.get("status") in ("trained", "done") and results.get("step") == node.config.train.steps:
+        return "trained", ""
+    if results.get("status") == "nonfinite":
+        return "nonfinite", str(results.get("error", ""))
+    if failed:
+        return str(failed.get("status", "failed")), str(failed.get("error", ""))
+    known = results.get("status")
+    return ("not begun" if known is None else "interrupted" if known == "trained" else str(known)), ""
+
+
+def outcome(node: Node, plan: Plan) -> tuple[str, str]:
+    """Reads how far a node is (`status`); an evaluation whose training ended badly has its status and error."""
+    state, error = status(node)
+    if node.trained and state == "not begun":
+        trained, why = status(training_of(node, plan))
+        return (trained, f"its training: {why}") if trained in BAD else (state, error)
+    return state, error
+
+
+def training_of(node: Node, plan: Plan) -> Node:
+    """Finds the training that an evaluation is of."""
+    return next(other for other in plan.nodes if other.key == node.trained)
+
+
+def is_due(node: Node, plan: Plan, since: float) -> bool:
+    """Tells whether a node can be run, and has not ended badly since the start `since`, in seconds of the epoch."""
+    state, _ = status(node)
+    if state in ("trained", "done", "nonfinite"):
+        return False
+    failed = found(node.folder / FAILED)
+    if failed and (_number(failed.get("time")) >= since or (state == "died" and _number(failed.get("tries")) >= TRIES)):
+        return False
+    return not node.trained or status(training_of(node, plan))[0] == "trained"
+
+
+def work(
+    plan: Plan,
+    root: Path,
+    say: Callable[[str], Any] = print,
+    since: float | None = None,
+    measure: Measure | None = None,
+    share: int = 1,
+) -> None:
+    """Runs what is due, in order, until nothing is left that this process can do.
+
+    Args:
+        say: told a line for each node.
+        since: when this start of the sweep began; default now.
+        measure: in the place of the report that an evaluation makes.
+        share: processes that share the plan, for the time that is left.
+
+    Raises:
+        runs.Stopped, KeyboardInterrupt: when asked to stop; a training has saved its state.
+    """
+    since, spent = since or time.time(), []
+    with _stopping():
+        more = True
+        while more:
+            more = False
+            for node in plan.nodes:
+                if is_due(node, plan, since):
+                    with claims.claim(root / "claims" / node.key, node.folder / LOG, say) as held:
+                        if held and is_due(node, plan, since):  # nobody has ended it meanwhile
+                            began = time.monotonic()
+                            told, more = perform(node, measure), True
+                            spent.append(time.monotonic() - began)
+                            say(f"{_place(node, plan)}: {told}; {_left(plan, spent, share)}")
+
+
+def perform(node: Node, measure: Measure | None = None) -> str:
+    """Runs a node, whose output goes to its log.txt; gives a phrase on how it ended.
+
+    Raises:
+        runs.Stopped, KeyboardInterrupt: when asked to stop.
+        OSError: where its folder cannot be written.
+    """
+    began, kind = time.monotonic(), "evaluated" if node.trained else "trained"
+    node.folder.mkdir(parents=True, exist_ok=True)
+    if not (node.folder / "config.json").exists() or node.trained:  # a workdir that is not empty has one
+        words = {"format": files.FORMAT, **json.loads(to_json(node.config))}
+        disk.write(node.folder / "config.json", json.dumps(words, indent=2))
+    with _logged(node.folder / LOG) as log:
+        try:
+            _evaluate(node, measure) if node.trained else _train(node)
+        except runs.Stopped:
+            raise
+        except NonFiniteError as error:
+            return f"diverged: {short(_line(error))}"
+        except Exception as error:
+            traceback.print_exc(file=log)
+            text = _line(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {_line(error)}"
+            record(node, "failed", text)
+            return f"failed: {text}"
+    (node.folder / FAILED).unlink(missing_ok=True)
+    return f"{kind} in {written(time.monotonic() - began)}"
+
+
+@contextlib.contextmanager
+def _logged(path: Path) -> Iterator[Any]:
+    """Has all that is printed in a `with` block written to a file."""
+    with path.open("a", buffering=1) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        yield log
+
+
+def record(node: Node, state: str, error: str, tries: int = 1) -> None:
+    """Writes failed.json: how a node ended, and how many times by now."""
+    before = found(node.folder / FAILED)
+    tries += int(_number(before.get("tries"))) if before.get("status") == state else 0
+    node.folder.mkdir(parents=True, exist_ok=True)
+    content = {"status": state, "error": error, "tries": tries, "time": time.time()}
+    disk.write(node.folder / FAILED, json.dumps(content, indent=2))
+
+
+def measured(measure: Measure | str | None) -> Measure | None:
+    """Finds the function that "module:function" or "file.py:function" names; a function is given as it is.
+
+    Raises:
+        ConfigError: where there is none.
+    """
+    if not isinstance(measure, str):
+        return measure
+    home, _, name = measure.rpartition(":")
+    try:
+        if home.endswith(".py"):
+            return runpy.run_path(home, run_name="measured")[name]
+        return getattr(importlib.import_module(home), name)
+    except (ImportError, KeyError, AttributeError, OSError, ValueError) as error:
+        raise ConfigError(
+            f"measure is {measure!r}, expected 'module:function' or 'file.py:function': {error}."
+        ) from error
+
+
+def summary(plan: Plan, root: Path) -> str:
+    """Says how many trainings and evaluations there are, and how far they are."""
+    counts = []
+    for kind in ("training", "evaluation"):
+        states = [outcome(node, plan)[0] for node in plan.nodes if bool(node.trained) == (kind == "evaluation")]
+        ended = sum(state in ("trained", "done") for state in states)
+        lost = "".join(f", {states.count(state)} {state}" for state in BAD if state in states)
+        counts.append(f"{len(states)} {kind}{'s' * (len(states) != 1)} ({ended} done{lost})")
+    return f"{root}: {', '.join(counts)}"
+
+
+def missing(plan: Plan, root: Path) -> list[Node]:
+    """Lists what has no result, and is not in the hands of another process either."""
+    taken = {folder.name for folder in (root / "claims").glob("*") if claims.alive(folder)}
+    free = [node for node in plan.nodes if not taken & {node.key, node.trained}]
+    return [node for node in free if outcome(node, plan)[0] not in ("trained", "done")]
+
+
+def found(path: Path) -> dict[str, Any]:
+    """Reads a JSON object; {} where there is none, or it is damaged."""
+    try:
+        return disk.read_json(path)
+    except (FileNotFoundError, disk.DamagedFileError):
+        return {}
+
+
+def short(error: str) -> str:
+    """Writes the first sentence of an error."""
+    return error.partition(". ")[0][:300]
+
+
+def written(seconds: float) -> str:
+    """Writes a time: "40 s", "3 min", "2.5 h"."""
+    if seconds < 99:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _train(node: Node) -> None:
+    config = files.going_on(node.folder, node.config, complete)
+    built = runs.build_run(config)
+    with runs.Trainer(**built._asdict(), **starting(built), workdir=node.folder) as trainer:
+        trainer.train()
+
+
+def _evaluate(node: Node, measure: Measure | None) -> None:
+    built = runs.build_run(node.config)
+    data.keep_names(node.workdir, built.data)
+    run = opened.of(built, opened.saved_state(built, node.workdir).state, node.workdir)
+    if measure is None:
+        report.evaluate(run, node.folder)
+    else:
+        disk.write(node.folder / "eval.json", json.dumps({"step": run.step, **measure(run)}, indent=2))
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[None]:
+    """Between the steps of trainings, which save first, a stop signal ends what runs at once: it is begun anew."""
+
+    def end(number: int, frame: Any) -> None:
+        del frame
+        raise signals.Insisted(signal.Signals(number))
+
+    main = threading.current_thread() is threading.main_thread()
+    heard = [n for n in signals.STOPPING if main and n != signal.SIGINT and signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in heard}
+    try:
+        with screen.guard():
+            yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _place(node: Node, plan: Plan) -> str:
+    at = [other.key for other in plan.nodes].index(node.key) + 1
+    return f"[{at}/{len(plan.nodes)}] {node.key} {plan.said(node)}".rstrip()
+
+
+def _left(plan: Plan, spent: list[float], share: int) -> str:
+    left = sum(outcome(node, plan)[0] not in ("trained", "done", *BAD) for node in plan.nodes)
+    return f"{left} left, about {written(left * sum(spent) / len(spent) / share)}" if left else "none left"
+
+
+def _line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _number(value: Any) -> float:
+    return value if isinstance(value, int | float) else 0.0
