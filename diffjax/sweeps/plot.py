@@ -1,13 +1,15 @@
 """The figure of a sweep: one column against one key, a line for each value of others, named where it ends."""
 
 from collections.abc import Iterable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diffjax import disk, plots
+from diffjax import disk
 from diffjax.config import ConfigError, nearest
+from diffjax.plots import style
 from diffjax.sweeps import tables
 from diffjax.sweeps.plan import Plan
 
@@ -52,32 +54,37 @@ def draw(
     values = list(dict.fromkeys(row[x] for row in rows))
     numeric = all(isinstance(value, int | float) for value in values)
     at = {value: value if numeric else place for place, value in enumerate(sorted(values) if numeric else values)}
-    figure = plots._figure(6, 3.8)
-    axes = figure.add_subplot(xlabel=x, ylabel=name.removesuffix(".value"))
-    for values_of, found in lines.items():
-        found = sorted(found, key=lambda row: at[row[x]])
+    drawing, axes = _figure(max(len(_said(by, values_of)) for values_of in lines), x, name.removesuffix(".value"))
+    ends = []
+    for values_of, color in zip(lines, cycle((style.ACCENT, *style.GREYS[:3]))):
+        found = sorted(lines[values_of], key=lambda row: at[row[x]])
         places, heights = [at[row[x]] for row in found], [row[name] for row in found]
         errors = [row.get(name + tables.ERROR) or 0.0 for row in found]
-        line, *_ = axes.errorbar(places, heights, errors, fmt="o-", markersize=3, linewidth=1.2, capsize=2)
-        named = {key.removesuffix(".name").rpartition(".")[2]: value for key, value in zip(by, values_of)}
-        said = ", ".join(f"{value}" if len(by) == 1 else f"{key} {value}" for key, value in named.items())
-        axes.annotate(
-            *(said, (places[-1], heights[-1])),
-            **{
-                "xytext": (6, 0),
-                "textcoords": "offset points",
-                "va": "center",
-                "fontsize": 8,
-                "color": line.get_color(),
-            },
-        )
+        axes.errorbar(places, heights, errors, fmt="o-", markersize=2.5, linewidth=1.3, capsize=2, color=color)
+        ends.append((_said(by, values_of), places[-1], heights[-1], color))
     _scales(axes, at, [row[name] for row in rows], numeric)
-    axes.spines[["top", "right"]].set_visible(False)
+    style.name_ends(axes, ends)
     for note in table.notes:
         print(note, flush=True)
     path = root / "figures" / disk.file_name(f"{name.removesuffix('.value')} by {x}.png".replace(" ", "_"))
-    plots._save(figure, path)
+    style.save(drawing, path)
     return path
+
+
+def _figure(letters: int, x: str, y: str) -> tuple[Any, Any]:
+    """Makes a figure and its axes, with room at the right for names of so many letters."""
+    left, below, above, right = (style.points(n) for n in (34, 32, 20, 12 + 4.5 * letters))
+    width, height = style.WIDTH * 3 // 4, style.points(220)
+    drawing = style.figure(width, height)
+    axes = style.axes(drawing, (left, below, width - left - right, height - below - above), xlabel=x)
+    style.write(drawing, left, height - above + style.points(6), y)
+    return drawing, axes
+
+
+def _said(by: list[str], values: tuple) -> str:
+    """Names a line by the values that it is of."""
+    named = {key.removesuffix(".name").rpartition(".")[2]: value for key, value in zip(by, values)}
+    return ", ".join(f"{value}" if len(by) == 1 else f"{key} {value}" for key, value in named.items())
 
 
 def _scales(axes: Any, at: dict[Any, Any], heights: list[float], numeric: bool) -> None:
