@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import jax
 
-from diffjax import disk
+from diffjax import disk, notebook
 from diffjax.config import ConfigError
 
 LOGGERS = ("tensorboard", "wandb")
@@ -69,8 +69,8 @@ class Log:
         self._file: TextIO = self._path.open("a")
         self._total, self._last_line = total, 0.0
         self._bar = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
+        if sys.stderr.isatty() or notebook.is_notebook():
+            from tqdm.auto import tqdm  # a notebook's own bar there
 
             self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
 

@@ -11,6 +11,12 @@ def is_notebook() -> bool:
     return any(kind.__name__ == "ZMQInteractiveShell" for kind in type(shell).__mro__)  # Colab's is one, too
 
 
+def shown(path: str | Path) -> list:
+    """Shows a PNG file in a notebook, as a part of a report of which nothing is to be said."""
+    show(path)
+    return []
+
+
 def show(path: str | Path) -> bool:
     """Shows a PNG file in a notebook; tells whether it did: not elsewhere, nor a file that is not there."""
     if not is_notebook() or not Path(path).is_file():

@@ -87,7 +87,7 @@ NEIGHBOURS = {
     "resume": {"config", "disk"},
     "ledger": {"disk", "environment", "logs"},
     "snapshots": {"config", "disk", "ema", "members"},
-    "logs": {"config", "disk"},
+    "logs": {"config", "disk", "notebook"},
     "data": {"disk", "members", "method", "metrics", "specs"},
     "exports": {"config", "data", "disk", "environment", "weights"},
     "standalone": {"data", "disk", "method", "specs"},

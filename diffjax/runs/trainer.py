@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax import activity, host, parallel, programs, replay, resume, screen, snapshots, training
+from diffjax import activity, host, notebook, parallel, programs, replay, resume, screen, snapshots, training
 from diffjax import data as sources
 from diffjax import ema as averages
 from diffjax import ledger as ledgers
@@ -396,5 +396,5 @@ class Trainer:
             if text := judges.said(x):
                 print(f"step {self.step}, {title}: {text}", flush=True)
         path, groups = workdir / "samples" / f"step_{self.step:07d}.png", jax.tree.map(self.data.shown, drawn)
-        for failed in attempt(path.name, lambda: plots.samples(path, groups) or []):
+        for failed in attempt(path.name, lambda: plots.samples(path, groups) or notebook.shown(path)):
             print(failed.text.strip(), flush=True)
