@@ -16,7 +16,7 @@ from test_layers import imports
 
 FOLDER = run_command.ROOT / "experiments"
 FILES = sorted(FOLDER.rglob("*.py"))
-SHARED = ("common", "counting", "crafted", "inputs", "inputs_data", "inputs_runs", "mutants", "rates")  # imported, never called
+SHARED = ("common", "counting", "crafted", "inputs", "inputs_data", "inputs_runs", "mutants", "rates")  # never called
 name_of = lambda path: f"{path.parent.name}/{path.stem}"
 
 
