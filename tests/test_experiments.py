@@ -25,6 +25,7 @@ SHARED = (
     "inputs_weights",
     "inputs_runs",
     "mutants",
+    "rates",
 )  # imported, never called
 name_of = lambda path: f"{path.parent.name}/{path.stem}"
 

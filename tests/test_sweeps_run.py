@@ -1,5 +1,6 @@
 """Sweeps that run: four small trainings, two that diverge and one that is killed; workers, searches, a cluster."""
 
+import contextlib
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from test_sweeps import CONFIG
 
 from diffjax import runs, sweeps
 from diffjax.config import ConfigError
-from diffjax.sweeps import claims, work
+from diffjax.sweeps import claims, plan, work, workers
 from diffjax.training import NonFiniteError
 
 LONG = {  # a training of sixty steps, which compiles soon
@@ -198,7 +199,7 @@ def faked(monkeypatch):
 
     monkeypatch.setattr(work, "_train", train)
     monkeypatch.setattr(work, "_evaluate", evaluate)
-    monkeypatch.setattr(sweeps.sweep.plan, "check", lambda plan: len(plan.nodes))
+    monkeypatch.setattr(plan, "check", lambda plan: len(plan.nodes))
     return done, errors
 
 
@@ -244,6 +245,21 @@ def test_sigterm_ends_what_is_no_training_at_once(tmp_path, faked, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_a_stop_that_is_lost_in_a_callback_ends_the_sweep_all_the_same(tmp_path, faked, monkeypatch):
+    done, _ = faked
+
+    def deaf(node):
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+        done.append(node.key)
+
+    monkeypatch.setattr(work, "_train", deaf)
+    with pytest.raises(KeyboardInterrupt, match="SIGINT"):
+        sweeps.Sweep(CONFIG, {"seed": range(3)}, root=tmp_path).run(say=lambda line: None)
+    assert len(done) == 1
+
+
 def test_a_node_whose_worker_died_is_tried_once_more(tmp_path, faked):
     done, _ = faked
     made = sweeps.Sweep(CONFIG, {"seed": [0, 1]}, root=tmp_path)
@@ -283,10 +299,10 @@ def test_two_shards_do_all_of_it_once(tmp_path, faked):
 
 
 def test_what_runs_is_watched(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweeps.workers, "LOOK", 0.02)
+    monkeypatch.setattr(workers, "LOOK", 0.02)
     said = []
     (tmp_path / "log.txt").write_text("first\nstep 2/4\n\n")
-    with claims.claim(tmp_path / "claims" / "abc", tmp_path / "log.txt"), sweeps.workers.watched(tmp_path, said.append):
+    with claims.claim(tmp_path / "claims" / "abc", tmp_path / "log.txt"), workers.watched(tmp_path, said.append):
         until(lambda: said)
     assert said[0] == "  abc: step 2/4"
 

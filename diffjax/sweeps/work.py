@@ -107,6 +107,7 @@ def work(
         while more:
             more = False
             for node in plan.nodes:
+                _check_stop()
                 if is_due(node, plan, since):
                     with claims.claim(root / "claims" / node.key, node.folder / LOG, say) as held:
                         if held and is_due(node, plan, since):  # nobody has ended it meanwhile
@@ -221,6 +222,7 @@ def _train(node: Node) -> None:
     config = files.going_on(node.folder, node.config, complete)
     built = runs.build_run(config)
     with runs.Trainer(**built._asdict(), **starting(built), workdir=node.folder) as trainer:
+        _check_stop()
         trainer.train()
 
 
@@ -234,16 +236,26 @@ def _evaluate(node: Node, measure: Measure | None) -> None:
         disk.write(node.folder / "eval.json", json.dumps({"step": run.step, **measure(run)}, indent=2))
 
 
+_received: list[signal.Signals] = []  # an error that is raised in a callback (the collector's) is lost
+
+
+def _check_stop() -> None:
+    if _received:
+        raise signals.Insisted(_received[0])
+
+
 @contextlib.contextmanager
 def _stopping() -> Iterator[None]:
-    """Between the steps of trainings, which save first, a stop signal ends what runs at once: it is begun anew."""
+    """Outside of the steps of a training, which saves first, a stop signal ends what runs at once: it is begun anew."""
+    _received.clear()
 
     def end(number: int, frame: Any) -> None:
         del frame
-        raise signals.Insisted(signal.Signals(number))
+        _received.append(signal.Signals(number))
+        raise signals.Insisted(_received[0])
 
     main = threading.current_thread() is threading.main_thread()
-    heard = [n for n in signals.STOPPING if main and n != signal.SIGINT and signal.getsignal(n) is not signal.SIG_IGN]
+    heard = [n for n in signals.STOPPING if main and signal.getsignal(n) is not signal.SIG_IGN]
     before = {number: signal.signal(number, end) for number in heard}
     try:
         with screen.guard():
