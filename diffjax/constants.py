@@ -41,8 +41,9 @@ def lift(function: Callable[..., PyTree], *args: PyTree) -> tuple[Callable[..., 
         return found.setdefault((float(value), value.dtype, _place(equation)), (Var(kind), value))[0]
 
     equations = [one.replace(invars=[lifted_of(atom, one) for atom in one.invars]) for one in program.eqns]
+    results = [lifted_of(atom, None) for atom in program.outvars]
     names, values = [var for var, _ in found.values()], [value for _, value in found.values()]
-    program = program.replace(constvars=[*program.constvars, *names], eqns=equations)
+    program = program.replace(constvars=[*program.constvars, *names], eqns=equations, outvars=results)
 
     def lifted(numbers: list[Any], *args: PyTree) -> PyTree:
         return jax.tree.unflatten(structure, jax.core.eval_jaxpr(program, numbers, *jax.tree.leaves(args)))
@@ -55,5 +56,6 @@ def _place(equation: Any) -> Any:
 
     Two that are equal by chance, a rate and a decay, are two: with other rates the program would be another.
     """
-    frames = getattr(getattr(equation.source_info, "traceback", None), "frames", None) or ()
+    source = getattr(equation, "source_info", None)  # None of what a function gives back as it is
+    frames = getattr(getattr(source, "traceback", None), "frames", None) or ()
     return tuple((frame.file_name, frame.line_num) for frame in frames)

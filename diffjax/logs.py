@@ -56,12 +56,21 @@ class Log:
         start: the step resumed from.
         loggers: any of LOGGERS.
         config: for loggers that record it.
+        bar: whether there is a bar where somebody sits at the screen.
 
     Raises:
         ConfigError: for a logger whose package is not installed.
     """
 
-    def __init__(self, workdir: Path | None, total: int, start: int, loggers: Sequence[str], config: dict[str, Any]):
+    def __init__(
+        self,
+        workdir: Path | None,
+        total: int,
+        start: int,
+        loggers: Sequence[str],
+        config: dict[str, Any],
+        bar: bool = True,
+    ):
         if loggers and workdir is None:
             raise ConfigError(f"The logger {loggers[0]} writes into a workdir, which this run has not.")
         self._sinks = [_sink(name, workdir or Path(), config) for name in loggers]
@@ -69,7 +78,7 @@ class Log:
         self._file: TextIO = self._path.open("a")
         self._total, self._last_line = total, 0.0
         self._bar = None
-        if sys.stderr.isatty() or notebook.is_notebook():
+        if bar and (sys.stderr.isatty() or notebook.is_notebook()):
             from tqdm.auto import tqdm  # a notebook's own bar there
 
             self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)

@@ -70,6 +70,9 @@ def test_numbers_are_floats_and_arrays():
     _, numbers = constants.lift(lambda x: (x[:3] + table) * 0.3 + 7 + x[1] * 0.3, X)
     assert sorted(map(float, (n for n in numbers if np.ndim(n) == 0))) == pytest.approx([0.3, 7.0])
     assert [np.shape(n) for n in numbers if np.ndim(n)] in ([(3,)], [])  # of some versions a literal
+    lifted, numbers = constants.lift(lambda x: (x + 0.3, 0.3, 0.7), X)  # given back as they are
+    assert len(numbers) == 3
+    assert [float(value) for value in lifted(numbers, X)[1:]] == pytest.approx([0.3, 0.7])
     _, numbers = constants.lift(lambda i: i + 7, np.int32(1))
     assert numbers == []
 

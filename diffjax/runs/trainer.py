@@ -296,22 +296,22 @@ class Trainer:
         return f"{where}, {parameters:,} parameters, {devices}"
 
     def batches(self) -> sources.Batches:
-        """Opens the batches of the steps to come, put on the devices."""
+        """Opens the batches of the steps to come, put on the devices, whose time is counted from here on."""
+        self._pace = time.monotonic(), self.ledger.clock.seconds
         settings, put = self.settings, partial(parallel.shard_batch, self.mesh, leading=1)
         start = self.data.train, settings.batch_size * len(self.method.turns), settings.seed, self.step
         return sources.Batches(*start, steps_per_dispatch=settings.steps_per_dispatch, flip=self.data.flip, put=put)
 
     def _train(self, log: Log, stop: Stop, last: int) -> bool:
         """True at the last step, False if asked to stop."""
-        ledger, self._pace = self.ledger, (time.monotonic(), self.ledger.clock.seconds)
         with self.batches() as batches:
             source = iter(batches)
             while self.step < last:
                 if self.lock is not None:
                     self.lock.check()
-                with ledger.of("input wait"):
+                with self.ledger.of("input wait"):
                     batch = next(source)
-                with ledger.of("step"):
+                with self.ledger.of("step"):
                     self.state, metrics = self.steps(self.state, batch)
                 if self.arrive(metrics, log, last, stop):
                     return False

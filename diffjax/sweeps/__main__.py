@@ -37,6 +37,12 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser.add_argument("--config", required=True, help="the recipe, such as configs/vpsde.py:tiny, or a run's workdir")
     parser.add_argument("--sweep", required=True, metavar="FILE.py", help="grids: TRAIN and EVALUATE")
     parser.add_argument("--root", help="the folder for all runs; default runs/<name of the sweep file>")
+    parser.add_argument(
+        "--together",
+        type=int,
+        default=1,
+        help="trainings side by side in one program, where they differ in numbers alone",
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes on this machine")
     parser.add_argument("--shard", default="0/1", help="i/n: every n-th training, from the i-th on")
     parser.add_argument("--search", action="store_true", help="Optuna proposes: SPACE, METRIC and TRIALS of the file")
@@ -96,7 +102,7 @@ def _run(flags: argparse.Namespace, options: dict[str, Any]) -> int:
             jobs = sweep.submit(cluster=flags.cluster, processes=flags.workers, **options)
             print(f"submitted {', '.join(str(job.job_id) for job in jobs)}; their logs are in {root}/cluster")
             return 0
-        sweep.run(flags.workers, flags.shard)
+        sweep.run(flags.workers, flags.shard, together=flags.together)
         over = [key for key in ("seed",) if key in sweep.plan.keys]
         return _shown(
             sweep.table(over=over), root, not work.missing(sweep.plan.shard(*read_shard(flags.shard)), sweep.root)

@@ -256,14 +256,15 @@ def _check_twice(found: list[tuple[Point, str]], what: str) -> None:
     raise ConfigError(f"Two points of the grid are one {what}: {first} and {second}{hint}.")
 
 
+def programs_of(config: Config) -> str:
+    """Writes what the programs of a run are made from: its config without numbers, which are arguments of them."""
+    fields = {n: v for n, v in configs.flat(config).items() if not isinstance(v, float) and n not in ("seed", "name")}
+    return json.dumps(fields, sort_keys=True)
+
+
 def _in_order(trained: list[tuple[Point, Config]]) -> Iterable[tuple[Point, Config]]:
     """Those that differ in numbers only stand together: they can share what is compiled."""
-
-    def program(config: Config) -> str:
-        fields = {n: v for n, v in configs.flat(config).items() if not isinstance(v, float) and n != "seed"}
-        return json.dumps(fields, sort_keys=True)
-
     groups: dict[str, list[tuple[Point, Config]]] = {}
     for point, config in trained:
-        groups.setdefault(program(config), []).append((point, config))
+        groups.setdefault(programs_of(config), []).append((point, config))
     return [item for group in groups.values() for item in group]

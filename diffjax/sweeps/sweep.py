@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from diffjax import disk, screen
+from diffjax import disk, host, screen
 from diffjax.config import ConfigError
 from diffjax.sweeps import grid, plan, tables, work, workers
 from diffjax.sweeps.grid import Grid
@@ -50,7 +50,9 @@ class Sweep:
         self._said = plan.open_root(self.root, self.plan)
 
     @screen.guard()
-    def run(self, workers: int = 1, shard: str = "0/1", say: Callable[[str], Any] | None = None) -> "Sweep":
+    def run(
+        self, workers: int = 1, shard: str = "0/1", say: Callable[[str], Any] | None = None, together: int = 1
+    ) -> "Sweep":
         """Checks every config, then runs what is not done; gives the sweep.
 
         A run that diverges or fails is a row of the table, and the others go on. What another process over the root
@@ -60,6 +62,8 @@ class Sweep:
             workers: processes on this machine; 1: this one.
             shard: "i/n": every n-th training from the i-th on, with its evaluations.
             say: told what the screen is told; default print.
+            together: trainings of each process that are side by side in one program, where they differ in rates, seeds
+                and other numbers alone (`sweeps.together`): for small networks.
 
         Raises:
             ConfigError: naming the point, for a config that cannot run; nothing is written then.
@@ -67,17 +71,17 @@ class Sweep:
         """
         say = say or printer()
         mine = self.plan.shard(*plan.read_shard(shard))
-        if workers < 1:
-            raise ConfigError(f"workers is {workers}, expected 1 or more.")
+        for name, count in (("workers", workers), ("together", together)):
+            host.check_int(name, count, 1, ConfigError)
         measured = work.measured(self.measure)
         order = self.order(shard) if workers > 1 else {}
         self.prepare(say)
         say(work.summary(mine, self.root))
         with _workers.watched(self.root, say):
             if workers == 1:
-                work.work(mine, self.root, say, measure=measured)
+                work.work(mine, self.root, say, measure=measured, beside=together)
             else:
-                _workers.run(order, workers, mine, self.root, say)
+                _workers.run(order | {"together": together}, workers, mine, self.root, say)
         say(work.summary(mine, self.root))
         return self
 

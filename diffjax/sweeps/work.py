@@ -24,8 +24,8 @@ from diffjax.runs import report
 from diffjax.runs import run as opened
 from diffjax.runs import workdir as files
 from diffjax.runs.build import complete
-from diffjax.sweeps import claims
-from diffjax.sweeps.plan import Node, Plan
+from diffjax.sweeps import claims, together
+from diffjax.sweeps.plan import Node, Plan, programs_of
 from diffjax.training import NonFiniteError
 
 FAILED = "failed.json"
@@ -89,6 +89,7 @@ def work(
     since: float | None = None,
     measure: Measure | None = None,
     share: int = 1,
+    beside: int = 1,
 ) -> None:
     """Runs what is due, in order, until nothing is left that this process can do.
 
@@ -97,6 +98,7 @@ def work(
         since: when this start of the sweep began; default now.
         measure: in the place of the report that an evaluation makes.
         share: processes that share the plan, for the time that is left.
+        beside: trainings that differ in numbers alone, at most so many side by side (`together`).
 
     Raises:
         runs.Stopped, KeyboardInterrupt: when asked to stop; a training has saved its state.
@@ -108,13 +110,26 @@ def work(
             more = False
             for node in plan.nodes:
                 _check_stop()
-                if is_due(node, plan, since):
-                    with claims.claim(root / "claims" / node.key, node.folder / LOG, say) as held:
-                        if held and is_due(node, plan, since):  # nobody has ended it meanwhile
-                            began = time.monotonic()
-                            told, more = perform(node, measure), True
-                            spent.append(time.monotonic() - began)
-                            say(f"{_place(node, plan)}: {told}; {_left(plan, spent, share)}")
+                if not is_due(node, plan, since):
+                    continue
+                with contextlib.ExitStack() as claimed:
+                    claim = lambda one: claims.claim(root / "claims" / one.key, one.folder / LOG, say)
+                    mates = [one for one in _mates(node, plan, beside) if is_due(one, plan, since)]
+                    taken = [one for one in mates if claimed.enter_context(claim(one))]
+                    held = [one for one in taken if is_due(one, plan, since)]  # nobody has ended it meanwhile
+                    began = time.monotonic()
+                    told = side_by_side(held) if len(held) > 1 else [perform(one, measure) for one in held]
+                    for one, text in zip(held, told):
+                        more, _ = True, spent.append((time.monotonic() - began) / len(held))
+                        say(f"{_place(one, plan)}: {text}; {_left(plan, spent, share)}")
+
+
+def _mates(node: Node, plan: Plan, beside: int) -> list[Node]:
+    """Lists a node, and trainings after it that differ from it in numbers alone, `beside` of them at most."""
+    if node.trained or beside == 1:
+        return [node]
+    alike = [one for one in plan.nodes if not one.trained and programs_of(one.config) == programs_of(node.config)]
+    return alike[alike.index(node) :][:beside]
 
 
 def perform(node: Node, measure: Measure | None = None) -> str:
@@ -124,32 +139,84 @@ def perform(node: Node, measure: Measure | None = None) -> str:
         runs.Stopped, KeyboardInterrupt: when asked to stop.
         OSError: where its folder cannot be written.
     """
-    began, kind = time.monotonic(), "evaluated" if node.trained else "trained"
+    began, ended = time.monotonic(), {}
+    with _ending(node, ended):
+        if node.trained:
+            _evaluate(node, measure)
+        else:
+            with _trainer(node) as trainer:
+                trainer.train()
+    return _told(node, ended, began)
+
+
+def side_by_side(nodes: list[Node]) -> list[str]:
+    """Trains nodes side by side (`together`), with what is said of each in its log.txt; gives a phrase for each.
+
+    One that was begun and is at another step than the first goes on by itself afterwards.
+
+    Raises: as `perform`.
+    """
+    began, ended, trainers = time.monotonic(), {}, {}
+    with contextlib.ExitStack() as closing:
+        for node in nodes:
+            with _ending(node, ended):
+                trainers[node.key] = closing.enter_context(_trainer(node))
+        left = [node for node in nodes if node.key in trainers]
+        level = [node for node in left if trainers[node.key].step == trainers[left[0].key].step]
+        errors: list[Any] = []
+        if len(level) > 1:
+            logs = [closing.enter_context((node.folder / LOG).open("a", buffering=1)) for node in level]
+            errors = together.train([trainers[node.key] for node in level], lambda i: _printed_to(logs[i]))
+        for node in left:
+            error = errors[level.index(node)] if errors and node in level else None
+            with _ending(node, ended):
+                if error is not None:
+                    raise error
+                trainers[node.key].train()  # what is left of it: its end
+    return [_told(node, ended, began, len(level)) for node in nodes]
+
+
+@contextlib.contextmanager
+def _ending(node: Node, ended: dict[str, str]) -> Iterator[None]:
+    """Has what a node does in a `with` block logged in its folder, and notes by its key how it failed."""
     node.folder.mkdir(parents=True, exist_ok=True)
     if not (node.folder / "config.json").exists() or node.trained:  # a workdir that is not empty has one
         words = {"format": files.FORMAT, **json.loads(to_json(node.config))}
         disk.write(node.folder / "config.json", json.dumps(words, indent=2))
     with _logged(node.folder / LOG) as log:
         try:
-            _evaluate(node, measure) if node.trained else _train(node)
+            yield
         except runs.Stopped:
             raise
         except NonFiniteError as error:
-            return f"diverged: {short(_line(error))}"
+            ended[node.key] = f"diverged: {short(_line(error))}"
         except Exception as error:
             traceback.print_exc(file=log)
             text = _line(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {_line(error)}"
             record(node, "failed", text)
-            return f"failed: {text}"
+            ended[node.key] = f"failed: {text}"
+
+
+def _told(node: Node, ended: dict[str, str], began: float, beside: int = 1) -> str:
+    """Says how a node has ended; of a good end, what an earlier start said of a bad one is taken back."""
+    if node.key in ended:
+        return ended[node.key]
     (node.folder / FAILED).unlink(missing_ok=True)
-    return f"{kind} in {written(time.monotonic() - began)}"
+    many = f", {beside} side by side" if beside > 1 else ""
+    return f"{'evaluated' if node.trained else 'trained'} in {written(time.monotonic() - began)}{many}"
 
 
 @contextlib.contextmanager
 def _logged(path: Path) -> Iterator[Any]:
     """Has all that is printed in a `with` block written to a file."""
-    with path.open("a", buffering=1) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+    with path.open("a", buffering=1) as log, _printed_to(log):
         yield log
+
+
+@contextlib.contextmanager
+def _printed_to(log: Any) -> Iterator[None]:
+    with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        yield
 
 
 def record(node: Node, state: str, error: str, tries: int = 1) -> None:
@@ -218,12 +285,13 @@ def written(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _train(node: Node) -> None:
+@contextlib.contextmanager
+def _trainer(node: Node) -> Iterator[runs.Trainer]:
     config = files.going_on(node.folder, node.config, complete)
     built = runs.build_run(config)
     with runs.Trainer(**built._asdict(), **starting(built), workdir=node.folder) as trainer:
         _check_stop()
-        trainer.train()
+        yield trainer
 
 
 def _evaluate(node: Node, measure: Measure | None) -> None:

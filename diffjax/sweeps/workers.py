@@ -122,7 +122,8 @@ def child() -> None:
     say = lambda line: print(line, file=out, flush=True)
     measure = work.measured(order["measure"])
     try:
-        work.work(plans.remade(order), Path(order["root"]), say, order["since"], measure, order["workers"])
+        beside = order.get("together", 1)
+        work.work(plans.remade(order), Path(order["root"]), say, order["since"], measure, order["workers"], beside)
     except runs.Stopped as stopped:
         sys.exit(128 + stopped.signal)
     except KeyboardInterrupt as error:
