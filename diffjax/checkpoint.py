@@ -18,6 +18,7 @@ import gc
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from diffjax.types import PyTree
 from diffjax.writer import Writer
 
 _log = logging.getLogger(__name__)
+_WRITING = threading.Lock()  # Orbax takes what belongs to one save for another's, where a process has two under way
 
 
 class Info(NamedTuple):
@@ -203,8 +205,7 @@ class Checkpoints:
             self._report(self._folders.set_aside(step))
         self._pending = step
         if record is None:
-            whole = lambda: self._end(step, self._begin(step, saved, records.make(facts, saved)))
-            self._writer.start(whole, self._failure(step))
+            self._writer.start(lambda: self._whole(step, saved, facts), self._failure(step))
             return True
         try:
             self._begin(step, saved, record)
@@ -212,6 +213,10 @@ class Checkpoints:
             raise self._failed(step, error) from error
         self._finish = lambda: self._end(step, record)
         return True
+
+    def _whole(self, step: int, state: PyTree, facts: dict[str, Any]) -> list[str]:
+        with _WRITING:
+            return self._end(step, self._begin(step, state, records.make(facts, state)))
 
     def _begin(self, step: int, state: PyTree, record: dict[str, Any]) -> dict[str, Any]:
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), info=ocp.args.JsonSave(record))

@@ -96,12 +96,12 @@ def test_a_line_stands_above_a_bar(spoken, monkeypatch):
     assert written[0] == "... starting: 0 s"
 
 
-def test_a_command_says_what_it_compiles(tmp_path, monkeypatch):
+def test_a_command_says_what_it_compiles(monkeypatch):
     """As its own process, which is silent for 0.3 s at most."""
     monkeypatch.setenv(activity.VARIABLE, "0.3")
     small = ("model.channels=4", "model.multipliers=1", "model.attention=()")
     flags = [f"--config.{text}" for text in small]
-    status, output = run_command.run("--mode=show", "--config=configs/vpsde.py:tiny", *flags, cache=tmp_path)
+    status, output = run_command.run("--mode=show", "--config=configs/vpsde.py:tiny", *flags)
     assert status == 0
     assert "... compiling a training step: " in output
     assert "... reading the config and the data it names: " in output

@@ -232,6 +232,19 @@ def test_newest_and_best_are_kept(tmp_path, options, expected, best, restart):
     assert strays == ["notes.txt", "old.orbax-checkpoint-tmp"]
 
 
+def test_runs_of_one_process_save_at_once(tmp_path):
+    """As trainings side by side do: each save is that of its own run."""
+    states = [{"x": jnp.full(50, i), "y": jnp.arange(3) + i} for i in range(4)]
+    savers = [Checkpoints(tmp_path / str(i)) for i in range(4)]
+    for step in (1, 2, 3):
+        for saver, state in zip(savers, states):
+            saver.save(step, state, metrics={}, config={})
+    for saver, state in zip(savers, states):
+        assert saver.latest == 3
+        assert_same(saver.restore(state).state, state)
+        saver.close()
+
+
 def test_only_our_own_leftovers_are_cleared_and_only_by_a_save(copy):
     for name, content in (("40", "state.orbax-checkpoint-tmp"), ("50", "thesis.tex")):
         (copy / f"{name}.orbax-checkpoint-tmp" / content).mkdir(parents=True)

@@ -51,7 +51,7 @@ def test_arrays_of_other_types_are_refused(tmp_path, kind):
         data.npz(saved(tmp_path / "x.npz", x=np.zeros((12, 2)).astype(kind)), label=None)
 
 
-@pytest.mark.parametrize("shape", [(12,), (), (3, 2, 2, 2, 2), (12, 3, 32, 32)])
+@pytest.mark.parametrize("shape", [(12,), (), (3, 2, 2, 2, 2, 2), (12, 3, 32, 32)])
 def test_arrays_of_other_shapes_are_refused(tmp_path, shape):
     with pytest.raises(ValueError, match=r"x\.npz: 'x' has shape .*expected \(N, H, W, C\)"):
         data.npz(saved(tmp_path / "x.npz", x=np.zeros(shape)), label=None)

@@ -70,6 +70,7 @@ def test_a_number_goes_before_the_data_and_no_other_config_is_changed(tmp_path):
     assert derived.resolved(plain, models, lambda: pytest.fail("nothing is read"))[0] is plain
 
 
+@pytest.mark.slow
 def test_a_run_trains_moves_and_goes_on(tmp_path, capsys):
     """Its config holds numbers; a start that says "data" again goes on with those, whatever the folder holds now."""
     made(tmp_path / "photos", 8, tree="one class")

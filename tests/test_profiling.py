@@ -65,6 +65,7 @@ def test_what_fails_keeps_no_trace_and_leaves_no_profiler_behind(tmp_path):
     assert events(tmp_path / "b.json.gz")
 
 
+@pytest.mark.slow
 def test_commands_write_their_traces_into_the_workdir(tmp_path, capsys):
     flags = ("data.name=moons", "data.n=200", "model.name=MLP", "model.width=8", "model.depth=1", "eval.samples=20")
     flags += ("learning_rate.warmup_steps=0", "train.steps=8", "train.log_every=4", "train.sample_every=8")

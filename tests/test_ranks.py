@@ -127,7 +127,8 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", ["mlp", pytest.param("unet", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlp", "unet"])
 def test_sequences_train_below_the_floor_of_the_mean(name, tmp_path):
     """What knows the data's mean alone is off by Var[x] = 1/2; the best linear denoiser at t = 0.2 by 0.10."""
     method = methods.denoising(
@@ -155,6 +156,7 @@ def test_sequences_train_below_the_floor_of_the_mean(name, tmp_path):
         assert "left_out" not in found
 
 
+@pytest.mark.slow
 def test_a_volume_is_drawn_and_edited(tmp_path):
     """A run of volumes from an .npz file by a config's words."""
     x = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 2, 1), np.uint8)

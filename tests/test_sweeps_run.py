@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -177,6 +178,11 @@ def test_an_evaluation_is_the_report_of_its_run(ran, tmp_path):
 # Without XLA: a training or evaluation is a function that writes what one would.
 
 
+def trains_by(train):
+    """Makes what stands in the place of a node's Trainer."""
+    return lambda node: contextlib.nullcontext(SimpleNamespace(train=lambda: train(node)))
+
+
 @pytest.fixture
 def faked(monkeypatch):
     """Stands in for trainings and evaluations; `errors` says, by seed, what a training raises."""
@@ -197,7 +203,7 @@ def faked(monkeypatch):
         loss = (np.log10(node.config.learning_rate.peak) + 2.5) ** 2
         (node.folder / "eval.json").write_text(json.dumps({"loss": loss}))
 
-    monkeypatch.setattr(work, "_train", train)
+    monkeypatch.setattr(work, "_trainer", trains_by(train))
     monkeypatch.setattr(work, "_evaluate", evaluate)
     monkeypatch.setattr(plan, "check", lambda plan: len(plan.nodes))
     return done, errors
@@ -254,7 +260,7 @@ def test_a_stop_that_is_lost_in_a_callback_ends_the_sweep_all_the_same(tmp_path,
             time.sleep(60)
         done.append(node.key)
 
-    monkeypatch.setattr(work, "_train", deaf)
+    monkeypatch.setattr(work, "_trainer", trains_by(deaf))
     with pytest.raises(KeyboardInterrupt, match="SIGINT"):
         sweeps.Sweep(CONFIG, {"seed": range(3)}, root=tmp_path).run(say=lambda line: None)
     assert len(done) == 1
