@@ -136,7 +136,7 @@ def file(tmp_path):
         more_label=np.arange(7), float=rng.uniform(-1, 1, (20, 4, 4, 1)), wide=rng.uniform(0, 255, (20, 4, 4, 1)),
         points=5 * rng.normal(size=(30, 3)), nan=np.full((20, 2), np.nan), ints=np.zeros((20, 2), int),
         one_hot=np.eye(50, dtype=int), negative=np.arange(50) - 1, objects=np.asarray([{}] * 50, dtype=object),
-        cube=np.zeros((2, 2, 2, 2, 2), np.uint8),
+        cube=np.zeros((2, 2, 2, 2, 2, 2), np.uint8),
     )  # fmt: skip
     np.savez(tmp_path / "set.npz", **arrays)
     return str(tmp_path / "set.npz"), arrays
