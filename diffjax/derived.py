@@ -13,11 +13,12 @@ from typing import Any
 from diffjax import specs
 
 WORD = specs.DERIVED
+SOURCE = "data"  # the group that the data itself is named in: an array there may be called "data"
 
 
 def fields(config: Any) -> list[tuple[str, str]]:
     """Lists (group, option) of the options of a config's specs that the data decides."""
-    found = [(group, part) for group, part in config.items() if specs.is_spec(part)]
+    found = [(group, part) for group, part in config.items() if specs.is_spec(part) and group != SOURCE]
     return [(group, key) for group, part in found for key, value in part.items() if value == WORD and key != "name"]
 
 

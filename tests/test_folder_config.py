@@ -67,6 +67,7 @@ def test_a_number_goes_before_the_data_and_no_other_config_is_changed(tmp_path):
     assert (built.config.model.classes, built.config.model.multipliers) == (5, (1, 1))
     plain = runs.load("configs/vpsde.py:tiny", [])
     assert derived.fields(plain) == []
+    assert derived.fields(runs.load("configs/vpsde.py:tiny", ["data.name=npz", "data.path=a", "data.x=data"])) == []
     assert derived.resolved(plain, models, lambda: pytest.fail("nothing is read"))[0] is plain
 
 
