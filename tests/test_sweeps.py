@@ -136,6 +136,8 @@ def test_trainings_of_equal_programs_stand_together(tmp_path):
         ({"grid.n": [5]}, {"grid.n": [5]}, "'grid.n' is in the grid of trainings and in that of evaluations"),
         ({"seed": [0]}, {"train.steps": [5]}, "key 'train.steps' would change a trained run"),
         ({"seed": [0]}, {"grid.m": [5.5], "grid.n": ["x"]}, "'grid.n' got 'x', expected an integer"),
+        ({"seed": [0]}, {"measure.a b": [1]}, "'measure.a b' is no argument of measure"),
+        ({"measure.k": [1]}, None, "no field 'measure.k'"),
         ([], None, "grid is empty"),
     ],
 )
@@ -172,6 +174,37 @@ def test_configs_that_are_alike_are_built_once(tmp_path, monkeypatch):
     assert plan.check(made.plan) == 4  # two rates; n = 6 and 7 of one of them: an evaluation reads none, and n = 5
     assert len(built) == 4  # is the config's own
     assert {config.seed for config in built} == {0}
+
+
+def test_what_is_measured_is_built_once(tmp_path, monkeypatch):
+    """Arguments of `measure` name evaluations, and are no part of what is built."""
+    built = []
+    monkeypatch.setattr(plan.runs, "build_run", lambda config: built.append(config))
+    made = sweep(tmp_path, {"seed": [0]}, {"measure.k": [1, 2.5], "measure.by": ["a, b"]}, measure=len)
+    first, *nodes = made.plan.nodes
+    assert [node.config.measure.to_dict() for node in nodes] == [{"k": 1, "by": "a, b"}, {"k": 2.5, "by": "a, b"}]
+    assert len({node.key for node in made.plan.nodes}) == 3
+    assert made.plan.several == ["measure.k"]
+    assert plan.check(made.plan) == 1
+    assert ["measure" in config for config in built] == [False]
+    assert plan.identity(plan.parted(nodes[0].config)[0], evaluation=True) == plan.identity(
+        first.config, evaluation=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("measure", "words"),
+    [
+        (None, "^The key 'measure.k' is an argument of measure, which this sweep lacks"),
+        (lambda run: {}, "^measure.k=1: measure takes other arguments, got an unexpected keyword argument 'k'"),
+        (lambda run, k, by: {}, "^measure.k=1: measure takes other arguments, missing a required argument: 'by'"),
+    ],
+)
+def test_arguments_that_measure_does_not_take_are_refused_before_the_first_run(measure, words, tmp_path):
+    with pytest.raises(ConfigError, match=words) as error:
+        sweep(tmp_path / "root", SMALL, {"measure.k": [1, 2]}, measure=measure).run()
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "root").exists()
 
 
 def test_shards_are_disjoint_and_complete(tmp_path):

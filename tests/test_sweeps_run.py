@@ -162,6 +162,26 @@ def test_a_trained_run_is_swept_over_as_it_is(ran, tmp_path):
         sweeps.Sweep(workdir, {"seed": [0]}, root=tmp_path / "other")
 
 
+def test_a_point_gives_measure_its_arguments(ran, tmp_path):
+    made, _, _ = ran
+    heard = []
+
+    def measure(run, k, by="x"):
+        heard.append((run.config.grid.n, k, by))
+        return {"product": k * run.config.grid.n}
+
+    points = sweeps.chain({"measure.k": [2, 0.5], "grid.n": [5, 7]}, {"measure.k": [3], "measure.by": "y", "grid.n": 5})
+    other = sweeps.Sweep(made.plan.nodes[0].folder, {}, evaluate=points, root=tmp_path, measure=measure)
+    other.run(say=lambda line: None)
+    assert heard == [(5, 2, "x"), (7, 2, "x"), (5, 0.5, "x"), (7, 0.5, "x"), (5, 3, "y")]
+    rows = [(row["measure.k"], row["grid.n"], row["measure.by"], row["product"]) for row in other.table("product")]
+    assert rows == [(2, 5, None, 10), (2, 7, None, 14), (0.5, 5, None, 2.5), (0.5, 7, None, 3.5), (3, 5, "y", 15)]
+    again = [
+        tuple(row[name] for name in ("measure.k", "grid.n", "measure.by", "product")) for row in sweeps.table(tmp_path)
+    ]
+    assert sorted(again, key=str) == sorted(rows, key=str)  # of the folder alone
+
+
 def test_an_evaluation_is_the_report_of_its_run(ran, tmp_path):
     made, _, _ = ran
     one = sweeps.Sweep(made.plan.nodes[0].folder, {}, evaluate={"eval.samples": [300]}, root=tmp_path).run(

@@ -7,7 +7,7 @@ ROOT/train/ID/eval/ID/                 an evaluation of it: config.json, eval.js
 ROOT/claims/                           who runs what now (`sweeps.claims`)
 
 An ID is a digest of what it names: of a training all of its resolved config but its name and what a trained run leaves
-open (`runs.run.OPEN`), of an evaluation what that leaves open.
+open (`runs.run.OPEN`), of an evaluation what that leaves open, and the arguments of `measure` (ARGUMENTS).
 """
 
 import functools
@@ -29,7 +29,9 @@ from diffjax.sweeps.grid import Point
 
 FORMAT = 1  # of sweep.json
 FILE = "sweep.json"
-_UNREAD = ("name", "seed", "learning_rate", "optimizer")  # groups that no evaluation reads
+ARGUMENTS = "measure."  # keys of evaluations that are arguments of the sweep's `measure`, and no fields of a run
+SET = (*OPEN, ARGUMENTS)  # what the points of evaluations may set
+_UNREAD = ("name", "seed", "learning_rate", "optimizer", "measure")  # groups that what is built and drawn does not read
 
 
 class Node(NamedTuple):
@@ -95,7 +97,9 @@ def make(config: str, train: list[Point], evaluate: list[Point], root: Path) -> 
     if both := [key for key in keys[0] if key in keys[1]]:
         raise ConfigError(f"The key {both[0]!r} is in the grid of trainings and in that of evaluations: leave one out.")
     for key in keys[1]:
-        if not key.startswith(OPEN):
+        if key.startswith(ARGUMENTS) and not key.removeprefix(ARGUMENTS).isidentifier():
+            raise ConfigError(f"The evaluation key {key!r} is no argument of measure, expected one such as measure.k.")
+        if not key.startswith(SET):
             groups = ", ".join(name.rstrip(".") for name in OPEN)
             raise ConfigError(
                 f"The evaluation key {key!r} would change a trained run, which leaves open {groups}: "
@@ -144,7 +148,7 @@ def read_shard(text: str) -> tuple[int, int]:
 
 def identity(config: Config, evaluation: bool = False) -> str:
     """Makes the digest of a resolved config that names its training, or its evaluation."""
-    is_open = lambda field: field.startswith(OPEN)
+    is_open = lambda field: field.startswith(SET)
     fields = {name: value for name, value in configs.flat(config).items() if is_open(name) == evaluation}
     fields.pop("name", None)
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:10]
@@ -163,9 +167,12 @@ def check(plan: Plan) -> int:
         if not 0 <= node.config.seed < 2**32:
             raise ConfigError(f"{plan.said(node)}: seed is {node.config.seed}, expected one in [0, 2^32).")
     for node in plan.nodes:
-        texts = {_without(node.config, ("name", "seed")), _without(node.config, _UNREAD) if node.trained else ""}
+        texts = {
+            _without(node.config, ("name", "seed", "measure")),
+            _without(node.config, _UNREAD) if node.trained else "",
+        }
         if not texts & seen:
-            _resolved(lambda config=node.config: runs.build_run(config), plan.said(node))
+            _resolved(lambda config=node.config: runs.build_run(parted(config)[0]), plan.said(node))
             built += 1
         seen |= texts - {""}
     return built
@@ -227,8 +234,28 @@ def header(root: Path) -> dict[str, Any]:
     return {"config": found["config"], "train": list(found["train"]), "evaluate": list(found["evaluate"])}
 
 
+def parted(config: Config) -> tuple[Config, dict[str, Any]]:
+    """Parts the config of an evaluation into that of its run, locked, and the arguments of `measure`."""
+    run, own = config.copy_and_resolve_references(), config.get("measure", {})
+    with run.unlocked():
+        if own:
+            del run["measure"]
+    return run.lock(), dict(own)
+
+
+def joined(run: Config, own: dict[str, Any]) -> Config:
+    """Makes the config of an evaluation, of that of its run and the arguments of `measure`, if there are any."""
+    config = run.copy_and_resolve_references()
+    with config.unlocked():
+        config.update({"measure": own} if own else {})
+    return config.lock()
+
+
 def _evaluated(config: Config, point: Point) -> Config:
-    return configs.overridden(config.copy_and_resolve_references(), grid.texts(point))
+    texts = grid.texts(point)
+    own = [text.removeprefix(ARGUMENTS) for text in texts if text.startswith(ARGUMENTS)]
+    fields = [text for text in texts if not text.startswith(ARGUMENTS)]
+    return joined(configs.overridden(config.copy_and_resolve_references(), fields), configs.options(own))
 
 
 def _resolved(resolve: Callable[[], Any], said: str) -> Any:

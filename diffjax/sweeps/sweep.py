@@ -28,7 +28,7 @@ class Sweep:
         evaluate: the grid of evaluations; default one evaluation, as the config says.
         root: the folder for all of it; a sweep that is there goes on, and may have grown.
         measure: what an evaluation is, run -> entries of eval.json, in the place of its report: a function, or
-            "module:function", "file.py:function".
+            "module:function", "file.py:function". Keys measure.NAME of `evaluate` are further arguments of it.
 
     Raises:
         ConfigError: in one line, for what the grids or the root have wrong (`plan.make`, `plan.open_root`).
@@ -66,7 +66,8 @@ class Sweep:
                 and other numbers alone (`sweeps.together`): for small networks.
 
         Raises:
-            ConfigError: naming the point, for a config that cannot run; nothing is written then.
+            ConfigError: naming the point, for a config that cannot run, or arguments that `measure` does not take;
+                nothing is written then.
             runs.Stopped, KeyboardInterrupt: when asked to stop; the next start goes on.
         """
         say = say or printer()
@@ -74,6 +75,7 @@ class Sweep:
         for name, count in (("workers", workers), ("together", together)):
             host.check_int(name, count, 1, ConfigError)
         measured = work.measured(self.measure)
+        work.check_arguments(mine, measured)
         order = self.order(shard) if workers > 1 else {}
         self.prepare(say)
         say(work.summary(mine, self.root))

@@ -14,7 +14,6 @@ from diffjax import config as configs
 from diffjax.config import Config, ConfigError, nearest
 from diffjax.runs import workdir as files
 from diffjax.runs.build import complete
-from diffjax.runs.run import OPEN
 from diffjax.sweeps import plan as plans
 from diffjax.sweeps import work
 from diffjax.sweeps.plan import Node, Plan
@@ -133,7 +132,7 @@ def of_root(root: str | Path) -> Plan:
     trained, ways = {}, {}  # configs, of trainings and of what is evaluated in each way
     for folder in sorted((root / "train").glob("*")):
         files_of = {path.parent.name: path.parent for path in sorted(folder.glob("eval/*/config.json"))}
-        own = {name: complete(files.read_config(home)) for name, home in files_of.items()}
+        own = {name: _completed(home) for name, home in files_of.items()}
         if own or (folder / "config.json").exists():
             outside = not (folder / "config.json").exists()  # a run that was given as it is
             config = next(iter(own.values())) if outside else complete(files.read_config(folder))
@@ -147,11 +146,16 @@ def of_root(root: str | Path) -> Plan:
     return Plan(said["config"], tuple(nodes), tuple(said["train"]), tuple(said["evaluate"]))
 
 
+def _completed(folder: Path) -> Config:
+    run, own = plans.parted(files.read_config(folder))
+    return plans.joined(complete(run), own)
+
+
 def _evaluated_as(config: Config, way: Config) -> Config:
     """The config of an evaluation that has not begun: a training's, with what another one was evaluated by."""
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        for group in [name.rstrip(".") for name in OPEN]:
+        for group in [name.rstrip(".") for name in plans.SET]:
             if group in way:
                 config[group] = way[group]
     return config

@@ -7,6 +7,7 @@ whose worker died by a signal only once.
 
 import contextlib
 import importlib
+import inspect
 import json
 import runpy
 import signal
@@ -25,14 +26,14 @@ from diffjax.runs import run as opened
 from diffjax.runs import workdir as files
 from diffjax.runs.build import complete
 from diffjax.sweeps import claims, together
-from diffjax.sweeps.plan import Node, Plan, programs_of
+from diffjax.sweeps.plan import Node, Plan, parted, programs_of
 from diffjax.training import NonFiniteError
 
 FAILED = "failed.json"
 LOG = "log.txt"
 BAD = ("nonfinite", "failed", "died")
 TRIES = 2  # of a node whose worker died
-Measure = Callable[[runs.Run], dict[str, Any]]  # of a trained run, what eval.json is to hold
+Measure = Callable[..., dict[str, Any]]  # of a trained run and a point's arguments, what eval.json is to hold
 
 
 def status(node: Node) -> tuple[str, str]:
@@ -247,6 +248,23 @@ def measured(measure: Measure | str | None) -> Measure | None:
         ) from error
 
 
+def check_arguments(plan: Plan, measure: Measure | None) -> None:
+    """Checks that `measure` takes the arguments that the points of evaluations give it (`plan.ARGUMENTS`).
+
+    Raises:
+        ConfigError: naming the first point whose arguments it does not take, or where there is no such function.
+    """
+    for node in plan.nodes:
+        own = node.config.get("measure", {})
+        if own and measure is None:
+            raise ConfigError(f"The key 'measure.{next(iter(own))}' is an argument of measure, which this sweep lacks.")
+        try:
+            if node.trained and measure is not None:
+                inspect.signature(measure).bind(None, **own)
+        except TypeError as error:
+            raise ConfigError(f"{plan.said(node)}: measure takes other arguments, {error}.") from error
+
+
 def summary(plan: Plan, root: Path) -> str:
     """Says how many trainings and evaluations there are, and how far they are."""
     counts = []
@@ -295,13 +313,14 @@ def _trainer(node: Node) -> Iterator[runs.Trainer]:
 
 
 def _evaluate(node: Node, measure: Measure | None) -> None:
-    built = runs.build_run(node.config)
+    config, own = parted(node.config)
+    built = runs.build_run(config)
     data.keep_names(node.workdir, built.data)
     run = opened.of(built, opened.saved_state(built, node.workdir).state, node.workdir)
     if measure is None:
         report.evaluate(run, node.folder)
     else:
-        disk.write(node.folder / "eval.json", json.dumps({"step": run.step, **measure(run)}, indent=2))
+        disk.write(node.folder / "eval.json", json.dumps({"step": run.step, **measure(run, **own)}, indent=2))
 
 
 _received: list[signal.Signals] = []  # an error that is raised in a callback (the collector's) is lost

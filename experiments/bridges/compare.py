@@ -7,7 +7,8 @@ Endpoints are those of the held-out examples. Per sampler: the mean squared erro
 made of, the spread between two draws for one endpoint, and a distance between all samples and all held-out examples
 (digits: Frechet distance of the evaluation's features; else sliced W2). Beside them the endpoints themselves, the
 network's E[x_0 | y] in one evaluation, and the same number of training examples. Writes results.json, table.md and,
-of images, pairs.png: endpoint, two draws of DBIM (eta = 1), the example itself.
+of images, pairs.png: endpoint, two draws of DBIM (eta = 1), the example itself. OUT is a sweep's folder: what is there
+is not drawn again.
 """
 
 import argparse
@@ -19,21 +20,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import grids, plots, runs, samplers
+from diffjax import plots, runs, sweeps
 from diffjax.method import Example
 from diffjax.metrics import digits, frechet, wasserstein
-from diffjax.samplers import ancestral, hybrid, multistep
 
 CHUNK, MOST, SHOWN = 99, 594, 12
 PAIRS, ROWS = "endpoints, and what bridges make of them", ("endpoint", "one draw", "another draw", "the example")
-STEPS = {"DDBM hybrid": (2, 4, 7, 14, 34, 40), "DBIM": (2, 5, 10, 20, 40, 119)}  # 3 N - 1 evaluations, and N
+HYBRID, STEPS = (2, 4, 7, 14, 34, 40), (2, 5, 10, 20, 40, 119)  # 3 N - 1 evaluations, and N
 FAMILIES = {
-    "DBIM, eta = 0": lambda s: ancestral.ddim(s, 0.0),
-    "DBIM, eta = 0.3": lambda s: ancestral.ddim(s, 0.3),
-    "DBIM, eta = 1": lambda s: ancestral.ddim(s, 1.0),
-    "DBIM, order 2": lambda s: multistep.adams(s, 2),
-    "DBIM, order 3": lambda s: multistep.adams(s, 3),
+    "DBIM, eta = 0": {"sampler.name": "ancestral.ddim", "sampler.eta": 0.0},
+    "DBIM, eta = 0.3": {"sampler.name": "ancestral.ddim", "sampler.eta": 0.3},
+    "DBIM, eta = 1": {"sampler.name": "ancestral.ddim", "sampler.eta": 1.0},
+    "DBIM, order 2": {"sampler.name": "multistep.adams", "sampler.order": 2},
+    "DBIM, order 3": {"sampler.name": "multistep.adams", "sampler.order": 3},
 }
+COLUMNS = ("squared error", "spread", "distance")
 
 
 def main() -> None:
@@ -44,70 +45,46 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=MOST, help="held-out examples, the first ones")
     parser.add_argument("--smoke", action="store_true", help="two walks of each kind")
     args = parser.parse_args()
-    run = runs.open(args.workdir)
-    schedule, few = run.method.parts.schedule, slice(2 if args.smoke else None)
-    end = float(schedule.t_max)
-    walks = {}
-    for n in STEPS["DDBM hybrid"][few]:
-        ts = grids.karras(schedule, n, t_max=end * (1 - 1e-4), t_min=end * 1e-4)
-        walks["DDBM hybrid", 3 * n - 1] = samplers.sampling_fn(hybrid.ddbm(schedule), ts)
-    for name, make in FAMILIES.items():
-        for n in STEPS["DBIM"][few]:
-            ts = grids.pinned(schedule, n, gap=end * 1e-3, t_min=end * 1e-3)
-            walks[name, n] = samplers.bridging_fn(make(schedule), ts)
-    draw, metric = drawer(run), "Frechet" if run.data.name == "digits" else "sliced W2"
+    run, out, few = runs.open(args.workdir), Path(args.out), slice(2 if args.smoke else None)
     count = min(len(run.data.held_out), 297 if args.smoke else args.most)
-    pairs = run.data.held_out.gather(np.arange(count))
+    pairs, end = run.data.held_out.gather(np.arange(count)), float(run.method.parts.schedule.t_max)
+    below = {"sampler.name": "hybrid.ddbm", "grid.name": "karras", "grid.t_max": end * (1 - 1e-4)}
+    walks = {f"DDBM hybrid, {3 * n - 1}": {**below, "grid.t_min": end * 1e-4, "grid.n": n} for n in HYBRID[few]}
+    pinned = {"grid.name": "pinned", "grid.gap": end * 1e-3, "grid.t_min": end * 1e-3}
+    for name, family in FAMILIES.items():
+        walks |= {f"{name}, {n}": {**family, **pinned, "grid.n": n} for n in STEPS[few]}
+    points = sweeps.product(walks.values(), {"measure.count": count, "sample.chunk": CHUNK})
+    sweep = sweeps.Sweep(args.workdir, {}, evaluate=points, root=out, measure=judged).run()
     rows = {name: judge(run, x, pairs, None) for name, x in baselines(run, pairs).items()}
-    for (name, nfe), walk in walks.items():
-        x, other = (draw(walk, pairs.given, seed) for seed in (0, 1))
-        rows[f"{name}, {nfe}"] = row = judge(run, x, pairs, other)
-        print(name, nfe, row, flush=True)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
+    rows |= {name: {part: row[part] for part in COLUMNS} for name, row in zip(walks, sweep.table(COLUMNS))}
     (out / "results.json").write_text(json.dumps({"step": run.step, "examples": count, "rows": rows}, indent=1))
-    head = [f"| sampler, evaluations | squared error | spread | {metric} |", "|---|---|---|---|"]
     if pairs.x.ndim == 4:
-        ts = grids.pinned(schedule, 20, gap=end * 1e-3, t_min=end * 1e-3)
-        walk = samplers.bridging_fn(ancestral.ddim(schedule, 1.0), ts)
+        walk = {**FAMILIES["DBIM, eta = 1"], **pinned, "grid.n": 20, "sample.chunk": CHUNK}
+        drawn = runs.open(args.workdir, overrides=[f"{key}={value}" for key, value in walk.items()])
         first = {name: part[:CHUNK] for name, part in pairs.given.items()}
-        draws = [draw(walk, first, seed)[:SHOWN] for seed in (0, 1)]
-        board = np.stack([pairs.given["y"][:SHOWN], *draws, pairs.x[:SHOWN]])
+        board = np.stack([first["y"][:SHOWN], *(draw(drawn, first, seed)[:SHOWN] for seed in (0, 1)), pairs.x[:SHOWN]])
         row = {PAIRS: np.repeat(np.arange(len(board)), SHOWN)}
         plots.samples(out / "pairs.png", {PAIRS: board.reshape(-1, *board.shape[2:])}, SHOWN, labels=row, names=ROWS)
-    shown = lambda v: "" if v is None else f"{v:.4f}"
-    lines = [f"| {name} | {' | '.join(map(shown, row.values()))} |" for name, row in rows.items()]
-    (out / "table.md").write_text("\n".join([*head, *lines, ""]))
-    print("\n".join([*head, *lines]))
+    metric = "Frechet" if run.data.name == "digits" else "sliced W2"
+    lines = [f"| sampler, evaluations | squared error | spread | {metric} |", "|---|---|---|---|"]
+    cell = lambda v: "" if v is None else f"{v:.4f}"
+    lines += [f"| {name} | {' | '.join(map(cell, row.values()))} |" for name, row in rows.items()]
+    (out / "table.md").write_text("\n".join([*lines, ""]))
+    print("\n".join(lines))
 
 
-def drawer(run: runs.Run) -> Any:
-    """(walk, what is given of n examples, seed) -> samples, one compile for each kind and length of walk."""
-    of, params = run.method.parts, run.params
-
-    @jax.jit
-    def chunk(walk: Any, given: Any, keys: Any) -> Any:
-        def one(given: Any, key: Any) -> Any:
-            key_prior, key_walk = jax.random.split(key)
-            u = of.process.prior(key_prior, run.data.shape, walk_start(walk))
-            return walk(of.mean_denoiser(params, given), key_walk, u)
-
-        return jax.vmap(one)(given, keys)
-
-    def draw(walk: Any, given: dict[str, np.ndarray], seed: int) -> np.ndarray:
-        count = len(given["y"])
-        rows = given, jax.random.split(jax.random.key(seed), count)
-        at = lambda i: jax.tree.map(lambda part: part[i : i + CHUNK], rows)
-        return np.concatenate([np.asarray(chunk(walk, *at(i))) for i in range(0, count, CHUNK)])
-
-    return draw
+def judged(run: runs.Run, count: int) -> dict[str, Any]:
+    """The three numbers of the run's walk, for the first held-out endpoints."""
+    pairs = run.data.held_out.gather(np.arange(count))
+    x, other = (draw(run, pairs.given, seed) for seed in (0, 1))
+    return judge(run, x, pairs, other)
 
 
-def walk_start(walk: Any) -> Any:
-    """The time of a walk's first row."""
-    while isinstance(walk.args[0], jax.tree_util.Partial):
-        walk = walk.args[0]
-    return walk.args[0].t[0]
+def draw(run: runs.Run, given: dict[str, np.ndarray], seed: int) -> np.ndarray:
+    """Samples by the run's walk for what is given of n examples."""
+    rows = jax.random.split(jax.random.key(seed), len(given["y"])), given
+    one = lambda shared, own: run.method.draw(*shared, *own)
+    return run.mapped(one)((run.params, run.method.plan(run.data.shape)), rows)
 
 
 def baselines(run: runs.Run, pairs: Example) -> dict[str, np.ndarray]:

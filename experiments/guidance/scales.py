@@ -5,10 +5,12 @@
 
 Both guide the same network: the one from its conditional and unconditional branches, the other its unconditional branch
 by a noise-aware classifier, which is trained here on the same 1500 digits. Writes results.json, table.md, figure.png.
+OUT is a sweep's folder: what is there is not drawn again.
 """
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 import optax
 from jax.tree_util import Partial
 
-from diffjax import data, denoisers, ema, models, parallel, runs, training
+from diffjax import data, denoisers, ema, models, runs, sweeps, training
 from diffjax.denoisers import guidance
 from diffjax.method import Drawn
 from diffjax.metrics import judges
@@ -35,36 +37,34 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     parser.add_argument("--smoke", action="store_true", help="few steps and scales")
     args = parser.parse_args()
-    run, count = runs.open(args.workdir), 297 if args.smoke else SAMPLES
+    run, out = runs.open(args.workdir), Path(args.out)
     classifier = train_classifier(run, 20 if args.smoke else STEPS)
-    accuracy = classifier_accuracy(run, classifier)
-    print("classifier, held-out accuracy by sigma / alpha:", accuracy, flush=True)
-    results, given = {"classifier accuracy": accuracy}, run.given(range(count))
-    for name, make in guided(run, classifier).items():
-        draw, results[name] = drawer(run, make), {}
-        for w in SCALES[name][:2] if args.smoke else SCALES[name]:
-            verdict, labels = judges.digit_gate(Drawn(draw(w, given), given), run.data)
-            metrics = {**verdict.results["metrics"], **labels.results["metrics"]}
-            row = {measure: metrics[title]["value"] for measure, title in MEASURES.items()}
-            results[name][w] = {**row, "gate": verdict.passed}
-            print(name, w, results[name][w], flush=True)
-    results["floor"] = {measure: metrics[title]["floor"] for measure, title in MEASURES.items()}
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {"classifier accuracy": classifier_accuracy(run, classifier)}
+    print("classifier, held-out accuracy by sigma / alpha:", results["classifier accuracy"], flush=True)
+    tilted = lambda branch, given, hidden, w: guidance.tilted(branch(hidden), classifier(given["label"]), w)
+    guides = {"classifier-free": guidance.classifier_free, "classifier": tilted}
+    every = {"eval.samples": 297 if args.smoke else SAMPLES, "sample.chunk": CHUNK}
+    grids = [{"measure.by": by, "measure.w": SCALES[by][: 2 if args.smoke else None], **every} for by in guides]
+    points, measure = sweeps.chain(*grids), partial(judged, guides)
+    sweep = sweeps.Sweep(args.workdir, {}, evaluate=points, root=out, measure=measure).run()
+    rows = sweep.table([*MEASURES, "gate", *(f"{measure} floor" for measure in MEASURES)]).rows
+    for row in rows:
+        results.setdefault(row["measure.by"], {})[row["measure.w"]] = {part: row[part] for part in (*MEASURES, "gate")}
+    results["floor"] = {measure: rows[0][f"{measure} floor"] for measure in MEASURES}
     (out / "results.json").write_text(json.dumps(results, indent=1))
     (out / "table.md").write_text(table(results))
     figure(results, out / "figure.png")
 
 
-def guided(run: runs.Run, classifier: Any) -> dict[str, Any]:
-    """Both guidances, (given, w) -> denoiser."""
-    of, params = run.method.parts, run.params
-    chain, hidden = run.method.plan(run.data.shape).chain, of.condition.hidden
-    branch = lambda given: of.plain_denoiser(params, given, chain)
-    return {
-        "classifier-free": lambda given, w: guidance.classifier_free(branch, given, hidden(given), w),
-        "classifier": lambda given, w: guidance.tilted(branch(hidden(given)), classifier(given["label"]), w),
-    }
+def judged(guides: dict[str, Any], run: runs.Run, by: str, w: float) -> dict[str, Any]:
+    """The measures of samples that are guided by one of `guides` at scale w, their floors, and the gate."""
+    given = run.given(range(run.settings.samples))
+    x = run.draw(run.settings.samples, given, guidance=partial(guides[by], w=w))
+    verdict, labels = judges.digit_gate(Drawn(x, given), run.data)
+    metrics = {**verdict.results["metrics"], **labels.results["metrics"]}
+    values = {measure: metrics[title]["value"] for measure, title in MEASURES.items()}
+    floors = {f"{measure} floor": metrics[title]["floor"] for measure, title in MEASURES.items()}
+    return {**values, "gate": verdict.passed, **floors}
 
 
 def train_classifier(run: runs.Run, steps: int) -> Any:
@@ -103,21 +103,6 @@ def classifier_accuracy(run: runs.Run, classifier: Any) -> dict[str, float]:
         read = jax.vmap(lambda x: jnp.argmax(classifier(0).logits(x, t)))(x)  # noqa: B023
         found[str(level)] = float(np.mean(np.asarray(read) == held_out.given["label"]))
     return found
-
-
-def drawer(run: runs.Run, make: Any) -> Any:
-    """(w, given) -> samples of seeds 0, 1, ..., as many as are given something; one compile for all w."""
-
-    def one(shared: Any, own: Any) -> Any:
-        (w, request), (key, given) = shared, own
-        key_prior, key_walk = jax.random.split(key)
-        x = run.method.parts.process.prior(key_prior, run.data.shape, request.start)
-        return request.walk(make(given, w), key_walk, x)
-
-    chunked = parallel.map_chunks(jax.vmap(one, in_axes=(None, 0)), CHUNK)
-    keys = lambda given: jax.vmap(jax.random.key)(np.arange(len(given["label"]), dtype=np.uint32))
-    request = run.method.plan(run.data.shape)
-    return lambda w, given: chunked((jnp.float32(w), request), (keys(given), given))
 
 
 def table(results: dict) -> str:

@@ -11,12 +11,12 @@ the posterior's variance to the noise's, has w = 0.03.
 
 It says how far draws end from the digit (root mean square, in [-1, 1]), how well they agree with what was seen (the
 same, over the observation), and how often the evaluation classifier reads the digit's own label; the unconditional draw
-is the baseline. One picture per problem: digit, observation, one column per method.
+is the baseline. One picture per problem: digit, observation, one column per method. OUT is a sweep's folder: what is
+there is not drawn again.
 """
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import plots, runs, samplers
+from diffjax import plots, runs, sweeps
 from diffjax.calculus import time_of
 from diffjax.denoisers import inverse
 from diffjax.metrics import digits
 
 START = 5.0  # sigma / alpha where draws begin
 NOISE = 0.05  # standard deviation of the observation's
+WEIGHTS = np.exp(-0.5 * (np.arange(8)[:, None] - np.arange(8)[None]) ** 2)
+KERNEL = np.float32(WEIGHTS / WEIGHTS.sum(1, keepdims=True))
+PROBLEMS = {
+    "inpainting": "inpaint",  # the 4 x 4 in the middle is hidden
+    "super-resolution": "downsample",
+    "deblurring": lambda x: jnp.einsum("ih,hwc,jw->ijc", KERNEL, x, KERNEL),  # near singular: roundings show
+}
 RESAMPLED = "replacement, resampled"  # by 8 Langevin steps at every time, in the manner of RePaint
-SHOWN = 8
+DDIM = {"sampler.name": "ancestral.ddim", "sampler.eta": 1.0}
+ALD = {"sampler.name": "predictor_corrector", "sampler.rule": "ald", "sampler.strength": 0.5, "sampler.corrections": 8}
+PARTS, SHOWN = ("error", "residual", "label"), 8
 
 
 def main() -> None:
@@ -42,61 +51,56 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     parser.add_argument("--smoke", action="store_true", help="four digits, few steps")
     args = parser.parse_args()
-    run = runs.open(args.workdir, overrides=["grid.n=20"] if args.smoke else [])
-    process, schedule = run.method.parts.process, run.method.parts.schedule
-    denoise = run.denoiser({"label": jnp.int32(0)})  # read by a network that has labels
-    truth = run.data.held_out.gather(np.arange(4 if args.smoke else 64))
-    start = float(time_of(schedule, -2 * np.log(START)))
-    ts = run.method.parts.grid(schedule, t_max=start)
-    sample = samplers.sampling_fn(samplers.ancestral.ddim(schedule, eta=1.0), ts)
-    corrector = samplers.langevin.predictor_corrector(schedule, rule="ald", strength=0.5, corrections=8)
-    resample = samplers.sampling_fn(corrector, ts)
-    x0, out, results = jnp.asarray(truth.x), Path(args.out), {}
-    variance = float(np.var(run.data.train.gather(np.arange(len(run.data.train))).x))
-    for problem, operator in problems().items():
-        noise = NOISE * jax.random.normal(jax.random.key(1), jax.vmap(operator)(x0).shape)
-        y = jax.vmap(operator)(x0) + noise
-        columns = [x0, seen_as_image(operator, y, x0)]
-        for name, method in methods(variance).items():
-
-            @jax.jit
-            def draw(y: Any, key: Any, walk: Any, denoise: Any, method: Any = method, operator: Any = operator) -> Any:
-                key_prior, key_walk = jax.random.split(key)
-                observation = inverse.Observation(jax.tree_util.Partial(operator), y, NOISE)
-                x = process.prior(key_prior, run.data.shape, ts[0])
-                return walk(method(denoise, observation), key_walk, x)
-
-            keys = jax.random.split(jax.random.key(2), len(x0))
-            walk = resample if name == RESAMPLED else sample
-            found = jax.vmap(draw, in_axes=(0, 0, None, None))(y, keys, walk, denoise)
-            columns.append(found)
-            rms = lambda a: float(jnp.sqrt(jnp.mean(a**2)))
-            results.setdefault(problem, {})[name] = {
-                "error": rms(found - x0),
-                "residual": rms(jax.vmap(operator)(found) - y),
-                "label": float(np.mean(digits.read(np.asarray(found)).logits.argmax(-1) == truth.given["label"])),
-            }
-            print(problem, name, results[problem][name], flush=True)
-        board = jnp.stack([column[:SHOWN] for column in columns], 1).reshape(-1, *x0.shape[1:])
-        plots.save_image(out / f"{problem}.png", plots.tile(board, len(columns)))
+    run, out, count = runs.open(args.workdir), Path(args.out), 4 if args.smoke else 64
+    every = {"grid.t_max": float(time_of(run.method.parts.schedule, -2 * np.log(START))), "measure.count": count}
+    every |= {"grid.n": 20} if args.smoke else {}
+    tried = [{"measure.by": by, **(ALD if by == RESAMPLED else DDIM), **every} for by in methods(1.0)]
+    points = sweeps.product({"measure.problem": PROBLEMS}, tried)
+    sweep = sweeps.Sweep(args.workdir, {}, evaluate=points, root=out, measure=restored).run()
+    results, boards = {}, {}
+    for node in sweep.plan.nodes[1:]:
+        own, found = node.config.measure, json.loads((node.folder / "eval.json").read_text())
+        results.setdefault(own.problem, {})[own.by] = {part: found[part] for part in PARTS}
+        boards.setdefault(own.problem, []).append(np.float32(found["shown"]))
+    for problem, columns in boards.items():
+        operator, truth, y = observed(run, problem, count)
+        back = jax.linear_transpose(operator, truth.x[0])
+        seen = jax.vmap(lambda y: back(y)[0] / jnp.maximum(back(jnp.ones_like(y))[0], 1e-3))(y)  # noqa: B023
+        board = np.stack([truth.x[:SHOWN], seen[:SHOWN], *columns], 1).reshape(-1, *run.data.shape)
+        plots.save_image(out / f"{problem}.png", plots.tile(board, 2 + len(columns)))
     (out / "results.json").write_text(json.dumps(results, indent=1))
     (out / "table.md").write_text(table(results))
 
 
-def problems() -> dict[str, Callable[[Any], Any]]:
-    """Linear maps of an image (8, 8, 1)."""
-    hidden = np.ones((8, 8, 1), bool)
-    hidden[2:6, 2:6] = False
-    kernel = np.exp(-0.5 * (np.arange(8)[:, None] - np.arange(8)[None]) ** 2)
-    kernel = jnp.asarray(kernel / kernel.sum(1, keepdims=True), jnp.float32)
-    return {
-        "inpainting": lambda x: x.reshape(-1)[np.flatnonzero(hidden)],  # the 4 x 4 in the middle is hidden
-        "super-resolution": lambda x: x.reshape(4, 2, 4, 2, 1).mean((1, 3)),
-        "deblurring": lambda x: jnp.einsum("ih,hwc,jw->ijc", kernel, x, kernel),
-    }
+def observed(run: runs.Run, problem: str, count: int) -> tuple[Any, Any, jax.Array]:
+    """The operator, the first held-out digits, and what is seen of them."""
+    operator, truth = run.operator(PROBLEMS[problem]), run.data.held_out.gather(np.arange(count))
+    y = jax.vmap(operator)(jnp.asarray(truth.x))
+    return operator, truth, y + NOISE * jax.random.normal(jax.random.key(1), y.shape)
 
 
-def methods(variance: float) -> dict[str, Callable[[Any, Any], Any]]:
+def restored(run: runs.Run, problem: str, by: str, count: int) -> dict[str, Any]:
+    """The three numbers of a problem's draws by one method, and the draws that are shown."""
+    operator, truth, y = observed(run, problem, count)
+    method = methods(float(np.var(run.data.train.gather(np.arange(len(run.data.train))).x)))[by]
+
+    def one(shared: Any, own: Any) -> Any:
+        (request, denoise), (key, y) = shared, own
+        key_prior, key_walk = jax.random.split(key)
+        observation = inverse.Observation(jax.tree_util.Partial(operator), y, NOISE)
+        x = run.method.parts.process.prior(key_prior, run.data.shape, request.start)
+        return request.walk(method(denoise, observation), key_walk, x)
+
+    denoise = run.denoiser({"label": jnp.int32(0)})  # read by a network that has labels
+    rows = jax.random.split(jax.random.key(2), count), y
+    found = jax.jit(jax.vmap(one, in_axes=(None, 0)))((run.method.plan(run.data.shape), denoise), rows)
+    rms = lambda a: float(jnp.sqrt(jnp.mean(a**2)))
+    label = float(np.mean(digits.read(np.asarray(found)).logits.argmax(-1) == truth.given["label"]))
+    errors = {"error": rms(found - truth.x), "residual": rms(jax.vmap(operator)(found) - y), "label": label}
+    return {**errors, "shown": found[:SHOWN].tolist()}
+
+
+def methods(variance: float) -> dict[str, Any]:
     """(denoiser, observation) -> denoiser."""
     return {
         "unconditional": lambda denoise, observation: denoise,
@@ -107,13 +111,6 @@ def methods(variance: float) -> dict[str, Callable[[Any, Any], Any]]:
         "TMPD": lambda denoise, observation: inverse.tmpd(denoise, observation, iterations=2),
         "DPS": lambda denoise, observation: inverse.dps(denoise, observation, w=0.03),
     }
-
-
-def seen_as_image(operator: Callable, y: Any, like: Any) -> Any:
-    """The observation, by the transpose of its operator, brought to the size of an image."""
-    back = jax.linear_transpose(operator, like[0])
-    ones = back(jnp.ones_like(y[0]))[0]
-    return jax.vmap(lambda y: back(y)[0] / jnp.maximum(ones, 1e-3))(y)
 
 
 def table(results: dict) -> str:
