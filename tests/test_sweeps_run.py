@@ -177,7 +177,8 @@ def test_a_point_gives_measure_its_arguments(ran, tmp_path):
     rows = [(row["measure.k"], row["grid.n"], row["measure.by"], row["product"]) for row in other.table("product")]
     assert rows == [(2, 5, None, 10), (2, 7, None, 14), (0.5, 5, None, 2.5), (0.5, 7, None, 3.5), (3, 5, "y", 15)]
     again = [
-        tuple(row[name] for name in ("measure.k", "grid.n", "measure.by", "product")) for row in sweeps.table(tmp_path)
+        tuple(row[name] for name in ("measure.k", "grid.n", "measure.by", "product"))
+        for row in sweeps.table(tmp_path, "product")
     ]
     assert sorted(again, key=str) == sorted(rows, key=str)  # of the folder alone
 
