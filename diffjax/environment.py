@@ -15,7 +15,8 @@ PACKAGES = ("diffjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "nu
 def environment() -> dict[str, Any]:
     """Collects commit, versions of packages and devices, as JSON can hold them."""
     versions = {name: _version(name) for name in PACKAGES}
-    devices = sorted({f"{d.platform}:{d.device_kind}" for d in jax.devices()})
+    named = lambda d: d.platform if d.platform == d.device_kind else f"{d.platform}:{d.device_kind}"
+    devices = sorted({named(d) for d in jax.devices()})
     return {
         "commit": _commit(),
         "python": platform.python_version(),
