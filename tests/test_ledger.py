@@ -74,7 +74,7 @@ def test_starts_add_up_and_a_run_that_goes_on_is_looked_at_every_ten_seconds(tmp
         assert found["seconds"]["start"] == 40.0 * (start + 1)
         assert found["minutes"] == round(40.0 * (start + 1) / 60, 2)
     assert found["commit"] is None or len(found["commit"]) >= 12
-    assert found["device"].endswith("cpu:cpu")
+    assert found["device"].endswith("1 x cpu")
     assert found["command"]
     assert f"| start | 120.0 | {120 / 120:.1%} |" in ledger.table_of(tmp_path)
     assert "| in all, 3 starts | 120.0 | 100% |" in ledger.table_of(tmp_path)
