@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from diffjax import training as training
     from diffjax import types as types
     from diffjax.diagnosis import doctor as doctor
+    from diffjax.published import pretrained as pretrained
     from diffjax.runs import Trainer as Trainer
     from diffjax.runs import open as open
     from diffjax.specs import trust as trust
@@ -73,6 +74,7 @@ __all__ = [
     "optimizers",
     "parallel",
     "plots",
+    "pretrained",
     "processes",
     "runs",
     "samplers",
@@ -88,6 +90,7 @@ _HOMES = {
     "Trainer": "runs",
     "doctor": "diagnosis",
     "open": "runs",
+    "pretrained": "published",
     "trust": "specs",
 }  # of the names that are no packages
 
