@@ -6,7 +6,7 @@
 What says "data" is decided by the images when the run begins, and stands in its config.json (`diffjax.derived`): the
 classes, the multipliers and attention of the U-Net for this size (an even one, 8 to 256), and by channels=None whether
 it is grey. Expected: report.md with samples of every class in turn beside held-out images, and distances beside their
-floor. An hour on 2 CPU cores at size 32; larger sizes want an accelerator, and --config.model.channels=128.
+floor. Hours on 2 CPU cores at size 32; larger sizes want an accelerator, and --config.model.channels=128.
 """
 
 from ml_collections import ConfigDict

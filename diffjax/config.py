@@ -21,6 +21,7 @@ from diffjax.specs import DERIVED, number
 from diffjax.specs import ConfigError as ConfigError
 from diffjax.specs import build as build
 from diffjax.specs import check_trusted as check_trusted
+from diffjax.specs import is_own as is_own
 from diffjax.specs import is_spec as is_spec
 from diffjax.specs import maker as maker
 from diffjax.specs import member as member
@@ -126,7 +127,7 @@ def load(
     with config.unlocked():
         config.name = file.stem + (f"-{variant}" if variant else "")
     made = overridden(config, overrides)
-    trust(own_members(made))
+    trust(filter(is_own, own_members(made)))
     return made
 
 
@@ -143,7 +144,7 @@ def trusted(overrides: Iterable[str]) -> list[str]:
     """Trusts the code that overrides name, model.name=mypkg.nets:Mine, since somebody has typed them; lists them."""
     overrides = list(overrides)
     typed = [text.partition("=")[2] for text in overrides if ".name=" in text]
-    trust(name for name in typed if ":" in name)
+    trust(name for name in typed if is_own(name))
     return overrides
 
 

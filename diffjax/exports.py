@@ -60,6 +60,9 @@ def write(
     made = {name: now["versions"][name] for name in ("diffjax", "jax")} | {"commit": now["commit"]}
     told = {"objects": {}} if config is None else config.to_dict()
     facts = {"format": FORMAT, "step": step, "ema": ema, "config": told, "data": card(data), "made": made}
+    if "objects" in told:
+        print(f"{path} is of a run of objects, which no file holds: to open it takes its method (docs/weights.md)")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     arrays = jax.device_get({**weights.named(params), **weights.named(memory, MEMORY)})
     try:
         return weights.write(path, arrays, {NAME: json.dumps(facts, sort_keys=True)})

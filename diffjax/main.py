@@ -167,7 +167,7 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
         if not flags.config and (overrides or made) and not flags.workdir:
             raise ConfigError(f"--mode={flags.mode} needs --config, such as --config=configs/vpsde.py.")
         source = flags.config or (f"{flags.workdir}/config.json" if made else None)
-        trust(flags.trust.split(","))
+        trust(name for name in flags.trust.split(",") if name)
         config = load(source, overrides) if source else None
         if made and (flags.sampler or flags.nfe is not None or flags.step is not None):
             raise ConfigError(

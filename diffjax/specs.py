@@ -127,9 +127,22 @@ def member(namespace: Any, spec: Mapping[str, Any]) -> tuple[str, Callable, str,
 _TRUSTED: set[str] = set()
 
 
-def trust(names: Iterable[str]) -> None:
-    """Trusts code named by whoever runs this process: "package.module:Member", or all that is in "package.module"."""
-    _TRUSTED.update(name for name in names if name)
+def trust(names: str | Iterable[str]) -> None:
+    """Trusts code named by whoever runs this process: "package.module:Member", or all in "package.module" or "package".
+
+    Raises:
+        ConfigError: for a name of another form.
+    """
+    for name in [names] if isinstance(names, str) else names:
+        if not (is_own(name) or is_own(f"{name}:x")):
+            raise ConfigError(f"Got {name!r} to trust, expected package.module or package.module:Member.")
+        _TRUSTED.add(name)
+
+
+def is_own(name: str) -> bool:
+    """Tells a name of somebody's own member, "package.module:Member", from any other text."""
+    module, colon, member = name.partition(":")
+    return bool(colon) and all(part.isidentifier() for part in (*module.split("."), *member.split(".")))
 
 
 def check_trusted(config: Mapping[str, Any], source: str) -> None:
@@ -140,7 +153,7 @@ def check_trusted(config: Mapping[str, Any], source: str) -> None:
     """
     for name in own_members(config):
         module = name.partition(":")[0]
-        if not {name, module} & _TRUSTED:
+        if name not in _TRUSTED and not any(module == one or module.startswith(f"{one}.") for one in _TRUSTED):
             raise ConfigError(
                 f"{source} names code to be imported and called, {name[:80]}; if you know it, say --trust={module}, "
                 f"or in Python diffjax.trust({module!r})."

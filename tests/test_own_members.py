@@ -1,5 +1,6 @@
 """Members of one's own, by path in a config; and that a file's word is never enough to run them."""
 
+import contextlib
 import inspect
 import json
 import sys
@@ -126,6 +127,15 @@ def test_a_run_of_ones_own_network_is_opened_by_who_trusts_it(capsys):
     assert run.params["Dense_0"]["kernel"].shape == (3, 4)
     run.export("mine.safetensors")
     assert runs.open("mine.safetensors").params["Dense_0"]["kernel"].shape == (3, 4)
+    specs._TRUSTED.clear()
+    for text, trusted in (("own_pkg.net", False), ("own", False), ("own_pkg", True)):  # a package and what is in it
+        specs._TRUSTED.clear()
+        specs.trust(text)
+        with contextlib.nullcontext() if trusted else pytest.raises(ConfigError, match="names code"):
+            runs.open("mine.safetensors")
+    for wrong in ("own_pkg/nets.py", "", "a:b:c", ["own_pkg", "-"]):
+        with pytest.raises(ConfigError, match="to trust, expected package"):
+            specs.trust(wrong)
     specs._TRUSTED.clear()
     with pytest.raises(ConfigError, match=r"The config in mine\.safetensors names code .* own_pkg\.nets:Mine"):
         runs.open("mine.safetensors")

@@ -532,3 +532,21 @@ def test_a_job_whose_time_is_up_saves_and_goes_on(tmp_path, monkeypatch):
         signal.signal(signal.SIGUSR2, before)
     assert again[0].function is job
     assert work.status(made.plan.nodes[0]) == ("interrupted", "")
+
+
+def test_an_evaluation_is_of_the_end_of_its_training(tmp_path):
+    """Not of an earlier checkpoint: one that could not be read, or a stop that looked like damage."""
+    made = sweeps.Sweep(CONFIG, {**LONG, "seed": [0]}, root=tmp_path, measure=lambda run: {"step": run.step})
+    made.run(say=lambda line: None)
+    (training,) = [node for node in made.plan.nodes if not node.trained]
+    (evaluation,) = [node for node in made.plan.nodes if node.trained]
+    (evaluation.folder / "eval.json").unlink()
+    newest = max((training.folder / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
+    for file in newest.rglob("*"):
+        if file.is_file() and file.name != "metadata":
+            file.write_bytes(b"")
+    said = []
+    made.run(say=said.append)
+    assert not (evaluation.folder / "eval.json").exists()
+    assert work.status(evaluation)[0] == "failed"
+    assert "has trained to step 60, but its newest sound checkpoint is" in work.status(evaluation)[1]

@@ -60,7 +60,8 @@ def begun(
     """
     run = runs.open(workdir, **options)
     numbers = parse_seeds(seeds) if isinstance(seeds, str) else [int(seed) for seed in seeds]
-    folder = Path(out or Path(workdir, "samples", files.named([*asked, *options.get("overrides", ())])))
+    asked = [*asked, *([] if source is None else [f"input={Path(source).name}"]), *options.get("overrides", ())]
+    folder = Path(out or Path(workdir, "samples", files.named(asked)))
     disk.check_folder("--out", folder, error=ConfigError)
     with one_line():
         return run, *data.shown_to(run.method, run.data, numbers, source, run.settings.label), folder

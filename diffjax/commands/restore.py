@@ -38,14 +38,14 @@ def run(
         ConfigError: for an operator that there is not, or that does not suit the data, and as `edit.begun`.
     """
     words = [named(operator)["name"], *(f"{k}={v}" for k, v in named(operator).items() if k != "name")]
-    run, x, numbers, given, folder = begun(workdir, seeds, ["restore", *words, f"noise={noise}"], **options)
+    run, x, numbers, given, folder = begun(
+        workdir, seeds, ["restore", *words, f"by={named(by)['name']}", f"noise={noise}"], **options
+    )
     linear = run.operator(operator)
     with one_line():
         y = editing.observed(linear, x, noise, numbers)
-    found, degraded = (
-        run.restore(y, linear, numbers, given, noise=noise, by=by),
-        operators.shown(linear, y, x.shape[1:]),
-    )
+    found = run.restore(y, linear, numbers, given, noise=noise, by=by)
+    degraded = operators.shown(linear, y, x.shape[1:])
     columns = {"input": x, "degraded": degraded, "result": found.x}
     comparison.write(folder, run.data, numbers, columns, y=y, operator=" ".join(words))
     print(f"{', '.join(words)} by {named(by)['name']}: {found.said(x, y, linear, degraded, run.data)}; in {folder}")

@@ -166,7 +166,9 @@ def build_run(config: Config, of: Callable[[Callable[[], Dataset]], Dataset] = l
     """
     if "objects" in config:
         raise ConfigError(OBJECTS)
-    configs.trust(configs.own_members(config))  # those of a file were looked at when it was read
+    configs.trust(
+        filter(configs.is_own, configs.own_members(config))
+    )  # those of a file were looked at when it was read
     try:
         return _build(complete(config).lock(), of)
     except (ValueError, FileNotFoundError) as error:
@@ -198,6 +200,7 @@ def _build(config: Config, of: Callable[[Callable[[], Dataset]], Dataset]) -> Bu
     make = lambda: of(lambda: build(data, config.data))
     config, known = derived.resolved(config, models, make)
     if "guidance" in config:
+        configs.member(models, config.model)  # a slip of its name goes before what depends on its options
         checks.check_labels(config)
     parts = _parts(config)
     emas = build(ema, config.ema)

@@ -177,9 +177,8 @@ def read(saved: Path) -> Config:
         if os.path.isdir(saved):
             raise ConfigError(f"{saved} is a folder; move it away: a checkpoint has the config, too.") from error
         if known is None and not os.path.lexists(saved):
-            raise ConfigError(
-                f"{saved.parent} holds no run (no {saved.name}); give the --workdir of a training run."
-            ) from error
+            why = f"no {saved.name}" if os.path.lexists(saved.parent) else "it is not there"
+            raise ConfigError(f"{saved.parent} holds no run ({why}); give a --workdir, or a weights file.") from error
         if known is None:
             raise ConfigError(f"{error} There is no checkpoint beside it that has the config.") from error
         print(f"{saved} is restored from the checkpoint of step {known[0]}: {error}", flush=True)

@@ -317,6 +317,10 @@ def _evaluate(node: Node, measure: Measure | None) -> None:
     built = runs.build_run(config)
     data.keep_names(node.workdir, built.data)
     run = opened.of(built, opened.saved_state(built, node.workdir).state, node.workdir)
+    _check_stop()  # a stop while a checkpoint is read looks like damage to what reads it
+    ended = found(node.workdir / "results.json").get("step", run.step)
+    if run.step != ended:
+        raise ConfigError(f"{node.workdir} has trained to step {ended}, but its newest sound checkpoint is {run.step}.")
     if measure is None:
         report.evaluate(run, node.folder)
     else:
