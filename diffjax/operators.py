@@ -182,11 +182,11 @@ def _along_axes(weights: list[Array], x: Array) -> Array:
 
 
 def _convolved(kernel: Array, x: Array) -> Array:
-    flipped = jnp.flip(kernel).astype(x.dtype)[None, None]  # JAX correlates
-    pads = [(k - 1 - (k - 1) // 2, (k - 1) // 2) for k in kernel.shape]
-    channels = jnp.moveaxis(x, -1, 0)[:, None]
-    found = jax.lax.conv_general_dilated(channels, flipped, (1,) * kernel.ndim, pads, precision="highest")
-    return jnp.moveaxis(found[:, 0], 0, -1)
+    """Adds up shifted copies: jax 0.7 cannot transpose its own convolution inside a linear solver."""
+    flipped, size = jnp.flip(kernel).astype(x.dtype), x.shape[:-1]
+    padded = jnp.pad(x, [*((k - 1 - (k - 1) // 2, (k - 1) // 2) for k in kernel.shape), (0, 0)])
+    shifted = lambda place: padded[tuple(slice(p, p + n) for p, n in zip(place, size))]
+    return sum((flipped[place] * shifted(place) for place in np.ndindex(kernel.shape)), jnp.zeros_like(x))
 
 
 def _luma(x: Array) -> Array:

@@ -36,8 +36,8 @@ def test_a_silence_ends_in_a_line(spoken):
         time.sleep(0.25)
 
     lines = spoken(act)
-    assert lines[0] == "... judging: 0 s"
-    assert lines[-1] == "... compiling: 0 s"
+    assert lines[0].startswith("... judging: ")
+    assert lines[-1].startswith("... compiling: ")
     assert 2 <= len(lines) <= 5  # one in each 0.1 s, if the machine has time
 
 
@@ -93,7 +93,7 @@ def test_a_line_stands_above_a_bar(spoken, monkeypatch):
     written = []
     monkeypatch.setattr(tqdm, "write", lambda text, file: written.append(text))
     assert spoken(lambda: time.sleep(0.15)) == []
-    assert written[0] == "... starting: 0 s"
+    assert written[0].startswith("... starting: ")
 
 
 def test_a_command_says_what_it_compiles(monkeypatch):
