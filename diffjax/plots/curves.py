@@ -103,7 +103,7 @@ def _panels(count: int, columns: int = 3, gap: float = 60.0) -> tuple[Any, list[
     columns = min(count, columns)
     rows, width, height = -(-count // columns), style.WIDTH if count > 1 else style.WIDTH * 5 // 8, style.points(190)
     drawing, wide = style.figure(width, height * rows), width // columns
-    left, below, above, right = (style.points(n) for n in (34, 32, 20, gap))
+    left, below, above, right = (style.points(n) for n in (46, 32, 20, gap))
     boxes = [
         (i % columns * wide + left, (rows - 1 - i // columns) * height + below, wide - left - right)
         for i in range(count)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from diffjax import disk, host, screen
+from diffjax import activity, disk, host, screen
 from diffjax.config import ConfigError
 from diffjax.sweeps import grid, plan, tables, work, workers
 from diffjax.sweeps.grid import Grid
@@ -50,6 +50,7 @@ class Sweep:
         self._said = plan.open_root(self.root, self.plan)
 
     @screen.guard()
+    @activity.doing("working through the sweep")
     def run(
         self, workers: int = 1, shard: str = "0/1", say: Callable[[str], Any] | None = None, together: int = 1
     ) -> "Sweep":
