@@ -15,15 +15,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from compare import CHUNK, FAMILIES, STEPS, walk_start
+from compare import CHUNK, HYBRID, STEPS
 
 from diffjax import data, grids, processes, samplers, schedules
 from diffjax.analytic import GaussianMixture
 from diffjax.metrics import digits, frechet
-from diffjax.samplers import hybrid
+from diffjax.samplers import ancestral, hybrid, multistep
 
 COMPONENTS = 20
 REPEATS = 2  # draws for each endpoint
+
+FAMILIES = {
+    "DBIM, eta = 0": lambda s: ancestral.ddim(s, 0.0),
+    "DBIM, eta = 0.3": lambda s: ancestral.ddim(s, 0.3),
+    "DBIM, eta = 1": lambda s: ancestral.ddim(s, 1.0),
+    "DBIM, order 2": lambda s: multistep.adams(s, 2),
+    "DBIM, order 3": lambda s: multistep.adams(s, 3),
+}
 
 
 class Conditional(NamedTuple):
@@ -52,11 +60,11 @@ def main() -> None:
     process = processes.bridge(schedules.VP(0.1, 2.1))
     schedule = process.schedule
     walks = {}
-    for n in STEPS["DDBM hybrid"][few]:
+    for n in HYBRID[few]:
         ts = grids.karras(schedule, n, t_max=1 - 1e-4, t_min=1e-4)
         walks["DDBM hybrid", 3 * n - 1] = samplers.sampling_fn(hybrid.ddbm(schedule), ts)
     for name, make in FAMILIES.items():
-        for n in STEPS["DBIM"][few]:
+        for n in STEPS[few]:
             walks[name, n] = samplers.bridging_fn(make(schedule), grids.pinned(schedule, n, t_min=1e-3))
 
     @jax.jit
@@ -132,6 +140,13 @@ def judge(x: np.ndarray, exact: np.ndarray, clean: np.ndarray) -> dict[str, floa
         "pixels": frechet.frechet(flat(x), flat(exact)),
         "features": frechet.frechet(digits.read(x).features, digits.read(exact).features),
     }
+
+
+def walk_start(walk: Any) -> Any:
+    """The time of a walk's first row."""
+    while isinstance(walk.args[0], jax.tree_util.Partial):
+        walk = walk.args[0]
+    return walk.args[0].t[0]
 
 
 if __name__ == "__main__":
