@@ -10,7 +10,6 @@ away mutes what is said and nothing else.
 import argparse
 import contextlib
 import importlib
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -205,16 +204,6 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
         return 1
 
 
-def _process() -> int:
-    """Runs the command of this process, whose end no signal and no lost screen disturbs."""
-    screen.occupy()
-    try:
-        return main(process=True)
-    except KeyboardInterrupt:  # one more, while the line for the first was printed
-        return 128 + signal.SIGINT
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is left is Python's own end
-
-
 if __name__ == "__main__":
-    sys.exit(_process())
+    screen.occupy()
+    sys.exit(signals.undisturbed(main))

@@ -91,6 +91,16 @@ def install_stop_handler() -> Iterator[Stop]:
             signal.signal(number, signal.SIG_DFL if previous is None else previous)
 
 
+def undisturbed(main: Callable[..., int]) -> int:
+    """Runs the command of this process, `main(process=True)`, whose end no signal disturbs; gives its exit status."""
+    try:
+        return main(process=True)
+    except KeyboardInterrupt:  # one more, while the line for the first was printed
+        return 128 + signal.SIGINT
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is left is Python's own end
+
+
 @contextlib.contextmanager
 def insistence(last_words: Callable[[signal.Signals], str]) -> Iterator[None]:
     """Ends the process `PATIENCE` seconds after a second stop signal, or at a third, whatever hangs in it.

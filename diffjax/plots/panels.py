@@ -138,7 +138,7 @@ def _is_board(examples: np.ndarray) -> bool:
 
 
 def _slices(examples: np.ndarray) -> np.ndarray:
-    """Takes the middle slices of volumes (..., N, D, H, W, C); images stay. The axis of N is 1 of a trajectory's."""
+    """Picks the middle slice of each volume (..., N, D, H, W, C); images stay. Trajectories have N at axis 1."""
     volumes = examples.ndim == 6
     return examples[:, :, examples.shape[2] // 2] if volumes else examples
 

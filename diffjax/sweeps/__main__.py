@@ -7,7 +7,6 @@ status 2; a sweep of which something failed ends with status 1, one that was ask
 import argparse
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -134,15 +133,6 @@ def _search(flags: argparse.Namespace, found: dict[str, Any], root: str) -> int:
     return _shown(sweeps.table(root, [found["metric"]]), root, any(trial.value is not None for trial in study.trials))
 
 
-def _process() -> int:
-    screen.occupy()
-    try:
-        return main(process=True)
-    except KeyboardInterrupt:  # one more, while the line for the first was printed
-        return 128 + signal.SIGINT
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is left is Python's own end
-
-
 if __name__ == "__main__":
-    sys.exit(_process())
+    screen.occupy()
+    sys.exit(signals.undisturbed(main))

@@ -135,7 +135,7 @@ def remade(order: dict[str, Any]) -> Plan:
 
 
 def read_shard(text: str) -> tuple[int, int]:
-    """Reads "i/n".
+    """Reads which part of a sweep a shard is, from "i/n".
 
     Raises:
         ConfigError: for anything else, or i >= n.
@@ -206,14 +206,14 @@ def open_root(root: Path, plan: Plan) -> list[str]:
 
 
 def write_header(root: Path, plan: Plan) -> None:
-    """Writes sweep.json."""
+    """Writes the config and the keys of a sweep into its folder, as sweep.json."""
     root.mkdir(parents=True, exist_ok=True)
     found = {"format": FORMAT, "config": plan.config, "train": plan.train, "evaluate": plan.evaluate}
     disk.write(root / FILE, json.dumps(found, indent=2))
 
 
 def header(root: Path) -> dict[str, Any]:
-    """Reads sweep.json.
+    """Reads the config and the keys of a sweep from its folder's sweep.json.
 
     Raises:
         ConfigError: for a folder that holds no sweep, or one of a newer format.

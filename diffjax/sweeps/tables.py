@@ -63,7 +63,7 @@ class Table:
         return text.getvalue()
 
     def pandas(self) -> Any:
-        """Makes a pandas.DataFrame.
+        """Makes a pandas.DataFrame of the table, a row for each of its rows.
 
         Raises:
             ConfigError: where pandas is not installed.

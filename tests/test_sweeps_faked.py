@@ -1,0 +1,234 @@
+"""How a sweep goes through its nodes, without XLA: what stands in for a run writes what one would."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from test_sweeps import CONFIG
+from test_sweeps_run import until
+
+from diffjax import runs, sweeps
+from diffjax.config import ConfigError
+from diffjax.sweeps import claims, plan, work, workers
+from diffjax.training import NonFiniteError
+
+
+def trains_by(train):
+    """Makes what stands in the place of a node's Trainer."""
+    return lambda node: contextlib.nullcontext(SimpleNamespace(train=lambda: train(node)))
+
+
+@pytest.fixture
+def faked(monkeypatch):
+    """Stands in for trainings and evaluations; `errors` says, by seed, what a training raises."""
+    done, errors = [], {}
+
+    def train(node):
+        done.append(node.key)
+        if isinstance(error := errors.get(node.config.seed), BaseException):
+            if isinstance(error, NonFiniteError):
+                content = {"status": "nonfinite", "error": str(error), "step": 1}
+                (node.folder / "results.json").write_text(json.dumps(content))
+            raise error
+        content = {"status": "trained", "step": node.config.train.steps, "minutes": 1.0}
+        (node.folder / "results.json").write_text(json.dumps(content))
+
+    def evaluate(node, measure):
+        done.append(node.key)
+        loss = (np.log10(node.config.learning_rate.peak) + 2.5) ** 2
+        (node.folder / "eval.json").write_text(json.dumps({"loss": loss}))
+
+    monkeypatch.setattr(work, "_trainer", trains_by(train))
+    monkeypatch.setattr(work, "_evaluate", evaluate)
+    monkeypatch.setattr(plan, "check", lambda plan: len(plan.nodes))
+    return done, errors
+
+
+def test_an_error_is_a_row_and_the_others_go_on(tmp_path, faked):
+    done, errors = faked
+    errors[1] = RuntimeError("one\nand two")
+    made, said = sweeps.Sweep(CONFIG, {"seed": range(3)}, root=tmp_path), []
+    made.run(say=said.append)
+    assert [row["status"] for row in made.table()] == ["done", "failed", "done"]
+    assert made.table().rows[1]["error"] == "its training: RuntimeError: one"
+    assert sum("failed: RuntimeError: one" in line for line in said) == 1
+    assert "RuntimeError: one\nand two" in (made.plan.nodes[2].folder / "log.txt").read_text()  # the trace
+    assert len(done) == 5  # it was tried once
+    errors.clear()
+    made.run(say=said.append)  # another start tries what failed again
+    assert [row["status"] for row in made.table()] == ["done"] * 3
+    assert len(done) == 7
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), runs.Stopped(signal.SIGTERM, 3, Path("there"))])
+def test_a_stop_ends_the_sweep_and_not_one_run(tmp_path, faked, error):
+    _, errors = faked
+    errors[1] = error
+    made = sweeps.Sweep(CONFIG, {"seed": range(3)}, root=tmp_path)
+    with pytest.raises(type(error)):
+        made.run(say=lambda line: None)
+    assert [row["status"] for row in made.table()] == ["done", "not begun", "not begun"]
+    assert not list(tmp_path.glob("claims/*/alive.json"))
+    errors.clear()
+    made.run(say=lambda line: None)
+    assert [row["status"] for row in made.table()] == ["done"] * 3
+
+
+def test_sigterm_ends_what_is_no_training_at_once(tmp_path, faked, monkeypatch):
+    def slow(node, measure):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr(work, "_evaluate", slow)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+        sweeps.Sweep(CONFIG, {"seed": [0]}, root=tmp_path).run(say=lambda line: None)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_stop_that_is_lost_in_a_callback_ends_the_sweep_all_the_same(tmp_path, faked, monkeypatch):
+    done, _ = faked
+
+    def deaf(node):
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+        done.append(node.key)
+
+    monkeypatch.setattr(work, "_trainer", trains_by(deaf))
+    with pytest.raises(KeyboardInterrupt, match="SIGINT"):
+        sweeps.Sweep(CONFIG, {"seed": range(3)}, root=tmp_path).run(say=lambda line: None)
+    assert len(done) == 1
+
+
+def test_a_node_whose_worker_died_is_tried_once_more(tmp_path, faked):
+    done, _ = faked
+    made = sweeps.Sweep(CONFIG, {"seed": [0, 1]}, root=tmp_path)
+    first, _, second, _ = made.plan.nodes
+    for times in (1, 2):
+        work.record(second, "died", "worker died (signal 9)")
+        assert work.found(second.folder / work.FAILED)["tries"] == times
+    work.record(first, "died", "worker died (signal 9)")
+    assert [row["error"] for row in made.table()] == ["its training: worker died (signal 9)"] * 2
+    assert not any(work.is_due(node, made.plan, since=0.0) for node in made.plan.nodes)  # not in the start it died in
+    made.run(say=lambda line: None)
+    assert [row["status"] for row in made.table()] == ["done", "died"]
+    assert first.key in done
+    assert second.key not in done
+
+
+def test_a_claimed_node_is_left_alone(tmp_path, faked):
+    done, _ = faked
+    made = sweeps.Sweep(CONFIG, {"seed": range(2)}, root=tmp_path)
+    theirs = {"host": "elsewhere", "pid": 1, "log": "", "token": "theirs", "time": time.time()}
+    folder = tmp_path / "claims" / made.plan.nodes[0].key
+    folder.mkdir(parents=True)
+    (folder / claims.FILE).write_text(json.dumps(theirs))
+    made.run(say=lambda line: None)
+    assert [row["status"] for row in made.table()] == ["not begun", "done"]
+    assert work.missing(made.plan, tmp_path) == []
+    (folder / claims.FILE).unlink()
+    assert work.missing(made.plan, tmp_path) == list(made.plan.nodes[:2])
+    assert made.plan.nodes[0].key not in done
+
+
+def test_two_shards_do_all_of_it_once(tmp_path, faked):
+    done, _ = faked
+    for shard in ("0/2", "1/2", "0/1"):
+        sweeps.Sweep(CONFIG, {"seed": range(3)}, root=tmp_path).run(shard=shard, say=lambda line: None)
+    assert len(done) == len(set(done)) == 6
+
+
+def test_what_runs_is_watched(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "LOOK", 0.02)
+    said = []
+    (tmp_path / "log.txt").write_text("first\nstep 2/4\n\n")
+    with claims.claim(tmp_path / "claims" / "abc", tmp_path / "log.txt"), workers.watched(tmp_path, said.append):
+        until(lambda: said)
+    assert said[0] == "  abc: step 2/4"
+
+
+# Searches.
+
+
+def search(root, **options):
+    space = {"learning_rate.peak": (1e-4, 1e-1, "log"), "seed": [0, 1]}
+    words = {"metric": "loss", "trials": 6, "root": root, "say": lambda line: None, **options}
+    return sweeps.search(CONFIG, words.pop("space", space), **words)
+
+
+def test_a_search_runs_trials_as_trainings(tmp_path, faked):
+    done, errors = faked
+    errors[1] = NonFiniteError("loss", 1, range(2), float("nan"))
+    study = search(tmp_path)
+    assert len(study.trials) == 6
+    states = {trial.params["seed"]: trial.state.name for trial in study.trials}
+    assert states.get(0, "COMPLETE") == "COMPLETE"
+    assert states.get(1, "FAIL") == "FAIL"
+    rows = {row["learning_rate.peak"]: row for row in sweeps.table(tmp_path, ["loss"])}
+    for trial in study.trials:
+        row = rows[trial.params["learning_rate.peak"]]
+        assert row["seed"] == trial.params["seed"]
+        assert trial.value == (row["loss"] if row["seed"] == 0 else None)
+    assert (tmp_path / "search.db").is_file()
+    count = len(done)
+    assert len(search(tmp_path).trials) == 6  # they are remembered
+    assert len(search(tmp_path, trials=7).trials) == 7
+    assert len(done) > count
+
+
+def test_a_point_that_is_proposed_twice_is_trained_once(tmp_path, faked):
+    done, _ = faked
+    study = search(tmp_path, space={"seed": [0]}, trials=3)
+    assert [trial.value for trial in study.trials] == [study.trials[0].value] * 3
+    assert len(done) == 2
+
+
+def test_a_search_that_was_stopped_goes_on_with_its_trial(tmp_path, faked):
+    done, errors = faked
+    errors[0] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, space={"learning_rate.peak": (1e-3, 1e-2), "seed": [0]}, trials=2)
+    errors.clear()
+    study = search(tmp_path, space={"learning_rate.peak": (1e-3, 1e-2), "seed": [0]}, trials=2)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert study.trials[0].params == study.trials[1].params
+    assert len(set(done)) == 4
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        (
+            {"learning_rate.peak": (1.0, 0.1)},
+            r"The space of learning_rate.peak is \(1.0, 0.1\), expected \(low, high\)",
+        ),
+        ({"learning_rate.peak": (0.0, 0.1, "log")}, "expected"),
+        ({"learning_rate.paek": (0.1, 1.0)}, "nearest is 'peak'"),
+        ({"seed": []}, "expected"),
+        ({}, "expected"),
+    ],
+)
+def test_a_wrong_space_is_refused(tmp_path, faked, space, words):
+    with pytest.raises(ConfigError, match=words):
+        search(tmp_path / "root", space=space)
+    assert not (tmp_path / "root").exists()
+
+
+def test_optuna_is_asked_for_by_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ConfigError, match=r"pip install 'diffjax\[search\]'"):
+        search(tmp_path)
+
+
+def test_submitit_is_asked_for_by_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(ConfigError, match=r"pip install 'diffjax\[cluster\]'"):
+        sweeps.Sweep(CONFIG, {"seed": [0]}, root=tmp_path).submit()
