@@ -3,11 +3,13 @@
 ROOT/sweep.json                        the config and the keys that this folder is a sweep of
 ROOT/train/ID/                         the workdir of a training (`runs.workdir`), and log.txt
 ROOT/train/ID/eval/ID/                 an evaluation of it: config.json, eval.json, report.md, figures/, log.txt
+ROOT/points/ID/                        a call, of a sweep over a function: config.json (arguments), eval.json, log.txt
 .../failed.json                        why a training or an evaluation ended without a result, and how often
 ROOT/claims/                           who runs what now (`sweeps.claims`)
 
 An ID is a digest of what it names: of a training all of its resolved config but its name and what a trained run leaves
-open (`runs.run.OPEN`), of an evaluation what that leaves open, and the arguments of `measure` (ARGUMENTS).
+open (`runs.run.OPEN`), of an evaluation what that leaves open, and the arguments of `measure` (ARGUMENTS), of a call
+its arguments.
 """
 
 import functools
@@ -19,6 +21,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ml_collections import ConfigDict
+
 from diffjax import config as configs
 from diffjax import disk, runs
 from diffjax.config import Config, ConfigError
@@ -29,19 +33,20 @@ from diffjax.sweeps.grid import Point
 
 FORMAT = 1  # of sweep.json
 FILE = "sweep.json"
+CALLS = "points"  # the folder of a function's calls
 ARGUMENTS = "measure."  # keys of evaluations that are arguments of the sweep's `measure`, and no fields of a run
 SET = (*OPEN, ARGUMENTS)  # what the points of evaluations may set
 _UNREAD = ("name", "seed", "learning_rate", "optimizer", "measure")  # groups that what is built and drawn does not read
 
 
 class Node(NamedTuple):
-    """A training, or an evaluation of one.
+    """A training, an evaluation of one, or a call of a function.
 
     Attributes:
         key: its name among all nodes: the ID of the training, and of an evaluation also its own.
         folder: for its results.
         workdir: of the training.
-        trained: the key of the training that it evaluates; "" for a training.
+        trained: the key of the training that it evaluates; "" for a call, which evaluates none; None for a training.
     """
 
     key: str
@@ -49,14 +54,30 @@ class Node(NamedTuple):
     workdir: Path
     point: Point
     config: Config
-    trained: str = ""
+    trained: str | None = None
+
+    @property
+    def evaluates(self) -> bool:
+        """True but for a training: it ends with an eval.json, and is a row of the table."""
+        return self.trained is not None
+
+    @property
+    def given(self) -> bool:
+        """True for a training that was given as a workdir, and is evaluated only."""
+        return not self.evaluates and self.workdir != self.folder
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments that `measure` has beside the run, or all those of the call."""
+        return dict(self.config if self.trained == "" else self.config.get("measure", {}))
 
 
 class Plan(NamedTuple):
     """All nodes, each training followed by its evaluations, and the keys that are swept.
 
     Attributes:
-        config: as the sweep was given it: a config file, or the workdir of a run that is evaluated only.
+        config: as the sweep was given it: a config file, the workdir of a run that is evaluated only, or the name of a
+            function.
     """
 
     config: str
@@ -72,7 +93,7 @@ class Plan(NamedTuple):
     @property
     def several(self) -> list[str]:
         """The swept keys that have more than one value."""
-        values = [configs.flat(node.config) for node in self.nodes if node.trained]
+        values = [configs.flat(node.config) for node in self.nodes if node.evaluates]
         return [key for key in self.keys if len({json.dumps(each.get(key)) for each in values}) > 1]
 
     def said(self, node: Node) -> str:
@@ -81,9 +102,14 @@ class Plan(NamedTuple):
         return grid.said({key: value for key, value in node.point.items() if key in several})
 
     def shard(self, i: int, n: int) -> "Plan":
-        """The plan of every n-th training from the i-th on, with its evaluations."""
-        places = {key: at for at, key in enumerate(node.key for node in self.nodes if not node.trained)}
-        return self._replace(nodes=tuple(node for node in self.nodes if places[node.trained or node.key] % n == i))
+        """The plan of every n-th training from the i-th on, with its evaluations; of calls, or of a trained run, each n-th."""
+        given = {node.key for node in self.nodes if node.given}
+        parts = {
+            node.key: node.trained if node.trained and node.trained not in given else node.key for node in self.nodes
+        }
+        places = {key: at for at, key in enumerate(dict.fromkeys(part for part in parts.values() if part not in given))}
+        mine = lambda node: node.given or places[parts[node.key]] % n == i
+        return self._replace(nodes=tuple(node for node in self.nodes if mine(node)))
 
 
 def make(config: str, train: list[Point], evaluate: list[Point], root: Path) -> Plan:
@@ -128,9 +154,31 @@ def make(config: str, train: list[Point], evaluate: list[Point], root: Path) -> 
     return Plan(config, tuple(nodes), *keys)
 
 
+def of_calls(function: str, points: list[Point], root: Path) -> Plan:
+    """Resolves every point of a grid of a function's arguments: calls of it, and no trainings.
+
+    Raises:
+        ConfigError: for a key that is no name of an argument, or a point that is there twice.
+    """
+    keys = tuple(dict.fromkeys(key for point in points for key in point))
+    if odd := [key for key in keys if not key.isidentifier() or key == "format"]:  # config.json has a format
+        raise ConfigError(f"The key {odd[0]!r} is no argument of {function}, expected a name such as 'k'.")
+    found = [(point, ConfigDict(configs.options(grid.texts(point))).lock()) for point in points]
+    _check_twice([(point, _digest(configs.flat(config))) for point, config in found], "call")
+    nodes = []
+    for point, config in found:
+        key = _digest(configs.flat(config))
+        nodes.append(Node(key, root / CALLS / key, root / CALLS / key, point, config, ""))
+    return Plan(function, tuple(nodes), (), keys)
+
+
 def remade(order: dict[str, Any]) -> Plan:
     """Makes the plan of the shard that another process has been told of (`Sweep.order`)."""
-    whole = make(order["config"], order["train"], order["evaluate"], Path(order["root"]))
+    root = Path(order["root"])
+    if order["config"] is None:
+        whole = of_calls(order["measure"], order["evaluate"], root)
+    else:
+        whole = make(order["config"], order["train"], order["evaluate"], root)
     return whole.shard(*read_shard(order["shard"]))
 
 
@@ -151,6 +199,10 @@ def identity(config: Config, evaluation: bool = False) -> str:
     is_open = lambda field: field.startswith(SET)
     fields = {name: value for name, value in configs.flat(config).items() if is_open(name) == evaluation}
     fields.pop("name", None)
+    return _digest(fields)
+
+
+def _digest(fields: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:10]
 
 
@@ -169,7 +221,7 @@ def check(plan: Plan) -> int:
     for node in plan.nodes:
         texts = {
             _without(node.config, ("name", "seed", "measure")),
-            _without(node.config, _UNREAD) if node.trained else "",
+            _without(node.config, _UNREAD) if node.evaluates else "",
         }
         if not texts & seen:
             _resolved(lambda config=node.config: runs.build_run(parted(config)[0]), plan.said(node))

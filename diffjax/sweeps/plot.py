@@ -10,7 +10,7 @@ import numpy as np
 from diffjax import disk
 from diffjax.config import ConfigError, nearest
 from diffjax.plots import style
-from diffjax.sweeps import tables
+from diffjax.sweeps import tables, work
 from diffjax.sweeps.plan import Plan
 
 
@@ -44,7 +44,7 @@ def draw(
             raise ConfigError(f"{key!r} is no key of this sweep: {nearest(key, plan.keys)}.")
     by += [key for key in plan.several if key not in (x, *by, *over)]
     table = tables.make(plan, None if y is None else [y], over)
-    name = next((column for column in table.columns if column not in (*plan.keys, *tables.OWN)), "n")
+    name = next((column for column in table.columns if column not in (*plan.keys, *work.RESERVED)), "n")
     rows = [row for row in table if isinstance(row[name], int | float) and np.isfinite(row[name])]
     if not rows or name == "n":
         raise ConfigError(f"{root} has nothing to draw yet: no evaluation of it is done.")

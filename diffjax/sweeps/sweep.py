@@ -22,9 +22,13 @@ class Sweep:
         sweep.run(workers=2)
         sweep.table(["frechet", "minutes"], over="seed")
 
+        def error(sampler, n): ...  # gives {"error": ...}; needs no run
+        Sweep(error, {"sampler": ["ddim", "heun"], "n": [5, 10]}, root="runs/errors").run()
+
     Args:
-        config: a config file, or the workdir of a trained run, which is evaluated only; `train` is {} then.
-        train: the grid of trainings (`sweeps.grid`).
+        config: a config file, or the workdir of a trained run, which is evaluated only (`train` is {} then), or a
+            function, arguments -> what eval.json is to hold, which is called at each point of `train`.
+        train: the grid of trainings (`sweeps.grid`), or of the function's arguments.
         evaluate: the grid of evaluations; default one evaluation, as the config says.
         root: the folder for all of it; a sweep that is there goes on, and may have grown.
         measure: what an evaluation is, run -> entries of eval.json, in the place of its report: a function, or
@@ -36,7 +40,7 @@ class Sweep:
 
     def __init__(
         self,
-        config: str | Path,
+        config: str | Path | Callable[..., dict[str, Any]],
         train: Grid,
         *,
         evaluate: Grid = None,
@@ -45,8 +49,15 @@ class Sweep:
     ):
         self.root, self.measure = Path(root), measure
         disk.check_folder("root", self.root, error=ConfigError)
-        self._grids = grid.points(train), [{}] if evaluate is None else grid.points(evaluate)
-        self.plan: Plan = plan.make(str(config), *self._grids, self.root)
+        self._config = None if callable(config) else str(config)
+        if callable(config):
+            if evaluate is not None or measure is not None:
+                raise ConfigError("A sweep over a function has one grid: leave evaluate and measure out.")
+            self.measure, self._grids = config, ([], grid.points(train))
+            self.plan: Plan = plan.of_calls(getattr(config, "__qualname__", "?"), self._grids[1], self.root)
+        else:
+            self._grids = grid.points(train), [{}] if evaluate is None else grid.points(evaluate)
+            self.plan = plan.make(str(config), *self._grids, self.root)
         self._said = plan.open_root(self.root, self.plan)
 
     @screen.guard()
@@ -92,7 +103,9 @@ class Sweep:
         """Checks every config, then makes the root; ConfigError as `plan.check`."""
         for line in self._said:
             say(line)
-        say(f"{plan.check(self.plan)} of {len(self.plan.nodes)} configs are built and traced, the others are like them")
+        if self._config is not None:
+            built = plan.check(self.plan)
+            say(f"{built} of {len(self.plan.nodes)} configs are built and traced, the others are like them")
         plan.write_header(self.root, self.plan)
 
     def table(self, columns: Iterable[str] | None = None, over: str | Iterable[str] = ()) -> Table:
@@ -118,8 +131,8 @@ class Sweep:
             ConfigError: for a measure that no other process finds by its name.
         """
         train, evaluate = self._grids
-        words = {"config": self.plan.config, "train": train, "evaluate": evaluate, "root": str(self.root.absolute())}
-        return {**words, "measure": _name_of(self.measure), "shard": shard, "argv": sys.argv}
+        words = {"config": self._config, "train": train, "evaluate": evaluate, "root": str(self.root.absolute())}
+        return {**words, "measure": self.measure and _name_of(self.measure), "shard": shard, "argv": sys.argv}
 
 
 _workers = workers  # `run` has an argument of that name
@@ -131,8 +144,8 @@ def printer() -> Callable[[str], Any]:
     return lambda text: print(text, file=out, flush=True)
 
 
-def _name_of(measure: Any) -> str | None:
-    if measure is None or isinstance(measure, str):
+def _name_of(measure: Any) -> str:
+    if isinstance(measure, str):
         return measure
     name, home = getattr(measure, "__qualname__", "?"), getattr(measure, "__module__", "")
     if not name.isidentifier():

@@ -20,7 +20,6 @@ from diffjax.sweeps.plan import Node, Plan
 
 Row = dict[str, Any]
 ERROR = " ±"  # after a column's name: the standard error of its mean
-OWN = ("minutes", "status", "error")  # columns of every table
 TRAINING = ("step", "skipped", "minutes", "starts", "seconds", "commit", "device", "jax")  # of results.json
 
 
@@ -85,13 +84,14 @@ class Table:
 def make(plan: Plan, columns: str | Iterable[str] | None = None, over: str | Iterable[str] = ()) -> Table:
     """Makes the table of a plan's evaluations.
 
-    Beside the swept keys and `columns` it has minutes (of the training), status and error. With `over`, a row is the
+    Beside the swept keys and `columns` it has minutes (of the training, or of a call), status and error. With `over`, a row is the
     mean over these keys of all that is done, with its standard error (ddof = 1), and n, how many these are `of` all.
     Keys that have one value are in rows, and in no column.
 
     Args:
         columns: what eval.json and results.json hold, by a dotted path, the last name of one, or the words it begins
-            with ("frechet" for metrics.Frechet distance.value); default the first metric.
+            with ("frechet" for metrics.Frechet distance.value); default the first metric, or what is
+            measured.
         over: swept keys, such as "seed".
 
     Raises:
@@ -101,11 +101,11 @@ def make(plan: Plan, columns: str | Iterable[str] | None = None, over: str | Ite
     for key in over:
         if key not in plan.keys:
             raise ConfigError(f"over={key!r} is no key of this sweep: {nearest(key, plan.keys)}.")
-    nodes = [node for node in plan.nodes if node.trained]
+    nodes = [node for node in plan.nodes if node.evaluates]
     found = [_results(node) for node in nodes]
     paths = list(dict.fromkeys(path for each in found for path in each))
     asked = [columns] if isinstance(columns, str) else list(columns or ())
-    homes = {name: _home(name, paths) for name in asked if name not in (*plan.keys, *OWN)}
+    homes = {name: _home(name, paths) for name in asked if name not in (*plan.keys, *work.RESERVED)}
     homes |= {_short(path): path for path in main(paths) if columns is None}
     rows = []
     for node, each in zip(nodes, found):
@@ -143,6 +143,8 @@ def of_root(root: str | Path) -> Plan:
         for name, way in (ways or {"none": config}).items():
             found = own.get(name) or _evaluated_as(config, way)
             nodes.append(Node(f"{folder.name}-{name}", folder / "eval" / name, workdir, {}, found, folder.name))
+    for folder in sorted(path.parent for path in (root / plans.CALLS).glob("*/config.json")):
+        nodes.append(Node(folder.name, folder, folder, {}, files.read_config(folder), ""))
     return Plan(said["config"], tuple(nodes), tuple(said["train"]), tuple(said["evaluate"]))
 
 
@@ -167,17 +169,20 @@ def table(root: str | Path, columns: str | Iterable[str] | None = None, over: st
 
 
 def main(paths: Iterable[str]) -> list[str]:
-    """Finds the column that a table has if none is asked for: the data set's first metric, or a held-out loss."""
+    """Finds the columns of a table if none are asked for: the first metric, a held-out loss, or all that is measured."""
     paths = list(paths)
     metrics = [path for path in paths if path.startswith("metrics.") and path.endswith(".value")]
-    return [*metrics, *(path for path in paths if path == "held_out_loss")][:1]
+    judged = [*metrics, *(path for path in paths if path == "held_out_loss")][:1]
+    return judged or [path for path in paths if "." not in path and path not in (*TRAINING, *work.RESERVED)]
 
 
 def _results(node: Node) -> dict[str, Any]:
     """What eval.json says, and results.json of the training alone, as a flat table of paths."""
     results = work.found(node.workdir / "results.json")
     own = {name: results[name] for name in TRAINING if name in results}
-    return {**_flat(own), **_flat(work.found(node.folder / "eval.json")), "minutes": own.get("minutes")}
+    ended = work.found(node.folder / "eval.json")
+    minutes = {"minutes": (own if node.trained else ended).get("minutes")}
+    return {**_flat(own), **_flat(ended), **minutes}
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -32,6 +32,7 @@ from diffjax.training import NonFiniteError
 FAILED = "failed.json"
 LOG = "log.txt"
 BAD = ("nonfinite", "failed", "died")
+RESERVED = ("minutes", "status", "error")  # columns of every table
 TRIES = 2  # of a node whose worker died
 Measure = Callable[..., dict[str, Any]]  # of a trained run and a point's arguments, what eval.json is to hold
 
@@ -43,11 +44,11 @@ def status(node: Node) -> tuple[str, str]:
     (or killed), "not begun".
     """
     failed = found(node.folder / FAILED)
-    if node.trained and (node.folder / "eval.json").is_file():
+    if node.evaluates and (node.folder / "eval.json").is_file():
         return "done", ""
-    if node.workdir != node.folder and not node.trained:
-        return "trained", ""  # a run that was given as it is
-    results = {} if node.trained else found(node.folder / "results.json")
+    if node.given:
+        return "trained", ""
+    results = {} if node.evaluates else found(node.folder / "results.json")
     if results.get("status") in ("trained", "done") and results.get("step") == node.config.train.steps:
         return "trained", ""
     if results.get("status") == "nonfinite":
@@ -127,9 +128,9 @@ def work(
 
 def _mates(node: Node, plan: Plan, beside: int) -> list[Node]:
     """Lists a node, and trainings after it that differ from it in numbers alone, `beside` of them at most."""
-    if node.trained or beside == 1:
+    if node.evaluates or beside == 1:
         return [node]
-    alike = [one for one in plan.nodes if not one.trained and programs_of(one.config) == programs_of(node.config)]
+    alike = [one for one in plan.nodes if not one.evaluates and programs_of(one.config) == programs_of(node.config)]
     return alike[alike.index(node) :][:beside]
 
 
@@ -142,7 +143,9 @@ def perform(node: Node, measure: Measure | None = None) -> str:
     """
     began, ended = time.monotonic(), {}
     with _ending(node, ended):
-        if node.trained:
+        if node.trained == "":
+            _call(node, measure)
+        elif node.trained:
             _evaluate(node, measure)
         else:
             with _trainer(node) as trainer:
@@ -181,7 +184,7 @@ def side_by_side(nodes: list[Node]) -> list[str]:
 def _ending(node: Node, ended: dict[str, str]) -> Iterator[None]:
     """Has what a node does in a `with` block logged in its folder, and notes by its key how it failed."""
     node.folder.mkdir(parents=True, exist_ok=True)
-    if not (node.folder / "config.json").exists() or node.trained:  # a workdir that is not empty has one
+    if not (node.folder / "config.json").exists() or node.evaluates:  # a workdir that is not empty has one
         words = {"format": files.FORMAT, **json.loads(to_json(node.config))}
         disk.write(node.folder / "config.json", json.dumps(words, indent=2))
     with _logged(node.folder / LOG) as log:
@@ -204,7 +207,7 @@ def _told(node: Node, ended: dict[str, str], began: float, beside: int = 1) -> s
         return ended[node.key]
     (node.folder / FAILED).unlink(missing_ok=True)
     many = f", {beside} side by side" if beside > 1 else ""
-    return f"{'evaluated' if node.trained else 'trained'} in {written(time.monotonic() - began)}{many}"
+    return f"{'evaluated' if node.evaluates else 'trained'} in {written(time.monotonic() - began)}{many}"
 
 
 @contextlib.contextmanager
@@ -255,12 +258,12 @@ def check_arguments(plan: Plan, measure: Measure | None) -> None:
         ConfigError: naming the first point whose arguments it does not take, or where there is no such function.
     """
     for node in plan.nodes:
-        own = node.config.get("measure", {})
+        own = node.arguments
         if own and measure is None:
             raise ConfigError(f"The key 'measure.{next(iter(own))}' is an argument of measure, which this sweep lacks.")
         try:
-            if node.trained and measure is not None:
-                inspect.signature(measure).bind(None, **own)
+            if node.evaluates and measure is not None:
+                inspect.signature(measure).bind(*([None] if node.trained else []), **own)
         except TypeError as error:
             raise ConfigError(f"{plan.said(node)}: measure takes other arguments, {error}.") from error
 
@@ -268,8 +271,8 @@ def check_arguments(plan: Plan, measure: Measure | None) -> None:
 def summary(plan: Plan, root: Path) -> str:
     """Says how many trainings and evaluations there are, and how far they are."""
     counts = []
-    for kind in ("training", "evaluation"):
-        states = [outcome(node, plan)[0] for node in plan.nodes if bool(node.trained) == (kind == "evaluation")]
+    for kind in ("training", "evaluation") if any(not node.evaluates for node in plan.nodes) else ("evaluation",):
+        states = [outcome(node, plan)[0] for node in plan.nodes if node.evaluates == (kind == "evaluation")]
         ended = sum(state in ("trained", "done") for state in states)
         lost = "".join(f", {states.count(state)} {state}" for state in BAD if state in states)
         counts.append(f"{len(states)} {kind}{'s' * (len(states) != 1)} ({ended} done{lost})")
@@ -312,6 +315,22 @@ def _trainer(node: Node) -> Iterator[runs.Trainer]:
         yield trainer
 
 
+def _call(node: Node, measure: Measure | None) -> None:
+    assert measure is not None
+    began = time.monotonic()
+    result = _checked(measure(**node.arguments))
+    disk.write(node.folder / "eval.json", json.dumps({**result, "minutes": (time.monotonic() - began) / 60}, indent=2))
+
+
+def _checked(result: Any) -> dict[str, Any]:
+    """Gives what was measured, if it can be written beside what a table has of its own."""
+    if not isinstance(result, dict):
+        raise ConfigError(f"What was measured is {type(result).__name__}, expected {{name: value}}.")
+    if own := [name for name in RESERVED if name in result]:
+        raise ConfigError(f"What was measured has the name {own[0]!r}, which a table has for itself: give another one.")
+    return result
+
+
 def _evaluate(node: Node, measure: Measure | None) -> None:
     config, own = parted(node.config)
     built = runs.build_run(config)
@@ -324,7 +343,7 @@ def _evaluate(node: Node, measure: Measure | None) -> None:
     if measure is None:
         report.evaluate(run, node.folder)
     else:
-        disk.write(node.folder / "eval.json", json.dumps({"step": run.step, **measure(run, **own)}, indent=2))
+        disk.write(node.folder / "eval.json", json.dumps({"step": run.step, **_checked(measure(run, **own))}, indent=2))
 
 
 _received: list[signal.Signals] = []  # an error that is raised in a callback (the collector's) is lost

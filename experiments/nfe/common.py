@@ -17,12 +17,14 @@ from diffjax.types import Schedule
 
 SCHEDULE = VP()
 NFES = (5, 6, 8, 10, 20, 50)
+EXACT = RING, MIXTURE, IDEAL = "mixture, 2-D", "mixture, 64-D", "digits, ideal denoiser"
 LONGEST = 64  # rows: one compile serves every method of one history, every grid and every number of steps
 
 
 class Target(NamedTuple):
     """A model whose flow is walked, the shape of an example, moments of its data, steps of the reference, starts."""
 
+    title: str
     model: Any
     shape: tuple[int, ...]
     axes: principal.Axes
@@ -70,21 +72,22 @@ GRIDS: dict[str, Callable[[Schedule, int], np.ndarray]] = {
 }  # fmt: skip
 
 
-def methods(axes: principal.Axes) -> dict[str, Method]:
+def methods(axes: Any) -> dict[str, Method]:
     """All of them, for data of these moments."""
     return METHODS | {f"principal Adams {p}": Method(lambda s, p=p: principal.adams(s, axes, p)) for p in (1, 2, 3)}
 
 
-def targets(digits: np.ndarray) -> dict[str, Target]:
-    """The exact ones: mixtures in 2 and 64 dimensions, and the ideal denoiser of the digits (n, 64) in [-1, 1]."""
-    turn = np.arange(8) * np.pi / 4
-    ring = analytic.gaussian_mixture(np.ones(8) / 8, np.stack([np.cos(turn), np.sin(turn)], 1), [0.02] * 8)
-    ideal, other = analytic.empirical(digits[:600]), random_mixture(5, 64)
-    return {
-        "mixture, 2-D": Target(ring.denoiser(SCHEDULE), (2,), axes_of(ring)),
-        "mixture, 64-D": Target(other.denoiser(SCHEDULE), (64,), axes_of(other)),
-        "digits, ideal denoiser": Target(ideal.denoiser(SCHEDULE), (64,), principal.Axes.of(digits[:600]), 400),
-    }
+def target(name: str, digits: np.ndarray) -> Target:
+    """One of EXACT, or the network in a workdir; the ideal denoiser is that of the digits (n, 64) in [-1, 1]."""
+    if name == IDEAL:
+        model = analytic.empirical(digits[:600]).denoiser(SCHEDULE)
+        return Target(name, model, (64,), principal.Axes.of(digits[:600]), 400)
+    if name in (RING, MIXTURE):
+        turn = np.arange(8) * np.pi / 4
+        ring = lambda: analytic.gaussian_mixture(np.ones(8) / 8, np.stack([np.cos(turn), np.sin(turn)], 1), [0.02] * 8)
+        of = ring() if name == RING else random_mixture(5, 64)
+        return Target(name, of.denoiser(SCHEDULE), of.shape, axes_of(of))
+    return network_target(name)
 
 
 def axes_of(mixture: analytic.GaussianMixture) -> principal.Axes:
@@ -94,12 +97,12 @@ def axes_of(mixture: analytic.GaussianMixture) -> principal.Axes:
     return principal.Axes(np.asarray(mixture.posterior(x, 0.0, 1.0).mean) @ basis, variances, basis)
 
 
-def network_target(workdir: str) -> tuple[str, Target]:
+def network_target(workdir: str) -> Target:
     """A trained digits network, by what it predicts: what `python -m diffjax.main --config=configs/vpsde.py` leaves."""
     run = runs.open(workdir)
     axes = principal.Axes.of(run.data.train.gather(np.arange(len(run.data.train))).x)
     predicts = type(run.method.parts.target).__name__
-    return f"digits, {predicts}-network", Target(run.denoiser(), run.data.shape, axes, 300, 16)
+    return Target(f"digits, {predicts}-network", run.denoiser(), run.data.shape, axes, 300, 16)
 
 
 def random_mixture(seed: int, d: int, components: int = 10) -> analytic.GaussianMixture:

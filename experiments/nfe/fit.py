@@ -69,7 +69,7 @@ def problems(mixtures: list, seed: int) -> list[tuple[Any, Any, Any]]:
     """(model, x_T, exact end) for each mixture."""
     found = []
     for i, mixture in enumerate(mixtures):
-        target = common.Target(mixture.denoiser(common.SCHEDULE), (64,), common.axes_of(mixture), 400)
+        target = common.Target("", mixture.denoiser(common.SCHEDULE), (64,), common.axes_of(mixture), 400)
         x = common.starts(1000 * seed + i, STARTS, (64,))
         found.append((target.model, x, common.reference(target, x)))
     return found

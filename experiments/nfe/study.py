@@ -5,10 +5,12 @@ free of what the model does. Every sampler is tried on every grid, at each numbe
 
     python experiments/nfe/study.py --out=OUT [--networks=WORKDIR,...] [--fitted=FITTED.npz] [--smoke]
     python experiments/nfe/study.py --out=OUT --redraw=experiments/nfe/README.md
+
+OUT is a sweep's folder, its points are calls of `best`: what is there is not walked again.
 """
 
 import argparse
-import json
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +19,10 @@ import jax
 import numpy as np
 from fit import training_digits
 
-from diffjax import plots, samplers
+from diffjax import plots, samplers, sweeps
 from diffjax.samplers import table
 
-SEEDS = (11, 12, 13)
+SEEDS, FITTED = (11, 12, 13), "fitted on mixtures"
 SMALLEST = 5e-5  # errors below are rounding: the ideal denoiser ends exactly in an example
 
 
@@ -34,63 +36,53 @@ class Row(NamedTuple):
 
 
 def main() -> None:
-    """Writes results.json, table.md and figure.png."""
+    """Writes table.md and figure.png."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", required=True)
     parser.add_argument("--networks", default="", help="workdirs of digits runs, with commas between them")
-    parser.add_argument("--fitted", help="what fit.py has written")
+    parser.add_argument("--fitted", default="", help="what fit.py has written")
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--redraw", help="a file with such a table: draws OUT/figure.png from it, and runs nothing")
     args = parser.parse_args()
-    if args.redraw:
-        figure(rows_of(Path(args.redraw).read_text()), Path(args.out) / "figure.png")
-        return
+    out, text = Path(args.out), Path(args.redraw).read_text() if args.redraw else ""
+    if not text:
+        targets = [*common.EXACT, *(workdir for workdir in args.networks.split(",") if workdir)]
+        names = [*common.methods(None), *([FITTED] if args.fitted else [])]
+        grid = {"target": targets, "nfe": (5, 10) if args.smoke else common.NFES, "sampler": names}
+        grid |= {"fitted": args.fitted, "smoke": args.smoke}
+        text = markdown(sweeps.Sweep(best, grid, root=out).run(args.workers).table(["title", "miss", "grid"]).rows)
+        (out / "table.md").write_text(text)
+    figure(rows_of(text), out / "figure.png")
+
+
+def best(target: str, nfe: int, sampler: str, fitted: str, smoke: bool) -> dict[str, Any]:
+    """Gives the error of a sampler on the best of its grids of so many evaluations; {} where it has none."""
+    of, x, exact = prepared(target, smoke)
+    if sampler == FITTED:
+        walks = {"fitted": load_fitted(fitted, nfe)}
+    else:
+        walks = {name: common.walk(common.methods(of.axes)[sampler], grid, nfe) for name, grid in common.GRIDS.items()}
+    tried = []
+    for grid, walk in walks.items():
+        if walk is not None:
+            errors = [common.error(common.run(walk, of.model, part), end) for part, end in zip(x, exact)]
+            tried.append({"title": of.title, "miss": float(np.mean(errors)), "grid": grid, "by seed": errors})
+    return min(tried, key=lambda result: result["miss"], default={})
+
+
+@functools.cache
+def prepared(target: str, smoke: bool) -> tuple[common.Target, np.ndarray, list]:
+    """A target, starts of each seed, and where the exact flow takes them."""
     jax.config.update("jax_enable_x64", True)
-    targets = common.targets(training_digits())
-    targets |= dict(common.network_target(workdir) for workdir in args.networks.split(",") if workdir)
-    nfes, seeds = ((5, 10), SEEDS[:1]) if args.smoke else (common.NFES, SEEDS)
-    results: dict[str, Any] = {}
-    for name, target in targets.items():
-        x = np.stack([common.starts(seed, 8 if args.smoke else target.starts, target.shape) for seed in seeds])
-        exact = [common.reference(target, part) for part in x]
-        results[name] = {}
-        for nfe in nfes:
-            results[name][nfe] = row = compare(target, x, exact, nfe)
-            if fitted := load_fitted(args.fitted, nfe):
-                row["fitted on mixtures"] = measured(fitted, target, x, exact) | {"grid": "fitted", "baseline": False}
-            best = sorted(row, key=lambda method: row[method]["error"])
-            print(name, nfe, ", ".join(f"{m} {row[m]['error']:.4f}" for m in best[:5]), flush=True)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(json.dumps(results, indent=1))
-    (out / "table.md").write_text(markdown(results))
-    figure(rows_of(markdown(results)), out / "figure.png")
+    of = common.target(target, training_digits())
+    count = 8 if smoke else of.starts
+    x = np.stack([common.starts(seed, count, of.shape) for seed in (SEEDS[:1] if smoke else SEEDS)])
+    return of, x, [common.reference(of, part) for part in x]
 
 
-def compare(target: common.Target, x: np.ndarray, exact: list, nfe: int) -> dict[str, Any]:
-    """Every method on the best of its grids."""
-    found = {}
-    for name, method in common.methods(target.axes).items():
-        tried = []
-        for grid_name, grid in common.GRIDS.items():
-            sample = common.walk(method, grid, nfe)
-            if sample is not None:
-                tried.append(measured(sample, target, x, exact) | {"grid": grid_name, "baseline": method.baseline})
-        if tried:
-            found[name] = min(tried, key=lambda result: result["error"])
-    return found
-
-
-def measured(sample: Any, target: common.Target, x: np.ndarray, exact: list) -> dict[str, Any]:
-    """Mean error over the seeds, and the errors themselves."""
-    errors = [common.error(common.run(sample, target.model, part), end) for part, end in zip(x, exact)]
-    return {"error": float(np.mean(errors)), "by_seed": errors, "nfe": samplers.nfe(sample)}
-
-
-def load_fitted(path: str | None, nfe: int) -> Any:
+def load_fitted(path: str, nfe: int) -> Any:
     """The sampling function of fitted rows, or None where none were fitted."""
-    if path is None:
-        return None
     arrays = np.load(path)
     if f"{nfe}/t" not in arrays:
         return None
@@ -99,20 +91,23 @@ def load_fitted(path: str | None, nfe: int) -> Any:
     return samplers.sampling_fn(common.from_rows(rows), ts, max_rows=common.LONGEST)
 
 
-def markdown(results: dict) -> str:
+def markdown(rows: list[dict]) -> str:
     """Per target and number of evaluations: the best baseline, and ours with its error over that one's."""
-    ours = ("principal Adams 2", "principal Adams 3", "TrigFlow Adams 2", "fitted on mixtures")
-    ours = [name for name in ours if any(name in row for rows in results.values() for row in rows.values())]
+    found: dict[tuple[str, int], dict] = {}
+    for row in (row for row in rows if row["miss"] is not None):
+        found.setdefault((row["title"], row["nfe"]), {})[row["sampler"]] = row
+    baselines = [name for name, method in common.methods(None).items() if method.baseline]
+    ours = ["principal Adams 2", "principal Adams 3", "TrigFlow Adams 2", FITTED]
+    ours = [name for name in ours if any(name in each for each in found.values())]
     lines = [
         "| target | NFE | best baseline (grid) | error | " + " | ".join(ours) + " |",
         "|---" * (4 + len(ours)) + "|",
     ]
-    for target, rows in results.items():
-        for nfe, row in rows.items():
-            best = min((item for item in row.items() if item[1]["baseline"]), key=lambda item: item[1]["error"])
-            name, error = f"{best[0]} ({best[1]['grid']})", best[1]["error"]
-            cells = [f"{row[m]['error']:.4f}{ratio(row[m]['error'], error)}" if m in row else "" for m in ours]
-            lines.append(f"| {target} | {nfe} | {name} | {error:.4f} | " + " | ".join(cells) + " |")
+    for (target, nfe), each in found.items():
+        lead = min((each[name] for name in baselines if name in each), key=lambda row: row["miss"])
+        cells = [f"{each[m]['miss']:.4f}{ratio(each[m]['miss'], lead['miss'])}" if m in each else "" for m in ours]
+        cells = [target, str(nfe), f"{lead['sampler']} ({lead['grid']})", f"{lead['miss']:.4f}", *cells]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
