@@ -84,8 +84,8 @@ class Table:
 def make(plan: Plan, columns: str | Iterable[str] | None = None, over: str | Iterable[str] = ()) -> Table:
     """Makes the table of a plan's evaluations.
 
-    Beside the swept keys and `columns` it has minutes (of the training, or of a call), status and error. With `over`, a row is the
-    mean over these keys of all that is done, with its standard error (ddof = 1), and n, how many these are `of` all.
+    Beside the swept keys and `columns` it has minutes (of the training, or of a call), status and error. With `over`, a
+    row is the mean over these keys of all that is done, with its standard error (ddof = 1), and n, how many `of` all.
     Keys that have one value are in rows, and in no column.
 
     Args:
@@ -169,7 +169,7 @@ def table(root: str | Path, columns: str | Iterable[str] | None = None, over: st
 
 
 def main(paths: Iterable[str]) -> list[str]:
-    """Finds the columns of a table if none are asked for: the first metric, a held-out loss, or all that is measured."""
+    """Finds the columns of a table if none are asked for: the first metric, a held-out loss, or what is measured."""
     paths = list(paths)
     metrics = [path for path in paths if path.startswith("metrics.") and path.endswith(".value")]
     judged = [*metrics, *(path for path in paths if path == "held_out_loss")][:1]
