@@ -102,7 +102,7 @@ class Plan(NamedTuple):
         return grid.said({key: value for key, value in node.point.items() if key in several})
 
     def shard(self, i: int, n: int) -> "Plan":
-        """The plan of every n-th training from the i-th on, with its evaluations; every n-th call, or of a given run."""
+        """The plan of every n-th training from the i-th on with its evaluations; else every n-th call."""
         given = {node.key for node in self.nodes if node.given}
         parts = {
             node.key: node.trained if node.trained and node.trained not in given else node.key for node in self.nodes
