@@ -50,8 +50,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {one_line(message)}\n")
 
 
-def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Reads the flags, and the overrides "a.b=value" among them."""
+def parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command's own flags."""
     parser = _Parser(
         prog="python -m diffjax.main",
         allow_abbrev=False,
@@ -100,12 +100,18 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--operator", help="restore: such as inpaint, with options --operator.box=2,6,2,6")
     parser.add_argument("--noise", type=float, help="restore: standard deviation of the noise of what is seen; 0")
     parser.add_argument("--by", help="restore: the method, such as pigdm, with options --by.w=1")
-    known, rest = parser.parse_known_args(_join(argv))
+    return parser
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Reads the flags, and the overrides "a.b=value" among them."""
+    flags = parser()
+    known, rest = flags.parse_known_args(_join(argv))
     overrides = [arg.removeprefix("--config.") for arg in rest if arg.startswith("--config.")]
     known.options = [arg.removeprefix("--") for arg in rest if arg.startswith(("--operator.", "--by."))]
     unknown = [arg for arg in rest if not arg.startswith(("--config.", "--operator.", "--by."))]
     if unknown:
-        parser.error(f"unknown argument {unknown[0]!r}; config fields are written --config.field=value")
+        flags.error(f"unknown argument {unknown[0]!r}; config fields are written --config.field=value")
     return known, overrides
 
 

@@ -25,8 +25,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {one_line(message)}\n")
 
 
-def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """Reads the flags, and the options --cluster.name=value among them."""
+def parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command's own flags."""
     parser = _Parser(
         prog="python -m diffjax.sweeps",
         allow_abbrev=False,
@@ -46,12 +46,18 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser.add_argument("--shard", default="0/1", help="i/n: every n-th training, from the i-th on")
     parser.add_argument("--search", action="store_true", help="Optuna proposes: SPACE, METRIC and TRIALS of the file")
     parser.add_argument("--cluster", choices=("slurm", "local"), help="submit the sweep in place of running it here")
-    known, rest = parser.parse_known_args(argv)
+    return parser
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Reads the flags, and the options --cluster.name=value among them."""
+    flags = parser()
+    known, rest = flags.parse_known_args(argv)
     options: dict[str, Any] = {}
     for arg in rest:
         name, equals, value = arg.removeprefix(CLUSTER).partition("=")
         if not arg.startswith(CLUSTER) or not equals or not known.cluster:
-            parser.error(f"unknown argument {arg!r}; fields of the config belong into the grids of {known.sweep}")
+            flags.error(f"unknown argument {arg!r}; fields of the config belong into the grids of {known.sweep}")
         options[name] = int(value) if value.isdecimal() else value
     return known, options
 

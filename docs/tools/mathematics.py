@@ -1,0 +1,50 @@
+"""LaTeX between dollars as MathML, which browsers draw themselves: no script, nothing from elsewhere.
+
+`\\tag{ddim.1}` becomes the number beside its equation and the anchor `#eq-ddim.1`. What the converter does not know stops
+the build.
+"""
+
+import html
+import re
+
+from latex2mathml.converter import convert
+
+FOUND = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+TAG = re.compile(r"\\tag\{([^{}]*)\}")
+
+
+def mathml(latex: str, display: str = "inline") -> str:
+    """Converts LaTeX to a <math> element with its source as the text for those who do not see it.
+
+    Raises:
+        ValueError: for a command that the converter leaves as it stands, or for what it cannot read.
+    """
+    try:
+        made = convert(latex, display=display)
+    except Exception as error:
+        raise ValueError(f"mathematics {latex!r} is not read: {error!r}") from error
+    left = re.findall(r">\s*(\\[A-Za-z]+)", made)
+    if left:
+        raise ValueError(f"mathematics {latex!r} has {left[0]}, which latex2mathml does not know")
+    return made.replace("<math ", f'<math alttext="{html.escape(" ".join(latex.split()))}" data-search-exclude ', 1)
+
+
+def equation(latex: str) -> str:
+    """Makes a displayed equation; its tag stands beside it."""
+    tags = TAG.findall(latex)
+    body = mathml(TAG.sub("", latex).strip(), "block")
+    if not tags:
+        return f'<div class="equation">{body}</div>'
+    name = html.escape(tags[0])
+    number = f'<a class="number" href="#eq-{name}">({name})</a>'
+    return f'<div class="equation" id="eq-{name}">{body}{number}</div>'
+
+
+def converted(page: str) -> str:
+    """Replaces what pymdownx.arithmatex has marked in a page's HTML."""
+
+    def one(match: re.Match[str]) -> str:
+        latex = html.unescape(match[2])
+        return equation(latex) if match[1] == "div" else mathml(latex.strip())
+
+    return FOUND.sub(one, page)
