@@ -78,7 +78,7 @@ def _arguments(args: ast.arguments) -> list[str]:
 def escaped(text: str) -> str:
     """Escapes what Markdown would read in plain prose; code between backticks stays."""
     parts = re.split(r"(`[^`]+`)", text)
-    return "".join(p if k % 2 else re.sub(r"([\\*_<>\[\]#$|~^])", r"\\\1", p) for k, p in enumerate(parts))
+    return "".join(p if k % 2 else re.sub(r"[\\*_<>\[\]#$|~^]", lambda m: f"&#{ord(m[0])};", p) for k, p in enumerate(parts))
 
 
 def prose(docstring: str | None) -> str:

@@ -1,11 +1,10 @@
-"""What pages need beside their text: a style sheet, and the part of STIX Two Math (OFL) that mathematics needs as a web font."""
+"""What pages need beside their text: style sheet, search from the disk, and the part of STIX Two Math (OFL) that mathematics needs as a web font."""
 
 import functools
 import importlib.util
 import io
 from pathlib import Path
 
-STYLE = Path(__file__).with_name("site.css")
 # Latin, Greek, accents, punctuation, arrows, operators, brackets and mathematical alphabets
 RANGES = ((0x20, 0x17F), (0x300, 0x338), (0x370, 0x3FF), (0x2010, 0x2070), (0x20D0, 0x20E0), (0x2100, 0x214F))
 RANGES += ((0x2190, 0x22FF), (0x2308, 0x230F), (0x23B0, 0x23E1), (0x27C0, 0x27FF), (0x2A00, 0x2A10), (0x1D400, 0x1D7FF))
@@ -32,4 +31,5 @@ def font() -> bytes:
 
 def files() -> dict[str, str | bytes]:
     """Name in assets/ -> content."""
-    return {"site.css": STYLE.read_text(), "mathematics.woff": font()}
+    texts = {name: Path(__file__).with_name(name).read_text() for name in ("site.css", "iframe-worker.js")}
+    return {**texts, "mathematics.woff": font()}

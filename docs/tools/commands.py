@@ -11,26 +11,27 @@ ROOT = Path(__file__).parents[2]
 
 
 def escaped(text: str) -> str:
-    """Escapes what a cell of a table would read otherwise."""
-    return re.sub(r"([\\*_<>\[\]|])", r"\\\1", text)
+    """Writes what Markdown or a table would read as entities."""
+    return re.sub(r"[\\\\*_<>\[\]|`]", lambda match: f"&#{ord(match[0])};", text)
 
 
 def takes(action: argparse.Action) -> str:
-    """What a flag takes: its choices, its own word, or nothing."""
+    """What a flag takes: its choices, its own word, a kind of number, or nothing."""
     if action.nargs == 0:
         return ""
     if action.choices:
-        return ", ".join(f"`{choice}`" for choice in action.choices)
-    kinds = {int: "a whole number", float: "a number"}
-    return f"`{action.metavar}`" if action.metavar else kinds.get(action.type, "text")  # pyright: ignore
+        return "one of " + ", ".join(f"`{choice}`" for choice in action.choices)
+    kinds: dict[Any, str] = {int: "a whole number", float: "a number"}
+    return f"`{action.metavar}`" if action.metavar else kinds.get(action.type, "")
 
 
 def row(action: argparse.Action) -> str:
-    """A flag's row: its name, what it takes, its default, what it says of itself."""
-    default = "" if action.default in (None, "", False, argparse.SUPPRESS) else f"`{action.default}`"
-    default = "required" if action.required else default
+    """A flag's row: its name; what it says of itself, what it takes, its default."""
+    default = "" if action.default in (None, "", False, argparse.SUPPRESS) else f"default `{action.default}`"
+    notes = "; ".join(note for note in (takes(action), "required" if action.required else default) if note)
     flag = "<br>".join(f"`{name}`" for name in action.option_strings)
-    return f"| {flag} | {takes(action)} | {default} | {escaped(action.help or '')} |"
+    said = ". ".join(text for text in (escaped(action.help or ""), notes[:1].upper() + notes[1:]) if text)
+    return f"| {flag} | {said} |"
 
 
 def of_parser(parser: argparse.ArgumentParser) -> str:
@@ -42,8 +43,8 @@ def of_parser(parser: argparse.ArgumentParser) -> str:
             "",
             escaped(parser.description or ""),
             "",
-            "| flag | takes | default | |",
-            "|---|---|---|---|",
+            "| flag | |",
+            "|---|---|",
             *rows,
             "",
             escaped(parser.epilog or ""),

@@ -11,6 +11,8 @@ from latex2mathml.converter import convert
 
 FOUND = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 TAG = re.compile(r"\\tag\{([^{}]*)\}")
+ACCENTS = {"005E": "\u02c6", "007E": "\u02dc", "00AF": "\u00af", "02D9": "\u02d9", "00A8": "\u00a8", "02C6": "\u02c6", "02DC": "\u02dc"}
+ENVIRONMENTS = (("aligned", "align*"), ("gathered", "align*"))  # what the converter knows under another name
 
 
 def mathml(latex: str, display: str = "inline") -> str:
@@ -19,14 +21,26 @@ def mathml(latex: str, display: str = "inline") -> str:
     Raises:
         ValueError: for a command that the converter leaves as it stands, or for what it cannot read.
     """
+    source = latex
+    for name, known in ENVIRONMENTS:
+        source = source.replace(f"{{{name}}}", f"{{{known}}}")
     try:
-        made = convert(latex, display=display)
+        made = mended(convert(source, display=display))
     except Exception as error:
         raise ValueError(f"mathematics {latex!r} is not read: {error!r}") from error
     left = re.findall(r">\s*(\\[A-Za-z]+)", made)
     if left:
         raise ValueError(f"mathematics {latex!r} has {left[0]}, which latex2mathml does not know")
     return made.replace("<math ", f'<math alttext="{html.escape(" ".join(latex.split()))}" data-search-exclude ', 1)
+
+
+def mended(made: str) -> str:
+    """Mends what browsers draw badly of the converter's output: accents on their letters, upright letters, the sign of ~."""
+    accent = re.compile(r'<mover(?: accent="true")?>(.*?)<mo(?: [^>]*)?>&#x0([0-9A-F]{4});</mo></mover>')
+    one = lambda m: f'<mover>{m[1]}<mo class="accent" stretchy="false">{ACCENTS[m[2]]}</mo></mover>'
+    made = accent.sub(lambda m: one(m) if m[2] in ACCENTS else m[0], made)
+    made = made.replace("<mi>&#x0007E;</mi>", "<mo>\u223c</mo>")
+    return re.sub(r"<mi>(&#x000(?:[4-7][0-9A-F]);)</mi>", r'<mi mathvariant="normal">\1</mi>', made)  # \mathrm{d}
 
 
 def equation(latex: str) -> str:

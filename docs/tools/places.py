@@ -92,7 +92,7 @@ def nav(generated: set[str]) -> list[Any]:
         sections.append({"More": more})
     chinese = kept(CHINESE)
     chinese += sorted(p for p in there if re.fullmatch(r"zh/[^/]+\.md", p) and p not in CHINESE)
-    if chinese:
+    if chinese or cards(DOCS / "zh/cards"):
         sections.append({"中文": [*chinese, *_cards("zh/cards", "卡片")]})
     return sections
 
