@@ -12,6 +12,7 @@ from latex2mathml.converter import convert
 FOUND = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 TAG = re.compile(r"\\tag\{([^{}]*)\}")
 ACCENTS = {"005E": "\u02c6", "007E": "\u02dc", "00AF": "\u00af", "02D9": "\u02d9", "00A8": "\u00a8", "02C6": "\u02c6", "02DC": "\u02dc"}
+NAMED = re.compile(r'<mi>(log|exp|ln|sin|cos|tan|arctan|sinh|cosh|tanh|det|Pr)</mi>(<mo[^>]*>(?:&#x00028;|\()</mo>|)')
 ENVIRONMENTS = (("aligned", "align*"), ("gathered", "align*"))  # what the converter knows under another name
 
 
@@ -40,6 +41,7 @@ def mended(made: str) -> str:
     one = lambda m: f'<mover>{m[1]}<mo class="accent" stretchy="false">{ACCENTS[m[2]]}</mo></mover>'
     made = accent.sub(lambda m: one(m) if m[2] in ACCENTS else m[0], made)
     made = made.replace("<mi>&#x0007E;</mi>", "<mo>\u223c</mo>")
+    made = NAMED.sub(lambda m: f'<mo lspace="0.167em" rspace="{"0" if m[2] else "0.167em"}">{m[1]}</mo>{m[2]}', made)
     return re.sub(r"<mi>(&#x000(?:[4-7][0-9A-F]);)</mi>", r'<mi mathvariant="normal">\1</mi>', made)  # \mathrm{d}
 
 
