@@ -1,7 +1,7 @@
-"""Pages of the library's public names, read from the source: signatures and docstrings, nothing imported, nothing twice.
+"""Makes pages of the library's public names from the source: signatures and docstrings; nothing is imported.
 
-A package or module that `diffjax.__all__` names is a page. What its own `__all__` names and what it brings up from its files
-(`import x as x`) is listed first; then each file with its functions and classes that have no underscore.
+A package or module that `diffjax.__all__` names is a page. What its own `__all__` names and what it brings up from its
+files (`import x as x`) is listed first; then each file with its functions and classes that have no underscore.
 """
 
 import ast
@@ -78,7 +78,9 @@ def _arguments(args: ast.arguments) -> list[str]:
 def escaped(text: str) -> str:
     """Escapes what Markdown would read in plain prose; code between backticks stays."""
     parts = re.split(r"(`[^`]+`)", text)
-    return "".join(p if k % 2 else re.sub(r"[\\*_<>\[\]#$|~^]", lambda m: f"&#{ord(m[0])};", p) for k, p in enumerate(parts))
+    return "".join(
+        p if k % 2 else re.sub(r"[\\*_<>\[\]#$|~^]", lambda m: f"&#{ord(m[0])};", p) for k, p in enumerate(parts)
+    )
 
 
 def prose(docstring: str | None) -> str:
@@ -120,19 +122,19 @@ def first_line(docstring: str | None) -> str:
     return " ".join((docstring or "").split("\n\n")[0].split())
 
 
-def anchor(dotted: str) -> str:
-    """The anchor of an object: its dotted name."""
-    return dotted
+def of_method(node: ast.FunctionDef) -> list[str]:
+    """Writes a method with its docstring below; nothing for one without."""
+    docstring = ast.get_docstring(node)
+    said = f"> {prose(docstring)}".replace("\n", "\n> ")
+    return [f"`{node.name}({ast.unparse(node.args)})`", said] if docstring else []
 
 
 def entry(dotted: str, node: Definition) -> str:
     """A function, or a class with its public methods, as a section."""
     lines = [f"### `{node.name}` {{ #{dotted} }}", f"```python\n{signature(node)}\n```", prose(ast.get_docstring(node))]
-    if isinstance(node, ast.ClassDef):
-        for method in node.body:
-            if isinstance(method, ast.FunctionDef) and (method.name == "__call__" or not method.name.startswith("_")):
-                if docstring := ast.get_docstring(method):
-                    lines += [f"`{method.name}({ast.unparse(method.args)})`", f"> {prose(docstring)}".replace("\n", "\n> ")]
+    for method in node.body if isinstance(node, ast.ClassDef) else []:
+        if isinstance(method, ast.FunctionDef) and re.match(r"[^_]|__call__$", method.name):
+            lines += of_method(method)
     return "\n\n".join(line for line in lines if line.strip())
 
 
@@ -149,7 +151,9 @@ def files(name: str) -> dict[str, Path]:
 
 def modules() -> list[str]:
     """The packages and modules that `diffjax.__all__` names."""
-    return [n for n in listed(parsed(LIBRARY / "__init__.py")) if (LIBRARY / n).is_dir() or (LIBRARY / f"{n}.py").exists()]
+    return [
+        n for n in listed(parsed(LIBRARY / "__init__.py")) if (LIBRARY / n).is_dir() or (LIBRARY / f"{n}.py").exists()
+    ]
 
 
 def homes() -> dict[str, str]:

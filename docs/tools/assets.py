@@ -1,4 +1,4 @@
-"""What pages need beside their text: style sheet, search from the disk, and the part of STIX Two Math (OFL) that mathematics needs as a web font."""
+"""Makes what pages need beside their text: style sheet, search from the disk, a font for mathematics (STIX, OFL)."""
 
 import functools
 import importlib.util

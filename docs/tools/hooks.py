@@ -1,4 +1,4 @@
-"""What mkdocs calls while it builds the site: generated pages, links out of docs/, mathematics, the language of a page."""
+"""What mkdocs calls while it builds the site: generated pages, links out of docs/, mathematics, languages."""
 
 import importlib.util
 import os
@@ -86,4 +86,6 @@ def figures(html: str) -> str:
 
 def on_post_page(output: str, page: Any, config: Any) -> str:
     """Says the language of the Chinese pages."""
-    return output.replace('<html lang="en"', '<html lang="zh-Hans"', 1) if page.file.src_uri.startswith("zh/") else output
+    return (
+        output.replace('<html lang="en"', '<html lang="zh-Hans"', 1) if page.file.src_uri.startswith("zh/") else output
+    )

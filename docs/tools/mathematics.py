@@ -1,7 +1,7 @@
-"""LaTeX between dollars as MathML, which browsers draw themselves: no script, nothing from elsewhere.
+"""Turns LaTeX between dollars into MathML, which browsers draw themselves: no script, nothing from elsewhere.
 
-`\\tag{ddim.1}` becomes the number beside its equation and the anchor `#eq-ddim.1`. What the converter does not know stops
-the build.
+`\\tag{ddim.1}` becomes the number beside its equation and the anchor `#eq-ddim.1`. What the converter does not know
+stops the build.
 """
 
 import html
@@ -11,8 +11,16 @@ from latex2mathml.converter import convert
 
 FOUND = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 TAG = re.compile(r"\\tag\{([^{}]*)\}")
-ACCENTS = {"005E": "\u02c6", "007E": "\u02dc", "00AF": "\u00af", "02D9": "\u02d9", "00A8": "\u00a8", "02C6": "\u02c6", "02DC": "\u02dc"}
-NAMED = re.compile(r'<mi>(log|exp|ln|sin|cos|tan|arctan|sinh|cosh|tanh|det|Pr)</mi>(<mo[^>]*>(?:&#x00028;|\()</mo>|)')
+ACCENTS = {
+    "005E": "\u02c6",
+    "007E": "\u02dc",
+    "00AF": "\u00af",
+    "02D9": "\u02d9",
+    "00A8": "\u00a8",
+    "02C6": "\u02c6",
+    "02DC": "\u02dc",
+}
+NAMED = re.compile(r"<mi>(log|exp|ln|sin|cos|tan|arctan|sinh|cosh|tanh|det|Pr)</mi>(<mo[^>]*>(?:&#x00028;|\()</mo>|)")
 ENVIRONMENTS = (("aligned", "align*"), ("gathered", "align*"))  # what the converter knows under another name
 
 
@@ -36,7 +44,7 @@ def mathml(latex: str, display: str = "inline") -> str:
 
 
 def mended(made: str) -> str:
-    """Mends what browsers draw badly of the converter's output: accents on their letters, upright letters, the sign of ~."""
+    """Mends what browsers draw badly of the converter's output: accents, names of functions, upright letters."""
     accent = re.compile(r'<mover(?: accent="true")?>(.*?)<mo(?: [^>]*)?>&#x0([0-9A-F]{4});</mo></mover>')
     one = lambda m: f'<mover>{m[1]}<mo class="accent" stretchy="false">{ACCENTS[m[2]]}</mo></mover>'
     made = accent.sub(lambda m: one(m) if m[2] in ACCENTS else m[0], made)
@@ -48,6 +56,8 @@ def mended(made: str) -> str:
 def equation(latex: str) -> str:
     """Makes a displayed equation; its tag stands beside it."""
     tags = TAG.findall(latex)
+    if len(tags) > 1:
+        raise ValueError(f"an equation has the tags {', '.join(tags)}; give each its own $$ ... $$")
     body = mathml(TAG.sub("", latex).strip(), "block")
     if not tags:
         return f'<div class="equation">{body}</div>'

@@ -67,7 +67,11 @@ def indices() -> dict[str, str]:
     """The pages that list the cards, where there are any: place in the site -> Markdown."""
     made = {}
     for folder, title, text in (
-        ("cards", "Cards", "One page for each method: what it is, its equations with their lines of code, command, figures, traps."),
+        (
+            "cards",
+            "Cards",
+            "One page for each method: what it is, its equations with their lines of code, command, figures, traps.",
+        ),
         ("zh/cards", "卡片", "每个方法一页：是什么、公式与对应的代码行、命令、实测、注意。"),
     ):
         if list((DOCS / folder).glob("*.md")):
@@ -86,7 +90,9 @@ def nav(generated: set[str]) -> list[Any]:
     sections: list[Any] = ["index.md", *({name: kept(pages)} for name, pages in SECTIONS.items())]
     sections[2]["Methods"] += _cards("cards", "Cards")
     sections[3]["Use"] += kept(["reference/commands.md"])
-    sections[4]["Extend"] += [{"API": ["api/index.md", *sorted(p for p in there if p.startswith("api/") and p != "api/index.md")]}]
+    sections[4]["Extend"] += [
+        {"API": ["api/index.md", *sorted(p for p in there if p.startswith("api/") and p != "api/index.md")]}
+    ]
     named = {page for pages in SECTIONS.values() for page in pages} | RESERVED
     if more := sorted(page for page in there if "/" not in page and page not in named):
         sections.append({"More": more})
@@ -101,4 +107,6 @@ def _cards(folder: str, title: str) -> list[Any]:
     groups = cards(DOCS / folder)
     if not groups:
         return []
-    return [{title: [f"{folder}/index.md", *({f: [f"{folder}/{p.name}" for p in paths]} for f, paths in groups.items())]}]
+    return [
+        {title: [f"{folder}/index.md", *({f: [f"{folder}/{p.name}" for p in paths]} for f, paths in groups.items())]}
+    ]

@@ -1,7 +1,7 @@
 """What pages link to outside of docs/: it travels with the site, under repo/, at its own path.
 
-A Markdown file is a page, another text file a page with its numbered lines, a folder a list of what is in it; the rest (pictures,
-notebooks) is copied. Links are written for a checkout, `../configs/vpsde.py#L12`; here they are turned to those places.
+A Markdown file is a page, another text file a page with its numbered lines, a folder a list of what is in it; the rest
+(pictures, notebooks) is copied. Links are written for a checkout, `../configs/vpsde.py#L12`; here they are turned to those places.
 """
 
 import os
@@ -28,7 +28,7 @@ def joined(text: str, change) -> str:
 
 
 def place(path: Path) -> str | None:
-    """Where a file or folder of the repository stands in the site's sources, "repo/configs/vpsde.py.md"; None: nowhere."""
+    """Where a file or folder of the repository stands in the site, "repo/configs/vpsde.py.md"; None: nowhere."""
     if not path.exists() or ROOT not in [path, *path.parents] or HIDDEN & set(path.parts):
         return None
     if path.is_relative_to(DOCS) and path.suffix in (".md", ".png", ".svg"):
@@ -94,7 +94,8 @@ def page(path: Path) -> str:
     if path.suffix == ".md":
         return text
     language = TEXT.get(path.suffix, "text")
-    return f'---\nsearch: {{exclude: true}}\ntitle: {path.name}\n---\n# {name}\n\n````{language} linenums="1"\n{text}\n````\n'
+    front = f"---\nsearch: {{exclude: true}}\ntitle: {path.name}\n---\n"
+    return f'{front}# {name}\n\n````{language} linenums="1"\n{text}\n````\n'
 
 
 def linked(path: Path) -> bool:
