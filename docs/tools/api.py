@@ -139,13 +139,18 @@ def entry(dotted: str, node: Definition) -> str:
 
 
 def files(name: str) -> dict[str, Path]:
-    """The modules of a public name of the library: dotted name -> file; the package itself first."""
-    if (LIBRARY / f"{name}.py").exists():
-        return {f"diffjax.{name}": LIBRARY / f"{name}.py"}
-    found = {f"diffjax.{name}": LIBRARY / name / "__init__.py"}
-    for path in sorted((LIBRARY / name).glob("*.py")):
-        if not path.stem.startswith("_"):
-            found[f"diffjax.{name}.{path.stem}"] = path
+    """The modules of a public name of the library: dotted name -> file; the package itself first.
+
+    What it brings up from a file that has no page of its own, such as `diffjax.tabulated`, is documented with it.
+    """
+    folder = LIBRARY / name
+    found = {f"diffjax.{name}": folder / "__init__.py" if folder.is_dir() else LIBRARY / f"{name}.py"}
+    found |= {f"diffjax.{name}.{path.stem}": path for path in sorted(folder.glob("*.py")) if path.stem[0] != "_"}
+    for dotted in brought(parsed(found[f"diffjax.{name}"])).values():
+        module = dotted.rpartition(".")[0]
+        path = LIBRARY / f"{module.removeprefix('diffjax.')}.py"
+        if module.count(".") == 1 and path.exists() and module.removeprefix("diffjax.") not in modules():
+            found[module] = path
     return found
 
 

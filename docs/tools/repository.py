@@ -1,7 +1,8 @@
-"""What pages link to outside of docs/: it travels with the site, under repo/, at its own path.
+"""Finds what pages link to outside of docs/: it travels with the site, under repo/, at its own path.
 
 A Markdown file is a page, another text file a page with its numbered lines, a folder a list of what is in it; the rest
-(pictures, notebooks) is copied. Links are written for a checkout, `../configs/vpsde.py#L12`; here they are turned to those places.
+(pictures, notebooks) is copied. Links are written for a checkout, `../configs/vpsde.py#L12`; here they are turned to
+those places.
 """
 
 import os
