@@ -122,6 +122,29 @@ def test_the_figures_of_the_choice_are_those_of_the_study():
         assert f"{ours[10]:.3f}" in text
 
 
+# Hardware: what its table says of itself
+
+
+def test_the_states_of_the_table_are_those_of_their_parameters():
+    """Parameters, two moments of Adam and one average, or two, in float32."""
+    rows = re.findall(
+        r"\| ([\d,]+) \| (\d+) \| [\d.]+ \| ([\d.]+) MiB \| ([\d.]+) MiB \|", (DOCS / "hardware.md").read_text()
+    )
+    assert len(rows) > 6
+    for parameters, _, state, _ in rows:
+        copies = float(state) * 2**20 / (4 * int(parameters.replace(",", "")))
+        assert min(abs(copies - 4), abs(copies - 5)) < 0.1, parameters
+
+
+def test_batches_fit_the_memory_that_they_are_said_to():
+    """Nine tenths of a device's memory hold the state and 181 MiB an image, and less than 1.6 times as many images."""
+    rows = re.findall(r"^\| (\d+) GiB[^|]*\| batch (\d+)", (DOCS / "hardware.md").read_text(), re.MULTILINE)
+    assert len(rows) == 4
+    for memory, batch in rows:
+        room = (0.9 * 1024 * int(memory) - 1015.6) / 181
+        assert int(batch) <= room < 1.6 * int(batch)
+
+
 # Extending: the diffs
 
 

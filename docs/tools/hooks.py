@@ -31,6 +31,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # the commands are those of this checkout
 repository, places, mathematics = tool("repository"), tool("places"), tool("mathematics")
+IDEOGRAPHS = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef])\n(?=[\u3000-\u9fff\uff00-\uffef])")
 DOCS: Path = repository.DOCS
 MADE: dict[str, str] = {}  # place in the site -> Markdown, of pages that no file of docs/ has
 COPIED: dict[str, Path] = {}  # place -> file of the repository that is copied as it is
@@ -67,6 +68,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Turns links out of docs/ to where their files are in the site."""
+    if page.file.src_uri.startswith("zh/"):  # a line's end within Chinese text is no space
+        markdown = repository.outside_code(markdown, lambda text: IDEOGRAPHS.sub("", text))
     return repository.turned(markdown, page.file.src_uri)
 
 
