@@ -35,7 +35,7 @@ def tool(name):
 def build(folder, **words):
     """Runs mkdocs, strictly, as CONTRIBUTING says."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, **words)
 
 
