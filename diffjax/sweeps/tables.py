@@ -105,7 +105,7 @@ def make(plan: Plan, columns: str | Iterable[str] | None = None, over: str | Ite
     found = [_results(node) for node in nodes]
     paths = list(dict.fromkeys(path for each in found for path in each))
     asked = [columns] if isinstance(columns, str) else list(columns or ())
-    homes = {name: _home(name, paths) for name in asked if name not in (*plan.keys, *OWN)}
+    homes = {name: home_of(name, paths) for name in asked if name not in (*plan.keys, *OWN)}
     homes |= {_short(path): path for path in main(paths) if columns is None}
     rows = []
     for node, each in zip(nodes, found):
@@ -186,8 +186,8 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {} if isinstance(tree, list) else {prefix[:-1]: tree}
 
 
-def _home(column: str, paths: list[str]) -> str:
-    """The path that a column means."""
+def home_of(column: str, paths: list[str]) -> str:
+    """Finds the path that a column means; ConfigError where there is none, or several."""
     if column in paths or not paths:
         return column
     named = {path: _short(path).lower() for path in paths}
@@ -215,7 +215,7 @@ def _averaged(rows: list[Row], keys: list[str], shown: list[str], columns: list[
         for name in columns:
             found = [row[name] for row in done]
             row[name], row[name + ERROR] = mean(found)
-            if done and (lost := sum(not _is_number(value) for value in found)) and any(map(_is_number, found)):
+            if done and (lost := sum(not is_number(value) for value in found)) and any(map(is_number, found)):
                 notes = [
                     *notes,
                     f"{name}: {lost} of {len(done)} that are done have no finite value and are in no mean.",
@@ -230,7 +230,7 @@ def mean(values: list[Any]) -> tuple[Any, float | None]:
 
     Of texts it is the list of the different ones.
     """
-    numbers = [float(value) for value in values if _is_number(value)]
+    numbers = [float(value) for value in values if is_number(value)]
     if not numbers:
         texts = dict.fromkeys(str(value) for value in values if value is not None)
         return ", ".join(texts) or None, None
@@ -253,7 +253,8 @@ def _short(path: str) -> str:
     return path.removesuffix(".value").rpartition(".")[2]
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Tells a finite number from anything else."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
