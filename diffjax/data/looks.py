@@ -28,7 +28,7 @@ def _empty(dataset: Dataset) -> list[str]:
     if low > 0 and empty.size == low:  # whoever counts from 1 means as many classes as there are labels
         return [
             f"{dataset.name}: labels count from {low}, {low} to {high}, and are read as {dataset.classes} classes, 0 "
-            f"to {high}: no training example has label {named(empty)}; subtract {low} for {len(dataset.present)} classes"
+            f"to {high}: no training example has label {named(empty)}; subtract {low} for {high - low + 1} classes"
         ]
     unjudged = f", and {held} held-out examples of such labels are not judged" if held else ""
     return [

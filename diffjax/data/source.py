@@ -212,7 +212,8 @@ class Dataset(NamedTuple):
     def span(self) -> tuple[float, float] | None:
         """Tells between which numbers images and volumes of this data lie, in its units; None where nobody knows.
 
-        Pixels lie in [-1, 1]; else it is what units were measured of, or training examples that are here.
+        Pixels lie in [-1, 1]; else it is what units were measured of, or [-1, 1] and what training examples that are
+        here have beyond.
         """
         if len(self.shape) < 3 or self.units is not None:
             return None if len(self.shape) < 3 else (self.units.low, self.units.high)
@@ -222,7 +223,7 @@ class Dataset(NamedTuple):
             x = self.some("train", LOOKED).x
         except ValueError:  # they are not here
             return None
-        return float(x.min()), float(x.max())
+        return min(float(x.min()), -1.0), max(float(x.max()), 1.0)
 
     def check_range(self, name: str, x: np.ndarray) -> None:
         """Raises a ValueError for images (n, *shape), no bytes, that leave the data's span by half of its width."""

@@ -102,7 +102,7 @@ def make(plan: Plan, columns: str | Iterable[str] | None = None, over: str | Ite
         if key not in plan.keys:
             raise ConfigError(f"over={key!r} is no key of this sweep: {nearest(key, plan.keys)}.")
     nodes = [node for node in plan.nodes if node.trained]
-    found = [_results(node) for node in nodes]
+    found = [results(node) for node in nodes]
     paths = list(dict.fromkeys(path for each in found for path in each))
     asked = [columns] if isinstance(columns, str) else list(columns or ())
     homes = {name: home_of(name, paths) for name in asked if name not in (*plan.keys, *OWN)}
@@ -173,10 +173,10 @@ def main(paths: Iterable[str]) -> list[str]:
     return [*metrics, *(path for path in paths if path == "held_out_loss")][:1]
 
 
-def _results(node: Node) -> dict[str, Any]:
-    """What eval.json says, and results.json of the training alone, as a flat table of paths."""
-    results = work.found(node.workdir / "results.json")
-    own = {name: results[name] for name in TRAINING if name in results}
+def results(node: Node) -> dict[str, Any]:
+    """Reads what eval.json says, and results.json of the training alone, as a flat table of paths."""
+    written = work.found(node.workdir / "results.json")
+    own = {name: written[name] for name in TRAINING if name in written}
     return {**_flat(own), **_flat(work.found(node.folder / "eval.json")), "minutes": own.get("minutes")}
 
 
