@@ -10,6 +10,7 @@ that is imported and called, and so only on the word of whoever runs this proces
 import contextlib
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
@@ -88,10 +89,18 @@ def maker(namespace: Any, spec: Mapping[str, Any], count: int) -> functools.part
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     missing = [k for k, p in parameters.items() if p.kind in named and p.default is p.empty and k not in given]
     if missing:
-        raise ConfigError(f"{title}.{path} also needs {', '.join(missing)}: a new name drops the old one's options.")
+        raise ConfigError(f"{title}.{path} also needs {', '.join(missing)}: {_way_on(spec, missing, count)}.")
     made = functools.partial(make, **keywords)
     made.spec = {**spec, "name": path}  # pyright: ignore[reportAttributeAccessIssue] (the words that it was made of, for reports)
     return made
+
+
+def _way_on(spec: Mapping[str, Any], missing: list[str], count: int) -> str:
+    """Says where options come from that have no default; those of another name are gone with it."""
+    if is_own(str(spec["name"])):
+        told = f"with {count} arguments and its options" if count else "with its options"
+        return f"a name stands for what makes the part, and is called {told}, so give {missing[0]}=... beside it"
+    return f"give {missing[0]}=... beside the name, as one of its own options"
 
 
 def member(namespace: Any, spec: Mapping[str, Any]) -> tuple[str, Callable, str, dict[str, Any]]:
@@ -133,10 +142,17 @@ def trust(names: str | Iterable[str]) -> None:
     Raises:
         ConfigError: for a name of another form.
     """
-    for name in [names] if isinstance(names, str) else names:
-        if not (is_own(name) or is_own(f"{name}:x")):
-            raise ConfigError(f"Got {name!r} to trust, expected package.module or package.module:Member.")
-        _TRUSTED.add(name)
+    for name in names if isinstance(names, Iterable) and not isinstance(names, str) else [names]:
+        text = os.fspath(name) if isinstance(name, os.PathLike) else name
+        if isinstance(text, str) and (isinstance(name, os.PathLike) or os.sep in text or text.endswith(".py")):
+            module = os.path.basename(text).removesuffix(".py")
+            raise ConfigError(
+                f"Got the path {text!r} to trust, expected the name that code is imported by: {module!r}, with the "
+                "folder it lies in on PYTHONPATH."
+            )
+        if not isinstance(text, str) or not (is_own(text) or is_own(f"{text}:x")):
+            raise ConfigError(f"Got {text!r} to trust, expected package.module or package.module:Member.")
+        _TRUSTED.add(text)
 
 
 def is_own(name: str) -> bool:

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from test_sweeps import CONFIG
-from test_sweeps_run import until
+from test_sweeps_run import LONG, until
 
 from diffjax import runs, sweeps
 from diffjax.config import ConfigError
-from diffjax.sweeps import claims, plan, work, workers
+from diffjax.sweeps import claims, columns, plan, tables, work, workers
 from diffjax.training import NonFiniteError
 
 
@@ -160,7 +160,14 @@ def test_what_runs_is_watched(tmp_path, monkeypatch):
 
 def search(root, **options):
     space = {"learning_rate.peak": (1e-4, 1e-1, "log"), "seed": [0, 1]}
-    words = {"metric": "loss", "trials": 6, "root": root, "say": lambda line: None, **options}
+    words = {
+        "metric": "loss",
+        "measure": lambda run: {},
+        "trials": 6,
+        "root": root,
+        "say": lambda line: None,
+        **options,
+    }
     return sweeps.search(CONFIG, words.pop("space", space), **words)
 
 
@@ -220,6 +227,73 @@ def test_a_wrong_space_is_refused(tmp_path, faked, space, words):
     with pytest.raises(ConfigError, match=words):
         search(tmp_path / "root", space=space)
     assert not (tmp_path / "root").exists()
+
+
+class Metrics:
+    """What stands in for the reading of a data set and a trial of its judge."""
+
+    def __init__(self, monkeypatch, whole=True):
+        paths = ["metrics.Frechet distance.value", "metrics.Frechet distance.floor", "held_out_loss", "minutes"]
+        monkeypatch.setattr(columns, "known", lambda plan: (paths, whole))
+
+
+@pytest.mark.parametrize("metric", ["frechett", "Frechet distence", "loss", "held_out_los"])
+def test_a_metric_that_there_is_not_is_refused_before_the_first_trial(tmp_path, faked, monkeypatch, metric):
+    Metrics(monkeypatch)
+    with pytest.raises(ConfigError, match=f"There is no column '{metric}': .*it has Frechet distance, held_out_loss"):
+        search(tmp_path / "root", metric=metric, measure=None)
+    assert not (tmp_path / "root").exists()
+    assert faked[0] == []
+
+
+@pytest.mark.parametrize("words", [{}, {"measure": None, "metric": "bound.total"}, {"measure": None}])
+def test_a_metric_that_nobody_can_know_is_looked_for_when_the_first_trial_has_ended(
+    tmp_path, faked, monkeypatch, words
+):
+    """With a measure of one's own, a path in eval.json, or a method whose report has numbers of its own."""
+    Metrics(monkeypatch, whole="metric" in words)
+    done, said = faked[0], []
+    with pytest.raises(ConfigError, match="There is no column"):
+        search(tmp_path, say=said.append, **{"metric": "lossy", **words})
+    assert len(done) == 2  # one training, one evaluation
+    assert "is seen when the first trial has ended" in said[0]
+
+
+@pytest.mark.slow
+def test_what_can_be_known_of_a_run_is_what_its_evaluation_holds(tmp_path):
+    """Of a denoising run on points; `tests/test_judging.py` has the names of a judge."""
+    words = {**LONG, "train.steps": 20, "eval.samples": 16}
+    made = sweeps.Sweep(CONFIG, {"seed": [0], **words}, root=tmp_path).run(say=lambda line: None)
+    held = tables.results(made.plan.nodes[-1])
+    paths, whole = columns.known(made.plan)
+    assert whole
+    assert set(paths) <= {*held, "bits_per_dimension", *(path for path in paths if path.endswith(".gaussian"))}
+    assert {"metrics.exact W2.value", "held_out_loss", "minutes"} <= set(paths)
+    assert columns.check(made.plan, "sliced", None, print)
+
+
+def test_a_metric_that_is_no_number_ends_a_search(tmp_path, faked, monkeypatch):
+    written = lambda node, measure: (node.folder / "eval.json").write_text(json.dumps({"loss": "small"}))
+    monkeypatch.setattr(work, "_evaluate", written)
+    with pytest.raises(ConfigError, match="The metric 'loss' is 'small' of the first trial, expected a number"):
+        search(tmp_path)
+
+
+def test_a_trial_without_a_metric_that_others_have_is_a_failed_one(tmp_path, faked, monkeypatch):
+    """As one is whose samples are not finite, and are not judged."""
+    count = []
+
+    def evaluate(node, measure):
+        count.append(node.key)
+        (node.folder / "eval.json").write_text(json.dumps({"step": 1} if len(count) == 2 else {"loss": 1.0}))
+
+    monkeypatch.setattr(work, "_evaluate", evaluate)
+    space = {"learning_rate.peak": (1e-4, 1e-1, "log")}
+    assert [trial.state.name for trial in search(tmp_path, space=space, trials=3).trials] == [
+        "COMPLETE",
+        "FAIL",
+        "COMPLETE",
+    ]
 
 
 def test_optuna_is_asked_for_by_its_extra(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ N(0, 1), y = x + N(0, 1/2), y = 1.5 and w = 3 the flow from sigma = 80 ends in N
 is N(1.286, 0.378^2) (tests/test_guidance.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -58,7 +58,32 @@ def extrapolated(
     return Extrapolated(denoise, other, *_checked(w, low, high, rescale))
 
 
-def none(branch: Callable[[dict], Denoiser], given: dict, hidden: dict) -> Denoiser:
+NEVER = (
+    "needs a network that was trained without its condition too: train.label_dropout, or Condition(none, share), of "
+    "0.1 say."
+)
+
+
+class Unhidden(Mapping):
+    """Stands for `hidden` where a network always saw its conditions: whoever looks at it is refused, in one line."""
+
+    def refuse(self, *_: Any) -> Any:
+        """Raises the ValueError that says what guidance by it needs."""
+        raise ValueError(f"This guidance {NEVER}")
+
+    def __getitem__(self, name: str) -> Any:
+        return self.refuse()
+
+    def __iter__(self) -> Iterator[str]:
+        return self.refuse()
+
+    def __len__(self) -> int:
+        return self.refuse()
+
+    __or__ = __ror__ = refuse
+
+
+def none(branch: Callable[[dict], Denoiser], given: dict, hidden: Mapping[str, Any]) -> Denoiser:
     """Guides by nothing: returns the denoiser of what is given, as it is."""
     return branch(given)
 
@@ -66,7 +91,7 @@ def none(branch: Callable[[dict], Denoiser], given: dict, hidden: dict) -> Denoi
 def classifier_free(
     branch: Callable[[dict], Denoiser],
     given: dict,
-    hidden: dict,
+    hidden: Any,
     w: Any,
     low: Any = 0.0,
     high: Any = np.inf,
@@ -78,10 +103,15 @@ def classifier_free(
         branch: given -> denoiser.
         given, hidden: with the conditions, and with that of "none" in their place, which `conditions.drop` has trained.
         w, low, high, rescale: as in `extrapolated`. A w that is the number 1 gives the conditional denoiser itself.
+
+    Raises:
+        ValueError: as for `extrapolated`, and for a network whose conditions were never hidden.
     """
     w, low, high, rescale = _checked(w, low, high, rescale)
     if host.concrete(w) and w == 1:
         return branch(given)
+    if isinstance(hidden, Unhidden):
+        hidden.refuse()
     return ClassifierFree(jax.tree_util.Partial(branch), (given, hidden), w, low, high, rescale)
 
 

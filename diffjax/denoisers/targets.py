@@ -280,6 +280,8 @@ def check_target(target: Target, schedule: Schedule, *times: Any) -> None:
     Raises:
         ValueError: naming target, schedule, time, and the targets that work there; or if sigma_data is not positive.
     """
+    for got in (target, schedule):
+        host.need_object(got)
     if isinstance(target, Score):
         need_gaussian(schedule, "A score gives E[x_0 | x_t] by Tweedie's formula", "predict X0, Eps, V or EDM")
     target.check(schedule)

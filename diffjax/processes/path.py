@@ -99,6 +99,7 @@ def along(
 
 
 def _clock(schedule: Schedule) -> Rectified:
+    host.need_object(schedule)
     clock = schedule.base if isinstance(schedule, FlowOnly) else schedule
     if not isinstance(clock, Rectified):
         raise ValueError(

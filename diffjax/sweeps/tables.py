@@ -102,10 +102,10 @@ def make(plan: Plan, columns: str | Iterable[str] | None = None, over: str | Ite
         if key not in plan.keys:
             raise ConfigError(f"over={key!r} is no key of this sweep: {nearest(key, plan.keys)}.")
     nodes = [node for node in plan.nodes if node.evaluates]
-    found = [_results(node) for node in nodes]
+    found = [results(node) for node in nodes]
     paths = list(dict.fromkeys(path for each in found for path in each))
     asked = [columns] if isinstance(columns, str) else list(columns or ())
-    homes = {name: _home(name, paths) for name in asked if name not in (*plan.keys, *work.RESERVED)}
+    homes = {name: home_of(name, paths) for name in asked if name not in (*plan.keys, *work.RESERVED)}
     homes |= {_short(path): path for path in main(paths) if columns is None}
     rows = []
     for node, each in zip(nodes, found):
@@ -176,10 +176,10 @@ def main(paths: Iterable[str]) -> list[str]:
     return judged or [path for path in paths if "." not in path and path not in (*TRAINING, *work.RESERVED)]
 
 
-def _results(node: Node) -> dict[str, Any]:
-    """What eval.json says, and results.json of the training alone, as a flat table of paths."""
-    results = work.found(node.workdir / "results.json")
-    own = {name: results[name] for name in TRAINING if name in results}
+def results(node: Node) -> dict[str, Any]:
+    """Reads what eval.json says, and results.json of the training alone, as a flat table of paths."""
+    written = work.found(node.workdir / "results.json")
+    own = {name: written[name] for name in TRAINING if name in written}
     ended = work.found(node.folder / "eval.json")
     minutes = {"minutes": (own if node.trained else ended).get("minutes")}
     return {**_flat(own), **_flat(ended), **minutes}
@@ -191,8 +191,8 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {} if isinstance(tree, list) else {prefix[:-1]: tree}
 
 
-def _home(column: str, paths: list[str]) -> str:
-    """The path that a column means."""
+def home_of(column: str, paths: list[str]) -> str:
+    """Finds the path that a column means; ConfigError where there is none, or several."""
     if column in paths or not paths:
         return column
     named = {path: _short(path).lower() for path in paths}
@@ -220,7 +220,7 @@ def _averaged(rows: list[Row], keys: list[str], shown: list[str], columns: list[
         for name in columns:
             found = [row[name] for row in done]
             row[name], row[name + ERROR] = mean(found)
-            if done and (lost := sum(not _is_number(value) for value in found)) and any(map(_is_number, found)):
+            if done and (lost := sum(not is_number(value) for value in found)) and any(map(is_number, found)):
                 notes = [
                     *notes,
                     f"{name}: {lost} of {len(done)} that are done have no finite value and are in no mean.",
@@ -235,7 +235,7 @@ def mean(values: list[Any]) -> tuple[Any, float | None]:
 
     Of texts it is the list of the different ones.
     """
-    numbers = [float(value) for value in values if _is_number(value)]
+    numbers = [float(value) for value in values if is_number(value)]
     if not numbers:
         texts = dict.fromkeys(str(value) for value in values if value is not None)
         return ", ".join(texts) or None, None
@@ -258,7 +258,8 @@ def _short(path: str) -> str:
     return path.removesuffix(".value").rpartition(".")[2]
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Tells a finite number from anything else."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
