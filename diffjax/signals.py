@@ -12,11 +12,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 REPEATED = 0.5  # seconds: shells and schedulers say one thing by several signals at once
 PATIENCE = 5.0  # seconds that a program which was insisted on has to end by itself
+
+
+class Stopped(Exception):
+    """Training was asked to stop by a signal; what it had reached is saved where there is a workdir."""
+
+    def __init__(self, number: signal.Signals, step: int, workdir: Path | None):
+        self.signal, self.step, self.workdir = number, step, workdir
+        kept = f"saved; --workdir={workdir} resumes" if workdir else "not saved: it has no workdir"
+        super().__init__(f"stopped at step {step}, {kept}")
 
 
 class Insisted(KeyboardInterrupt):
