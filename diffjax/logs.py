@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -89,7 +90,7 @@ class Log:
 
     def __enter__(self) -> "Log":
         if self._bar is not None:
-            self._outputs.enter_context(activity.shown_by(self._follow))
+            self._outputs.enter_context(activity.shown_by(partial(self._follow, self._bar)))
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -122,13 +123,13 @@ class Log:
             rates = f"{rate:.1f} step/s  {rate * batch_size:,.0f} images/s"
             print(f"step {step}/{self._total}  loss {loss:.4f}{lost}  {rates}  {left:.0f} s left", flush=True)
 
-    def _follow(self) -> bool:
+    def _follow(self, bar: Any) -> bool:
         """Moves the bar to the step now; tells whether that is another one than when it was last looked at."""
         with self._moving:
-            step = self._bar.n if self._at is None else self._at()
+            step = bar.n if self._at is None else self._at()
             before, self._seen = self._seen, step
-            self._bar.update(step - self._bar.n)
-            self._bar.refresh()
+            bar.update(step - bar.n)
+            bar.refresh()
         return step != before
 
     def say(self, text: str) -> None:

@@ -112,6 +112,17 @@ def undisturbed(main: Callable[..., int]) -> int:
 
 
 @contextlib.contextmanager
+def untraced() -> Iterator[None]:
+    """Hides the trace that Python shows of an interrupt which is lost in a callback (the collector's)."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda lost: None if issubclass(lost.exc_type, KeyboardInterrupt) else hook(lost)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
 def insistence(last_words: Callable[[signal.Signals], str]) -> Iterator[None]:
     """Ends the process `PATIENCE` seconds after a second stop signal, or at a third, whatever hangs in it.
 
@@ -126,12 +137,10 @@ def insistence(last_words: Callable[[signal.Signals], str]) -> Iterator[None]:
         os.register_at_fork(after_in_child=_deaf)
     thread = threading.Thread(target=_listen, args=(ears, last_words), daemon=True)
     thread.start()
-    hook = sys.unraisablehook  # an interrupt in a callback (the collector's) is lost, and Python would show its trace
-    sys.unraisablehook = lambda lost: None if issubclass(lost.exc_type, KeyboardInterrupt) else hook(lost)
     try:
-        yield
+        with untraced():
+            yield
     finally:
-        sys.unraisablehook = hook
         signal.set_wakeup_fd(before)
         mouth.close()
         thread.join()
