@@ -6,9 +6,9 @@
 What says "data" is decided by the images when the run begins, and stands in its config.json (`diffjax.derived`): the
 classes, the multipliers and attention of the U-Net for this size (an even one, 8 to 256), and by channels=None whether
 it is grey. Expected: report.md with samples of every class in turn beside held-out images, and distances beside their
-floor. A step of 64 colour images of 32 x 32 takes 3.4 to 3.9 s of CPU time, so that its 4800 steps are about five hours
-of that; on CPUs nobody has trained them to the end. `--mode=show` says what a step of your size costs. For less, take
---config.train.steps=600 or model.channels=16; larger sizes want an accelerator, and --config.model.channels=128.
+floor. A step of 64 colour images of 32 x 32 took 3.4 to 3.9 s of CPU time on two busy cores, so that its 4800 steps are
+some five hours of that; on CPUs nobody has trained them to the end. `--mode=show` says what a step of your size costs.
+For less, take --config.train.steps=600 or model.channels=16; larger sizes want an accelerator and model.channels=128.
 """
 
 from ml_collections import ConfigDict

@@ -80,6 +80,9 @@ def test_what_is_built_is_noted_while_it_is_looked_for_alone():
         maker(samplers, spec("ddim", eta=0.5), 1)
     maker(samplers, spec("heun"), 1)
     assert [dict(one) for one, _ in book] == [{"name": "ddim", "eta": 0.5}] * 2
+    with specs.noted() as called:  # with one argument, which is no option then, whatever its default
+        maker(SimpleNamespace(f=lambda first=0, second=(1, 2): None), spec("f"), 1)
+    assert called[-1] == ({"name": "f"}, {"second": (1, 2)})
     assert specs.unsaid({"sampler": spec("ddim", eta=0.5), "seed": 0, "grid": spec("other")}, book) == {}
     assert specs.unsaid({"sampler": spec("heun")}, [({"name": "heun"}, {"a": (1, None), "b": "x"})]) == {
         "sampler": "a=(1, None), b=x"
