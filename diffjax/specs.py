@@ -86,6 +86,7 @@ def maker(namespace: Any, spec: Mapping[str, Any], count: int) -> functools.part
         if isinstance(value, str) and isinstance(default, int | float) and not isinstance(default, bool):
             keywords[key] = number(f"{title}.{path}: {key} is", value, default)
     given = {*list(parameters)[:count], *keywords}
+    _note(spec, make, count)  # better than `member`, which does not know what it is called with
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     missing = [k for k, p in parameters.items() if p.kind in named and p.default is p.empty and k not in given]
     if missing:
@@ -130,7 +131,49 @@ def member(namespace: Any, spec: Mapping[str, Any]) -> tuple[str, Callable, str,
         make = getattr(make, part)
     if not callable(make):
         raise ConfigError(f"{title}.{path} is a module, name one of its members: {nearest('', _public(make))}.")
+    _note(spec, make, 0)
     return title, make, path, keywords
+
+
+_BOOKS: list[list[tuple[dict[str, Any], dict[str, Any]]]] = []  # of `noted`
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[list[tuple[dict[str, Any], dict[str, Any]]]]:
+    """Notes what is built in a `with` block: (the spec, the options that it leaves out with their defaults)."""
+    book: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    _BOOKS.append(book)
+    try:
+        yield book
+    finally:
+        _BOOKS.remove(book)
+
+
+def _note(spec: Mapping[str, Any], make: Callable, count: int) -> None:
+    options = list(inspect.signature(make).parameters.values())[count:] if _BOOKS else []
+    told = {option.name: option.default for option in options if option.name not in spec and is_plain(option.default)}
+    for book in _BOOKS:
+        book.append((dict(spec), told))
+
+
+def is_plain(value: Any) -> bool:
+    """Tells what a command line can say (a number, a text, true, none, a tuple of these) from an object."""
+    if isinstance(value, tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def unsaid(config: Mapping[str, Any], book: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, str]:
+    """Writes for each group of a config, by name, the options that it leaves out, with their defaults.
+
+    Args:
+        book: of `noted`, when the config was built.
+    """
+    told, specs = {}, {group: dict(config[group]) for group in config if is_spec(config[group])}
+    for group, own in specs.items():
+        options = [left for spec, left in book if spec == own]  # of the last: it was called
+        told[group] = ", ".join(f"{name}={value}" for name, value in (options or [{}])[-1].items())
+    return {group: text for group, text in told.items() if text}
 
 
 _TRUSTED: set[str] = set()

@@ -1,5 +1,6 @@
 """What is at hand: names of the package, the line that opens a command, short names of samplers, words of a draw."""
 
+import inspect
 import subprocess
 import sys
 from functools import partial
@@ -54,6 +55,38 @@ def test_it_opens_a_command(capsys):
     words = [f"--config.{flag}" for flag in flags]
     assert command_line.main(["--mode=show", "--config=configs/vpsde.py:tiny", *words]) == 0
     assert capsys.readouterr().out.startswith("diffjax ")
+
+
+def test_the_options_that_a_config_leaves_out_are_shown(capsys):
+    """With their defaults, by the group that sets them; those that it says are in the config above."""
+    flags = ["data.name=moons", "data.n=200", "model.name=MLP", "model.width=8", "model.depth=1", "sampler.name=heun"]
+    words = [f"--config.{flag}" for flag in flags]
+    assert command_line.main(["--mode=show", "--config=configs/vpsde.py:tiny", *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("defaults "))
+    shown = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[at + 1 : lines.index("", at)]}
+    fields = {"data": ("held_out=2000", "noise=0.05", "seed=0"), "schedule": ("t_max=1.0",)}
+    own = ("classes=None", "dropout=0.0", "embedding=positional", "outputs=1", "condition=0", "gap=0", "dtype=float32")
+    assert shown["model"].split(", ") == list(own)
+    for group, expected in fields.items():
+        assert shown[group].split(", ") == list(expected)
+    defaults = inspect.signature(samplers.heun.edm).parameters
+    assert [text.partition("=")[0] for text in shown["sampler"].split(", ")] == list(defaults)[1:]
+    assert "prepare" not in shown  # "nothing" has no options
+
+
+def test_what_is_built_is_noted_while_it_is_looked_for_alone():
+    with specs.noted() as book:
+        maker(samplers, spec("ddim", eta=0.5), 1)
+    maker(samplers, spec("heun"), 1)
+    assert [dict(one) for one, _ in book] == [{"name": "ddim", "eta": 0.5}] * 2
+    with specs.noted() as called:  # with one argument, which is no option then, whatever its default
+        maker(SimpleNamespace(f=lambda first=0, second=(1, 2): None), spec("f"), 1)
+    assert called[-1] == ({"name": "f"}, {"second": (1, 2)})
+    assert specs.unsaid({"sampler": spec("ddim", eta=0.5), "seed": 0, "grid": spec("other")}, book) == {}
+    assert specs.unsaid({"sampler": spec("heun")}, [({"name": "heun"}, {"a": (1, None), "b": "x"})]) == {
+        "sampler": "a=(1, None), b=x"
+    }
 
 
 @pytest.mark.parametrize(

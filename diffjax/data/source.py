@@ -164,6 +164,11 @@ class Dataset(NamedTuple):
     units: Any = None
     decode: Callable[[Any, str], np.ndarray] | None = None
 
+    def __repr__(self) -> str:
+        sizes = f"{len(self.train):,} training and {len(self.held_out):,} held-out examples of shape {self.shape}"
+        classes = "" if self.classes is None else f", {self.classes} classes"
+        return f"<Dataset {self.name}: {sizes}{classes}, split {self.fingerprint}>"
+
     @property
     def in_memory(self) -> bool:
         """Whether examples are looked at without opening a file."""

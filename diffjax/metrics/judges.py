@@ -22,6 +22,10 @@ NEEDS = {  # metrics between as many samples as examples: the fewest of each
     "exact W2": 1,
     "sliced W2": 1,
 }
+NO_FRECHET = (
+    "No Frechet distance: it compares what a classifier sees, and the only one here is that of the gate of the shipped "
+    "digits (all ten classes, without endpoints); these distances are between the examples themselves."
+)
 
 
 @activity.doing("judging samples")
@@ -98,7 +102,7 @@ def two_samples(drawn: Drawn, dataset: Any) -> list[Section]:
     )
     rows = [f"| {name} | {cells(row)} |" for name, row in metrics.items()]
     head = ["| metric | value | floor | Gaussian fit |", "|---|---|---|---|"]
-    text = "\n".join([*head, *rows, "", f"At n = {n}; there is no gate for this.", ""])
+    text = "\n".join([*head, *rows, "", f"At n = {n}; there is no gate for this. {NO_FRECHET}", ""])
     return [Section({"metrics": metrics}, text), *([left_out(left)] if left else [])]
 
 

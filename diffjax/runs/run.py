@@ -22,6 +22,7 @@ from diffjax import (
     operators,
     parallel,
     snapshots,
+    summary,
     training,
 )
 from diffjax.checkpoint import Checkpoints, Restored
@@ -46,6 +47,9 @@ class Run(NamedTuple):
     state: training.TrainState
     workdir: Path | None = None
     config: Config | None = None
+
+    def __repr__(self) -> str:
+        return summary.line("Run", self, self.config)
 
     @property
     def name(self) -> str:

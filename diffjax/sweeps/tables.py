@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from diffjax import config as configs
+from diffjax import summary
 from diffjax.config import Config, ConfigError, nearest
 from diffjax.runs import workdir as files
 from diffjax.runs.build import complete
@@ -90,8 +91,8 @@ def make(plan: Plan, columns: str | Iterable[str] | None = None, over: str | Ite
 
     Args:
         columns: what eval.json and results.json hold, by a dotted path, the last name of one, or the words it begins
-            with ("frechet" for metrics.Frechet distance.value); default the first metric, or what is
-            measured.
+            with ("frechet" for metrics.Frechet distance.value); default the distance that a report opens with
+            (`summary.FIRST`), else the first metric, or what is measured.
         over: swept keys, such as "seed".
 
     Raises:
@@ -105,7 +106,8 @@ def make(plan: Plan, columns: str | Iterable[str] | None = None, over: str | Ite
     found = [results(node) for node in nodes]
     paths = list(dict.fromkeys(path for each in found for path in each))
     asked = [columns] if isinstance(columns, str) else list(columns or ())
-    homes = {name: home_of(name, paths) for name in asked if name not in (*plan.keys, *work.RESERVED)}
+    known = paths if set(paths) - {*TRAINING} else []  # else nothing is evaluated that could have the column
+    homes = {name: home_of(name, known) for name in asked if name not in (*plan.keys, *work.RESERVED)}
     homes |= {_short(path): path for path in main(paths) if columns is None}
     rows = []
     for node, each in zip(nodes, found):
@@ -119,6 +121,16 @@ def make(plan: Plan, columns: str | Iterable[str] | None = None, over: str | Ite
         return _averaged(rows, [key for key in plan.keys if key not in over], several, [*homes, "minutes"], notes)
     errors = ["error"] if any(row["error"] for row in rows) else []
     return Table(rows, [*several, *homes, "minutes", "status", *errors], notes)
+
+
+def check(plan: Plan, columns: list[str] | None) -> None:
+    """Checks the columns of a table before a run, where an evaluation is there that says which there are.
+
+    Raises:
+        ConfigError: for a column that is not there, or means several.
+    """
+    if columns and any(node.evaluates and (node.folder / "eval.json").is_file() for node in plan.nodes):
+        make(plan, columns)
 
 
 def of_root(root: str | Path) -> Plan:
@@ -169,10 +181,11 @@ def table(root: str | Path, columns: str | Iterable[str] | None = None, over: st
 
 
 def main(paths: Iterable[str]) -> list[str]:
-    """Finds the columns of a table if none are asked for: the first metric, a held-out loss, or what is measured."""
+    """Finds the columns of a table if none are asked for: a distance, else the first metric, or what is measured."""
     paths = list(paths)
+    first = [path for path in (f"metrics.{name}.value" for name in summary.FIRST) if path in paths]
     metrics = [path for path in paths if path.startswith("metrics.") and path.endswith(".value")]
-    judged = [*metrics, *(path for path in paths if path == "held_out_loss")][:1]
+    judged = [*first, *metrics, *(path for path in paths if path == "held_out_loss")][:1]
     return judged or [path for path in paths if "." not in path and path not in (*TRAINING, *work.RESERVED)]
 
 
