@@ -82,7 +82,7 @@ def chain(schedule: Schedule, ts: Any) -> Chain:
     with np.errstate(divide="ignore"):
         snr = (alpha / sigma) ** 2
         change = 2 * (np.log(alpha[:-1]) - np.log(sigma[:-1]) - np.log(alpha[1:]) + np.log(sigma[1:]))
-    gain = snr[1:] * -np.expm1(change)
+    gain = snr[1:] * -np.expm1(change)  # (ancestral.3)
     if sigma[-1] > 0:
         return Chain(ts, np.append(gain, np.inf), (sigma[-1] / alpha[-1]) ** 2)
     if len(gain) > 1:
