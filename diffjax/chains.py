@@ -138,7 +138,7 @@ def tightest(schedule: Schedule, ts: Any, var: Any, steps: int) -> np.ndarray:
         raise ValueError(f"steps is {steps!r}, expected an integer from 2 to {n}, those of the grid.")
     snr = (alpha[:-1] / sigma[:-1]) ** 2
     gain = snr[None, :] - snr[:, None]  # of the step from row to column
-    cost = np.where(gain > 0, 0.5 * np.log1p(np.maximum(gain, 0) * var[:, None]), np.inf)
+    cost = np.where(gain > 0, 0.5 * np.log1p(np.maximum(gain, 0) * var[:, None]), np.inf)  # (analytic.5)
     best, came = np.full(n, np.inf), []
     best[0] = 0.0
     for _ in range(steps - 1):

@@ -250,6 +250,7 @@ def linear_step(model: Denoiser, key: Key, x: Array, row: Linear) -> Array:
     return (
         row.x * x
         + row.mean * mean
+        # (analytic.1)
         + std(row.noise_var + row.spread**2 * var) * jax.random.normal(key, x.shape, x.dtype)  # (ancestral.4)
     )
 
