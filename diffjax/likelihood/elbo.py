@@ -94,7 +94,7 @@ class _Bounding(NamedTuple):
 
         def add(total: Array, indexed_row: Any) -> tuple[Array, None]:
             i, row = indexed_row
-            return total + kl(posterior(i, row), row[3], x0).sum(), None  # (elbo.2)
+            return total + kl(posterior(i, row), row[3], x0).sum(), None
 
         count = len(rows[0])
         body = jax.tree.map(lambda column: column[:-1], rows)

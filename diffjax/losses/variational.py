@@ -41,7 +41,7 @@ _UNIT = unit()
 def kl(posterior: Posterior, gain: Any, x0: Array) -> Array:
     """Computes KL(q(x_s | x_t, x_0) || p(x_s | x_t)) in nats, entry by entry."""
     mean, var = posterior
-    return 0.5 * (jnp.log1p(gain * var) + gain * ((x0 - mean) ** 2 - var) / (1 + gain * var))
+    return 0.5 * (jnp.log1p(gain * var) + gain * ((x0 - mean) ** 2 - var) / (1 + gain * var))  # (elbo.2)
 
 
 def log_likelihood(posterior: Posterior, x0: Array, levels: int | None = None) -> Array:
