@@ -193,7 +193,7 @@ class EDM(Prediction):
         """
         alpha, sigma = schedule(t)
         total = jnp.hypot(sigma, alpha * self.sigma_data)
-        return alpha * (self.sigma_data / total) ** 2, sigma * self.sigma_data / total
+        return alpha * (self.sigma_data / total) ** 2, sigma * self.sigma_data / total  # (edm-recipe.1)
 
     def noise_out(self, schedule: Schedule, t: Any) -> Any:
         """Computes alpha sigma_data / sqrt(total2)."""

@@ -41,7 +41,7 @@ _UNIT = unit()
 def kl(posterior: Posterior, gain: Any, x0: Array) -> Array:
     """Computes KL(q(x_s | x_t, x_0) || p(x_s | x_t)) in nats, entry by entry."""
     mean, var = posterior
-    return 0.5 * (jnp.log1p(gain * var) + gain * ((x0 - mean) ** 2 - var) / (1 + gain * var))
+    return 0.5 * (jnp.log1p(gain * var) + gain * ((x0 - mean) ** 2 - var) / (1 + gain * var))  # (iddpm.2)
 
 
 def log_likelihood(posterior: Posterior, x0: Array, levels: int | None = None) -> Array:
@@ -129,6 +129,7 @@ def hybrid(
     a, b = target(process.schedule, t)
     F, u = split_maps(net(*inputs(process.schedule, target, process.corrupt(x0, z, t), t)), x0, 2)
     simple = weight(process.schedule, target, t) * jnp.mean((F - a * x0 - b * z) ** 2)
+    # (iddpm.3)
     return simple + vlb_weight * _bits(jax.lax.stop_gradient(F), u, process, target, x0, z, t, steps, levels)
 
 
