@@ -103,7 +103,7 @@ class Large(Wrapper):
 
     def __call__(self, x: Array, t: Any) -> Posterior:
         """Computes the mean of `denoise`, and the variance of N(0, v) data given x_t."""
-        return Posterior(self.denoise(x, t).mean, unit_variance(self.schedule, t, self.v))  # (ddpm-recipe.2)
+        return Posterior(self.denoise(x, t).mean, unit_variance(self.schedule, t, self.v))
 
 
 @pytree

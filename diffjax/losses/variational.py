@@ -41,7 +41,7 @@ _UNIT = unit()
 def kl(posterior: Posterior, gain: Any, x0: Array) -> Array:
     """Computes KL(q(x_s | x_t, x_0) || p(x_s | x_t)) in nats, entry by entry."""
     mean, var = posterior
-    return 0.5 * (jnp.log1p(gain * var) + gain * ((x0 - mean) ** 2 - var) / (1 + gain * var))  # (iddpm.2)
+    return 0.5 * (jnp.log1p(gain * var) + gain * ((x0 - mean) ** 2 - var) / (1 + gain * var))
 
 
 def log_likelihood(posterior: Posterior, x0: Array, levels: int | None = None) -> Array:
@@ -77,7 +77,7 @@ def term(posterior: Posterior, gain: Any, x0: Array, levels: int | None = None) 
     mean, var = posterior
     last = jnp.isinf(gain)
     decoder = -log_likelihood(Posterior(mean, jnp.where(last, var, 1.0)), x0, levels)  # no 0 / 0, nor its gradient
-    return jnp.where(last, decoder, kl(posterior, jnp.where(last, 1.0, gain), x0))
+    return jnp.where(last, decoder, kl(posterior, jnp.where(last, 1.0, gain), x0))  # (iddpm.2)
 
 
 def variational(
