@@ -124,7 +124,7 @@ def adjoint(sde: Dynamics, p: Callable[[Array], Array], x: Array, t: Any) -> Arr
 
 def probability_flow(sde: Dynamics, score: Field) -> Field:
     """Makes f - div(D) / 2 - D score / 2: the velocity of an ODE with the SDE's marginals."""
-    return lambda x, t: _at(sde, x, t)[0] - 0.5 * _osmosis(sde, score, x, t)  # (ito.3)
+    return lambda x, t: _at(sde, x, t)[0] - 0.5 * _osmosis(sde, score, x, t)
 
 
 def time_reversal(sde: Dynamics, score: Field, t_max: Any, churn: float = 1.0) -> SDE:
@@ -152,6 +152,7 @@ def time_reversal(sde: Dynamics, score: Field, t_max: Any, churn: float = 1.0) -
 
 def _osmosis(sde: Dynamics, score: Field, x: Array, t: Any) -> Array:
     """Computes div D + D score = div(D p) / p, (d,)."""
+    # (ito.3): the flow goes against half of it
     return _row_divergence(lambda y: _spread(sde, y, t), x) + jnp.matmul(
         _spread(sde, x, t), score(x, t), precision="highest"
     )
