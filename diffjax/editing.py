@@ -139,7 +139,7 @@ def edit(run: Any, x: Any, strength: Any, seeds: Iterable[int], given: dict[str,
         key_prior, _ = jax.random.split(key)  # as a sample of this seed does
         if strength == 1:
             return of.process.prior(key_prior, run.data.shape, request.start)
-        return of.process.corrupt(x0, of.process.noise(key_prior, x0), request.start)
+        return of.process.corrupt(x0, of.process.noise(key_prior, x0), request.start)  # (sdedit.1)
 
     def one(shared: tuple[PyTree, Any], own: tuple[Key, dict, Array]) -> tuple[Array, Array]:
         (params, request), (key, given, x0) = shared, own

@@ -134,6 +134,7 @@ class Extrapolated(Wrapper):
         """Computes the guided mean; the variance is that of `denoise`."""
         posterior = self.denoise(x, t)
         w = _strength(self.schedule, t, self.w, self.low, self.high)
+        # (autoguidance.1)
         return Posterior(combine(posterior.mean, self.other(x, t).mean, w, self.rescale), posterior.var)
 
 
@@ -169,10 +170,10 @@ class ClassifierFree:
 
 def combine(cond: Array, uncond: Array, w: Any, rescale: Any = 0.0) -> Array:
     """Computes cond + (w - 1) (cond - uncond), its standard deviation brought back by `rescale`; w = 1 gives cond."""
-    guided = cond + (w - 1) * (cond - uncond)
+    guided = cond + (w - 1) * (cond - uncond)  # (classifier-free.1)
     spread = jnp.std(guided)
     ratio = jnp.where(spread > 0, jnp.std(cond) / jnp.where(spread > 0, spread, 1.0), 1.0)
-    return guided * jnp.where(rescale > 0, 1 + rescale * (ratio - 1), 1.0)
+    return guided * jnp.where(rescale > 0, 1 + rescale * (ratio - 1), 1.0)  # (classifier-free.2)
 
 
 def tilted(denoise: Denoiser, potential: Potential, w: Any = 1.0) -> "Tilted":
@@ -208,7 +209,7 @@ class Tilted(Wrapper):
         """Computes the shifted mean; the variance stays that of `denoise`."""
         alpha, sigma = self.schedule(t)
         gradient, (mean, var) = self._pull(x, t)
-        return Posterior(mean + self.w * (sigma**2 / alpha) * gradient, var)
+        return Posterior(mean + self.w * (sigma**2 / alpha) * gradient, var)  # (classifier-guidance.1)
 
     def _pull(self, x: Array, t: Any) -> tuple[Array, Posterior]:
         """Computes the potential's gradient, of x's shape, and the unguided posterior."""
@@ -237,7 +238,7 @@ class TiltedByPrediction(Tilted):
             posterior = self.denoise(x, t)
             return self.potential(posterior.mean, t), posterior
 
-        return jax.grad(at_mean, has_aux=True)(x)
+        return jax.grad(at_mean, has_aux=True)(x)  # (dps.2)
 
 
 def mean_shift(denoise: Denoiser, potential: Potential, ts: Any, w: Any = 1.0) -> "MeanShift":
@@ -254,7 +255,7 @@ def mean_shift(denoise: Denoiser, potential: Potential, ts: Any, w: Any = 1.0) -
     schedule = denoise.schedule
     ts = grids.check(ts, float(schedule.t_max))
     alpha, sigma = amplitudes(schedule, ts)
-    gamma = alpha[1:] * (1 - (alpha[:-1] / sigma[:-1] * sigma[1:] / alpha[1:]) ** 2)
+    gamma = alpha[1:] * (1 - (alpha[:-1] / sigma[:-1] * sigma[1:] / alpha[1:]) ** 2)  # (classifier-guidance.3)
     return MeanShift(denoise, as_pytree(potential), w, ts[:-1], sigma[1:] ** 2 / alpha[1:], gamma)
 
 
@@ -279,7 +280,7 @@ class MeanShift(Wrapper):
     def __call__(self, x: Array, t: Any) -> Posterior:
         """Computes the shifted mean, NaN at a time outside the grid; the variance stays that of `denoise`."""
         mean, var = self.denoise(x, t)
-        scale = look_up(self.ts, self.least, t) + look_up(self.ts, self.gamma, t) * var
+        scale = look_up(self.ts, self.least, t) + look_up(self.ts, self.gamma, t) * var  # (classifier-guidance.2)
         return Posterior(mean + self.w * scale * jax.grad(self.potential)(x, t), var)
 
 
@@ -287,7 +288,7 @@ def _strength(schedule: Schedule, t: Any, w: Any, low: Any, high: Any) -> Array:
     """Takes w inside the interval of levels, 1 outside: a scalar."""
     alpha, sigma = schedule(t)
     inside = (sigma >= low * alpha) & ((sigma <= high * alpha) | jnp.isinf(high))
-    return jnp.where(inside, w, 1.0)
+    return jnp.where(inside, w, 1.0)  # (classifier-free.3)
 
 
 def _checked(w: Any, low: Any, high: Any, rescale: Any) -> tuple[Any, Any, Any, Any]:

@@ -184,7 +184,7 @@ class EDM(Prediction):
         """Computes (a, b) = (sigma, -alpha sigma_data^2) / (sigma_data sqrt(sigma^2 + alpha^2 sigma_data^2))."""
         alpha, sigma = schedule(t)
         total = jnp.hypot(sigma, alpha * self.sigma_data)
-        return sigma / (self.sigma_data * total), -alpha * self.sigma_data / total
+        return sigma / (self.sigma_data * total), -alpha * self.sigma_data / total  # (edm-recipe.1)
 
     def skip_out(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
         """Computes (c_skip, c_out) = (alpha sigma_data^2, sigma sigma_data sqrt(total2)) / total2.

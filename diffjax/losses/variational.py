@@ -77,7 +77,7 @@ def term(posterior: Posterior, gain: Any, x0: Array, levels: int | None = None) 
     mean, var = posterior
     last = jnp.isinf(gain)
     decoder = -log_likelihood(Posterior(mean, jnp.where(last, var, 1.0)), x0, levels)  # no 0 / 0, nor its gradient
-    return jnp.where(last, decoder, kl(posterior, jnp.where(last, 1.0, gain), x0))
+    return jnp.where(last, decoder, kl(posterior, jnp.where(last, 1.0, gain), x0))  # (iddpm.2)
 
 
 def variational(
@@ -129,6 +129,7 @@ def hybrid(
     a, b = target(process.schedule, t)
     F, u = split_maps(net(*inputs(process.schedule, target, process.corrupt(x0, z, t), t)), x0, 2)
     simple = weight(process.schedule, target, t) * jnp.mean((F - a * x0 - b * z) ** 2)
+    # (iddpm.3)
     return simple + vlb_weight * _bits(jax.lax.stop_gradient(F), u, process, target, x0, z, t, steps, levels)
 
 
