@@ -160,6 +160,10 @@ METRICS = {"Frechet distance": {"value": 6.007, "floor": 4.451, "gaussian": 63.6
             "exact W2 of 0.5, as much as real training data does",
         ),
         (
+            {"metrics": {"exact W2": {"value": 0.3, "floor": 0.4, "gaussian": 1.2}}},
+            "exact W2 of 0.3, 25 % less than real training data does (0.4, the floor) and 4.00 times less than",
+        ),
+        (
             {"metrics": {"exact W2": {"value": 0.5, "floor": 0.0}}},
             "exact W2 of 0.5, more than real training data does (0,",
         ),
