@@ -21,7 +21,10 @@ ACCENTS = {
     "02DC": "\u02dc",
 }
 NAMED = re.compile(r"<mi>(log|exp|ln|sin|cos|tan|arctan|sinh|cosh|tanh|det|Pr)</mi>(<mo[^>]*>(?:&#x00028;|\()</mo>|)")
-ENVIRONMENTS = (("aligned", "align*"), ("gathered", "align*"))  # what the converter knows under another name
+KNOWN_AS = (  # what the converter knows under another name
+    (r"\{(?:aligned|gathered)\}", "{align*}"),
+    (r"\\arg(?![A-Za-z])", r"\\operatorname{arg}"),
+)
 
 
 def mathml(latex: str, display: str = "inline") -> str:
@@ -31,8 +34,8 @@ def mathml(latex: str, display: str = "inline") -> str:
         ValueError: for a command that the converter leaves as it stands, or for what it cannot read.
     """
     source = latex
-    for name, known in ENVIRONMENTS:
-        source = source.replace(f"{{{name}}}", f"{{{known}}}")
+    for name, known in KNOWN_AS:
+        source = re.sub(name, known, source)
     try:
         made = mended(convert(source, display=display))
     except Exception as error:
