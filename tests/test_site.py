@@ -146,6 +146,19 @@ def test_every_numbered_equation_has_its_number_and_anchor(site, path):
         assert f">({tag})</a>" in page
 
 
+def test_a_card_leads_to_the_lines_that_carry_its_equations(site):
+    """Every id of a line of code is a link of its card to that line's anchor."""
+    page = (site / "cards" / "ddim.html").read_text()
+    for number, line in enumerate((ROOT / "diffjax" / "samplers" / "ancestral.py").read_text().splitlines(), 1):
+        if re.search(r"#.*\(ddim\.\d\)", line):
+            assert f'href="../repo/diffjax/samplers/ancestral.py.html#__codelineno-0-{number}"' in page
+    assert page.count('class="carried"') >= 3
+    with_lines = tool("repository").with_lines
+    assert with_lines("$$\nx \\tag{a.1}\n$$\n", DOCS, {}) == "$$\nx \\tag{a.1}\n$$\n"
+    carried = {"a.1": [(ROOT / "diffjax" / "host.py", 3)]}
+    assert "[`diffjax/host.py:3`](../diffjax/host.py#L3)" in with_lines("$$\nx \\tag{a.1}\n$$\n", DOCS, carried)
+
+
 def test_what_the_converter_does_not_know_stops_the_build():
     mathematics = tool("mathematics")
     with pytest.raises(ValueError, match=r"has \\frobnicate, which latex2mathml does not know"):

@@ -34,6 +34,7 @@ repository, places, mathematics = tool("repository"), tool("places"), tool("math
 IDEOGRAPHS = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef])\n(?=[\u3000-\u9fff\uff00-\uffef])")
 DOCS: Path = repository.DOCS
 MADE: dict[str, str] = {}  # place in the site -> Markdown, of pages that no file of docs/ has
+CARRIED: dict[str, list[tuple[Path, int]]] = {}  # id of an equation -> the lines of code that carry it
 COPIED: dict[str, Path] = {}  # place -> file of the repository that is copied as it is
 
 
@@ -45,6 +46,10 @@ def on_config(config: Any) -> Any:
     MADE.update(tool("api").pages())
     MADE["reference/commands.md"] = tool("commands").page()
     texts = {path: path.read_text() for path in DOCS.rglob("*.md")}
+    CARRIED.clear()
+    CARRIED.update(repository.equations())
+    for path in {path for lines in CARRIED.values() for path, _ in lines}:
+        MADE[repository.place(path)] = repository.page(path)
     asked = repository.closure({**texts, ROOT / "CONTRIBUTING.md": (ROOT / "CONTRIBUTING.md").read_text()})
     for place, path in {**asked, "repo/CONTRIBUTING.md": ROOT / "CONTRIBUTING.md"}.items():
         if place.endswith(".md"):
@@ -70,11 +75,15 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     """Turns links out of docs/ to where their files are in the site."""
     if page.file.src_uri.startswith("zh/"):  # a line's end within Chinese text is no space
         markdown = repository.outside_code(markdown, lambda text: IDEOGRAPHS.sub("", text))
+    source = repository.source(page.file.src_uri)
+    markdown = repository.with_lines(markdown, source.parent, CARRIED)
     return repository.turned(markdown, page.file.src_uri)
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
     """Draws the mathematics; puts a caption, the line of italics below a picture, into one figure with it."""
+    lines = re.findall(r'id="(__codelineno-[\d-]+)"', html)  # which mkdocs does not see by itself
+    page.present_anchor_ids = {*(page.present_anchor_ids or ()), *lines}
     try:
         return figures(mathematics.converted(html))
     except ValueError as error:

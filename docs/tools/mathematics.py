@@ -21,6 +21,7 @@ ACCENTS = {
     "02DC": "\u02dc",
 }
 NAMED = re.compile(r"<mi>(log|exp|ln|sin|cos|tan|arctan|sinh|cosh|tanh|det|Pr)</mi>(<mo[^>]*>(?:&#x00028;|\()</mo>|)")
+SIGNED = re.compile(r"(<mo[^>]*>(?:&#x0003D;|&#x00028;|&#x0002C;|=|\(|,)</mo>(?:<mspace[^>]*/>)?)<mo>(?=&#x02212;)")
 KNOWN_AS = (  # what the converter knows under another name
     (r"\{(?:aligned|gathered)\}", "{align*}"),
     (r"\\arg(?![A-Za-z])", r"\\operatorname{arg}"),
@@ -53,6 +54,7 @@ def mended(made: str) -> str:
     made = accent.sub(lambda m: one(m) if m[2] in ACCENTS else m[0], made)
     made = made.replace("<mi>&#x0007E;</mi>", "<mo>\u223c</mo>")
     made = NAMED.sub(lambda m: f'<mo lspace="0.167em" rspace="{"0" if m[2] else "0.167em"}">{m[1]}</mo>{m[2]}', made)
+    made = SIGNED.sub(r'\1<mo form="prefix">', made)
     return re.sub(r"<mi>(&#x000(?:[4-7][0-9A-F]);)</mi>", r'<mi mathvariant="normal">\1</mi>', made)  # \mathrm{d}
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
+ID = re.compile(r"\(([a-z][a-z0-9_-]*\.[1-9][0-9]*)\)")
 TEXT = {".py": "python", ".toml": "toml", ".txt": "text", ".sh": "bash", ".csv": "text", ".yml": "yaml", ".cff": "yaml"}
 HIDDEN = {"__pycache__", ".git"}
 
@@ -123,3 +124,24 @@ def closure(texts: dict[Path, str]) -> dict[str, Path]:
         if path.is_dir() or path.suffix == ".md":
             waiting += targets(page(path), path if path.is_dir() else path.parent)
     return found
+
+
+def equations() -> dict[str, list[tuple[Path, int]]]:
+    """Finds the lines of the library whose comments carry the id of an equation: "ddim.1" -> [(file, line), ...]."""
+    found: dict[str, list[tuple[Path, int]]] = {}
+    for path in sorted((ROOT / "diffjax").rglob("*.py")):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            for name in ID.findall(line.partition("#")[2]):
+                found.setdefault(name, []).append((path, number))
+    return found
+
+
+def with_lines(text: str, home: Path, carried: dict[str, list[tuple[Path, int]]]) -> str:
+    """Writes below each numbered equation where it stands in the code, as links from a page in the folder `home`."""
+
+    def one(match: re.Match[str]) -> str:
+        lines = carried.get(match[1], [])
+        link = lambda path, line: f"[`{path.relative_to(ROOT)}:{line}`]({os.path.relpath(path, home)}#L{line})"
+        return match[0] + "".join(f"\n\n{', '.join(link(*at) for at in lines)}\n{{.carried}}" for _ in lines[:1])
+
+    return re.sub(r"^\$\$[^$]*\\tag\{([^{}]*)\}[^$]*\$\$$", one, text, flags=re.MULTILINE)
