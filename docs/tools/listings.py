@@ -202,3 +202,8 @@ def _resolved(node: ast.AST, known: dict[str, object]) -> object:
                 raise AttributeError(str(error)) from error
         return getattr(owner, node.attr) if inspect.isclass(owner) else None
     return None
+
+
+def is_number(text: str) -> bool:
+    """Tells whether a text is a whole number of a length that an article's can have."""
+    return text.isascii() and text.isdecimal() and len(text) <= 9
