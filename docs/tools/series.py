@@ -188,7 +188,15 @@ def _methods(root: Path) -> Iterator[tuple[str, tuple[str, str]]]:
         cells = [cell.strip() for cell in line.replace("\\|", "/").strip("|").split("|")]
         if line.startswith("|") and len(cells) == 4:
             for name in re.findall(r"`([\w/]+\.py)`", cells[1]):
-                yield f"diffjax/{name}", (_command(re.findall(r"`([^`]+)`", cells[2])), cells[3])
+                ways = re.findall(r"`([^`]+)`", cells[2])
+                yield f"diffjax/{name}", (_command([_whole(way, name, root) for way in ways]), cells[3])
+
+
+def _whole(way: str, name: str, root: Path) -> str:
+    """Writes the name of a function in full: that of its file's folder before one that is short of it."""
+    first = root / "diffjax" / way.partition(".")[0]
+    here = first.is_dir() or first.with_suffix(".py").is_file() or not re.fullmatch(r"[a-z_]+(\.\w+)+", way)
+    return way if here else f"{Path(name).parent}.{way}"
 
 
 def _command(ways: list[str]) -> str:
@@ -279,10 +287,9 @@ def _line(row: Row, article: Article, words: dict[str, str], language: str, line
 def _escaped(text: str, links: bool = False) -> str:
     """Writes plain words for a cell of a Markdown table; mathematics and code in it stay as they are."""
     parts = re.split(r"(`[^`]*`|\$[^$]*\$)", text)
-    plain = r"([|])" if links else r"([\\*_<|\[\]])"
-    return "".join(
-        re.sub(plain, r"\\\1", part) if at % 2 == 0 else part.replace("|", "\\|") for at, part in enumerate(parts)
-    )
+    plain = r"([|])" if links else r"([\\*_|\[\]])"
+    words = [part if at % 2 else re.sub(plain, r"\\\1", part) for at, part in enumerate(parts)]
+    return "".join(part.replace("|", "\\|") if at % 2 else part.replace("<", "&lt;") for at, part in enumerate(words))
 
 
 def nearest(number: int, known: list[int], count: int = 3) -> list[int]:
