@@ -136,8 +136,10 @@ def _statement(lines: list[str], number: int, tag: str) -> str:
 
 def _columns(line: str) -> str:
     """Writes a line whose columns stand apart by spaces as words: 'name: what, more'."""
-    name, *cells = re.split(r"(?<![,;:.]) {2,}", line)
-    return f"{name}{', ' if '=' in name or not cells else ': '}{', '.join(cells)}".rstrip(", ")
+    name, *cells = re.sub(r"[,;] {2,}", "  ", line).split("  ")
+    cells = [cell.strip() for cell in cells if cell.strip()]
+    joint = " " if cells and cells[0].startswith("=") else ", " if "=" in name or not cells else ": "
+    return f"{name}{joint}{', '.join(cells)}".rstrip(", ")
 
 
 def _tidy(text: str, tag: str) -> str:
@@ -154,31 +156,45 @@ def rows(root: Path = ROOT, language: str = "en") -> list[Row]:
     listed = dict(reversed(list(_methods(root))))
     found = tags(root)
     of_article = {tag.article: listed[tag.path] for tag in reversed(found) if tag.path in listed}
+    ids = cards.code_ids(root)
     made = []
     for tag in found:
-        fits = [card for card in every if tag.path in card.files]
-        fits = [card for card in fits if tag.article in card.articles] or fits
-        if not fits and tag.path not in listed:
-            fits = [card for card in every if tag.article in card.articles]
+        fits = [card for card in every if tag.path in card.files or tag.article in card.articles]
+        if tag.path in listed:  # a file of the tables has a card of its own, or none yet
+            fits = fits if any(tag.path in card.files for card in fits) else []
         if fits:
-            made.append(Row(tag, fits[0].command, _measured(fits[0], root, language), fits[0].name))
+            card = min(fits, key=lambda card: _rank(tag, card, ids))
+            made.append(Row(tag, card.command, _measured(card, root, language), card.name))
         else:
             command, tests = listed.get(tag.path) or of_article.get(tag.article) or (_command([]), "")
-            made.append(
-                Row(tag, command, {"en": f"held by {tests}", "zh": f"由 {tests} 检验"}[language] if tests else "", None)
-            )
+            held = {"en": f"held by {tests}", "zh": f"由 {tests} 检验"}[language]
+            made.append(Row(tag, command, held if tests else "", None))
     return made
 
 
+def _rank(tag: Tag, card: cards.Card, ids: dict[str, list[str]], near: int = 25) -> tuple[int, int]:
+    """Says how well a card fits a tag, 0 best: by file and article, by a line of code near it, by article, by file."""
+    places = [place.rpartition(":") for one in card.ids for place in ids.get(one, [])]
+    below = [int(line) - tag.line for path, _, line in places if path == tag.path and int(line) > tag.line]
+    file, article, apart = tag.path in card.files, tag.article in card.articles, min(below, default=9999)
+    return (0 if file and article else 1 if file and apart <= near else 2 if article else 3), apart
+
+
 def _measured(card: cards.Card, root: Path, language: str) -> str:
-    """Gives the first sentence or row of a card's Measured, in the language's own card where there is one."""
+    """Gives a card's Measured up to its first figure or test, in the language's own card where there is one."""
     other = root / "docs/zh/cards" / card.path.name
     text = (cards.read(other) if language == "zh" and other.is_file() else card).section(2)
-    table = [line for line in text.splitlines() if line.startswith("|")]
-    plain = " ".join(line.strip() for line in text.splitlines() if line and not line.startswith("|")).removeprefix("- ")
-    if plain:
-        return re.split(r"(?<=[a-z0-9)`][.;])\s(?=[A-Z`])|(?<=。)", plain)[0].strip()
-    return ", ".join(cell.strip() for cell in table[2].strip("|").split("|") if cell.strip()) if len(table) > 2 else ""
+    lines = [line.strip().removeprefix("- ") for line in text.splitlines()]
+    table = [
+        " ".join(line.strip("|").replace(" | ", ", ").split()).strip(", ") for line in lines if line.startswith("|")
+    ]
+    plain = " ".join(line for line in lines if line and not line.startswith("|"))
+    found = ""
+    for sentence in re.split(r"(?<=[a-z0-9)`%]\.)\s(?=[A-Z`0-9])|(?<=。)", plain):
+        found = f"{found} {sentence.strip()}".strip()
+        if re.search(r"\d", re.sub(r"test_\w+", "0", found)):
+            break
+    return f"{found} {'; '.join(table[2:])}".strip() if found.endswith((":", "：")) or not found else found
 
 
 def _methods(root: Path) -> Iterator[tuple[str, tuple[str, str]]]:
@@ -189,7 +205,16 @@ def _methods(root: Path) -> Iterator[tuple[str, tuple[str, str]]]:
         if line.startswith("|") and len(cells) == 4:
             for name in re.findall(r"`([\w/]+\.py)`", cells[1]):
                 ways = re.findall(r"`([^`]+)`", cells[2])
-                yield f"diffjax/{name}", (_command([_whole(way, name, root) for way in ways]), cells[3])
+                study = [told for way in ways for told in _study(root / way)]
+                command = _command([_whole(way, name, root) for way in ways])
+                yield f"diffjax/{name}", (study[0] if study and command == _command([]) else command, cells[3])
+
+
+def _study(folder: Path) -> list[str]:
+    """Gives the commands that a study's README has, each on one line; none where it is no study."""
+    readme = folder / "README.md"
+    text = readme.read_text().replace("\\\n", " ") if "experiments" in folder.parts and readme.is_file() else ""
+    return [" ".join(line.split("  #")[0].split()) for line in re.findall(r"python experiments/[^`\n]+", text)]
 
 
 def _whole(way: str, name: str, root: Path) -> str:
@@ -297,6 +322,14 @@ def nearest(number: int, known: list[int], count: int = 3) -> list[int]:
     return sorted(sorted(known, key=lambda other: (abs(other - number), other))[:count])
 
 
+def _indented(row: Row, root: Path) -> list[str]:
+    """Gives the lines of a row's command; of a card whose command is Python all lines of the block."""
+    text = row.command
+    if row.card and not text.startswith("python "):
+        text = cards.read(root / f"docs/cards/{row.card}.md").blocks[0][1].rstrip()
+    return [f"  {line}".rstrip() for line in text.splitlines()]
+
+
 def told(article: Article, root: Path = ROOT) -> str:
     """Says of one article all that the index has, with lines."""
     parts = [f"{article.number} {article.en} / {article.zh}", f"{URL}{article.number}"]
@@ -304,7 +337,7 @@ def told(article: Article, root: Path = ROOT) -> str:
     for row in own:
         tag = row.tag
         parts += ["", f"{f'({tag.equation}) ' if tag.equation else ''}{tag.says}"]
-        parts += [f"  {tag.path}:{tag.line} ({tag.symbol})", f"  {row.command}"]
+        parts += [f"  {tag.path}:{tag.line} ({tag.symbol})", *_indented(row, root)]
         parts += [f"  {row.measured}"] * bool(row.measured) + [f"  docs/cards/{row.card}.md"] * bool(row.card)
     return "\n".join(parts if own else [*parts, f"not yet; its family: {article.family}"])
 
