@@ -211,3 +211,109 @@ def test_tags_of_a_docstring(tmp_path):
         (9245, 16, "a: b = c", 3, "module"),
         (9246, None, "d: e", 5, "module"),
     ]
+
+
+CARD = """---
+title: Walk
+family: Samplers
+files: [diffjax/walk.py]
+articles: [{article}]
+---
+# Walk
+
+One. Two. Three.
+
+## Equations
+
+$$ x \\tag{{{name}.1}} $$
+
+## Command
+
+```{language}
+{command}
+```
+
+## Measured
+
+{measured}
+
+## Pitfalls
+
+## References
+"""
+ROW = "## All methods, by family\n\n### Samplers\n\n| method | file | config or call | test |\n|---|---|---|---|\n"
+TOML = '[9181]\nzh = "甲"\nen = "A"\nfamily = "Samplers"\nhere = true\n[9181.says]\n7 = "一族"\n\n'
+LATER = '[9182]\nzh = "乙"\nen = "B"\nfamily = "Samplers"\nhere = false\n'
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A repository of one file with one tag, one row in the tables, two articles and no card."""
+    for name in ("diffjax", "docs/cards", "docs/zh/cards"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "diffjax/walk.py").write_text('"""Walks (kexue 9181 (7)): |x| < a_b."""\n\n# (near.1)\n\n\n# (far.1)\n')
+    (tmp_path / "docs/methods.md").write_text(
+        f"{ROW}| walk | `walk.py` | `sampler.name=a.b`, `grid.n=3` | `test_a.py` |\n"
+    )
+    (tmp_path / "docs/series.toml").write_text(TOML + LATER)
+    return tmp_path
+
+
+def put(tree, name, folder="docs/cards", **words):
+    """Writes a card into the tree."""
+    words = dict(article=9181, language="bash", command=f"python -m {name}", measured=f"{name} 1.5.", name=name) | words
+    (tree / folder / f"{name}.md").write_text(CARD.format(**words))
+
+
+def test_without_a_card_a_row_is_that_of_the_tables(tree):
+    (row,) = series.rows(tree)
+    assert row.command == "python -m diffjax.main --config=configs/vpsde.py --config.sampler.name=a.b --config.grid.n=3"
+    assert (row.measured, row.card) == ("held by `test_a.py`", None)
+    assert series.rows(tree, "zh")[0].measured == "由 `test_a.py` 检验"
+
+
+def test_the_card_that_fits_best_is_shown(tree):
+    """Its article first, then the line of code that is nearer to the tag; the twin's words on the page in Chinese."""
+    put(tree, "far")
+    put(tree, "near")
+    put(tree, "other", article=1)
+    put(tree, "near", "docs/zh/cards", measured="近处 1.5。其余。")
+    assert [(row.command, row.measured, row.card) for row in series.rows(tree)] == [
+        ("python -m near", "near 1.5.", "near")
+    ]
+    assert series.rows(tree, "zh")[0].measured == "近处 1.5。"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("It is 2.5 here. More.", "It is 2.5 here."),
+        ("Nothing here. `test_a.py` holds it. More.", "Nothing here. `test_a.py` holds it."),
+        ("Of two:\n\n| a | b |\n|---|---|\n| x | 1.5 |\n| y | 2.5 |", "Of two: x, 1.5; y, 2.5"),
+        ("| a | b |\n|---|---|\n| x | 1.5 |", "x, 1.5"),
+        ("- First 1.5.\n- Second 2.", "First 1.5."),
+    ],
+)
+def test_measured_is_shown_up_to_its_first_figure(tree, text, shown):
+    put(tree, "near", measured=text)
+    assert series.rows(tree)[0].measured == shown
+
+
+def test_a_page_by_hand(tree):
+    """Headings, one row, what is not yet; letters that Markdown would read are escaped."""
+    put(tree, "near")
+    assert series.page("en", tree).partition("## 9181")[2] == (
+        " A (甲)\n\n"
+        "| article | equation | what it says | file (symbol) | command | measured |\n|---|---|---|---|---|---|\n"
+        "| [9181](https://kexue.fm/archives/9181) | (7) | Walks: \\|x\\| &lt; a\\_b. | `diffjax/walk.py` (`module`) | "
+        "`python -m near` | near 1.5. [card](cards/near.md) |\n\n## Not yet\n\n"
+        "Articles without a line of code, and the family that they would belong to.\n\n"
+        "| article | title | family |\n|---|---|---|\n| [9182](https://kexue.fm/archives/9182) | B (乙) | Samplers |\n"
+    )
+    assert "| 一族 | `diffjax/walk.py:1` (`module`) |" in series.page("zh", tree, lines=True)
+
+
+def test_a_python_block_is_printed_whole(tree):
+    put(tree, "near", language="python", command="import a\n\na.b()")
+    assert "\n  import a\n\n  a.b()\n" in series.told(series.articles(tree)[9181], tree)
+    assert series.rows(tree)[0].command == "a.b()"
