@@ -317,3 +317,30 @@ def test_a_python_block_is_printed_whole(tree):
     put(tree, "near", language="python", command="import a\n\na.b()")
     assert "\n  import a\n\n  a.b()\n" in series.told(series.articles(tree)[9181], tree)
     assert series.rows(tree)[0].command == "a.b()"
+
+
+def test_a_card_of_the_article_goes_before_one_with_a_nearer_line(tree):
+    put(tree, "near", article=1)
+    put(tree, "far")
+    assert [row.card for row in series.rows(tree)] == ["far"]
+
+
+def test_a_card_with_a_line_near_goes_before_one_of_the_article_alone(tree):
+    put(tree, "near", article=1)
+    put(tree, "alone")
+    path = tree / "docs/cards/alone.md"
+    path.write_text(path.read_text().replace("diffjax/walk.py", "diffjax/run.py"))
+    assert [row.card for row in series.rows(tree)] == ["near"]
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("|x| < y_1", "\\|x\\| &lt; y\\_1"),
+        ("`a|b_c` or a_b", "`a\\|b_c` or a\\_b"),
+        ("$p(x|y_1)$", "$p(x\\|y_1)$"),
+        ("[a](b) * c", "\\[a\\](b) \\* c"),
+    ],
+)
+def test_words_stay_in_their_cell(text, cell):
+    assert series._escaped(text) == cell
