@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffjax import calculus, schedules
+from diffjax import calculus, host, schedules
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"en": ROOT / "docs/notation.md", "zh": ROOT / "docs/zh/notation.md"}
@@ -97,7 +97,7 @@ RATES = {
 
 def ours(row, schedule, ts):
     """What the column 'here' and its code say, from the library alone."""
-    with jax.enable_x64(True):
+    with host.enable_x64(True):
         alpha, sigma = calculus.amplitudes(schedule, ts)
         log_snr = np.asarray(jax.vmap(lambda t: calculus.log_snr(schedule, t))(np.asarray(ts)))
         if row in ("drift", "diffusion, squared"):
