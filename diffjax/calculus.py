@@ -126,7 +126,7 @@ def rates(schedule: Schedule, t: Any) -> tuple[Array, Array]:
 def unit_variance(schedule: Schedule, t: Any, v: Any = 1.0) -> Array:
     """Computes Var[x_0 | x_t] for N(0, v) data: a scalar in the units of v."""
     alpha, sigma = schedule(t)
-    return sigma**2 * v / (alpha**2 * v + sigma**2)
+    return sigma**2 * v / (alpha**2 * v + sigma**2)  # (ddpm-recipe.2)
 
 
 def derivatives(schedule: Schedule, t: Any) -> tuple[tuple[Array, Array], tuple[Array, Array]]:

@@ -82,7 +82,7 @@ def chain(schedule: Schedule, ts: Any) -> Chain:
     with np.errstate(divide="ignore"):
         snr = (alpha / sigma) ** 2
         change = 2 * (np.log(alpha[:-1]) - np.log(sigma[:-1]) - np.log(alpha[1:]) + np.log(sigma[1:]))
-    gain = snr[1:] * -np.expm1(change)
+    gain = snr[1:] * -np.expm1(change)  # (ancestral.3)
     if sigma[-1] > 0:
         return Chain(ts, np.append(gain, np.inf), (sigma[-1] / alpha[-1]) ** 2)
     if len(gain) > 1:
@@ -138,7 +138,7 @@ def tightest(schedule: Schedule, ts: Any, var: Any, steps: int) -> np.ndarray:
         raise ValueError(f"steps is {steps!r}, expected an integer from 2 to {n}, those of the grid.")
     snr = (alpha[:-1] / sigma[:-1]) ** 2
     gain = snr[None, :] - snr[:, None]  # of the step from row to column
-    cost = np.where(gain > 0, 0.5 * np.log1p(np.maximum(gain, 0) * var[:, None]), np.inf)
+    cost = np.where(gain > 0, 0.5 * np.log1p(np.maximum(gain, 0) * var[:, None]), np.inf)  # (analytic.5)
     best, came = np.full(n, np.inf), []
     best[0] = 0.0
     for _ in range(steps - 1):

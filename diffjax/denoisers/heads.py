@@ -76,5 +76,5 @@ class Head(Wrapper):
         """Computes mean and variance, entry by entry, in one evaluation."""
         F, u = split_maps(self.denoise.predict(x, t), x, 2)[:2]
         _, c_out = self.denoise.target.skip_out(self.schedule, t)
-        square = u - F**2 if self.subtract else u
-        return Posterior(self.denoise.mean(x, F, t), jnp.clip(c_out**2 * square, 0.0, self.most))
+        square = u - F**2 if self.subtract else u  # (heads.3)
+        return Posterior(self.denoise.mean(x, F, t), jnp.clip(c_out**2 * square, 0.0, self.most))  # (heads.4)

@@ -184,7 +184,7 @@ class Jacobian(Wrapper):
         alpha, sigma = self.schedule(t)
         mean, push = jax.linearize(lambda x: self.denoise(x, t).mean, x)
         diagonal = self._exact(push, x) if self.probes is None else self._estimate(push, x)
-        return Posterior(mean, jnp.maximum(sigma**2 / alpha * diagonal, 0.0))
+        return Posterior(mean, jnp.maximum(sigma**2 / alpha * diagonal, 0.0))  # (jacobian.1)
 
     def _exact(self, push: Callable[[Array], Array], x: Array) -> Array:
         basis = jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape)
@@ -205,4 +205,4 @@ class Jacobian(Wrapper):
                 signs
             )  # Q^T J v
             rest = rest - jnp.tensordot(inner, Q, 1, precision="highest")
-        return known + jnp.mean(signs * rest, 0)
+        return known + jnp.mean(signs * rest, 0)  # (jacobian.2)

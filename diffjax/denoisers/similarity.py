@@ -45,6 +45,7 @@ def _potential(compare: Callable, encode: Encoder, reference: Array) -> jax.tree
 
 def _cosine(encode: Encoder, reference: Array, x: Array, t: Any) -> Array:
     features = _pool(encode(x, t))
+    # (similarity-guidance.1)
     return jnp.vdot(features, reference, precision="highest") / (jnp.linalg.norm(features) * jnp.linalg.norm(reference))
 
 
@@ -52,11 +53,11 @@ def _distance(encode: Encoder, reference: Array, x: Array, t: Any) -> Array:
     features = encode(x, t)
     if features.shape != reference.shape:
         raise ValueError(f"The encoder gives features of shape {features.shape}, the reference has {reference.shape}.")
-    return -jnp.mean((features - reference) ** 2)
+    return -jnp.mean((features - reference) ** 2)  # (similarity-guidance.2)
 
 
 def _gram_distance(encode: Encoder, reference: Array, x: Array, t: Any) -> Array:
-    return -jnp.sum((_gram(encode(x, t)) - reference) ** 2)
+    return -jnp.sum((_gram(encode(x, t)) - reference) ** 2)  # (similarity-guidance.3)
 
 
 def _pool(features: Array) -> Array:
@@ -65,4 +66,4 @@ def _pool(features: Array) -> Array:
 
 def _gram(features: Array) -> Array:
     flat = features.reshape(-1, features.shape[-1])
-    return jnp.matmul(flat.T, flat, precision="highest") / flat.shape[0]
+    return jnp.matmul(flat.T, flat, precision="highest") / flat.shape[0]  # (similarity-guidance.4)

@@ -85,7 +85,7 @@ class Small(Wrapper):
     def __call__(self, x: Array, t: Any) -> Posterior:
         """Computes mean and variance, which is NaN at a time outside the chain."""
         gain = self.chain.gain_at(t)
-        var = jnp.where(jnp.isinf(gain), jnp.asarray(self.chain.floor, gain.dtype), 0.0 * gain)
+        var = jnp.where(jnp.isinf(gain), jnp.asarray(self.chain.floor, gain.dtype), 0.0 * gain)  # (ddpm-recipe.1)
         return Posterior(self.denoise(x, t).mean, var)
 
 
@@ -131,7 +131,7 @@ class LearnedRange(Wrapper):
         gain, most, frac = self.chain.gain_at(t), unit_variance(self.schedule, t), (u + 1) / 2
         arrives = jnp.isinf(gain)
         finite = jnp.where(arrives, 1.0, gain)
-        inside = jnp.expm1(frac * jnp.log1p(finite * most)) / finite
+        inside = jnp.expm1(frac * jnp.log1p(finite * most)) / finite  # (iddpm.1)
         floor = jnp.asarray(self.chain.floor, gain.dtype)
         last = jnp.exp(frac * jnp.log(most) + (1 - frac) * jnp.log(floor))
         return jnp.where(arrives, last, inside)

@@ -120,7 +120,7 @@ def velocity(denoise: Denoiser, u: Array, phi: Any) -> Array:
     cos, sin = jnp.maximum(jnp.cos(phi), 0), jnp.sin(phi)  # cos(pi / 2) may be rounded to less than 0
     t = time_of(denoise.schedule, 2 * (jnp.log(cos) - jnp.log(sin)))
     rho = jnp.hypot(*denoise.schedule(t)).astype(u.dtype)
-    return (cos * u - denoise(rho * u, t).mean) / sin
+    return (cos * u - denoise(rho * u, t).mean) / sin  # (likelihood.1)
 
 
 class _Flow(NamedTuple):
@@ -158,7 +158,7 @@ class _Flow(NamedTuple):
             max_steps=self.max_steps if self.adaptive else len(angles) - 1,
         )
         assert solution.ys is not None  # it holds the end by default
-        latent, gained = high * solution.ys[0][-1], solution.ys[1][-1] + x.size * jnp.log(high / low)
+        latent, gained = high * solution.ys[0][-1], solution.ys[1][-1] + x.size * jnp.log(high / low)  # (likelihood.2)
         log_p = refuse_other_schedules(process.schedule, denoise, prior(latent) + gained)
         return Density(log_p, latent, self._nfe(solver, solution.stats["num_steps"]))
 

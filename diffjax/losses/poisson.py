@@ -29,7 +29,7 @@ class Field(NamedTuple):
 
     def mean(self, x: Array, z: Any) -> Array:
         """Computes E[x_0 | x_t = x] of the flow dx/dz = E_x / E_z: x - z E_x / E_z, of x's shape."""
-        return x - z * self.x / self.z
+        return x - z * self.x / self.z  # (pfgm.3)
 
 
 def batch_field(x: Array, z: Any, sources: Array, gamma: Any = 5.0) -> Field:
@@ -51,9 +51,9 @@ def batch_field(x: Array, z: Any, sources: Array, gamma: Any = 5.0) -> Field:
     n, axes = x.size, tuple(range(1, sources.ndim))
     # Powers N + 1 of distances overflow: their logarithms do not.
     log_distance = 0.5 * jnp.log(z**2 + jnp.sum((sources - x[None]) ** 2, axes))
-    weights = jax.nn.softmax(-(n + 1) * log_distance)
+    weights = jax.nn.softmax(-(n + 1) * log_distance)  # (pfgm.1)
     pull, rise = jnp.tensordot(weights, sources, 1, precision="highest") - x, -jnp.asarray(z, x.dtype)
-    factor = math.sqrt(n) / (jnp.sqrt(jnp.sum(pull**2) + rise**2) + gamma)
+    factor = math.sqrt(n) / (jnp.sqrt(jnp.sum(pull**2) + rise**2) + gamma)  # (pfgm.2)
     return Field(factor * pull, factor * rise)
 
 
@@ -72,7 +72,7 @@ def perturb(key: Key, x0: Array, tau: Any = 0.03, most: Any = 291.0, sigma: Any 
     length = jnp.sqrt(jnp.sum(jax.random.normal(key_x, x0.shape, x0.dtype) ** 2))
     u = jax.random.normal(key_u, x0.shape, x0.dtype)
     z = scale * jnp.abs(jax.random.normal(key_z, (), x0.dtype))
-    return x0 + scale * length * u / jnp.sqrt(jnp.sum(u**2)), z
+    return x0 + scale * length * u / jnp.sqrt(jnp.sum(u**2)), z  # (pfgm.4)
 
 
 def most_for(largest_norm: float, n: int, tau: float = 0.03, sigma: float = 0.01) -> float:

@@ -40,4 +40,4 @@ def regression(
         )
     x0, z = process.ends(x0, z, t)
     offset = target.offset(process.schedule, t)
-    return weight(process.schedule, target, t) * jnp.mean((prediction - a * x0 - b * z - offset) ** 2)
+    return weight(process.schedule, target, t) * jnp.mean((prediction - a * x0 - b * z - offset) ** 2)  # (targets.1)

@@ -53,7 +53,7 @@ def _features(schedule: Schedule, t: Any) -> Array:
     alpha, sigma = schedule(t)
     phi = jnp.arctan2(sigma, alpha)
     waves = 2 * phi * jnp.arange(1, WAVES + 1, dtype=phi.dtype)
-    return jnp.concatenate([phi[None], jnp.cos(waves), jnp.sin(waves)])
+    return jnp.concatenate([phi[None], jnp.cos(waves), jnp.sin(waves)])  # (meanflow.4)
 
 
 def _log_snr(schedule: Schedule, t: Array) -> Array:
@@ -71,7 +71,7 @@ def residual(u: Callable, x: Array, t: Array, r: Array, v: Array) -> Array:
         v: the velocity that x moves with: of the example, or of a teacher.
     """
     said, slope = jax.jvp(u, (x, t), (v, jnp.ones_like(t)))
-    return said - jax.lax.stop_gradient(v - (t - r) * slope)
+    return said - jax.lax.stop_gradient(v - (t - r) * slope)  # (meanflow.1)
 
 
 class FlowMap(NamedTuple):
@@ -179,7 +179,7 @@ def flow_map(
         u = of.velocity(params, example.given, train=True, key=key_dropout)
         e = residual(lambda x, t: u(x, t, r), process.corrupt(x, z, t), t, r, a * x0 + b * z1)
         error = jnp.mean(e**2)
-        weight = jax.lax.stop_gradient((jnp.sum(e**2) + of.floor) ** -of.power) if of.power else 1.0
+        weight = jax.lax.stop_gradient((jnp.sum(e**2) + of.floor) ** -of.power) if of.power else 1.0  # (meanflow.3)
         return weight * error, {"t01": t / schedule.t_max, "unweighted": error}
 
     def plan(shape: tuple[int, ...], trace: Callable | None = None) -> Jumps:
@@ -191,7 +191,7 @@ def flow_map(
 
         def jump(x: Array, row: tuple[Array, Array]) -> tuple[Array, Any]:
             t, r = row
-            x = x - (t - r) * u(x, t, r)
+            x = x - (t - r) * u(x, t, r)  # (meanflow.2)
             return x, (request.trace(x) if request.trace else None)
 
         x, trajectory = jax.lax.scan(jump, process.prior(key, request.shape), (request.t, request.r))

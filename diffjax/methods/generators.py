@@ -120,14 +120,14 @@ def monoflow(
         fake, options = made(params, keys, example)
         logit = lambda x: of.logit(params, x, example.given, **options)
         at_data, at_fake = logit(example.x), logit(fake)
-        loss = jax.nn.softplus(-at_data) + jax.nn.softplus(at_fake)
+        loss = jax.nn.softplus(-at_data) + jax.nn.softplus(at_fake)  # (monoflow.1)
         if penalty:
-            loss += penalty / 2 * jnp.sum(jax.grad(logit)(example.x) ** 2)
+            loss += penalty / 2 * jnp.sum(jax.grad(logit)(example.x) ** 2)  # (monoflow.2)
         return loss, {"gap": at_data - at_fake}
 
     def forge(params: PyTree, keys: Keys, example: Example, index: Array, size: int) -> tuple[Array, dict[str, Array]]:
         fake, options = made(params, keys, example)
-        return -climb(of.logit(params, fake, example.given, **options)), {}
+        return -climb(of.logit(params, fake, example.given, **options)), {}  # (monoflow.3)
 
     def draw(params: PyTree, request: shapes.Shape, key: Key, given: dict) -> Array:
         return of.make(params, of.noise(key, request.shape), given)

@@ -62,7 +62,7 @@ class Path(Unconditional):
         """Computes (x_0', z'), where the line that touches the path at t meets the times 0 and 1."""
         x, velocity = self._with_velocity(x0, z, t)
         alpha, sigma = self.schedule(t)
-        return x - sigma * velocity, x + alpha * velocity
+        return x - sigma * velocity, x + alpha * velocity  # (flow-matching.2)
 
     def on(self, schedule: Schedule) -> "Path":
         """Makes the path on another schedule; raises a ValueError for a clock other than that of `Rectified`."""
@@ -74,7 +74,7 @@ class Path(Unconditional):
 
     def _with_velocity(self, x0: Array, z: Array, t: Any) -> tuple[Array, Array]:
         t = real(t)
-        return jax.jvp(lambda t: self.phi(x0, z, t), (t,), (jnp.ones_like(t),))
+        return jax.jvp(lambda t: self.phi(x0, z, t), (t,), (jnp.ones_like(t),))  # (flow-matching.1)
 
 
 def along(
@@ -100,6 +100,7 @@ def along(
 
 
 def _clock(schedule: Schedule) -> Rectified:
+    host.need_object(schedule)
     clock = schedule.base if isinstance(schedule, FlowOnly) else schedule
     if not isinstance(clock, Rectified):
         raise ValueError(
@@ -130,11 +131,11 @@ def variance_preserving(schedule: Schedule | None = None) -> Path:
 
 
 def _straight(x0: Array, z: Array, t: Any) -> Array:
-    return (1 - t) * x0 + t * z
+    return (1 - t) * x0 + t * z  # (flow-matching.3)
 
 
 def _quarter_circle(x0: Array, z: Array, t: Any) -> Array:
-    return jnp.cos(0.5 * np.pi * t) * x0 + jnp.sin(0.5 * np.pi * t) * z
+    return jnp.cos(0.5 * np.pi * t) * x0 + jnp.sin(0.5 * np.pi * t) * z  # (flow-matching.4)
 
 
 def _check_ends(phi: Phi, shape: tuple[int, ...]) -> None:

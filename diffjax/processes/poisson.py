@@ -72,14 +72,14 @@ class Poisson(Additive):
         key_normal, key_norm = jax.random.split(key)
         half = jnp.asarray(self.D, float) / 2
         half_square = jax.random.loggamma(key_norm, half)  # log |e_D|^2 / 2: for small D the number itself underflows
-        return jax.random.normal(key_normal, shape) * jnp.exp(0.5 * (jnp.log(half) - half_square))
+        return jax.random.normal(key_normal, shape) * jnp.exp(0.5 * (jnp.log(half) - half_square))  # (pfgmpp.1)
 
     def log_density(self, z: Array) -> Array:
         """Computes the log density of `law` in nats, a scalar."""
         n, D = z.size, jnp.asarray(self.D, z.dtype)
         half = jnp.asarray(n / 2, z.dtype)
         gammas = jax.scipy.special.gammaln(half) - jax.scipy.special.betaln(half, D / 2)  # no difference of large ones
-        return gammas - half * jnp.log(np.pi * D) - (half + D / 2) * jnp.log1p(jnp.sum(z**2) / D)
+        return gammas - half * jnp.log(np.pi * D) - (half + D / 2) * jnp.log1p(jnp.sum(z**2) / D)  # (pfgmpp.2)
 
     def prior(self, key: Key, shape: tuple[int, ...], t: Any = None) -> Array:
         """Draws x_T = sigma_T z at the schedule's end, or at the time t where the grid starts."""

@@ -33,9 +33,11 @@ def ddim(schedule: Schedule, eta: float = 0.0) -> Sampler:
         (alpha, sigma) = amplitudes(schedule, ts)
         (alpha_t, alpha_s), (sigma_t, sigma_s) = (alpha[:-1], alpha[1:]), (sigma[:-1], sigma[1:])
         # Up the grid, as an encoder walks, to alpha = 0 the change is infinite: 0 times it is no number.
+        # (ancestral.2)
+        # (ddim.3)
         noise_var = (eta * sigma_s) ** 2 * -np.expm1(_log_snr_change(alpha, sigma)) if eta else np.zeros_like(sigma_s)
-        k = np.sqrt(sigma_s**2 - noise_var) / sigma_t
-        mean = alpha_s - k * alpha_t
+        k = np.sqrt(sigma_s**2 - noise_var) / sigma_t  # (ddim.2)
+        mean = alpha_s - k * alpha_t  # (ddim.1)
         # No noise on the step that arrives at data: what is wanted there is the mean, not another draw.
         return Linear(ts[:-1], k, mean, noise_var, np.where(sigma_s > 0, mean, 0.0))
 
@@ -44,7 +46,7 @@ def ddim(schedule: Schedule, eta: float = 0.0) -> Sampler:
 
 def ddpm(schedule: Schedule) -> Sampler:
     """Samples by DDPM with the posterior ('small') variance (Ho et al. 2020, eq. 7): `ddim` at eta = 1."""
-    return ddim(schedule, eta=1.0)
+    return ddim(schedule, eta=1.0)  # (ancestral.1)
 
 
 def resampled(schedule: Schedule) -> Sampler:

@@ -44,7 +44,7 @@ def velocity(model: Denoiser, x: Array, t: Any) -> Array:
     """Evaluates dx/dt of the probability flow at (x, t), sigma > 0."""
     (alpha, sigma), (d_alpha, d_sigma) = derivatives(model.schedule, t)
     mean = model(x, t).mean
-    return d_alpha * mean + d_sigma * (x - alpha * mean) / sigma
+    return d_alpha * mean + d_sigma * (x - alpha * mean) / sigma  # (flow.1)
 
 
 def probability_flow(

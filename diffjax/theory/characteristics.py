@@ -45,7 +45,7 @@ class Affine:
     def velocity(self, x: Array, x0: Array, t: Any) -> Array:
         """Computes f_t(x | x_0) = alpha' x_0 + sigma' (x - alpha x_0) / sigma, of x's shape."""
         (alpha, sigma), (d_alpha, d_sigma) = derivatives(self.process.schedule, t)
-        return d_alpha * x0 + d_sigma / sigma * (x - alpha * x0)
+        return d_alpha * x0 + d_sigma / sigma * (x - alpha * x0)  # (characteristics.3)
 
     def sample(self, key: Key, x0: Array, t: Any) -> Array:
         """Draws x_t = alpha x_0 + sigma z given x_0, of its shape."""
@@ -75,12 +75,12 @@ class Characteristics:
     def log_density(self, x: Array, x0: Array, t: Any) -> Array:
         """Computes log p_t(x | x_0) = log p_T(phi) + log |det d phi / d x|, a scalar."""
         jacobian = jax.jacfwd(self.phi)(x, x0, t)
-        return self.log_prior(self.phi(x, x0, t)) + jnp.linalg.slogdet(jacobian)[1]
+        return self.log_prior(self.phi(x, x0, t)) + jnp.linalg.slogdet(jacobian)[1]  # (characteristics.2)
 
     def velocity(self, x: Array, x0: Array, t: Any) -> Array:
         """Computes f_t(x | x_0) = -(d phi / d x)^-1 d_t phi, of x's shape."""
         jacobian, rate = jax.jacfwd(self.phi, argnums=(0, 2))(x, x0, jnp.asarray(t, x.dtype))
-        return -jnp.linalg.solve(jacobian, rate)
+        return -jnp.linalg.solve(jacobian, rate)  # (characteristics.1)
 
     def sample(self, key: Key, x0: Array, t: Any) -> Array:
         """Draws x_t given x_0: where the trajectory to a draw of the prior is at t."""

@@ -77,7 +77,7 @@ class Marginal:
         # A solver's step over the edge of a bounded support must come back, not become 0 / 0.
         nearest = jnp.where(distance == distance.min(), 0.0, -jnp.inf)
         shares = jax.nn.softmax(jnp.where(log_joint.max() > -jnp.inf, log_joint, nearest))
-        return jnp.einsum("k,kd->d", shares, each, precision="highest")
+        return jnp.einsum("k,kd->d", shares, each, precision="highest")  # (characteristics.4)
 
     def sample(self, key: Key, t: Any) -> Array:
         """Draws x_t from p_t, (d,)."""

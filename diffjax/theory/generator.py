@@ -89,7 +89,7 @@ def ito(sde: Dynamics, phi: Callable[[Array, Any], Array], x: Array, t: Any) -> 
     if G.shape[1] == 0:
         return Ito(rate, jnp.zeros((*rate.shape, 0), rate.dtype))
     slope, curvature = jax.vmap(along, in_axes=1, out_axes=-1)(G)
-    return Ito(rate + 0.5 * curvature.sum(-1), slope)
+    return Ito(rate + 0.5 * curvature.sum(-1), slope)  # (ito.1)
 
 
 def generator(sde: Dynamics, phi: Callable[[Array], Array], x: Array, t: Any) -> Array:
@@ -111,7 +111,7 @@ def flux(sde: Dynamics, p: Callable[[Array], Array], x: Array, t: Any) -> Array:
         ValueError: as `ito`.
     """
     f, _ = _at(sde, x, t)
-    return f * p(x) - 0.5 * _row_divergence(lambda y: _spread(sde, y, t) * p(y), x)
+    return f * p(x) - 0.5 * _row_divergence(lambda y: _spread(sde, y, t) * p(y), x)  # (ito.2)
 
 
 def adjoint(sde: Dynamics, p: Callable[[Array], Array], x: Array, t: Any) -> Array:
@@ -146,13 +146,14 @@ def time_reversal(sde: Dynamics, score: Field, t_max: Any, churn: float = 1.0) -
 
     def drift(y: Array, r: Any) -> Array:
         t = t_max - r
-        return -_at(sde, y, t)[0] + 0.5 * (1 + churn**2) * _osmosis(sde, score, y, t)
+        return -_at(sde, y, t)[0] + 0.5 * (1 + churn**2) * _osmosis(sde, score, y, t)  # (ito.4)
 
     return SDE(drift, lambda y, r: churn * sde.diffusion(y, t_max - r))
 
 
 def _osmosis(sde: Dynamics, score: Field, x: Array, t: Any) -> Array:
     """Computes div D + D score = div(D p) / p, (d,)."""
+    # (ito.3): the flow goes against half of it
     return _row_divergence(lambda y: _spread(sde, y, t), x) + jnp.matmul(
         _spread(sde, x, t), score(x, t), precision="highest"
     )

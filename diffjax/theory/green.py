@@ -35,7 +35,7 @@ class SpaceTimeIsotropic:
         """Computes log p_t = log C t / (t^2 + r^2)^((d + 1) / 2), C = Gamma((d + 1) / 2) / pi^((d + 1) / 2)."""
         half = (x.size + 1) / 2
         constant = jax.scipy.special.gammaln(half) - half * np.log(np.pi)
-        return constant + jnp.log(t) - half * jnp.log(t**2 + jnp.sum((x - x0) ** 2))
+        return constant + jnp.log(t) - half * jnp.log(t**2 + jnp.sum((x - x0) ** 2))  # (green.1)
 
     def velocity(self, x: Array, x0: Array, t: Any) -> Array:
         """Computes f_t(x | x_0) = (x - x_0) / t, (d,)."""
@@ -44,7 +44,7 @@ class SpaceTimeIsotropic:
     def sample(self, key: Key, x0: Array, t: Any) -> Array:
         """Draws x_t = x_0 + t e_x / |e_t|, (d,), with normal e."""
         e = jax.random.normal(key, (x0.size + 1,), x0.dtype)
-        return x0 + t * e[:-1].reshape(x0.shape) / jnp.abs(e[-1])
+        return x0 + t * e[:-1].reshape(x0.shape) / jnp.abs(e[-1])  # (green.2)
 
 
 @pytree
@@ -64,7 +64,7 @@ class SpaceIsotropic:
     def velocity(self, x: Array, x0: Array, t: Any) -> Array:
         """Computes f_t(x | x_0) = sigma' / sigma (x - x_0), (d,)."""
         sigma, rate = jax.jvp(self.sigma, (jnp.asarray(t, x.dtype),), (jnp.ones((), x.dtype),))
-        return rate / sigma * (x - x0)
+        return rate / sigma * (x - x0)  # (green.3)
 
     def sample(self, key: Key, x0: Array, t: Any) -> Array:
         """Draws x_t = x_0 + sigma z, (d,)."""
@@ -88,13 +88,13 @@ class Radial:
         r = _norm(x - x0)
         log_s, slope = jax.value_and_grad(self.log_survival)(r, t)
         log_area = np.log(2) + x.size / 2 * np.log(np.pi) - jax.scipy.special.gammaln(x.size / 2)
-        return log_s + jnp.log(-slope) - (x.size - 1) * jnp.log(r) - log_area
+        return log_s + jnp.log(-slope) - (x.size - 1) * jnp.log(r) - log_area  # (green.4)
 
     def velocity(self, x: Array, x0: Array, t: Any) -> Array:
         """Computes f_t(x | x_0) = -(d_t S / d_r S) (x - x_0) / r, (d,); r > 0."""
         r = _norm(x - x0)
         along, rate = jax.grad(self.log_survival, argnums=(0, 1))(r, jnp.asarray(t, x.dtype))
-        return -(rate / along) * (x - x0) / r
+        return -(rate / along) * (x - x0) / r  # (green.5)
 
     def sample(self, key: Key, x0: Array, t: Any) -> Array:
         """Draws x_t = x_0 + r u, (d,), u a direction."""

@@ -29,6 +29,7 @@ def residual(log_prob: LogProb, sigma: Clock, x: Array, t: Any) -> Array:
     now, rate = _derivative(sigma, t)
     slope = jax.grad(log_prob)
     laplace = divergence(slope, x, t) + jnp.sum(slope(x, t) ** 2)
+    # (heat.2)
     return jax.jvp(lambda s: log_prob(x, s), (jnp.asarray(t, float),), (jnp.ones(()),))[1] - rate * now * laplace
 
 
@@ -42,7 +43,7 @@ def flow(score: Field, sigma: Clock) -> Field:
 
     def velocity(x: Array, t: Any) -> Array:
         now, rate = _derivative(sigma, t)
-        return -rate * now * score(x, t)
+        return -rate * now * score(x, t)  # (heat.1)
 
     return velocity
 
@@ -52,14 +53,14 @@ def rescale(velocity: Field, alpha: Clock) -> Field:
 
     def rescaled(y: Array, t: Any) -> Array:
         now, rate = _derivative(alpha, t)
-        return rate / now * y + now * velocity(y / now, t)
+        return rate / now * y + now * velocity(y / now, t)  # (heat.3)
 
     return rescaled
 
 
 def with_log_prob(velocity: Field) -> Callable[[tuple[Array, Array], Any], tuple[Array, Array]]:
     """Makes ((x, log p_t(x)), t) -> their rates (v, -div v), at equal stages of a solver (Chen et al. 2018, eq. 8)."""
-    return lambda state, t: (velocity(state[0], t), -divergence(velocity, state[0], t))
+    return lambda state, t: (velocity(state[0], t), -divergence(velocity, state[0], t))  # (heat.4)
 
 
 def _derivative(clock: Clock, t: Any) -> tuple[Array, Array]:

@@ -30,7 +30,7 @@ def continuity(log_prob: LogProb, velocity: Field, x: Array, t: Any) -> Array:
     """Computes (d_t p + div(p v)) / p at (x, t), a scalar: 0 where dx/dt = v moves p_t."""
     t = jnp.asarray(t, x.dtype)
     _, along = jax.jvp(log_prob, (x, t), (velocity(x, t), jnp.ones_like(t)))
-    return along + divergence(velocity, x, t)
+    return along + divergence(velocity, x, t)  # (residuals.1)
 
 
 def fokker_planck(log_prob: LogProb, sde: Dynamics, x: Array, t: Any) -> Array:
@@ -39,7 +39,7 @@ def fokker_planck(log_prob: LogProb, sde: Dynamics, x: Array, t: Any) -> Array:
     Raises:
         ValueError: if x, drift or diffusion are not (d,), (d,), (d, k).
     """
-    return continuity(log_prob, probability_flow(sde, jax.grad(log_prob)), x, t)
+    return continuity(log_prob, probability_flow(sde, jax.grad(log_prob)), x, t)  # (residuals.2)
 
 
 def weak(sde: Dynamics, phi: Callable[[Array, Any], Array], xs: Array, ts: Any) -> Array:
@@ -62,4 +62,5 @@ def weak(sde: Dynamics, phi: Callable[[Array, Any], Array], xs: Array, ts: Any) 
         raise ValueError(f"Got xs {xs.shape} and ts {ts.shape}, expected (K, d) and (K,) with K >= 2.")
     rates = jax.vmap(lambda x, t: ito(sde, phi, x, t).drift)(xs, ts)
     means = 0.5 * (rates[1:] + rates[:-1])
+    # (residuals.3)
     return phi(xs[-1], ts[-1]) - phi(xs[0], ts[0]) - jnp.tensordot(jnp.diff(ts), means, 1, precision="highest")

@@ -34,7 +34,7 @@ def straightness(velocity: Field | Callable, x0: Array, z: Array, rule: Rule | N
     rule = rule or gauss_legendre(1.0)
 
     def miss(x0: Array, z: Array, t: Any) -> Array:
-        return jnp.sum((z - x0 - velocity((1 - t) * x0 + t * z, t)) ** 2)
+        return jnp.sum((z - x0 - velocity((1 - t) * x0 + t * z, t)) ** 2)  # (straightness.1)
 
     over_pairs = jax.vmap(miss, in_axes=(0, 0, None))
     ts, weights = (jnp.asarray(a, x0.dtype) for a in (rule.ts, rule.weights))

@@ -92,7 +92,7 @@ def one_sided_lipschitz(field: Field, x: Array, t: Any) -> Array:
     maximum over samples is an estimate from below.
     """
     jacobian = jax.jacfwd(field)(x, t)
-    return jnp.linalg.eigvalsh(0.5 * (jacobian + jacobian.T))[-1]
+    return jnp.linalg.eigvalsh(0.5 * (jacobian + jacobian.T))[-1]  # (wasserstein-bound.2)
 
 
 def cubature(mean: Any, cov: Any) -> Array:
@@ -137,7 +137,7 @@ def assemble(rule: Rule, errors: Array, lipschitz: Array, prior_distance: Any = 
     """Assembles the bound from errors and Lipschitz constants (n,) at the times of the rule: `Bound` says which."""
     weights, cumulative = (jnp.asarray(a, errors.dtype) for a in (rule.weights, rule.cumulative))
     with jax.default_matmul_precision("highest"):
-        growth = jnp.exp(cumulative @ lipschitz)
+        growth = jnp.exp(cumulative @ lipschitz)  # (wasserstein-bound.1)
         return Bound(
             errors, lipschitz, growth, weights @ (growth * errors), jnp.exp(weights @ lipschitz) * prior_distance
         )
