@@ -176,7 +176,9 @@ def _times(value: float, other: float) -> str:
     if not value > 0 or not other > 0 or 0.95 < value / other < 1.05:
         near = other > 0 and value > 0
         return "as much as" if near or value == other else "more than" if value > other else "less than"
-    ratio = max(value, other) / min(value, other)
+    ratio, sign = max(value, other) / min(value, other), "more" if value > other else "less"
+    if ratio < 1.5:
+        return f"{100 * abs(value / other - 1):.0f} % {sign} than"
     return f"{f'{ratio:.2f}' if ratio < 5 else f'{ratio:.0f}'} times {'as much as' if value > other else 'less than'}"
 
 
