@@ -5,8 +5,8 @@ r_k(x) ~ w_k N(x; alpha m_k, V_k),
 
     p(x_0 | x_t = x) = sum_k r_k N(m_k + alpha C_k V_k^-1 (x - alpha m_k), sigma^2 C_k V_k^-1).
 
-`Empirical` is the mixture of points: the ideal denoiser of a data set, which memorises it (kexue 9164; Karras et al.
-2022, appendix B.3). Every sampler, loss and likelihood of the library is tested against these.
+`Empirical` is the mixture of points: the ideal denoiser of a data set, which memorises it (kexue 9164 (15); Karras et
+al. 2022, appendix B.3). Every sampler, loss and likelihood of the library is tested against these.
 """
 
 from functools import partial

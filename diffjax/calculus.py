@@ -116,7 +116,7 @@ def rates(schedule: Schedule, t: Any) -> tuple[Array, Array]:
     Defined for sigma > 0 (most sigma leave 0 with infinite slope). Infinite where alpha = 0; write the probability-flow
     ODE as alpha' x_0 + sigma' z there (`derivatives`).
 
-    f = alpha'/alpha and g^2 = alpha^2 (sigma^2/alpha^2)'.
+    f = alpha'/alpha and g^2 = alpha^2 (sigma^2/alpha^2)' (kexue 9209 (21)).
     """
     (alpha, sigma), (d_alpha, d_sigma) = derivatives(schedule, t)
     f = d_alpha / alpha

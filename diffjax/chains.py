@@ -1,13 +1,13 @@
 """A process seen along a time grid: q(x_s | x_t, x_0), from which ancestral steps and variational bounds are made.
 
 For x_t = alpha x_0 + sigma z with independent increments and s < t, conditioning of Gaussians gives (Ho et al. 2020,
-eq. 6 and 7; kexue 9164, by Bayes' rule)
+eq. 6 and 7; kexue 9164 (6), by Bayes' rule)
 
     q(x_s | x_t, x_0) = N(k x_t + gamma x_0, beta_tilde),
     beta_tilde = sigma_s^2 (1 - SNR_t / SNR_s),  gamma = alpha_s (1 - SNR_t / SNR_s),  gamma^2 / beta_tilde = gain,
     gain = SNR_s - SNR_t:  what the step adds to the knowledge of x_0.
 
-A model that knows x_0 up to N(mean, var) then has the reverse variance
+A model that knows x_0 up to N(mean, var) then has the reverse variance (kexue 9245 (4), 9246 (1))
 
     beta_tilde + gamma^2 var = beta_tilde (1 + gain var),
 

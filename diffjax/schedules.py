@@ -173,7 +173,7 @@ class VE:
 
 @pytree
 class EDM:
-    """The schedule alpha = 1, sigma = t: time is the noise level (Karras et al. 2022; kexue 9280: heat equation).
+    """The schedule alpha = 1, sigma = t: time is the noise level (Karras et al. 2022; heat equation, kexue 9280 (16)).
 
     Attributes:
         t_max: the time of most noise: the largest sigma, in units of x_0.
@@ -240,7 +240,7 @@ def _cosine(schedule: Cosine, t: Array) -> tuple[Array, Array]:
 
 @pytree
 class Rectified:
-    """The straight lines x_t = (1 - t) x_0 + t z (Liu et al. 2022; kexue 9497, which has this orientation).
+    """The straight lines x_t = (1 - t) x_0 + t z (Liu et al. 2022; kexue 9497 (7), which has this orientation).
 
     Attributes:
         t_max: the time of most noise, at most 1.

@@ -1,6 +1,7 @@
 """Schedules that are tables of a chain's steps: t = k / T after k of them; and EDM's clock for the levels of a chain.
 
-Of betas beta_1 .. beta_T, alpha_k^2 is the product of 1 - beta_j over j <= k (Ho et al. 2020; kexue 9119).
+Of betas beta_1 .. beta_T, alpha_k^2 is the product of 1 - beta_j over j <= k (Ho et al. 2020;
+kexue 9119 (6)).
 """
 
 from typing import Any
@@ -33,7 +34,7 @@ class Tabulated:
 
     @classmethod
     def from_betas(cls, betas: Any) -> "Tabulated":
-        """Makes the chain x_k = sqrt(1 - beta_k) x_{k-1} + sqrt(beta_k) eps of the betas (T,).
+        """Makes the chain x_k = sqrt(1 - beta_k) x_{k-1} + sqrt(beta_k) eps of the betas (T,) (kexue 9119 (3)).
 
         Raises:
             ValueError: unless betas is a non-empty vector of numbers in (0, 1).
@@ -73,7 +74,7 @@ class Tabulated:
 
     @classmethod
     def kexue(cls, steps: int = 1000, last: float = 0.02) -> "Tabulated":
-        """Makes the chain of kexue 9119: x_k = sqrt(1 - last k / T) x_{k-1} + sqrt(last k / T) eps."""
+        """Makes the chain x_k = sqrt(1 - last k / T) x_{k-1} + sqrt(last k / T) eps (kexue 9119 (18))."""
         _check_chain(steps)
         return cls.from_betas(last * np.arange(1, steps + 1) / steps)  # (tables.4)
 

@@ -3,15 +3,15 @@
 Without a classifier (Ho & Salimans 2022), from what a model says with and without the condition, or a better and a
 weaker model say (autoguidance, Karras et al. 2024):
 
-    mean = cond + (w - 1) (cond - uncond)
+    mean = cond + (w - 1) (cond - uncond)        (kexue 9257 (24))
 
-w = 1 is off; the paper's own w, and that of kexue 9257, is this one minus 1; GLIDE's s is this w. The same combination
+w = 1 is off; the paper's own w, and that of the series, is this one minus 1; GLIDE's s is this w. The same combination
 of eps, v or scores is this one, for each is affine in the mean at a given x_t.
 
 With a potential, log p(y | x_t) of a classifier (Dhariwal & Nichol 2021, algorithm 2) or a similarity (Liu et al.
 2021):
 
-    score + w grad potential(x_t, t),   that is   mean + w sigma^2 / alpha grad potential.
+    score + w grad potential(x_t, t),   that is   mean + w sigma^2 / alpha grad potential        (kexue 9257 (18, 19)).
 
 Guidances add: a guided denoiser can be guided again.
 
@@ -244,9 +244,9 @@ class TiltedByPrediction(Tilted):
 def mean_shift(denoise: Denoiser, potential: Potential, ts: Any, w: Any = 1.0) -> "MeanShift":
     """Guides by a classifier as first published, for `ancestral.ddpm` along `ts` (Dhariwal & Nichol 2021, algorithm 1).
 
-    The mean of each step moves by w Var grad potential(x_t, t), Var being the step's variance. In terms of x_0 that is
-    a shift by w (sigma_s^2 / alpha_s + gamma var) grad potential, gamma being the weight of the mean in the step: on a
-    fine grid, `tilted`; on a step to data without variance, nothing.
+    The mean of each step moves by w Var grad potential(x_t, t), Var being the step's variance (kexue 9257 (8)). In
+    terms of x_0 that is a shift by w (sigma_s^2 / alpha_s + gamma var) grad potential, gamma being the weight of the
+    mean in the step: on a fine grid, `tilted`; on a step to data without variance, nothing.
 
     Raises:
         ValueError: as for `tilted`, and for a grid that is not decreasing.

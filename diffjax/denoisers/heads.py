@@ -5,6 +5,7 @@ same features, trained by squares (`losses.heads`) while all else is frozen, giv
 convolution:
 
     npr   c_out^2 u,          u(x_t) ~ E[(F* - F)^2 | x_t]      around the mean that the network says, right or not
+                                                                (kexue 9246 (11))
     sn    c_out^2 (u - F^2),  u(x_t) ~ E[F*^2 | x_t]            the same for the exact mean, and for no other
 
 With eps-prediction these are the published ones. There c_out = sigma / alpha makes much of a small error at the noisy

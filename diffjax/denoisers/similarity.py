@@ -1,11 +1,11 @@
-"""Similarities as potentials for guidance (Liu et al. 2021, section 3.2; kexue 9257): how alike x and a reference are.
+"""Similarities as potentials for guidance (Liu et al. 2021, section 3.2): how alike x and a reference are.
 
-    content      the cosine between the features of x and of the reference
+    content      the cosine between the features of x and of the reference (kexue 9257 (15))
     structure    minus the squared distance of their feature maps, position by position
     style        minus the squared distance of the Gram matrices of their feature maps: blind to where things are
 
 Each is a function of an encoder `encode(x, t) -> features`, and gives a potential for `guidance.tilted`, whose encoder
-must know the noise, or for `guidance.tilted_by_prediction`, whose encoder sees clean data.
+must know the noise (kexue 9257 (14)), or for `guidance.tilted_by_prediction`, whose encoder sees clean data.
 """
 
 from collections.abc import Callable

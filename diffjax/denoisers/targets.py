@@ -123,7 +123,7 @@ class V(Prediction):
 
 @pytree
 class Velocity(Prediction):
-    """The velocity as target: F = alpha' x_0 + sigma' z = dx_t/dt (Lipman et al. 2023; kexue 9497).
+    """The velocity as target: F = alpha' x_0 + sigma' z = dx_t/dt (Lipman et al. 2023; kexue 9497 (5)).
 
     F is finite where sigma' is: not on `VP` at t = 0.
     """
@@ -148,7 +148,7 @@ class Velocity(Prediction):
 
 @pytree
 class Score(Prediction):
-    """The score of p(x_t | x_0) as target: F = -z / sigma (Vincent 2011).
+    """The score of p(x_t | x_0) as target: F = -z / sigma (Vincent 2011; kexue 9209 (22)).
 
     x_0 is lost where alpha = 0; F is infinite where sigma = 0.
     """

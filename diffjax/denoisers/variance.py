@@ -2,9 +2,9 @@
 
 The reverse variance of `ancestral.ddpm` is beta_tilde (1 + gain var) (`chains`), with var = Var[x_0 | x_t]:
 
-    small          var = 0: right for data that is one point (Ho et al. 2020, section 3.2; kexue 9152)
+    small          var = 0: right for data that is one point (Ho et al. 2020, section 3.2; kexue 9164 (16))
     large          var = sigma^2 v / (alpha^2 v + sigma^2): right for N(0, v) data; v = 1 gives beta_t on a variance-
-                   preserving chain
+                   preserving chain (kexue 9164 (18))
     learned range  log(1 + gain var) = frac log(1 + gain large), frac = (u + 1) / 2, u a second map of the network: the
                    log of the variance goes from beta_tilde to beta_t, those of the very steps that are walked
                    (Nichol & Dhariwal 2021, eq. 15)

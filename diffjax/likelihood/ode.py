@@ -1,4 +1,4 @@
-"""The likelihood by the probability-flow ODE (Song et al. 2021, eq. 39; kexue 9228, 9280):
+"""The likelihood by the probability-flow ODE (Song et al. 2021, eq. 39; kexue 9228 (14), 9280 (6)):
 
     dx/dt = v(x, t),    d log p_t(x_t) / dt = -div v(x_t, t),
     log p_{t_min}(x) = log p_T(x_T) + integral from t_min to T of div v(x_t, t) dt.

@@ -2,7 +2,8 @@
 
 At (x, z), z > 0 the extra coordinate, sources x_i at z = 0 pull with weights w_i ~ |(x, z) - (x_i, 0)|^-(N + 1):
 
-    E = sum w_i ((x_i, 0) - (x, z)),    target sqrt(N) E / (|E| + gamma),    dx/dz = E_x / E_z,
+    E = sum w_i ((x_i, 0) - (x, z)),    target sqrt(N) E / (|E| + gamma),    dx/dz = E_x / E_z
+            (kexue 9305 (8, 12, 4)),
 
 for the weights' unknown factor cancels in the direction. On the whole data set that is exact. On a part of it the
 quotient of two means is biased, by O(1 / batch). The regression of `losses.regression` on `processes.poisson` with
@@ -57,10 +58,11 @@ def batch_field(x: Array, z: Any, sources: Array, gamma: Any = 5.0) -> Field:
 
 
 def perturb(key: Key, x0: Array, tau: Any = 0.03, most: Any = 291.0, sigma: Any = 0.01) -> tuple[Array, Array]:
-    """Draws (x, z): x = x_0 + |e_x| (1 + tau)^m u, z = |e_z| (1 + tau)^m, e ~ N(0, sigma^2 I), m ~ U[0, most].
+    """Draws (x, z): x = x_0 + |e_x| (1 + tau)^m u, z = |e_z| (1 + tau)^m (kexue 9305 (11)).
 
-    Given z that is the kernel of `processes.poisson` with D = 1 only where the scale is log-uniform around it: not
-    near the ends of z, where |e_x| / |e_z| is not independent of z.
+    e is from N(0, sigma^2 I), m from U[0, most], u uniform on the unit sphere. Given z that is the kernel of
+    `processes.poisson` with D = 1 only where the scale is log-uniform around it: not near the ends of z, where
+    |e_x| / |e_z| is not independent of z.
 
     Args:
         tau, most, sigma: CIFAR-10's by default; `most_for` has the rule.

@@ -1,13 +1,13 @@
 """Score matching and its computable forms, for one example (Vincent 2011; kexue 9509). Halves are the papers'.
 
-    explicit      |s(x) - grad log p(x)|^2 / 2: what is meant, where the score of the data is known
+    explicit      |s(x) - grad log p(x)|^2 / 2: what is meant, where the score of the data is known (kexue 9509 (1))
     implicit      tr(ds/dx) + |s|^2 / 2 (Hyvarinen 2005): the same in mean, but for the constant E |grad log p|^2 / 2
     sliced        v' (ds/dx) v + (v' s)^2 / 2 along random v (Song et al. 2019); reduced = True: + |s|^2 / 2, of smaller
                   variance, which is `implicit` by random directions
-    conditional   |s(x_t) - grad log p(x_t | x_0)|^2 / 2 (kexue 9509): any kernel that has a density
+    conditional   |s(x_t) - grad log p(x_t | x_0)|^2 / 2: any kernel that has a density (kexue 9509 (4), 9209 (15))
     denoising     the same for x_t = alpha x_0 + sigma z, whose conditional score is -z / sigma (Vincent 2011)
 
-Conditional and explicit differ by what no score changes, `gap`: in mean
+Conditional and explicit differ by what no score changes, `gap`; in mean (kexue 9509 (9))
 
     conditional - explicit = (E |grad log p(x_t | x_0)|^2 - E |grad log p_t|^2) / 2
                            = alpha^2 / sigma^4 E tr Cov[x_0 | x_t] / 2 for denoising,

@@ -1,11 +1,15 @@
-"""The variational bound of a chain, term by term (Ho et al. 2020, eq. 5; Nichol & Dhariwal 2021; kexue 9152).
+"""The variational bound of a chain, term by term (Ho et al. 2020, eq. 5; Nichol & Dhariwal 2021; kexue 9152 (5)).
 
     -log p(x_0) <= KL(q(x_T | x_0) || p(x_T)) + sum over steps t -> s of KL(q(x_s | x_t, x_0) || p(x_s | x_t))
                    - log p(x_0 | x_t of the last step)
 
-One equation, three derivations: demolish and rebuild (kexue 9119: learn to undo x_s -> x_t, average out the noise that
-does not matter), the hierarchical VAE (9152: the joint KL over the whole chain, which is this bound), Bayes and denoise
-(9164: q(x_s | x_t, x_0) by Bayes' rule, x_0 replaced by what is known of it). Each ends with the step
+One equation, three derivations:
+
+    demolish and rebuild  learn to undo x_s -> x_t, average out the noise that does not matter (kexue 9119 (13))
+    hierarchical VAE      the joint KL over the whole chain, which is this bound (kexue 9152 (4))
+    Bayes and denoise     q(x_s | x_t, x_0) by Bayes' rule, x_0 replaced by what is known of it (kexue 9164 (10))
+
+Each ends with the step
 
     p(x_s | x_t)      = N(k x_t + gamma mean, beta_tilde (1 + gain var)),
     q(x_s | x_t, x_0) = N(k x_t + gamma x_0, beta_tilde)

@@ -1,9 +1,9 @@
 """Variational autoencoder: an encoder and a decoder, together a codec, that bound the log-likelihood of data.
 
-Kingma & Welling 2014, eq. 3 (kexue 5253; 9152 reads DDPM as one of many layers whose encoder is fixed). A latent
+Kingma & Welling 2014, eq. 3. DDPM is one of many layers whose encoder is fixed (kexue 9152 (2)). A latent
 z ~ N(0, I) is decoded to x ~ N(g(z), s^2 I), an example encoded to q(z | x) = N(m(x), v(x)), v diagonal:
 
-    log p(x) >= E_q[log p(x | z)] - KL(q(z | x) || N(0, I)),
+    log p(x) >= E_q[log p(x | z)] - KL(q(z | x) || N(0, I))        (kexue 5253),
     KL = 1/2 sum (m^2 + v - 1 - log v).
 
 s is learned: fixed, it is a beta in disguise. beta weighs the KL (Higgins et al. 2017): away from 1 the loss trades

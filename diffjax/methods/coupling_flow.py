@@ -1,6 +1,6 @@
 """Coupling flow: an invertible network with an exact density, half of x moved by what the other half says (RealNVP).
 
-Dinh, Sohl-Dickstein & Bengio 2017, eq. 9: with a mask b of zeros and ones, each layer takes x to
+Dinh, Sohl-Dickstein & Bengio 2017, eq. 9 (kexue 5807): with a mask b of zeros and ones, each layer takes x to
 
     b x + (1 - b) (x exp(s(b x)) + m(b x)),    log |det| = sum (1 - b) s(b x),
 

@@ -1,16 +1,17 @@
-"""A flow map: a network of two times learns the mean velocity of a flow from t to r, and one evaluation draws.
+"""A flow map (MeanFlow): a network of two times learns the mean velocity of a flow from t to r; one evaluation draws.
 
 Along the flow dx/dt = v(x, t) = E[alpha' x_0 + sigma' z | x_t = x], noise at t_max and data at 0, the mean velocity
 from t to r < t
 
     u(x_t, t, r) = 1 / (t - r) * integral of v(x_s, s) over s from r to t,        x_r = x_t - (t - r) u(x_t, t, r)
+                   (kexue 10958 (6))
 
-satisfies, by d/dt of (t - r) u along the flow, the Eulerian identity (MeanFlow: Geng et al. 2025, eq. 6)
+satisfies, by d/dt of (t - r) u along the flow, the Eulerian identity (Geng et al. 2025, eq. 6; kexue 10958 (8))
 
     u = v - (t - r) du/dt,        du/dt = v . grad_x u + d/dt u,
 
 so u is regressed on its right side with the gradient stopped, v being that of the example, alpha' x_0 + sigma' z
-(eq. 10, 11). r = t is plain flow matching: the diagonal u(x, t, t) is v.
+(eq. 10, 11; kexue 10958 (17)). r = t is plain flow matching: the diagonal u(x, t, t) is v.
 
 Two times are told as one and a distance. c is the log-SNR of t, as for every network; `given["gap"]` is
 psi(phi_t) - psi(phi_r), psi(phi) = (phi, cos 2j phi, sin 2j phi; j = 1 .. 8) of the angle phi = arctan(sigma / alpha),

@@ -17,7 +17,7 @@ range that is not cut, which `Masked.bound` takes.
 
 SUBS (Sahoo et al., section 3.2.3) stands in the posterior: no mass on "hidden", seen tokens stay as they are. One step
 of a draw opens a hidden token with probability (t - s) / t from the share t to s and draws it from p_i; what is open
-stays open. Tokens opened in one step are drawn independently, which is exact for one token a step alone.
+stays open (kexue 9271). Tokens opened in one step are drawn independently, which is exact for one token a step alone.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""x_t = alpha_t x_0 + sigma_t z (kexue 9119; Song et al. 2021, eq. 29): linear SDEs, flows along straight lines, EDM.
+"""x_t = alpha_t x_0 + sigma_t z (kexue 9119 (6); Song et al. 2021, eq. 29): linear SDEs, straight flows, EDM.
 
 The noise law is a field, because one family changes only that: PFGM++ takes a Student-t.
 """

@@ -1,7 +1,8 @@
-"""x_t = phi_t(x_0, z), any path from data to noise (kexue 9379, 9497; Liu et al. 2022; Lipman et al. 2023).
+"""x_t = phi_t(x_0, z), any path from data to noise (Liu et al. 2022; Lipman et al. 2023; kexue 9262 (1), 9497 (2)).
 
-The three steps of kexue 9497: choose phi with phi_0 = x_0 and phi_1 = z; regress v(x, t) on d phi_t / dt, which is one
-`jax.jvp`; integrate dx/dt = v down from z. The minimum v = E[d phi_t / dt | x_t = x] carries the marginals of x_t.
+Choose phi with phi_0 = x_0 and phi_1 = z (kexue 9497 (3)). Regress v(x, t) on d phi_t / dt, which is one `jax.jvp`
+(kexue 9497 (5)). Integrate dx/dt = v down from z (kexue 9497 (6)). The minimum v = E[d phi_t / dt | x_t = x] carries
+the marginals of x_t (kexue 9497 (16)).
 
 The line that touches the path at t meets the times 0 and 1 in
 

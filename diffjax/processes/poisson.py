@@ -2,11 +2,11 @@
 
 At distance r in the extra dimensions the field of a charge at x_0, N entries, meets the kernel
 
-    p_r(x | x_0) ~ (r^2 + |x - x_0|^2)^(-(N + D) / 2),    dx/dr = E[(x - x_0) / r | x].
+    p_r(x | x_0) ~ (r^2 + |x - x_0|^2)^(-(N + D) / 2),    dx/dr = E[(x - x_0) / r | x]    (D = 1: kexue 9370 (15)).
 
 With r = sigma sqrt(D) this is x_t = x_0 + sigma z for a multivariate Student-t z of D degrees of freedom,
 
-    z = sqrt(D) e_N / |e_D|,    |z|^2 / (|z|^2 + D) ~ Beta(N / 2, D / 2),
+    z = sqrt(D) e_N / |e_D|,    |z|^2 / (|z|^2 + D) ~ Beta(N / 2, D / 2)    (D = 1: kexue 9370 (19)),
 
 and the flow is EDM's: the loss, targets, grids and deterministic samplers are the same, with any alpha. D = 1 is PFGM
 in the coordinate r = sigma; D -> infinity is the Gaussian. For finite D (alpha E[x_0 | x] - x) / sigma^2 is no score:

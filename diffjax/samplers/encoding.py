@@ -51,7 +51,7 @@ def slerp(a: Array, b: Array, weight: Any) -> Array:
 
 
 def mix(a: Array, b: Array, weight: Any) -> Array:
-    """Mixes a cos(w pi / 2) + b sin(w pi / 2): standard normal if a and b are, and independent (kexue 9181).
+    """Mixes a cos(w pi / 2) + b sin(w pi / 2): standard normal if a and b are, and independent (kexue 9181 (15)).
 
     A straight line between them would halve the variance in the middle.
     """

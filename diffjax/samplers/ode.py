@@ -1,4 +1,4 @@
-"""The probability-flow ODE by diffrax (Song et al. 2021, eq. 13; kexue 9228), written so that alpha = 0 is harmless:
+"""The probability-flow ODE by diffrax (Song et al. 2021, eq. 13; kexue 9228 (14)), written so that alpha may be 0:
 
     dx/dt = alpha' E[x_0 | x] + sigma' E[z | x],    E[z | x] = (x - alpha E[x_0 | x]) / sigma.
 

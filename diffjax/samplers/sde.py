@@ -1,8 +1,9 @@
-"""Euler-Maruyama on the reverse SDE and its whole Fokker-Planck family (Song et al. 2021, eq. 6; kexue 9209, 9228).
+"""Euler-Maruyama on the reverse SDE and its whole Fokker-Planck family (Song et al. 2021, eq. 6).
 
-    dx = [f x - (1 + churn^2) / 2 g^2 score] dt + churn g dw
+    dx = [f x - (1 + churn^2) / 2 g^2 score] dt + churn g dw        (kexue 9228 (13))
 
-has the marginals of the forward process for every churn >= 0: 0 is the probability-flow ODE, 1 the reverse SDE.
+has the marginals of the forward process for every churn >= 0. At 0 it is the probability-flow ODE (kexue 9228 (14)). At
+1 it is the reverse SDE, dx = [f x - g^2 score] dt + g dw (kexue 9209 (8)).
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ from diffjax.types import Schedule
 
 
 def euler_maruyama(schedule: Schedule, churn: float = 1.0, denoise: bool = False) -> Sampler:
-    """Makes the sampler of one Euler-Maruyama step per interval of the grid; weak order 1.
+    """Makes the sampler of one Euler-Maruyama step per interval of the grid (kexue 9209 (9)); weak order 1.
 
     Args:
         churn: noise level in units of g, at least 0.

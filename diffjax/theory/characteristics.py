@@ -3,10 +3,12 @@
 phi_t(x | x_0) = x_T says on which trajectory from x_0 a point is. It does not change along one, and what is known of
 x_T moves with it:
 
-    f_t(x | x_0) = -(d phi / d x)^-1 d_t phi,    p_t(x | x_0) = p_T(phi) |det d phi / d x|.
+    f_t(x | x_0) = -(d phi / d x)^-1 d_t phi,    p_t(x | x_0) = p_T(phi) |det d phi / d x|    (kexue 9379 (8, 12)).
 
     affine     x_t = alpha_t x_0 + sigma_t x_T: phi = (x - alpha x_0) / sigma, f = alpha' x_0 + sigma' phi
-    straight   the same with alpha = 1 - t, sigma = t: f = (x - x_0) / t; regression on it is flow matching (9497)
+               (kexue 9379 (22))
+    straight   the same with alpha = 1 - t, sigma = t: f = (x - x_0) / t; regression on it is flow matching
+               (kexue 9379 (17), 9497 (10))
 
 At t -> 0 f has a pole. On affine trajectories it equals alpha' x_0 + sigma' x_T, which has none: that is the velocity
 target (`denoisers.Velocity`). A prior without full support leaves places that no trajectory reaches, where the marginal

@@ -2,10 +2,12 @@
 
 Say how x_0 spreads, p_t(x | x_0), and with which velocity f_t(x | x_0); data and time mix both linearly:
 
-    p_t(x) = E p_t(x | x_0),    v(x, t) = E[f_t(x | x_0) | x_t = x],    d_t p + div(p v) = 0.
+    p_t(x) = E p_t(x | x_0),    v(x, t) = E[f_t(x | x_0) | x_t = x],    d_t p + div(p v) = 0
+             (kexue 9370 (8), 9379 (13, 14)).
 
-v is also what a network learns from E|v(x_t, t) - f_t(x_t | x_0)|^2, x_t ~ p_t(. | x_0). `green` and `characteristics`
-are two ways to say it. Over finite data v is exact (`marginal`); `denoiser` makes of any velocity what samplers walk.
+v is also what a network learns from E|v(x_t, t) - f_t(x_t | x_0)|^2, x_t ~ p_t(. | x_0) (kexue 9379 (15)). `green`
+and `characteristics` are two ways to say it. Over finite data v is exact (`marginal`); `denoiser` makes of any velocity
+what samplers walk.
 """
 
 from typing import Any, Protocol

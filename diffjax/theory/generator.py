@@ -3,10 +3,11 @@
     dphi(x, t) = (d_t phi + L phi) dt + (G^T grad phi) . dw         Ito's formula
     L phi      = f . grad phi + tr(D grad grad phi) / 2             the generator
     L* p       = - div J,    J = f p - div(D p) / 2                 its adjoint: Fokker-Planck is d_t p = L* p
+                                                                    (kexue 9228 (10))
 
 (Sarkka & Solin 2019, chapters 4 and 5; kexue 9461 gets all three from test functions). div of a matrix is taken along
 its rows: sum_j d_j D_ij. With the score grad log p_t of its marginals the SDE has an ODE with the same marginals, and a
-whole family of reversals (Anderson 1982; Song et al. 2021, appendix A; kexue 9209, 9228).
+whole family of reversals (Anderson 1982; Song et al. 2021, appendix A; kexue 9209 (8), 9228 (13)).
 """
 
 from collections.abc import Callable
@@ -123,7 +124,7 @@ def adjoint(sde: Dynamics, p: Callable[[Array], Array], x: Array, t: Any) -> Arr
 
 
 def probability_flow(sde: Dynamics, score: Field) -> Field:
-    """Makes f - div(D) / 2 - D score / 2: the velocity of an ODE with the SDE's marginals."""
+    """Makes f - div(D) / 2 - D score / 2: the velocity of an ODE with the SDE's marginals (kexue 9228 (14))."""
     return lambda x, t: _at(sde, x, t)[0] - 0.5 * _osmosis(sde, score, x, t)
 
 

@@ -1,14 +1,16 @@
 """Green functions: ODEs as fields without sources in space and time (kexue 9370).
 
-(p, p v) has no divergence in (t, x), so that each point of data is a charge at t = 0 with the field
+(p, p v) has no divergence in (t, x) (kexue 9370 (4)), so that each point of data is a charge at t = 0 with the field
 
-    d_t G_1 + div G_x = 0 for t > 0,    G_1(0, x) = delta(x - x_0),    p_t(x | x_0) = G_1,    f_t(x | x_0) = G_x / G_1.
+    d_t G_1 + div G_x = 0 for t > 0,    G_1(0, x) = delta(x - x_0),    p_t(x | x_0) = G_1,    f_t(x | x_0) = G_x / G_1
+                           (kexue 9370 (7, 5)).
 
-    space-time isotropic   G ~ (t, x - x_0) / (t^2 + |x - x_0|^2)^((d + 1) / 2), the only one: Poisson flow (9305)
+    space-time isotropic   G ~ (t, x - x_0) / (t^2 + |x - x_0|^2)^((d + 1) / 2), the only one: Poisson flow
+                           (kexue 9370 (11), 9305 (3))
     space isotropic        G_1 = phi_t(r), r = |x - x_0|: G_x = -(x - x_0) r^-d d_t int_0^r phi_t s^(d-1) ds;
-                           a Gaussian phi gives the flow of the heat equation
+                           a Gaussian phi gives the flow of the heat equation (kexue 9370 (25, 29))
     radial                 the same backwards: any law of r, of survival S_t(r) = 1 - psi_t(r), psi -> 1 as t -> 0,
-                           p = -d_r S r^(1-d) / area,  f = -(d_t S / d_r S) (x - x_0) / r
+                           p = -d_r S r^(1-d) / area,  f = -(d_t S / d_r S) (x - x_0) / r (kexue 9370 (31))
 
 Whatever psi(r / t), points go straight: f = (x - x_0) / t. What differs is the density, hence the marginal velocity.
 The law of r is given by log S, not psi: far out, where psi is 1 to rounding, the velocity is a ratio of its derivatives

@@ -1,9 +1,10 @@
 """The diffusion ODE by way of the heat equation, without an SDE (kexue 9280).
 
-dx/dt = v moves densities by d_t p = - div(p v). The ansatz v = - D_t grad log p makes this the heat equation
-d_t p = D_t Laplace p, which smooths with a Gaussian: p_t = p_0 * N(0, sigma_t^2 I) where D = sigma' sigma. Hence
+dx/dt = v moves densities by d_t p = - div(p v) (kexue 9280 (9)). The ansatz is v = - D_t grad log p (kexue 9280 (10)).
+It makes this the heat equation d_t p = D_t Laplace p (kexue 9280 (12)). That smooths with a Gaussian:
+p_t = p_0 * N(0, sigma_t^2 I) where D = sigma' sigma (kexue 9280 (16)). Hence
 
-    dx/dt = - sigma' sigma grad log p_t(x)        (Karras et al. 2022, eq. 1)
+    dx/dt = - sigma' sigma grad log p_t(x)        (Karras et al. 2022, eq. 1; kexue 9280 (17))
 
 from N(0, sigma_T^2 I), sigma_T far above the diameter of the data, down to t = 0. y = alpha_t x gives it a drift: with
 sigma_t / alpha_t in the place of sigma_t it is the probability flow of the schedule (alpha, sigma). Backwards the heat

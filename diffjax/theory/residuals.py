@@ -1,8 +1,10 @@
 """What must vanish if a density and its dynamics belong together, at a point and in the mean.
 
-    continuity     d_t log p + v . grad log p + div v = 0                  kexue 9280; dx/dt = v moves p
-    Fokker-Planck  the same with v = f - div(D) / 2 - D grad log p / 2     kexue 9228; dx = f dt + G dw, D = G G^T
-    weak form      E phi(x_T) - E phi(x_0) = int E[(d_t + L) phi] dt       kexue 9461; Dynkin's formula
+    continuity     d_t log p + v . grad log p + div v = 0                  dx/dt = v moves p
+                   (kexue 9280 (8), 9461 (16))
+    Fokker-Planck  the same with v = f - div(D) / 2 - D grad log p / 2     dx = f dt + G dw, D = G G^T
+                   (kexue 9228 (10), 9461 (24))
+    weak form      E phi(x_T) - E phi(x_0) = int E[(d_t + L) phi] dt       Dynkin's formula (kexue 9461 (22))
 
 The pointwise ones are divided by p: in 1 / time, and right where p underflows. The weak one asks for samples alone.
 """
