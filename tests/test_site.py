@@ -19,7 +19,7 @@ DOCS = ROOT / "docs"
 ENGLISH = sorted(DOCS.glob("*.md"))
 CHINESE = sorted(DOCS.glob("zh/**/*.md"))
 PAGES = [*ENGLISH, *CHINESE, *sorted(DOCS.glob("cards/*.md"))]
-SHOWN = [*PAGES, ROOT / "README.md", *sorted(ROOT.glob("experiments/**/README.md"))]
+SHOWN = [*PAGES, ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted(ROOT.glob("experiments/**/README.md"))]
 name_of = lambda path: str(path.relative_to(ROOT))
 
 

@@ -9,11 +9,11 @@ DOCS = Path(__file__).parents[1]
 # A page of docs/ that no section names stands under "More".
 SECTIONS: dict[str, list[str]] = {
     "Start": ["tutorial.md", "install.md", "choose.md", "dictionary.md", "hardware.md"],
-    "Methods": ["methods.md", "series.md", "results.md"],
+    "Methods": ["methods.md", "series.md", "notation.md", "results.md"],
     "Use": ["runs.md", "data.md", "editing.md", "sweeps.md", "weights.md"],
     "Extend": ["extending.md", "adding.md", "repo/CONTRIBUTING.md"],
 }
-CHINESE = ["zh/index.md", "zh/tutorial.md", "zh/choose.md", "zh/series.md"]
+CHINESE = ["zh/index.md", "zh/tutorial.md", "zh/choose.md", "zh/series.md", "zh/notation.md"]
 RESERVED = {"index.md"}
 
 
