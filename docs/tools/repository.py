@@ -35,6 +35,8 @@ def place(path: Path) -> str | None:
         return None
     if path.is_relative_to(DOCS) and path.suffix in (".md", ".png", ".svg"):
         return path.relative_to(DOCS).as_posix()
+    if path.is_dir() and path.is_relative_to(DOCS) and path.name == "cards":
+        return f"{path.relative_to(DOCS).as_posix()}/index.md"  # which the build makes
     name = f"repo/{path.relative_to(ROOT).as_posix()}".removesuffix("/.")
     if path.is_dir():
         readme = path / "README.md"
