@@ -7,6 +7,23 @@
 # The first cell installs diffjax where it is not there; the jax of the machine (a TPU's, a GPU's) is left alone.
 
 # %%
+import importlib
+import importlib.util
+import os
+import subprocess
+import sys
+
+REPO = ""  # the repository's address, as `git clone` takes it
+if importlib.util.find_spec("diffjax") is None:
+    if not REPO:
+        raise SystemExit(
+            "diffjax is not installed: give its repository's address as REPO, or pip install a clone of it"
+        )
+    subprocess.run(["git", "clone", "--depth=1", REPO, "diffjax-clone"], check=True)
+    kept = ["-c", "diffjax-clone/constraints/colab.txt"]  # the jax that is here stays as it is
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *kept, "./diffjax-clone[ode]"], check=True)
+    importlib.invalidate_caches()
+FAST = os.environ.get("DIFFJAX_NOTEBOOK") == "fast"  # a small form, for tests
 
 # %%
 import jax
@@ -24,8 +41,8 @@ diffjax.doctor()
 # ## Train
 #
 # Four parts make a method: a **network**, a **process** (here $\alpha_t^2+\sigma_t^2=1$, the schedule VP), a **target**
-# (what the network predicts: $v=\alpha_t z-\sigma_t x_0$), and a sampler, whose default is DDIM. Data and an optimizer make
-# a run of it.
+# (what the network predicts: $v=\alpha_t z-\sigma_t x_0$), and a sampler, whose default is DDIM. Data and an optimizer
+# make a run of it.
 
 # %%
 moons = data.moons()
@@ -74,8 +91,8 @@ print({name: round(value, 4) for name, value in distance.items()})
 # ## A run from a config
 #
 # `configs/vpsde.py` is a whole recipe: a U-Net on 1500 real digits, 2400 steps, minutes on two CPU cores and less on an
-# accelerator. `report` judges 1024 samples and writes `report.md`, pictures beside it. Frechet distances compare Gaussian
-# fits of features, $\|m_1-m_2\|^2+\mathrm{tr}(C_1+C_2-2(C_1C_2)^{1/2})$.
+# accelerator. `report` judges 1024 samples and writes `report.md`, pictures beside it. Frechet distances compare
+# Gaussian fits of features, $\|m_1-m_2\|^2+\mathrm{tr}(C_1+C_2-2(C_1C_2)^{1/2})$.
 
 # %%
 if FAST:
@@ -87,7 +104,8 @@ else:
     results = recipe.report()
 
 # %% [markdown]
-# How the number is made, on data alone: 297 held-out digits against as many training digits (the floor), and against noise.
+# How the number is made, on data alone: 297 held-out digits against as many training digits (the floor), and against
+# noise.
 
 # %%
 two = data.digits()
@@ -100,7 +118,8 @@ print({name: round(value, 2) for name, value in found.items()})
 # %% [markdown]
 # ## What has to hold
 #
-# Samples are within a few floors of held-out data, and far nearer to it than a Gaussian; and the digits pass their gate.
+# Samples are within a few floors of held-out data, and far nearer to it than a Gaussian; and the digits pass their
+# gate.
 
 # %%
 assert distance["samples"] < 0.4 * distance["Gaussian"], distance

@@ -6,6 +6,23 @@
 # numbers speak of 64 dimensions and of pictures.
 
 # %%
+import importlib
+import importlib.util
+import os
+import subprocess
+import sys
+
+REPO = ""  # the repository's address, as `git clone` takes it
+if importlib.util.find_spec("diffjax") is None:
+    if not REPO:
+        raise SystemExit(
+            "diffjax is not installed: give its repository's address as REPO, or pip install a clone of it"
+        )
+    subprocess.run(["git", "clone", "--depth=1", REPO, "diffjax-clone"], check=True)
+    kept = ["-c", "diffjax-clone/constraints/colab.txt"]  # the jax that is here stays as it is
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *kept, "./diffjax-clone[ode]"], check=True)
+    importlib.invalidate_caches()
+FAST = os.environ.get("DIFFJAX_NOTEBOOK") == "fast"  # a small form, for tests
 
 # %%
 import jax
@@ -34,9 +51,9 @@ model = mixture.denoiser(schedule)
 # %% [markdown]
 # ## Error: how far from the end of the flow
 #
-# Deterministic samplers solve the probability-flow ODE, which takes every $x_T$ to one $x_0$. The reference is a walk of
-# many small steps. The error is a root mean square over pixels, in standard deviations of $x_0$, of the median walk: a walk
-# that ends in another component of the mixture would hide all others in a mean.
+# Deterministic samplers solve the probability-flow ODE, which takes every $x_T$ to one $x_0$. The reference is a walk
+# of many small steps. The error is a root mean square over pixels, in standard deviations of $x_0$, of the median walk:
+# a walk that ends in another component of the mixture would hide all others in a mean.
 
 # %%
 starts = schedule(1.0)[1] * jax.random.normal(jax.random.key(0), (64 if FAST else 256, 8, 8, 1))
@@ -82,15 +99,15 @@ axes.legend(fontsize=8, frameon=False)
 plt.show()
 
 # %% [markdown]
-# **What to see.** Straight lines where the order shows: halving the step halves DDIM's error (slope $-1$), quarters that
-# of second-order methods and so on. At five evaluations order hardly matters; at twenty it decides.
+# **What to see.** Straight lines where the order shows: halving the step halves DDIM's error (slope $-1$), quarters
+# that of second-order methods and so on. At five evaluations order hardly matters; at twenty it decides.
 
 # %% [markdown]
 # ## Frechet distance: how far the samples' law is
 #
-# What is asked of samples is their law, not where one walk ends. Stochastic samplers ($\eta=1$) have no reference walk, but
-# the same law. The distance is of features of a digits classifier, to exact draws of the mixture; two sets of exact draws
-# give the floor.
+# What is asked of samples is their law, not where one walk ends. Stochastic samplers ($\eta=1$) have no reference walk,
+# but the same law. The distance is of features of a digits classifier, to exact draws of the mixture; two sets of exact
+# draws give the floor.
 
 # %%
 count = 256 if FAST else 1024
@@ -128,8 +145,9 @@ axes.legend(fontsize=8, frameon=False)
 plt.show()
 
 # %% [markdown]
-# **What to see.** Every method comes down to the dotted floor; the question is with how many evaluations. With few of them
-# noise hurts ($\eta=1$ lies highest), since each step's noise has to be taken away again; second order is there first.
+# **What to see.** Every method comes down to the dotted floor; the question is with how many evaluations. With few of
+# them noise hurts ($\eta=1$ lies highest), since each step's noise has to be taken away again; second order is there
+# first.
 
 # %% [markdown]
 # ## With a network
@@ -140,8 +158,8 @@ plt.show()
 # python -m diffjax.main --mode=eval --workdir=runs/... --sampler=dpmpp_2m --nfe=10
 # ```
 #
-# or many at once, [8, a sweep](08_sweep.ipynb). The next cell holds the two orders, and that ten evaluations are enough for
-# the law where the order is two.
+# or many at once, [8, a sweep](08_sweep.ipynb). The next cell holds the two orders, and that ten evaluations are enough
+# for the law where the order is two.
 
 # %%
 slope = {name: np.log2(dict(found)[20] / dict(found)[40]) for name, found in errors.items()}

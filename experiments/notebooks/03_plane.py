@@ -1,11 +1,28 @@
 # %% [markdown]
 # # 3. In the plane, with exact scores
 #
-# Everything about a diffusion model can be drawn where the score is known. Here it is that of a mixture of three Gaussians,
-# whose law at every level is a mixture again: $p_t=\sum_k w_k\,N(\alpha m_k,\ \alpha^2C_k+\sigma^2I)$. No network is trained
-# in this notebook.
+# Everything about a diffusion model can be drawn where the score is known. Here it is that of a mixture of three
+# Gaussians, whose law at every level is a mixture again: $p_t=\sum_k w_k\,N(\alpha m_k,\ \alpha^2C_k+\sigma^2I)$. No
+# network is trained in this notebook.
 
 # %%
+import importlib
+import importlib.util
+import os
+import subprocess
+import sys
+
+REPO = ""  # the repository's address, as `git clone` takes it
+if importlib.util.find_spec("diffjax") is None:
+    if not REPO:
+        raise SystemExit(
+            "diffjax is not installed: give its repository's address as REPO, or pip install a clone of it"
+        )
+    subprocess.run(["git", "clone", "--depth=1", REPO, "diffjax-clone"], check=True)
+    kept = ["-c", "diffjax-clone/constraints/colab.txt"]  # the jax that is here stays as it is
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *kept, "./diffjax-clone[ode]"], check=True)
+    importlib.invalidate_caches()
+FAST = os.environ.get("DIFFJAX_NOTEBOOK") == "fast"  # a small form, for tests
 
 # %%
 import jax
@@ -14,7 +31,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from diffjax import analytic, grids, processes, samplers, schedules
-from diffjax.samplers import ancestral, multistep, sde
+from diffjax.samplers import ancestral, sde
 from diffjax.tabulated import Tabulated
 from diffjax.theory import characteristics, constructions, green
 
@@ -26,8 +43,8 @@ nearest = lambda x: np.linalg.norm(np.asarray(x)[:, None] - MEANS[None], axis=2)
 # %% [markdown]
 # ## Schedules
 #
-# A schedule is $t\mapsto(\alpha_t,\sigma_t)$. What the posterior of $x_0$ sees of it is one number, the signal-to-noise ratio,
-# $\lambda=\log\alpha^2/\sigma^2$: two schedules with an equal $\lambda$ differ by a scaling of $x_t$.
+# A schedule is $t\mapsto(\alpha_t,\sigma_t)$. What the posterior of $x_0$ sees of it is one number, the signal-to-noise
+# ratio, $\lambda=\log\alpha^2/\sigma^2$: two schedules with an equal $\lambda$ differ by a scaling of $x_t$.
 
 # %%
 shown = {"VP": schedules.VP(), "cosine": schedules.Cosine(), "rectified": schedules.Rectified()}
@@ -44,15 +61,15 @@ right.legend(fontsize=8, frameon=False)
 plt.show()
 
 # %% [markdown]
-# **What to see.** Left: VP, cosine and DDPM's table walk one quarter circle, rectified flow its chord. Right: at which speed.
-# DDPM's table lies on VP, its limit of many steps. Both spend most of their time below $\lambda=0$, where noise is more than
-# signal; cosine and rectified flow divide it evenly.
+# **What to see.** Left: VP, cosine and DDPM's table walk one quarter circle, rectified flow its chord. Right: at which
+# speed. DDPM's table lies on VP, its limit of many steps. Both spend most of their time below $\lambda=0$, where noise
+# is more than signal; cosine and rectified flow divide it evenly.
 
 # %% [markdown]
 # ## The score, and what it points at
 #
-# Tweedie's formula: $\sigma_t^2\,\nabla\log p_t(x)=\alpha_tE[x_0\mid x_t=x]-x$. Far from data the score points at the mean of
-# all of it; near data at the nearest mode.
+# Tweedie's formula: $\sigma_t^2\,\nabla\log p_t(x)=\alpha_tE[x_0\mid x_t=x]-x$. Far from data the score points at the
+# mean of all of it; near data at the nearest mode.
 
 # %%
 schedule = schedules.VP()
@@ -69,8 +86,8 @@ for one, t in zip(axes, (0.6, 0.25, 0.1)):
 plt.show()
 
 # %% [markdown]
-# **What to see.** Arrows (directions alone) meet in one point while the law is one blob, and part ways when the three modes
-# part: a sample's mode is decided in between.
+# **What to see.** Arrows (directions alone) meet in one point while the law is one blob, and part ways when the three
+# modes part: a sample's mode is decided in between.
 
 # %% [markdown]
 # ## One equation, many paths: the ODE and the SDEs
@@ -97,19 +114,20 @@ axes[0].set_ylabel("first coordinate")
 plt.show()
 
 # %% [markdown]
-# **What to see.** Paths from right noise to left data get rougher from panel to panel, yet they end in the same three places
-# (the colour is the mode) in equal shares.
+# **What to see.** Paths from right noise to left data get rougher from panel to panel, yet they end in the same three
+# places (the colour is the mode) in equal shares.
 
 # %%
 for churn, x in ends.items():
-    print(f"churn {churn}: mean {np.mean(x, 0, dtype=float).round(2)}, shares {(np.bincount(nearest(x)) / count).round(2)}")
+    shares = np.bincount(nearest(x)) / count
+    print(f"churn {churn}: mean {np.mean(x, 0, dtype=float).round(2)}, shares {shares.round(2)}")
 
 # %% [markdown]
 # ## Poisson flows and other constructions
 #
 # An ODE can be said by what becomes of a single point: a law $p_t(x\mid x_0)$ and a velocity $f_t(x\mid x_0)$ with
-# $\partial_tp+\nabla\!\cdot(pf)=0$. Data mixes them, $v(x,t)=E[f_t(x\mid x_0)\mid x_t=x]$. The field of a charge in one more
-# dimension gives PFGM (Poisson flow); a Gaussian gives diffusion; characteristics start from any prior.
+# $\partial_tp+\nabla\!\cdot(pf)=0$. Data mixes them, $v(x,t)=E[f_t(x\mid x_0)\mid x_t=x]$. The field of a charge in one
+# more dimension gives PFGM (Poisson flow); a Gaussian gives diffusion; characteristics start from any prior.
 
 # %%
 made = {
@@ -137,14 +155,15 @@ plt.show()
 print({name: share.round(3).tolist() for name, share in shares.items()}, "weights", WEIGHTS)
 
 # %% [markdown]
-# **What to see.** Three ways from a prior to the same three points: from heavy tails, from a Gaussian, from a square. The
-# colours cut the plane differently, but each point collects its weight.
+# **What to see.** Three ways from a prior to the same three points: from heavy tails, from a Gaussian, from a square.
+# The colours cut the plane differently, but each point collects its weight.
 
 # %% [markdown]
 # ## Bridges
 #
-# A bridge starts where a given $y$ is, not at noise: the process is conditioned on $x_T=y$ (Doob's $h$-transform), which adds
-# $g_t^2\nabla_x\log p(x_T=y\mid x_t=x)$ to the drift. With DBIM the samplers of diffusion walk it as they are.
+# A bridge starts where a given $y$ is, not at noise: the process is conditioned on $x_T=y$ (Doob's $h$-transform),
+# which adds $g_t^2\nabla_x\log p(x_T=y\mid x_t=x)$ to the drift. With DBIM the samplers of diffusion walk it as they
+# are.
 
 # %%
 bridge = processes.bridge(schedules.VP(0.1, 2.1))
@@ -166,14 +185,14 @@ for one, eta in zip(axes, (0.3, 1.0)):
 plt.show()
 
 # %% [markdown]
-# **What to see.** All paths leave the star and end in the modes. Here $x_0$ is drawn independently of $y$, so that every mode
-# gets its weight; a network that is trained on pairs learns $p(x_0\mid y)$ in its place.
+# **What to see.** All paths leave the star and end in the modes. Here $x_0$ is drawn independently of $y$, so that
+# every mode gets its weight; a network that is trained on pairs learns $p(x_0\mid y)$ in its place.
 
 # %% [markdown]
 # ## What has to hold
 #
-# Every walk ends in the law it was made for: shares within four standard deviations, $\sqrt{w(1-w)/n}$ each, and the three
-# churns with the mixture's own mean and covariance.
+# Every walk ends in the law it was made for: shares within four standard deviations, $\sqrt{w(1-w)/n}$ each, and the
+# three churns with the mixture's own mean and covariance.
 
 # %%
 allowed = 4 * np.sqrt(WEIGHTS * (1 - WEIGHTS) / count) + 0.01

@@ -5,6 +5,23 @@
 # registered, and no file of the library is edited.
 
 # %%
+import importlib
+import importlib.util
+import os
+import subprocess
+import sys
+
+REPO = ""  # the repository's address, as `git clone` takes it
+if importlib.util.find_spec("diffjax") is None:
+    if not REPO:
+        raise SystemExit(
+            "diffjax is not installed: give its repository's address as REPO, or pip install a clone of it"
+        )
+    subprocess.run(["git", "clone", "--depth=1", REPO, "diffjax-clone"], check=True)
+    kept = ["-c", "diffjax-clone/constraints/colab.txt"]  # the jax that is here stays as it is
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *kept, "./diffjax-clone[ode]"], check=True)
+    importlib.invalidate_caches()
+FAST = os.environ.get("DIFFJAX_NOTEBOOK") == "fast"  # a small form, for tests
 
 # %%
 from itertools import pairwise
@@ -27,8 +44,8 @@ ring = analytic.gaussian_mixture(np.ones(8), np.stack([np.cos(turn), np.sin(turn
 # %% [markdown]
 # ## A schedule
 #
-# A schedule is a class with `t_max` and `t -> (alpha, sigma)`; `pytree` makes its numbers leaves, so that another `power` is
-# no new compile. `inverse` gives the time of a log-SNR: grids and multistep samplers ask for it. Here
+# A schedule is a class with `t_max` and `t -> (alpha, sigma)`; `pytree` makes its numbers leaves, so that another
+# `power` is no new compile. `inverse` gives the time of a log-SNR: grids and multistep samplers ask for it. Here
 # $\alpha=\cos(\tfrac\pi2 t^p)$, $\sigma=\sin(\tfrac\pi2 t^p)$.
 
 
@@ -71,10 +88,10 @@ assert of_mine < 2 * floor
 # %% [markdown]
 # ## A sampler
 #
-# A sampler that uses $x$, evaluations and noise linearly is written as in its paper, on a `table.Walk`. This one predicts
-# with DDIM and takes the step again with the mean of the last two data predictions, extrapolated: second order from one
-# evaluation a step,
-# $$m=\hat x_0(t_i)+\tfrac{h_i}{2h_{i-1}}\bigl(\hat x_0(t_i)-\hat x_0(t_{i-1})\bigr),\qquad h_i=\lambda_{i+1}-\lambda_i .$$
+# A sampler that uses $x$, evaluations and noise linearly is written as in its paper, on a `table.Walk`. This one
+# predicts with DDIM and takes the step again with the mean of the last two data predictions, extrapolated: second order
+# from one evaluation a step,
+# $$m=\hat x_0(t_i)+\tfrac{h_i}{2h_{i-1}}\bigl(\hat x_0(t_i)-\hat x_0(t_{i-1})\bigr),\ h_i=\lambda_{i+1}-\lambda_i.$$
 
 
 # %%
@@ -115,14 +132,15 @@ axes.legend(frameon=False, fontsize=8)
 plt.show()
 
 # %% [markdown]
-# **What to see.** My sampler falls twice as steeply as DDIM and lies below it everywhere. DPM-Solver++(2M), dashed, lies on it:
-# it is the published name of these lines.
+# **What to see.** My sampler falls twice as steeply as DDIM and lies below it everywhere. DPM-Solver++(2M), dashed,
+# lies on it: it is the published name of these lines.
 
 # %% [markdown]
 # ## A loss weight
 #
-# A weight is a function `(schedule, target, t) -> number` on the squared error of the network's output $F$. Papers state
-# theirs for the error of $x_0$, which is $c_{out}^2$ times that of $F$. Min-SNR, $\min(\mathrm{SNR},5)$ on $x_0$, by hand:
+# A weight is a function `(schedule, target, t) -> number` on the squared error of the network's output $F$. Papers
+# state theirs for the error of $x_0$, which is $c_{out}^2$ times that of $F$. Min-SNR, $\min(\mathrm{SNR},5)$ on $x_0$,
+# by hand:
 
 
 # %%
@@ -139,8 +157,8 @@ np.testing.assert_allclose(jax.vmap(lambda t: my_weight(vp, denoisers.V(), t))(t
 # %% [markdown]
 # ## A network
 #
-# A module of nnx, linen or equinox, or a pure function, that sees one example $x$, its log-SNR $c$ and what is given of it.
-# `vmap` is not yours to write. It trains here with my schedule and my weight.
+# A module of nnx, linen or equinox, or a pure function, that sees one example $x$, its log-SNR $c$ and what is given of
+# it. `vmap` is not yours to write. It trains here with my schedule and my weight.
 
 
 # %%
@@ -196,5 +214,5 @@ assert np.abs(three.mean(0) - centre).max() < 0.1, three.mean(0)
 assert np.all((three.std(0) > 0.06) & (three.std(0) < 0.16)), three.std(0)
 
 # %% [markdown]
-# In a config the same things go by path: `--config.schedule.name=mypkg.parts:Trigonometric`, with `--trust=mypkg.parts` for
-# whoever opens the run. A method for the library itself: `CONTRIBUTING.md`.
+# In a config the same things go by path: `--config.schedule.name=mypkg.parts:Trigonometric`, with `--trust=mypkg.parts`
+# for whoever opens the run. A method for the library itself: `CONTRIBUTING.md`.

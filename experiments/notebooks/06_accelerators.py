@@ -1,10 +1,28 @@
 # %% [markdown]
 # # 6. On a TPU or a GPU: devices, batches, CIFAR-10, going on from Drive
 #
-# One program serves a CPU, a GPU and a TPU chip; which it is, jax says. This notebook takes what it finds, and says what it
-# leaves out. On Colab: *Runtime, Change runtime type*, one TPU chip or a GPU. The first cell leaves the image's jax alone.
+# One program serves a CPU, a GPU and a TPU chip; which it is, jax says. This notebook takes what it finds, and says
+# what it leaves out. On Colab: *Runtime, Change runtime type*, one TPU chip or a GPU. The first cell leaves the image's
+# jax alone.
 
 # %%
+import importlib
+import importlib.util
+import os
+import subprocess
+import sys
+
+REPO = ""  # the repository's address, as `git clone` takes it
+if importlib.util.find_spec("diffjax") is None:
+    if not REPO:
+        raise SystemExit(
+            "diffjax is not installed: give its repository's address as REPO, or pip install a clone of it"
+        )
+    subprocess.run(["git", "clone", "--depth=1", REPO, "diffjax-clone"], check=True)
+    kept = ["-c", "diffjax-clone/constraints/colab.txt"]  # the jax that is here stays as it is
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *kept, "./diffjax-clone[ode]"], check=True)
+    importlib.invalidate_caches()
+FAST = os.environ.get("DIFFJAX_NOTEBOOK") == "fast"  # a small form, for tests
 
 # %%
 import importlib.util
@@ -25,7 +43,7 @@ diffjax.doctor()
 ACCELERATED = jax.default_backend() != "cpu"
 print("devices:", *jax.devices())
 if not ACCELERATED:
-    print("no accelerator: left out are CIFAR-10 and the U-Net of 42 M parameters; an MLP on 8 x 8 digits takes their place")
+    print("no accelerator: left out are CIFAR-10 and a U-Net of 42 M parameters; instead, an MLP on digits")
 
 # %% [markdown]
 # ## Where runs go
@@ -45,8 +63,9 @@ else:
 # %% [markdown]
 # ## Data
 #
-# CIFAR-10 as TensorFlow Datasets has it, without TensorFlow: the archive is fetched once and prepared. It needs the readers
-# (`pip install array_record grain importlib_resources`). Without an accelerator, readers or network it is digits.
+# CIFAR-10 as TensorFlow Datasets has it, without TensorFlow: the archive is fetched once and prepared. It needs the
+# readers (`pip install array_record grain importlib_resources`). Without an accelerator, readers or network it is
+# digits.
 
 # %%
 ARCHIVE = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"  # 170 MB
@@ -76,9 +95,10 @@ print(f"{images.name}: {len(images.train)} examples of shape {images.shape}")
 # %% [markdown]
 # ## Network and batch
 #
-# A batch is spread over all devices; its size has to be a multiple of their number, and of `accumulate`, the parts that it is
-# worked through in where the memory is short. On an accelerator several steps are dispatched at once
-# (`steps_per_dispatch`), so that Python is not waited for. bfloat16 halves the memory of activations; parameters stay float32.
+# A batch is spread over all devices; its size has to be a multiple of their number, and of `accumulate`, the parts that
+# it is worked through in where the memory is short. On an accelerator several steps are dispatched at once
+# (`steps_per_dispatch`), so that Python is not waited for. bfloat16 halves the memory of activations; parameters stay
+# float32.
 
 # %%
 if big:
@@ -119,8 +139,8 @@ with trainer(workdir=ROOT / "accelerators") as second:
 after = run.draw(16, nfe=10)
 
 # %% [markdown]
-# **What to see.** At the end of each start the samples of 64 seeds, by the averaged parameters and by the raw ones: the same
-# seeds, a little better the second time.
+# **What to see.** At the end of each start the samples of 64 seeds, by the averaged parameters and by the raw ones: the
+# same seeds, a little better the second time.
 
 # %% [markdown]
 # ## How fast, and how well
@@ -140,14 +160,14 @@ right.set(xticks=[], yticks=[], title=f"after {run.step} steps")
 plt.show()
 
 # %% [markdown]
-# **What to see.** The loss goes on falling across the dotted line, where the first start was stopped. The samples are of a
-# young network: the recipe of `configs/vpsde.py:cifar10` has 1.3 million steps.
+# **What to see.** The loss goes on falling across the dotted line, where the first start was stopped. The samples are
+# of a young network: the recipe of `configs/vpsde.py:cifar10` has 1.3 million steps.
 
 # %% [markdown]
 # ## What has to hold
 #
-# What is restored draws the same samples to the bit; the loss falls; and on a CPU a run that was stopped ends with the same
-# samples as one that never was.
+# What is restored draws the same samples to the bit; the loss falls; and on a CPU a run that was stopped ends with the
+# same samples as one that never was.
 
 # %%
 np.testing.assert_array_equal(before, found)
@@ -159,5 +179,5 @@ else:
     np.testing.assert_array_equal(after, trainer().train(2 * half).draw(16, nfe=10))
 
 # %% [markdown]
-# Several devices need no other line. Several hosts: `parallel.initialize_distributed()` first. What fits into the memory of a
-# device is said by `python -m diffjax.main --mode=show --config=configs/vpsde.py:cifar10`.
+# Several devices need no other line. Several hosts: `parallel.initialize_distributed()` first. What fits into the
+# memory of a device is said by `python -m diffjax.main --mode=show --config=configs/vpsde.py:cifar10`.

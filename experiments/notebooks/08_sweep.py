@@ -1,11 +1,28 @@
 # %% [markdown]
 # # 8. A sweep and its table
 #
-# A sweep trains a config at every point of a grid, and evaluates each training at every point of another grid: samplers and
-# numbers of steps never train again. It is a folder. What is done is skipped, what was interrupted goes on, and several
-# processes or machines may share it.
+# A sweep trains a config at every point of a grid, and evaluates each training at every point of another grid: samplers
+# and numbers of steps never train again. It is a folder. What is done is skipped, what was interrupted goes on, and
+# several processes or machines may share it.
 
 # %%
+import importlib
+import importlib.util
+import os
+import subprocess
+import sys
+
+REPO = ""  # the repository's address, as `git clone` takes it
+if importlib.util.find_spec("diffjax") is None:
+    if not REPO:
+        raise SystemExit(
+            "diffjax is not installed: give its repository's address as REPO, or pip install a clone of it"
+        )
+    subprocess.run(["git", "clone", "--depth=1", REPO, "diffjax-clone"], check=True)
+    kept = ["-c", "diffjax-clone/constraints/colab.txt"]  # the jax that is here stays as it is
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *kept, "./diffjax-clone[ode]"], check=True)
+    importlib.invalidate_caches()
+FAST = os.environ.get("DIFFJAX_NOTEBOOK") == "fast"  # a small form, for tests
 
 # %%
 import tempfile
@@ -26,12 +43,12 @@ ROOT = Path(tempfile.mkdtemp())
 # %% [markdown]
 # ## A config
 #
-# A config is a Python file with a table `VARIANTS`. This one differs from the default in data, network and length; it could
-# be one of `configs/` as well.
+# A config is a Python file with a table `VARIANTS`. This one differs from the default in data, network and length; it
+# could be one of `configs/` as well.
 
 # %%
 CONFIG = ROOT / "moons.py"
-text = f'''
+text = f"""
 from diffjax.config import recipe, spec
 
 def moons():
@@ -46,15 +63,15 @@ def moons():
     return config
 
 VARIANTS = dict(moons=moons)
-'''
+"""
 CONFIG.write_text(text)
 print(text)
 
 # %% [markdown]
 # ## What an evaluation measures
 #
-# By default it is a whole report, with its Frechet distance. `measure` gives something else, of the run as its sampler and
-# grid were set: here sliced $W_2$ to held-out points.
+# By default it is a whole report, with its Frechet distance. `measure` gives something else, of the run as its sampler
+# and grid were set: here sliced $W_2$ to held-out points.
 
 
 # %%
@@ -66,8 +83,8 @@ def distance(run):
 # %% [markdown]
 # ## The sweep
 #
-# Keys are those of the command line. Two rates and two seeds are four trainings; each is evaluated with two samplers on two
-# grids.
+# Keys are those of the command line. Two rates and two seeds are four trainings; each is evaluated with two samplers on
+# two grids.
 
 # %%
 sweep = diffjax.Sweep(
@@ -79,14 +96,14 @@ sweep = diffjax.Sweep(
 ).run()
 
 # %% [markdown]
-# **What to see.** Samples of 64 seeds at the end of each training, those of the larger rate on the moons, those of the smaller
-# one around them.
+# **What to see.** Samples of 64 seeds at the end of each training, those of the larger rate on the moons, those of the
+# smaller one around them.
 
 # %% [markdown]
 # ## Its table
 #
-# With `over="seed"` a row is a mean and its standard error. The table is made of what is in the folder alone, by anyone, at
-# any time: `sweeps.table(root, ["w2"], over="seed")`.
+# With `over="seed"` a row is a mean and its standard error. The table is made of what is in the folder alone, by
+# anyone, at any time: `sweeps.table(root, ["w2"], over="seed")`.
 
 # %%
 table = sweep.table(["w2"], over="seed")
@@ -96,14 +113,14 @@ table
 display(Image(str(sweep.plot(x="grid.n", by=["learning_rate.peak", "sampler.name"], y="w2", over="seed"))))
 
 # %% [markdown]
-# **What to see.** The larger rate lies lower: in so few steps the smaller one has not learned the moons. Within a rate the
-# lines of the two samplers come together on the right: with many steps the network's error is all that is left.
+# **What to see.** The larger rate lies lower: in so few steps the smaller one has not learned the moons. Within a rate
+# the lines of the two samplers come together on the right: with many steps the network's error is all that is left.
 
 # %% [markdown]
 # ## A sweep over a function
 #
-# Where nothing is trained, a function takes the config's place: its arguments are the keys, what it returns the columns. Here
-# the error of samplers on an exact denoiser, against a fine walk.
+# Where nothing is trained, a function takes the config's place: its arguments are the keys, what it returns the
+# columns. Here the error of samplers on an exact denoiser, against a fine walk.
 
 # %%
 turn = np.pi / 4 * np.arange(8)

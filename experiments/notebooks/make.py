@@ -52,14 +52,16 @@ def told(twin: Path) -> str:
         return CODE.sub(lambda _: first, text, count=1)
     english = CODE.findall(told(twin.with_name(f"{name_of(twin)}.py")))
     if len(CODE.findall(text)) != len(english):
-        raise SystemExit(f"{twin.name} has {len(CODE.findall(text))} code cells, expected those of the English twin, "
-                         f"{len(english)}: an empty one, `# %%`, stands for each.")  # fmt: skip
+        raise SystemExit(
+            f"{twin.name} has {len(CODE.findall(text))} code cells, expected the {len(english)} of the English twin; "
+            "an empty one, `# %%`, may stand for each."
+        )
     cells = iter(english)
-    return CODE.sub(lambda _: next(cells).rstrip("\n") + "\n\n", text).rstrip("\n") + "\n"
+    return CODE.sub(lambda _: next(cells), text).rstrip("\n") + "\n"
 
 
 def notebook(text: str, name: str) -> str:
-    """Makes the notebook of a twin's text: no outputs, ids by name and place, so that nothing in it changes by chance."""
+    """Makes the notebook of a twin's text: no outputs, ids by name and place, so that it never changes by chance."""
     import jupytext
     import nbformat
 
