@@ -112,7 +112,7 @@ plt.show()
 # %%
 for churn, x in ends.items():
     shares = np.bincount(nearest(x)) / count
-    print(f"churn {churn}: mean {np.mean(x, 0, dtype=float).round(2)}, shares {shares.round(2)}")
+    print(f"churn {churn}: mean {np.asarray(x, float).mean(0).round(2)}, shares {shares.round(2)}")
 
 # %% [markdown]
 # ## 泊松流与其他构造
