@@ -114,8 +114,8 @@ axes[0].set_ylabel("first coordinate")
 plt.show()
 
 # %% [markdown]
-# **What to see.** Paths from right noise to left data get rougher from panel to panel, yet they end in the same three
-# places (the colour is the mode) in equal shares.
+# **What to see.** Paths run from noise on the left to data on the right, rougher from panel to panel, yet they end in
+# the same three places (the colour is the mode) in equal shares.
 
 # %%
 for churn, x in ends.items():
@@ -181,7 +181,7 @@ for one, eta in zip(axes, (0.3, 1.0)):
     for path, colour in zip(np.asarray(places), COLOURS[nearest(landed[eta][:40])]):
         one.plot(*np.concatenate([[y], path]).T, color=colour, linewidth=0.5)
     one.scatter(*y, s=40, c="black", marker="*", zorder=3)
-    one.set(title=f"$\\eta={eta}$", aspect="equal", xlim=(-2, 3.3), ylim=(-1.7, 2.7))
+    one.set(title=f"$\\eta={eta}$", aspect="equal", xlim=(-2, 3.3), ylim=(-1.7, 3.1))
 plt.show()
 
 # %% [markdown]

@@ -168,7 +168,7 @@ for one, eta in zip(axes, (0.3, 1.0)):
     for path, colour in zip(np.asarray(places), COLOURS[nearest(landed[eta][:40])]):
         one.plot(*np.concatenate([[y], path]).T, color=colour, linewidth=0.5)
     one.scatter(*y, s=40, c="black", marker="*", zorder=3)
-    one.set(title=f"$\\eta={eta}$", aspect="equal", xlim=(-2, 3.3), ylim=(-1.7, 2.7))
+    one.set(title=f"$\\eta={eta}$", aspect="equal", xlim=(-2, 3.3), ylim=(-1.7, 3.1))
 plt.show()
 
 # %% [markdown]
