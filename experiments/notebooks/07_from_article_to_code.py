@@ -1,8 +1,7 @@
 # %% [markdown]
 # # 7. From article to code
 #
-# Su Jianlin's series 生成扩散模型漫谈 derives diffusion models article by
-# article. Here is, for each article whose method is in
+# Su Jianlin's series 生成扩散模型漫谈 derives diffusion models article by article. Here is, for each article whose method is in
 # the code, what it says in a sentence, and the lines that run it. Every cell stands alone after the second one, and
 # ends with an assertion: against a closed form, a quadrature, or a second derivation.
 #

@@ -106,7 +106,7 @@ table
 display(Image(str(sweep.plot(x="grid.n", by=["learning_rate.peak", "sampler.name"], y="w2", over="seed"))))
 
 # %% [markdown]
-# **看点。** 学习率大的在下面：步数这么少，小的学习率还没学会月牙。同一学习率下，两个采样器的线到右边靠拢：步数多了，剩下的只有网络的误差。
+# **看点。** 看右边，两个采样器的步数都够了，学习率大的更低：训练这么短，小的学习率还没学会月牙。左边 DDIM 自己的误差把这一点盖住了；二阶采样器只用五步就看得出来。
 
 # %% [markdown]
 # ## 对函数做批量实验
@@ -145,7 +145,7 @@ axes.legend(frameon=False, fontsize=8)
 plt.show()
 
 # %% [markdown]
-# **看点。** 三种阶数：斜率分别是一、二、三。
+# **看点。** 三种阶数：右端的斜率约为一、二、三。
 
 # %% [markdown]
 # ## 应当成立的结论
@@ -161,7 +161,7 @@ sweep.run()
 assert {path: path.stat().st_mtime_ns for path in ROOT.rglob("eval.json")} == before
 w2 = {(row["learning_rate.peak"], row["sampler.name"], row["grid.n"]): row["w2"] for row in table}
 print(w2)
-assert w2[2e-3, "dpmpp_2m", 20] < 0.7 * w2[2e-4, "dpmpp_2m", 20], w2
+assert w2[2e-3, "dpmpp_2m", 20] < 0.75 * w2[2e-4, "dpmpp_2m", 20], w2
 miss = {(row["sampler"], row["n"]): row["miss"] for row in rows}
 slope = {name: float(np.log2(miss[name, 20] / miss[name, 40])) for name in KINDS}
 print(slope)
