@@ -101,8 +101,8 @@ plt.show()
 # %% [markdown]
 # **What to see.** Where a line is straight its slope is the order: halving the step halves DDIM's error, and quarters
 # that of second-order methods. At five evaluations order three is no better than DDIM, since it extrapolates too far;
-# at twenty it is the best. Heun's steps cost two evaluations each. Principal Adams knows mean and covariance of the
-# data, and begins lowest.
+# at twenty it is among the best. Heun's steps cost two evaluations each. Principal Adams knows mean and covariance of
+# the data, and begins lowest.
 
 # %% [markdown]
 # ## Frechet distance: how far the samples' law is

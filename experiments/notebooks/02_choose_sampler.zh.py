@@ -95,7 +95,7 @@ axes.legend(fontsize=8, frameon=False)
 plt.show()
 
 # %% [markdown]
-# **看点。** 直线段的斜率就是阶数：步长减半，DDIM 的误差减半，二阶方法的误差变成四分之一。只算 5 次时，三阶并不比 DDIM 好，因为外推得太远；到 20 次它最好。Heun 每步要算两次。Principal Adams 知道数据的均值与协方差，起点最低。
+# **看点。** 直线段的斜率就是阶数：步长减半，DDIM 的误差减半，二阶方法的误差变成四分之一。只算 5 次时，三阶并不比 DDIM 好，因为外推得太远；到 20 次它已属最好之列。Heun 每步要算两次。Principal Adams 知道数据的均值与协方差，起点最低。
 
 # %% [markdown]
 # ## Frechet 距离：样本的分布有多远

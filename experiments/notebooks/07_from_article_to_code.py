@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 7. From article to code
 #
-# Su Jianlin's series 生成扩散模型漫谈 derives diffusion models article by article. Here is, for each article whose method is in
-# the code, what it says in a sentence, and the lines that run it. Every cell stands alone after the second one, and
-# ends with an assertion: against a closed form, a quadrature, or a second derivation.
+# Su Jianlin's series 生成扩散模型漫谈 derives diffusion models article by article. Here is, for each article whose
+# method is in the code, what it says in a sentence, and the lines that run it. A cell may use names of those
+# above it, and ends with an assertion: against a closed form, a quadrature, or a second derivation.
 #
 # His $\bar\alpha_t$ is our $\alpha_t$, his $\bar\beta_t$ our $\sigma_t$: amplitudes, $x_t=\alpha_tx_0+\sigma_tz$.
 

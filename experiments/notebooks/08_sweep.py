@@ -96,8 +96,7 @@ sweep = diffjax.Sweep(
 ).run()
 
 # %% [markdown]
-# **What to see.** Samples of 64 seeds at the end of each training, those of the larger rate on the moons, those of the
-# smaller one around them.
+# **What to see.** Samples of 64 seeds at the end of each training: nearer to the two moons with the larger rate.
 
 # %% [markdown]
 # ## Its table
