@@ -146,7 +146,7 @@ def tagged():
     for path in sorted((run_command.ROOT / "diffjax").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                for found in re.findall(rf"kexue ({one}(?:[,;] {one})*)", ast.get_docstring(node, clean=False) or ""):
+                for found in re.findall(rf"kexue ({one}(?:[,;]\s+{one})*)", ast.get_docstring(node, clean=False) or ""):
                     yield from re.findall(r"\b(\d{4,5})(?!\))", found)
 
 
