@@ -1,7 +1,7 @@
 """A variational autoencoder of scikit-learn's digits (Kingma & Welling 2014): a codec, and one-step samples.
 
     python -m diffjax.main --config=configs/autoencoder.py           # half a minute on 2 CPU cores
-    python -m diffjax.main --config=configs/autoencoder.py:tiny      # every part in seconds: for tests
+    python -m diffjax.main --config=configs/autoencoder.py:tiny      # every part, small: for tests
 
 Expected of the default: 16 latents with a squared error of 0.043 per entry on held-out digits, where PCA's is 0.0448,
 at 12 nats of KL. The gate of digits is not passed (Frechet distance 47, a Gaussian fit's 64): samples are blurred.
@@ -24,7 +24,7 @@ def digits() -> ConfigDict:
 
 
 def tiny() -> ConfigDict:
-    """Every part of the default, at a size that runs in seconds."""
+    """Every part of the default, at a small size, for tests."""
     config = digits()
     config.data = spec("moons", n=256, held_out=64)
     config.encoder = spec("Perceptron", shape=(2,), width=8, depth=1)

@@ -3,7 +3,7 @@
     python -m diffjax.main --config=configs/bridge.py          # digits from 4 x 4 pixels: minutes on 2 CPU cores
     python -m diffjax.main --config=configs/bridge.py:photos   # sharp from blurred colour patches: 8 minutes
     python -m diffjax.main --config=configs/bridge.py:noise    # digits from noise, the special case without pairs
-    python -m diffjax.main --config=configs/bridge.py:tiny     # every part in seconds: for tests, not for pictures
+    python -m diffjax.main --config=configs/bridge.py:tiny     # every part, small: for tests, not for pictures
 
 Then, of the same run, DDBM's own sampler (119 evaluations), or another eta or order of DBIM's:
 
@@ -64,7 +64,7 @@ def noise() -> ConfigDict:
 
 
 def tiny() -> ConfigDict:
-    """Every part of the default, at a size that runs in seconds."""
+    """Every part of the default, at a small size, for tests."""
     return _bridge(_base.tiny())
 
 

@@ -1,7 +1,7 @@
 """A coupling flow: an invertible network with an exact density (RealNVP; Dinh et al. 2017), trained on two moons.
 
     python -m diffjax.main --config=configs/coupling_flow.py         # a minute on 2 CPU cores
-    python -m diffjax.main --config=configs/coupling_flow.py:tiny    # every part in seconds: for tests
+    python -m diffjax.main --config=configs/coupling_flow.py:tiny    # every part, small: for tests
 
 Expected of the default: 0.546 nats per dimension on held-out points, where a Gaussian fit has 0.948.
 """
@@ -23,7 +23,7 @@ def moons() -> ConfigDict:
 
 
 def tiny() -> ConfigDict:
-    """Every part of the default, at a size that runs in seconds."""
+    """Every part of the default, at a small size, for tests."""
     config = moons()
     config.data = spec("moons", n=256, held_out=64)
     config.method = spec("coupling_flow", layers=2)

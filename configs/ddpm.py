@@ -3,7 +3,7 @@
     python -m diffjax.main --config=configs/ddpm.py           # linear betas, on scikit-learn's digits: minutes on a CPU
     python -m diffjax.main --config=configs/ddpm.py:kexue     # the chain of kexue 9119, alpha_t = sqrt(1 - 0.02 t / T)
     python -m diffjax.main --config=configs/ddpm.py:cosine    # the cosine chain of Nichol & Dhariwal 2021
-    python -m diffjax.main --config=configs/ddpm.py:tiny      # the same path in seconds: for tests, not for pictures
+    python -m diffjax.main --config=configs/ddpm.py:tiny      # the same path, small: for tests, not for pictures
     python -m diffjax.main --config=configs/ddpm.py:cifar10   # the published recipe; needs the data and an accelerator
 
 The reverse variance is the 'large' one, beta_t; `--config.denoiser.name=small` is beta_tilde. The digits are sampled in
@@ -44,7 +44,7 @@ def cosine() -> ConfigDict:
 
 
 def tiny() -> ConfigDict:
-    """Every part of the default, at a size that runs in seconds."""
+    """Every part of the default, at a small size, for tests."""
     config = chain(_base.tiny())
     config.grid.n = 5
     return config

@@ -1,7 +1,7 @@
 """EDM (Karras et al. 2022): preconditioned denoising at log-normal noise levels, sampled by Heun on the rho grid.
 
     python -m diffjax.main --config=configs/edm.py           # scikit-learn's 1797 digits: minutes on 2 CPU cores
-    python -m diffjax.main --config=configs/edm.py:tiny      # the same path in seconds: for tests, not for pictures
+    python -m diffjax.main --config=configs/edm.py:tiny      # the same path, small: for tests, not for pictures
     python -m diffjax.main --config=configs/edm.py:cifar10   # the published recipe; needs the data and an accelerator
 
 The digits keep power-function averages (Karras et al. 2024), stored along the run, of which any width is made later:
@@ -34,7 +34,7 @@ def digits() -> ConfigDict:
 
 
 def tiny() -> ConfigDict:
-    """Every part of the default, and the augmentation, at a size that runs in seconds."""
+    """Every part of the default, and the augmentation, at a small size, for tests."""
     config = digits()
     config.augment = spec("geometric", probability=0.12, transforms=("shift",))
     config.model = spec("UNet", channels=8, multipliers=(1, 1), attention=(4,), augment=9)

@@ -2,7 +2,7 @@
 
     python -m diffjax.main --config=configs/flow_map.py           # one step: a minute on 2 CPU cores
     python -m diffjax.main --config=configs/flow_map.py:adaptive  # the published weight, p = 1
-    python -m diffjax.main --config=configs/flow_map.py:tiny      # every part in seconds
+    python -m diffjax.main --config=configs/flow_map.py:tiny      # every part, small
 
 More steps of a trained run, in Python: `runs.open(workdir).draw(1000, steps=4)`. Expected of
 the default: an exact W2 under its floor (0.22 for 0.28 at 1024 samples; one Euler step of a velocity would end in the
@@ -37,7 +37,7 @@ def adaptive() -> ConfigDict:
 
 
 def tiny() -> ConfigDict:
-    """The default at a size that runs in seconds."""
+    """The default at a small size, for tests."""
     config = gaussians()
     config.data.n, config.data.held_out = 2000, 400
     config.model.width = 16

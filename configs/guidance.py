@@ -1,7 +1,7 @@
 """Classifier-free guidance (Ho & Salimans 2022): digits by class, with the label hidden from a tenth of the examples.
 
     python -m diffjax.main --config=configs/guidance.py          # scikit-learn's 1797 digits: minutes on 2 CPU cores
-    python -m diffjax.main --config=configs/guidance.py:tiny     # every part in seconds: for tests, not for pictures
+    python -m diffjax.main --config=configs/guidance.py:tiny     # every part, small: for tests, not for pictures
 
 Then, of the same run, any scale and any class; w = 1 is off:
 
@@ -34,7 +34,7 @@ def digits() -> ConfigDict:
 
 
 def tiny() -> ConfigDict:
-    """Every part of the default, at a size that runs in seconds."""
+    """Every part of the default, at a small size, for tests."""
     return _conditional(_base.tiny())
 
 

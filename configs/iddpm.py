@@ -2,7 +2,7 @@
 
     python -m diffjax.main --config=configs/iddpm.py           # scikit-learn's digits, L_hybrid: minutes on 2 CPU cores
     python -m diffjax.main --config=configs/iddpm.py:vlb       # L_vlb alone, with importance-sampled times
-    python -m diffjax.main --config=configs/iddpm.py:tiny      # L_hybrid in seconds: for tests, not for pictures
+    python -m diffjax.main --config=configs/iddpm.py:tiny      # L_hybrid, small: for tests, not for pictures
     python -m diffjax.main --config=configs/iddpm.py:cifar10   # the published recipe; needs the data and an accelerator
 
 Expected of the default: a pass of the gate, and a bound in bits per dimension, in report.md; docs/results.md has the
@@ -40,7 +40,7 @@ def vlb() -> ConfigDict:
 
 
 def tiny() -> ConfigDict:
-    """Every part of the default, at a size that runs in seconds."""
+    """Every part of the default, at a small size, for tests."""
     return learned(_base.tiny())
 
 

@@ -2,7 +2,7 @@
 
     python -m diffjax.main --config=configs/masked.py            # one token a step: a minute on 2 CPU cores
     python -m diffjax.main --config=configs/masked.py:ancestral  # two steps, several tokens in each
-    python -m diffjax.main --config=configs/masked.py:tiny       # every part in seconds
+    python -m diffjax.main --config=configs/masked.py:tiny       # every part, small
 
 Expected of the default, in eval.json: masked.bound within 0.01 nats per token of tokens.entropy, 0.9142, and the total
 variation of samples under twice its floor (the gate). Of `ancestral` the gate fails: tokens that open in one step are
@@ -36,7 +36,7 @@ def ancestral() -> ConfigDict:
 
 
 def tiny() -> ConfigDict:
-    """The default at a size that runs in seconds."""
+    """The default at a small size, for tests."""
     config = tokens()
     config.data.n, config.data.held_out = 2000, 200
     config.model.width = 16

@@ -1,7 +1,7 @@
 """Two players on the plane: a critic learns the log density ratio, a generator climbs it (MonoFlow; Yi et al. 2023).
 
     python -m diffjax.main --config=configs/monoflow.py              # four Gaussians: a minute on 2 CPU cores
-    python -m diffjax.main --config=configs/monoflow.py:tiny         # every part in seconds: for tests
+    python -m diffjax.main --config=configs/monoflow.py:tiny         # every part, small: for tests
     python -m diffjax.main --config=configs/monoflow.py --config.method.h=forward_kl
 
 Data are four Gaussians of weights 0.1 to 0.4 and standard deviation 0.35. Expected of the samples: weights within 0.02,
@@ -33,7 +33,7 @@ def modes() -> ConfigDict:
 
 
 def tiny() -> ConfigDict:
-    """Every part of the default, at a size that runs in seconds."""
+    """Every part of the default, at a small size, for tests."""
     config = _players(8, 40, batch_size=16, sample_every=40, log_every=10)
     config.data = spec("modes", n=256, held_out=64)
     config.checkpoint.every = 20

@@ -2,7 +2,7 @@
 
     python -m diffjax.main --config=configs/ncsn.py           # NCSNv2 on scikit-learn's digits: minutes on 2 CPU cores
     python -m diffjax.main --config=configs/ncsn.py:ncsn      # the ladder and the steps of 2019
-    python -m diffjax.main --config=configs/ncsn.py:tiny      # the same path in seconds: for tests, not for pictures
+    python -m diffjax.main --config=configs/ncsn.py:tiny      # the same path, small: for tests, not for pictures
     python -m diffjax.main --config=configs/ncsn.py:cifar10   # NCSNv2's recipe; needs the data and an accelerator
 
 Other fields: configs/vpsde.py. The digits' ladder follows NCSNv2's rules (`diffjax.theory.ladders`):
@@ -42,7 +42,7 @@ def ncsn() -> ConfigDict:
 
 
 def tiny() -> ConfigDict:
-    """Every part of the default, at a size that runs in seconds."""
+    """Every part of the default, at a small size, for tests."""
     return _ladder(_base.tiny(), 4, 0.01, 10.0, eps=1.57e-5, steps=1, convention="ncsnv2", denoise=True)
 
 

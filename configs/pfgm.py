@@ -2,7 +2,7 @@
 
     python -m diffjax.main --config=configs/pfgm.py          # D = 64 on scikit-learn's digits: minutes on 2 CPU cores
     python -m diffjax.main --config=configs/pfgm.py:pfgm     # D = 1, the Poisson flow of Xu et al. (2022)
-    python -m diffjax.main --config=configs/pfgm.py:tiny     # every part in seconds: for tests, not for pictures
+    python -m diffjax.main --config=configs/pfgm.py:tiny     # every part, small: for tests, not for pictures
 
 `--config.process.D=inf` is configs/edm.py. D = 1 has noise without a mean length, which EDM's F = a x_0 + b z would
 have to be fitted to: its network predicts x_0, which is bounded, sample by sample, without the published batch field
@@ -37,7 +37,7 @@ def pfgm() -> ConfigDict:
 
 
 def tiny() -> ConfigDict:
-    """Every part of the default, at a size that runs in seconds."""
+    """Every part of the default, at a small size, for tests."""
     return _poisson(_base.tiny(), 64.0)
 
 

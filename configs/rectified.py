@@ -3,7 +3,7 @@
     python -m diffjax.main --config=configs/rectified.py                    # digits: minutes on 2 CPU cores
     python -m diffjax.main --config=configs/rectified.py:optimal_transport  # each batch's noise paired with its data
     python -m diffjax.main --config=configs/rectified.py:trigonometric      # along quarter circles
-    python -m diffjax.main --config=configs/rectified.py:tiny               # every part in seconds: not for pictures
+    python -m diffjax.main --config=configs/rectified.py:tiny               # every part, small: not for pictures
 
 The default is a Gaussian process, so that stochastic samplers may use it (sde.euler_maruyama, with
 schedule.t_max=0.999); the others know their flow alone. Reflow and distillation train on pairs (z, flow of z) of a run:
@@ -71,7 +71,7 @@ def distill() -> ConfigDict:
 
 
 def tiny() -> ConfigDict:
-    """Path and transport, at a size that runs in seconds."""
+    """Path and transport, at a small size, for tests."""
     config = _rectified(_base.tiny(), 5)
     config.process = spec("path.variance_preserving")
     config.prepare = spec("optimal_transport")

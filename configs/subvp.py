@@ -1,7 +1,7 @@
 """Sub-VP score SDE (Song et al. 2021; kexue 9209) sampled by predictor-corrector, trained on real digits.
 
     python -m diffjax.main --config=configs/subvp.py           # scikit-learn's 1797 digits: minutes on 2 CPU cores
-    python -m diffjax.main --config=configs/subvp.py:tiny      # the same path in seconds: for tests, not for pictures
+    python -m diffjax.main --config=configs/subvp.py:tiny      # the same path, small: for tests, not for pictures
     python -m diffjax.main --config=configs/subvp.py:cifar10   # their recipe; needs the data and an accelerator
 
 Other fields: configs/vpsde.py. The grid's 40 steps cost 80 evaluations. The public code cannot run
@@ -31,7 +31,7 @@ def digits() -> ConfigDict:
 
 
 def tiny() -> ConfigDict:
-    """Every part of the default, at a size that runs in seconds."""
+    """Every part of the default, at a small size, for tests."""
     config = _subvp(_base.tiny())
     config.sampler = digits().sampler
     config.grid.n = 3

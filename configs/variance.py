@@ -40,7 +40,7 @@ def sn() -> ConfigDict:
 
 
 def tiny() -> ConfigDict:
-    """Every part of the default, at a size that runs in seconds; it starts from `vpsde.py:tiny` with target V."""
+    """Every part of the default, at a small size, for tests; it starts from `vpsde.py:tiny` with target V."""
     return with_head(_base.tiny())
 
 

@@ -2,7 +2,7 @@
 
     python -m diffjax.main --config=configs/vdm.py           # scikit-learn's 1797 digits: minutes on 2 CPU cores
     python -m diffjax.main --config=configs/vdm.py:linear    # the same without learning: log-SNR stays a straight line
-    python -m diffjax.main --config=configs/vdm.py:tiny      # every part in seconds: for tests, not for pictures
+    python -m diffjax.main --config=configs/vdm.py:tiny      # every part, small: for tests, not for pictures
 
 The network is trained for 17 grey levels between fixed ends of log-SNR; samples take equal steps of the learned clock.
 Other fields: configs/vpsde.py. Expected of the first two: a pass of the gate in report.md; the loss
@@ -40,7 +40,7 @@ def linear() -> ConfigDict:
 
 
 def tiny() -> ConfigDict:
-    """Every part of the default, at a size that runs in seconds."""
+    """Every part of the default, at a small size, for tests."""
     return _vdm(_base.tiny(), 4)
 
 

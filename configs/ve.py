@@ -1,7 +1,7 @@
 """VE score SDE (Song et al. 2021; kexue 9209) sampled by predictor-corrector, trained on real digits.
 
     python -m diffjax.main --config=configs/ve.py           # scikit-learn's 1797 digits: minutes on 2 CPU cores
-    python -m diffjax.main --config=configs/ve.py:tiny      # the same path in seconds: for tests, not for pictures
+    python -m diffjax.main --config=configs/ve.py:tiny      # the same path, small: for tests, not for pictures
     python -m diffjax.main --config=configs/ve.py:cifar10   # their recipe; needs the data and an accelerator
 
 Other fields: configs/vpsde.py. sigma_max follows NCSNv2's rule: the largest distance between two
@@ -29,7 +29,7 @@ def digits() -> ConfigDict:
 
 
 def tiny() -> ConfigDict:
-    """Every part of the default, at a size that runs in seconds."""
+    """Every part of the default, at a small size, for tests."""
     config = _base.tiny()
     config.schedule, config.sampler = digits().schedule, digits().sampler
     config.grid = spec("ladder", n=3)

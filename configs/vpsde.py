@@ -1,7 +1,7 @@
 """VP-SDE (Song et al. 2021; kexue 9209): eps-prediction, trained and sampled on real digits.
 
     python -m diffjax.main --config=configs/vpsde.py           # scikit-learn's 1797 digits: minutes on 2 CPU cores
-    python -m diffjax.main --config=configs/vpsde.py:tiny      # the same path in seconds: for tests, not for pictures
+    python -m diffjax.main --config=configs/vpsde.py:tiny      # the same path, small: for tests, not for pictures
     python -m diffjax.main --config=configs/vpsde.py:cifar10   # DDPM++-class U-Net; needs the data and an accelerator
 
 A config says what differs from the defaults, which `--mode=show` prints with it (`runs.settings` has their table).
@@ -27,7 +27,7 @@ def digits() -> ConfigDict:
 
 
 def tiny() -> ConfigDict:
-    """Every part of the default, at a size that runs in seconds."""
+    """Every part of the default, at a small size, for tests."""
     config = digits()
     config.model = spec("UNet", channels=8, multipliers=(1, 1), attention=(4,))
     config.train.update(dict(steps=40, batch_size=32, log_every=10, sample_every=20))

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from diffjax.specs import trust as trust
     from diffjax.sweeps import Sweep as Sweep
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Sweep",

@@ -4,7 +4,7 @@
         ...                                        # "... compiling the training step: 5 s"
 
 A thread looks when the guarded streams (`screen`) were last written to. DIFFJAX_SILENCE=SECONDS sets how long they may
-be silent, and "off" lets them.
+be silent, and "off" lets them. A progress bar that moves is a sign of life too (`shown_by`): a notebook's is no text.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 
 VARIABLE = "DIFFJAX_SILENCE"
 SILENCE = 4.0  # seconds
+_bars: list[Callable[[], bool]] = []  # each moves a progress bar to where things are, and tells whether it moved
 _doing: list[tuple[str | Callable[[], str], float]] = []  # the innermost last, with the time that each began
 
 
@@ -32,6 +33,21 @@ def doing(what: str | Callable[[], str]) -> Iterator[None]:
         yield
     finally:
         _doing.remove(entry)
+
+
+@contextlib.contextmanager
+def shown_by(move: Callable[[], bool]) -> Iterator[None]:
+    """Has a progress bar stand for the lines in a `with` block, for as long as it moves.
+
+    Args:
+        move: brings the bar to where things are, in the thread that watches; tells whether they moved since it last
+            did.
+    """
+    _bars.append(move)
+    try:
+        yield
+    finally:
+        _bars.remove(move)
 
 
 def line() -> str:
@@ -65,14 +81,20 @@ def watched(last: Callable[[], float]) -> Iterator[None]:
     Args:
         last: gives `time.monotonic()` of when something was last written.
     """
-    allowed, over = silence(), threading.Event()
+    allowed, over, moved = silence(), threading.Event(), [0.0]  # when a bar last did
     if allowed is None:
         yield
         return
 
     def watch(allowed: float) -> None:
-        while not over.wait(max(allowed - (time.monotonic() - last()), 0.05)):
-            if time.monotonic() - last() >= allowed:
+        quiet = lambda: time.monotonic() - max(last(), *moved)
+        while not over.wait(max(allowed - quiet(), 0.05)):
+            if quiet() < allowed:
+                continue
+            found = [move() for move in _bars]  # all of them
+            if any(found):
+                moved[0] = time.monotonic()
+            else:
                 _say(line())
 
     thread = threading.Thread(target=watch, args=(allowed,), daemon=True, name="diffjax-activity")

@@ -5,8 +5,8 @@ r_k(x) ~ w_k N(x; alpha m_k, V_k),
 
     p(x_0 | x_t = x) = sum_k r_k N(m_k + alpha C_k V_k^-1 (x - alpha m_k), sigma^2 C_k V_k^-1).
 
-`Empirical` is the mixture of points: the ideal denoiser of a data set, which memorises it (kexue 9164; Karras et al.
-2022, appendix B.3). Every sampler, loss and likelihood of the library is tested against these.
+`Empirical` is the mixture of points: the ideal denoiser of a data set, which memorises it (kexue 9164 (15); Karras et
+al. 2022, appendix B.3). Every sampler, loss and likelihood of the library is tested against these.
 """
 
 from functools import partial
@@ -84,7 +84,7 @@ class GaussianMixture:
     def score(self, x: Array, alpha: Any = 1.0, sigma: Any = 0.0) -> Array:
         """Computes grad log p(x_t = x), of x's shape."""
         components = self._condition(x, alpha, sigma)
-        pull = self._to_data(-components.offset / components.total)
+        pull = self._to_data(-components.offset / components.total)  # (mixtures.4)
         if self.thin:
             x, alpha, sigma = _promoted(self.means, x, alpha, sigma)
             pull = pull - (x.reshape(1, -1) - alpha * self.means - self._to_data(components.offset)) / sigma**2
@@ -118,7 +118,7 @@ class GaussianMixture:
     def _condition(self, x: Array, alpha: Any, sigma: Any) -> "_Components":
         x, alpha, sigma = _promoted(self.means, x, alpha, sigma)
         centred = x.reshape(1, -1) - alpha * self.means
-        offset, total = self._to_basis(centred), alpha**2 * self.variances + sigma**2
+        offset, total = self._to_basis(centred), alpha**2 * self.variances + sigma**2  # (mixtures.1)
         log_normal = -0.5 * jnp.sum(offset**2 / total + jnp.log(2 * np.pi * total), axis=1)
         if self.thin:
             count, noise = centred.shape[1] - offset.shape[1], jnp.asarray(sigma**2, centred.dtype)
@@ -130,10 +130,11 @@ class GaussianMixture:
         """Computes responsibilities (K,), component means (K, d), component variances in their bases (K, d)."""
         x, alpha, sigma = _promoted(self.means, x, alpha, sigma)
         components = self._condition(x, alpha, sigma)
+        # (mixtures.2)
         means = self.means + self._to_data(alpha * self.variances / components.total * components.offset)
         # One thin component has no density where sigma is 0, but all of the weight.
         weights = jnp.ones(1, means.dtype) if self._one_thin else jax.nn.softmax(components.log_joint)
-        return weights, means, sigma**2 * self.variances / components.total
+        return weights, means, sigma**2 * self.variances / components.total  # (mixtures.3)
 
     def _to_basis(self, rows: Array) -> Array:
         if self.bases is None:
@@ -247,7 +248,7 @@ class Empirical:
     def score(self, x: Array, alpha: Any = 1.0, sigma: Any = 0.0) -> Array:
         """Computes grad log p(x_t = x), of x's shape; sigma > 0."""
         x, alpha, sigma = _promoted(self.data, x, alpha, sigma)
-        return (alpha * self.posterior(x, alpha, sigma).mean - x) / sigma**2
+        return (alpha * self.posterior(x, alpha, sigma).mean - x) / sigma**2  # (empirical.2)
 
     def posterior(self, x: Array, alpha: Any, sigma: Any) -> Posterior:
         """Computes mean and diagonal variance of p(x_0 | x_t = x), of x's shape; sigma > 0."""
@@ -280,7 +281,7 @@ class Empirical:
 
         def add(sums: _Sums, block: Any) -> tuple[_Sums, None]:
             points, log_weights = block
-            logits = log_weights - 0.5 * jnp.sum(((flat[None] - alpha * points) / sigma) ** 2, axis=1)
+            logits = log_weights - 0.5 * jnp.sum(((flat[None] - alpha * points) / sigma) ** 2, axis=1)  # (empirical.1)
             peak = jnp.maximum(sums.peak, logits.max())
             old, new = jnp.exp(sums.peak - peak), jnp.exp(logits - peak)
             totals = tuple(old * s + _tensordot(new, f, 1) for s, f in zip(sums.totals, features(points)))

@@ -116,7 +116,7 @@ def rates(schedule: Schedule, t: Any) -> tuple[Array, Array]:
     Defined for sigma > 0 (most sigma leave 0 with infinite slope). Infinite where alpha = 0; write the probability-flow
     ODE as alpha' x_0 + sigma' z there (`derivatives`).
 
-    f = alpha'/alpha and g^2 = alpha^2 (sigma^2/alpha^2)'.
+    f = alpha'/alpha and g^2 = alpha^2 (sigma^2/alpha^2)' (kexue 9209 (21)).
     """
     (alpha, sigma), (d_alpha, d_sigma) = derivatives(schedule, t)
     f = d_alpha / alpha
@@ -126,7 +126,7 @@ def rates(schedule: Schedule, t: Any) -> tuple[Array, Array]:
 def unit_variance(schedule: Schedule, t: Any, v: Any = 1.0) -> Array:
     """Computes Var[x_0 | x_t] for N(0, v) data: a scalar in the units of v."""
     alpha, sigma = schedule(t)
-    return sigma**2 * v / (alpha**2 * v + sigma**2)
+    return sigma**2 * v / (alpha**2 * v + sigma**2)  # (ddpm-recipe.2)
 
 
 def derivatives(schedule: Schedule, t: Any) -> tuple[tuple[Array, Array], tuple[Array, Array]]:

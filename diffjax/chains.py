@@ -1,13 +1,13 @@
 """A process seen along a time grid: q(x_s | x_t, x_0), from which ancestral steps and variational bounds are made.
 
 For x_t = alpha x_0 + sigma z with independent increments and s < t, conditioning of Gaussians gives (Ho et al. 2020,
-eq. 6 and 7; kexue 9164, by Bayes' rule)
+eq. 6 and 7; kexue 9164 (6), by Bayes' rule)
 
     q(x_s | x_t, x_0) = N(k x_t + gamma x_0, beta_tilde),
     beta_tilde = sigma_s^2 (1 - SNR_t / SNR_s),  gamma = alpha_s (1 - SNR_t / SNR_s),  gamma^2 / beta_tilde = gain,
     gain = SNR_s - SNR_t:  what the step adds to the knowledge of x_0.
 
-A model that knows x_0 up to N(mean, var) then has the reverse variance
+A model that knows x_0 up to N(mean, var) then has the reverse variance (kexue 9245 (4), 9246 (1))
 
     beta_tilde + gamma^2 var = beta_tilde (1 + gain var),
 
@@ -82,7 +82,7 @@ def chain(schedule: Schedule, ts: Any) -> Chain:
     with np.errstate(divide="ignore"):
         snr = (alpha / sigma) ** 2
         change = 2 * (np.log(alpha[:-1]) - np.log(sigma[:-1]) - np.log(alpha[1:]) + np.log(sigma[1:]))
-    gain = snr[1:] * -np.expm1(change)
+    gain = snr[1:] * -np.expm1(change)  # (ancestral.3)
     if sigma[-1] > 0:
         return Chain(ts, np.append(gain, np.inf), (sigma[-1] / alpha[-1]) ** 2)
     if len(gain) > 1:
@@ -138,7 +138,7 @@ def tightest(schedule: Schedule, ts: Any, var: Any, steps: int) -> np.ndarray:
         raise ValueError(f"steps is {steps!r}, expected an integer from 2 to {n}, those of the grid.")
     snr = (alpha[:-1] / sigma[:-1]) ** 2
     gain = snr[None, :] - snr[:, None]  # of the step from row to column
-    cost = np.where(gain > 0, 0.5 * np.log1p(np.maximum(gain, 0) * var[:, None]), np.inf)
+    cost = np.where(gain > 0, 0.5 * np.log1p(np.maximum(gain, 0) * var[:, None]), np.inf)  # (analytic.5)
     best, came = np.full(n, np.inf), []
     best[0] = 0.0
     for _ in range(steps - 1):

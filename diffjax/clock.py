@@ -73,7 +73,7 @@ class Monotone:
         step = jnp.exp(k) * u[..., None]
         # sigmoid(b + step) - sigmoid(b), without the cancellation
         bumps = jax.nn.sigmoid(b + step) * jax.nn.sigmoid(-b) * -jnp.expm1(-step)
-        return jnp.exp(jnp.asarray(self.a, u.dtype)) * u + (jnp.exp(c) * bumps).sum(-1)
+        return jnp.exp(jnp.asarray(self.a, u.dtype)) * u + (jnp.exp(c) * bumps).sum(-1)  # (vdm-clock.1)
 
 
 @pytree

@@ -45,7 +45,7 @@ def exact(process: Process) -> Coupling:
 
     def couple(keys: Key, x0: Array, same: Array | None = None) -> tuple[Array, Array]:
         x0, z = independent(process)(keys, x0)
-        return x0, z[assignment(_within(same, squared_distances(x0, z)))]
+        return x0, z[assignment(_within(same, squared_distances(x0, z)))]  # (optimal-transport.1)
 
     return couple
 
@@ -210,7 +210,7 @@ def sinkhorn(
 
     def step(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         f, g, _, count = state
-        new = -jax.nn.logsumexp((log_a + f)[:, None] - scaled, axis=0)
+        new = -jax.nn.logsumexp((log_a + f)[:, None] - scaled, axis=0)  # (optimal-transport.3)
         error = jnp.sum(jnp.exp(log_b) * jnp.abs(jnp.expm1(g - new)))  # of the columns under (f, g)
         return rows(new), new, error / jnp.sum(jnp.exp(log_b)), count + 1
 
@@ -220,12 +220,12 @@ def sinkhorn(
     g = jnp.zeros(m, cost.dtype)
     start = (rows(g), g, jnp.asarray(jnp.inf, cost.dtype), jnp.zeros((), jnp.int32))
     f, g, _, _ = jax.lax.while_loop(unfinished, step, start)
-    return (log_a + f)[:, None] + (log_b + g)[None] - scaled
+    return (log_a + f)[:, None] + (log_b + g)[None] - scaled  # (optimal-transport.2)
 
 
 def transport_cost(x0: Array, z: Array) -> Array:
     """Computes the mean over pairs of |x_0 - z|^2, summed over entries: what reflow does not increase."""
-    return jnp.mean(jnp.sum((x0 - z).reshape(len(x0), -1) ** 2, axis=1))
+    return jnp.mean(jnp.sum((x0 - z).reshape(len(x0), -1) ** 2, axis=1))  # (reflow.1)
 
 
 def _check_masses(a: Any, b: Any, shape: tuple[int, int]) -> None:

@@ -40,7 +40,7 @@ DIRECTIONS = {"hutchinson": hutchinson, "gaussian": gaussian, "exact": exact}
 def with_value(field: Callable[[Array], Array], x: Array, directions: Array) -> tuple[Array, Array]:
     """Computes (f(x), div f(x)) by one evaluation of f and one product for each of the directions (K, *shape)."""
     value, products = products_along(field, x, directions)
-    return value, jnp.mean(products)
+    return value, jnp.mean(products)  # (likelihood.3)
 
 
 def products_along(field: Callable[[Array], Array], x: Array, directions: Array) -> tuple[Array, Array]:

@@ -31,6 +31,7 @@ from diffjax.types import Array, Key, PyTree, Schedule, as_pytree
 
 CLOSE = 1e-6  # of a time: grid times so near below the start are left out, since float32 cannot tell the two apart
 START = 5.0  # sigma / alpha where restorations begin: above, a network's errors are multiplied (experiments/inverse)
+FAR = 10.0  # times what A x of images in range reaches: larger observations are of another range
 LOOKED = 1024  # training examples whose variance is measured
 
 
@@ -138,7 +139,7 @@ def edit(run: Any, x: Any, strength: Any, seeds: Iterable[int], given: dict[str,
         key_prior, _ = jax.random.split(key)  # as a sample of this seed does
         if strength == 1:
             return of.process.prior(key_prior, run.data.shape, request.start)
-        return of.process.corrupt(x0, of.process.noise(key_prior, x0), request.start)
+        return of.process.corrupt(x0, of.process.noise(key_prior, x0), request.start)  # (sdedit.1)
 
     def one(shared: tuple[PyTree, Any], own: tuple[Key, dict, Array]) -> tuple[Array, Array]:
         (params, request), (key, given, x0) = shared, own
@@ -181,6 +182,7 @@ def restore(
     y = _spread("y", y, seen, len(seeds))
     noise = check_noise(noise)
     inverse.observe(linear, y[0], shape, noise)
+    check_observation(run.data, y, linear, noise)
     schedule, ts = of.schedule, np.asarray(of.grid(of.schedule), np.float64)
     begun = _start(schedule, ts, start)
     method = of._replace(grid=partial(_as_planned, ts if begun is None else below(ts, begun))).method()
@@ -203,13 +205,39 @@ def restore(
 
 
 def examples(dataset: Any, x: Any, n: int) -> np.ndarray:
-    """Spreads examples in the data's units, (n, *shape) or one for all, to (n, *shape) float32; bytes are pixels.
+    """Spreads examples in the data's units, (n, *shape) or one for all, to (n, *shape) float32.
+
+    Bytes are pixels 0 .. 255; floats are as the data is, images in [-1, 1], of which half a width more is taken.
 
     Raises:
-        ValueError: for another shape or number, or entries that are no finite numbers.
+        ValueError: for another shape or number, entries that are no finite numbers, or images of another range.
     """
     x = np.asarray(x)
-    return _spread("x", x.astype(np.float32) / 127.5 - 1 if x.dtype == np.uint8 else x, dataset.shape, n)
+    found = _spread("x", x.astype(np.float32) / 127.5 - 1 if x.dtype == np.uint8 else x, dataset.shape, n)
+    dataset.check_range("x", found)
+    return found
+
+
+def check_observation(dataset: Any, y: np.ndarray, operator: Callable[[Array], Array], noise: float) -> None:
+    """Refuses observations (n, ...) that are far too large to be A x of images x in the data's range, such as 0 .. 255.
+
+    How far A x goes is looked at on images that are flat, at both ends of the range, and on images of both ends at
+    random; FAR times as much, beside the noise, is no such observation whatever the operator.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if (span := dataset.span()) is None:
+        return
+    rng, shape = np.random.default_rng(0), (2, *dataset.shape)
+    flat, mixed = np.ones(shape) * np.reshape(span, (2, *[1] * (len(shape) - 1))), rng.choice(span, shape)
+    reach = float(np.abs(jax.jit(jax.vmap(operator))(np.concatenate([flat, mixed]).astype(np.float32))).max())
+    most = float(np.abs(y).max())
+    if most > FAR * (reach + noise) > 0:
+        raise ValueError(
+            f"y reaches {most:.4g}, but A x of {dataset.name}, in [{span[0]:.4g}, {span[1]:.4g}], about {reach:.4g}: "
+            "give y of x in that range (pixels 0 .. 255: A of x / 127.5 - 1)."
+        )
 
 
 def psnr(x: Any, truth: Any, width: float) -> float:

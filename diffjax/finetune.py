@@ -51,7 +51,7 @@ def trained(params: PyTree, only: str | None) -> PyTree:
         pattern = re.compile(only or "")
     except re.error as error:
         raise ValueError(f"train.only is {only!r}, expected a regular expression: {error}.") from error
-    mask = jax.tree_util.tree_map_with_path(lambda path, _: bool(pattern.search(_name(path))), params)
+    mask = jax.tree_util.tree_map_with_path(lambda path, _: bool(pattern.search(_name(path))), params)  # (finetune.2)
     if not any(jax.tree.leaves(mask)):
         names = sorted({_name(path).split("/")[0] for path, _ in jax.tree_util.tree_leaves_with_path(params)})
         raise ValueError(f"train.only is {only!r}, which no parameter's path has; they begin with {', '.join(names)}.")
@@ -72,7 +72,7 @@ def frozen(optimizer: optax.GradientTransformation, only: str | None) -> optax.G
     if only is None:
         return optimizer
     rest = lambda params: jax.tree.map(lambda train: not train, trained(params, only))
-    return optax.chain(optimizer, optax.masked(optax.set_to_zero(), rest))
+    return optax.chain(optimizer, optax.masked(optax.set_to_zero(), rest))  # (finetune.1)
 
 
 def _name(path: Any) -> str:

@@ -39,7 +39,7 @@ MOST_STEPS = 100_000  # 25 times the longest published chain; plans are made ste
 
 def uniform(schedule: Schedule, n: int, *, t_max: float | None = None, t_min: float = 1e-3, zero: bool = True):
     """Makes equal steps in t (Song et al. 2021: t_min = 1e-3 for VP, 1e-5 for VE)."""
-    return _grid(schedule, n, t_max, t_min, zero, lambda u, a, b: a + u * (b - a))
+    return _grid(schedule, n, t_max, t_min, zero, lambda u, a, b: a + u * (b - a))  # (grids.1)
 
 
 def ladder(schedule: Schedule, n: int):
@@ -61,7 +61,7 @@ def karras(
 
     def warp(u, a, b):
         first, last = (float(level) ** (1 / rho) for level in _levels(schedule, [a, b]))
-        return _time_of_log_snr(schedule, -2 * rho * np.log(first + u * (last - first)))
+        return _time_of_log_snr(schedule, -2 * rho * np.log(first + u * (last - first)))  # (grids.2)
 
     return _grid(schedule, n, t_max, t_min, zero, warp)
 
@@ -71,7 +71,7 @@ def log_snr(schedule: Schedule, n: int, *, t_max: float | None = None, t_min: fl
 
     def warp(u, a, b):
         first, last = (-2 * np.log(float(level)) for level in _levels(schedule, [a, b]))
-        return _time_of_log_snr(schedule, first + u * (last - first))
+        return _time_of_log_snr(schedule, first + u * (last - first))  # (grids.3)
 
     return _grid(schedule, n, t_max, t_min, zero, warp)
 
@@ -90,7 +90,7 @@ def angle(
     def warp(u, a, b):
         first, last = _angles(schedule, [a, 0.0], sigma_data)
         u = u[:-1]
-        noise = sigma_data * np.tan(first * (1 - u + u * (last / first) ** (1 / power)) ** power)
+        noise = sigma_data * np.tan(first * (1 - u + u * (last / first) ** (1 / power)) ** power)  # (grids.4)
         return np.append(_time_of_log_snr(schedule, -2 * np.log(noise)), 0.0)
 
     return _grid(schedule, n, t_max, 0.0, True, warp)
@@ -106,7 +106,7 @@ def quadratic(schedule: Schedule, n: int, *, steps: int = 1000, fraction: float 
     if not 0 < fraction < 1:
         raise ValueError(f"fraction is {fraction}, expected it between 0 and 1, both excluded (published: 0.8).")
     roots = np.linspace(0, np.sqrt(fraction * steps), n) if n > 1 else np.sqrt([fraction * steps])
-    index = (roots**2).astype(int)
+    index = (roots**2).astype(int)  # (indices.5)
     for i in range(1, n):
         index[i] = max(index[i], index[i - 1] + 1)
     return _chain_times(schedule, index, steps)
@@ -115,19 +115,20 @@ def quadratic(schedule: Schedule, n: int, *, steps: int = 1000, fraction: float 
 def leading(schedule: Schedule, n: int, *, steps: int = 1000):
     """Takes every (steps // n)-th index, from 0 up: it never starts at the noisiest step (DDIM, kexue's ddim.py)."""
     _check_chain(n, steps)
-    return _chain_times(schedule, np.arange(n) * (steps // n), steps)
+    return _chain_times(schedule, np.arange(n) * (steps // n), steps)  # (indices.3)
 
 
 def trailing(schedule: Schedule, n: int, *, steps: int = 1000):
     """Takes every (steps / n)-th index, from the noisiest down (Lin et al. 2024, table 2)."""
     _check_chain(n, steps)
+    # (indices.2)
     return _chain_times(schedule, np.round(steps - np.arange(n)[::-1] * steps / n).astype(int) - 1, steps)
 
 
 def linspace(schedule: Schedule, n: int, *, steps: int = 1000):
     """Takes n indices evenly from 0 to steps - 1, both ends included (Nichol & Dhariwal 2021)."""
     _check_chain(n, steps)
-    index = np.linspace(0, steps - 1, n) if n > 1 else np.asarray([steps - 1.0])
+    index = np.linspace(0, steps - 1, n) if n > 1 else np.asarray([steps - 1.0])  # (indices.4)
     return _chain_times(schedule, np.round(index).astype(int), steps)
 
 
@@ -150,7 +151,7 @@ def ve(schedule: Schedule, n: int, *, sigma_max: float = 100.0, sigma_min: float
         raise ValueError(
             f"Got sigma_min = {sigma_min} and sigma_max = {sigma_max}, expected 0 < sigma_min < sigma_max."
         )
-    return at_levels(schedule, sigma_max * (sigma_min / sigma_max) ** (np.arange(n) / max(n - 1, 1)))
+    return at_levels(schedule, sigma_max * (sigma_min / sigma_max) ** (np.arange(n) / max(n - 1, 1)))  # (indices.6)
 
 
 def iddpm(
@@ -352,4 +353,5 @@ def _chain_times(schedule, index, steps) -> np.ndarray:
             f"The only step of this grid starts at index 0 of a chain of {steps}, where there is next to no noise: "
             "take grids.trailing or grids.linspace, which start at the noisiest."
         )
+    # (indices.1)
     return check(np.append((index[::-1] + 1) / steps, 0.0) * float(schedule.t_max), float(schedule.t_max))

@@ -30,12 +30,20 @@ def concrete(*trees: Any) -> bool:
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
 
 
+def need_object(got: Any, what: str = "an object of it") -> None:
+    """Raises a ValueError for a class, schedules.VP, in the place of an object of it, schedules.VP()."""
+    if isinstance(got, type):
+        raise ValueError(f"Got the class {got.__name__}, expected {what}: {got.__name__}().")
+
+
 def float64(function: Callable, *args: Any) -> Any:
     """Evaluates `function(*args)` on the CPU in float64; arguments and results are trees of NumPy arrays.
 
     Raises:
-        ValueError: if an argument is being traced: plans are made outside `jit`, once, and reused inside.
+        ValueError: if an argument is being traced: plans are made outside `jit`, once, and reused inside; for a class.
     """
+    for leaf in jax.tree.leaves(args):
+        need_object(leaf)
     if not concrete(args):
         raise ValueError(
             "Got traced values where a plan is computed on the host; build samplers and grids outside jit."

@@ -4,14 +4,16 @@ import contextlib
 import json
 import os
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 import jax
 
-from diffjax import disk, notebook
+from diffjax import activity, disk, notebook
 from diffjax.config import ConfigError
 
 LOGGERS = ("tensorboard", "wandb")
@@ -57,6 +59,7 @@ class Log:
         loggers: any of LOGGERS.
         config: for loggers that record it.
         bar: whether there is a bar where somebody sits at the screen.
+        at: gives the step now, for a bar that moves between two lines of the log; default: it does not.
 
     Raises:
         ConfigError: for a logger whose package is not installed.
@@ -70,6 +73,7 @@ class Log:
         loggers: Sequence[str],
         config: dict[str, Any],
         bar: bool = True,
+        at: Callable[[], int] | None = None,
     ):
         if loggers and workdir is None:
             raise ConfigError(f"The logger {loggers[0]} writes into a workdir, which this run has not.")
@@ -77,17 +81,20 @@ class Log:
         self._path = Path(os.devnull) if workdir is None else workdir / "metrics.jsonl"
         self._file: TextIO = self._path.open("a")
         self._total, self._last_line = total, 0.0
-        self._bar = None
+        self._bar, self._moving, self._outputs = None, threading.Lock(), contextlib.ExitStack()
+        self._at, self._seen = at, start
         if bar and (sys.stderr.isatty() or notebook.is_notebook()):
             from tqdm.auto import tqdm  # a notebook's own bar there
 
             self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
 
     def __enter__(self) -> "Log":
+        if self._bar is not None:
+            self._outputs.enter_context(activity.shown_by(partial(self._follow, self._bar)))
         return self
 
     def __exit__(self, *_: Any) -> None:
-        with contextlib.ExitStack() as outputs:  # one that fails leaves none of the others open
+        with self._outputs as outputs:  # one that fails leaves none of the others open
             outputs.enter_context(disk.naming(self._path))
             for output in (self._file, *self._sinks, *([] if self._bar is None else [self._bar])):
                 outputs.callback(output.close)
@@ -107,13 +114,23 @@ class Log:
         """
         now, lost = time.monotonic(), f", {skipped} skipped" if skipped else ""
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{rate * batch_size:,.0f} images/s, loss {loss:.4f}{lost}", refresh=False)
-            self._bar.update(step - self._bar.n)
+            with self._moving:
+                self._bar.set_postfix_str(f"{rate * batch_size:,.0f} images/s, loss {loss:.4f}{lost}", refresh=False)
+                self._bar.update(step - self._bar.n)
         elif now - self._last_line > _PLAIN_LINE_EVERY or step == self._total:
             self._last_line = now
             left = (self._total - step) / rate
             rates = f"{rate:.1f} step/s  {rate * batch_size:,.0f} images/s"
             print(f"step {step}/{self._total}  loss {loss:.4f}{lost}  {rates}  {left:.0f} s left", flush=True)
+
+    def _follow(self, bar: Any) -> bool:
+        """Moves the bar to the step now; tells whether that is another one than when it was last looked at."""
+        with self._moving:
+            step = bar.n if self._at is None else self._at()
+            before, self._seen = self._seen, step
+            bar.update(step - bar.n)
+            bar.refresh()
+        return step != before
 
     def say(self, text: str) -> None:
         """Prints one line for the reader."""

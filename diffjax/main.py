@@ -68,7 +68,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "sample and export it may be a weights file",
     )
     parser.add_argument(
-        "--seeds", default="0-63", help="sample, edit, restore: one image per seed, such as 0-63 or 1,5,10-12"
+        "--seeds",
+        help="sample, edit, restore: an image per seed, such as 0-63 (the default; of one --input 0-7) or 1,5",
     )
     parser.add_argument("--nfe", type=int, help="sample, eval, likelihood: steps of the grid, in place of the config's")
     parser.add_argument(
@@ -101,6 +102,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--noise", type=float, help="restore: standard deviation of the noise of what is seen; 0")
     parser.add_argument("--by", help="restore: the method, such as pigdm, with options --by.w=1")
     known, rest = parser.parse_known_args(_join(argv))
+    if known.seeds is None and known.mode not in OWN["input"]:  # those choose by what they are given
+        known.seeds = "0-63"
     overrides = [arg.removeprefix("--config.") for arg in rest if arg.startswith("--config.")]
     known.options = [arg.removeprefix("--") for arg in rest if arg.startswith(("--operator.", "--by."))]
     unknown = [arg for arg in rest if not arg.startswith(("--config.", "--operator.", "--by."))]

@@ -162,16 +162,16 @@ def _outside(places: tuple[int, ...], box: Any) -> np.ndarray:
 def _weights(n: int, sigma: float) -> np.ndarray:
     at = np.arange(n)
     weights = np.exp(-0.5 * ((at[:, None] - at[None]) / sigma) ** 2)
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)  # (operators.3)
 
 
 def _seen(at: Array, x: Array) -> Array:
-    return x[at] if x.ndim == 1 else x.reshape(-1, x.shape[-1])[at]
+    return x[at] if x.ndim == 1 else x.reshape(-1, x.shape[-1])[at]  # (operators.1)
 
 
 def _means(factor: int, x: Array) -> Array:
     split = [part for n in x.shape[:-1] for part in (n // factor, factor)]
-    return jnp.mean(x.reshape(*split, x.shape[-1]), axis=tuple(range(1, 2 * x.ndim - 2, 2)))
+    return jnp.mean(x.reshape(*split, x.shape[-1]), axis=tuple(range(1, 2 * x.ndim - 2, 2)))  # (operators.2)
 
 
 def _along_axes(weights: list[Array], x: Array) -> Array:
@@ -190,4 +190,5 @@ def _convolved(kernel: Array, x: Array) -> Array:
 
 
 def _luma(x: Array) -> Array:
+    # (operators.4)
     return jnp.sum(x * jnp.asarray(LUMA, x.dtype).reshape((1,) * (x.ndim - 1) + (3,)), -1, keepdims=True)

@@ -52,7 +52,7 @@ def rsqrt(peak: float, warmup_steps: int, total_steps: int, decay_start: int | N
     if start < max(warmup_steps, 1):
         raise ValueError(f"Got decay_start = {start}, expected at least 1 and the warm-up's {warmup_steps} steps.")
     # `join_schedules` counts from the end of the warm-up.
-    return lambda n: peak / jnp.sqrt(jnp.maximum((n + warmup_steps) / start, 1))
+    return lambda n: peak / jnp.sqrt(jnp.maximum((n + warmup_steps) / start, 1))  # (optimizers.1)
 
 
 SCHEDULES: dict[str, Callable[..., Rate]] = {f.__name__: f for f in (constant, linear, cosine, exponential, rsqrt)}
@@ -116,7 +116,7 @@ def lamb(
     return optax.chain(
         optax.scale_by_adam(b1, b2, eps, eps_root),
         optax.add_decayed_weights(weight_decay, mask),
-        optax.masked(optax.scale_by_trust_ratio(), trust_ratio_mask),
+        optax.masked(optax.scale_by_trust_ratio(), trust_ratio_mask),  # (optimizers.2)
         optax.scale_by_learning_rate(learning_rate),
     )
 

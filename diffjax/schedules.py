@@ -56,7 +56,7 @@ class VP:
 @leaving_zero
 def _vp(schedule: VP, t: Array) -> tuple[Array, Array]:
     integral = _linear_beta_integral(schedule.beta_min, schedule.beta_max, t)
-    return jnp.exp(-0.5 * integral), jnp.sqrt(-jnp.expm1(-integral))
+    return jnp.exp(-0.5 * integral), jnp.sqrt(-jnp.expm1(-integral))  # (vp.1)
 
 
 @pytree
@@ -79,8 +79,8 @@ class VDM:
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """Computes (alpha_t, sigma_t): alpha^2 = sigmoid(-gamma), sigma^2 = sigmoid(gamma)."""
-        gamma = self.gamma_min + (self.gamma_max - self.gamma_min) * real(t) / self.t_max
-        return jnp.exp(-0.5 * jax.nn.softplus(gamma)), jnp.exp(-0.5 * jax.nn.softplus(-gamma))
+        gamma = self.gamma_min + (self.gamma_max - self.gamma_min) * real(t) / self.t_max  # (cosine.3)
+        return jnp.exp(-0.5 * jax.nn.softplus(gamma)), jnp.exp(-0.5 * jax.nn.softplus(-gamma))  # (cosine.4)
 
     def inverse(self, log_snr: Any) -> Array:
         """Finds the time of a log-SNR, which is linear in it."""
@@ -107,7 +107,7 @@ class SubVP:
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """Computes (alpha_t, sigma_t); alpha^2 + sigma = 1."""
         integral = _linear_beta_integral(self.beta_min, self.beta_max, t)
-        return jnp.exp(-0.5 * integral), -jnp.expm1(-integral)
+        return jnp.exp(-0.5 * integral), -jnp.expm1(-integral)  # (vp.3)
 
     def inverse(self, log_snr: Any) -> Array:
         """Finds the time of a log-SNR: snr sigma^2 + sigma = 1 gives sigma, B = -log(1 - sigma) = -log(snr sigma^2)."""
@@ -126,12 +126,12 @@ class SubVP:
 def _linear_beta_integral(beta_min: Any, beta_max: Any, t: Any) -> Array:
     """Computes B(t), the integral of beta from 0 to t."""
     t = real(t)
-    return t * (beta_min + 0.5 * t * (beta_max - beta_min))
+    return t * (beta_min + 0.5 * t * (beta_max - beta_min))  # (vp.2)
 
 
 def _linear_beta_time(beta_min: Any, beta_max: Any, integral: Any) -> Array:
     """Solves beta_min t + (beta_max - beta_min) t^2 / 2 = integral without cancellation."""
-    return 2 * integral / (beta_min + jnp.sqrt(beta_min**2 + 2 * (beta_max - beta_min) * integral))
+    return 2 * integral / (beta_min + jnp.sqrt(beta_min**2 + 2 * (beta_max - beta_min) * integral))  # (vp.4)
 
 
 def _linear_beta_left(schedule: "VP | SubVP", t: Any) -> tuple[Array, Array]:
@@ -159,7 +159,7 @@ class VE:
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """Computes (1, sigma_min (sigma_max / sigma_min)^t)."""
         # exp of a small number times sigma_min, rather than a power: float32's pow loses a digit at large ratios.
-        sigma = self.sigma_min * jnp.exp(real(t) * jnp.log(self.sigma_max / self.sigma_min))
+        sigma = self.sigma_min * jnp.exp(real(t) * jnp.log(self.sigma_max / self.sigma_min))  # (ve.1)
         return jnp.ones_like(sigma), sigma
 
     def inverse(self, log_snr: Any) -> Array:
@@ -173,7 +173,7 @@ class VE:
 
 @pytree
 class EDM:
-    """The schedule alpha = 1, sigma = t: time is the noise level (Karras et al. 2022; kexue 9280: heat equation).
+    """The schedule alpha = 1, sigma = t: time is the noise level (Karras et al. 2022; heat equation, kexue 9280 (16)).
 
     Attributes:
         t_max: the time of most noise: the largest sigma, in units of x_0.
@@ -183,12 +183,12 @@ class EDM:
 
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """Computes (alpha_t, sigma_t) = (1, t)."""
-        sigma = real(t)
+        sigma = real(t)  # (ve.2)
         return jnp.ones_like(sigma), sigma
 
     def inverse(self, log_snr: Any) -> Array:
         """Finds the time of a log-SNR: sigma itself, exp(-log_snr / 2)."""
-        return jnp.exp(-0.5 * log_snr)
+        return jnp.exp(-0.5 * log_snr)  # (ve.3)
 
     def remaining(self, t: Any) -> Array:
         """Computes log(SNR_t / SNR_T) = 2 log(T / t)."""
@@ -232,14 +232,15 @@ class Cosine:
 def _cosine(schedule: Cosine, t: Array) -> tuple[Array, Array]:
     start, turn = schedule._angles()
     travelled = t * turn
+    # (cosine.1)
     alpha = jnp.sin((1 - t) * turn) / jnp.cos(start)  # cos(u) = sin(pi/2 - u): exactly 0 at t = 1
     # cos(u_0)^2 - cos(u)^2 = sin(u - u_0) sin(u + u_0): no cancellation at small t
-    return alpha, jnp.sqrt(jnp.sin(travelled) * jnp.sin(2 * start + travelled)) / jnp.cos(start)
+    return alpha, jnp.sqrt(jnp.sin(travelled) * jnp.sin(2 * start + travelled)) / jnp.cos(start)  # (cosine.2)
 
 
 @pytree
 class Rectified:
-    """The straight lines x_t = (1 - t) x_0 + t z (Liu et al. 2022; kexue 9497, which has this orientation).
+    """The straight lines x_t = (1 - t) x_0 + t z (Liu et al. 2022; kexue 9497 (7), which has this orientation).
 
     Attributes:
         t_max: the time of most noise, at most 1.
@@ -250,7 +251,7 @@ class Rectified:
     def __call__(self, t: Any) -> tuple[Array, Array]:
         """Computes (alpha_t, sigma_t) = (1 - t, t)."""
         sigma = real(t)
-        return 1 - sigma, sigma
+        return 1 - sigma, sigma  # (cosine.5)
 
     def inverse(self, log_snr: Any) -> Array:
         """Finds the time of a log-SNR: t / (1 - t) = exp(-log_snr / 2)."""

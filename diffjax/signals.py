@@ -12,11 +12,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 REPEATED = 0.5  # seconds: shells and schedulers say one thing by several signals at once
 PATIENCE = 5.0  # seconds that a program which was insisted on has to end by itself
+
+
+class Stopped(Exception):
+    """Training was asked to stop by a signal; what it had reached is saved where there is a workdir."""
+
+    def __init__(self, number: signal.Signals, step: int, workdir: Path | None):
+        self.signal, self.step, self.workdir = number, step, workdir
+        kept = f"saved; --workdir={workdir} resumes" if workdir else "not saved: it has no workdir"
+        super().__init__(f"stopped at step {step}, {kept}")
 
 
 class Insisted(KeyboardInterrupt):
@@ -102,6 +112,17 @@ def undisturbed(main: Callable[..., int]) -> int:
 
 
 @contextlib.contextmanager
+def untraced() -> Iterator[None]:
+    """Hides the trace that Python shows of an interrupt which is lost in a callback (the collector's)."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda lost: None if issubclass(lost.exc_type, KeyboardInterrupt) else hook(lost)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
 def insistence(last_words: Callable[[signal.Signals], str]) -> Iterator[None]:
     """Ends the process `PATIENCE` seconds after a second stop signal, or at a third, whatever hangs in it.
 
@@ -116,12 +137,10 @@ def insistence(last_words: Callable[[signal.Signals], str]) -> Iterator[None]:
         os.register_at_fork(after_in_child=_deaf)
     thread = threading.Thread(target=_listen, args=(ears, last_words), daemon=True)
     thread.start()
-    hook = sys.unraisablehook  # an interrupt in a callback (the collector's) is lost, and Python would show its trace
-    sys.unraisablehook = lambda lost: None if issubclass(lost.exc_type, KeyboardInterrupt) else hook(lost)
     try:
-        yield
+        with untraced():
+            yield
     finally:
-        sys.unraisablehook = hook
         signal.set_wakeup_fd(before)
         mouth.close()
         thread.join()

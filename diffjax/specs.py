@@ -10,6 +10,7 @@ that is imported and called, and so only on the word of whoever runs this proces
 import contextlib
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
@@ -85,13 +86,22 @@ def maker(namespace: Any, spec: Mapping[str, Any], count: int) -> functools.part
         if isinstance(value, str) and isinstance(default, int | float) and not isinstance(default, bool):
             keywords[key] = number(f"{title}.{path}: {key} is", value, default)
     given = {*list(parameters)[:count], *keywords}
+    _note(spec, make, count)  # better than `member`, which does not know what it is called with
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     missing = [k for k, p in parameters.items() if p.kind in named and p.default is p.empty and k not in given]
     if missing:
-        raise ConfigError(f"{title}.{path} also needs {', '.join(missing)}: a new name drops the old one's options.")
+        raise ConfigError(f"{title}.{path} also needs {', '.join(missing)}: {_way_on(spec, missing, count)}.")
     made = functools.partial(make, **keywords)
     made.spec = {**spec, "name": path}  # pyright: ignore[reportAttributeAccessIssue] (the words that it was made of, for reports)
     return made
+
+
+def _way_on(spec: Mapping[str, Any], missing: list[str], count: int) -> str:
+    """Says where options come from that have no default; those of another name are gone with it."""
+    if is_own(str(spec["name"])):
+        told = f"with {count} arguments and its options" if count else "with its options"
+        return f"a name stands for what makes the part, and is called {told}, so give {missing[0]}=... beside it"
+    return f"give {missing[0]}=... beside the name, as one of its own options"
 
 
 def member(namespace: Any, spec: Mapping[str, Any]) -> tuple[str, Callable, str, dict[str, Any]]:
@@ -121,7 +131,49 @@ def member(namespace: Any, spec: Mapping[str, Any]) -> tuple[str, Callable, str,
         make = getattr(make, part)
     if not callable(make):
         raise ConfigError(f"{title}.{path} is a module, name one of its members: {nearest('', _public(make))}.")
+    _note(spec, make, 0)
     return title, make, path, keywords
+
+
+_BOOKS: list[list[tuple[dict[str, Any], dict[str, Any]]]] = []  # of `noted`
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[list[tuple[dict[str, Any], dict[str, Any]]]]:
+    """Notes what is built in a `with` block: (the spec, the options that it leaves out with their defaults)."""
+    book: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    _BOOKS.append(book)
+    try:
+        yield book
+    finally:
+        _BOOKS.remove(book)
+
+
+def _note(spec: Mapping[str, Any], make: Callable, count: int) -> None:
+    options = list(inspect.signature(make).parameters.values())[count:] if _BOOKS else []
+    told = {option.name: option.default for option in options if option.name not in spec and is_plain(option.default)}
+    for book in _BOOKS:
+        book.append((dict(spec), told))
+
+
+def is_plain(value: Any) -> bool:
+    """Tells what a command line can say (a number, a text, true, none, a tuple of these) from an object."""
+    if isinstance(value, tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def unsaid(config: Mapping[str, Any], book: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, str]:
+    """Writes for each group of a config, by name, the options that it leaves out, with their defaults.
+
+    Args:
+        book: of `noted`, when the config was built.
+    """
+    told, specs = {}, {group: dict(config[group]) for group in config if is_spec(config[group])}
+    for group, own in specs.items():
+        options = [left for spec, left in book if spec == own]  # of the last: it was called
+        told[group] = ", ".join(f"{name}={value}" for name, value in (options or [{}])[-1].items())
+    return {group: text for group, text in told.items() if text}
 
 
 _TRUSTED: set[str] = set()
@@ -133,10 +185,17 @@ def trust(names: str | Iterable[str]) -> None:
     Raises:
         ConfigError: for a name of another form.
     """
-    for name in [names] if isinstance(names, str) else names:
-        if not (is_own(name) or is_own(f"{name}:x")):
-            raise ConfigError(f"Got {name!r} to trust, expected package.module or package.module:Member.")
-        _TRUSTED.add(name)
+    for name in names if isinstance(names, Iterable) and not isinstance(names, str) else [names]:
+        text = os.fspath(name) if isinstance(name, os.PathLike) else name
+        if isinstance(text, str) and (isinstance(name, os.PathLike) or os.sep in text or text.endswith(".py")):
+            module = os.path.basename(text).removesuffix(".py")
+            raise ConfigError(
+                f"Got the path {text!r} to trust, expected the name that code is imported by: {module!r}, with the "
+                "folder it lies in on PYTHONPATH."
+            )
+        if not isinstance(text, str) or not (is_own(text) or is_own(f"{text}:x")):
+            raise ConfigError(f"Got {text!r} to trust, expected package.module or package.module:Member.")
+        _TRUSTED.add(text)
 
 
 def is_own(name: str) -> bool:

@@ -12,6 +12,25 @@ from diffjax.method import Section
 FIRST = ("Frechet distance", "exact W2", "sliced W2")  # the distance that the sentence says, the first that there is
 BESIDE = (("floor", "real training data", "the floor"), ("gaussian", "a fitted Gaussian", "the baseline"))
 LONGEST = 400  # characters of a command
+MEANINGS = {  # by how the name of a metric begins: what it measures, and what is good
+    "Frechet distance": "how far the samples' features, as a classifier sees them, are from those of held-out data, in "
+    "mean and covariance; the smaller the better",
+    "1-NN accuracy": "the share of held-out examples (real) or of samples (fake) whose nearest neighbour among both is "
+    "of their own kind; about 0.5, or the floor: the two cannot be told apart, 1: they lie apart",
+    "coverage": "the share of held-out examples that have a sample as near as their k-th nearest held-out neighbour; "
+    "good is the floor, near 1, and 0 says that whole kinds of examples are missing",
+    "train-neighbour ratio": "how far a sample is from its nearest training example, as held-out data is; 1 is good, 0 "
+    "says copies, more than 1 samples off the data",
+    "copied share": "the share of samples nearer to a training example than all but 1 % of held-out data; about 0.01 "
+    "is good, 1 says copies",
+    "rarest class": "the smallest share of a class among samples over its share in training data; near the floor is "
+    "good, 0 says that a class is missing",
+    "class histogram": "half the sum of the differences between the classes' shares of samples and of training data; 0 "
+    "is good",
+    "exact W2": "how far samples have to be moved to become the held-out examples, root mean square; the smaller the "
+    "better, down to the floor: far below it samples are alike and not better",
+    "sliced W2": "the same way along a random line, root mean square over lines; the smaller the better, as exact W2",
+}
 
 
 def text(run: Any, results: dict[str, Any], table: str, told: list[Section]) -> str:
@@ -43,8 +62,20 @@ def text(run: Any, results: dict[str, Any], table: str, told: list[Section]) -> 
 ## Verdict
 
 {table}
-
+{legend(results.get("metrics", {}))}
 {more}"""
+
+
+def legend(metrics: dict[str, Any]) -> str:
+    """Writes what the metrics of a table measure, and what is good, a line each as Markdown; "" for unknown ones."""
+    known = [name for name in MEANINGS if any(metric.startswith(name) for metric in metrics)]
+    if not known:
+        return ""
+    beside = (
+        "Floor: real training examples in the samples' place, what a perfect model has; Gaussian fit: one Gaussian "
+    )
+    beside += "with the data's mean and covariance, the baseline."
+    return "\n".join(["", *(f"- **{name}**: {MEANINGS[name]}." for name in known), "", beside, ""])
 
 
 def opening(run: Any, results: dict[str, Any]) -> str:
@@ -103,6 +134,28 @@ def parameters(run: Any) -> int:
     return sum(int(np.prod(np.shape(leaf))) for leaf in jax.tree.leaves(run.state.params))
 
 
+def line(kind: str, run: Any, config: Any, steps: int | None = None) -> str:
+    """Says in one line what a run is: its name, method, data and shape, step, parameters and workdir.
+
+    Args:
+        kind: of the object that says so.
+        run: what has a method, data, a state and a workdir.
+        steps: that it is trained for.
+    """
+    method = type(run.method if run.method.parts is None else run.method.parts).__name__
+    try:
+        step = f"{int(run.state.step):,}"
+    except (TypeError, RuntimeError):  # a state of shapes alone, or one that has been trained on in its place
+        step = "not known"
+    words = [
+        f"{method} on {run.data.name} {tuple(run.data.shape)}",
+        f"step {step}{'' if steps is None else f' of {steps:,}'}",
+        _count(parameters(run), "parameter"),
+        "no workdir" if run.workdir is None else f"workdir {run.workdir}",
+    ]
+    return f"<{kind} {'run' if config is None else config.name}: {', '.join(words)}>"
+
+
 def _distance(metrics: dict[str, Any]) -> str:
     """The first distance that was measured, beside that of training data and of a fitted Gaussian, in words."""
     name = next((name for name in FIRST if isinstance(metrics.get(name, {}).get("value"), float)), None)
@@ -123,7 +176,9 @@ def _times(value: float, other: float) -> str:
     if not value > 0 or not other > 0 or 0.95 < value / other < 1.05:
         near = other > 0 and value > 0
         return "as much as" if near or value == other else "more than" if value > other else "less than"
-    ratio = max(value, other) / min(value, other)
+    ratio, sign = max(value, other) / min(value, other), "more" if value > other else "less"
+    if ratio < 1.5:
+        return f"{100 * abs(value / other - 1):.0f} % {sign} than"
     return f"{f'{ratio:.2f}' if ratio < 5 else f'{ratio:.0f}'} times {'as much as' if value > other else 'less than'}"
 
 

@@ -1,6 +1,7 @@
 """Schedules that are tables of a chain's steps: t = k / T after k of them; and EDM's clock for the levels of a chain.
 
-Of betas beta_1 .. beta_T, alpha_k^2 is the product of 1 - beta_j over j <= k (Ho et al. 2020; kexue 9119).
+Of betas beta_1 .. beta_T, alpha_k^2 is the product of 1 - beta_j over j <= k (Ho et al. 2020;
+kexue 9119 (6)).
 """
 
 from typing import Any
@@ -33,7 +34,7 @@ class Tabulated:
 
     @classmethod
     def from_betas(cls, betas: Any) -> "Tabulated":
-        """Makes the chain x_k = sqrt(1 - beta_k) x_{k-1} + sqrt(beta_k) eps of the betas (T,).
+        """Makes the chain x_k = sqrt(1 - beta_k) x_{k-1} + sqrt(beta_k) eps of the betas (T,) (kexue 9119 (3)).
 
         Raises:
             ValueError: unless betas is a non-empty vector of numbers in (0, 1).
@@ -44,7 +45,7 @@ class Tabulated:
         bad = np.flatnonzero(~((betas > 0) & (betas < 1)))
         if bad.size:
             raise ValueError(f"betas[{bad[0]}] is {betas[bad[0]]}, expected every beta in (0, 1).")
-        return cls(np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-betas))]))
+        return cls(np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-betas))]))  # (tables.1)
 
     @classmethod
     def linear(cls, steps: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> "Tabulated":
@@ -62,20 +63,20 @@ class Tabulated:
                 f"{max(beta_1, beta_T) * scale:g}, expected every beta in (0, 1): take steps >= {least}, a smaller "
                 "beta_T, or from_betas, which scales nothing."
             )
-        return cls.from_betas(np.linspace(beta_1, beta_T, steps) * scale)
+        return cls.from_betas(np.linspace(beta_1, beta_T, steps) * scale)  # (tables.2)
 
     @classmethod
     def cosine(cls, steps: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> "Tabulated":
         """Makes the chain of the cosine table, betas clipped at `max_beta` (Nichol & Dhariwal 2021, section 3.2)."""
         _check_chain(steps)
         bar = np.cos((np.arange(steps + 1) / steps + s) / (1 + s) * np.pi / 2) ** 2
-        return cls.from_betas(np.minimum(1 - bar[1:] / bar[:-1], max_beta))
+        return cls.from_betas(np.minimum(1 - bar[1:] / bar[:-1], max_beta))  # (tables.3)
 
     @classmethod
     def kexue(cls, steps: int = 1000, last: float = 0.02) -> "Tabulated":
-        """Makes the chain of kexue 9119: x_k = sqrt(1 - last k / T) x_{k-1} + sqrt(last k / T) eps."""
+        """Makes the chain x_k = sqrt(1 - last k / T) x_{k-1} + sqrt(last k / T) eps (kexue 9119 (18))."""
         _check_chain(steps)
-        return cls.from_betas(last * np.arange(1, steps + 1) / steps)
+        return cls.from_betas(last * np.arange(1, steps + 1) / steps)  # (tables.4)
 
     @property
     def steps(self) -> int:
@@ -105,7 +106,7 @@ def _tabulated(schedule: Tabulated, t: Array) -> tuple[Array, Array]:
     # A knot belongs to the step that ends there: beta(k / T) is beta_k, what a sampler that leaves it needs.
     k = jnp.clip(jnp.ceil(position * (1 - jnp.finfo(position.dtype).eps)), 1, schedule.steps)
     table, end = jnp.asarray(schedule.log_alpha, position.dtype), k.astype(int)
-    log_alpha = table[end - 1] + (position - (k - 1)) * (table[end] - table[end - 1])
+    log_alpha = table[end - 1] + (position - (k - 1)) * (table[end] - table[end - 1])  # (tables.5)
     return jnp.exp(log_alpha), jnp.sqrt(0.0 - jnp.expm1(2 * log_alpha))  # 0 - y: -y would make sigma_0 = -0
 
 

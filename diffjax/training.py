@@ -198,6 +198,7 @@ def make_step(
         memory = prepare.update(state.memory, *across.whole((plain, logged))) if prepare else state.memory
         proposed = (params, emas.update(state.ema, served(method, params)), opt_state, memory)
         current = (state.params, state.ema, state.opt_state, state.memory)
+        # (accumulate.2)
         params, ema, opt_state, memory = jax.tree.map(lambda new, old: jnp.where(finite, new, old), proposed, current)
         skipped = state.skipped + (~finite).astype(jnp.int32)
         metrics = {**guarded, "finite": finite, "skipped": skipped, "ema_decay": emas.decays(state.ema)}
@@ -276,6 +277,7 @@ def _in_parts(slope: Callable, parts: int, batch: PyTree, index: Array) -> tuple
 
     def add(total: PyTree, part: PyTree) -> tuple[PyTree, PyTree]:
         (loss, logged), grads = slope(*part)
+        # (accumulate.1)
         return jax.tree.map(lambda sum, a: sum + a.astype(sum.dtype) / parts, total, (loss, grads)), logged
 
     unroll = parts if jax.default_backend() == "cpu" else 1  # inside a loop, XLA's CPU convolutions are slow

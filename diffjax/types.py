@@ -99,7 +99,7 @@ class Posterior(NamedTuple):
     var: Array | float = 0.0
 
     def sample(self, key: Key) -> Array:
-        """Draws once from N(mean, var): the 'estimate' of estimate-and-correct (kexue 9262)."""
+        """Draws once from N(mean, var): the 'estimate' of estimate-and-correct (kexue 9262 (3), 9271 (11))."""
         return self.mean + jnp.sqrt(self.var) * jax.random.normal(key, self.mean.shape, self.mean.dtype)
 
 

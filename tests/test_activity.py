@@ -8,7 +8,7 @@ import time
 import pytest
 import run_command
 
-from diffjax import activity, screen
+from diffjax import activity, logs, notebook, screen
 
 
 @pytest.fixture
@@ -105,3 +105,69 @@ def test_a_command_says_what_it_compiles(monkeypatch):
     assert status == 0
     assert "... compiling a training step: " in output
     assert "... reading the config and the data it names: " in output
+
+
+class Bar:
+    """Stands for a notebook's bar, which is a widget: nothing of it is text on stderr."""
+
+    def __init__(self, total, initial, **_):
+        self.n, self.refreshed = initial, []
+
+    def update(self, n):
+        self.n += n
+
+    def refresh(self):
+        self.refreshed.append(self.n)
+
+    def set_postfix_str(self, text, refresh):
+        pass
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def bar(monkeypatch):
+    """Makes the Log of a notebook; gives it the step as `at` says, and its bar."""
+    tqdm = pytest.importorskip("tqdm.auto")
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    monkeypatch.setattr(notebook, "is_notebook", lambda: True)
+    return lambda at: logs.Log(None, 100, 3, (), {}, at=at)
+
+
+def test_a_bar_that_moves_is_a_sign_of_life(spoken, bar):
+    """Steps that come between two lines of the log move it; no line is said, though no text was written either."""
+    began, seen = time.monotonic(), []
+
+    def act():
+        with bar(lambda: 3 + int((time.monotonic() - began) / 0.02)) as log:
+            time.sleep(0.5)
+            seen.append(log._bar)
+
+    assert spoken(act) == []
+    assert 2 <= len(seen[0].refreshed) <= 6
+    assert seen[0].refreshed == sorted(set(seen[0].refreshed))
+    assert not activity._bars
+
+
+def test_a_bar_that_stands_still_leaves_the_line(spoken, bar):
+    """While a step is compiled, say; and after the training that it was the bar of."""
+
+    def act():
+        with bar(lambda: 3) as log, activity.doing("compiling"):
+            time.sleep(0.25)
+            assert log._bar.n == 3
+        with activity.doing("judging"):
+            time.sleep(0.15)
+
+    lines = spoken(act)
+    assert lines[0].startswith("... compiling: ")
+    assert lines[-1].startswith("... judging: ")
+
+
+def test_the_log_and_the_watch_move_one_bar_to_one_step(bar):
+    with bar(lambda: 7) as log:
+        assert activity._bars[0]()
+        assert not activity._bars[0]()  # it is where it was
+        log.progress(9, 1, 0.0, 1.0)
+        assert log._bar.n == 9

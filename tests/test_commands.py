@@ -243,7 +243,7 @@ MISTAKES = {
     "fewer classes than labels": ([f"--config={TINY}", "--config.model.classes=7"], "digits has 10 labels"),
     "label out of range": (
         [f"--config={TINY}", "--config.model.classes=10", "--config.sample.label=11"],
-        "expected 0 to 9, or 10 for no label",
+        "expected 0 to 9; no number stands for no label",
     ),
     "label dropout": ([f"--config={TINY}", "--config.train.label_dropout=1.0"], r"a share in \[0, 1\)"),
     "negative seed": ([f"--config={TINY}", "--config.seed=-1"], r"expected an integer in \[0, 2\^32\)"),

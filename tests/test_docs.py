@@ -11,7 +11,7 @@ from diffjax import runs
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(ROOT.glob("docs/*.md"))
 STUDIES = sorted(ROOT.glob("experiments/**/README.md"))
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES, *STUDIES]
+DOCUMENTS = [ROOT / "README.md", ROOT / "README.zh-CN.md", ROOT / "CONTRIBUTING.md", *PAGES, *STUDIES]
 name_of = lambda path: str(path.relative_to(ROOT))
 
 
@@ -23,6 +23,29 @@ def links(path):
 
 def test_the_readme_is_one_screen():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 100
+
+
+def outline(path):
+    """What a document shows that no language changes: levels of headings, blocks of code, pictures, rows of tables."""
+    text = path.read_text()
+    plain = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    return {
+        "headings": re.findall(r"^#+", plain, re.MULTILINE),
+        "blocks": re.findall(r"^```.*?^```$", text, re.DOTALL | re.MULTILINE),
+        "pictures": re.findall(r"!\[[^\]]*\]\(([^)]+)\)", plain),
+        "rows": [line.count("|") for line in plain.splitlines() if line.startswith("|")],
+        "numbers": sorted(re.findall(r"\d+\.\d+|\b[0-9a-f]{7}\b", plain)),
+    }
+
+
+def test_the_readme_in_chinese_says_what_the_readme_says():
+    """Headings, code, pictures, tables and figures are equal; each links the other in its first lines."""
+    english, chinese = ROOT / "README.md", ROOT / "README.zh-CN.md"
+    assert outline(english) == outline(chinese)
+    for path, other in ((english, chinese), (chinese, english)):
+        assert f"]({other.name})" in "".join(path.read_text().splitlines(keepends=True)[:5])
+    words = re.sub(r"`[^`]*`", "", re.sub(r"^```.*?^```$", "", chinese.read_text(), flags=re.DOTALL | re.MULTILINE))
+    assert len(re.findall(r"[一-鿿]", words)) > 500
 
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "CHANGELOG.md"], ids=name_of)

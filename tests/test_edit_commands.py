@@ -99,6 +99,27 @@ def test_inputs_of_ones_own(workdir, tmp_path):
     np.testing.assert_array_equal(files(tmp_path / "array")[0]["outputs"], found["outputs"])
 
 
+def test_of_one_input_without_seeds_there_is_a_handful(workdir, tmp_path, capsys):
+    image_files.fill(tmp_path / "own", ["a.png", "b.png"], size=(8, 8))
+    asked = ["--mode=edit", f"--workdir={workdir}", "--strength=0.2", f"--out={tmp_path / 'one'}"]
+    assert main.main([*asked, f"--input={tmp_path / 'own' / 'a.png'}"]) == 0
+    assert files(tmp_path / "one")[0]["seeds"].tolist() == [*range(8)]
+    assert "one input, 8 results of it: seeds 0-7 (--seeds=0 for one)" in capsys.readouterr().out.splitlines()
+    own, of = tmp_path / "own", runs.open(workdir)
+    for path, seeds, expected in [(own, None, 2), (own / "a.png", [*range(64)], 64), (None, None, 64)]:
+        x, numbers, _ = data.shown_to(of.method, of.data, seeds, path)
+        assert (len(x), numbers) == (expected, [*range(expected)])
+    assert capsys.readouterr().out == ""
+
+
+def test_files_that_are_no_images_are_named_together(workdir, tmp_path, capsys):
+    image_files.fill(tmp_path, ["a.png"], size=(8, 8))
+    for name in ("b.png", "c.png"):
+        (tmp_path / name).write_text("x")
+    assert main.main(["--mode=edit", f"--workdir={workdir}", "--strength=0.2", f"--input={tmp_path}"]) == 2
+    assert re.search(r"2 files cannot be used: '.*b\.png' .*; '.*c\.png' .*Mend them", capsys.readouterr().err)
+
+
 def test_a_folder_reads_inputs_as_its_own_images(tmp_path):
     image_files.fill(tmp_path / "own", [f"{i}.png" for i in range(20)], size=(12, 9))
     image_files.paint(tmp_path / "other.png", size=(30, 20), mode="L")
@@ -121,6 +142,7 @@ def own(tmp_path_factory):
     np.save(path / "grey.npy", np.zeros((2, 8, 8, 1), np.float32))
     np.save(path / "whole.npy", np.zeros((8, 8, 3), int))
     np.save(path / "nan.npy", np.full((8, 8, 3), np.nan))
+    np.save(path / "levels.npy", np.linspace(0, 255, 192).reshape(8, 8, 3))
     return path
 
 
@@ -143,6 +165,10 @@ MISUSE = {
     "no image": (["--mode=edit", "--strength=1", "--input={}/x.png"], "cannot be read as an image"),
     "channels": (["--mode=edit", "--strength=1", "--input={}/grey.npy"], r"has shape \(2, 8, 8, 1\), expected one"),
     "integers": (["--mode=edit", "--strength=1", "--input={}/whole.npy"], "holds int64, expected uint8"),
+    "levels": (
+        ["--mode=restore", "--operator=grey", "--input={}/levels.npy"],
+        r"levels.npy' spans \[0, 255\], but photos",
+    ),
     "not finite": (["--mode=edit", "--strength=1", "--input={}/nan.npy"], "not finite"),
 }
 

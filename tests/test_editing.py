@@ -266,3 +266,67 @@ def test_a_cut_grid_keeps_its_times_and_none_that_float32_confuses():
     np.testing.assert_array_equal(editing.below(ts, 0.25 * (1 + 1e-9)), [0.25 * (1 + 1e-9), 0.0])
     assert editing.psnr(np.zeros(4), np.full(4, 0.2), 2.0) == pytest.approx(20.0)
     assert editing.psnr(np.ones(4), np.ones(4), 2.0) == np.inf
+
+
+# Ranges.
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """A run on 4 x 4 images, which are bytes: pixels."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1), dtype=np.uint8)
+
+    def network(params, x, c, given):
+        return params[0] * x
+
+    method = methods.denoising(models.from_function(network, np.ones(1, np.float32), reads=()), VP4, denoisers.X0())
+    return trainer(method, data.arrays(images)).run(), images
+
+
+VP4 = processes.Gaussian(schedules.VP())
+
+
+@pytest.mark.parametrize("scale", [255.0, -3.0])
+def test_pixels_as_floats_are_refused(pictures, scale):
+    run, images = pictures
+    x = scale * images[:2].astype(np.float32) / 255
+    with pytest.raises(
+        config.ConfigError, match=r"x spans \[.*\], but arrays lies in \[-1, 1\]: scale it there; pixels"
+    ):
+        run.edit(x, 0.5)
+    seen, see = (images[0], lambda x: x) if scale < 0 else (images[0].mean((0, 1)), lambda x: jnp.mean(x, (0, 1)))
+    match = rf"y reaches {seen.max():.4g}, but A x of arrays, in \[-1, 1\], about 1: give y of x in that range \(pixels"
+    with pytest.raises(config.ConfigError, match=match):
+        run.restore(seen.astype(np.float32), see, 2)
+
+
+def test_bytes_and_a_modest_overshoot_are_taken(pictures):
+    run, images = pictures
+    whole = images[:2] / np.float32(127.5) - 1
+    np.testing.assert_allclose(run.edit(images[:2], 0.0).x, whole, atol=1e-6)
+    run.edit(1.9 * whole / np.abs(whole).max(), 0.0)
+    with pytest.raises(config.ConfigError, match="x spans"):
+        run.edit(2.1 * whole / np.abs(whole).max(), 0.0)
+    run.restore(9.0 * whole[0], lambda x: x, 1, nfe=2)  # far out, but a sum of places may be
+    run.restore(np.float32([[200.0]]) + np.zeros((1, 1), np.float32), lambda x: 16 * jnp.sum(x, (0, 1))[None], 1, nfe=2)
+
+
+def test_floating_images_have_the_range_of_pixels_and_what_the_data_has_beyond():
+    images = np.float32([-0.2, 3.0] * 20)[:, None, None, None]
+    assert data.arrays(np.repeat(images, 4, 1)).span() == (-1.0, 3.0)
+
+
+def test_vectors_have_no_range(short):
+    assert short.data.span() is None
+    assert short.edit(100 * X0, 0.1, 1).x.shape == (1, 3)
+
+
+def test_the_range_of_standardised_images_is_that_of_the_data():
+    images = np.random.default_rng(0).uniform(10, 50, (40, 4, 4, 1)).astype(np.float32)
+    dataset = data.standardize(data.arrays(images), "whole")
+    low, high = dataset.span()  # of the training part
+    assert 10 <= low < 12
+    assert 48 < high <= 50
+    dataset.check_range("x", np.float32([[[[69.0]]]]))
+    with pytest.raises(ValueError, match=r"x spans \[90, 90\], but arrays lies in \[1\d\.\d+, 4\d\.\d+\]"):
+        dataset.check_range("x", np.float32([[[[90.0]]]]))

@@ -222,3 +222,42 @@ def test_a_turn_that_a_header_hides_is_not_cut_away(tmp_path):
     moved = moved[:-12] + whole[start : start + length] + moved[-12:]
     with pytest.raises(ValueError, match="is 4 x 6 pixels, expected 6 x 4"):
         data.folder(str(twice(tmp_path, moved)))
+
+
+# --- all that cannot be used, at once
+
+
+@pytest.mark.parametrize("options", [{"size": 4}, {}, {"channels": None}, {"size": 4, "in_memory": False}], ids=str)
+def test_files_that_are_no_images_are_named_together(tmp_path, options):
+    """Wherever they are met: by header, when all are loaded, or when a batch is read."""
+    fill(tmp_path, [f"{i:02}.png" for i in range(40)])
+    broken = [f"{i:02}.png" for i in range(0, 40, 5)]
+    for name in broken:
+        (tmp_path / name).write_bytes(b"no image")
+    with pytest.raises(ValueError, match="files cannot be used") as error:
+        pixels_of(tmp_path, **options)
+    text = str(error.value)
+    assert "\n" not in text
+    assert [name for name in broken if name in text] == broken[: images.SHOWN]
+    if options.get("in_memory", True):
+        assert text.startswith("8 files cannot be used: ")
+        assert text.endswith("; and 3 more. Mend them, or move them elsewhere.")
+
+
+def test_one_that_is_no_image_is_said_with_the_way_on(tmp_path):
+    fill(tmp_path, [f"{i}.png" for i in range(4)])
+    (tmp_path / "2.png").write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=r"^'.*/2\.png' cannot be read as an image: .*\. Mend it, or move it elsewhere\.$"
+    ):
+        pixels_of(tmp_path, size=4)
+
+
+def test_images_of_other_sizes_are_counted(tmp_path):
+    fill(tmp_path, [f"{i}.png" for i in range(6)])
+    for name in ("4.png", "5.png"):
+        paint(tmp_path / name, size=(5, 4))
+    with pytest.raises(
+        ValueError, match=r"/4\.png' is 5 x 4 pixels and '0\.png' is 4 x 4 \(2 of 6 differ\); expected one"
+    ):
+        data.folder(str(tmp_path))

@@ -59,6 +59,10 @@ def genuine(parts):
     return gate.evaluate_digits(parts[0], parts[2], parts[3])
 
 
+def test_names_of_metrics_are_known_beforehand(genuine):
+    assert sorted(gate.NAMES) == sorted(metric.name for metric in genuine.metrics)
+
+
 def _class_means(x, label, rng):
     return np.stack([x[label == c].mean(0) for c in range(10)])[label]
 

@@ -316,3 +316,18 @@ def test_the_range_of_floating_images_is_looked_at(low, high, said):
     assert said is None or said in found[0]
     bytes_ = (255 * (x - low) / (high - low) / 4).astype(np.uint8)  # dark pixels are no slip of scale
     assert data.remarks(data.arrays(bytes_), labelled=False) == []
+
+
+@pytest.mark.parametrize("n", [9, 60])
+def test_names_of_metrics_are_those_of_an_evaluation(n):
+    """Of as many samples as held-out examples; where those are few, some metrics need more."""
+    x = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
+    dataset = data.arrays(x, label=np.arange(n) % 3, held_out=0.3)
+    (section, *_) = judges.two_samples(Drawn(dataset.held_out.gather(np.arange(len(dataset.held_out))).x, {}), dataset)
+    assert judges.names(dataset, ()) == [*section.results["metrics"]]
+
+
+def test_digits_have_the_accuracy_of_classes_where_samples_have_labels():
+    digits = data.digits()
+    assert judges.names(digits, ()) == [*gate.NAMES]
+    assert judges.names(digits, ("label",)) == [*gate.NAMES, "class accuracy"]

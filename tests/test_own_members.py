@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import json
 import sys
+from pathlib import Path
 
 import flax.linen as nn
 import optax
@@ -133,8 +134,10 @@ def test_a_run_of_ones_own_network_is_opened_by_who_trusts_it(capsys):
         specs.trust(text)
         with contextlib.nullcontext() if trusted else pytest.raises(ConfigError, match="names code"):
             runs.open("mine.safetensors")
-    for wrong in ("own_pkg/nets.py", "", "a:b:c", ["own_pkg", "-"]):
-        with pytest.raises(ConfigError, match="to trust, expected package"):
+    for wrong in ("own_pkg/nets.py", Path("nets.py"), "nets.py", "", 3, "a:b:c", ["own_pkg", "-"]):
+        with pytest.raises(
+            ConfigError, match=r"to trust, expected (package|the name that code is imported by: 'nets')"
+        ):
             specs.trust(wrong)
     specs._TRUSTED.clear()
     with pytest.raises(ConfigError, match=r"The config in mine\.safetensors names code .* own_pkg\.nets:Mine"):

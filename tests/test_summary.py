@@ -4,6 +4,7 @@ import json
 import re
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -12,7 +13,9 @@ import pytest
 from diffjax import data, denoisers, methods, models, notebook, processes, runs, samplers, schedules, summary
 from diffjax.method import Drawn
 from diffjax.methods import evaluation
+from diffjax.metrics import gate, judges
 from diffjax.runs import report
+from diffjax.runs.run import abstract_state
 
 CENTRE = np.array([[1.0, 0.0], [-1.0, 0.0]])
 
@@ -79,6 +82,66 @@ def test_every_picture_has_a_caption(trained):
         assert re.fullmatch(r"\*[^*\n]+\.\*", blocks[i + 1]), blocks[i]
 
 
+def test_every_metric_of_a_report_is_explained(trained):
+    """What it measures and what is good, in a clause; the table is of points, so the metrics of digits are not."""
+    _, results, workdir = trained
+    text = (workdir / "report.md").read_text()
+    table = text.index("| metric | value | floor | Gaussian fit |")
+    for name in ("1-NN accuracy", "coverage", "exact W2", "sliced W2"):
+        assert any(metric.startswith(name) for metric in results["metrics"])
+        (line,) = re.findall(rf"^- \*\*{name}\*\*: .+\.$", text, re.MULTILINE)
+        assert text.index(line) > table
+        assert f"<li><strong>{name}</strong>: " in (workdir / "report.html").read_text()
+    assert "**copied share**" not in text
+    assert len(re.findall("^Floor: ", text, re.MULTILINE)) == 1
+
+
+def test_no_metric_of_a_judge_is_without_a_meaning():
+    for name in {*judges.NEEDS, *gate.BOUNDS, "class histogram, total variation"}:
+        assert summary.legend({name: {}}).count("- **") == 1, name
+    assert summary.legend({"total_variation": {}}) == ""
+
+
+def test_a_report_without_a_frechet_distance_says_why(trained):
+    """Once, where the distances are; digits of all classes have it, of fewer not."""
+    text = (trained[2] / "report.md").read_text()
+    assert text.count("No Frechet distance: ") == 1
+    digits = data.digits()
+    drawn = Drawn(digits.held_out.gather(np.arange(297)).x, {})
+    few = digits._replace(train=digits.of_label(3).train)
+    said = {len(one.present): "".join(part.text for part in judges.judged(drawn, one)) for one in (digits, few)}
+    assert "No Frechet" not in said[10]
+    assert "| Frechet distance |" in said[10]
+    assert "No Frechet distance: " in said[1]
+
+
+# One line for each object.
+
+
+def test_an_object_is_one_line(trained, dataset):
+    """60 examples, a tenth of each label held out; 1 + 6 numbers are trained."""
+    run, _, workdir = trained
+    assert repr(run) == f"<Run run: Denoising on arrays (2,), step 2, 7 parameters, workdir {workdir}>"
+    shown = (
+        f"<Dataset arrays: 54 training and 6 held-out examples of shape (2,), 2 classes, split {dataset.fingerprint}>"
+    )
+    assert repr(dataset) == shown
+    options = dict(optimizer=optax.sgd(0.0), steps=2400, batch_size=8)
+    trainer = runs.Trainer(METHOD, dataset, **options)
+    assert repr(trainer) == "<Trainer run: Denoising on arrays (2,), step 0 of 2,400, 7 parameters, no workdir>"
+
+
+def test_a_run_whose_state_is_gone_has_a_line_too(dataset):
+    """That of a Trainer which went on: its buffers were given to the next state; and one of shapes alone."""
+    trainer = runs.Trainer(METHOD, dataset, optimizer=optax.sgd(0.0), steps=2, batch_size=8)
+    run = trainer.run()
+    for leaf in jax.tree.leaves(run.state):
+        leaf.delete()
+    assert repr(run) == "<Run run: Denoising on arrays (2,), step not known, 7 parameters, no workdir>"
+    shapes = run._replace(state=abstract_state(trainer.built))
+    assert repr(shapes) == repr(run)
+
+
 METRICS = {"Frechet distance": {"value": 6.007, "floor": 4.451, "gaussian": 63.669}, "exact W2": {"value": 1.0}}
 
 
@@ -87,7 +150,7 @@ METRICS = {"Frechet distance": {"value": 6.007, "floor": 4.451, "gaussian": 63.6
     [
         (
             {"metrics": METRICS, "gate": True},
-            "its samples differ from held-out data by a Frechet distance of 6.01, 1.35 times as much as real training "
+            "its samples differ from held-out data by a Frechet distance of 6.01, 35 % more than real training "
             "data does (4.45, the floor) and 11 times less than a fitted Gaussian does (63.7, the baseline); it passed "
             "the gate.",
         ),
@@ -95,6 +158,10 @@ METRICS = {"Frechet distance": {"value": 6.007, "floor": 4.451, "gaussian": 63.6
         (
             {"metrics": {"exact W2": {"value": 0.5, "floor": 0.49}}},
             "exact W2 of 0.5, as much as real training data does",
+        ),
+        (
+            {"metrics": {"exact W2": {"value": 0.3, "floor": 0.4, "gaussian": 1.2}}},
+            "exact W2 of 0.3, 25 % less than real training data does (0.4, the floor) and 4.00 times less than",
         ),
         (
             {"metrics": {"exact W2": {"value": 0.5, "floor": 0.0}}},

@@ -9,7 +9,7 @@ import pytest
 
 from diffjax import runs, sweeps
 from diffjax.config import ConfigError
-from diffjax.sweeps import grid, plan
+from diffjax.sweeps import grid, plan, tables
 
 CONFIG = "configs/vpsde.py:tiny"
 SMALL = {  # a training of four steps
@@ -289,6 +289,16 @@ def test_a_table_has_a_row_for_each_evaluation(by_hand):
         "1 of 8 rows are not begun, such as seed=2, grid.n=2",
         "2 of 8 rows are nonfinite, such as seed=3, grid.n=1: its training: loss is nan at step 7",
     ]
+
+
+def test_the_column_of_a_table_is_the_distance_that_a_report_says():
+    """Wherever it stands among the metrics; of others the first, and of none a held-out loss."""
+    path = "metrics.{}.value".format
+    names = ["1-NN accuracy, real", "coverage, k = 5", "exact W2", "sliced W2"]
+    assert tables.main(map(path, names)) == [path("exact W2")]
+    assert tables.main(map(path, [*names, "Frechet distance"])) == [path("Frechet distance")]
+    assert tables.main([*map(path, names[:2]), "held_out_loss"]) == [path(names[0])]
+    assert tables.main(["step", "held_out_loss"]) == ["held_out_loss"]
 
 
 def test_means_and_standard_errors_are_those_of_statistics(by_hand):

@@ -12,11 +12,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from test_sweeps import CONFIG
-from test_sweeps_run import until
+from test_sweeps_run import LONG, until
 
-from diffjax import runs, sweeps
+from diffjax import programs, runs, sweeps
 from diffjax.config import ConfigError
-from diffjax.sweeps import claims, plan, work, workers
+from diffjax.sweeps import __main__ as command
+from diffjax.sweeps import claims, columns, plan, tables, work, workers
 from diffjax.training import NonFiniteError
 
 
@@ -67,13 +68,21 @@ def test_an_error_is_a_row_and_the_others_go_on(tmp_path, faked):
     assert len(done) == 7
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), runs.Stopped(signal.SIGTERM, 3, Path("there"))])
-def test_a_stop_ends_the_sweep_and_not_one_run(tmp_path, faked, error):
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [(KeyboardInterrupt(), "SIGINT"), (runs.Stopped(signal.SIGTERM, 3, Path("there")), "SIGTERM")],
+)
+def test_a_stop_ends_the_sweep_and_not_one_run(tmp_path, faked, error, name):
+    """As a KeyboardInterrupt, whatever ended: a script that catches Ctrl-C hears of a training's too."""
     _, errors = faked
     errors[1] = error
     made = sweeps.Sweep(CONFIG, {"seed": range(3)}, root=tmp_path)
-    with pytest.raises(type(error)):
+    with pytest.raises(
+        KeyboardInterrupt, match=rf"^stopped by {name}; the same sweep goes on where it was$"
+    ) as stopped:
         made.run(say=lambda line: None)
+    assert stopped.value.__suppress_context__  # the caller's trace is of its own call, not of what was stopped
+    assert len(stopped.traceback) <= 6
     assert [row["status"] for row in made.table()] == ["done", "not begun", "not begun"]
     assert not list(tmp_path.glob("claims/*/alive.json"))
     errors.clear()
@@ -149,10 +158,27 @@ def test_two_shards_do_all_of_it_once(tmp_path, faked):
 def test_what_runs_is_watched(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "LOOK", 0.02)
     said = []
-    (tmp_path / "log.txt").write_text("first\nstep 2/4\n\n")
-    with claims.claim(tmp_path / "claims" / "abc", tmp_path / "log.txt"), workers.watched(tmp_path, said.append):
-        until(lambda: said)
-    assert said[0] == "  abc: step 2/4"
+    (log := tmp_path / "train" / "abc" / "log.txt").parent.mkdir(parents=True)
+    with claims.claim(tmp_path / "claims" / "abc", log), workers.watched(tmp_path, said.append):
+        log.write_text("first\nstep 2/4\n\n")
+        until(lambda: "  abc: step 2/4" in said)
+
+
+@pytest.mark.parametrize("place", ["train/abc", "train/abc/eval/def"])
+def test_what_an_earlier_start_wrote_is_not_said_again(tmp_path, monkeypatch, place):
+    """A node that goes on has a log already; a line of it is news only when this start wrote it."""
+    monkeypatch.setattr(workers, "LOOK", 0.02)
+    monkeypatch.chdir(tmp_path)
+    said, log = [], Path("root", place, "log.txt")
+    log.parent.mkdir(parents=True)
+    log.write_text("stopped at step 9\n")
+    with claims.claim(Path("root/claims/abc"), log.absolute()), workers.watched(Path("root"), said.append):
+        until(lambda: said)  # a worker has the absolute path
+        with log.open("a") as file:
+            file.write("resuming at step 9\n")
+        until(lambda: "  abc: resuming at step 9" in said)
+    assert said[0] == "  abc: at work"
+    assert not any("stopped" in line for line in said)
 
 
 # Searches.
@@ -160,7 +186,14 @@ def test_what_runs_is_watched(tmp_path, monkeypatch):
 
 def search(root, **options):
     space = {"learning_rate.peak": (1e-4, 1e-1, "log"), "seed": [0, 1]}
-    words = {"metric": "loss", "trials": 6, "root": root, "say": lambda line: None, **options}
+    words = {
+        "metric": "loss",
+        "measure": lambda run: {},
+        "trials": 6,
+        "root": root,
+        "say": lambda line: None,
+        **options,
+    }
     return sweeps.search(CONFIG, words.pop("space", space), **words)
 
 
@@ -222,6 +255,73 @@ def test_a_wrong_space_is_refused(tmp_path, faked, space, words):
     assert not (tmp_path / "root").exists()
 
 
+class Metrics:
+    """What stands in for the reading of a data set and a trial of its judge."""
+
+    def __init__(self, monkeypatch, whole=True):
+        paths = ["metrics.Frechet distance.value", "metrics.Frechet distance.floor", "held_out_loss", "minutes"]
+        monkeypatch.setattr(columns, "known", lambda plan: (paths, whole))
+
+
+@pytest.mark.parametrize("metric", ["frechett", "Frechet distence", "loss", "held_out_los"])
+def test_a_metric_that_there_is_not_is_refused_before_the_first_trial(tmp_path, faked, monkeypatch, metric):
+    Metrics(monkeypatch)
+    with pytest.raises(ConfigError, match=f"There is no column '{metric}': .*it has Frechet distance, held_out_loss"):
+        search(tmp_path / "root", metric=metric, measure=None)
+    assert not (tmp_path / "root").exists()
+    assert faked[0] == []
+
+
+@pytest.mark.parametrize("words", [{}, {"measure": None, "metric": "bound.total"}, {"measure": None}])
+def test_a_metric_that_nobody_can_know_is_looked_for_when_the_first_trial_has_ended(
+    tmp_path, faked, monkeypatch, words
+):
+    """With a measure of one's own, a path in eval.json, or a method whose report has numbers of its own."""
+    Metrics(monkeypatch, whole="metric" in words)
+    done, said = faked[0], []
+    with pytest.raises(ConfigError, match="There is no column"):
+        search(tmp_path, say=said.append, **{"metric": "lossy", **words})
+    assert len(done) == 2  # one training, one evaluation
+    assert "is seen when the first trial has ended" in said[0]
+
+
+@pytest.mark.slow
+def test_what_can_be_known_of_a_run_is_what_its_evaluation_holds(tmp_path):
+    """Of a denoising run on points; `tests/test_judging.py` has the names of a judge."""
+    words = {**LONG, "train.steps": 20, "eval.samples": 16}
+    made = sweeps.Sweep(CONFIG, {"seed": [0], **words}, root=tmp_path).run(say=lambda line: None)
+    held = tables.results(made.plan.nodes[-1])
+    paths, whole = columns.known(made.plan)
+    assert whole
+    assert set(paths) <= {*held, "bits_per_dimension", *(path for path in paths if path.endswith(".gaussian"))}
+    assert {"metrics.exact W2.value", "held_out_loss", "minutes"} <= set(paths)
+    assert columns.check(made.plan, "sliced", None, print)
+
+
+def test_a_metric_that_is_no_number_ends_a_search(tmp_path, faked, monkeypatch):
+    written = lambda node, measure: (node.folder / "eval.json").write_text(json.dumps({"loss": "small"}))
+    monkeypatch.setattr(work, "_evaluate", written)
+    with pytest.raises(ConfigError, match="The metric 'loss' is 'small' of the first trial, expected a number"):
+        search(tmp_path)
+
+
+def test_a_trial_without_a_metric_that_others_have_is_a_failed_one(tmp_path, faked, monkeypatch):
+    """As one is whose samples are not finite, and are not judged."""
+    count = []
+
+    def evaluate(node, measure):
+        count.append(node.key)
+        (node.folder / "eval.json").write_text(json.dumps({"step": 1} if len(count) == 2 else {"loss": 1.0}))
+
+    monkeypatch.setattr(work, "_evaluate", evaluate)
+    space = {"learning_rate.peak": (1e-4, 1e-1, "log")}
+    assert [trial.state.name for trial in search(tmp_path, space=space, trials=3).trials] == [
+        "COMPLETE",
+        "FAIL",
+        "COMPLETE",
+    ]
+
+
 def test_optuna_is_asked_for_by_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ConfigError, match=r"pip install 'diffjax\[search\]'"):
@@ -232,3 +332,85 @@ def test_submitit_is_asked_for_by_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ConfigError, match=r"pip install 'diffjax\[cluster\]'"):
         sweeps.Sweep(CONFIG, {"seed": [0]}, root=tmp_path).submit()
+
+
+# What the command says at its end.
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, faked, capsys):
+    """Runs the command on a grid of three seeds; gives (exit status, lines of stdout, lines of stderr)."""
+    file, root = tmp_path / "grid.py", tmp_path / "root"
+    file.write_text("TRAIN = {'seed': range(3), 'learning_rate.peak': [1e-3, 1e-2]}")
+    monkeypatch.setattr(programs, "keep", list)
+
+    def run(*words):
+        status = command.main([f"--config={CONFIG}", f"--sweep={file}", f"--root={root}", *words])
+        said = capsys.readouterr()
+        return status, said.out.splitlines(), said.err.splitlines()
+
+    return run
+
+
+def test_the_last_line_names_the_rows_that_have_no_result(run, faked):
+    """A training that diverges on purpose ends the command with status 1, and not without a word."""
+    _, errors = faked
+    errors.update({1: NonFiniteError("loss", 1, range(2), float("nan")), 2: RuntimeError("no")})
+    status, _, err = run()
+    assert status == 1
+    assert err[-1] == (
+        "exit status 1: 4 of 6 rows have no result: seed=1, learning_rate.peak=0.001 (nonfinite); "
+        "seed=1, learning_rate.peak=0.01 (nonfinite); seed=2, learning_rate.peak=0.001 (failed); "
+        "seed=2, learning_rate.peak=0.01 (failed)"
+    )
+
+
+def test_the_last_line_of_many_rows_is_short(run, faked, monkeypatch):
+    monkeypatch.setattr(command, "NAMED", 1)
+    faked[1][1] = RuntimeError("no")
+    assert run()[2][-1].endswith("rows have no result: seed=1, learning_rate.peak=0.001 (failed); and 1 more")
+
+
+def test_a_command_whose_rows_are_all_there_says_nothing_more(run):
+    status, _, err = run()
+    assert status == 0
+    assert not any("exit status" in line for line in err)
+
+
+def test_the_columns_of_the_table_may_be_chosen(run, tmp_path):
+    status, out, _ = run("--table=loss, minutes,loss")
+    assert status == 0
+    assert "| learning_rate.peak | loss | minutes | n | of |" in out
+    assert "loss" in (tmp_path / "root" / "table.csv").read_text().splitlines()[0].split(",")
+    assert (tmp_path / "root" / "table.md").read_text() in "\n".join(out)
+
+
+def test_a_column_that_there_is_not_is_said_as_soon_as_it_can_be(run, faked, tmp_path):
+    """After the run where there was nothing to know it by, with the default's table; else before anything runs."""
+    done, _ = faked
+    status, out, err = run("--table=los")
+    assert (status, err[-1][:35]) == (2, "error: There is no column 'los': ne")
+    assert "| learning_rate.peak | loss | minutes | n | of |" in out  # what is measured, where no metric is
+    before = len(done)
+    (tmp_path / "root" / "table.md").unlink()
+    next((tmp_path / "root" / "train").glob("*/eval/*/eval.json")).unlink()  # something is left to do
+    status, _, err = run("--table=los")
+    assert (status, err[-1]) == (2, "error: There is no column 'los': nearest is 'loss'; it has loss, minutes, step.")
+    assert len(done) == before
+    assert not (tmp_path / "root" / "table.md").exists()
+
+
+@pytest.mark.parametrize("words", [["--table="], ["--table=loss,,minutes"], ["--table=loss", "--cluster=local"]])
+def test_a_table_that_cannot_be_is_refused(run, faked, words):
+    status, _, (line,) = run(*words)
+    assert status == 2
+    assert line.startswith("error: --table ")
+    assert faked[0] == []
+
+
+def test_the_help_says_what_the_exit_status_means(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 some rows have none, be it that a training was meant to diverge" in said
+    assert "--table COLUMNS" in said

@@ -355,7 +355,7 @@ def untrained():
 
 
 DRAWS = {
-    "a label out of range": (dict(label=99), "label is 99 to 99, expected 0 to 1, or 2 for no label"),
+    "a label out of range": (dict(label=99), "label is 99, expected 0 to 1; no number stands"),
     "a misspelt name": (dict(given={"lable": 1}), "Nobody reads 'lable' of what is given: nearest is 'label'"),
     "a misspelt part": (dict(samplr=samplers.heun.edm), "draw knows no 'samplr': nearest is 'sampler'"),
     "labels of another number": (dict(label=[0, 1, 1]), r"given\['label'\] has shape \(3,\), expected \(\) for all or"),

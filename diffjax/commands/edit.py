@@ -1,7 +1,6 @@
 """Real examples, noised to a share of the way and walked back by a run's sampler: SDEdit."""
 
 from argparse import Namespace
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,13 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> int:
     return int(judges.broken(run(flags.workdir, flags.strength, flags.seeds, **options).x).any())
 
 
-def run(workdir: str | Path, strength: float, seeds: str | Iterable[int] = "0-63", **options: Any) -> editing.Edited:
+def run(workdir: str | Path, strength: float, seeds: Any = None, **options: Any) -> editing.Edited:
     """Edits held-out examples, or those of a file or folder, and writes samples.npz and grid.png.
 
     Args:
         strength: share of the grid's time that inputs are noised to.
-        seeds: of the noise; without a source they pick the held-out examples too.
+        seeds: of the noise, "0-63" or integers; without a source they pick the held-out examples too. None: 64 of them,
+            of one input 8 (`data.shown_to`).
         options: as of `begun`; results go to WORKDIR/samples/edit,... unless out= says where.
 
     Raises:
@@ -42,7 +42,7 @@ def run(workdir: str | Path, strength: float, seeds: str | Iterable[int] = "0-63
 
 def begun(
     workdir: str | Path,
-    seeds: str | Iterable[int],
+    seeds: Any,
     asked: list[str],
     source: Any = None,
     out: Any = None,
@@ -59,7 +59,7 @@ def begun(
         ConfigError: for a folder that holds no run, and inputs that cannot be read.
     """
     run = runs.open(workdir, **options)
-    numbers = parse_seeds(seeds) if isinstance(seeds, str) else [int(seed) for seed in seeds]
+    numbers = parse_seeds(seeds) if isinstance(seeds, str) else seeds and [int(seed) for seed in seeds]
     asked = [*asked, *([] if source is None else [f"input={Path(source).name}"]), *options.get("overrides", ())]
     folder = Path(out or Path(workdir, "samples", files.named(asked)))
     disk.check_folder("--out", folder, error=ConfigError)

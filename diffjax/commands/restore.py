@@ -24,13 +24,13 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> int:
 
 
 def run(
-    workdir: str | Path, operator: Any, seeds: Any = "0-63", noise: float = 0.0, by: Any = "pigdm", **options: Any
+    workdir: str | Path, operator: Any, seeds: Any = None, noise: float = 0.0, by: Any = "pigdm", **options: Any
 ) -> editing.Restored:
     """Degrades held-out examples, or those of a file or folder, restores them, and writes samples.npz and grid.png.
 
     Args:
         operator, by: a name in `operators` and one in `denoisers.inverse`, or their specs.
-        seeds: of the noise and the walks; without a source they pick the held-out examples too.
+        seeds: of the noise and the walks; without a source they pick the held-out examples too. None: as of `edit`.
         noise: standard deviation of the noise that is added to A x.
         options: as of `edit.begun`; results go to WORKDIR/samples/restore,... unless out= says where.
 

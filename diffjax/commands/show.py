@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from diffjax import activity, models, training
+from diffjax import activity, models, specs, training
 from diffjax import data as sources
 from diffjax.config import Config, to_json
 from diffjax.method import Example
@@ -21,21 +21,22 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
 
 def run(config: Config) -> dict[str, Any]:
     """Prints, and returns, a run's costs; memory and FLOPs are XLA's figures for one compiled step on one device."""
-    built = build_run(config)
+    with specs.noted() as book:
+        built = build_run(config)
     state, config, data, size = abstract_state(built), built.config, built.data, built.settings.batch_size
     costs = {**_step_costs(built, state), "nfe": getattr(built.method.plan(data.shape), "nfe", None)}
     batch = _batch(built)
     shapes = {name: leaf.shape for name, leaf in {"x": batch.x, **batch.given, **batch.chosen}.items()}
-    gflop, mib = costs["flops"] / 1e9, 2.0**-20
+    gflop, kept, temporary = costs["flops"] / 1e9, costs["state_bytes"] / 2**20, costs["temporary_bytes"] / 2**20
     print(to_json(config))
+    print("defaults   of options that the config leaves out; --config.GROUP.OPTION=VALUE sets one")
+    print("".join(f"  {group:<15}{text}\n" for group, text in specs.unsaid(config, book).items()))
     print(models.format_table(models.parameter_table(state.params)))
     print(f"data       {data.name}: {len(data.train)} train, {len(data.held_out)} held out, split {data.fingerprint}")
     print(f"batch      {', '.join(f'{name} {shape}' for name, shape in shapes.items())}")
     print(f"dispatch   {config.train.steps_per_dispatch} steps")
     print(f"step       {gflop:.3f} GFLOP, {1e3 * gflop / size:.2f} MFLOP per image")
-    print(
-        f"memory     {costs['state_bytes'] * mib:.1f} MiB state, {costs['temporary_bytes'] * mib:.1f} MiB temporaries"
-    )
+    print(f"memory     {kept:.1f} MiB state, {temporary:.1f} MiB temporaries")
     if costs["nfe"] is not None:
         print(f"sampling   {costs['nfe']} evaluations per sample")
     return {"shapes": shapes, **costs}

@@ -10,14 +10,17 @@ from diffjax.data.card import of_card as of_card
 from diffjax.data.digits import digits
 from diffjax.data.folder import folder
 from diffjax.data.given import asked as asked
+from diffjax.data.given import check_rows as check_rows
 from diffjax.data.given import followed as followed
 from diffjax.data.given import held_out as held_out
+from diffjax.data.given import known as known
 from diffjax.data.given import label_of as label_of
 from diffjax.data.given import told as told
 from diffjax.data.inputs import inputs as inputs
 from diffjax.data.inputs import shown_to as shown_to
 from diffjax.data.looks import named as named
 from diffjax.data.looks import remarks as remarks
+from diffjax.data.names import Rows as Rows
 from diffjax.data.names import check_classes as check_classes
 from diffjax.data.names import class_of as class_of
 from diffjax.data.names import describe as describe

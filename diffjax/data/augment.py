@@ -112,6 +112,7 @@ def label(drawn: Drawn) -> Array:
     """Makes the label (9,) that tells the network of the drawn transforms."""
     turned = [jnp.cos(drawn.angle) - 1, jnp.sin(drawn.angle)]
     stretched = [drawn.stretch * jnp.cos(drawn.axis), drawn.stretch * jnp.sin(drawn.axis)]
+    # (augmentation.2)
     entries = [drawn.x_flip, drawn.y_flip, drawn.scale, *turned, *stretched, drawn.shift[0], drawn.shift[1]]
     return jnp.stack([jnp.asarray(entry, float) for entry in entries])
 
@@ -129,7 +130,7 @@ def backwards(drawn: Drawn, height: int, width: int) -> tuple[Array, Array]:
     squeeze = jnp.exp2(-OCTAVES * drawn.stretch)
     matrix = _dot(jnp.diag(jnp.stack([squeeze, 1 / squeeze])), _rotation(drawn.axis))
     matrix = _dot(_rotation(drawn.angle), _dot(_rotation(-drawn.axis), matrix))
-    matrix = jnp.exp2(-OCTAVES * drawn.scale) * matrix
+    matrix = jnp.exp2(-OCTAVES * drawn.scale) * matrix  # (augmentation.1)
     return matrix, EIGHTH * drawn.shift * jnp.asarray([width, height], drawn.shift.dtype)
 
 

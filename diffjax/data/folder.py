@@ -207,27 +207,31 @@ def _shape(files: Tree, names: list[str], size: int | None, channels: int) -> tu
     """Finds the shape (H, W, C) of every image, from the headers alone."""
     if size is not None:
         return (size, size, channels)
-    first = None
-    for name in names:
+
+    def measured(name: str) -> tuple[int, int]:
         with images.opened(files.open(name), _full(files, name)) as image:
-            width, height = images.size(image)
-        first = first or (width, height)
-        if (width, height) != first:
-            raise ValueError(
-                f"{_full(files, name)!r} is {width} x {height} pixels and {names[0]!r} is {first[0]} x {first[1]}; "
-                "expected one size, or size= to scale and cut them to."
-            )
-    assert first is not None
+            return images.size(image)
+
+    sizes = images.each(names, measured)
+    first = sizes[0]
+    if others := [(name, size) for name, size in zip(names, sizes) if size != first]:
+        name, (width, height) = others[0]
+        more = f" ({len(others)} of {len(names)} differ)" if len(others) > 1 else ""
+        raise ValueError(
+            f"{_full(files, name)!r} is {width} x {height} pixels and {names[0]!r} is {first[0]} x {first[1]}{more}; "
+            "expected one size, or size= to scale and cut them to."
+        )
     return (first[1], first[0], channels)
 
 
 def _channels(files: Tree, names: list[str]) -> int:
     """Finds the channels of grey images, 1, or 3 where one is none, from the headers alone."""
-    for name in names:
+
+    def is_grey(name: str) -> bool:
         with images.opened(files.open(name), _full(files, name)) as image:
-            if image.mode not in ("1", "L", "LA"):
-                return 3
-    return 1
+            return image.mode in ("1", "L", "LA")
+
+    return 1 if all(images.each(names, is_grey)) else 3
 
 
 def _full(files: Tree, name: str) -> str:
@@ -239,13 +243,13 @@ def _reader(
 ) -> Callable[[Sequence[int]], np.ndarray]:
     """Makes `read(indices)` -> (b, H, W, C) uint8."""
     one = lambda name: images.decode(files.open(name), _full(files, name), shape, background, fit)
-    return lambda indices: np.stack([one(names[i]) for i in indices])
+    return lambda indices: np.stack(images.each((names[i] for i in indices), one))
 
 
 def _records(reads: dict[str, Callable], members: np.ndarray, labels: np.ndarray | None) -> Records:
     def read(indices: np.ndarray) -> Columns:
         at = members[indices]
-        batch = {name: one(at) for name, one in reads.items()}
+        batch = dict(images.each(reads.items(), lambda named: (named[0], named[1](at))))
         return batch if labels is None else {**batch, "label": labels[at]}
 
     return Records(len(members), read, labels=None if labels is None else labels[members])

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from diffjax.data.names import class_of, numbered
+from diffjax.data.names import Rows, check_classes, class_of, numbered
 from diffjax.data.source import Dataset, blank, fitting
 from diffjax.host import nearest
 from diffjax.method import Example, Method
@@ -68,21 +68,59 @@ def told(method: Method, dataset: Dataset, seeds: Any, words: dict[str, Any], la
     given = {} if set(names) <= set(words) else given_of(method, dataset, seeds, label)
     for name, value in numbered(dataset, words).items():
         given[name] = fitting(name, value, first[name], len(seeds))
-    labels = given.get("label", np.zeros(0))
-    classes = none_of(method, dataset)
-    if classes is not None and labels.size and not (labels.min() >= 0 and labels.max() <= classes):
-        raise ValueError(
-            f"label is {labels.min()} to {labels.max()}, expected 0 to {classes - 1}, or {classes} for no label."
-        )
+    check_labels(method, dataset, given)
     return given
 
 
-def none_of(method: Method, dataset: Dataset) -> int | None:
-    """Tells the label that stands for none: the row after the network's last class; it may have more than the data."""
+def known(method: Method, dataset: Dataset, words: dict[str, Any]) -> dict[str, Any]:
+    """Makes what one example is given of what a user says of it, labels as numbers; ValueError as `told`."""
+    given = numbered(dataset, words)
+    check_labels(method, dataset, given)
+    return given
+
+
+def check_labels(method: Method, dataset: Dataset, given: dict[str, Any]) -> None:
+    """Raises a ValueError for labels that the method has no row for, or no trained one of none."""
+    labels = np.asarray(given.get("label", np.zeros(0, int)))
+    if dataset.classes is None or not labels.size:
+        return
+    rows = rows_of(method, dataset)
+    if not rows.has(labels).all():
+        low, high = labels.min(), labels.max()
+        raise ValueError(f"label is {low if low == high else f'{low} to {high}'}, {rows.said()}")
+
+
+def check_rows(method: Method, dataset: Dataset) -> None:
+    """Raises a ValueError where a method's network has no row for a label of the data (`names.check_classes`)."""
+    classes = getattr(getattr(method.parts, "network", None), "classes", None)
+    check_classes(dataset, classes)
     condition = getattr(method.parts, "condition", None)
-    return dataset.classes if condition is None else condition.none.get("label", dataset.classes)
+    none = None if condition is None else condition.none.get("label")
+    if classes is None and none is not None and dataset.classes is not None and dataset.classes > none + 1:
+        raise ValueError(
+            f"Label {int(none)} stands for none, but {dataset.name} has labels 0 to {dataset.classes - 1}: take the "
+            f"number after the last one, {dataset.classes}."
+        )
+
+
+def rows_of(method: Method, dataset: Dataset) -> Rows:
+    """Tells the labels that a method knows: those of its network, which may have more than the data, and none's.
+
+    That of none is known where training has hidden labels.
+    """
+    condition, classes = getattr(method.parts, "condition", None), dataset.classes or 0
+    if condition is None or "label" not in condition.none:
+        return Rows(classes)
+    none = int(condition.none["label"])
+    return Rows(max(classes, none), none if condition.share else None)
 
 
 def label_of(method: Method, dataset: Dataset, label: Any) -> int | None:
-    """Finds the number of the label that a user asks for by name or number; ValueError as `class_of`."""
-    return class_of(dataset, label, none_of(method, dataset))
+    """Finds the number of the label that a user asks for by name or number.
+
+    Raises:
+        ValueError: as `class_of`, and for a label of a method that reads none.
+    """
+    if label is not None and "label" not in asked(method, dataset):
+        raise ValueError(f"label is {label!r}, but this run reads no label: leave it out.")
+    return class_of(dataset, label, rows_of(method, dataset))

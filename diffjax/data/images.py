@@ -13,7 +13,7 @@ import functools
 import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, BinaryIO
 
@@ -30,8 +30,43 @@ ORIENTATION = 0x0112  # the EXIF tag; from 5 on, width and height change places
 MOST_PIXELS = 2**26  # of one image: 0.7 GB while it is decoded
 LARGE = 2**22  # above this many pixels, images are decoded one at a time, whatever the number of threads
 
+SHOWN = 5  # files that an error names
+
 Background = int | tuple[int, int, int] | None
 _one_at_a_time = threading.Lock()
+
+
+class UnusableError(ValueError):
+    """Files cannot be used as images: how many, what is wrong with the first few, and what to do.
+
+    Attributes:
+        reasons: one for each.
+    """
+
+    def __init__(self, reasons: list[str]):
+        self.reasons, count = reasons, len(reasons)
+        shown = "; ".join(reason.rstrip(".") for reason in reasons[:SHOWN])
+        head = "" if count == 1 else f"{count} files cannot be used: "
+        more = f"; and {count - SHOWN} more" if count > SHOWN else ""
+        way = "Mend it, or move it elsewhere" if count == 1 else "Mend them, or move them elsewhere"
+        super().__init__(f"{head}{shown}{more}. {way}.")
+
+
+def each(names: Iterable[Any], one: Callable[[Any], Any]) -> list[Any]:
+    """Calls `one` with each name; where some are refused the others are looked at as well.
+
+    Raises:
+        UnusableError: of all that `one` raised a ValueError for.
+    """
+    found, reasons = [], []
+    for name in names:
+        try:
+            found.append(one(name))
+        except ValueError as error:
+            reasons += error.reasons if isinstance(error, UnusableError) else [str(error)]
+    if reasons:
+        raise UnusableError(reasons)
+    return found
 
 
 def check_background(background: Any, channels: int) -> None:

@@ -14,6 +14,7 @@ from diffjax.data.tree import LABELS, tree
 from diffjax.method import Method
 
 ARRAY = ".npy"
+MOST, FEW = 64, 8  # seeds where none are asked for; of a single input
 
 
 def inputs(dataset: Dataset, path: str | Path, most: int) -> np.ndarray:
@@ -39,26 +40,32 @@ def inputs(dataset: Dataset, path: str | Path, most: int) -> np.ndarray:
     if not names:
         raise ValueError(f"{files.where!r} holds none of {', '.join(suffixes)}.")
     _check_count(files.where, len(names), most)
-    found = [_read(dataset, files.open(name), f"{files.where}/{name}", files.bytes(name)) for name in names]
-    return _whole(files.where, found, most)
+    read = lambda name: _read(dataset, files.open(name), f"{files.where}/{name}", files.bytes(name))
+    return _whole(files.where, images.each(names, read), most)
 
 
 def shown_to(
-    method: Method, dataset: Dataset, seeds: list[int], path: str | Path | None = None, label: Any = None
+    method: Method, dataset: Dataset, seeds: list[int] | None, path: str | Path | None = None, label: Any = None
 ) -> tuple[np.ndarray, list[int], dict[str, Any]]:
     """Finds what a run is shown: examples (n, *shape) in the data's units, a seed for each, and what is known of them.
 
     Args:
+        seeds: None: 0 .. MOST - 1, of which several inputs take as many as they are, and a single one takes FEW, with
+            a line that says so.
         path: of `inputs`; of a single one, once for each seed. None: the held-out examples of the seeds.
         label: as of `chosen`.
 
     Raises:
         ValueError, FileNotFoundError: as `inputs`.
     """
+    asked, seeds = seeds, list(range(MOST)) if seeds is None else seeds
     if path is None:
         x, given = chosen(method, dataset, seeds, label)
         return x, seeds, given
     x = inputs(dataset, path, len(seeds))
+    if asked is None and len(x) == 1:
+        seeds = seeds[:FEW]
+        print(f"one input, {FEW} results of it: seeds 0-{FEW - 1} (--seeds=0 for one)", flush=True)
     return (np.repeat(x, len(seeds), 0), seeds, {}) if len(x) == 1 else (x, seeds[: len(x)], {})
 
 
@@ -95,6 +102,7 @@ def _array(dataset: Dataset, file: Any, name: str, size: int) -> np.ndarray:
         )
     if not np.all(np.isfinite(x)):
         raise ValueError(f"{name!r} holds numbers that are not finite.")
+    dataset.check_range(repr(name), x)
     return unit(x.reshape(-1, *dataset.shape))
 
 

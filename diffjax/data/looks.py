@@ -24,6 +24,12 @@ def _empty(dataset: Dataset) -> list[str]:
         return []
     known = labels(dataset.held_out)
     held = 0 if known is None else int(np.isin(known, empty).sum())
+    low, high = int(dataset.present[0]), int(dataset.present[-1])
+    if low > 0 and empty.size == low:  # whoever counts from 1 means as many classes as there are labels
+        return [
+            f"{dataset.name}: labels count from {low}, {low} to {high}, and are read as {dataset.classes} classes, 0 "
+            f"to {high}: no training example has label {named(empty)}; subtract {low} for {high - low + 1} classes"
+        ]
     unjudged = f", and {held} held-out examples of such labels are not judged" if held else ""
     return [
         f"{dataset.name}: no training example has label {named(empty)} (of 0 to {dataset.classes - 1}); samples have "

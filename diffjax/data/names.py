@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,11 +13,33 @@ FILE = "labels.json"  # of a workdir: {"0": "cat", "1": "dog"}
 SHOWN = 20  # classes that a report names one by one
 
 
-def class_of(dataset: Dataset, label: Any, none: int | None = None) -> int | None:
+class Rows(NamedTuple):
+    """The labels that a method knows: 0 .. classes - 1, and what stands for none where training has hidden labels."""
+
+    classes: int
+    none: int | None = None
+
+    def has(self, label: Any) -> np.ndarray:
+        """Tells which labels there are, of any shape."""
+        label = np.asarray(label)
+        known = (label >= 0) & (label < self.classes)
+        return known if self.none is None else known | (label == self.none)
+
+    def said(self) -> str:
+        """Says which labels there are, to end an error message."""
+        if self.none is not None:
+            return f"expected 0 to {self.classes - 1}, or {self.none} for no label."
+        return (
+            f"expected 0 to {self.classes - 1}; no number stands for no label, since training hid none "
+            "(train.label_dropout, or Condition(none, share))."
+        )
+
+
+def class_of(dataset: Dataset, label: Any, rows: Rows | None = None) -> int | None:
     """Finds the number of a class by its name or its number; None stays None.
 
     Args:
-        none: the number that stands for "no label"; default that after the data's last class.
+        rows: the labels that there are; default those of the data.
 
     Raises:
         ValueError: for a name or a number that there is not, or a number that is the name of another class.
@@ -32,9 +54,9 @@ def class_of(dataset: Dataset, label: Any, none: int | None = None) -> int | Non
         if label not in names:
             raise ValueError(f"label is {label!r}, which is no class of {dataset.name}: {host.nearest(label, names)}.")
         return names.index(label)
-    none = (classes or 0) if none is None else none
-    if not host.is_int(label) or not 0 <= label <= none:
-        raise ValueError(f"label is {label!r}, expected 0 to {none - 1}, or {none} for no label.")
+    rows = Rows(classes or 0) if rows is None else rows
+    if not host.is_int(label) or not rows.has(label):
+        raise ValueError(f"label is {label!r}, {rows.said()}")
     if names is not None and str(label) in names and names.index(str(label)) != label:
         own = f", class {label} is named {names[label]!r}" if label < len(names) else ""
         raise ValueError(
@@ -67,9 +89,15 @@ def describe(dataset: Dataset) -> str:
 
 
 def check_classes(dataset: Dataset, classes: int | None) -> None:
-    """Raises a ValueError where a network of so many classes has no row for a label of the data."""
+    """Raises a ValueError where a network of so many classes has no row for a label of the data.
+
+    A network of more classes goes on from one of other data; a line says so (`methods.evaluation.remarks`).
+    """
     if classes is not None and (dataset.classes is None or dataset.classes > classes):
-        raise ValueError(f"model.classes is {classes}, but {dataset.name} has {dataset.classes or 'no'} labels.")
+        raise ValueError(
+            f"model.classes is {classes}, but {dataset.name} has {dataset.classes or 'no'} labels: set it to "
+            f"{dataset.classes}."
+        )
 
 
 def keep_names(workdir: str | Path, dataset: Dataset, begun: bool = True) -> None:

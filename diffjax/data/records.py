@@ -6,6 +6,7 @@ from contextlib import closing
 
 import numpy as np
 
+from diffjax.data.images import UnusableError
 from diffjax.data.source import Arrays, unit
 from diffjax.method import Example
 
@@ -56,12 +57,14 @@ class Records:
 
         chunks = np.array_split(np.asarray(indices), -(-len(indices) // PER_READ))
         options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * self.threads)
-        parts = []
+        parts, refused = [], []
         with closing(iter(grain.MapDataset.source(chunks).map(self._tried).to_iter_dataset(options))) as reads:
             for part in reads:
-                if isinstance(part, Exception):
+                if isinstance(part, Exception) and not isinstance(part, UnusableError):
                     raise part
-                parts.append(part)
+                (refused if isinstance(part, UnusableError) else parts).append(part)
+        if refused:
+            raise UnusableError([reason for error in refused for reason in error.reasons])
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _tried(self, indices: np.ndarray) -> Columns | Exception:

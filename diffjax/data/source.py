@@ -124,6 +124,7 @@ def labels(source: Any) -> np.ndarray | None:
 
 
 Judge = Callable[[Drawn, "Dataset"], list[Section]]
+LOOKED = 1024  # training examples whose range is looked at
 ENTRIES = 2**26  # numbers of examples that are looked at together: 341 images of 256 x 256 x 3
 
 
@@ -162,6 +163,11 @@ class Dataset(NamedTuple):
     mixed: bool = False
     units: Any = None
     decode: Callable[[Any, str], np.ndarray] | None = None
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.train):,} training and {len(self.held_out):,} held-out examples of shape {self.shape}"
+        classes = "" if self.classes is None else f", {self.classes} classes"
+        return f"<Dataset {self.name}: {sizes}{classes}, split {self.fingerprint}>"
 
     @property
     def in_memory(self) -> bool:
@@ -207,6 +213,34 @@ class Dataset(NamedTuple):
     def to_data(self, x: Any) -> Any:
         """Brings samples (n, *shape) to the data's units."""
         return x if self.units is None else self.units.to_data(x)
+
+    def span(self) -> tuple[float, float] | None:
+        """Tells between which numbers images and volumes of this data lie, in its units; None where nobody knows.
+
+        Pixels lie in [-1, 1]; else it is what units were measured of, or [-1, 1] and what training examples that are
+        here have beyond.
+        """
+        if len(self.shape) < 3 or self.units is not None:
+            return None if len(self.shape) < 3 else (self.units.low, self.units.high)
+        if self.levels is not None:
+            return -1.0, 1.0
+        try:
+            x = self.some("train", LOOKED).x
+        except ValueError:  # they are not here
+            return None
+        return min(float(x.min()), -1.0), max(float(x.max()), 1.0)
+
+    def check_range(self, name: str, x: np.ndarray) -> None:
+        """Raises a ValueError for images (n, *shape), no bytes, that leave the data's span by half of its width."""
+        span = None if x.dtype == np.uint8 or not x.size else self.span()
+        if span is None:
+            return
+        (low, high), most, least = span, float(np.max(x)), float(np.min(x))
+        if max(most - high, low - least) > (high - low) / 2 > 0:
+            raise ValueError(
+                f"{name} spans [{least:.4g}, {most:.4g}], but {self.name} lies in [{low:.4g}, {high:.4g}]: scale it "
+                "there; pixels 0 .. 255 are taken as uint8, x.astype(np.uint8)."
+            )
 
     @property
     def log_scale(self) -> float:

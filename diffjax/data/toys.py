@@ -33,7 +33,7 @@ def eight_gaussians(n: int = 10_000, held_out: int = 2_000, noise: float = 0.1, 
 
     def draw(u: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         component = np.floor(8 * u)
-        return np.sqrt(2) * _circle(2 * np.pi * component / 8), component
+        return np.sqrt(2) * _circle(2 * np.pi * component / 8), component  # (points.1)
 
     return _dataset("eight_gaussians", draw, 8, n, held_out, noise, seed)
 
@@ -67,7 +67,7 @@ def checkerboard(n: int = 10_000, held_out: int = 2_000, noise: float = 0.0, see
 
     def draw(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, None]:
         x, y = 4 * u, 4 * v  # one of two dark squares of column floor(x), and a height in it
-        y = 2 * np.floor(y / 2) + (y % 2) / 2 + np.floor(x) % 2
+        y = 2 * np.floor(y / 2) + (y % 2) / 2 + np.floor(x) % 2  # (points.2)
         return np.sqrt(3) * (np.stack([x, y], 1) / 2 - 1), None
 
     return _dataset("checkerboard", draw, None, n, held_out, noise, seed)

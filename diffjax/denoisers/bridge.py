@@ -72,7 +72,7 @@ class DDBM(Prediction):
     def skip_out(self, schedule: Any, t: Any) -> tuple[Array, Array]:
         """Computes (c_skip, c_out) of E[x_0 | x_t, y] = c_skip x_t + c_out F, finite everywhere."""
         A, B, _, total, spread = self._moments(schedule, t)
-        return (B * self.sigma_0**2 + A * self.sigma_0T) / total, jnp.sqrt(spread / total)
+        return (B * self.sigma_0**2 + A * self.sigma_0T) / total, jnp.sqrt(spread / total)  # (ddbm.4)
 
     def noise_out(self, schedule: Any, t: Any) -> Array:
         """Computes c_out B / C; where C is 0, B sigma_0 / sqrt(total): 1 at t = 0, and 0 at t_max."""
@@ -114,7 +114,7 @@ class DDBM(Prediction):
         """Computes A, B, C, total, and total c_out^2."""
         A, (B, C) = schedule.endpoint_weight(t), schedule(t)
         start, end = self.sigma_0**2, self.sigma_T**2
-        total = A**2 * end + B**2 * start + 2 * A * B * self.sigma_0T + C**2
+        total = A**2 * end + B**2 * start + 2 * A * B * self.sigma_0T + C**2  # (ddbm.3)
         return A, B, C, total, A**2 * (end * start - self.sigma_0T**2) + start * C**2
 
     def _endpoint(self) -> Array:

@@ -36,6 +36,7 @@ class Classifier:
     def logits(self, x: Array, t: Any) -> Array:
         """Computes the logits (classes,) of x_t = x."""
         alpha, sigma = self.schedule(t)
+        # (classifier-guidance.4)
         return self.net(x / jnp.hypot(sigma, alpha * self.sigma_data), log_snr(self.schedule, t))
 
 

@@ -28,7 +28,7 @@ class Clipped(Wrapper):
     def __call__(self, x: Array, t: Any) -> Posterior:
         """Computes the clipped mean; the variance stays that of `denoise`."""
         mean, var = self.denoise(x, t)
-        return Posterior(jnp.clip(mean, self.low, self.high), var)
+        return Posterior(jnp.clip(mean, self.low, self.high), var)  # (ddpm-recipe.3)
 
 
 def clipped(denoise: Denoiser, clip: tuple[float, float] | None) -> Denoiser:

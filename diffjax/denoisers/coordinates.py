@@ -33,8 +33,8 @@ class RunOn:
     def __call__(self, x: Array, t: Any) -> Posterior:
         """Computes the posterior of x_0, which no coordinates change."""
         own = self.denoise.schedule
-        s = time_of(own, log_snr(self.schedule, t))
-        return self.denoise((jnp.hypot(*own(s)) / jnp.hypot(*self.schedule(t))).astype(x.dtype) * x, s)
+        s = time_of(own, log_snr(self.schedule, t))  # (run-on.1)
+        return self.denoise((jnp.hypot(*own(s)) / jnp.hypot(*self.schedule(t))).astype(x.dtype) * x, s)  # (run-on.2)
 
 
 def run_on(denoise: Denoiser, schedule: Schedule) -> Denoiser:

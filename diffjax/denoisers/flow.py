@@ -32,7 +32,7 @@ class Flow:
     def __call__(self, x: Array, t: Any) -> Posterior:
         """Computes the mean that has this flow; its variance is unknown: 0."""
         c_skip, c_out = Velocity().skip_out(self.schedule, t)
-        return Posterior(c_skip * x + c_out * self.velocity(x, t))
+        return Posterior(c_skip * x + c_out * self.velocity(x, t))  # (velocity-field.1)
 
 
 def flow(velocity: Callable[[Array, Any], Array], schedule: Schedule | None = None) -> Denoiser:

@@ -3,15 +3,15 @@
 Without a classifier (Ho & Salimans 2022), from what a model says with and without the condition, or a better and a
 weaker model say (autoguidance, Karras et al. 2024):
 
-    mean = cond + (w - 1) (cond - uncond)
+    mean = cond + (w - 1) (cond - uncond)        (kexue 9257 (24))
 
-w = 1 is off; the paper's own w, and that of kexue 9257, is this one minus 1; GLIDE's s is this w. The same combination
+w = 1 is off; the paper's own w, and that of the series, is this one minus 1; GLIDE's s is this w. The same combination
 of eps, v or scores is this one, for each is affine in the mean at a given x_t.
 
 With a potential, log p(y | x_t) of a classifier (Dhariwal & Nichol 2021, algorithm 2) or a similarity (Liu et al.
 2021):
 
-    score + w grad potential(x_t, t),   that is   mean + w sigma^2 / alpha grad potential.
+    score + w grad potential(x_t, t),   that is   mean + w sigma^2 / alpha grad potential        (kexue 9257 (18, 19)).
 
 Guidances add: a guided denoiser can be guided again.
 
@@ -20,7 +20,7 @@ N(0, 1), y = x + N(0, 1/2), y = 1.5 and w = 3 the flow from sigma = 80 ends in N
 is N(1.286, 0.378^2) (tests/test_guidance.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -58,7 +58,32 @@ def extrapolated(
     return Extrapolated(denoise, other, *_checked(w, low, high, rescale))
 
 
-def none(branch: Callable[[dict], Denoiser], given: dict, hidden: dict) -> Denoiser:
+NEVER = (
+    "needs a network that was trained without its condition too: train.label_dropout, or Condition(none, share), of "
+    "0.1 say."
+)
+
+
+class Unhidden(Mapping):
+    """Stands for `hidden` where a network always saw its conditions: whoever looks at it is refused, in one line."""
+
+    def refuse(self, *_: Any) -> Any:
+        """Raises the ValueError that says what guidance by it needs."""
+        raise ValueError(f"This guidance {NEVER}")
+
+    def __getitem__(self, name: str) -> Any:
+        return self.refuse()
+
+    def __iter__(self) -> Iterator[str]:
+        return self.refuse()
+
+    def __len__(self) -> int:
+        return self.refuse()
+
+    __or__ = __ror__ = refuse
+
+
+def none(branch: Callable[[dict], Denoiser], given: dict, hidden: Mapping[str, Any]) -> Denoiser:
     """Guides by nothing: returns the denoiser of what is given, as it is."""
     return branch(given)
 
@@ -66,7 +91,7 @@ def none(branch: Callable[[dict], Denoiser], given: dict, hidden: dict) -> Denoi
 def classifier_free(
     branch: Callable[[dict], Denoiser],
     given: dict,
-    hidden: dict,
+    hidden: Any,
     w: Any,
     low: Any = 0.0,
     high: Any = np.inf,
@@ -78,10 +103,15 @@ def classifier_free(
         branch: given -> denoiser.
         given, hidden: with the conditions, and with that of "none" in their place, which `conditions.drop` has trained.
         w, low, high, rescale: as in `extrapolated`. A w that is the number 1 gives the conditional denoiser itself.
+
+    Raises:
+        ValueError: as for `extrapolated`, and for a network whose conditions were never hidden.
     """
     w, low, high, rescale = _checked(w, low, high, rescale)
     if host.concrete(w) and w == 1:
         return branch(given)
+    if isinstance(hidden, Unhidden):
+        hidden.refuse()
     return ClassifierFree(jax.tree_util.Partial(branch), (given, hidden), w, low, high, rescale)
 
 
@@ -104,6 +134,7 @@ class Extrapolated(Wrapper):
         """Computes the guided mean; the variance is that of `denoise`."""
         posterior = self.denoise(x, t)
         w = _strength(self.schedule, t, self.w, self.low, self.high)
+        # (autoguidance.1)
         return Posterior(combine(posterior.mean, self.other(x, t).mean, w, self.rescale), posterior.var)
 
 
@@ -139,10 +170,10 @@ class ClassifierFree:
 
 def combine(cond: Array, uncond: Array, w: Any, rescale: Any = 0.0) -> Array:
     """Computes cond + (w - 1) (cond - uncond), its standard deviation brought back by `rescale`; w = 1 gives cond."""
-    guided = cond + (w - 1) * (cond - uncond)
+    guided = cond + (w - 1) * (cond - uncond)  # (classifier-free.1)
     spread = jnp.std(guided)
     ratio = jnp.where(spread > 0, jnp.std(cond) / jnp.where(spread > 0, spread, 1.0), 1.0)
-    return guided * jnp.where(rescale > 0, 1 + rescale * (ratio - 1), 1.0)
+    return guided * jnp.where(rescale > 0, 1 + rescale * (ratio - 1), 1.0)  # (classifier-free.2)
 
 
 def tilted(denoise: Denoiser, potential: Potential, w: Any = 1.0) -> "Tilted":
@@ -178,7 +209,7 @@ class Tilted(Wrapper):
         """Computes the shifted mean; the variance stays that of `denoise`."""
         alpha, sigma = self.schedule(t)
         gradient, (mean, var) = self._pull(x, t)
-        return Posterior(mean + self.w * (sigma**2 / alpha) * gradient, var)
+        return Posterior(mean + self.w * (sigma**2 / alpha) * gradient, var)  # (classifier-guidance.1)
 
     def _pull(self, x: Array, t: Any) -> tuple[Array, Posterior]:
         """Computes the potential's gradient, of x's shape, and the unguided posterior."""
@@ -207,15 +238,15 @@ class TiltedByPrediction(Tilted):
             posterior = self.denoise(x, t)
             return self.potential(posterior.mean, t), posterior
 
-        return jax.grad(at_mean, has_aux=True)(x)
+        return jax.grad(at_mean, has_aux=True)(x)  # (dps.2)
 
 
 def mean_shift(denoise: Denoiser, potential: Potential, ts: Any, w: Any = 1.0) -> "MeanShift":
     """Guides by a classifier as first published, for `ancestral.ddpm` along `ts` (Dhariwal & Nichol 2021, algorithm 1).
 
-    The mean of each step moves by w Var grad potential(x_t, t), Var being the step's variance. In terms of x_0 that is
-    a shift by w (sigma_s^2 / alpha_s + gamma var) grad potential, gamma being the weight of the mean in the step: on a
-    fine grid, `tilted`; on a step to data without variance, nothing.
+    The mean of each step moves by w Var grad potential(x_t, t), Var being the step's variance (kexue 9257 (8)). In
+    terms of x_0 that is a shift by w (sigma_s^2 / alpha_s + gamma var) grad potential, gamma being the weight of the
+    mean in the step: on a fine grid, `tilted`; on a step to data without variance, nothing.
 
     Raises:
         ValueError: as for `tilted`, and for a grid that is not decreasing.
@@ -224,7 +255,7 @@ def mean_shift(denoise: Denoiser, potential: Potential, ts: Any, w: Any = 1.0) -
     schedule = denoise.schedule
     ts = grids.check(ts, float(schedule.t_max))
     alpha, sigma = amplitudes(schedule, ts)
-    gamma = alpha[1:] * (1 - (alpha[:-1] / sigma[:-1] * sigma[1:] / alpha[1:]) ** 2)
+    gamma = alpha[1:] * (1 - (alpha[:-1] / sigma[:-1] * sigma[1:] / alpha[1:]) ** 2)  # (classifier-guidance.3)
     return MeanShift(denoise, as_pytree(potential), w, ts[:-1], sigma[1:] ** 2 / alpha[1:], gamma)
 
 
@@ -249,7 +280,7 @@ class MeanShift(Wrapper):
     def __call__(self, x: Array, t: Any) -> Posterior:
         """Computes the shifted mean, NaN at a time outside the grid; the variance stays that of `denoise`."""
         mean, var = self.denoise(x, t)
-        scale = look_up(self.ts, self.least, t) + look_up(self.ts, self.gamma, t) * var
+        scale = look_up(self.ts, self.least, t) + look_up(self.ts, self.gamma, t) * var  # (classifier-guidance.2)
         return Posterior(mean + self.w * scale * jax.grad(self.potential)(x, t), var)
 
 
@@ -257,7 +288,7 @@ def _strength(schedule: Schedule, t: Any, w: Any, low: Any, high: Any) -> Array:
     """Takes w inside the interval of levels, 1 outside: a scalar."""
     alpha, sigma = schedule(t)
     inside = (sigma >= low * alpha) & ((sigma <= high * alpha) | jnp.isinf(high))
-    return jnp.where(inside, w, 1.0)
+    return jnp.where(inside, w, 1.0)  # (classifier-free.3)
 
 
 def _checked(w: Any, low: Any, high: Any, rescale: Any) -> tuple[Any, Any, Any, Any]:

@@ -5,6 +5,7 @@ same features, trained by squares (`losses.heads`) while all else is frozen, giv
 convolution:
 
     npr   c_out^2 u,          u(x_t) ~ E[(F* - F)^2 | x_t]      around the mean that the network says, right or not
+                                                                (kexue 9246 (11))
     sn    c_out^2 (u - F^2),  u(x_t) ~ E[F*^2 | x_t]            the same for the exact mean, and for no other
 
 With eps-prediction these are the published ones. There c_out = sigma / alpha makes much of a small error at the noisy
@@ -75,5 +76,5 @@ class Head(Wrapper):
         """Computes mean and variance, entry by entry, in one evaluation."""
         F, u = split_maps(self.denoise.predict(x, t), x, 2)[:2]
         _, c_out = self.denoise.target.skip_out(self.schedule, t)
-        square = u - F**2 if self.subtract else u
-        return Posterior(self.denoise.mean(x, F, t), jnp.clip(c_out**2 * square, 0.0, self.most))
+        square = u - F**2 if self.subtract else u  # (heads.3)
+        return Posterior(self.denoise.mean(x, F, t), jnp.clip(c_out**2 * square, 0.0, self.most))  # (heads.4)

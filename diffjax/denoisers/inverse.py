@@ -88,6 +88,7 @@ def observe(operator: Callable[[Array], Array], y: Any, shape: tuple[int, ...], 
 
 def replacement(denoise: Denoiser, observation: Observation) -> "Conditioned":
     """Replaces what y determines of the mean; for observations whose noise does not matter."""
+    # (replacement.2)
     return Conditioned(denoise, Observation(observation.operator, observation.y, 0.0), _Constant(1.0))
 
 
@@ -145,8 +146,10 @@ class Projected(Wrapper):
         observation = self.observation
 
         mean, push, posterior = jax.linearize(_mean_of(self.denoise, t), x, has_aux=True)
+        # (tmpd.1)
         spread = lambda u: (sigma**2 / alpha) * push(observation.transpose(u, mean))  # K A^T u
         matrix = lambda u: observation.noise**2 * u + observation.operator(spread(u))
+        # (tmpd.2)
         return Posterior(mean + spread(_conjugate(matrix, observation.residual(mean), self.iterations)), posterior.var)
 
 
@@ -169,7 +172,7 @@ class Conditioned(Wrapper):
         (mean, var), observation = self.denoise(x, t), self.observation
         k = self.spread(self.schedule, t, Posterior(mean, var))
         solved = _solve(observation, k, observation.residual(mean), mean)
-        return Posterior(mean + k * observation.transpose(solved, mean), var)
+        return Posterior(mean + k * observation.transpose(solved, mean), var)  # (replacement.1)
 
 
 def dps(denoise: Denoiser, observation: Observation, w: Any = 1.0) -> TiltedByPrediction:
@@ -187,7 +190,7 @@ def dps(denoise: Denoiser, observation: Observation, w: Any = 1.0) -> TiltedByPr
 
 
 def _log_likelihood(observation: Observation, x0: Array, t: Any) -> Array:
-    return -0.5 * jnp.sum(observation.residual(x0) ** 2) / observation.noise**2
+    return -0.5 * jnp.sum(observation.residual(x0) ** 2) / observation.noise**2  # (dps.1)
 
 
 def pigdm(denoise: Denoiser, observation: Observation, w: Any = 1.0, v: Any = 1.0) -> "PseudoInverse":
@@ -224,9 +227,9 @@ class PseudoInverse(Wrapper):
         observation = self.observation
 
         mean, pull, posterior = jax.vjp(_mean_of(self.denoise, t), x, has_aux=True)
-        k = unit_variance(self.schedule, t, self.v)
+        k = unit_variance(self.schedule, t, self.v)  # (pigdm.1)
         (gradient,) = pull(observation.transpose(_solve(observation, k, observation.residual(mean), mean), mean))
-        return Posterior(mean + self.w * (sigma**2 / alpha) * gradient, posterior.var)
+        return Posterior(mean + self.w * (sigma**2 / alpha) * gradient, posterior.var)  # (pigdm.2)
 
 
 def _mean_of(denoise: Denoiser, t: Any) -> Callable[[Array], tuple[Array, Posterior]]:
@@ -264,10 +267,10 @@ class _Flat:
 
     def __call__(self, schedule: Schedule, t: Any, posterior: Posterior) -> Any:
         alpha, sigma = schedule(t)
-        return (sigma / alpha) ** 2 / self.strength
+        return (sigma / alpha) ** 2 / self.strength  # (diffpir.1)
 
 
 @pytree
 class _Own:
     def __call__(self, schedule: Schedule, t: Any, posterior: Posterior) -> Any:
-        return posterior.var
+        return posterior.var  # (tmpd.3)

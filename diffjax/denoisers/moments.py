@@ -80,9 +80,10 @@ def measure(
             places = np.arange(i, min(i + batch, n)) + j * n
             for total, values in zip((entries, noise, spread), sums(part, places, jnp.asarray(t, float))):
                 total[j] += np.asarray(values, np.float64) / n
-    error = entries.reshape(len(ts), -1).mean(1)
+    error = entries.reshape(len(ts), -1).mean(1)  # (analytic.2)
     noise = np.nan if flow_only(schedule) else noise
-    return SecondMoments(ts, entries, error, (sigma / alpha) ** 2 * (1 - noise), variance - spread)
+    # (analytic.4)
+    return SecondMoments(ts, entries, error, (sigma / alpha) ** 2 * (1 - noise), variance - spread)  # (analytic.3)
 
 
 def save(path: str | Path, moments: SecondMoments) -> None:

@@ -1,12 +1,16 @@
 """The optimal reverse variance without training (Bao et al. 2022, Analytic-DPM; kexue 9245, 9246).
 
-For a model N(mean(x_t), v I) of p(x_0 | x_t) the best v is what the mean misses, E|x_0 - mean|^2 / d at x_t's time.
+For a model N(mean(x_t), v I) of p(x_0 | x_t) the best v is what the mean misses, E|x_0 - mean|^2 / d at x_t's time
+(kexue 9246 (7)).
 Estimates from one pass over data, `moments.measure`:
 
     error   E|x_0 - mean|^2 / d                              the loss itself: right for any mean, on data not trained on
+                                                             (kexue 9246 (8))
     entries the same entry by entry, not averaged            for data whose entries differ, such as images with a border
+                                                             (kexue 9246 (10))
     noise   sigma^2 / alpha^2 (1 - E|eps_hat|^2 / d)         Bao et al., theorem 1: right for the exact mean alone
-    spread  Var[x_0] - E|mean - E x_0|^2 / d                 the same by the law of total variance (kexue 9245)
+                                                             (kexue 9245 (16))
+    spread  Var[x_0] - E|mean - E x_0|^2 / d                 the same by the law of total variance (kexue 9245 (10))
 
 The posterior's variance is all that a method has to say here: samplers make beta_tilde + gamma^2 v of it, also on
 chains with few steps, where it matters. `jacobian` finds it per entry, for each x_t, in the denoiser's own derivative:
@@ -33,7 +37,9 @@ from diffjax.types import Array, Denoiser, Key, Network, Posterior, Schedule, py
 
 
 def tabulated(denoise: Denoiser, ts: Any, var: Any, most: Any = 1.0) -> "Measured":
-    """Gives a denoiser a variance known at the times ts, clipped to [0, most] (data in [-1, 1]: most = 1).
+    """Gives a denoiser a variance known at the times ts, clipped to [0, most].
+
+    The variance of data in [a, b] is at most ((b - a) / 2)^2 (kexue 9245 (11)): most = 1 for data in [-1, 1].
 
     Args:
         ts: (N,).
@@ -178,7 +184,7 @@ class Jacobian(Wrapper):
         alpha, sigma = self.schedule(t)
         mean, push = jax.linearize(lambda x: self.denoise(x, t).mean, x)
         diagonal = self._exact(push, x) if self.probes is None else self._estimate(push, x)
-        return Posterior(mean, jnp.maximum(sigma**2 / alpha * diagonal, 0.0))
+        return Posterior(mean, jnp.maximum(sigma**2 / alpha * diagonal, 0.0))  # (jacobian.1)
 
     def _exact(self, push: Callable[[Array], Array], x: Array) -> Array:
         basis = jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape)
@@ -199,4 +205,4 @@ class Jacobian(Wrapper):
                 signs
             )  # Q^T J v
             rest = rest - jnp.tensordot(inner, Q, 1, precision="highest")
-        return known + jnp.mean(signs * rest, 0)
+        return known + jnp.mean(signs * rest, 0)  # (jacobian.2)

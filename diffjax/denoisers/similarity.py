@@ -1,11 +1,11 @@
-"""Similarities as potentials for guidance (Liu et al. 2021, section 3.2; kexue 9257): how alike x and a reference are.
+"""Similarities as potentials for guidance (Liu et al. 2021, section 3.2): how alike x and a reference are.
 
-    content      the cosine between the features of x and of the reference
+    content      the cosine between the features of x and of the reference (kexue 9257 (15))
     structure    minus the squared distance of their feature maps, position by position
     style        minus the squared distance of the Gram matrices of their feature maps: blind to where things are
 
 Each is a function of an encoder `encode(x, t) -> features`, and gives a potential for `guidance.tilted`, whose encoder
-must know the noise, or for `guidance.tilted_by_prediction`, whose encoder sees clean data.
+must know the noise (kexue 9257 (14)), or for `guidance.tilted_by_prediction`, whose encoder sees clean data.
 """
 
 from collections.abc import Callable
@@ -45,6 +45,7 @@ def _potential(compare: Callable, encode: Encoder, reference: Array) -> jax.tree
 
 def _cosine(encode: Encoder, reference: Array, x: Array, t: Any) -> Array:
     features = _pool(encode(x, t))
+    # (similarity-guidance.1)
     return jnp.vdot(features, reference, precision="highest") / (jnp.linalg.norm(features) * jnp.linalg.norm(reference))
 
 
@@ -52,11 +53,11 @@ def _distance(encode: Encoder, reference: Array, x: Array, t: Any) -> Array:
     features = encode(x, t)
     if features.shape != reference.shape:
         raise ValueError(f"The encoder gives features of shape {features.shape}, the reference has {reference.shape}.")
-    return -jnp.mean((features - reference) ** 2)
+    return -jnp.mean((features - reference) ** 2)  # (similarity-guidance.2)
 
 
 def _gram_distance(encode: Encoder, reference: Array, x: Array, t: Any) -> Array:
-    return -jnp.sum((_gram(encode(x, t)) - reference) ** 2)
+    return -jnp.sum((_gram(encode(x, t)) - reference) ** 2)  # (similarity-guidance.3)
 
 
 def _pool(features: Array) -> Array:
@@ -65,4 +66,4 @@ def _pool(features: Array) -> Array:
 
 def _gram(features: Array) -> Array:
     flat = features.reshape(-1, features.shape[-1])
-    return jnp.matmul(flat.T, flat, precision="highest") / flat.shape[0]
+    return jnp.matmul(flat.T, flat, precision="highest") / flat.shape[0]  # (similarity-guidance.4)

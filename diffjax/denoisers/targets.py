@@ -46,12 +46,12 @@ class Prediction:
     def inputs(self, schedule: Schedule, x: Array, t: Any) -> tuple[Array, Array]:
         """Makes the network's inputs: x_t scaled to unit variance, and the scalar log-SNR (infinite at the ends)."""
         alpha, sigma = schedule(t)
-        return x / jnp.hypot(sigma, alpha * self.sigma_data), log_snr(schedule, t)
+        return x / jnp.hypot(sigma, alpha * self.sigma_data), log_snr(schedule, t)  # (targets.8)
 
     def mean(self, schedule: Schedule, x: Array, F: Array, t: Any) -> Array:
         """Computes E[x_0 | x_t = x] from F, of x's shape."""
         c_skip, c_out = self.skip_out(schedule, t)
-        return c_skip * x + c_out * F
+        return c_skip * x + c_out * F  # (targets.2)
 
     def given(self, given: dict) -> "Prediction":
         """Makes the target of one example, which may depend on what is given of it."""
@@ -91,7 +91,7 @@ class Eps(Prediction):
     def skip_out(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
         """Computes (c_skip, c_out) = (1, -sigma) / alpha: infinite where alpha = 0."""
         alpha, sigma = schedule(t)
-        return 1 / alpha, -sigma / alpha
+        return 1 / alpha, -sigma / alpha  # (targets.3)
 
     def noise_out(self, schedule: Schedule, t: Any) -> Any:
         """Computes -1: F is eps."""
@@ -113,7 +113,7 @@ class V(Prediction):
         """Computes (c_skip, c_out) = (alpha, -sigma) / (alpha^2 + sigma^2)."""
         alpha, sigma = schedule(t)
         norm = alpha**2 + sigma**2
-        return alpha / norm, -sigma / norm
+        return alpha / norm, -sigma / norm  # (targets.4)
 
     def noise_out(self, schedule: Schedule, t: Any) -> Any:
         """Computes -alpha / (alpha^2 + sigma^2)."""
@@ -123,7 +123,7 @@ class V(Prediction):
 
 @pytree
 class Velocity(Prediction):
-    """The velocity as target: F = alpha' x_0 + sigma' z = dx_t/dt (Lipman et al. 2023; kexue 9497).
+    """The velocity as target: F = alpha' x_0 + sigma' z = dx_t/dt (Lipman et al. 2023; kexue 9497 (5)).
 
     F is finite where sigma' is: not on `VP` at t = 0.
     """
@@ -138,7 +138,7 @@ class Velocity(Prediction):
         """Computes (c_skip, c_out) = (sigma', -sigma) / (alpha sigma' - sigma alpha')."""
         (alpha, sigma), (d_alpha, d_sigma) = derivatives(schedule, t)
         wronskian = alpha * d_sigma - sigma * d_alpha
-        return d_sigma / wronskian, -sigma / wronskian
+        return d_sigma / wronskian, -sigma / wronskian  # (targets.5)
 
     def noise_out(self, schedule: Schedule, t: Any) -> Any:
         """Computes -alpha / (alpha sigma' - sigma alpha')."""
@@ -148,7 +148,7 @@ class Velocity(Prediction):
 
 @pytree
 class Score(Prediction):
-    """The score of p(x_t | x_0) as target: F = -z / sigma (Vincent 2011).
+    """The score of p(x_t | x_0) as target: F = -z / sigma (Vincent 2011; kexue 9209 (22)).
 
     x_0 is lost where alpha = 0; F is infinite where sigma = 0.
     """
@@ -162,7 +162,7 @@ class Score(Prediction):
     def skip_out(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
         """Computes (c_skip, c_out) = (1, sigma^2) / alpha: Tweedie's formula."""
         alpha, sigma = schedule(t)
-        return 1 / alpha, sigma**2 / alpha
+        return 1 / alpha, sigma**2 / alpha  # (targets.6)
 
     def noise_out(self, schedule: Schedule, t: Any) -> Any:
         """Computes sigma, the factor from an error of the score to one of eps."""
@@ -184,7 +184,7 @@ class EDM(Prediction):
         """Computes (a, b) = (sigma, -alpha sigma_data^2) / (sigma_data sqrt(sigma^2 + alpha^2 sigma_data^2))."""
         alpha, sigma = schedule(t)
         total = jnp.hypot(sigma, alpha * self.sigma_data)
-        return sigma / (self.sigma_data * total), -alpha * self.sigma_data / total
+        return sigma / (self.sigma_data * total), -alpha * self.sigma_data / total  # (edm-recipe.1)
 
     def skip_out(self, schedule: Schedule, t: Any) -> tuple[Any, Any]:
         """Computes (c_skip, c_out) = (alpha sigma_data^2, sigma sigma_data sqrt(total2)) / total2.
@@ -193,7 +193,7 @@ class EDM(Prediction):
         """
         alpha, sigma = schedule(t)
         total = jnp.hypot(sigma, alpha * self.sigma_data)
-        return alpha * (self.sigma_data / total) ** 2, sigma * self.sigma_data / total
+        return alpha * (self.sigma_data / total) ** 2, sigma * self.sigma_data / total  # (targets.7)
 
     def noise_out(self, schedule: Schedule, t: Any) -> Any:
         """Computes alpha sigma_data / sqrt(total2)."""
@@ -280,6 +280,8 @@ def check_target(target: Target, schedule: Schedule, *times: Any) -> None:
     Raises:
         ValueError: naming target, schedule, time, and the targets that work there; or if sigma_data is not positive.
     """
+    for got in (target, schedule):
+        host.need_object(got)
     if isinstance(target, Score):
         need_gaussian(schedule, "A score gives E[x_0 | x_t] by Tweedie's formula", "predict X0, Eps, V or EDM")
     target.check(schedule)

@@ -2,9 +2,9 @@
 
 The reverse variance of `ancestral.ddpm` is beta_tilde (1 + gain var) (`chains`), with var = Var[x_0 | x_t]:
 
-    small          var = 0: right for data that is one point (Ho et al. 2020, section 3.2; kexue 9152)
+    small          var = 0: right for data that is one point (Ho et al. 2020, section 3.2; kexue 9164 (16))
     large          var = sigma^2 v / (alpha^2 v + sigma^2): right for N(0, v) data; v = 1 gives beta_t on a variance-
-                   preserving chain
+                   preserving chain (kexue 9164 (18))
     learned range  log(1 + gain var) = frac log(1 + gain large), frac = (u + 1) / 2, u a second map of the network: the
                    log of the variance goes from beta_tilde to beta_t, those of the very steps that are walked
                    (Nichol & Dhariwal 2021, eq. 15)
@@ -85,7 +85,7 @@ class Small(Wrapper):
     def __call__(self, x: Array, t: Any) -> Posterior:
         """Computes mean and variance, which is NaN at a time outside the chain."""
         gain = self.chain.gain_at(t)
-        var = jnp.where(jnp.isinf(gain), jnp.asarray(self.chain.floor, gain.dtype), 0.0 * gain)
+        var = jnp.where(jnp.isinf(gain), jnp.asarray(self.chain.floor, gain.dtype), 0.0 * gain)  # (ddpm-recipe.1)
         return Posterior(self.denoise(x, t).mean, var)
 
 
@@ -131,7 +131,7 @@ class LearnedRange(Wrapper):
         gain, most, frac = self.chain.gain_at(t), unit_variance(self.schedule, t), (u + 1) / 2
         arrives = jnp.isinf(gain)
         finite = jnp.where(arrives, 1.0, gain)
-        inside = jnp.expm1(frac * jnp.log1p(finite * most)) / finite
+        inside = jnp.expm1(frac * jnp.log1p(finite * most)) / finite  # (iddpm.1)
         floor = jnp.asarray(self.chain.floor, gain.dtype)
         last = jnp.exp(frac * jnp.log(most) + (1 - frac) * jnp.log(floor))
         return jnp.where(arrives, last, inside)

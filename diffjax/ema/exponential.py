@@ -53,11 +53,11 @@ def half_life(updates: float, ramp: float | None = 0.05) -> Ema:
 
 def _warm_up_rate(decay: float, count: Array | int) -> Array:
     # 1 - decay is taken in double precision: in float32, 1 - 0.9999 would be off by 2e-4 of itself.
-    return jnp.maximum(1 - decay, 9 / (10 + jnp.asarray(count, float)))
+    return jnp.maximum(1 - decay, 9 / (10 + jnp.asarray(count, float)))  # (vpsde.3)
 
 
 def _half_life_rate(least: float, ramp: float | None, count: Array | int) -> Array:
     inverse = jnp.asarray(least, float)  # 1 / h_n, infinite at the first update of a ramp
     if ramp is not None:
         inverse = jnp.maximum(inverse, 1 / (ramp * jnp.asarray(count, float)))
-    return -jnp.expm1(-math.log(2.0) * inverse)
+    return -jnp.expm1(-math.log(2.0) * inverse)  # (edm-recipe.2)

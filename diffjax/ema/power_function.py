@@ -66,12 +66,12 @@ def exponent(width: float) -> float:
     if not 0 < width < WIDEST:
         raise ValueError(f"Got an EMA width of {width}, expected a number between 0 and {WIDEST:.4f}, such as 0.05.")
     inverse = float(width) ** -2
-    return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
+    return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())  # (power-ema.3)
 
 
 def width_of(gamma: float) -> float:
     """Computes the standard deviation of the profile over the length of the run (eq. 123)."""
-    return float(np.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2))
+    return float(np.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2))  # (power-ema.2)
 
 
 def combination(counts: Sequence[int], exponents: Sequence[float], wanted: float) -> np.ndarray:
@@ -105,9 +105,9 @@ def _fit(start: float, gammas: np.ndarray, wanted: float) -> np.ndarray:
     node, weight = np.polynomial.legendre.leggauss(NODES)
     u = start + (1 - start) * (node + 1) / 2
     scale = np.sqrt(weight)
-    return np.linalg.lstsq(u[:, None] ** gammas * scale[:, None], u**wanted * scale, rcond=None)[0]
+    return np.linalg.lstsq(u[:, None] ** gammas * scale[:, None], u**wanted * scale, rcond=None)[0]  # (power-ema.4)
 
 
 def _rate(gamma: float, count: Array | int) -> Array:
     # log1p(-1) = -inf at the first update: rate 1.
-    return -jnp.expm1((gamma + 1) * jnp.log1p(-1 / (1 + jnp.asarray(count, float))))
+    return -jnp.expm1((gamma + 1) * jnp.log1p(-1 / (1 + jnp.asarray(count, float))))  # (power-ema.1)

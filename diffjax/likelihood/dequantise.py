@@ -48,7 +48,7 @@ def uniform(key: Key, x0: Array, levels: int) -> Dequantised:
     x0 = widened(x0, "x_0")
     half = 1 / (levels - 1)
     u = jax.random.uniform(key, x0.shape, x0.dtype, -half, half)
-    return Dequantised(x0 + u, jnp.asarray(-x0.size * math.log(2 * half), x0.dtype))
+    return Dequantised(x0 + u, jnp.asarray(-x0.size * math.log(2 * half), x0.dtype))  # (dequantise.1)
 
 
 def gaussian(key: Key, x0: Array, levels: int, schedule: Schedule, t: Any) -> Dequantised:
@@ -64,10 +64,10 @@ def gaussian(key: Key, x0: Array, levels: int, schedule: Schedule, t: Any) -> De
     # The cost is the log of the sum of N(x_t; alpha l, sigma^2) over all levels l: q(x_t | x_0) itself cancels.
     lattice = jnp.linspace(-1, 1, levels, dtype=x0.dtype).reshape(-1, *[1] * x0.ndim)
     away = (alpha / sigma) * (x0[None] - lattice) + z[None]
-    total = jax.nn.logsumexp(-0.5 * away**2, axis=0) - jnp.log(sigma) - 0.5 * math.log(2 * math.pi)
+    total = jax.nn.logsumexp(-0.5 * away**2, axis=0) - jnp.log(sigma) - 0.5 * math.log(2 * math.pi)  # (dequantise.2)
     return Dequantised(alpha * x0 + sigma * z, jnp.sum(total))
 
 
 def bits(log_p: Array, cost: Any, dimensions: int) -> Array:
     """Converts a log density in nats to bits per dimension; cost = 0 for data that is continuous."""
-    return (cost - log_p) / (dimensions * math.log(2))
+    return (cost - log_p) / (dimensions * math.log(2))  # (dequantise.3)

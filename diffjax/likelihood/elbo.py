@@ -101,5 +101,5 @@ class _Bounding(NamedTuple):
         diffusion, _ = jax.lax.scan(add, jnp.zeros((), x0.dtype), (jnp.arange(count - 1), body))
         said = posterior(count - 1, jax.tree.map(lambda column: column[-1], rows))
         pull, spread = top
-        prior = (0.5 * (pull * x0) ** 2 + spread).sum()
-        return Bound(prior, diffusion, -log_likelihood(said, x0, self.levels).sum())
+        prior = (0.5 * (pull * x0) ** 2 + spread).sum()  # (elbo.3)
+        return Bound(prior, diffusion, -log_likelihood(said, x0, self.levels).sum())  # (elbo.1)

@@ -1,4 +1,4 @@
-"""The likelihood by the probability-flow ODE (Song et al. 2021, eq. 39; kexue 9228, 9280):
+"""The likelihood by the probability-flow ODE (Song et al. 2021, eq. 39; kexue 9228 (14), 9280 (6)):
 
     dx/dt = v(x, t),    d log p_t(x_t) / dt = -div v(x_t, t),
     log p_{t_min}(x) = log p_T(x_T) + integral from t_min to T of div v(x_t, t) dt.
@@ -120,7 +120,7 @@ def velocity(denoise: Denoiser, u: Array, phi: Any) -> Array:
     cos, sin = jnp.maximum(jnp.cos(phi), 0), jnp.sin(phi)  # cos(pi / 2) may be rounded to less than 0
     t = time_of(denoise.schedule, 2 * (jnp.log(cos) - jnp.log(sin)))
     rho = jnp.hypot(*denoise.schedule(t)).astype(u.dtype)
-    return (cos * u - denoise(rho * u, t).mean) / sin
+    return (cos * u - denoise(rho * u, t).mean) / sin  # (likelihood.1)
 
 
 class _Flow(NamedTuple):
@@ -158,7 +158,7 @@ class _Flow(NamedTuple):
             max_steps=self.max_steps if self.adaptive else len(angles) - 1,
         )
         assert solution.ys is not None  # it holds the end by default
-        latent, gained = high * solution.ys[0][-1], solution.ys[1][-1] + x.size * jnp.log(high / low)
+        latent, gained = high * solution.ys[0][-1], solution.ys[1][-1] + x.size * jnp.log(high / low)  # (likelihood.2)
         log_p = refuse_other_schedules(process.schedule, denoise, prior(latent) + gained)
         return Density(log_p, latent, self._nfe(solver, solution.stats["num_steps"]))
 

@@ -21,7 +21,7 @@ _UNIT = unit()
 
 
 def npr(net: Network, process: Gaussian, target: Target, x0: Array, z: Array, t: Any, weight: Weight = _UNIT) -> Array:
-    """Regresses the second map u on the squared residual (F* - F)^2 of one example: a scalar, averaged over entries.
+    """Regresses the second map u on the squared residual (F* - F)^2 of one example (kexue 9246 (13)): a scalar, a mean.
 
     Args: as of `regression`; the network has two maps, F and u.
 
@@ -29,7 +29,7 @@ def npr(net: Network, process: Gaussian, target: Target, x0: Array, z: Array, t:
         ValueError: for a network of one map, or a process that is not Gaussian.
     """
     F, u, F_star = _parts(net, process, target, x0, z, t)
-    return weight(process.schedule, target, t) * jnp.mean((u - (F_star - F) ** 2) ** 2)
+    return weight(process.schedule, target, t) * jnp.mean((u - (F_star - F) ** 2) ** 2)  # (heads.1)
 
 
 def sn(net: Network, process: Gaussian, target: Target, x0: Array, z: Array, t: Any, weight: Weight = _UNIT) -> Array:
@@ -41,7 +41,7 @@ def sn(net: Network, process: Gaussian, target: Target, x0: Array, z: Array, t: 
         ValueError: for a network of one map.
     """
     _, u, F_star = _parts(net, process, target, x0, z, t)
-    return weight(process.schedule, target, t) * jnp.mean((u - F_star**2) ** 2)
+    return weight(process.schedule, target, t) * jnp.mean((u - F_star**2) ** 2)  # (heads.2)
 
 
 def _parts(net: Network, process: Gaussian, target: Target, x0: Array, z: Array, t: Any) -> tuple[Array, Array, Array]:

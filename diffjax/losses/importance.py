@@ -53,7 +53,7 @@ def importance(schedule: Schedule, steps: int | None = None, history: int = 10, 
         ladder = jnp.cumsum(p)
         k = jnp.searchsorted(ladder, jax.vmap(jax.random.uniform)(keys) * ladder[-1], side="right")
         k = jnp.minimum(k, T - 1)
-        return batch.choose(t=(k + 1) / T * schedule.t_max, weight=1 / (T * p[k]))
+        return batch.choose(t=(k + 1) / T * schedule.t_max, weight=1 / (T * p[k]))  # (iddpm.5)
 
     def update(memory: LastLosses, losses: Array, logged: dict[str, Array]) -> LastLosses:
         k = jnp.round(logged["t01"] * T).astype(jnp.int32) - 1
@@ -69,7 +69,7 @@ def probabilities(memory: LastLosses, uniform: Any) -> Array:
     total = root.sum()
     ready = (memory.count >= history).all() & (total > 0)
     law = jnp.where(ready, root / jnp.where(ready, total, 1.0), 1 / T)
-    return (1 - uniform) * law + uniform / T
+    return (1 - uniform) * law + uniform / T  # (iddpm.4)
 
 
 def remember(memory: LastLosses, k: Array, squares: Array) -> LastLosses:

@@ -60,7 +60,7 @@ def learned(
         size = jax.tree.leaves(batch)[0].shape[0]
         place = jnp.arange(size) / size + jax.random.uniform(key)
         v, slope = _with_slope(learning.clock, place - jnp.floor(place))
-        return batch.choose(t=jnp.maximum(schedule.t_max * v, t_min), weight=slope)
+        return batch.choose(t=jnp.maximum(schedule.t_max * v, t_min), weight=slope)  # (vdm-clock.2)
 
     def update(learning: Learning, losses: Array, logged: dict[str, Array]) -> Learning:
         u = learning.clock.inverse(logged["t01"])
@@ -81,5 +81,5 @@ def _log_variance(clock: Monotone, u: Array, losses: Array) -> Array:
     """A scalar whose gradient is that of log E[(v' L)^2], from losses (B,) at v(u), u (B,)."""
     (v, slope), (_, bend) = jax.jvp(lambda u: _with_slope(clock, u), (u,), (jnp.ones_like(u),))
     squares = jax.lax.stop_gradient((slope * losses) ** 2)
-    score = jnp.log(slope) - jax.lax.stop_gradient(bend / slope**2) * v
+    score = jnp.log(slope) - jax.lax.stop_gradient(bend / slope**2) * v  # (vdm-clock.3)
     return jnp.mean(squares * score) / jnp.maximum(jnp.mean(squares), jnp.finfo(squares.dtype).tiny)

@@ -2,7 +2,8 @@
 
 At (x, z), z > 0 the extra coordinate, sources x_i at z = 0 pull with weights w_i ~ |(x, z) - (x_i, 0)|^-(N + 1):
 
-    E = sum w_i ((x_i, 0) - (x, z)),    target sqrt(N) E / (|E| + gamma),    dx/dz = E_x / E_z,
+    E = sum w_i ((x_i, 0) - (x, z)),    target sqrt(N) E / (|E| + gamma),    dx/dz = E_x / E_z
+            (kexue 9305 (8, 12, 4)),
 
 for the weights' unknown factor cancels in the direction. On the whole data set that is exact. On a part of it the
 quotient of two means is biased, by O(1 / batch). The regression of `losses.regression` on `processes.poisson` with
@@ -28,7 +29,7 @@ class Field(NamedTuple):
 
     def mean(self, x: Array, z: Any) -> Array:
         """Computes E[x_0 | x_t = x] of the flow dx/dz = E_x / E_z: x - z E_x / E_z, of x's shape."""
-        return x - z * self.x / self.z
+        return x - z * self.x / self.z  # (pfgm.3)
 
 
 def batch_field(x: Array, z: Any, sources: Array, gamma: Any = 5.0) -> Field:
@@ -50,17 +51,18 @@ def batch_field(x: Array, z: Any, sources: Array, gamma: Any = 5.0) -> Field:
     n, axes = x.size, tuple(range(1, sources.ndim))
     # Powers N + 1 of distances overflow: their logarithms do not.
     log_distance = 0.5 * jnp.log(z**2 + jnp.sum((sources - x[None]) ** 2, axes))
-    weights = jax.nn.softmax(-(n + 1) * log_distance)
+    weights = jax.nn.softmax(-(n + 1) * log_distance)  # (pfgm.1)
     pull, rise = jnp.tensordot(weights, sources, 1, precision="highest") - x, -jnp.asarray(z, x.dtype)
-    factor = math.sqrt(n) / (jnp.sqrt(jnp.sum(pull**2) + rise**2) + gamma)
+    factor = math.sqrt(n) / (jnp.sqrt(jnp.sum(pull**2) + rise**2) + gamma)  # (pfgm.2)
     return Field(factor * pull, factor * rise)
 
 
 def perturb(key: Key, x0: Array, tau: Any = 0.03, most: Any = 291.0, sigma: Any = 0.01) -> tuple[Array, Array]:
-    """Draws (x, z): x = x_0 + |e_x| (1 + tau)^m u, z = |e_z| (1 + tau)^m, e ~ N(0, sigma^2 I), m ~ U[0, most].
+    """Draws (x, z): x = x_0 + |e_x| (1 + tau)^m u, z = |e_z| (1 + tau)^m (kexue 9305 (11)).
 
-    Given z that is the kernel of `processes.poisson` with D = 1 only where the scale is log-uniform around it: not
-    near the ends of z, where |e_x| / |e_z| is not independent of z.
+    e is from N(0, sigma^2 I), m from U[0, most], u uniform on the unit sphere. Given z that is the kernel of
+    `processes.poisson` with D = 1 only where the scale is log-uniform around it: not near the ends of z, where
+    |e_x| / |e_z| is not independent of z.
 
     Args:
         tau, most, sigma: CIFAR-10's by default; `most_for` has the rule.
@@ -70,7 +72,7 @@ def perturb(key: Key, x0: Array, tau: Any = 0.03, most: Any = 291.0, sigma: Any 
     length = jnp.sqrt(jnp.sum(jax.random.normal(key_x, x0.shape, x0.dtype) ** 2))
     u = jax.random.normal(key_u, x0.shape, x0.dtype)
     z = scale * jnp.abs(jax.random.normal(key_z, (), x0.dtype))
-    return x0 + scale * length * u / jnp.sqrt(jnp.sum(u**2)), z
+    return x0 + scale * length * u / jnp.sqrt(jnp.sum(u**2)), z  # (pfgm.4)
 
 
 def most_for(largest_norm: float, n: int, tau: float = 0.03, sigma: float = 0.01) -> float:

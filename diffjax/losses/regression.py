@@ -1,8 +1,9 @@
 """w(t) |F - (a x_0 + b z + offset)|^2: plain regression in network space, for every parameterisation.
 
-With unit weight this is L_simple for eps (Ho et al. 2020, eq. 14), sigma^2-weighted denoising score matching for the
-same (kexue 9509), EDM's lambda(sigma) for EDM (Karras et al. 2022, eq. 8), conditional flow matching for the velocity
-(Lipman et al. 2023), along any path: x_0 and z are then the ends of its tangent (`processes.path`).
+With unit weight this is L_simple for eps (Ho et al. 2020, eq. 14; kexue 9164 (12) without its factor). That is
+denoising score matching weighted by sigma^2 (kexue 9209 (23)). It is EDM's lambda(sigma) for EDM (Karras et al. 2022,
+eq. 8), and conditional flow matching for the velocity (Lipman et al. 2023), along any path: x_0 and z are then the ends
+of its tangent (`processes.path`).
 """
 
 from typing import Any
@@ -39,4 +40,4 @@ def regression(
         )
     x0, z = process.ends(x0, z, t)
     offset = target.offset(process.schedule, t)
-    return weight(process.schedule, target, t) * jnp.mean((prediction - a * x0 - b * z - offset) ** 2)
+    return weight(process.schedule, target, t) * jnp.mean((prediction - a * x0 - b * z - offset) ** 2)  # (targets.1)

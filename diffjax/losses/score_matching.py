@@ -1,13 +1,13 @@
 """Score matching and its computable forms, for one example (Vincent 2011; kexue 9509). Halves are the papers'.
 
-    explicit      |s(x) - grad log p(x)|^2 / 2: what is meant, where the score of the data is known
+    explicit      |s(x) - grad log p(x)|^2 / 2: what is meant, where the score of the data is known (kexue 9509 (1))
     implicit      tr(ds/dx) + |s|^2 / 2 (Hyvarinen 2005): the same in mean, but for the constant E |grad log p|^2 / 2
     sliced        v' (ds/dx) v + (v' s)^2 / 2 along random v (Song et al. 2019); reduced = True: + |s|^2 / 2, of smaller
                   variance, which is `implicit` by random directions
-    conditional   |s(x_t) - grad log p(x_t | x_0)|^2 / 2 (kexue 9509): any kernel that has a density
+    conditional   |s(x_t) - grad log p(x_t | x_0)|^2 / 2: any kernel that has a density (kexue 9509 (4), 9209 (15))
     denoising     the same for x_t = alpha x_0 + sigma z, whose conditional score is -z / sigma (Vincent 2011)
 
-Conditional and explicit differ by what no score changes, `gap`: in mean
+Conditional and explicit differ by what no score changes, `gap`; in mean (kexue 9509 (9))
 
     conditional - explicit = (E |grad log p(x_t | x_0)|^2 - E |grad log p_t|^2) / 2
                            = alpha^2 / sigma^4 E tr Cov[x_0 | x_t] / 2 for denoising,
@@ -35,12 +35,12 @@ ScoreFn = Callable[[Array], Array]  # x -> s(x), of x's shape: the time, paramet
 
 def explicit(score: ScoreFn, true_score: ScoreFn, x: Array) -> Array:
     """Computes |s(x) - true_score(x)|^2 / 2, a scalar: a sum over entries, as everything here."""
-    return 0.5 * jnp.sum((score(x) - true_score(x)) ** 2)
+    return 0.5 * jnp.sum((score(x) - true_score(x)) ** 2)  # (scorematching.1)
 
 
 def implicit(score: ScoreFn, x: Array) -> Array:
     """Computes tr(ds/dx) + |s|^2 / 2 with the exact trace, at d products with the Jacobian for d entries."""
-    return sliced(score, x, divergence.exact(None, x), reduced=True)
+    return sliced(score, x, divergence.exact(None, x), reduced=True)  # (scorematching.2)
 
 
 def sliced(score: ScoreFn, x: Array, directions: Array, reduced: bool = False) -> Array:
@@ -55,7 +55,7 @@ def sliced(score: ScoreFn, x: Array, directions: Array, reduced: bool = False) -
     """
     s, products = divergence.products_along(score, x, directions)
     along = jax.vmap(lambda v: jnp.vdot(v, s, precision="highest"))(directions)
-    return jnp.mean(products) + 0.5 * (jnp.sum(s**2) if reduced else jnp.mean(along**2))
+    return jnp.mean(products) + 0.5 * (jnp.sum(s**2) if reduced else jnp.mean(along**2))  # (scorematching.3)
 
 
 def conditional(score: ScoreFn, log_kernel: Callable[[Array, Array], Array], x0: Array, x: Array) -> Array:
@@ -65,7 +65,7 @@ def conditional(score: ScoreFn, log_kernel: Callable[[Array, Array], Array], x0:
         log_kernel: (x, x_0) -> log p(x | x_0), a scalar, up to what does not depend on x.
         x: drawn from p(. | x_0).
     """
-    return 0.5 * jnp.sum((score(x) - jax.grad(log_kernel)(x, x0)) ** 2)
+    return 0.5 * jnp.sum((score(x) - jax.grad(log_kernel)(x, x0)) ** 2)  # (scorematching.4)
 
 
 def denoising(score: ScoreFn, process: Gaussian, x0: Array, z: Array, t: Any) -> Array:
@@ -83,7 +83,7 @@ def denoising(score: ScoreFn, process: Gaussian, x0: Array, z: Array, t: Any) ->
             "score_matching.conditional with the log density of its kernel."
         )
     sigma = process.schedule(t)[1]
-    return 0.5 * jnp.sum((score(process.corrupt(x0, z, t)) + z / sigma) ** 2)
+    return 0.5 * jnp.sum((score(process.corrupt(x0, z, t)) + z / sigma) ** 2)  # (scorematching.5)
 
 
 def gap(posterior: Posterior, schedule: Schedule, t: Any) -> Array:
@@ -103,4 +103,4 @@ def gap(posterior: Posterior, schedule: Schedule, t: Any) -> Array:
             "gap is made of Var[x_0 | x_t] (with_var=True for an exact denoiser)."
         )
     alpha, sigma = schedule(t)
-    return 0.5 * alpha**2 / sigma**4 * jnp.sum(var)
+    return 0.5 * alpha**2 / sigma**4 * jnp.sum(var)  # (scorematching.6)

@@ -1,11 +1,15 @@
-"""The variational bound of a chain, term by term (Ho et al. 2020, eq. 5; Nichol & Dhariwal 2021; kexue 9152).
+"""The variational bound of a chain, term by term (Ho et al. 2020, eq. 5; Nichol & Dhariwal 2021; kexue 9152 (5)).
 
     -log p(x_0) <= KL(q(x_T | x_0) || p(x_T)) + sum over steps t -> s of KL(q(x_s | x_t, x_0) || p(x_s | x_t))
                    - log p(x_0 | x_t of the last step)
 
-One equation, three derivations: demolish and rebuild (kexue 9119: learn to undo x_s -> x_t, average out the noise that
-does not matter), the hierarchical VAE (9152: the joint KL over the whole chain, which is this bound), Bayes and denoise
-(9164: q(x_s | x_t, x_0) by Bayes' rule, x_0 replaced by what is known of it). Each ends with the step
+One equation, three derivations:
+
+    demolish and rebuild  learn to undo x_s -> x_t, average out the noise that does not matter (kexue 9119 (13))
+    hierarchical VAE      the joint KL over the whole chain, which is this bound (kexue 9152 (4))
+    Bayes and denoise     q(x_s | x_t, x_0) by Bayes' rule, x_0 replaced by what is known of it (kexue 9164 (10))
+
+Each ends with the step
 
     p(x_s | x_t)      = N(k x_t + gamma mean, beta_tilde (1 + gain var)),
     q(x_s | x_t, x_0) = N(k x_t + gamma x_0, beta_tilde)
@@ -41,7 +45,7 @@ _UNIT = unit()
 def kl(posterior: Posterior, gain: Any, x0: Array) -> Array:
     """Computes KL(q(x_s | x_t, x_0) || p(x_s | x_t)) in nats, entry by entry."""
     mean, var = posterior
-    return 0.5 * (jnp.log1p(gain * var) + gain * ((x0 - mean) ** 2 - var) / (1 + gain * var))
+    return 0.5 * (jnp.log1p(gain * var) + gain * ((x0 - mean) ** 2 - var) / (1 + gain * var))  # (elbo.2)
 
 
 def log_likelihood(posterior: Posterior, x0: Array, levels: int | None = None) -> Array:
@@ -67,7 +71,7 @@ def log_likelihood(posterior: Posterior, x0: Array, levels: int | None = None) -
     flip = below + above > 0
     b, a = jnp.where(flip, -below, above), jnp.where(flip, -above, below)
     log_b, log_a = jax.scipy.special.log_ndtr(b), jax.scipy.special.log_ndtr(a)
-    inside = log_b + jnp.log(-jnp.expm1(log_a - log_b))
+    inside = log_b + jnp.log(-jnp.expm1(log_a - log_b))  # (elbo.4)
     ends = jax.scipy.special.log_ndtr(jnp.where(lowest, above, -below))
     return jnp.where(lowest | highest, ends, inside)
 
@@ -77,7 +81,7 @@ def term(posterior: Posterior, gain: Any, x0: Array, levels: int | None = None) 
     mean, var = posterior
     last = jnp.isinf(gain)
     decoder = -log_likelihood(Posterior(mean, jnp.where(last, var, 1.0)), x0, levels)  # no 0 / 0, nor its gradient
-    return jnp.where(last, decoder, kl(posterior, jnp.where(last, 1.0, gain), x0))
+    return jnp.where(last, decoder, kl(posterior, jnp.where(last, 1.0, gain), x0))  # (iddpm.2)
 
 
 def variational(
@@ -129,6 +133,7 @@ def hybrid(
     a, b = target(process.schedule, t)
     F, u = split_maps(net(*inputs(process.schedule, target, process.corrupt(x0, z, t), t)), x0, 2)
     simple = weight(process.schedule, target, t) * jnp.mean((F - a * x0 - b * z) ** 2)
+    # (iddpm.3)
     return simple + vlb_weight * _bits(jax.lax.stop_gradient(F), u, process, target, x0, z, t, steps, levels)
 
 

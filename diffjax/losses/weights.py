@@ -36,7 +36,7 @@ def _of_x0_error(weight_x0: Callable[[Schedule, Any], Array], limit: Limit) -> W
         at_end = (alpha == 0) | (sigma == 0)
         # Selected before they are multiplied: what is compiled for times inside stays the same product, to the bit.
         first = jnp.where(at_end, limit(schedule, t, c_out, e), weight_x0(schedule, t))
-        return first * jnp.where(at_end, 1.0, c_out**2)
+        return first * jnp.where(at_end, 1.0, c_out**2)  # (weights.1)
 
     return weight
 
@@ -60,7 +60,7 @@ def unit() -> Weight:
 
 def simple() -> Weight:
     """Weights the error of eps by 1 (Ho et al. 2020, L_simple): SNR on x_0."""
-    return _of_x0_error(_snr, lambda schedule, t, c_out, e: jnp.square(e))
+    return _of_x0_error(_snr, lambda schedule, t, c_out, e: jnp.square(e))  # (weights.2)
 
 
 def likelihood() -> Weight:
@@ -71,6 +71,7 @@ def likelihood() -> Weight:
         fall = 2 * (alpha * d_sigma - sigma * d_alpha)  # -d SNR/dt = fall alpha / sigma^3
         return jnp.where(sigma == 0, fall * e**2 / (alpha * sigma), fall * e * c_out / sigma**2)
 
+    # (weights.3)
     return _of_x0_error(lambda schedule, t: rates(schedule, t)[1] * _snr(schedule, t) / schedule(t)[1] ** 2, limit)
 
 
@@ -78,14 +79,14 @@ def min_snr(gamma: float = 5.0) -> Weight:
     """Weights the error of x_0 by min(SNR, gamma) (Hang et al. 2023)."""
     host.check_positive("gamma", gamma)
     least = lambda schedule, t, c_out, e: jnp.minimum(jnp.square(e), gamma * c_out**2)
-    return _of_x0_error(lambda schedule, t: jnp.minimum(_snr(schedule, t), gamma), least)
+    return _of_x0_error(lambda schedule, t: jnp.minimum(_snr(schedule, t), gamma), least)  # (weights.4)
 
 
 def edm(sigma_data: float = 0.5) -> Weight:
     """Weights the error of x_0 by (l^2 + s^2) / (l s)^2, l the level, s sigma_data (Karras et al. 2022, table 1)."""
     host.check_positive("sigma_data", sigma_data)
     both = lambda schedule, t, c_out, e: jnp.square(e) + c_out**2 / sigma_data**2
-    return _of_x0_error(lambda schedule, t: _snr(schedule, t) + 1 / sigma_data**2, both)
+    return _of_x0_error(lambda schedule, t: _snr(schedule, t) + 1 / sigma_data**2, both)  # (weights.5)
 
 
 def p2(gamma: float = 1.0, k: float = 1.0) -> Weight:
@@ -97,4 +98,4 @@ def p2(gamma: float = 1.0, k: float = 1.0) -> Weight:
         clean = jnp.square(c_out) ** gamma * jnp.square(e) ** (1 - gamma)  # e^2 / SNR^gamma
         return jnp.where(schedule(t)[1] == 0, clean, jnp.square(e) / k**gamma)
 
-    return _of_x0_error(lambda schedule, t: _snr(schedule, t) / (k + _snr(schedule, t)) ** gamma, limit)
+    return _of_x0_error(lambda schedule, t: _snr(schedule, t) / (k + _snr(schedule, t)) ** gamma, limit)  # (weights.6)

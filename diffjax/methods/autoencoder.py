@@ -1,9 +1,9 @@
 """Variational autoencoder: an encoder and a decoder, together a codec, that bound the log-likelihood of data.
 
-Kingma & Welling 2014, eq. 3 (kexue 5253; 9152 reads DDPM as one of many layers whose encoder is fixed). A latent
+Kingma & Welling 2014, eq. 3. DDPM is one of many layers whose encoder is fixed (kexue 9152 (2)). A latent
 z ~ N(0, I) is decoded to x ~ N(g(z), s^2 I), an example encoded to q(z | x) = N(m(x), v(x)), v diagonal:
 
-    log p(x) >= E_q[log p(x | z)] - KL(q(z | x) || N(0, I)),
+    log p(x) >= E_q[log p(x | z)] - KL(q(z | x) || N(0, I))        (kexue 5253),
     KL = 1/2 sum (m^2 + v - 1 - log v).
 
 s is learned: fixed, it is a beta in disguise. beta weighs the KL (Higgins et al. 2017): away from 1 the loss trades
@@ -89,7 +89,7 @@ def autoencoder(encoder: Any, decoder: Any, beta: float = 1.0, std: float | None
         made = decode(params, code.mean + jnp.sqrt(code.var) * own, given, train=True, key=dropout[1])
         square, kl = jnp.sum((x - made.mean) ** 2), divergence(code)
         negative = 0.5 * (square / made.var + x.size * jnp.log(2 * jnp.pi * made.var))
-        return (negative + beta * kl) / x.size, {"kl": kl, "error": square / x.size}
+        return (negative + beta * kl) / x.size, {"kl": kl, "error": square / x.size}  # (vae.1)
 
     def draw(params: PyTree, request: shapes.Shape, key: Key, given: dict) -> Array:
         key_latent, key_noise = jax.random.split(key)
@@ -104,7 +104,7 @@ def autoencoder(encoder: Any, decoder: Any, beta: float = 1.0, std: float | None
 
 def divergence(code: Posterior) -> Array:
     """Computes KL(q(z | x) || N(0, I)) of one example, in nats."""
-    return 0.5 * jnp.sum(code.mean**2 + code.var - 1 - jnp.log(code.var))
+    return 0.5 * jnp.sum(code.mean**2 + code.var - 1 - jnp.log(code.var))  # (vae.2)
 
 
 def _report(codec: Codec) -> Callable:

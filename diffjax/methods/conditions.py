@@ -1,10 +1,13 @@
 """What is given, hidden for a share of the examples: the training that guidance without a classifier needs."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from diffjax.denoisers.guidance import Unhidden
 from diffjax.types import Key
 
 
@@ -20,7 +23,16 @@ class Condition(NamedTuple):
     share: float = 0.0
 
     def check(self, reads: tuple[str, ...] | None) -> None:
-        """Raises a ValueError for a share outside [0, 1), or without a name to hide, or a name that nobody reads."""
+        """Raises a ValueError for a share outside [0, 1), or without a name to hide, or a name that nobody reads.
+
+        Nor is `none` anything but a table, {"label": 8}, or `share` anything but a number.
+        """
+        number = isinstance(self.share, int | float | np.number) and not isinstance(self.share, bool)
+        if not isinstance(self.none, Mapping) or not number:
+            raise ValueError(
+                f"Got Condition({self.none!r}, {self.share!r}), expected names with the values that stand for none, "
+                "and a share: Condition({'label': 8}, share=0.1)."
+            )
         if not 0 <= self.share < 1 or (self.share and not self.none):
             raise ValueError(f"Condition hides {self.none or 'nothing'} for a share of {self.share}, expected [0, 1).")
         if unknown := [name for name in self.none if reads is not None and name not in reads]:
@@ -29,6 +41,10 @@ class Condition(NamedTuple):
     def hidden(self, given: dict) -> dict:
         """Puts "none" in the place of what may be hidden."""
         return given | {name: value for name, value in self.none.items() if name in given}
+
+    def unseen(self, given: dict) -> Mapping[str, Any]:
+        """Gives what guidance extrapolates from: `hidden`, or where nothing ever is what refuses to be looked at."""
+        return self.hidden(given) if self.share and set(self.none) & set(given) else Unhidden()
 
     def drop(self, key: Key, given: dict) -> dict:
         """Hides the conditions of a share of the examples, all conditions of one at once."""

@@ -1,6 +1,6 @@
 """Coupling flow: an invertible network with an exact density, half of x moved by what the other half says (RealNVP).
 
-Dinh, Sohl-Dickstein & Bengio 2017, eq. 9: with a mask b of zeros and ones, each layer takes x to
+Dinh, Sohl-Dickstein & Bengio 2017, eq. 9 (kexue 5807): with a mask b of zeros and ones, each layer takes x to
 
     b x + (1 - b) (x exp(s(b x)) + m(b x)),    log |det| = sum (1 - b) s(b x),
 
@@ -48,20 +48,20 @@ class CouplingFlow(NamedTuple):
         log_det = jnp.zeros(())
         for i in range(self.layers):
             s, m = self._affine(i, params, x, given, **options)
-            x, log_det = x * jnp.exp(s) + m, log_det + jnp.sum(s)
+            x, log_det = x * jnp.exp(s) + m, log_det + jnp.sum(s)  # (realnvp.1)
         return x, log_det
 
     def backward(self, params: PyTree, z: Array, given: dict | None = None) -> Array:
         """Computes the x that `forward` takes to z."""
         for i in reversed(range(self.layers)):
             s, m = self._affine(i, params, z, given)
-            z = (z - m) * jnp.exp(-s)
+            z = (z - m) * jnp.exp(-s)  # (realnvp.2)
         return z
 
     def log_prob(self, params: PyTree, x: Array, given: dict | None = None, **options: Any) -> Array:
         """Computes log p(x), in nats."""
         z, log_det = self.forward(params, x, given, **options)
-        return log_det - 0.5 * (jnp.sum(z**2) + z.size * jnp.log(2 * jnp.pi))
+        return log_det - 0.5 * (jnp.sum(z**2) + z.size * jnp.log(2 * jnp.pi))  # (realnvp.3)
 
     def _affine(self, i: int, params: PyTree, x: Array, given: dict | None, **options: Any) -> tuple[Array, Array]:
         """(s, m) of layer i, zero where the mask keeps x."""
@@ -69,7 +69,7 @@ class CouplingFlow(NamedTuple):
         seen = jnp.where(keep, x, 0)
         maps = self.network.apply(params[f"layer_{i}"], seen, jnp.zeros(()), given or {}, **options)
         raw, m = jnp.split(maps, 2, axis=-1)
-        s = self.bound * jnp.tanh(raw / self.bound)
+        s = self.bound * jnp.tanh(raw / self.bound)  # (realnvp.4)
         return jnp.where(keep, 0, s), jnp.where(keep, 0, m)
 
 

@@ -5,7 +5,7 @@ function of it, `losses.times.stratified` rather than `losses.times.stratified(s
 the process, and a learned clock can put another in its place.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from diffjax.denoisers.targets import Target, check_target
 from diffjax.method import Example, Keys, Method, Turn, per_example
 from diffjax.methods.conditions import Condition
 from diffjax.methods.evaluation import remarks, report
+from diffjax.methods.kinds import check_kinds
 from diffjax.types import Array, Denoiser, Key, PyTree, Schedule, pytree, static
 
 
@@ -42,6 +43,7 @@ class Denoising(NamedTuple):
     sampler: Callable[[Schedule], Any]
     grid: Callable[[Schedule], Any]
 
+    numbers = ("held_out_loss", "bits_per_dimension")  # of an evaluation, beside those of its judge
     drawn_by = ("sampler", "grid", "denoiser", "guidance", "nfe")  # what another draw may change
 
     @property
@@ -70,8 +72,8 @@ class Denoising(NamedTuple):
 
     def guided_denoiser(self, params: PyTree, given: dict, chain: chains.Chain | None = None) -> Denoiser:
         """Makes the denoiser under guidance: what samples are made with."""
-        branch = lambda given: self.plain_denoiser(params, given, chain)
-        return self.guidance(branch, given, self.condition.hidden(given))
+        branch = lambda given: self.plain_denoiser(params, dict(given), chain)
+        return self.guidance(branch, given, self.condition.unseen(given))
 
     def completed(self, key: Key, given: dict, shape: tuple[int, ...]) -> dict:
         """Completes what the draw of this key is given with what the process draws for it, such as an endpoint."""
@@ -103,10 +105,7 @@ class Denoising(NamedTuple):
         words, weight = dict(words), words.get("guidance")
         if isinstance(weight, int | float):
             if not self.condition.share:
-                raise ValueError(
-                    f"guidance={weight} needs a network that was trained without its condition too: "
-                    "train.label_dropout, or Condition(none, share), of 0.1 say."
-                )
+                raise ValueError(f"guidance={weight} {denoisers.guidance.NEVER}")
             words["guidance"] = partial(denoisers.guidance.classifier_free, w=float(weight))
         steps = words.pop("nfe", None)  # a maker of grids takes its number as n
         parts = {name: make(name, word) for name, word in words.items()}
@@ -188,11 +187,11 @@ def denoising(
         ValueError: for a part of the wrong kind; a target that is not finite on this schedule, or that the process does
             not go with.
     """
-    _check_kinds(network, process, target)
-    condition.check(network.reads)
     of = Denoising(
         network, process, target, loss, weight, times, prepare, augment, condition, denoiser, guidance, sampler, grid
     )
+    check_kinds(of)
+    condition.check(network.reads)
     schedule = of.schedule
     calculus.check(schedule)
     check_target(target, schedule, schedule.t_max)
@@ -260,22 +259,3 @@ def _shown_what_is_read(prepare: Any, read: tuple[str, ...] | None) -> Any:
         return done._replace(given={**batch.given, **done.given})
 
     return prepare._replace(apply=apply)
-
-
-def _check_kinds(network: Any, process: Any, target: Any) -> None:
-    kinds = (  # a linen module has init and apply too, of other arguments; a module's own `reads` is a table
-        ("network", network, ("init", "apply", "reads"), "models.of(module) makes one of a linen or nnx module"),
-        ("process", process, ("schedule", "noise", "corrupt", "prior"), "such as processes.Gaussian(schedules.VP())"),
-        ("target", target, ("__call__", "skip_out", "given"), "such as denoisers.V()"),
-    )
-    for name, got, members, instead in kinds:
-        if isinstance(got, type) or (missing := [member for member in members if not hasattr(got, member)]):
-            lacks = "a class, not an object of it" if isinstance(got, type) else f"without {', '.join(missing)}"
-            raise ValueError(f"Got {_shown(got)} as the {name}, {lacks}; {instead}.")
-    if isinstance(network.reads, Mapping):
-        raise ValueError(f"Got {_shown(network)} as the network, a module alone; {kinds[0][-1]}.")
-
-
-def _shown(got: Any) -> str:
-    text = " ".join(repr(got).split())
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -39,7 +39,8 @@ def report(run: Any, drawn: Drawn) -> list[Section]:
 
 def remarks(of: Any, dataset: Any) -> list[str]:
     """Says, a line each, what of a data set does not suit the parts of a denoising method."""
-    return [*_unseen(of.condition.none.get("label"), dataset), *_scale(of.schedule, dataset)]
+    rows = of.condition.none.get("label", getattr(of.network, "classes", None))
+    return [*_unseen(rows, dataset), *_scale(of.schedule, dataset)]
 
 
 def _unseen(classes: Any, dataset: Any) -> list[str]:

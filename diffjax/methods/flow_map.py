@@ -1,16 +1,17 @@
-"""A flow map: a network of two times learns the mean velocity of a flow from t to r, and one evaluation draws.
+"""A flow map (MeanFlow): a network of two times learns the mean velocity of a flow from t to r; one evaluation draws.
 
 Along the flow dx/dt = v(x, t) = E[alpha' x_0 + sigma' z | x_t = x], noise at t_max and data at 0, the mean velocity
 from t to r < t
 
     u(x_t, t, r) = 1 / (t - r) * integral of v(x_s, s) over s from r to t,        x_r = x_t - (t - r) u(x_t, t, r)
+                   (kexue 10958 (6))
 
-satisfies, by d/dt of (t - r) u along the flow, the Eulerian identity (MeanFlow: Geng et al. 2025, eq. 6)
+satisfies, by d/dt of (t - r) u along the flow, the Eulerian identity (Geng et al. 2025, eq. 6; kexue 10958 (8))
 
     u = v - (t - r) du/dt,        du/dt = v . grad_x u + d/dt u,
 
 so u is regressed on its right side with the gradient stopped, v being that of the example, alpha' x_0 + sigma' z
-(eq. 10, 11). r = t is plain flow matching: the diagonal u(x, t, t) is v.
+(eq. 10, 11; kexue 10958 (17)). r = t is plain flow matching: the diagonal u(x, t, t) is v.
 
 Two times are told as one and a distance. c is the log-SNR of t, as for every network; `given["gap"]` is
 psi(phi_t) - psi(phi_r), psi(phi) = (phi, cos 2j phi, sin 2j phi; j = 1 .. 8) of the angle phi = arctan(sigma / alpha),
@@ -52,7 +53,7 @@ def _features(schedule: Schedule, t: Any) -> Array:
     alpha, sigma = schedule(t)
     phi = jnp.arctan2(sigma, alpha)
     waves = 2 * phi * jnp.arange(1, WAVES + 1, dtype=phi.dtype)
-    return jnp.concatenate([phi[None], jnp.cos(waves), jnp.sin(waves)])
+    return jnp.concatenate([phi[None], jnp.cos(waves), jnp.sin(waves)])  # (meanflow.4)
 
 
 def _log_snr(schedule: Schedule, t: Array) -> Array:
@@ -70,7 +71,7 @@ def residual(u: Callable, x: Array, t: Array, r: Array, v: Array) -> Array:
         v: the velocity that x moves with: of the example, or of a teacher.
     """
     said, slope = jax.jvp(u, (x, t), (v, jnp.ones_like(t)))
-    return said - jax.lax.stop_gradient(v - (t - r) * slope)
+    return said - jax.lax.stop_gradient(v - (t - r) * slope)  # (meanflow.1)
 
 
 class FlowMap(NamedTuple):
@@ -178,7 +179,7 @@ def flow_map(
         u = of.velocity(params, example.given, train=True, key=key_dropout)
         e = residual(lambda x, t: u(x, t, r), process.corrupt(x, z, t), t, r, a * x0 + b * z1)
         error = jnp.mean(e**2)
-        weight = jax.lax.stop_gradient((jnp.sum(e**2) + of.floor) ** -of.power) if of.power else 1.0
+        weight = jax.lax.stop_gradient((jnp.sum(e**2) + of.floor) ** -of.power) if of.power else 1.0  # (meanflow.3)
         return weight * error, {"t01": t / schedule.t_max, "unweighted": error}
 
     def plan(shape: tuple[int, ...], trace: Callable | None = None) -> Jumps:
@@ -190,7 +191,7 @@ def flow_map(
 
         def jump(x: Array, row: tuple[Array, Array]) -> tuple[Array, Any]:
             t, r = row
-            x = x - (t - r) * u(x, t, r)
+            x = x - (t - r) * u(x, t, r)  # (meanflow.2)
             return x, (request.trace(x) if request.trace else None)
 
         x, trajectory = jax.lax.scan(jump, process.prior(key, request.shape), (request.t, request.r))

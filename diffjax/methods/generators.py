@@ -4,9 +4,10 @@ MonoFlow (Yi, Zhu & Liu 2023, "MonoFlow: rethinking divergence GANs via the pers
 kexue 9662). With p the data's law, q that of x = G(z) and d = log p/q, points that move by dx/dtau = grad h(d(x)) carry
 q to p for every increasing h:
 
-    dKL(q || p)/dtau = -E_q[h'(d) |grad d|^2].
+    dKL(q || p)/dtau = -E_q[h'(d) |grad d|^2]        (h(d) = d: kexue 9662 (2)).
 
-A step along it is a gradient step of G on -E_z h(d(G(z))), d held fixed: the usual GAN. It descends the divergence
+A step along it is a gradient step of G on -E_z h(d(G(z))), d held fixed: the usual GAN (kexue 9662 (12)). It
+descends the divergence
 
     D_f(q) = E_q f(r),    r = p/q = e^d,    where r^2 f''(r) = h'(log r),    m = (p + q)/2,
 
@@ -19,8 +20,9 @@ A step along it is a gradient step of G on -E_z h(d(G(z))), d held fixed: the us
 (Goodfellow et al. 2014: `saturating` is their min-max game, `gan` what they train instead.) The two last add up to the
 first. Far from the data, d -> -inf, the h' of `forward_kl` and of `saturating` vanish, and with them the gradient.
 
-The critic learns d by logistic regression, softplus(-d(x)) + softplus(d(G(z))), whose minimum is log p/q; the penalty
-on |grad d(x)|^2 at data (R1, Mescheder et al. 2018) keeps d finite where the two laws do not overlap, and flattens it.
+The critic learns d by logistic regression, softplus(-d(x)) + softplus(d(G(z))), whose minimum is log p/q
+(kexue 9662 (3, 4)). The penalty on |grad d(x)|^2 at data (R1, Mescheder et al. 2018) keeps d finite where the two laws
+do not overlap, and flattens it.
 """
 
 from collections.abc import Callable
@@ -118,14 +120,14 @@ def monoflow(
         fake, options = made(params, keys, example)
         logit = lambda x: of.logit(params, x, example.given, **options)
         at_data, at_fake = logit(example.x), logit(fake)
-        loss = jax.nn.softplus(-at_data) + jax.nn.softplus(at_fake)
+        loss = jax.nn.softplus(-at_data) + jax.nn.softplus(at_fake)  # (monoflow.1)
         if penalty:
-            loss += penalty / 2 * jnp.sum(jax.grad(logit)(example.x) ** 2)
+            loss += penalty / 2 * jnp.sum(jax.grad(logit)(example.x) ** 2)  # (monoflow.2)
         return loss, {"gap": at_data - at_fake}
 
     def forge(params: PyTree, keys: Keys, example: Example, index: Array, size: int) -> tuple[Array, dict[str, Array]]:
         fake, options = made(params, keys, example)
-        return -climb(of.logit(params, fake, example.given, **options)), {}
+        return -climb(of.logit(params, fake, example.given, **options)), {}  # (monoflow.3)
 
     def draw(params: PyTree, request: shapes.Shape, key: Key, given: dict) -> Array:
         return of.make(params, of.noise(key, request.shape), given)

@@ -17,7 +17,7 @@ range that is not cut, which `Masked.bound` takes.
 
 SUBS (Sahoo et al., section 3.2.3) stands in the posterior: no mass on "hidden", seen tokens stay as they are. One step
 of a draw opens a hidden token with probability (t - s) / t from the share t to s and draws it from p_i; what is open
-stays open. Tokens opened in one step are drawn independently, which is exact for one token a step alone.
+stays open (kexue 9271). Tokens opened in one step are drawn independently, which is exact for one token a step alone.
 """
 
 import math
@@ -92,7 +92,7 @@ class Masked(NamedTuple):
     def bound(self, params: PyTree, key: Key, x: Array, given: dict, count: Array) -> Array:
         """Computes the bound in nats, unbiased for `count` uniform on 1 .. L: so many tokens are hidden, at random."""
         hidden = _ranks(key, x.shape) < jnp.asarray(count, jnp.int32)
-        return self.nats(params, x, hidden, given).sum() * x.size / jnp.asarray(count, float)
+        return self.nats(params, x, hidden, given).sum() * x.size / jnp.asarray(count, float)  # (masked.2)
 
     def method(self) -> Method:
         """Makes the method: what these parts train, and how they draw."""
@@ -133,7 +133,7 @@ def masked(network: Any, vocabulary: int, steps: int | None = None, t_min: float
         t = chosen["t"] if "t" in chosen else share(keys, index, size)
         u = chosen["z"] if "z" in chosen else jax.random.uniform(key_hide, x.shape)
         nats = of.nats(params, x, u < t, example.given, train=True, key=key_dropout)
-        value = nats.sum() / t
+        value = nats.sum() / t  # (masked.1)
         return value, {"t01": t, "nats_per_token": value / x.size}
 
     def plan(shape: tuple[int, ...], trace: Callable | None = None) -> Reveal:
@@ -150,7 +150,7 @@ def masked(network: Any, vocabulary: int, steps: int | None = None, t_min: float
         def reveal(x: Array, row: Any) -> tuple[Array, Any]:
             place, before, after = row
             drawn = of.posterior(params, x, given).sample(jax.random.fold_in(key_walk, place))
-            x = jnp.where((after <= u) & (u < before), drawn, x)
+            x = jnp.where((after <= u) & (u < before), drawn, x)  # (masked.3)
             return x, (request.trace(x) if request.trace else None)
 
         hidden = jnp.full(request.shape, vocabulary, jnp.int32)

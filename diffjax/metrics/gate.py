@@ -47,6 +47,9 @@ BOUNDS = {  # what is judged; the rest is only printed
 }
 
 
+NAMES = (*BOUNDS, "class histogram, total variation", "exact W2", "sliced W2")  # of all metrics, printed ones too
+
+
 class Metric(NamedTuple):
     """A line of the report; `low` and `high` are None where the metric is printed and not judged.
 

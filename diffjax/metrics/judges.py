@@ -4,6 +4,7 @@ Every number stands beside its floor, the same number for training data, and bes
 """
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,10 @@ NEEDS = {  # metrics between as many samples as examples: the fewest of each
     "exact W2": 1,
     "sliced W2": 1,
 }
+NO_FRECHET = (
+    "No Frechet distance: it compares what a classifier sees, and the only one here is that of the gate of the shipped "
+    "digits (all ten classes, without endpoints); these distances are between the examples themselves."
+)
 
 
 @activity.doing("judging samples")
@@ -97,7 +102,7 @@ def two_samples(drawn: Drawn, dataset: Any) -> list[Section]:
     )
     rows = [f"| {name} | {cells(row)} |" for name, row in metrics.items()]
     head = ["| metric | value | floor | Gaussian fit |", "|---|---|---|---|"]
-    text = "\n".join([*head, *rows, "", f"At n = {n}; there is no gate for this.", ""])
+    text = "\n".join([*head, *rows, "", f"At n = {n}; there is no gate for this. {NO_FRECHET}", ""])
     return [Section({"metrics": metrics}, text), *([left_out(left)] if left else [])]
 
 
@@ -131,11 +136,26 @@ def trial(dataset: Any) -> dict[str, str]:
     """
     if dataset.judge is digit_gate:  # of the shipped digits alone, whose number and shape are known
         return {}
+    return {name: why for part in _tried(dataset) for name, why in part.results.get("left_out", {}).items()}
+
+
+def names(dataset: Any, given: Iterable[str]) -> list[str]:
+    """Lists the metrics that an evaluation has of this data, by a trial of its judge.
+
+    Args:
+        given: names of what samples are given.
+    """
+    if dataset.judge is digit_gate and len(dataset.present) == digits.CLASSES:
+        return [*gate.NAMES, *(["class accuracy"] if "label" in given else [])]
+    return [name for part in _tried(dataset, given) for name in part.results.get("metrics", {})]
+
+
+def _tried(dataset: Any, given: Iterable[str] | None = None) -> list[Section]:
     least = max(dataset.least[0], TRIED["held_out"])
     small = dataset.cut(max(TRIED["train"], 2 * least), least)
     examples = small.held_out.gather(np.arange(max(least, len(small.held_out))) % len(small.held_out))
-    sections = judged(Drawn(examples.x, examples.given), small)
-    return {name: why for section in sections for name, why in section.results.get("left_out", {}).items()}
+    own = examples.given if given is None else {name: examples.given[name] for name in given if name in examples.given}
+    return judged(Drawn(examples.x, own), small)
 
 
 def digit_gate(drawn: Drawn, dataset: Any) -> list[Section]:

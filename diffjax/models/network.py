@@ -27,11 +27,13 @@ class Network(NamedTuple):
             name; with leading batch dimensions on all of them the result equals that of `jax.vmap`. key feeds dropout,
             and is needed only where train is True.
         reads: names of `given` that the network reads, any other is passed over; None: it may read any.
+        classes: labels that it has rows for, beside that of none; None: no one knows, or it reads no label.
     """
 
     init: Callable[..., PyTree]
     apply: Callable[..., Array]
     reads: tuple[str, ...] | None = None
+    classes: int | None = None
 
 
 def network(module: nn.Module) -> Network:
@@ -72,7 +74,9 @@ def network(module: nn.Module) -> Network:
     ) -> Array:
         return forward(params, x, c, read(given), train, key)
 
-    return Network(init_params, apply, tuple(arguments))
+    classes = getattr(module, "classes", None)
+    known = classes if "label" in arguments and host.is_int(classes, 1) else None
+    return Network(init_params, apply, tuple(arguments), known)
 
 
 def init(net: Network, key: Key, shape: tuple[int, ...], given: Given = NOTHING) -> PyTree:

@@ -42,18 +42,18 @@ class BridgeSchedule:
     def endpoint_weight(self, t: Any) -> Array:
         """Computes A_t, from 0 where sigma is to 1 at t_max."""
         (alpha, sigma), (alpha_T, sigma_T) = self.base(t), self.base(self.t_max)
-        return alpha_T / alpha * (sigma / sigma_T) ** 2
+        return alpha_T / alpha * (sigma / sigma_T) ** 2  # (ddbm.2)
 
     def inverse(self, log_snr_u: Any) -> Array:
         """Finds the time of a log-SNR of u: the base's SNR is larger by SNR_T."""
-        return time_of(self.base, jnp.logaddexp(log_snr_u, log_snr(self.base, self.t_max)))
+        return time_of(self.base, jnp.logaddexp(log_snr_u, log_snr(self.base, self.t_max)))  # (dbim.2)
 
 
 @leaving_zero
 def _bridge(schedule: BridgeSchedule, t: Array) -> tuple[Array, Array]:
     alpha, sigma = schedule.base(t)
     open_ = -jnp.expm1(-remaining(schedule.base, t))  # 1 - r
-    return alpha * open_, sigma * jnp.sqrt(open_)
+    return alpha * open_, sigma * jnp.sqrt(open_)  # (ddbm.1)
 
 
 @pytree
@@ -81,7 +81,7 @@ class Bridge(Gaussian):
         Raises:
             ValueError: if u and y differ in shape.
         """
-        return u + self.schedule.endpoint_weight(t) * _endpoint(y, u)
+        return u + self.schedule.endpoint_weight(t) * _endpoint(y, u)  # (dbim.3)
 
     @property
     def conditions(self) -> tuple[str, ...]:

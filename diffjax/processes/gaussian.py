@@ -1,4 +1,4 @@
-"""x_t = alpha_t x_0 + sigma_t z (kexue 9119; Song et al. 2021, eq. 29): linear SDEs, flows along straight lines, EDM.
+"""x_t = alpha_t x_0 + sigma_t z (kexue 9119 (6); Song et al. 2021, eq. 29): linear SDEs, straight flows, EDM.
 
 The noise law is a field, because one family changes only that: PFGM++ takes a Student-t.
 """
@@ -70,7 +70,7 @@ class Additive(Unconditional):
     def corrupt(self, x0: Array, z: Array, t: Any) -> Array:
         """Computes x_t = alpha_t x_0 + sigma_t z."""
         alpha, sigma = self.schedule(t)
-        return alpha * x0 + sigma * z
+        return alpha * x0 + sigma * z  # (vpsde.1)
 
 
 @pytree
@@ -93,7 +93,7 @@ class Gaussian(Additive):
         It leaves out alpha_T x_0: for VP that is 6.6e-3 of the data (a KL divergence of 2e-5 nats per dimension of unit
         variance), for EDM 1/80 of the noise.
         """
-        return self.schedule(self.schedule.t_max if t is None else t)[1] * self.law(key, shape)
+        return self.schedule(self.schedule.t_max if t is None else t)[1] * self.law(key, shape)  # (vpsde.2)
 
     def prior_log_density(self, x: Array, t: Any = None) -> Array:
         """Computes log p(x_T) in nats, a scalar, of what `prior` draws.

@@ -1,7 +1,8 @@
-"""x_t = phi_t(x_0, z), any path from data to noise (kexue 9379, 9497; Liu et al. 2022; Lipman et al. 2023).
+"""x_t = phi_t(x_0, z), any path from data to noise (Liu et al. 2022; Lipman et al. 2023; kexue 9262 (1), 9497 (2)).
 
-The three steps of kexue 9497: choose phi with phi_0 = x_0 and phi_1 = z; regress v(x, t) on d phi_t / dt, which is one
-`jax.jvp`; integrate dx/dt = v down from z. The minimum v = E[d phi_t / dt | x_t = x] carries the marginals of x_t.
+Choose phi with phi_0 = x_0 and phi_1 = z (kexue 9497 (3)). Regress v(x, t) on d phi_t / dt, which is one `jax.jvp`
+(kexue 9497 (5)). Integrate dx/dt = v down from z (kexue 9497 (6)). The minimum v = E[d phi_t / dt | x_t = x] carries
+the marginals of x_t (kexue 9497 (16)).
 
 The line that touches the path at t meets the times 0 and 1 in
 
@@ -61,7 +62,7 @@ class Path(Unconditional):
         """Computes (x_0', z'), where the line that touches the path at t meets the times 0 and 1."""
         x, velocity = self._with_velocity(x0, z, t)
         alpha, sigma = self.schedule(t)
-        return x - sigma * velocity, x + alpha * velocity
+        return x - sigma * velocity, x + alpha * velocity  # (flow-matching.2)
 
     def on(self, schedule: Schedule) -> "Path":
         """Makes the path on another schedule; raises a ValueError for a clock other than that of `Rectified`."""
@@ -73,7 +74,7 @@ class Path(Unconditional):
 
     def _with_velocity(self, x0: Array, z: Array, t: Any) -> tuple[Array, Array]:
         t = real(t)
-        return jax.jvp(lambda t: self.phi(x0, z, t), (t,), (jnp.ones_like(t),))
+        return jax.jvp(lambda t: self.phi(x0, z, t), (t,), (jnp.ones_like(t),))  # (flow-matching.1)
 
 
 def along(
@@ -99,6 +100,7 @@ def along(
 
 
 def _clock(schedule: Schedule) -> Rectified:
+    host.need_object(schedule)
     clock = schedule.base if isinstance(schedule, FlowOnly) else schedule
     if not isinstance(clock, Rectified):
         raise ValueError(
@@ -129,11 +131,11 @@ def variance_preserving(schedule: Schedule | None = None) -> Path:
 
 
 def _straight(x0: Array, z: Array, t: Any) -> Array:
-    return (1 - t) * x0 + t * z
+    return (1 - t) * x0 + t * z  # (flow-matching.3)
 
 
 def _quarter_circle(x0: Array, z: Array, t: Any) -> Array:
-    return jnp.cos(0.5 * np.pi * t) * x0 + jnp.sin(0.5 * np.pi * t) * z
+    return jnp.cos(0.5 * np.pi * t) * x0 + jnp.sin(0.5 * np.pi * t) * z  # (flow-matching.4)
 
 
 def _check_ends(phi: Phi, shape: tuple[int, ...]) -> None:

@@ -2,11 +2,11 @@
 
 At distance r in the extra dimensions the field of a charge at x_0, N entries, meets the kernel
 
-    p_r(x | x_0) ~ (r^2 + |x - x_0|^2)^(-(N + D) / 2),    dx/dr = E[(x - x_0) / r | x].
+    p_r(x | x_0) ~ (r^2 + |x - x_0|^2)^(-(N + D) / 2),    dx/dr = E[(x - x_0) / r | x]    (D = 1: kexue 9370 (15)).
 
 With r = sigma sqrt(D) this is x_t = x_0 + sigma z for a multivariate Student-t z of D degrees of freedom,
 
-    z = sqrt(D) e_N / |e_D|,    |z|^2 / (|z|^2 + D) ~ Beta(N / 2, D / 2),
+    z = sqrt(D) e_N / |e_D|,    |z|^2 / (|z|^2 + D) ~ Beta(N / 2, D / 2)    (D = 1: kexue 9370 (19)),
 
 and the flow is EDM's: the loss, targets, grids and deterministic samplers are the same, with any alpha. D = 1 is PFGM
 in the coordinate r = sigma; D -> infinity is the Gaussian. For finite D (alpha E[x_0 | x] - x) / sigma^2 is no score:
@@ -72,14 +72,14 @@ class Poisson(Additive):
         key_normal, key_norm = jax.random.split(key)
         half = jnp.asarray(self.D, float) / 2
         half_square = jax.random.loggamma(key_norm, half)  # log |e_D|^2 / 2: for small D the number itself underflows
-        return jax.random.normal(key_normal, shape) * jnp.exp(0.5 * (jnp.log(half) - half_square))
+        return jax.random.normal(key_normal, shape) * jnp.exp(0.5 * (jnp.log(half) - half_square))  # (pfgmpp.1)
 
     def log_density(self, z: Array) -> Array:
         """Computes the log density of `law` in nats, a scalar."""
         n, D = z.size, jnp.asarray(self.D, z.dtype)
         half = jnp.asarray(n / 2, z.dtype)
         gammas = jax.scipy.special.gammaln(half) - jax.scipy.special.betaln(half, D / 2)  # no difference of large ones
-        return gammas - half * jnp.log(np.pi * D) - (half + D / 2) * jnp.log1p(jnp.sum(z**2) / D)
+        return gammas - half * jnp.log(np.pi * D) - (half + D / 2) * jnp.log1p(jnp.sum(z**2) / D)  # (pfgmpp.2)
 
     def prior(self, key: Key, shape: tuple[int, ...], t: Any = None) -> Array:
         """Draws x_T = sigma_T z at the schedule's end, or at the time t where the grid starts."""

@@ -6,5 +6,5 @@ from diffjax.runs.build import load as load
 from diffjax.runs.run import Run as Run
 from diffjax.runs.run import open as open
 from diffjax.runs.settings import Settings as Settings
-from diffjax.runs.trainer import Stopped as Stopped
 from diffjax.runs.trainer import Trainer as Trainer
+from diffjax.signals import Stopped as Stopped

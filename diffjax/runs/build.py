@@ -166,9 +166,8 @@ def build_run(config: Config, of: Callable[[Callable[[], Dataset]], Dataset] = l
     """
     if "objects" in config:
         raise ConfigError(OBJECTS)
-    configs.trust(
-        filter(configs.is_own, configs.own_members(config))
-    )  # those of a file were looked at when it was read
+    # Those of a file were looked at when it was read.
+    configs.trust(filter(configs.is_own, configs.own_members(config)))
     try:
         return _build(complete(config).lock(), of)
     except (ValueError, FileNotFoundError) as error:

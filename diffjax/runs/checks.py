@@ -70,6 +70,7 @@ def check_objects(method: Method, dataset: Dataset, optimizer: Any, settings: Se
     with one_line():
         players.check_optimizers(method, optimizer)
         training.check_parts(method, settings.accumulate)
+        data.check_rows(method, dataset)
         data.label_of(method, dataset, settings.label)
         bounds.check_run(data.blank(dataset), len(method.turns), settings)
     least, why = dataset.least
@@ -142,7 +143,6 @@ def check_words(config: Config, of: Denoising, dataset: Dataset) -> None:
     """Groups of a config of denoising go together: what only its words can get wrong."""
     _check_augment(config, of, dataset)
     _check_pairs(config, of, dataset)
-    data.check_classes(dataset, config.model.get("classes"))
     _check_maps(config)
     _check_given(config, of, dataset)
 
@@ -199,8 +199,8 @@ def check_labels(config: Config) -> None:
             f"guidance.{config.guidance.name} needs a model that was trained without labels too: "
             "set train.label_dropout, to 0.1 say."
         )
-    if classes is not None and isinstance(label, int) and not 0 <= label <= classes:
-        raise ConfigError(f"sample.label is {label}, expected 0 to {classes - 1}, or {classes} for no label.")
+    if isinstance(label, int) and not (rows := data.Rows(classes, classes if dropout else None)).has(label):
+        raise ConfigError(f"sample.label is {label}, {rows.said()}")
 
 
 def _check_given(config: Config, of: Denoising, dataset: Dataset) -> None:

@@ -22,6 +22,7 @@ from diffjax import (
     operators,
     parallel,
     snapshots,
+    summary,
     training,
 )
 from diffjax.checkpoint import Checkpoints, Restored
@@ -46,6 +47,9 @@ class Run(NamedTuple):
     state: training.TrainState
     workdir: Path | None = None
     config: Config | None = None
+
+    def __repr__(self) -> str:
+        return summary.line("Run", self, self.config)
 
     @property
     def name(self) -> str:
@@ -83,9 +87,9 @@ class Run(NamedTuple):
 
     def denoiser(self, given: dict | None = None, **words: Any) -> Denoiser:
         """Makes the denoiser that knows x_0's mean, for an example of which this is known, such as label=3."""
-        return self.parts("mean_denoiser", "A denoiser").mean_denoiser(
-            self.params, data.numbered(self.data, {**(given or {}), **words})
-        )
+        with one_line():
+            told = data.known(self.method, self.data, {**(given or {}), **words})
+        return self.parts("mean_denoiser", "A denoiser").mean_denoiser(self.params, told)
 
     def given(self, seeds: Iterable[int], **words: Any) -> dict[str, np.ndarray]:
         """Tells what the samples of these seeds are given; `words`, such as label=3, replace what seeds stand for."""
@@ -100,6 +104,7 @@ class Run(NamedTuple):
         """Makes `draw(params, seeds, given)` (`draws.drawer`)."""
         return draws.drawer(self.method, self.data.shape, self.settings.chunk, parallel.mesh(), trace)
 
+    @one_line()
     def draw(self, seeds: Iterable[int] | int, given: dict | None = None, **words: Any) -> np.ndarray:
         """Draws samples (n, *shape), in the data's units, of seeds 0 .. n - 1, or of these.
 
@@ -114,6 +119,7 @@ class Run(NamedTuple):
         run, seeds, told = self._asked(seeds, given, words)
         return self.data.to_data(run.drawer()(self.params, seeds, told))
 
+    @one_line()
     def edit(self, x: Any, strength: float, seeds: Any = None, given: dict | None = None, **words: Any) -> Any:
         """Noises examples x, (n, *shape) or one for all, to a share of the grid's time and walks them back, SDEdit.
 
@@ -123,9 +129,9 @@ class Run(NamedTuple):
         self.parts("guided_denoiser", "Editing")
         seeds = (len(x) if np.ndim(x) > len(self.data.shape) else 1) if seeds is None else seeds
         run, seeds, told = self._asked(seeds, given, words)
-        with one_line():
-            return editing.edit(run, x, strength, seeds, told)
+        return editing.edit(run, x, strength, seeds, told)
 
+    @one_line()
     def restore(self, y: Any, operator: Any, seeds: Any = 1, given: dict | None = None, **words: Any) -> Any:
         """Draws what observations y = A x + noise n, (n, ...) or one for all, were made of: an `editing.Restored`.
 
@@ -139,8 +145,7 @@ class Run(NamedTuple):
         if "by" in own and not callable(own["by"]):
             own["by"] = maker(denoisers.inverse, named(own["by"]), 2)
         run, seeds, told = self._asked(seeds, given, words)
-        with one_line():
-            return editing.restore(run, y, self.operator(operator), seeds, told, **own)
+        return editing.restore(run, y, self.operator(operator), seeds, told, **own)
 
     def operator(self, what: Any) -> Callable[[Any], Any]:
         """Makes the operator of a name in `operators`, or of its spec, for examples of this run."""
@@ -149,9 +154,8 @@ class Run(NamedTuple):
 
     def _asked(self, seeds: Any, given: dict | None, words: dict[str, Any]) -> tuple["Run", list[int], dict]:
         """Reads what a draw asks for: the run by its parts, its seeds, and what their samples are given."""
-        with one_line():
-            seeds = host.check_seeds(seeds)
-            bounds.check_samples("the number of seeds", len(seeds), data.blank(self.data), self.settings.chunk)
+        seeds = host.check_seeds(seeds)
+        bounds.check_samples("the number of seeds", len(seeds), data.blank(self.data), self.settings.chunk)
         names, fields = data.asked(self.method, self.data), getattr(self.method.parts, "drawn_by", ())
         parts = {name: part for name, part in words.items() if name not in names}
         for name in parts:
@@ -169,8 +173,7 @@ class Run(NamedTuple):
     def _by(self, words: dict[str, Any]) -> "Run":
         """Makes the run that draws by these parts, or by what the words of a draw stand for."""
         worded = getattr(self.method.parts, "worded", lambda words, make: {n: make(n, v) for n, v in words.items()})
-        with one_line():
-            return self._replace(method=self.method.parts._replace(**worded(words, drawn_by)).method())
+        return self._replace(method=self.method.parts._replace(**worded(words, drawn_by)).method())
 
 
 def open(workdir: str | Path, *, step: int | None = None, overrides: Iterable[str] = ()) -> Run:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax import activity, host, notebook, parallel, programs, replay, resume, screen, snapshots, training
+from diffjax import activity, host, notebook, parallel, programs, replay, resume, screen, snapshots, summary, training
 from diffjax import data as sources
 from diffjax import ema as averages
 from diffjax import ledger as ledgers
@@ -28,18 +28,9 @@ from diffjax.runs import settings as table
 from diffjax.runs import workdir as files
 from diffjax.runs.build import Built, assemble, complete
 from diffjax.runs.settings import Settings
-from diffjax.signals import Stop, install_stop_handler
+from diffjax.signals import Stop, Stopped, install_stop_handler
 
 SAMPLES_SHOWN = 64
-
-
-class Stopped(Exception):
-    """Training was asked to stop by a signal; what it had reached is saved where there is a workdir."""
-
-    def __init__(self, number: signal.Signals, step: int, workdir: Path | None):
-        self.signal, self.step, self.workdir = number, step, workdir
-        kept = f"saved; --workdir={workdir} resumes" if workdir else "not saved: it has no workdir"
-        super().__init__(f"stopped at step {step}, {kept}")
 
 
 class Trainer:
@@ -161,7 +152,7 @@ class Trainer:
                 f"{self.settings.steps_per_dispatch}, those of a dispatch."
             )
         words = self.built.config.to_dict() if self.built.config is not None else {}
-        log = Log(self.workdir, last, self.step, self.settings.loggers, words)
+        log = Log(self.workdir, last, self.step, self.settings.loggers, words, at=lambda: self.step)
         doing = activity.doing(lambda: f"training, step {self.step} of {last}")
         with self.ledger.of("rest"), install_stop_handler() as stop, log, doing:
             idle = resume.remarks(self.built.learning_rate, self.step - self.account.skipped, last - self.step)
@@ -174,10 +165,9 @@ class Trainer:
                 with self.ledger.of("save stall"):
                     if self.checkpoints is not None:
                         self.checkpoints.wait()  # a signal that comes now is served, and what is said to be saved is
-            stopped = (
-                Stopped(stop.received or signal.SIGTERM, self.step, self.workdir) if stop or not finished else None
-            )
-            if stopped is not None:
+            stopped = None
+            if stop or not finished:
+                stopped = Stopped(stop.received or signal.SIGTERM, self.step, self.workdir)
                 self.account.write("interrupted", self.step, signal=stopped.signal.name)
                 log.say(str(stopped))
         if stopped is not None:
@@ -231,6 +221,9 @@ class Trainer:
         if 0 < self.step < step:
             print(f"the run is at step {self.step}: those after it are made for this alone", flush=True)
         return replay.show(self.method, self.built.optimizer, before, batch, metrics, rows, settings.accumulate)
+
+    def __repr__(self) -> str:
+        return summary.line("Trainer", self, self.built.config, self.settings.steps)
 
     def __enter__(self) -> "Trainer":
         return self

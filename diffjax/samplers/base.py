@@ -250,7 +250,8 @@ def linear_step(model: Denoiser, key: Key, x: Array, row: Linear) -> Array:
     return (
         row.x * x
         + row.mean * mean
-        + std(row.noise_var + row.spread**2 * var) * jax.random.normal(key, x.shape, x.dtype)
+        # (analytic.1)
+        + std(row.noise_var + row.spread**2 * var) * jax.random.normal(key, x.shape, x.dtype)  # (ancestral.4)
     )
 
 

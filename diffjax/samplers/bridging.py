@@ -51,4 +51,4 @@ def bridging_fn(sampler: Sampler, ts: Any, trace: Callable | None = None) -> jax
             f"Got {len(ts) - 1} step(s) from t = {ts[0]:g}, where alpha = {alpha[0]:g} and sigma = {sigma[0]:g}; a "
             "bridge starts at its t_max, where both are 0, and takes two steps or more; from below use sampling_fn."
         )
-    return in_turn(sampling_fn(resampled(sampler.schedule), ts[:2]), sampling_fn(sampler, ts[1:], trace))
+    return in_turn(sampling_fn(resampled(sampler.schedule), ts[:2]), sampling_fn(sampler, ts[1:], trace))  # (dbim.1)

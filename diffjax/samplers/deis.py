@@ -63,7 +63,7 @@ def _in_t(schedule: Schedule, levels: list[table.Level]) -> list[tuple[np.ndarra
     ts = edges[1:, None] - width * quadrature.SHARE
     most = host.LENGTH + len(getattr(schedule, "knots", ()))  # one compile serves grids of up to 64 steps
     (alpha, sigma), (d_alpha, d_sigma) = host.along(_derivatives_at, schedule, ts, most)
-    dn = width * quadrature.WEIGHTS * (d_sigma * alpha - sigma * d_alpha) / alpha**2
+    dn = width * quadrature.WEIGHTS * (d_sigma * alpha - sigma * d_alpha) / alpha**2  # (deis.2)
     cuts = np.searchsorted(-edges, -ends)
     return [(ts[i:j].ravel(), dn[i:j].ravel()) for i, j in pairwise(cuts)]
 
@@ -75,7 +75,7 @@ def _derivatives_at(schedule: Schedule, ts: jax.Array) -> tuple:
 def _in_n(schedule: Schedule, levels: list[table.Level]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Finds for each step Gauss-Legendre points in n and their weights: exact for the polynomials."""
     steps = [(now.ratio, then.ratio - now.ratio) for now, then in pairwise(levels)]
-    return [(n + step * (1 + _NODES) / 2, step / 2 * _WEIGHTS) for n, step in steps]
+    return [(n + step * (1 + _NODES) / 2, step / 2 * _WEIGHTS) for n, step in steps]  # (lms.1)
 
 
 def _sampler(schedule: Schedule, order: int, clock: Callable[[table.Level], float], measure: Measure) -> Sampler:
@@ -86,7 +86,7 @@ def _sampler(schedule: Schedule, order: int, clock: Callable[[table.Level], floa
         for now, (at, dn) in zip(walk.levels, measure(schedule, walk.levels)):
             past = [(clock(now), walk.evaluate(now.alpha * u, now)), *past][:order]
             for share, (_, eps) in zip(quadrature.lagrange([node for node, _ in past], at), past):
-                u = u + eps * np.sum(dn * share)
+                u = u + eps * np.sum(dn * share)  # (deis.1)
         return walk.levels[-1].alpha * u
 
     return table.sampler(schedule, program, order, order=order, keeps=table.eps)

@@ -35,7 +35,7 @@ def encoding_fn(sampler: Sampler, ts: Any) -> jax.tree_util.Partial:
         raise ValueError(
             "Encoding follows the probability flow, but this sampler adds noise; set its eta or churn to 0."
         )
-    return sampling_fn(sampler._replace(plan=lambda ts: sampler.plan(ts[::-1])), ts)
+    return sampling_fn(sampler._replace(plan=lambda ts: sampler.plan(ts[::-1])), ts)  # (encoding.1)
 
 
 def slerp(a: Array, b: Array, weight: Any) -> Array:
@@ -47,12 +47,12 @@ def slerp(a: Array, b: Array, weight: Any) -> Array:
     """
     cosine = jnp.vdot(a, b, precision="highest") / (jnp.linalg.norm(a.ravel()) * jnp.linalg.norm(b.ravel()))
     angle = jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
-    return (jnp.sin((1 - weight) * angle) * a + jnp.sin(weight * angle) * b) / jnp.sin(angle)
+    return (jnp.sin((1 - weight) * angle) * a + jnp.sin(weight * angle) * b) / jnp.sin(angle)  # (encoding.2)
 
 
 def mix(a: Array, b: Array, weight: Any) -> Array:
-    """Mixes a cos(w pi / 2) + b sin(w pi / 2): standard normal if a and b are, and independent (kexue 9181).
+    """Mixes a cos(w pi / 2) + b sin(w pi / 2): standard normal if a and b are, and independent (kexue 9181 (15)).
 
     A straight line between them would halve the variance in the middle.
     """
-    return jnp.cos(weight * np.pi / 2) * a + jnp.sin(weight * np.pi / 2) * b
+    return jnp.cos(weight * np.pi / 2) * a + jnp.sin(weight * np.pi / 2) * b  # (encoding.3)

@@ -64,8 +64,9 @@ def edm(
     def plan(ts: np.ndarray) -> Half:
         alpha, sigma = amplitudes(schedule, ts)
         n = clock(alpha, sigma, ts)
-        gamma = np.where((n[:-1] >= s_min) & (n[:-1] <= s_max), min(churn / (len(ts) - 1), 2**0.5 - 1), 0.0)
+        gamma = np.where((n[:-1] >= s_min) & (n[:-1] <= s_max), min(churn / (len(ts) - 1), 2**0.5 - 1), 0.0)  # (heun.4)
         t_hat, alpha_hat, sigma_hat = _raise_noise(schedule, ts[:-1], n[:-1], gamma)
+        # (heun.5)
         noise = s_noise * alpha_hat * np.sqrt(np.maximum((sigma_hat / alpha_hat) ** 2 - n[:-1] ** 2, 0.0)) * (gamma > 0)
         return halves(alpha[:-1], (t_hat, alpha_hat, sigma_hat), (ts[1:], alpha[1:], sigma[1:]), noise)
 
@@ -87,7 +88,7 @@ def halves(alpha: np.ndarray, hat: Any, then: Any, noise: np.ndarray) -> Half:
         noise: (n,), the standard deviation of what raises x to `hat`; 0 where `hat` is the beginning.
     """
     (t_hat, alpha_hat, sigma_hat), (t, alpha_s, sigma_s) = hat, then
-    base, slope = alpha_s / alpha_hat, alpha_s * (sigma_s / alpha_s - sigma_hat / alpha_hat)
+    base, slope = alpha_s / alpha_hat, alpha_s * (sigma_s / alpha_s - sigma_hat / alpha_hat)  # (heun.1)
     one, zero = np.ones_like(noise), np.zeros_like(noise)
     predictor = Half(t_hat, alpha_hat, sigma_hat, alpha_hat / alpha, noise, base, slope, zero > 0)
     corrector = Half(t, alpha_s, sigma_s, one, zero, base, slope, one > 0)
@@ -132,9 +133,9 @@ def _init(x: Array) -> _State:
 
 def _step(model: Denoiser, key: Key, state: _State, row: Half) -> _State:
     x = row.scale * state.x + row.noise * jax.random.normal(key, state.x.shape, state.x.dtype)
-    d = (x - row.alpha * model(x, row.t).mean) / row.sigma
+    d = (x - row.alpha * model(x, row.t).mean) / row.sigma  # (heun.2)
     base = jnp.where(row.corrector, state.base, x)
-    slope = jnp.where(row.corrector, 0.5 * (state.slope + d), d)
+    slope = jnp.where(row.corrector, 0.5 * (state.slope + d), d)  # (heun.3)
     return _State(row.base * base + row.slope * slope, base, slope)
 
 

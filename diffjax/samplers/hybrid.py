@@ -47,7 +47,7 @@ def ddbm(schedule: Schedule, ratio: float = 0.33) -> Sampler:
             if ratio:
                 middle = known[len(ts) + i]
                 (d, g2), step = drift(walk, x, now, 1.0), middle[0].t - now[0].t
-                x, now = x + step * d + np.sqrt(-step * g2) * walk.normal(), middle
+                x, now = x + step * d + np.sqrt(-step * g2) * walk.normal(), middle  # (ddbm.5)
             d, step = drift(walk, x, now, 0.5)[0], then[0].t - now[0].t
             ahead = x + step * d
             x = x + step / 2 * (d + drift(walk, ahead, then, 0.5)[0]) if then[0].t > 0 else ahead

@@ -46,9 +46,9 @@ PREDICTORS: dict[str, Callable[[Schedule], Sampler]] = {
 }
 RULES: dict[str, Callable[..., np.ndarray]] = {  # (strength, a, sigma) -> h
     "snr": lambda r, a, sigma: np.zeros_like(sigma),  # known at run time only
-    "ald": lambda r, a, sigma: 2 * a * (r * sigma) ** 2,
-    "ncsn": lambda eps, a, sigma: eps / 2 * (sigma / sigma[-1]) ** 2,
-    "ncsnv2": lambda eps, a, sigma: eps * (sigma / sigma[-1]) ** 2,
+    "ald": lambda r, a, sigma: 2 * a * (r * sigma) ** 2,  # (langevin.3)
+    "ncsn": lambda eps, a, sigma: eps / 2 * (sigma / sigma[-1]) ** 2,  # (langevin.4)
+    "ncsnv2": lambda eps, a, sigma: eps * (sigma / sigma[-1]) ** 2,  # (langevin.5)
 }
 
 
@@ -150,7 +150,7 @@ def _kernel(ts: np.ndarray, alpha: np.ndarray, sigma: np.ndarray, h: np.ndarray)
             f"The Langevin step at t = {ts[i]:g} is {pull[i]:.3g} sigma^2, expected less than 2 sigma^2, where it "
             "diverges; lower the strength (eps)."
         )
-    return Linear(ts, 1 - pull, pull * alpha, 2 * h, np.zeros_like(h))
+    return Linear(ts, 1 - pull, pull * alpha, 2 * h, np.zeros_like(h))  # (langevin.1)
 
 
 def snr_step(model: Denoiser, key: Key, x: Array, row: KernelRow) -> Array:
@@ -159,5 +159,5 @@ def snr_step(model: Denoiser, key: Key, x: Array, row: KernelRow) -> Array:
     z = jax.random.normal(key, x.shape, x.dtype)
     score = (row.alpha * mean - x) / row.sigma**2
     length = jnp.sum(score**2)
-    h = 2 * row.noise_ratio**2 * jnp.sum(z**2) / jnp.where(length > 0, length, jnp.inf)
+    h = 2 * row.noise_ratio**2 * jnp.sum(z**2) / jnp.where(length > 0, length, jnp.inf)  # (langevin.2)
     return row.x * x + row.mean * mean + h * score + std(row.noise_var + row.spread**2 * var + 2 * h) * z

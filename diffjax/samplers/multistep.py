@@ -7,7 +7,8 @@ with h = lambda_s - lambda_t, H = (1 + tau^2) h and u = (lambda - lambda_t) / h,
           + sigma_s sqrt(1 - e^(-2 tau^2 h)) z,    m = E[x_0 | x]
 
 (Lu et al. 2022b, eq. 8; Xue et al. 2023, eq. 11). Putting the polynomial through the last p evaluations for m gives the
-exponential Adams-Bashforth method of order p (`adams`): order 1 is DDIM at tau = 0 and DDPM at tau = 1. The published
+exponential Adams-Bashforth method of order p (`adams`): order 1 is DDIM at tau = 0 and DDPM at tau = 1. DDIM is one
+step of Euler's method for d(x / alpha) = eps d(sigma / alpha) (kexue 9181 (17), 9228 (15)). The published
 DPM-Solver++ 2M, 3M and their SDE variants approximate those integrals. 3M takes half the exact weight of the second
 divided difference, phi_3 for 2 phi_3, so that it is of order two, with a smaller error constant, where
 `adams(order=3)` is of order three: tests/test_order.py measures both.
@@ -79,7 +80,7 @@ def dpmpp_3m_sde(schedule: Schedule, eta: float = 1.0) -> Sampler:
 def adams_weights(nodes: np.ndarray, h: float) -> np.ndarray:
     """Computes int_0^1 H exp(-H (1 - u)) l_j(u) du, (p,), for Lagrange's basis l_j on `nodes`: exact for degree < p."""
     moments = np.asarray([exponential_moment(k, h) for k in range(len(nodes))])
-    return np.linalg.solve(np.vander(nodes, increasing=True).T, moments)
+    return np.linalg.solve(np.vander(nodes, increasing=True).T, moments)  # (adams.2)
 
 
 def exponential_moment(k: int, h: float) -> float:
@@ -88,7 +89,7 @@ def exponential_moment(k: int, h: float) -> float:
         return h * sum((-h) ** j * FACTORIALS[k] / FACTORIALS[j + k + 1] for j in range(20))
     moment = -np.expm1(-h)
     for i in range(1, k + 1):
-        moment = 1 - i / h * moment
+        moment = 1 - i / h * moment  # (adams.3)
     return moment
 
 
@@ -98,7 +99,7 @@ def _dpmpp_2m_weights(nodes: np.ndarray, h: float) -> np.ndarray:
     if len(nodes) == 1:
         return np.asarray([phi_1])
     r = -nodes[1]
-    return phi_1 * np.asarray([1 + 0.5 / r, -0.5 / r])
+    return phi_1 * np.asarray([1 + 0.5 / r, -0.5 / r])  # (dpmpp.1)
 
 
 def _dpmpp_3m_weights(nodes: np.ndarray, h: float) -> np.ndarray:
@@ -109,7 +110,7 @@ def _dpmpp_3m_weights(nodes: np.ndarray, h: float) -> np.ndarray:
     r0, r1 = -nodes[1], nodes[1] - nodes[2]
     first, earlier = np.asarray([1, -1, 0]) / r0, np.asarray([0, 1, -1]) / r1
     second = (first - earlier) / (r0 + r1)
-    return phi[0] * np.asarray([1.0, 0, 0]) + phi[1] * (first + r0 * second) + 0.5 * phi[2] * second
+    return phi[0] * np.asarray([1.0, 0, 0]) + phi[1] * (first + r0 * second) + 0.5 * phi[2] * second  # (dpmpp.2)
 
 
 def _dpmpp_3m_sde_weights(nodes: np.ndarray, h: float) -> np.ndarray:
@@ -120,7 +121,7 @@ def _dpmpp_3m_sde_weights(nodes: np.ndarray, h: float) -> np.ndarray:
 def _tau(eta: float) -> float:
     if not 0 <= eta < np.inf:
         raise ValueError(f"eta is {eta}, expected a finite number >= 0 (0: probability flow, 1: reverse SDE).")
-    return eta**0.5
+    return eta**0.5  # (dpmpp.3)
 
 
 def _sampler(
@@ -142,7 +143,7 @@ def _sampler(
             else:  # from alpha = 0, or to sigma = 0
                 usable, w = past[:1], np.ones(1)
             data = sum(weight * mean for weight, (_, mean) in zip(w, usable))
-            x = then.sigma / now.sigma * np.exp(-(tau**2) * h if tau else 0.0) * x + then.alpha * data
+            x = then.sigma / now.sigma * np.exp(-(tau**2) * h if tau else 0.0) * x + then.alpha * data  # (adams.1)
             if tau:
                 x = x + then.sigma * np.sqrt(-np.expm1(-2 * tau**2 * h)) * walk.normal()
         return x

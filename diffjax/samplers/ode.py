@@ -1,4 +1,4 @@
-"""The probability-flow ODE by diffrax (Song et al. 2021, eq. 13; kexue 9228), written so that alpha = 0 is harmless:
+"""The probability-flow ODE by diffrax (Song et al. 2021, eq. 13; kexue 9228 (14)), written so that alpha may be 0:
 
     dx/dt = alpha' E[x_0 | x] + sigma' E[z | x],    E[z | x] = (x - alpha E[x_0 | x]) / sigma.
 
@@ -44,7 +44,7 @@ def velocity(model: Denoiser, x: Array, t: Any) -> Array:
     """Evaluates dx/dt of the probability flow at (x, t), sigma > 0."""
     (alpha, sigma), (d_alpha, d_sigma) = derivatives(model.schedule, t)
     mean = model(x, t).mean
-    return d_alpha * mean + d_sigma * (x - alpha * mean) / sigma
+    return d_alpha * mean + d_sigma * (x - alpha * mean) / sigma  # (flow.1)
 
 
 def probability_flow(

@@ -19,7 +19,7 @@ ADAMS_BASHFORTH = (  # newest first
     np.asarray([1.0]),
     np.asarray([3.0, -1.0]) / 2,
     np.asarray([23.0, -16.0, 5.0]) / 12,
-    np.asarray([55.0, -59.0, 37.0, -9.0]) / 24,
+    np.asarray([55.0, -59.0, 37.0, -9.0]) / 24,  # (pndm.2)
 )
 WARM_UP = 3  # Runge-Kutta steps, of four evaluations each
 
@@ -65,7 +65,7 @@ def pndm(schedule: Schedule) -> Sampler:
                 eps = _average(past)
             else:
                 eps = _runge_kutta(walk, x, past[0], (now, middles[i], then)) if then.sigma > 0 else past[0]
-            x = ddim_of_eps(x, eps, now, then)
+            x = ddim_of_eps(x, eps, now, then)  # (pndm.1)
         return x
 
     # The first multistep row reaches back over three Runge-Kutta steps.
@@ -83,4 +83,4 @@ def _runge_kutta(walk: table.Walk, x: table.Form, eps: table.Form, levels: tuple
     second = walk.evaluate(ddim_of_eps(x, eps, now, middle), middle)
     third = walk.evaluate(ddim_of_eps(x, second, now, middle), middle)
     fourth = walk.evaluate(ddim_of_eps(x, third, now, then), then)
-    return (eps + 2 * second + 2 * third + fourth) / 6
+    return (eps + 2 * second + 2 * third + fourth) / 6  # (pndm.3)

@@ -32,7 +32,7 @@ def reverse_diffusion(schedule: Schedule, denoise: bool = False) -> Sampler:
     Raises:
         ValueError: (at planning) if the grid starts where alpha is 0, for 2 - k stands for 1 / k.
     """
-    return _reversed(schedule, lambda k: 2 - k, lambda k: np.ones_like(k), denoise)
+    return _reversed(schedule, lambda k: 2 - k, lambda k: np.ones_like(k), denoise)  # (predictors.2)
 
 
 def ancestral(schedule: Schedule, denoise: bool = False) -> Sampler:
@@ -44,7 +44,7 @@ def ancestral(schedule: Schedule, denoise: bool = False) -> Sampler:
     Raises:
         ValueError: (at planning) if the grid starts where alpha is 0, where 1 / k is infinite.
     """
-    return _reversed(schedule, lambda k: 1 / k, lambda k: 1 / k, denoise)
+    return _reversed(schedule, lambda k: 1 / k, lambda k: 1 / k, denoise)  # (predictors.3)
 
 
 def _reversed(schedule: Schedule, keep: Callable, follow: Callable, denoise: bool) -> Sampler:
@@ -57,7 +57,7 @@ def _reversed(schedule: Schedule, keep: Callable, follow: Callable, denoise: boo
                 f"The chain cannot be reversed from alpha = 0 at t = {ts[0]:g}", "use ancestral.ddpm"
             )
         (a, s), k = (alpha[:-1], sigma[:-1]), alpha[:-1] / alpha[1:]
-        fresh = s**2 - (k * sigma[1:]) ** 2
+        fresh = s**2 - (k * sigma[1:]) ** 2  # (predictors.1)
         pull = follow(k) * fresh / s**2
         noise_var = np.where(sigma[1:] > 0, fresh, 0.0)
         rows = Linear(ts[:-1], keep(k) - pull, pull * a, noise_var, np.zeros_like(k))

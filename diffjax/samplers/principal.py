@@ -156,7 +156,7 @@ def adams(
                 ys += add(i - 1, i, order + 1)
                 ys[1:] -= add(i - 1, i - 1, order)
             own, size = alpha[i] / radius[i] ** 2, np.hypot(sigma[i], alpha[i] * s) / sigma[i]
-            y = (-size * c * own, size, -size * (sigma[i] / radius[i]) ** 2 * mean)
+            y = (-size * c * own, size, -size * (sigma[i] / radius[i]) ** 2 * mean)  # (principal.2)
             rows.append(AxisRow(ts[i], *lead, *y, *moved[i], radius[i + 1] * ys))
             lead = (np.ones_like(c), np.zeros_like(mean))
         return AxisRow(*map(np.stack, zip(*rows)))
@@ -237,10 +237,11 @@ def _weights(phi: np.ndarray, i: int, newest: int, order: int, c: np.ndarray, s:
     levels = np.arange(newest, max(newest - order, -1), -1)
     width = phi[i + 1] - phi[i]
     at = phi[i + 1] - width * quadrature.SHARE  # from the end, where nodes crowd, without rounding
+    # (principal.1)
     speed = np.sqrt(s**2 * np.multiply.outer(np.sin(at) ** 2, np.ones_like(c)) + np.multiply.outer(np.cos(at) ** 2, c))
     shares = quadrature.lagrange(phi[levels], at)
     out = np.zeros((order, *c.shape))
-    out[: len(levels)] = np.tensordot(shares * (-width * quadrature.WEIGHTS), 1 / speed, 1)
+    out[: len(levels)] = np.tensordot(shares * (-width * quadrature.WEIGHTS), 1 / speed, 1)  # (principal.3)
     return out
 
 

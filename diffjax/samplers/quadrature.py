@@ -19,5 +19,5 @@ def lagrange(nodes: Sequence[float] | np.ndarray, at: np.ndarray) -> np.ndarray:
         (p, m), one row for each polynomial.
     """
     others = [[other for i, other in enumerate(nodes) if i != j] for j in range(len(nodes))]
-    shares = [[(at - o) / (node - o) for o in away] for node, away in zip(nodes, others)]
+    shares = [[(at - o) / (node - o) for o in away] for node, away in zip(nodes, others)]  # (deis.3)
     return np.stack([np.prod(factors, axis=0) * np.ones_like(at) for factors in shares])

@@ -51,7 +51,7 @@ def restart(
         for i, (now, then) in enumerate(pairwise(walk.levels), 1):
             legs.append((now, now, then))
             count, repeats, high = starts.get(i, (2, 0, 1.0))
-            ramp = np.linspace(high ** (1 / rho), then.ratio ** (1 / rho), count)[:-1] ** rho
+            ramp = np.linspace(high ** (1 / rho), then.ratio ** (1 / rho), count)[:-1] ** rho  # (restart.2)
             down = [*walk.levels_at(-np.log(ramp)), then] if repeats else []
             for _ in range(repeats):
                 legs.append((then, down[0], down[1]))
@@ -59,7 +59,7 @@ def restart(
         begin, hat, end = (np.asarray(part, np.float64).T for part in zip(*legs))
         (_, alpha, sigma), (_, alpha_hat, sigma_hat) = begin, hat
         raised = np.maximum((sigma_hat / alpha_hat) ** 2 - (sigma / alpha) ** 2, 0.0)
-        return heun.halves(alpha, hat, end, alpha_hat * np.sqrt(raised))
+        return heun.halves(alpha, hat, end, alpha_hat * np.sqrt(raised))  # (restart.1)
 
     return heun.sampler(schedule, plan)
 

@@ -1,8 +1,9 @@
-"""Euler-Maruyama on the reverse SDE and its whole Fokker-Planck family (Song et al. 2021, eq. 6; kexue 9209, 9228).
+"""Euler-Maruyama on the reverse SDE and its whole Fokker-Planck family (Song et al. 2021, eq. 6).
 
-    dx = [f x - (1 + churn^2) / 2 g^2 score] dt + churn g dw
+    dx = [f x - (1 + churn^2) / 2 g^2 score] dt + churn g dw        (kexue 9228 (13))
 
-has the marginals of the forward process for every churn >= 0: 0 is the probability-flow ODE, 1 the reverse SDE.
+has the marginals of the forward process for every churn >= 0. At 0 it is the probability-flow ODE (kexue 9228 (14)). At
+1 it is the reverse SDE, dx = [f x - g^2 score] dt + g dw (kexue 9209 (8)).
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ from diffjax.types import Schedule
 
 
 def euler_maruyama(schedule: Schedule, churn: float = 1.0, denoise: bool = False) -> Sampler:
-    """Makes the sampler of one Euler-Maruyama step per interval of the grid; weak order 1.
+    """Makes the sampler of one Euler-Maruyama step per interval of the grid (kexue 9209 (9)); weak order 1.
 
     Args:
         churn: noise level in units of g, at least 0.
@@ -35,7 +36,9 @@ def euler_maruyama(schedule: Schedule, churn: float = 1.0, denoise: bool = False
                 f"The SDE of {type(schedule).__name__} is singular at t = {where:g}",
                 "use a sampler that needs no rates (ancestral, multistep)",
             )
+        # (reversesde.2)
         step, pull = np.diff(ts), 0.5 * (1 + churn**2) * g2 / np.square(sigma)  # score = (alpha m - x) / sigma^2
+        # (reversesde.1)
         rows = Linear(
             ts[:-1], 1 + step * (f + pull), -step * pull * alpha[:-1], -step * churn**2 * g2, np.zeros_like(f)
         )

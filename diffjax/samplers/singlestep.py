@@ -63,9 +63,10 @@ def _dpm_solver_2(
 ) -> table.Form:
     h = then.lam - now.lam
     eps = walk.evaluate(x, now)
+    # (dpmsolver.1)
     eps_middle = walk.evaluate(middle.alpha / now.alpha * x - middle.sigma * np.expm1(h / 2) * eps, middle)
     # r_1 = 1/2: the difference comes with 1 / (2 r_1) = 1, so that the first evaluation drops out
-    return then.alpha / now.alpha * x - then.sigma * np.expm1(h) * eps_middle
+    return then.alpha / now.alpha * x - then.sigma * np.expm1(h) * eps_middle  # (dpmsolver.2)
 
 
 def _dpm_solver_3(
@@ -75,13 +76,14 @@ def _dpm_solver_3(
     phi_2 = lambda r: np.expm1(r * h) / (r * h) - 1
     eps = walk.evaluate(x, now)
     d1 = walk.evaluate(first.alpha / now.alpha * x - first.sigma * np.expm1(r1 * h) * eps, first) - eps
+    # (dpmsolver.4)
     u2 = second.alpha / now.alpha * x - second.sigma * (np.expm1(r2 * h) * eps + r2 / r1 * phi_2(r2) * d1)
     d2 = walk.evaluate(u2, second) - eps
-    return then.alpha / now.alpha * x - then.sigma * (np.expm1(h) * eps + phi_2(1) / r2 * d2)
+    return then.alpha / now.alpha * x - then.sigma * (np.expm1(h) * eps + phi_2(1) / r2 * d2)  # (dpmsolver.3)
 
 
 def _dpmpp_2s(walk: table.Walk, x: table.Form, now: table.Level, then: table.Level, middle: table.Level) -> table.Form:
     h = then.lam - now.lam
     mean = walk.evaluate(x, now)
     u = middle.sigma / now.sigma * x - middle.alpha * np.expm1(-h / 2) * mean
-    return then.sigma / now.sigma * x - then.alpha * np.expm1(-h) * walk.evaluate(u, middle)
+    return then.sigma / now.sigma * x - then.alpha * np.expm1(-h) * walk.evaluate(u, middle)  # (dpmsolver.5)

@@ -221,7 +221,7 @@ def ddim_of_mean(x: Form, mean: Form, now: Level, then: Level) -> Form:
 
 def ddim_of_eps(x: Form, eps: Form, now: Level, then: Level) -> Form:
     """Takes DDIM's step with a noise prediction: exact where that is constant."""
-    return then.alpha / now.alpha * x + (then.sigma - now.sigma * then.alpha / now.alpha) * eps
+    return then.alpha / now.alpha * x + (then.sigma - now.sigma * then.alpha / now.alpha) * eps  # (ddim.4)
 
 
 def sampler(

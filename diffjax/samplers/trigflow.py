@@ -43,12 +43,13 @@ def adams(schedule: Schedule, order: int = 2, sigma_data: float = 0.5) -> Sample
     order = host.check_order(order, (1, 2, 3, 4))
     if not 0 < sigma_data < np.inf:
         raise ValueError(f"sigma_data is {sigma_data}, expected a positive number.")
-    angle = lambda level: np.arctan2(level.sigma, level.alpha * sigma_data)
+    angle = lambda level: np.arctan2(level.sigma, level.alpha * sigma_data)  # (trigflow.1)
+    # (trigflow.2)
     radius = lambda level: np.hypot(level.sigma, level.alpha * sigma_data)  # R = x / r
 
     def field(level: table.Level) -> tuple[float, float]:
         total = radius(level)
-        return level.alpha * sigma_data / (total * level.sigma), -total / (level.sigma * sigma_data)
+        return level.alpha * sigma_data / (total * level.sigma), -total / (level.sigma * sigma_data)  # (trigflow.3)
 
     def program(walk: table.Walk) -> table.Form:
         r, past = walk.start / radius(walk.levels[0]), []
@@ -57,7 +58,7 @@ def adams(schedule: Schedule, order: int = 2, sigma_data: float = 0.5) -> Sample
             turn = angle(then) - angle(now)
             at = angle(now) + turn * (1 + _NODES) / 2
             for share, (_, y) in zip(quadrature.lagrange([node for node, _ in past], at), past):
-                r = r + y * np.sum(turn / 2 * _WEIGHTS * share)
+                r = r + y * np.sum(turn / 2 * _WEIGHTS * share)  # (trigflow.4)
         return radius(walk.levels[-1]) * r
 
     return table.sampler(schedule, program, order, order=order, keeps=field)

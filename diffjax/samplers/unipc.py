@@ -66,8 +66,9 @@ def _update(x: table.Form, past: list, then: table.Level, variant: str, new: tup
     if not nodes:
         return base
     r = np.asarray([(level.lam - now.lam) / h for level, _ in nodes])
-    b_of_h = -h if variant == "bh1" else np.expm1(-h)
+    b_of_h = -h if variant == "bh1" else np.expm1(-h)  # (unipc.3)
     moments = np.asarray([-exponential_moment(i, h) for i in range(1, len(r) + 1)])
     fixed = variant != "exact" and len(r) == 1
+    # (unipc.2)
     rho = np.asarray([0.5]) if fixed else np.linalg.solve(np.vander(r, increasing=True).T, moments / b_of_h)
-    return base - then.alpha * b_of_h * sum(w / q * (m - mean) for w, q, (_, m) in zip(rho, r, nodes))
+    return base - then.alpha * b_of_h * sum(w / q * (m - mean) for w, q, (_, m) in zip(rho, r, nodes))  # (unipc.1)

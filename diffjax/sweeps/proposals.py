@@ -3,7 +3,6 @@
 The database remembers trials. Several processes may share it, on one machine SQLite's file.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from diffjax import disk, runs
 from diffjax.config import ConfigError
-from diffjax.sweeps import claims, grid, plan, work, workers
+from diffjax.sweeps import claims, columns, grid, plan, work, workers
 from diffjax.sweeps import sweep as sweeps
 
 Space = Mapping[str, Any]
@@ -40,7 +39,8 @@ def search(
 
     Args:
         space: key -> (low, high), of integers or numbers, (low, high, "log"), or a list of values.
-        metric: a column of the table, such as "frechet".
+        metric: a column of the table, such as "frechet". Its name is checked before the first trial, as far as it can
+            be known (`columns.check`), or else when that has ended.
         trials: of all processes and starts together.
         storage: URL of a database; default sqlite:///ROOT/search.db.
         direction: "minimize" or "maximize".
@@ -63,6 +63,7 @@ def search(
     for place in (0, 1):  # a wrong key or value fails here
         first = made({key: _distribution(optuna, key, values)[place] for key, values in space.items()})
         plan.check(first.plan)
+    certain = columns.check(first.plan, metric, measure, say)
     plan.write_header(root, first.plan)
     study = _study(optuna, storage or f"sqlite:///{root.absolute() / 'search.db'}", direction, seed)
     _revive(optuna, study, root)
@@ -77,6 +78,12 @@ def search(
             except (runs.Stopped, KeyboardInterrupt):
                 _again(optuna, study, trial)
                 raise
+            except ConfigError:  # there is no such number: in no trial, or where another had it, in this one
+                if not certain:
+                    study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                    raise
+                value = None
+            certain = certain or value is not None
             study.tell(trial, value, state=optuna.trial.TrialState.FAIL if value is None else None)
             told = "it failed" if value is None else f"{metric} {value:.4g}"
             say(f"trial {trial.number + 1}, {grid.said(one.plan.nodes[0].point)}: {told}; {_left(study, trials)} left")
@@ -90,8 +97,7 @@ def _value(one: sweeps.Sweep, metric: str, say: Callable[[str], Any]) -> float |
         work.work(one.plan, one.root, say, measure=work.measured(one.measure))
         status, _ = work.outcome(evaluation, one.plan)
         if status == "done":
-            value = one.table([metric]).rows[0][metric]
-            return value if isinstance(value, int | float) and math.isfinite(value) else None
+            return columns.number(one.table([metric]).rows[0][metric], metric)
         if status in work.BAD:
             return None
         time.sleep(1.0)  # another process has it

@@ -1,12 +1,14 @@
 """A sweep: trainings of one config over a grid, and evaluations of each over another, in one folder."""
 
+import contextlib
 import inspect
+import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from diffjax import activity, disk, host, screen
+from diffjax import activity, disk, host, runs, screen
 from diffjax.config import ConfigError
 from diffjax.sweeps import grid, plan, tables, work, workers
 from diffjax.sweeps.grid import Grid
@@ -80,7 +82,7 @@ class Sweep:
         Raises:
             ConfigError: naming the point, for a config that cannot run, or arguments that `measure` does not take;
                 nothing is written then.
-            runs.Stopped, KeyboardInterrupt: when asked to stop; the next start goes on.
+            KeyboardInterrupt: when asked to stop, by Ctrl-C or a signal, and all is saved; the next start goes on.
         """
         say = say or printer()
         mine = self.plan.shard(*plan.read_shard(shard))
@@ -91,7 +93,7 @@ class Sweep:
         order = self.order(shard) if workers > 1 else {}
         self.prepare(say)
         say(work.summary(mine, self.root))
-        with _workers.watched(self.root, say):
+        with _interrupted(), _workers.watched(self.root, say):
             if workers == 1:
                 work.work(mine, self.root, say, measure=measured, beside=together)
             else:
@@ -133,6 +135,18 @@ class Sweep:
         train, evaluate = self._grids
         words = {"config": self._config, "train": train, "evaluate": evaluate, "root": str(self.root.absolute())}
         return {**words, "measure": self.measure and _name_of(self.measure), "shard": shard, "argv": sys.argv}
+
+
+@contextlib.contextmanager
+def _interrupted() -> Iterator[None]:
+    """Makes one KeyboardInterrupt of what a stop signal ends in a `with` block, without a trace of where that was."""
+    try:
+        yield
+    except (runs.Stopped, KeyboardInterrupt) as error:
+        number = signal.Signals(getattr(error, "signal", signal.SIGINT))
+        stopped = KeyboardInterrupt(f"stopped by {number.name}; the same sweep goes on where it was")
+        vars(stopped)["signal"] = number
+        raise stopped from None  # no subclass: of this class alone Python makes the exit status 130
 
 
 _workers = workers  # `run` has an argument of that name

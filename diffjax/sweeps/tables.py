@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from diffjax import config as configs
+from diffjax import summary
 from diffjax.config import Config, ConfigError, nearest
 from diffjax.runs import workdir as files
 from diffjax.runs.build import complete
@@ -90,8 +91,8 @@ def make(plan: Plan, columns: str | Iterable[str] | None = None, over: str | Ite
 
     Args:
         columns: what eval.json and results.json hold, by a dotted path, the last name of one, or the words it begins
-            with ("frechet" for metrics.Frechet distance.value); default the first metric, or what is
-            measured.
+            with ("frechet" for metrics.Frechet distance.value); default the distance that a report opens with
+            (`summary.FIRST`), else the first metric, or what is measured.
         over: swept keys, such as "seed".
 
     Raises:
@@ -102,10 +103,11 @@ def make(plan: Plan, columns: str | Iterable[str] | None = None, over: str | Ite
         if key not in plan.keys:
             raise ConfigError(f"over={key!r} is no key of this sweep: {nearest(key, plan.keys)}.")
     nodes = [node for node in plan.nodes if node.evaluates]
-    found = [_results(node) for node in nodes]
+    found = [results(node) for node in nodes]
     paths = list(dict.fromkeys(path for each in found for path in each))
     asked = [columns] if isinstance(columns, str) else list(columns or ())
-    homes = {name: _home(name, paths) for name in asked if name not in (*plan.keys, *work.RESERVED)}
+    known = paths if set(paths) - {*TRAINING} else []  # else nothing is evaluated that could have the column
+    homes = {name: home_of(name, known) for name in asked if name not in (*plan.keys, *work.RESERVED)}
     homes |= {_short(path): path for path in main(paths) if columns is None}
     rows = []
     for node, each in zip(nodes, found):
@@ -119,6 +121,16 @@ def make(plan: Plan, columns: str | Iterable[str] | None = None, over: str | Ite
         return _averaged(rows, [key for key in plan.keys if key not in over], several, [*homes, "minutes"], notes)
     errors = ["error"] if any(row["error"] for row in rows) else []
     return Table(rows, [*several, *homes, "minutes", "status", *errors], notes)
+
+
+def check(plan: Plan, columns: list[str] | None) -> None:
+    """Checks the columns of a table before a run, where an evaluation is there that says which there are.
+
+    Raises:
+        ConfigError: for a column that is not there, or means several.
+    """
+    if columns and any(node.evaluates and (node.folder / "eval.json").is_file() for node in plan.nodes):
+        make(plan, columns)
 
 
 def of_root(root: str | Path) -> Plan:
@@ -169,17 +181,18 @@ def table(root: str | Path, columns: str | Iterable[str] | None = None, over: st
 
 
 def main(paths: Iterable[str]) -> list[str]:
-    """Finds the columns of a table if none are asked for: the first metric, a held-out loss, or what is measured."""
+    """Finds the columns of a table if none are asked for: a distance, else the first metric, or what is measured."""
     paths = list(paths)
+    first = [path for path in (f"metrics.{name}.value" for name in summary.FIRST) if path in paths]
     metrics = [path for path in paths if path.startswith("metrics.") and path.endswith(".value")]
-    judged = [*metrics, *(path for path in paths if path == "held_out_loss")][:1]
+    judged = [*first, *metrics, *(path for path in paths if path == "held_out_loss")][:1]
     return judged or [path for path in paths if "." not in path and path not in (*TRAINING, *work.RESERVED)]
 
 
-def _results(node: Node) -> dict[str, Any]:
-    """What eval.json says, and results.json of the training alone, as a flat table of paths."""
-    results = work.found(node.workdir / "results.json")
-    own = {name: results[name] for name in TRAINING if name in results}
+def results(node: Node) -> dict[str, Any]:
+    """Reads what eval.json says, and results.json of the training alone, as a flat table of paths."""
+    written = work.found(node.workdir / "results.json")
+    own = {name: written[name] for name in TRAINING if name in written}
     ended = work.found(node.folder / "eval.json")
     minutes = {"minutes": (own if node.trained else ended).get("minutes")}
     return {**_flat(own), **_flat(ended), **minutes}
@@ -191,8 +204,8 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {} if isinstance(tree, list) else {prefix[:-1]: tree}
 
 
-def _home(column: str, paths: list[str]) -> str:
-    """The path that a column means."""
+def home_of(column: str, paths: list[str]) -> str:
+    """Finds the path that a column means; ConfigError where there is none, or several."""
     if column in paths or not paths:
         return column
     named = {path: _short(path).lower() for path in paths}
@@ -220,7 +233,7 @@ def _averaged(rows: list[Row], keys: list[str], shown: list[str], columns: list[
         for name in columns:
             found = [row[name] for row in done]
             row[name], row[name + ERROR] = mean(found)
-            if done and (lost := sum(not _is_number(value) for value in found)) and any(map(_is_number, found)):
+            if done and (lost := sum(not is_number(value) for value in found)) and any(map(is_number, found)):
                 notes = [
                     *notes,
                     f"{name}: {lost} of {len(done)} that are done have no finite value and are in no mean.",
@@ -235,7 +248,7 @@ def mean(values: list[Any]) -> tuple[Any, float | None]:
 
     Of texts it is the list of the different ones.
     """
-    numbers = [float(value) for value in values if _is_number(value)]
+    numbers = [float(value) for value in values if is_number(value)]
     if not numbers:
         texts = dict.fromkeys(str(value) for value in values if value is not None)
         return ", ".join(texts) or None, None
@@ -258,7 +271,8 @@ def _short(path: str) -> str:
     return path.removesuffix(".value").rpartition(".")[2]
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Tells a finite number from anything else."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 

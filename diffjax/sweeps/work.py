@@ -368,7 +368,7 @@ def _stopping() -> Iterator[None]:
     heard = [n for n in signals.STOPPING if main and signal.getsignal(n) is not signal.SIG_IGN]
     before = {number: signal.signal(number, end) for number in heard}
     try:
-        with screen.guard():
+        with screen.guard(), signals.untraced():
             yield
     finally:
         for number, handler in before.items():
@@ -376,13 +376,18 @@ def _stopping() -> Iterator[None]:
 
 
 def _place(node: Node, plan: Plan) -> str:
-    at = [other.key for other in plan.nodes].index(node.key) + 1
-    return f"[{at}/{len(plan.nodes)}] {node.key} {plan.said(node)}".rstrip()
+    """Names a node, after how many of all have ended by now, well or badly."""
+    ended = len(plan.nodes) - _open(plan)
+    return f"[{ended}/{len(plan.nodes)} ended] {node.key} {plan.said(node)}".rstrip()
+
+
+def _open(plan: Plan) -> int:
+    return sum(outcome(node, plan)[0] not in ("trained", "done", *BAD) for node in plan.nodes)
 
 
 def _left(plan: Plan, spent: list[float], share: int) -> str:
-    left = sum(outcome(node, plan)[0] not in ("trained", "done", *BAD) for node in plan.nodes)
-    return f"{left} left, about {written(left * sum(spent) / len(spent) / share)}" if left else "none left"
+    left = _open(plan)
+    return f"about {written(left * sum(spent) / len(spent) / share)} left" if left else "none left"
 
 
 def _line(error: BaseException) -> str:

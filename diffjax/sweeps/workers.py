@@ -86,13 +86,17 @@ def stop() -> None:
 
 @contextlib.contextmanager
 def watched(root: Path, say: Callable[[str], Any]) -> Iterator[None]:
-    """Says every LOOK seconds of a `with` block what is new in the logs of the nodes that run here."""
+    """Says every LOOK seconds of a `with` block what is new in the logs of the nodes that run here.
+
+    What a log held before is of an earlier start, and not said again.
+    """
     ended, told = threading.Event(), {}  # name -> the line said last, looks since, those to wait for
+    before_this = {log.absolute(): log.stat().st_size for log in root.glob(f"train/**/{work.LOG}")}
 
     def look() -> None:
         while not ended.wait(LOOK):
             for name, log in claims.of_processes(root / "claims", pids()).items():
-                line = _last_line(log)
+                line = _last_line(log, before_this.get(log.absolute(), 0))
                 before, looks, patience = told.get(name, (None, 0, 1))
                 if line != before or looks + 1 >= patience:  # where nothing is new, the pauses grow
                     same = line == before
@@ -193,10 +197,11 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signals.STOPPING[0])
 
 
-def _last_line(log: Path) -> str:
+def _last_line(log: Path, start: int) -> str:
+    """The last line that a log has after so many bytes."""
     try:
         with log.open("rb") as file:
-            file.seek(max(log.stat().st_size - 2000, 0))
+            file.seek(max(log.stat().st_size - 2000, start))
             lines = file.read().decode(errors="replace").split("\n")
     except OSError:
         return ""

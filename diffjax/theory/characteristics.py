@@ -3,10 +3,12 @@
 phi_t(x | x_0) = x_T says on which trajectory from x_0 a point is. It does not change along one, and what is known of
 x_T moves with it:
 
-    f_t(x | x_0) = -(d phi / d x)^-1 d_t phi,    p_t(x | x_0) = p_T(phi) |det d phi / d x|.
+    f_t(x | x_0) = -(d phi / d x)^-1 d_t phi,    p_t(x | x_0) = p_T(phi) |det d phi / d x|    (kexue 9379 (8, 12)).
 
     affine     x_t = alpha_t x_0 + sigma_t x_T: phi = (x - alpha x_0) / sigma, f = alpha' x_0 + sigma' phi
-    straight   the same with alpha = 1 - t, sigma = t: f = (x - x_0) / t; regression on it is flow matching (9497)
+               (kexue 9379 (22))
+    straight   the same with alpha = 1 - t, sigma = t: f = (x - x_0) / t; regression on it is flow matching
+               (kexue 9379 (17), 9497 (10))
 
 At t -> 0 f has a pole. On affine trajectories it equals alpha' x_0 + sigma' x_T, which has none: that is the velocity
 target (`denoisers.Velocity`). A prior without full support leaves places that no trajectory reaches, where the marginal
@@ -43,7 +45,7 @@ class Affine:
     def velocity(self, x: Array, x0: Array, t: Any) -> Array:
         """Computes f_t(x | x_0) = alpha' x_0 + sigma' (x - alpha x_0) / sigma, of x's shape."""
         (alpha, sigma), (d_alpha, d_sigma) = derivatives(self.process.schedule, t)
-        return d_alpha * x0 + d_sigma / sigma * (x - alpha * x0)
+        return d_alpha * x0 + d_sigma / sigma * (x - alpha * x0)  # (characteristics.3)
 
     def sample(self, key: Key, x0: Array, t: Any) -> Array:
         """Draws x_t = alpha x_0 + sigma z given x_0, of its shape."""
@@ -73,12 +75,12 @@ class Characteristics:
     def log_density(self, x: Array, x0: Array, t: Any) -> Array:
         """Computes log p_t(x | x_0) = log p_T(phi) + log |det d phi / d x|, a scalar."""
         jacobian = jax.jacfwd(self.phi)(x, x0, t)
-        return self.log_prior(self.phi(x, x0, t)) + jnp.linalg.slogdet(jacobian)[1]
+        return self.log_prior(self.phi(x, x0, t)) + jnp.linalg.slogdet(jacobian)[1]  # (characteristics.2)
 
     def velocity(self, x: Array, x0: Array, t: Any) -> Array:
         """Computes f_t(x | x_0) = -(d phi / d x)^-1 d_t phi, of x's shape."""
         jacobian, rate = jax.jacfwd(self.phi, argnums=(0, 2))(x, x0, jnp.asarray(t, x.dtype))
-        return -jnp.linalg.solve(jacobian, rate)
+        return -jnp.linalg.solve(jacobian, rate)  # (characteristics.1)
 
     def sample(self, key: Key, x0: Array, t: Any) -> Array:
         """Draws x_t given x_0: where the trajectory to a draw of the prior is at t."""

@@ -2,10 +2,12 @@
 
 Say how x_0 spreads, p_t(x | x_0), and with which velocity f_t(x | x_0); data and time mix both linearly:
 
-    p_t(x) = E p_t(x | x_0),    v(x, t) = E[f_t(x | x_0) | x_t = x],    d_t p + div(p v) = 0.
+    p_t(x) = E p_t(x | x_0),    v(x, t) = E[f_t(x | x_0) | x_t = x],    d_t p + div(p v) = 0
+             (kexue 9370 (8), 9379 (13, 14)).
 
-v is also what a network learns from E|v(x_t, t) - f_t(x_t | x_0)|^2, x_t ~ p_t(. | x_0). `green` and `characteristics`
-are two ways to say it. Over finite data v is exact (`marginal`); `denoiser` makes of any velocity what samplers walk.
+v is also what a network learns from E|v(x_t, t) - f_t(x_t | x_0)|^2, x_t ~ p_t(. | x_0) (kexue 9379 (15)). `green`
+and `characteristics` are two ways to say it. Over finite data v is exact (`marginal`); `denoiser` makes of any velocity
+what samplers walk.
 """
 
 from typing import Any, Protocol
@@ -75,7 +77,7 @@ class Marginal:
         # A solver's step over the edge of a bounded support must come back, not become 0 / 0.
         nearest = jnp.where(distance == distance.min(), 0.0, -jnp.inf)
         shares = jax.nn.softmax(jnp.where(log_joint.max() > -jnp.inf, log_joint, nearest))
-        return jnp.einsum("k,kd->d", shares, each, precision="highest")
+        return jnp.einsum("k,kd->d", shares, each, precision="highest")  # (characteristics.4)
 
     def sample(self, key: Key, t: Any) -> Array:
         """Draws x_t from p_t, (d,)."""

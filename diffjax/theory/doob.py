@@ -50,7 +50,7 @@ class Pinned:
         with jax.default_matmul_precision("highest"):
             A, b, Q = self.sde.discretize(self.t_max - t)
             pull = A.T @ jnp.linalg.solve(Q, self.y - A @ x - b)
-            return self.sde.drift(x, t) + self.sde.L @ (self.sde.L.T @ pull)
+            return self.sde.drift(x, t) + self.sde.L @ (self.sde.L.T @ pull)  # (doob.4)
 
     def diffusion(self, x: Array, t: Any) -> Array:
         """Returns the diffusion L, (d, k), which conditioning leaves as it is."""
@@ -96,7 +96,7 @@ def log_h(schedule: Schedule, x: Array, y: Array, t: Any) -> Array:
 def grad_log_h(schedule: Schedule, x: Array, y: Array, t: Any) -> Array:
     """Computes grad log h = R (y - R x) / q, of x's shape; with alpha = 1 (y - x) / (sigma_T^2 - sigma_t^2)."""
     R, q = _onward(schedule, t)
-    return R * (y - R * x) / q
+    return R * (y - R * x) / q  # (doob.1)
 
 
 def bridge(schedule: Schedule, y: Array) -> SDE:
@@ -104,7 +104,7 @@ def bridge(schedule: Schedule, y: Array) -> SDE:
 
     def drift(x: Array, t: Any) -> Array:
         f, g2 = rates(schedule, t)
-        return f * x + g2 * grad_log_h(schedule, x, y, t)
+        return f * x + g2 * grad_log_h(schedule, x, y, t)  # (doob.2)
 
     def diffusion(x: Array, t: Any) -> Array:
         return jnp.sqrt(rates(schedule, t)[1]) * jnp.eye(len(x), dtype=x.dtype)
@@ -118,7 +118,7 @@ def transition(schedule: Schedule, s: Any, t: Any) -> tuple[Array, Array, Array]
     ahead = alpha / alpha_s
     own = sigma**2 - (ahead * sigma_s) ** 2
     total = R**2 * own + q
-    return ahead * q / total, R * own / total, own * q / total
+    return ahead * q / total, R * own / total, own * q / total  # (doob.3)
 
 
 def _onward(schedule: Schedule, t: Any) -> tuple[Array, Array]:

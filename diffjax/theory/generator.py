@@ -3,10 +3,11 @@
     dphi(x, t) = (d_t phi + L phi) dt + (G^T grad phi) . dw         Ito's formula
     L phi      = f . grad phi + tr(D grad grad phi) / 2             the generator
     L* p       = - div J,    J = f p - div(D p) / 2                 its adjoint: Fokker-Planck is d_t p = L* p
+                                                                    (kexue 9228 (10))
 
 (Sarkka & Solin 2019, chapters 4 and 5; kexue 9461 gets all three from test functions). div of a matrix is taken along
 its rows: sum_j d_j D_ij. With the score grad log p_t of its marginals the SDE has an ODE with the same marginals, and a
-whole family of reversals (Anderson 1982; Song et al. 2021, appendix A; kexue 9209, 9228).
+whole family of reversals (Anderson 1982; Song et al. 2021, appendix A; kexue 9209 (8), 9228 (13)).
 """
 
 from collections.abc import Callable
@@ -88,7 +89,7 @@ def ito(sde: Dynamics, phi: Callable[[Array, Any], Array], x: Array, t: Any) -> 
     if G.shape[1] == 0:
         return Ito(rate, jnp.zeros((*rate.shape, 0), rate.dtype))
     slope, curvature = jax.vmap(along, in_axes=1, out_axes=-1)(G)
-    return Ito(rate + 0.5 * curvature.sum(-1), slope)
+    return Ito(rate + 0.5 * curvature.sum(-1), slope)  # (ito.1)
 
 
 def generator(sde: Dynamics, phi: Callable[[Array], Array], x: Array, t: Any) -> Array:
@@ -110,7 +111,7 @@ def flux(sde: Dynamics, p: Callable[[Array], Array], x: Array, t: Any) -> Array:
         ValueError: as `ito`.
     """
     f, _ = _at(sde, x, t)
-    return f * p(x) - 0.5 * _row_divergence(lambda y: _spread(sde, y, t) * p(y), x)
+    return f * p(x) - 0.5 * _row_divergence(lambda y: _spread(sde, y, t) * p(y), x)  # (ito.2)
 
 
 def adjoint(sde: Dynamics, p: Callable[[Array], Array], x: Array, t: Any) -> Array:
@@ -123,7 +124,7 @@ def adjoint(sde: Dynamics, p: Callable[[Array], Array], x: Array, t: Any) -> Arr
 
 
 def probability_flow(sde: Dynamics, score: Field) -> Field:
-    """Makes f - div(D) / 2 - D score / 2: the velocity of an ODE with the SDE's marginals."""
+    """Makes f - div(D) / 2 - D score / 2: the velocity of an ODE with the SDE's marginals (kexue 9228 (14))."""
     return lambda x, t: _at(sde, x, t)[0] - 0.5 * _osmosis(sde, score, x, t)
 
 
@@ -145,13 +146,14 @@ def time_reversal(sde: Dynamics, score: Field, t_max: Any, churn: float = 1.0) -
 
     def drift(y: Array, r: Any) -> Array:
         t = t_max - r
-        return -_at(sde, y, t)[0] + 0.5 * (1 + churn**2) * _osmosis(sde, score, y, t)
+        return -_at(sde, y, t)[0] + 0.5 * (1 + churn**2) * _osmosis(sde, score, y, t)  # (ito.4)
 
     return SDE(drift, lambda y, r: churn * sde.diffusion(y, t_max - r))
 
 
 def _osmosis(sde: Dynamics, score: Field, x: Array, t: Any) -> Array:
     """Computes div D + D score = div(D p) / p, (d,)."""
+    # (ito.3): the flow goes against half of it
     return _row_divergence(lambda y: _spread(sde, y, t), x) + jnp.matmul(
         _spread(sde, x, t), score(x, t), precision="highest"
     )

@@ -42,7 +42,7 @@ def overlap(ratio: float, dim: int) -> float:
 
     _check(ratio > 1 and dim >= 1, "a ratio > 1 and dim >= 1", ratio=ratio, dim=dim)
     shift = np.sqrt(2 * dim) * (ratio - 1)
-    return float(ndtr(shift + 3 * ratio) - ndtr(shift - 3 * ratio))
+    return float(ndtr(shift + 3 * ratio) - ndtr(shift - 3 * ratio))  # (ncsn.1)
 
 
 def ratio(dim: int, share: float = 0.5) -> float:
@@ -106,7 +106,7 @@ def settled_variance(eps: float, sigma_L: float, gamma: float, steps: int) -> fl
         steps=steps,
     )
     settled = 2 / (2 - e)  # s; ULA overshoots
-    return float((1 - e) ** (2 * steps) * (gamma**2 - settled) + settled)
+    return float((1 - e) ** (2 * steps) * (gamma**2 - settled) + settled)  # (ncsn.2)
 
 
 def step_size(sigma_L: float, gamma: float, steps: int) -> float:

@@ -59,7 +59,7 @@ def compose(first: Transition, then: Transition) -> Transition:
     """Composes the transitions of two steps: A = A_2 A_1, Q = A_2 Q_1 A_2^T + Q_2 (Chapman-Kolmogorov)."""
     mean, cov = then.push(Moments(first.b, first.Q))
     with jax.default_matmul_precision("highest"):
-        return Transition(then.A @ first.A, mean, cov)
+        return Transition(then.A @ first.A, mean, cov)  # (linear-sde.3)
 
 
 @pytree
@@ -88,7 +88,7 @@ class LinearSDE:
         """Computes the rates (dm/dt, dP/dt) at which mean and covariance change."""
         with jax.default_matmul_precision("highest"):
             pull = self.F @ law.cov
-            return Moments(self.F @ law.mean + self.u, pull + pull.T + self.L @ self.L.T)
+            return Moments(self.F @ law.mean + self.u, pull + pull.T + self.L @ self.L.T)  # (linear-sde.1)
 
     def discretize(self, dt: Any) -> Transition:
         """Computes the exact transition over a time dt >= 0; differentiable in dt.
@@ -125,6 +125,7 @@ class LinearSDE:
         eye = jnp.eye(len(self.u), dtype=self.F.dtype)
         with jax.default_matmul_precision("highest"):
             noise = (self.L @ self.L.T).reshape(-1)
+            # (linear-sde.4)
             cov = jnp.linalg.solve(jnp.kron(self.F, eye) + jnp.kron(eye, self.F), -noise).reshape(self.F.shape)
             return Moments(jnp.linalg.solve(self.F, -self.u), 0.5 * (cov + cov.T))
 
@@ -184,7 +185,7 @@ def _van_loan(sde: LinearSDE, dt: Array) -> Transition:
     d = len(sde.u)
     F = jnp.zeros((d + 1, d + 1), sde.F.dtype).at[:d, :d].set(sde.F).at[:d, d].set(sde.u)
     noise = jnp.zeros_like(F).at[:d, :d].set(sde.L @ sde.L.T)
-    step = jnp.block([[-F, noise], [jnp.zeros_like(F), F.T]]) * dt
+    step = jnp.block([[-F, noise], [jnp.zeros_like(F), F.T]]) * dt  # (linear-sde.2)
     # 1 + s / 1 (1 + s / 2 (1 + ...)): L L^T enters linearly, however large, so that the norm of F dt alone decides.
     eye = jnp.eye(len(step), dtype=step.dtype)
     power = jax.lax.fori_loop(0, _TERMS, lambda i, power: eye + step @ power / jnp.asarray(_TERMS - i, step.dtype), eye)

@@ -1,8 +1,10 @@
 """What must vanish if a density and its dynamics belong together, at a point and in the mean.
 
-    continuity     d_t log p + v . grad log p + div v = 0                  kexue 9280; dx/dt = v moves p
-    Fokker-Planck  the same with v = f - div(D) / 2 - D grad log p / 2     kexue 9228; dx = f dt + G dw, D = G G^T
-    weak form      E phi(x_T) - E phi(x_0) = int E[(d_t + L) phi] dt       kexue 9461; Dynkin's formula
+    continuity     d_t log p + v . grad log p + div v = 0                  dx/dt = v moves p
+                   (kexue 9280 (8), 9461 (16))
+    Fokker-Planck  the same with v = f - div(D) / 2 - D grad log p / 2     dx = f dt + G dw, D = G G^T
+                   (kexue 9228 (10), 9461 (24))
+    weak form      E phi(x_T) - E phi(x_0) = int E[(d_t + L) phi] dt       Dynkin's formula (kexue 9461 (22))
 
 The pointwise ones are divided by p: in 1 / time, and right where p underflows. The weak one asks for samples alone.
 """
@@ -28,7 +30,7 @@ def continuity(log_prob: LogProb, velocity: Field, x: Array, t: Any) -> Array:
     """Computes (d_t p + div(p v)) / p at (x, t), a scalar: 0 where dx/dt = v moves p_t."""
     t = jnp.asarray(t, x.dtype)
     _, along = jax.jvp(log_prob, (x, t), (velocity(x, t), jnp.ones_like(t)))
-    return along + divergence(velocity, x, t)
+    return along + divergence(velocity, x, t)  # (residuals.1)
 
 
 def fokker_planck(log_prob: LogProb, sde: Dynamics, x: Array, t: Any) -> Array:
@@ -37,7 +39,7 @@ def fokker_planck(log_prob: LogProb, sde: Dynamics, x: Array, t: Any) -> Array:
     Raises:
         ValueError: if x, drift or diffusion are not (d,), (d,), (d, k).
     """
-    return continuity(log_prob, probability_flow(sde, jax.grad(log_prob)), x, t)
+    return continuity(log_prob, probability_flow(sde, jax.grad(log_prob)), x, t)  # (residuals.2)
 
 
 def weak(sde: Dynamics, phi: Callable[[Array, Any], Array], xs: Array, ts: Any) -> Array:
@@ -60,4 +62,5 @@ def weak(sde: Dynamics, phi: Callable[[Array, Any], Array], xs: Array, ts: Any) 
         raise ValueError(f"Got xs {xs.shape} and ts {ts.shape}, expected (K, d) and (K,) with K >= 2.")
     rates = jax.vmap(lambda x, t: ito(sde, phi, x, t).drift)(xs, ts)
     means = 0.5 * (rates[1:] + rates[:-1])
+    # (residuals.3)
     return phi(xs[-1], ts[-1]) - phi(xs[0], ts[0]) - jnp.tensordot(jnp.diff(ts), means, 1, precision="highest")

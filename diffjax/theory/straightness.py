@@ -1,6 +1,6 @@
-"""How straight a flow is (Liu et al. 2022, section 2.2; kexue 9497):
+"""How straight a flow is (Liu et al. 2022, section 2.2):
 
-    S = int_0^1 E |z - x_0 - v(x_t, t)|^2 dt,    x_t = (1 - t) x_0 + t z,
+    S = int_0^1 E |z - x_0 - v(x_t, t)|^2 dt,    x_t = (1 - t) x_0 + t z    (its integrand: kexue 9497 (9)),
 
 over the pairs (x_0, z). For the flow that was trained on these pairs S = int E Var[z - x_0 | x_t] dt: 0 just where no
 two lines cross, and then one step of Euler's method is the whole flow. For the pairs (ODE(z), z) of any other flow it
@@ -34,7 +34,7 @@ def straightness(velocity: Field | Callable, x0: Array, z: Array, rule: Rule | N
     rule = rule or gauss_legendre(1.0)
 
     def miss(x0: Array, z: Array, t: Any) -> Array:
-        return jnp.sum((z - x0 - velocity((1 - t) * x0 + t * z, t)) ** 2)
+        return jnp.sum((z - x0 - velocity((1 - t) * x0 + t * z, t)) ** 2)  # (straightness.1)
 
     over_pairs = jax.vmap(miss, in_axes=(0, 0, None))
     ts, weights = (jnp.asarray(a, x0.dtype) for a in (rule.ts, rule.weights))

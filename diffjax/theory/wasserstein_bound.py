@@ -2,7 +2,8 @@
 
 Let dx/dt = f move p_t, dx/dt = g move q_t, both integrated from T down to 0. Then
 
-    W2(p_0, q_0) <= int_0^T I_t (E_{p_t} |f - g|^2)^(1/2) dt + I_T W2(p_T, q_T),    I_t = exp int_0^t L_s ds,
+    W2(p_0, q_0) <= int_0^T I_t (E_{p_t} |f - g|^2)^(1/2) dt + I_T W2(p_T, q_T),    I_t = exp int_0^t L_s ds
+                    (kexue 9467 (20)),
 
 L_s the one-sided Lipschitz constant of the NEGATED field, the one that runs towards data:
 
@@ -10,7 +11,7 @@ L_s the one-sided Lipschitz constant of the NEGATED field, the one that runs tow
 
 With that of g itself it is no bound. The expectation is over the true p_t, never the model's. Two probability flows
 differ by g_t^2 / 2 (grad log p - s): the inner term is score matching. For the reverse SDE, whose noise coupled paths
-share, the drifts f - g_t^2 score take the place of the flows, and g_t^2 that of g_t^2 / 2.
+share, the drifts f - g_t^2 score take the place of the flows, and g_t^2 that of g_t^2 / 2 (kexue 9467 (1)).
 
 The integrals run over Gauss-Legendre points, exact to rounding with a few points where the integrands are smooth.
 """
@@ -91,7 +92,7 @@ def one_sided_lipschitz(field: Field, x: Array, t: Any) -> Array:
     maximum over samples is an estimate from below.
     """
     jacobian = jax.jacfwd(field)(x, t)
-    return jnp.linalg.eigvalsh(0.5 * (jacobian + jacobian.T))[-1]
+    return jnp.linalg.eigvalsh(0.5 * (jacobian + jacobian.T))[-1]  # (wasserstein-bound.2)
 
 
 def cubature(mean: Any, cov: Any) -> Array:
@@ -136,7 +137,7 @@ def assemble(rule: Rule, errors: Array, lipschitz: Array, prior_distance: Any = 
     """Assembles the bound from errors and Lipschitz constants (n,) at the times of the rule: `Bound` says which."""
     weights, cumulative = (jnp.asarray(a, errors.dtype) for a in (rule.weights, rule.cumulative))
     with jax.default_matmul_precision("highest"):
-        growth = jnp.exp(cumulative @ lipschitz)
+        growth = jnp.exp(cumulative @ lipschitz)  # (wasserstein-bound.1)
         return Bound(
             errors, lipschitz, growth, weights @ (growth * errors), jnp.exp(weights @ lipschitz) * prior_distance
         )
