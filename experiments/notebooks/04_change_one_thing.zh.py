@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 4. 只改一处：自己的噪声表、权重、采样器、网络
+# # 4. 只改一处：自己的噪声调度、权重、采样器、网络
 #
 # 这四样每样都只要十来行 Python：用一个对象或函数换掉库里的那一个。不需要注册，也不需要改库里的任何文件。
 
@@ -41,9 +41,9 @@ turn = np.pi / 4 * np.arange(8)
 ring = analytic.gaussian_mixture(np.ones(8), np.stack([np.cos(turn), np.sin(turn)], 1), [0.01] * 8)
 
 # %% [markdown]
-# ## 噪声表
+# ## 噪声调度
 #
-# 噪声表是一个类，有 `t_max` 和 `t -> (alpha, sigma)`；`pytree` 让其中的数成为叶子，换一个 `power` 不必重新编译。`inverse` 由信噪比的对数求时间，时间网格和多步采样器要用它。这里 $\alpha=\cos(\tfrac\pi2 t^p)$，$\sigma=\sin(\tfrac\pi2 t^p)$。
+# 噪声调度是一个类，有 `t_max` 和 `t -> (alpha, sigma)`；`pytree` 让其中的数成为叶子，换一个 `power` 不必重新编译。`inverse` 由信噪比的对数求时间，时间网格和多步采样器要用它。这里 $\alpha=\cos(\tfrac\pi2 t^p)$，$\sigma=\sin(\tfrac\pi2 t^p)$。
 
 
 # %%
@@ -61,7 +61,7 @@ class Trigonometric:
 
 
 # %% [markdown]
-# 所有采样器马上都能用。配上精确的去噪函数，不论噪声表如何，样本都服从数据的分布：
+# 所有采样器马上都能用。配上精确的去噪器，不论噪声调度如何，样本都服从数据的分布：
 
 # %%
 mine = Trigonometric()
@@ -149,7 +149,7 @@ np.testing.assert_allclose(jax.vmap(lambda t: my_weight(vp, denoisers.V(), t))(t
 # %% [markdown]
 # ## 网络
 #
-# 可以是 nnx、linen 或 equinox 的模块，也可以是纯函数；它看到一个样本 $x$、信噪比的对数 $c$，以及已知的条件。`vmap` 不用自己写。这里用上了我的噪声表、权重和采样器来训练。
+# 可以是 nnx、linen 或 equinox 的模块，也可以是纯函数；它看到一个样本 $x$、信噪比的对数 $c$，以及已知的条件。`vmap` 不用自己写。这里用上了我的噪声调度、权重和采样器来训练。
 
 
 # %%

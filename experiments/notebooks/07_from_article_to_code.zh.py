@@ -136,7 +136,7 @@ assert ancestral.ddim(vp, 0.0).plan(np.array([t, s])).noise_var[0] == 0
 # %% [markdown]
 # ## [9209](https://kexue.fm/archives/9209) 生成扩散模型漫谈（五）：一般框架之SDE篇
 #
-# $dx=f\,dt+g\,dw$ 的边缘分布就是噪声表所说的那些，而 $dx=[f-g^2\nabla\log p_t]\,dt+g\,dw$ 把它们倒着走一遍。分布是否属于某个SDE，看 Fokker-Planck 方程的残差是否为 0。
+# $dx=f\,dt+g\,dw$ 的边缘分布就是噪声调度所说的那些，而 $dx=[f-g^2\nabla\log p_t]\,dt+g\,dw$ 把它们倒着走一遍。分布是否属于某个SDE，看 Fokker-Planck 方程的残差是否为 0。
 
 # %%
 # kexue 9209
@@ -203,7 +203,7 @@ assert wrong.spread[0] > 1.1 * wrong.error[0]
 # %% [markdown]
 # ## [9257](https://kexue.fm/archives/9257) 生成扩散模型漫谈（九）：条件控制生成结果
 #
-# 还是贝叶斯公式：$\nabla\log p(x_t\mid y)=\nabla\log p(x_t)+\nabla\log p(y\mid x_t)$，分类器把全体数据的去噪函数变成某一类的去噪函数。分类器精确时，得到的正是那一类的精确去噪函数。
+# 还是贝叶斯公式：$\nabla\log p(x_t\mid y)=\nabla\log p(x_t)+\nabla\log p(y\mid x_t)$，分类器把全体数据的去噪器变成某一类的去噪器。分类器精确时，得到的正是那一类的精确去噪器。
 
 # %%
 # kexue 9257
