@@ -69,15 +69,15 @@ ARCHIVE = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"  # 170 MB
 
 def cifar10():
     """Opens CIFAR-10, fetching and preparing it where it is not there; None, with a word, where that cannot be."""
-    from diffjax.data import prepare
-
     try:
         return data.tfds("cifar10", flip=True)
     except (FileNotFoundError, ValueError, ImportError) as missing:
         print(f"not there yet: {str(missing).splitlines()[0]}")
     try:
+        from diffjax.data import prepare  # needs the readers
+
         archive, _ = urllib.request.urlretrieve(ARCHIVE)
-        prepare.prepare_cifar10(archive, "~/tensorflow_datasets")
+        prepare.prepare_cifar10(archive, prepare.default_dir())
         return data.tfds("cifar10", flip=True)
     except (OSError, ValueError, ImportError) as failed:
         print(f"no CIFAR-10: {failed}")
