@@ -105,7 +105,7 @@ else:
 
 # %% [markdown]
 # **What to see.** Three times on the way the samples of 64 seeds, by the averaged parameters and by the raw ones: noise
-# becomes strokes, strokes become digits. At the end, samples in the columns of their labels beside held-out digits.
+# becomes strokes, strokes become digits. At the end, samples beside held-out digits.
 
 # %% [markdown]
 # How the number is made, on data alone: 297 held-out digits against as many training digits (the floor), and against
