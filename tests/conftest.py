@@ -54,8 +54,9 @@ def quick_reports(request):
         yield
 
 
-# The longest files, begun first: the two workers then end together. The first two start processes of their own.
-LONGEST = ("test_resume", "test_commands", "test_clock", "test_likelihood_command", "test_snapshots", "test_parallel")
+# The longest files, begun first: the two workers then end together. The first three start processes of their own.
+LONGEST = ("test_resume", "test_notebooks", "test_commands", "test_clock")
+LONGEST += ("test_likelihood_command", "test_snapshots", "test_parallel")
 
 
 def pytest_collection_modifyitems(items):

@@ -15,11 +15,14 @@ import run_command
 from test_layers import imports
 
 FOLDER = run_command.ROOT / "experiments"
-FILES = sorted(FOLDER.rglob("*.py"))
+FILES = sorted(
+    path for path in FOLDER.rglob("*.py") if not path.with_suffix(".ipynb").exists()
+)  # no twins of notebooks
 SHARED = (
     "common",
     "counting",
     "crafted",
+    "first_cell",
     "inputs",
     "inputs_data",
     "inputs_weights",

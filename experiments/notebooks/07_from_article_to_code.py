@@ -1,0 +1,447 @@
+# %% [markdown]
+# # 7. From article to code
+#
+# Su Jianlin's series 生成扩散模型漫谈 derives diffusion models article by article. Here is, for each article whose
+# method is in the code, what it says in a sentence, and the lines that run it. A cell may use names of those
+# above it, and ends with an assertion: against a closed form, a quadrature, or a second derivation.
+#
+# His $\bar\alpha_t$ is our $\alpha_t$, his $\bar\beta_t$ our $\sigma_t$: amplitudes, $x_t=\alpha_tx_0+\sigma_tz$.
+
+# %%
+import importlib
+import importlib.util
+import os
+import subprocess
+import sys
+
+REPO = ""  # the repository's address, as `git clone` takes it
+if importlib.util.find_spec("diffjax") is None:
+    if not REPO:
+        raise SystemExit(
+            "diffjax is not installed: give its repository's address as REPO, or pip install a clone of it"
+        )
+    subprocess.run(["git", "clone", "--depth=1", REPO, "diffjax-clone"], check=True)
+    kept = ["-c", "diffjax-clone/constraints/colab.txt"]  # the jax that is here stays as it is
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *kept, "./diffjax-clone[ode]"], check=True)
+    importlib.invalidate_caches()
+FAST = os.environ.get("DIFFJAX_NOTEBOOK") == "fast"  # a small form, for tests
+
+# %%
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import analytic, grids, models, processes, samplers, schedules
+from diffjax.samplers import ancestral
+from diffjax.theory import constructions, generator, residuals
+
+vp = schedules.VP()
+mixture = analytic.gaussian_mixture([0.3, 0.7], [[-1.0, 0.0], [1.5, 0.5]], [0.05, 0.2])
+log_p = lambda x, t: mixture.log_prob(x, *vp(t))  # of x_t, exactly
+score = lambda x, t: mixture.score(x, *vp(t))
+x, t, s = jnp.array([0.4, -0.2]), 0.5, 0.3  # a point, a time, and an earlier one
+v = 0.25  # the variance of Gaussian data, where that is all there is
+V = lambda t: vp(t)[0] ** 2 * v + vp(t)[1] ** 2  # that of its x_t
+
+# %% [markdown]
+# ## [5253](https://kexue.fm/archives/5253) Variational autoencoders
+#
+# A decoder and an encoder bound $\log p(x)$: reconstruction less $\mathrm{KL}(q(z\mid x)\,\|\,N(0,1))$, which for a
+# Gaussian $q$ is $\frac12(m^2+v-1-\log v)$.
+
+# %%
+# kexue 5253
+from diffjax.methods.autoencoder import divergence
+from diffjax.types import Posterior
+
+z, m, var = np.linspace(-12, 12, 4001), 0.7, 0.3
+log_q = -((z - m) ** 2) / (2 * var) - np.log(2 * np.pi * var) / 2
+log_ratio = log_q + z**2 / 2 + np.log(2 * np.pi) / 2
+by_quadrature = np.sum(np.exp(log_q) * log_ratio) * (z[1] - z[0])
+np.testing.assert_allclose(divergence(Posterior(jnp.float32(m), jnp.float32(var))), by_quadrature, rtol=1e-5)
+
+# %% [markdown]
+# ## [5807](https://kexue.fm/archives/5807) RealNVP
+#
+# A coupling layer moves half of $x$ by what the other half says: it is inverted at no cost, and its Jacobian is
+# triangular, so that $\log|\det|$ is a sum.
+
+# %%
+# kexue 5807
+from diffjax.methods import CouplingFlow
+
+net = models.of(models.MLP(width=8, depth=1, outputs=2))
+key = jax.random.key(0)
+shaken = lambda k, a: a + 0.3 * jax.random.normal(jax.random.fold_in(key, k), a.shape)
+flow = CouplingFlow(net, layers=2)
+params = {f"layer_{i}": jax.tree.map(lambda a: shaken(i, a), net.init(key, x, 0.0, {})) for i in range(2)}
+image, log_det = jax.jit(flow.forward)(params, x)
+jacobian = jax.jit(jax.jacfwd(lambda x: flow.forward(params, x)[0]))(x)
+np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], atol=1e-4)
+np.testing.assert_allclose(flow.backward(params, image), x, atol=1e-5)
+
+# %% [markdown]
+# ## [9119](https://kexue.fm/archives/9119) DDPM = demolish + rebuild
+#
+# Demolish step by step, $x_k=\alpha_kx_{k-1}+\beta_k\varepsilon$ with $\alpha_k=\sqrt{1-0.02k/T}$: all steps at once
+# are one with the product of the $\alpha_k$. Rebuilding learns the noise.
+
+# %%
+# kexue 9119
+from diffjax.tabulated import Tabulated
+
+chain = Tabulated.kexue(1000)
+product = np.prod(np.sqrt(1 - 0.02 * np.arange(1, 501) / 1000))
+alpha, sigma = chain(0.5)
+np.testing.assert_allclose([alpha, sigma], [product, np.sqrt(1 - product**2)], rtol=1e-5)
+assert float(chain(1.0)[0]) < 0.01  # nothing is left of the building
+
+# %% [markdown]
+# ## [9152](https://kexue.fm/archives/9152) DDPM = autoregressive VAE
+#
+# The joint KL of the whole chain falls apart into steps, each a KL of two Gaussians of one variance: half the squared
+# error of the mean over that variance, which is the squared error of $x_0$ times what the step adds to the SNR.
+
+# %%
+# kexue 9152
+from diffjax.losses.variational import kl
+
+rows = ancestral.ddpm(vp).plan(np.array([t, s]))
+snr = lambda t: float((vp(t)[0] / vp(t)[1]) ** 2)
+x0, guess = 0.8, 0.5
+by_hand = (rows.mean[0] * (x0 - guess)) ** 2 / (2 * rows.noise_var[0])
+np.testing.assert_allclose(kl(Posterior(guess, 0.0), snr(s) - snr(t), x0), by_hand, rtol=1e-4)
+
+# %% [markdown]
+# ## [9164](https://kexue.fm/archives/9164) DDPM = Bayes + denoising
+#
+# Bayes' rule gives $q(x_s\mid x_t,x_0)$, a Gaussian; put the predicted $x_0$ in its place. Conditioning the joint
+# Gaussian of $(x_s,x_t)$ gives the three coefficients of the step.
+
+# %%
+# kexue 9164
+(a_s, sd_s), (a_t, sd_t) = (np.float64(vp(s)), np.float64(vp(t)))
+gain = (a_t / a_s) * sd_s**2 / sd_t**2  # Cov(x_s, x_t) / Var(x_t), given x_0
+rows = ancestral.ddpm(vp).plan(np.array([t, s]))
+np.testing.assert_allclose(rows.x, gain, rtol=1e-5)
+np.testing.assert_allclose(rows.mean, a_s - gain * a_t, rtol=1e-5)
+np.testing.assert_allclose(rows.noise_var, sd_s**2 - gain * (a_t / a_s) * sd_s**2, rtol=1e-5)
+
+# %% [markdown]
+# ## [9181](https://kexue.fm/archives/9181) DDIM = DDPM from a higher standpoint
+#
+# Ask for the marginals alone and a family is left: any noise $\nu$ in the step will do, with
+# $x_s=\alpha_sx_0+\sqrt{\sigma_s^2-\nu^2}\,\varepsilon+\nu z$. $\eta=1$ is DDPM, $\eta=0$ DDIM, which is deterministic
+# and encodes.
+
+# %%
+# kexue 9181
+for eta in (0.0, 0.5, 1.0):
+    rows = ancestral.ddim(vp, eta).plan(np.array([t, s]))
+    np.testing.assert_allclose(rows.x * vp(t)[0] + rows.mean, vp(s)[0], rtol=1e-5)  # of x_0
+    np.testing.assert_allclose(rows.x**2 * vp(t)[1] ** 2 + rows.noise_var, vp(s)[1] ** 2, rtol=1e-5)  # of the noise
+assert ancestral.ddim(vp, 0.0).plan(np.array([t, s])).noise_var[0] == 0
+
+# %% [markdown]
+# ## [9209](https://kexue.fm/archives/9209) The general framework: SDE
+#
+# $dx=f\,dt+g\,dw$ has the marginals of the schedule, and the SDE $dx=[f-g^2\nabla\log p_t]\,dt+g\,dw$ runs them
+# backwards. A law belongs to an SDE where the residual of the Fokker-Planck equation is 0.
+
+# %%
+# kexue 9209
+forward = generator.forward(vp)
+backward = generator.time_reversal(forward, score, vp.t_max)
+missed = jax.jit(residuals.fokker_planck, static_argnums=(0, 1))
+assert abs(float(missed(log_p, forward, x, t))) < 1e-3
+reversed_p = lambda x, r: log_p(x, vp.t_max - r)
+assert abs(float(missed(reversed_p, backward, x, vp.t_max - t))) < 1e-3
+other = generator.forward(schedules.VP(beta_max=10.0))  # its noise is another one
+assert abs(float(missed(log_p, other, x, 0.2))) > 0.1
+
+# %% [markdown]
+# ## [9228](https://kexue.fm/archives/9228) The general framework: ODE
+#
+# The Fokker-Planck equation does not tell how the noise is split: every strength has the same marginals, and at
+# strength 0 the SDE is the ODE $dx=[f-\frac12g^2\nabla\log p_t]\,dt$, which moves densities by its divergence.
+
+# %%
+# kexue 9228
+velocity = generator.probability_flow(forward, score)
+assert abs(float(jax.jit(residuals.continuity, static_argnums=(0, 1))(log_p, velocity, x, t))) < 1e-3
+for churn in (0.0, 0.5, 2.0):
+    family = generator.time_reversal(forward, score, vp.t_max, churn)
+    assert abs(float(missed(reversed_p, family, x, vp.t_max - t))) < 1e-3
+
+# %% [markdown]
+# ## [9245](https://kexue.fm/archives/9245) The optimal variance (1)
+#
+# The best variance of $p(x_0\mid x_t)$, had by a law of total variance from the predicted means alone:
+# $\mathrm{Var}[x_0]-E\|\hat x_0-Ex_0\|^2/d$. For Gaussian data it is $v\sigma^2/(\alpha^2v+\sigma^2)$.
+
+# %%
+# kexue 9245
+from diffjax.denoisers import moments
+
+gaussian = analytic.gaussian_mixture([1.0], np.zeros((1, 64)), [v])
+examples = {"x": np.sqrt(v) * np.random.default_rng(0).normal(size=(512, 64)).astype(np.float32)}
+exact = lambda example: gaussian.denoiser(vp)
+found = moments.measure(exact, processes.Gaussian(vp), jax.random.key(0), examples, [s, t])
+best = np.array([v * float(vp(t)[1] ** 2 / V(t)) for t in (s, t)])
+# 512 x 64 squares: a relative standard error of sqrt(2 / 32768) = 0.008 in each mean, larger in what is subtracted
+np.testing.assert_allclose(found.spread, best, atol=6 * 0.008 * v)
+
+# %% [markdown]
+# ## [9246](https://kexue.fm/archives/9246) The optimal variance (2)
+#
+# With a mean that errs the best variance grows by the error: what the *model's* mean misses, measured on data, is right
+# whatever the model; the estimates from the noise or the spread of the means are not. A mean shrunk by a tenth:
+
+
+# %%
+# kexue 9246
+class Shrunk:
+    schedule = vp
+
+    def __call__(self, x, t):
+        return Posterior(0.9 * gaussian.denoiser(vp)(x, t).mean)
+
+
+wrong = moments.measure(lambda example: Shrunk(), processes.Gaussian(vp), jax.random.key(0), examples, [0.1])
+best = v * vp(0.1)[1] ** 2 / V(0.1)
+of_means = v - best  # the variance of the right means
+np.testing.assert_allclose(wrong.error[0], best + 0.1**2 * of_means, rtol=0.05)
+assert wrong.spread[0] > 1.1 * wrong.error[0]
+
+# %% [markdown]
+# ## [9257](https://kexue.fm/archives/9257) Generation under conditions
+#
+# Bayes once more, $\nabla\log p(x_t\mid y)=\nabla\log p(x_t)+\nabla\log p(y\mid x_t)$: a classifier turns the denoiser
+# of all data into that of a class. With the exact classifier it is the exact denoiser of the class.
+
+# %%
+# kexue 9257
+from diffjax.denoisers import guidance
+
+second = analytic.gaussian_mixture([1.0], [[1.5, 0.5]], [0.2])
+classifier = lambda x, t: jnp.log(0.7) + second.log_prob(x, *vp(t)) - log_p(x, t)  # log p(y | x_t)
+guided = guidance.tilted(mixture.denoiser(vp), classifier)
+np.testing.assert_allclose(guided(x, t).mean, second.denoiser(vp)(x, t).mean, atol=1e-4)
+
+# %% [markdown]
+# ## [9262](https://kexue.fm/archives/9262) A unified diffusion model: theory
+#
+# Any way to destroy will do: estimate $x_0$ by a *draw* from $p(x_0\mid x_t)$, then destroy again, less. Draws of
+# $p(x_0\mid x_t)$ over all $x_t$ are draws of the data.
+
+# %%
+# kexue 9262
+line = analytic.gaussian_mixture([1.0], [[0.0]], [v])
+x_t = jnp.sqrt(V(t)) * jax.random.normal(jax.random.key(1), (20_000, 1))
+keys = jax.random.split(jax.random.key(2), 20_000)
+estimate = lambda key, x: line.denoiser(vp, with_var=True)(x, t).sample(key)
+drawn = np.asarray(jax.jit(jax.vmap(estimate))(keys, x_t), float)
+assert abs(drawn.var() / v - 1) < 4 * np.sqrt(2 / 20_000)
+
+# %% [markdown]
+# ## [9271](https://kexue.fm/archives/9271) A unified diffusion model: applications
+#
+# Estimate and correct with DDIM's family of steps: with a drawn $x_0$ every member keeps the marginals exactly, for
+# steps of any length. For Gaussian data this is algebra on the coefficients.
+
+# %%
+# kexue 9271
+(slope,), (left,) = line.denoiser(vp, with_var=True)(jnp.array([1.0]), t)  # E[x_0 | x_t = 1], Var[x_0 | x_t]
+for eta in (0.0, 0.5, 1.0):
+    rows = ancestral.ddim(vp, eta).plan(np.array([t, s]))
+    variance = (rows.x + rows.mean * slope) ** 2 * V(t) + rows.mean**2 * left + rows.noise_var
+    np.testing.assert_allclose(variance, V(s), rtol=1e-4)
+
+# %% [markdown]
+# ## [9280](https://kexue.fm/archives/9280) The diffusion ODE head-on
+#
+# Without an SDE: $v=-\dot\sigma\sigma\nabla\log p_t$ makes the equation of continuity the heat equation, which smooths
+# with a Gaussian. Scaling brings $\alpha$ back.
+
+# %%
+# kexue 9280
+from diffjax.theory import heat
+
+level = lambda t: t
+smoothed = lambda x, t: mixture.log_prob(x, 1.0, t)
+field = heat.flow(lambda x, t: mixture.score(x, 1.0, t), level)
+both = jax.jit(lambda x, t: (heat.residual(smoothed, level, x, t), residuals.continuity(smoothed, field, x, t)))
+np.testing.assert_allclose(both(x, t), 0.0, atol=1e-3)
+
+# %% [markdown]
+# ## [9305](https://kexue.fm/archives/9305) From gravitation to diffusion models
+#
+# Data as masses in one more dimension $z$: field lines of $\sum_i(x_i-x)/r_i^{d+1}$ lead from far away to the data,
+# $dx/dz=E_x/E_z$.
+
+# %%
+# kexue 9305
+from diffjax.losses.poisson import batch_field
+from diffjax.theory import green
+
+points, z = np.array([[1.0, 0.0], [-1.0, 0.5], [0.0, -1.0]]), 0.7
+gaps = np.concatenate([points - np.asarray(x), np.full((3, 1), -z)], 1)
+pull = (gaps / np.linalg.norm(gaps, axis=1, keepdims=True) ** 3).sum(0)
+mine = batch_field(x, z, jnp.asarray(points, jnp.float32), gamma=0.0)
+np.testing.assert_allclose(mine.x / mine.z, pull[:2] / pull[2], rtol=1e-4)
+law = constructions.marginal(green.SpaceTimeIsotropic(), points)
+np.testing.assert_allclose(law.velocity(x, z), pull[:2] / pull[2], rtol=1e-4)
+
+# %% [markdown]
+# ## [9370](https://kexue.fm/archives/9370) How to construct ODEs (1): Green functions
+#
+# Say for one point a law $p_t(x\mid x_0)$ and a velocity that fit, $\partial_tp+\nabla\!\cdot(pf)=0$; data mixes them.
+# Many laws do: that of a charge, Gaussians, any law of the distance.
+
+# %%
+# kexue 9370
+origin = jnp.zeros(2)
+for one in (green.SpaceTimeIsotropic(), green.SpaceIsotropic(lambda t: t), green.tanh(), green.exponential()):
+    mixed = constructions.marginal(one, points)
+    of_one = jax.jit(lambda x, t: constructions.residual(one, x, origin, t))
+    of_all = jax.jit(lambda x, t: residuals.continuity(mixed.log_prob, mixed.velocity, x, t))
+    assert abs(float(of_one(x, t))) < 1e-3
+    assert abs(float(of_all(x, t))) < 1e-3
+
+# %% [markdown]
+# ## [9379](https://kexue.fm/archives/9379) How to construct ODEs (2): characteristics
+#
+# Or say trajectories from $x_0$ to $x_T$, with any prior at their end. His example: data 0.5 twice, 1.2 and 1.7, the
+# prior uniform on $[0,2]$. Half of the starts have to end at 0.5.
+
+# %%
+# kexue 9379
+from diffjax.theory import characteristics
+
+even = characteristics.uniform(0.0, 2.0)
+model = constructions.marginal(even, [[0.5], [0.5], [1.2], [1.7]]).denoiser(schedules.EDM(1.0))
+walk = samplers.sampling_fn(ancestral.ddim(model.schedule), grids.karras(schedules.EDM(1.0), 400))
+starts = jnp.asarray((np.arange(1000) + 0.5) / 500, jnp.float32)[:, None]
+ends = np.asarray(jax.jit(jax.vmap(lambda x: walk(model, jax.random.key(0), x)))(starts))
+nearest = np.abs(ends - np.array([[0.5, 1.2, 1.7]])).argmin(1)
+np.testing.assert_allclose(np.bincount(nearest) / 1000, [0.5, 0.25, 0.25], atol=0.01)
+
+# %% [markdown]
+# ## [9461](https://kexue.fm/archives/9461) Test functions
+#
+# The equations of continuity and of Fokker-Planck come out of test functions: $\frac{d}{dt}E\phi(x_t)=E[L\phi]$ for all
+# $\phi$, and by parts $\int(L\phi)\,p\,dx=\int\phi\,(L^*p)\,dx$. By quadrature, for $\phi=\sin$:
+
+# %%
+# kexue 9461
+p = lambda x: jnp.exp(-jnp.sum((x - 0.3) ** 2) / 2) / jnp.sqrt(2 * jnp.pi)
+phi = lambda x: jnp.sin(x[0])
+over = jnp.linspace(-9, 9, 2001)[:, None]
+of_phi = jax.jit(jax.vmap(lambda x: generator.generator(forward, phi, x, t) * p(x)))(over)
+of_p = jax.jit(jax.vmap(lambda x: phi(x) * generator.adjoint(forward, p, x, t)))(over)
+np.testing.assert_allclose(of_phi.sum() * 0.009, of_p.sum() * 0.009, rtol=1e-3)
+assert abs(float(of_phi.sum() * 0.009)) > 0.1
+
+# %% [markdown]
+# ## [9467](https://kexue.fm/archives/9467) Wasserstein distance $\le$ score matching
+#
+# What a model's field misses, weighted by how fast its flow stretches, bounds $W_2$ of what it draws. With Gaussians
+# both sides are known: data $N(0,v)$, a model that takes it for $N(0.2,1.2v)$.
+
+# %%
+# kexue 9467
+from diffjax.theory import wasserstein_bound
+
+truth = generator.probability_flow(forward, lambda x, t: -x / V(t))
+taken = lambda t: vp(t)[0] ** 2 * 1.2 * v + vp(t)[1] ** 2
+model = generator.probability_flow(forward, lambda x, t: -(x - 0.2 * vp(t)[0]) / taken(t))
+rule = wasserstein_bound.gauss_legendre(1.0, 16, t_min=1e-3)
+w2 = lambda t: float(np.hypot(0.2 * vp(t)[0], np.sqrt(taken(t)) - np.sqrt(V(t))))
+xs = jax.vmap(lambda t: wasserstein_bound.cubature(jnp.zeros(1), V(t) * jnp.eye(1)))(jnp.asarray(rule.ts, jnp.float32))
+prior = w2(1.0)
+bound = jax.jit(lambda xs: wasserstein_bound.bound(truth, model, xs, rule, prior).total)(xs)
+print(f"W2 {w2(1e-3):.4f} <= {float(bound):.4f}")
+assert w2(1e-3) <= float(bound) < 1.5 * w2(1e-3)
+
+# %% [markdown]
+# ## [9497](https://kexue.fm/archives/9497) How to construct ODEs (3): ReFlow
+#
+# Choose a path from $x_0$ to $z$, regress a velocity on its tangent. On straight lines with independent ends the flow
+# is bent: for $N(0,v)$ its straightness is $\int\mathrm{Var}[z-x_0\mid x_t]\,dt=\frac\pi2\sqrt v$. Pairs of a flow make
+# the next one straight.
+
+# %%
+# kexue 9497
+from diffjax.theory.straightness import straightness
+
+total = lambda t: (1 - t) ** 2 * v + t**2
+bent = lambda x, t: (t - (1 - t) * v) / total(t) * x  # E[z - x_0 | x_t = x]
+x0, z = (jax.random.normal(jax.random.key(i), (4000, 1)) for i in (3, 4))
+found = float(straightness(bent, np.sqrt(v) * x0, z))
+np.testing.assert_allclose(found, np.pi / 2 * np.sqrt(v), rtol=0.06)
+straight = lambda x, t: (1 - np.sqrt(v)) / ((1 - t) * np.sqrt(v) + t) * x  # the flow of the pairs (sqrt(v) z, z)
+assert float(straightness(straight, np.sqrt(v) * z, z)) < 1e-8
+
+# %% [markdown]
+# ## [9509](https://kexue.fm/archives/9509) Score matching = conditional score matching
+#
+# The score that is sought is not known, that of $p(x_t\mid x_0)$ is, $-z/\sigma$; in the mean the two losses differ by
+# a constant that no score changes, $\frac{\alpha^2}{2\sigma^4}E\,\mathrm{Var}[x_0\mid x_t]$. For any wrong score, by
+# quadrature over $z$:
+
+# %%
+# kexue 9509
+from diffjax.losses import score_matching
+
+two = analytic.gaussian_mixture([0.5, 0.5], [[-1.0], [1.0]], [0.0, 0.0])
+nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+zs, weights = jnp.asarray(nodes, jnp.float32)[:, None], weights / weights.sum()
+wrong = lambda x: -jnp.sin(x)
+at = lambda z: vp(t)[0] * jnp.ones(1) + vp(t)[1] * z  # x_0 = 1; the other half is its mirror image
+each = lambda one: jax.jit(jax.vmap(one))(zs)
+known = each(lambda z: score_matching.denoising(wrong, processes.Gaussian(vp), jnp.ones(1), z, t))
+sought = each(lambda z: score_matching.explicit(wrong, lambda x: two.score(x, *vp(t)), at(z)))
+gap = each(lambda z: score_matching.gap(two.denoiser(vp, with_var=True)(at(z), t), vp, t))
+np.testing.assert_allclose(weights @ (known - sought), weights @ gap, rtol=1e-3)
+
+# %% [markdown]
+# ## [9662](https://kexue.fm/archives/9662) GANs as diffusion ODEs
+#
+# With $d=\log p/q$, points that move by $\nabla h(d)$ carry $q$ to $p$ for every increasing $h$:
+# $\frac{d}{d\tau}\mathrm{KL}(q\,\|\,p)=-E_q[h'(d)\|\nabla d\|^2]$. Here $q=N(1,1)$ and $p=N(0,1)$, so that
+# $d=\frac12-x$; for $h=d$ the mean falls at rate 1, and KL $=m^2/2$.
+
+# %%
+# kexue 9662
+from scipy.stats import norm
+
+from diffjax.methods import generators
+
+q = 1 + norm.ppf((np.arange(2000) + 0.5) / 2000)
+ratio = lambda x: 0.5 - x
+for name, h in generators.H.items():
+    moves = np.asarray(jax.vmap(jax.grad(lambda x: h(ratio(x))))(jnp.asarray(q, jnp.float32)), float)
+    moved = q + 0.01 * moves
+    fitted = (moved.mean() ** 2 + moved.var() - 1 - np.log(moved.var())) / 2
+    assert np.all(moves < 0), name
+    assert fitted < 0.5 - 0.001, (name, fitted)
+    if name == "kl":
+        np.testing.assert_allclose((0.5 - fitted) / 0.01, 1.0, atol=0.02)
+
+# %% [markdown]
+# ## [10958](https://kexue.fm/archives/10958) From instantaneous to mean velocity
+#
+# The mean velocity $u$ from $t$ to $r$ takes noise to data in one evaluation; it satisfies $u=v-(t-r)\frac{du}{dt}$,
+# which is what MeanFlow regresses. For $N(0,v)$ on straight lines the flow is a scaling, and $u$ known:
+
+# %%
+# kexue 10958
+from diffjax.methods.flow_map import residual
+
+scale = lambda t: jnp.sqrt((1 - t) ** 2 * v + t**2)
+u = lambda x, t, r: x * (1 - scale(r) / scale(t)) / (t - r)
+now, then = jnp.float32(0.8), jnp.float32(0.2)
+instant = x * jax.grad(scale)(now) / scale(now)
+to_then = lambda x, t: u(x, t, then)
+np.testing.assert_allclose(residual(to_then, x, now, then, instant), 0.0, atol=1e-5)
+np.testing.assert_allclose(x - (now - then) * u(x, now, then), x * scale(then) / scale(now), rtol=1e-5)
