@@ -1,7 +1,9 @@
 """Pictures where a notebook's reader looks: below the cell. IPython is used where it runs, and is no dependency."""
 
+import io
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def is_notebook() -> bool:
@@ -18,10 +20,18 @@ def shown(path: str | Path) -> list:
 
 
 def show(path: str | Path) -> bool:
-    """Shows a PNG file in a notebook; tells whether it did: not elsewhere, nor a file that is not there."""
-    if not is_notebook() or not Path(path).is_file():
+    """Shows a PNG file in a notebook; tells whether it did.
+
+    Not elsewhere, nor a file that is not there, nor where what is printed goes to a file, as in a sweep.
+    """
+    if not is_notebook() or not Path(path).is_file() or _goes_to_a_file(sys.stdout):
         return False
     from IPython.display import Image, display  # type: ignore[import-not-found]
 
     display(Image(filename=str(path)))
     return True
+
+
+def _goes_to_a_file(stream: Any) -> bool:
+    name = getattr(stream, "name", None)
+    return isinstance(stream, io.TextIOWrapper) and isinstance(name, str) and Path(name).is_file()

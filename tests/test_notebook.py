@@ -1,5 +1,6 @@
 """Pictures below a cell: in a notebook's kernel, by a stand-in for IPython, and nowhere else."""
 
+import contextlib
 import sys
 import types
 
@@ -52,6 +53,16 @@ def test_a_file_that_is_not_there_is_not_shown(shown, tmp_path):
     seen = shown(ZMQInteractiveShell())
     assert not notebook.show(tmp_path / "a.png")
     assert seen == []
+
+
+def test_nothing_is_shown_where_what_is_printed_goes_to_a_file(shown, tmp_path):
+    """A sweep's trainings, whose output is in their logs, do not fill the cell with pictures."""
+    seen, path = shown(ZMQInteractiveShell()), tmp_path / "a.png"
+    path.write_bytes(b"any")
+    with (tmp_path / "log.txt").open("w") as log, contextlib.redirect_stdout(log):
+        assert not notebook.show(path)
+    assert seen == []
+    assert notebook.show(path)
 
 
 def test_ipython_is_never_imported_to_find_out(monkeypatch):
