@@ -96,7 +96,7 @@ sweep = diffjax.Sweep(
 ).run()
 
 # %% [markdown]
-# **What to see.** Samples of 64 seeds at the end of each training: nearer to the two moons with the larger rate.
+# Each training is an ordinary workdir, `rates/train/ID`, with its log and its pictures: `samples/step_*.png` there.
 
 # %% [markdown]
 # ## Its table

@@ -91,7 +91,7 @@ sweep = diffjax.Sweep(
 ).run()
 
 # %% [markdown]
-# **看点。** 每次训练结束时 64 个种子的样本：学习率大的离两个月牙更近。
+# 每次训练都是一个普通的工作目录 `rates/train/ID`，日志和图都在里面：见其中的 `samples/step_*.png`。
 
 # %% [markdown]
 # ## 表格
