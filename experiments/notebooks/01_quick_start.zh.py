@@ -113,7 +113,7 @@ print({name: round(value, 2) for name, value in found.items()})
 # %% [markdown]
 # ## 应当成立的结论
 #
-# 样本离留出数据只有几倍下限，比高斯近得多；数字的样本要通过检验。
+# 样本离留出数据只有几倍下限，比高斯近得多；数字的样本要通过门限。
 
 # %%
 assert distance["samples"] < 0.4 * distance["Gaussian"], distance

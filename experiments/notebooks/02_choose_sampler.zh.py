@@ -1,7 +1,7 @@
 # %% [markdown]
-# # 2. 选择采样器：误差、Frechet 距离与计算次数
+# # 2. 选择采样器：误差、Frechet 距离与求值次数
 #
-# 采样器花的是网络的计算次数。去噪器已知时，这些次数换来了什么可以精确地量出来：对高斯混合，$E[x_0\mid x_t]$ 有解析式。这里的混合是由真实数字拟合的，所以数值说的是 64 维，也看得到图。
+# 采样器花的是网络的求值次数。去噪器已知时，这些次数换来了什么可以精确地量出来：对高斯混合，$E[x_0\mid x_t]$ 有解析式。这里的混合是由真实数字拟合的，所以数值说的是 64 维，也看得到图。
 
 # %%
 import importlib
@@ -149,7 +149,7 @@ plt.show()
 # python -m diffjax.main --mode=eval --workdir=runs/... --sampler=dpmpp_2m --nfe=10
 # ```
 #
-# 或者一次量许多个，见[8，成批实验](08_sweep.zh.ipynb)。下一格检验上面两个阶数，以及二阶方法算十次时分布最准。
+# 或者一次量许多个，见[8，成批实验](08_sweep.zh.ipynb)。下一格检验上面两个阶数，以及二阶方法求值十次时分布最准。
 
 # %%
 missed = {name: {n: value for n, (_, value) in zip(steps, found)} for name, found in errors.items()}

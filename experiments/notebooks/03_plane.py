@@ -43,8 +43,8 @@ nearest = lambda x: np.linalg.norm(np.asarray(x)[:, None] - MEANS[None], axis=2)
 # %% [markdown]
 # ## Schedules
 #
-# A schedule is $t\mapsto(\alpha_t,\sigma_t)$. What the posterior of $x_0$ sees of it is one number, the signal-to-noise
-# ratio, $\lambda=\log\alpha^2/\sigma^2$: two schedules with an equal $\lambda$ differ by a scaling of $x_t$.
+# A schedule is $t\mapsto(\alpha_t,\sigma_t)$. What the posterior of $x_0$ sees of it is one number, the logarithm of the
+# signal-to-noise ratio, $\lambda=\log(\alpha^2/\sigma^2)$: two schedules with an equal $\lambda$ differ by a scaling of $x_t$.
 
 # %%
 shown = {"VP": schedules.VP(), "cosine": schedules.Cosine(), "rectified": schedules.Rectified()}
@@ -68,8 +68,8 @@ plt.show()
 # %% [markdown]
 # ## The score, and what it points at
 #
-# Tweedie's formula: $\sigma_t^2\,\nabla\log p_t(x)=\alpha_tE[x_0\mid x_t=x]-x$. Far from data the score points at the
-# mean of all of it; near data at the nearest mode.
+# Tweedie's formula: $\sigma_t^2\,\nabla\log p_t(x)=\alpha_tE[x_0\mid x_t=x]-x$. Where noise is
+# high, the score points at the (scaled) mean of all data, wherever $x$ is; where it is low, at the nearest mode.
 
 # %%
 schedule = schedules.VP()

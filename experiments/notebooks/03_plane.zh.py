@@ -41,7 +41,7 @@ nearest = lambda x: np.linalg.norm(np.asarray(x)[:, None] - MEANS[None], axis=2)
 # %% [markdown]
 # ## 噪声调度
 #
-# 噪声调度就是 $t\mapsto(\alpha_t,\sigma_t)$。$x_0$ 的后验只看到其中一个数，即信噪比 $\lambda=\log\alpha^2/\sigma^2$：$\lambda$ 相同的两个噪声调度只差 $x_t$ 的一个缩放。
+# 噪声调度就是 $t\mapsto(\alpha_t,\sigma_t)$。$x_0$ 的后验只看到其中一个数，即信噪比的对数 $\lambda=\log(\alpha^2/\sigma^2)$：$\lambda$ 相同的两个噪声调度只差 $x_t$ 的一个缩放。
 
 # %%
 shown = {"VP": schedules.VP(), "cosine": schedules.Cosine(), "rectified": schedules.Rectified()}
@@ -63,7 +63,7 @@ plt.show()
 # %% [markdown]
 # ## 得分指向哪里
 #
-# Tweedie 公式：$\sigma_t^2\,\nabla\log p_t(x)=\alpha_tE[x_0\mid x_t=x]-x$。离数据远时，得分指向全体数据的均值；离得近时，指向最近的峰。
+# Tweedie 公式：$\sigma_t^2\,\nabla\log p_t(x)=\alpha_tE[x_0\mid x_t=x]-x$。噪声大时，不论 $x$ 在哪里，得分都指向（缩放后的）全体数据的均值；噪声小时，指向最近的峰。
 
 # %%
 schedule = schedules.VP()

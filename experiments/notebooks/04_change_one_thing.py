@@ -89,8 +89,8 @@ assert of_mine < 2 * floor
 # ## A sampler
 #
 # A sampler that uses $x$, evaluations and noise linearly is written as in its paper, on a `table.Walk`. This one
-# predicts with DDIM and takes the step again with the mean of the last two data predictions, extrapolated: second order
-# from one evaluation a step,
+# extrapolates the last two data predictions and takes one step of DDIM with what comes out: second order from one
+# evaluation a step,
 # $$m=\hat x_0(t_i)+\tfrac{h_i}{2h_{i-1}}\bigl(\hat x_0(t_i)-\hat x_0(t_{i-1})\bigr),\ h_i=\lambda_{i+1}-\lambda_i.$$
 
 
@@ -157,8 +157,11 @@ np.testing.assert_allclose(jax.vmap(lambda t: my_weight(vp, denoisers.V(), t))(t
 # %% [markdown]
 # ## A network
 #
-# A module of nnx, linen or equinox, or a pure function, that sees one example $x$, its log-SNR $c$ and what is given of
-# it. `vmap` is not yours to write. It trains here with my schedule and my weight.
+# It sees one example $x$, its log-SNR $c$ and what is given of it; `vmap` is not yours to write. `models.of` calls a
+# module of nnx or equinox as `(x, c, given)`, with `given` a dictionary. A linen module has an attribute
+# `reads = {"label": "label"}` and takes `(x, c, label)`: without `reads` it is given $x$ and $c$ alone. A function has
+# its parameters first, `(params, x, c, given)`, and goes through `models.from_function(function, params)`. The network
+# trains here with my schedule, weight and sampler.
 
 
 # %%
@@ -185,7 +188,7 @@ number = 800 if FAST else 3000
 run = runs.Trainer(method, data.arrays(x, label=label), optimizer=optax.adam(3e-3), log_every=number).train(number)
 
 # %% [markdown]
-# Samples of class 3 have to be around the third centre, and as wide as the data.
+# Samples of class 3 have to be around the centre of index 3, the fourth, and as wide as the data.
 
 # %%
 three = run.draw(256, label=3, nfe=20)

@@ -85,7 +85,7 @@ assert of_mine < 2 * floor
 # %% [markdown]
 # ## 采样器
 #
-# 只要采样器对 $x$、模型输出和噪声是线性的，就可以照论文的样子写在 `table.Walk` 上。下面这个先用最近两次对 $x_0$ 的预测做外推，再走 DDIM 的一步：每步只算一次，却是二阶的，
+# 只要采样器对 $x$、模型输出和噪声是线性的，就可以照论文的样子写在 `table.Walk` 上。下面这个先用最近两次对 $x_0$ 的预测做外推，再走 DDIM 的一步：每步只求值一次，却是二阶的，
 # $$m=\hat x_0(t_i)+\tfrac{h_i}{2h_{i-1}}\bigl(\hat x_0(t_i)-\hat x_0(t_{i-1})\bigr),\quad h_i=\lambda_{i+1}-\lambda_i.$$
 
 
@@ -127,7 +127,7 @@ axes.legend(frameon=False, fontsize=8)
 plt.show()
 
 # %% [markdown]
-# **看点。** 我的采样器下降得比 DDIM 陡一倍。虚线的 DPM-Solver++(2M) 与它重合：这几行正是它发表时的名字。
+# **看点。** 我的采样器下降得比 DDIM 陡一倍，并且处处低于它。虚线的 DPM-Solver++(2M) 与它重合：这几行正是它发表时的名字。
 
 # %% [markdown]
 # ## 损失的权重
@@ -149,7 +149,7 @@ np.testing.assert_allclose(jax.vmap(lambda t: my_weight(vp, denoisers.V(), t))(t
 # %% [markdown]
 # ## 网络
 #
-# 可以是 nnx、linen 或 equinox 的模块，也可以是纯函数；它看到一个样本 $x$、信噪比的对数 $c$，以及已知的条件。`vmap` 不用自己写。这里用上了我的噪声调度、权重和采样器来训练。
+# 网络看到一个样本 $x$、信噪比的对数 $c$，以及已知的条件 `given`；`vmap` 不用自己写。nnx 和 equinox 的模块由 `models.of` 按 `(x, c, given)` 调用，`given` 是字典。linen 的模块要有属性 `reads = {"label": "label"}`，并写成 `(x, c, label)`：没有 `reads` 就只得到 $x$ 和 $c$。函数把参数放在最前，`(params, x, c, given)`，用 `models.from_function(函数, params)` 包起来。这里用我的噪声调度、权重和采样器来训练。
 
 
 # %%
@@ -176,7 +176,7 @@ number = 800 if FAST else 3000
 run = runs.Trainer(method, data.arrays(x, label=label), optimizer=optax.adam(3e-3), log_every=number).train(number)
 
 # %% [markdown]
-# 第 3 类的样本应当围着第三个中心，宽度与数据相同。
+# 第 3 类的样本应当围着下标为 3 的中心，即第四个，宽度与数据相同。
 
 # %%
 three = run.draw(256, label=3, nfe=20)

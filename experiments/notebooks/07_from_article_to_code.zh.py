@@ -403,7 +403,7 @@ for name, h in generators.H.items():
 # %% [markdown]
 # ## [10958](https://kexue.fm/archives/10958) 生成扩散模型漫谈（三十）：从瞬时速度到平均速度
 #
-# 从 $t$ 到 $r$ 的平均速度 $u$ 只算一次就把噪声变成数据；它满足 $u=v-(t-r)\frac{du}{dt}$，MeanFlow 回归的就是它。数据为 $N(0,v)$、路径为直线时，流只是缩放，$u$ 已知：
+# 从 $t$ 到 $r$ 的平均速度 $u$ 只求值一次就把噪声变成数据；它满足 $u=v-(t-r)\frac{du}{dt}$，MeanFlow 回归的就是它。数据为 $N(0,v)$、路径为直线时，流只是缩放，$u$ 已知：
 
 # %%
 # kexue 10958
