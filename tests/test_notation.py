@@ -39,6 +39,7 @@ edm_s = 1 / np.sqrt(np.exp(0.5 * 19.9 * t**2 + 0.1 * t))  # Karras et al. 2022, 
 edm_sigma = np.sqrt(np.exp(0.5 * 19.9 * t**2 + 0.1 * t) - 1)
 gamma = -13.3 + (5 + 13.3) * t  # Kingma et al. 2021, appendix H
 lam = np.log(np.exp(-integral / 2) / np.sqrt(1 - np.exp(-integral)))  # Lu et al. 2022: log(alpha / sigma)
+clock = 1 - t  # Liu et al. 2023, eq. 1: X_t = t X_1 + (1 - t) X_0, noise X_0 at 0 and data X_1 at 1; t here is ours
 
 SCHEDULES = {
     "the series": (schedules.Tabulated.kexue(), STEPS / T),
@@ -70,10 +71,10 @@ CELLS = {  # (row, column): the cell's text, and the value of what it names
     ("noise", "EDM"): (r"$s(t)\,\sigma(t)$", edm_s * edm_sigma),
     ("level", "EDM"): (r"$\sigma(t)$", edm_sigma),
     ("log-SNR", "EDM"): (r"$-2\log\sigma(t)$", -2 * np.log(edm_sigma)),
-    ("signal", "rectified flow"): ("$1-t$", 1 - t),
-    ("noise", "rectified flow"): ("$t$", t),
-    ("level", "rectified flow"): ("$t/(1-t)$", t / (1 - t)),
-    ("log-SNR", "rectified flow"): (r"$2\log((1-t)/t)$", 2 * np.log((1 - t) / t)),
+    ("signal", "rectified flow"): ("$t$", clock),
+    ("noise", "rectified flow"): ("$1-t$", 1 - clock),
+    ("level", "rectified flow"): ("$(1-t)/t$", (1 - clock) / clock),
+    ("log-SNR", "rectified flow"): (r"$2\log(t/(1-t))$", 2 * np.log(clock / (1 - clock))),
     ("signal", "VDM"): (r"$\alpha_t$", np.sqrt(1 / (1 + np.exp(gamma)))),
     ("noise", "VDM"): (r"$\sigma_t$", np.sqrt(1 / (1 + np.exp(-gamma)))),
     ("level", "VDM"): (r"$e^{\gamma(t)/2}$", np.exp(gamma / 2)),
@@ -117,6 +118,16 @@ def test_a_name_of_the_table_is_what_the_code_computes(row, column):
     schedule, ts = SCHEDULES[column] if (row, column) in CELLS else (schedules.VP(), t)
     rtol = 1e-9 if (row, column) in CELLS else 1e-7
     np.testing.assert_allclose(ours(row, schedule, ts), value, rtol=rtol, atol=1e-9)
+
+
+def test_the_velocity_of_rectified_flow_is_minus_ours():
+    """d X_t / dt = X_1 - X_0 on the paper's clock, with X_1 = x_0 and X_0 = z; d x_t / dt on ours."""
+    row = next(row for row in tables(PAGES["en"])[1] if row[0] == "velocity")
+    assert (row[1], row[-1]) == (r"$\alpha' x_0 + \sigma' z$", "$X_1 - X_0$")
+    with host.enable_x64(True):
+        _, (alpha, sigma) = jax.jvp(schedules.Rectified(), (0.3,), (1.0,))
+    data, noise = 2.0, -0.7
+    assert float(alpha * data + sigma * noise) == pytest.approx(-(data - noise), rel=1e-12)
 
 
 def test_no_cell_with_a_formula_is_left_out():

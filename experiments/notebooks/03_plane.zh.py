@@ -41,7 +41,7 @@ nearest = lambda x: np.linalg.norm(np.asarray(x)[:, None] - MEANS[None], axis=2)
 # %% [markdown]
 # ## 噪声调度
 #
-# 噪声调度就是 $t\mapsto(\alpha_t,\sigma_t)$。$x_0$ 的后验只看到其中一个数，即信噪比的对数 $\lambda=\log(\alpha^2/\sigma^2)$：$\lambda$ 相同的两个噪声调度只差 $x_t$ 的一个缩放。
+# 噪声调度就是 $t\mapsto(\alpha_t,\sigma_t)$。$x_0$ 的后验只看到其中一个数，即对数信噪比 $\lambda=\log(\alpha^2/\sigma^2)$：$\lambda$ 相同的两个噪声调度只差 $x_t$ 的一个缩放。
 
 # %%
 shown = {"VP": schedules.VP(), "cosine": schedules.Cosine(), "rectified": schedules.Rectified()}

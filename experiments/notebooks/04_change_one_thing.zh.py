@@ -43,7 +43,7 @@ ring = analytic.gaussian_mixture(np.ones(8), np.stack([np.cos(turn), np.sin(turn
 # %% [markdown]
 # ## 噪声调度
 #
-# 噪声调度是一个类，有 `t_max` 和 `t -> (alpha, sigma)`；`pytree` 让其中的数成为叶子，换一个 `power` 不必重新编译。`inverse` 由信噪比的对数求时间，时间网格和多步采样器要用它。这里 $\alpha=\cos(\tfrac\pi2 t^p)$，$\sigma=\sin(\tfrac\pi2 t^p)$。
+# 噪声调度是一个类，有 `t_max` 和 `t -> (alpha, sigma)`；`pytree` 让其中的数成为叶子，换一个 `power` 不必重新编译。`inverse` 由对数信噪比求出时间，时间网格和多步采样器要用它。这里 $\alpha=\cos(\tfrac\pi2 t^p)$，$\sigma=\sin(\tfrac\pi2 t^p)$。
 
 
 # %%
@@ -149,7 +149,7 @@ np.testing.assert_allclose(jax.vmap(lambda t: my_weight(vp, denoisers.V(), t))(t
 # %% [markdown]
 # ## 网络
 #
-# 网络看到一个样本 $x$、信噪比的对数 $c$，以及已知的条件 `given`；`vmap` 不用自己写。nnx 和 equinox 的模块由 `models.of` 按 `(x, c, given)` 调用，`given` 是字典。linen 的模块要有属性 `reads = {"label": "label"}`，并写成 `(x, c, label)`：没有 `reads` 就只得到 $x$ 和 $c$。函数把参数放在最前，`(params, x, c, given)`，用 `models.from_function(函数, params)` 包起来。这里用我的噪声调度、权重和采样器来训练。
+# 网络看到一个样本 $x$、对数信噪比 $c$，以及已知的条件 `given`；`vmap` 不用自己写。nnx 和 equinox 的模块由 `models.of` 按 `(x, c, given)` 调用，`given` 是字典。linen 的模块要有属性 `reads = {"label": "label"}`，并写成 `(x, c, label)`：没有 `reads` 就只得到 $x$ 和 $c$。函数把参数放在最前，`(params, x, c, given)`，用 `models.from_function(函数, params)` 包起来。这里用我的噪声调度、权重和采样器来训练。
 
 
 # %%
