@@ -126,8 +126,9 @@ def test_the_velocity_of_rectified_flow_is_minus_ours():
     assert (row[1], row[-1]) == (r"$\alpha' x_0 + \sigma' z$", "$X_1 - X_0$")
     with host.enable_x64(True):
         _, (alpha, sigma) = jax.jvp(schedules.Rectified(), (0.3,), (1.0,))
-    data, noise = 2.0, -0.7
-    assert float(alpha * data + sigma * noise) == pytest.approx(-(data - noise), rel=1e-12)
+        alpha, sigma = float(alpha), float(sigma)
+    x1, x0 = 2.0, -0.7  # the paper's data and noise
+    assert alpha * x1 + sigma * x0 == pytest.approx(-(x1 - x0), rel=1e-12)
 
 
 def test_no_cell_with_a_formula_is_left_out():
