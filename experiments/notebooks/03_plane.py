@@ -43,8 +43,9 @@ nearest = lambda x: np.linalg.norm(np.asarray(x)[:, None] - MEANS[None], axis=2)
 # %% [markdown]
 # ## Schedules
 #
-# A schedule is $t\mapsto(\alpha_t,\sigma_t)$. What the posterior of $x_0$ sees of it is one number, the logarithm of the
-# signal-to-noise ratio, $\lambda=\log(\alpha^2/\sigma^2)$: two schedules with an equal $\lambda$ differ by a scaling of $x_t$.
+# A schedule is $t\mapsto(\alpha_t,\sigma_t)$. What the posterior of $x_0$ sees of it is one number, the logarithm of
+# the signal-to-noise ratio, $\lambda=\log(\alpha^2/\sigma^2)$: two schedules with an equal $\lambda$ differ by a
+# scaling of $x_t$.
 
 # %%
 shown = {"VP": schedules.VP(), "cosine": schedules.Cosine(), "rectified": schedules.Rectified()}
