@@ -9,9 +9,10 @@ WORDS: dict[str, dict[str, Any]] = {
 The articles of Su Jianlin's series 生成扩散模型漫谈 by number, then some of their neighbours on kexue.fm by number:
 what their equations say in our words, the file (and the symbol in it) that computes them, a command that runs that
 file, and what was measured. `python docs/tools/series.py 9228` prints one article with its exact lines, with
-`--lang=zh` in Chinese. [Notebook 7](../experiments/notebooks/07_from_article_to_code.ipynb) has for each article a cell that runs and
-ends with an assertion. The symbols are those of [notation.md](notation.md): his $\bar\alpha_t$ is our alpha, his
-$\bar\beta_t$ our sigma. This page is made by `python docs/tools/series.py --write` from tags in docstrings.""",
+`--lang=zh` in Chinese. [Notebook 7](../experiments/notebooks/07_from_article_to_code.ipynb) has for each article a
+cell that runs and ends with an assertion. The symbols are those of [notation.md](notation.md): his $\bar\alpha_t$ is
+our alpha, his $\bar\beta_t$ our sigma. This page is made by `python docs/tools/series.py --write` from tags in
+docstrings.""",
         "head": "equation | what it says | file (symbol) | command | measured",
         "later": "Not yet",
         "note": "Articles without a line of code, and the family that they would belong to.",
