@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "docs" / "tools"))
-import series  # noqa: E402
+import series
 
 CARD = """---
 title: Walk
