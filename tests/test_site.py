@@ -159,6 +159,25 @@ def test_a_card_leads_to_the_lines_that_carry_its_equations(site):
     assert "[`diffjax/host.py:3`](../diffjax/host.py#L3)" in with_lines("$$\nx \\tag{a.1}\n$$\n", DOCS, carried)
 
 
+@pytest.mark.parametrize("path", ["series.html", "zh/series.html"])
+def test_the_index_of_the_series_leads_to_lines(site, path):
+    """Here it has the exact lines, which name the article; headings of a card have anchors in their own script."""
+    rows = (site / path).read_text().split("<h2 ")[1:]
+    where = re.compile(r'href="[./]*repo/(\S+)\.html#__codelineno-0-(\d+)"><code>(\S+):(\d+)</code>')
+    found = [
+        (article, *at)
+        for part in rows
+        for article in re.findall(r"archives/(\d+)", part)[:1]
+        for at in where.findall(part)
+    ]
+    assert len(found) > 100
+    for article, linked, anchor, name, line in found:
+        assert (linked, anchor) == (name, line)
+        assert article in (ROOT / name).read_text().splitlines()[int(line) - 1]
+    heading = "命令" if path.startswith("zh") else "command"
+    assert f'href="cards/ito.html#{heading}"' in (site / path).read_text()
+
+
 def test_what_the_converter_does_not_know_stops_the_build():
     mathematics = tool("mathematics")
     with pytest.raises(ValueError, match=r"has \\frobnicate, which latex2mathml does not know"):

@@ -11,7 +11,7 @@ of eps, v or scores is this one, for each is affine in the mean at a given x_t.
 With a potential, log p(y | x_t) of a classifier (Dhariwal & Nichol 2021, algorithm 2) or a similarity (Liu et al.
 2021):
 
-    score + w grad potential(x_t, t),   that is   mean + w sigma^2 / alpha grad potential        (kexue 9257 (18, 19)).
+    score + w grad potential(x_t, t), that is, mean + w sigma^2 / alpha grad potential        (kexue 9257 (18, 19)).
 
 Guidances add: a guided denoiser can be guided again.
 

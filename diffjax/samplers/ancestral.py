@@ -5,9 +5,11 @@
 
 It keeps the marginals alpha x_0 + sigma z for every schedule, variance preserving or not (kexue 9181 (3)): of the noise
 z in x_t, a part nu / sigma_s is replaced by new noise, whatever nu <= sigma_s is (kexue 9262 (13)). eta = 1 is DDPM's
-ancestral sampling with the posterior variance (kexue 9164 (10)). eta = 0 is DDIM (kexue 9181 (12)). If the denoiser
-knows Var[x_0 | x_t], the reverse variance is nu^2 + (alpha_s - k alpha_t)^2 Var[x_0 | x_t]: Analytic-DPM and
-Analytic-DDIM (Bao et al. 2022, theorem 1; kexue 9245 (4)), and SN-/NPR-DPM with their own variances.
+ancestral sampling with the posterior variance (kexue 9164 (10)). eta = 0 is DDIM (kexue 9181 (12)). DDIM is one step
+of Euler's method for d(x / alpha) = eps d(sigma / alpha) (kexue 9181 (17), 9228 (15)).
+
+If the denoiser knows Var[x_0 | x_t], the reverse variance is nu^2 + (alpha_s - k alpha_t)^2 Var[x_0 | x_t]:
+Analytic-DPM and Analytic-DDIM (Bao et al. 2022, theorem 1; kexue 9245 (4)), and SN-/NPR-DPM with their own variances.
 """
 
 import numpy as np

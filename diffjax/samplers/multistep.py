@@ -7,10 +7,9 @@ with h = lambda_s - lambda_t, H = (1 + tau^2) h and u = (lambda - lambda_t) / h,
           + sigma_s sqrt(1 - e^(-2 tau^2 h)) z,    m = E[x_0 | x]
 
 (Lu et al. 2022b, eq. 8; Xue et al. 2023, eq. 11). Putting the polynomial through the last p evaluations for m gives the
-exponential Adams-Bashforth method of order p (`adams`): order 1 is DDIM at tau = 0 and DDPM at tau = 1. DDIM is one
-step of Euler's method for d(x / alpha) = eps d(sigma / alpha) (kexue 9181 (17), 9228 (15)). The published
-DPM-Solver++ 2M, 3M and their SDE variants approximate those integrals. 3M takes half the exact weight of the second
-divided difference, phi_3 for 2 phi_3, so that it is of order two, with a smaller error constant, where
+exponential Adams-Bashforth method of order p (`adams`): order 1 is DDIM at tau = 0 and DDPM at tau = 1. The
+published DPM-Solver++ 2M, 3M and their SDE variants approximate those integrals. 3M takes half the exact weight of the
+second divided difference, phi_3 for 2 phi_3, so that it is of order two, with a smaller error constant, where
 `adams(order=3)` is of order three: tests/test_order.py measures both.
 """
 

@@ -30,10 +30,12 @@ def tool(name: str) -> ModuleType:
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # the commands are those of this checkout
-repository, places, mathematics = tool("repository"), tool("places"), tool("mathematics")
+sys.path.append(str(HERE))  # where `series` finds what it imports
+repository, places, mathematics, series = map(tool, ("repository", "places", "mathematics", "series"))
 IDEOGRAPHS = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef])\n(?=[\u3000-\u9fff\uff00-\uffef])")
 DOCS: Path = repository.DOCS
 MADE: dict[str, str] = {}  # place in the site -> Markdown, of pages that no file of docs/ has
+SERIES: dict[str, str] = {}  # place of a page of docs/ -> its Markdown with the lines of today
 CARRIED: dict[str, list[tuple[Path, int]]] = {}  # id of an equation -> the lines of code that carry it
 COPIED: dict[str, Path] = {}  # place -> file of the repository that is copied as it is
 
@@ -45,7 +47,9 @@ def on_config(config: Any) -> Any:
     MADE.update(places.indices())
     MADE.update(tool("api").pages())
     MADE["reference/commands.md"] = tool("commands").page()
+    SERIES.update({path.removeprefix("docs/"): series.page(name, lines=True) for name, path in series.PAGES.items()})
     texts = {path: path.read_text() for path in DOCS.rglob("*.md")}
+    texts |= {DOCS / place: text for place, text in SERIES.items()}
     CARRIED.clear()
     CARRIED.update(repository.equations())
     for path in {path for lines in CARRIED.values() for path, _ in lines}:
@@ -72,7 +76,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Turns links out of docs/ to where their files are in the site."""
+    """Turns links out of docs/ to where their files are in the site; the index of the series has exact lines here."""
+    markdown = SERIES.get(page.file.src_uri, markdown)
     if page.file.src_uri.startswith("zh/"):  # a line's end within Chinese text is no space
         markdown = repository.outside_code(markdown, lambda text: IDEOGRAPHS.sub("", text))
     source = repository.source(page.file.src_uri)

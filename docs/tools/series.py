@@ -2,22 +2,26 @@
 
     python docs/tools/series.py            # every article: what is here, what is not yet
     python docs/tools/series.py 9228       # one article: equation, what it says, file:line (symbol), command, measured
+    python docs/tools/series.py 9228 --lang=zh    # in Chinese; without --lang in the language of LANG, English else
     python docs/tools/series.py --write    # docs/series.md and docs/zh/series.md, which tests hold to this
 
 A tag is `kexue 9164 (6)`, equation 6 of article 9164, or `kexue 9164` where the article has no number for it. Titles,
-and what each equation says in Chinese, are in docs/series.toml. It reads text alone and imports no jax.
+what each equation says in Chinese, and which card's command is its own where several have its file, are in
+docs/series.toml. It reads text alone and imports no jax.
 """
 
 import ast
+import os
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import cards
 import listings
+from series_words import WORDS
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE = r"(\d{3,5})(?: \((\d+(?:, \d+)*)\))?"
@@ -38,7 +42,7 @@ class Tag(NamedTuple):
 
 
 class Article(NamedTuple):
-    """An article: its titles, its family here, whether it exists in the code, what its equations say in Chinese."""
+    """An article: titles, family, whether the code has it; by equation its words in Chinese, its card and command."""
 
     number: int
     zh: str
@@ -46,10 +50,11 @@ class Article(NamedTuple):
     family: str
     here: bool
     says: dict[str, str]
+    cards: dict[str, tuple[str, int]]
 
 
 class Row(NamedTuple):
-    """What the index says of one tag: the tag, a command, what was measured, the card (its file's name) or None."""
+    """What the index says of one tag: the tag, a shell command ("": the card has Python), measured, the card's name."""
 
     tag: Tag
     command: str
@@ -60,8 +65,14 @@ class Row(NamedTuple):
 def articles(root: Path = ROOT) -> dict[int, Article]:
     """Reads docs/series.toml: number -> article, in the order of the file."""
     table = tomllib.loads((root / "docs/series.toml").read_text())
-    make = lambda number, of: Article(number, of["zh"], of["en"], of["family"], of["here"], of.get("says", {}))
-    return {int(number): make(int(number), of) for number, of in table.items()}
+    return {int(number): _article(int(number), of) for number, of in table.items()}
+
+
+def _article(number: int, of: dict) -> Article:
+    whole = {key: {"zh": says} if isinstance(says, str) else says for key, says in of.get("says", {}).items()}
+    named = {key: (one["card"], one.get("command", 1)) for key, one in whole.items() if "card" in one}
+    says = {key: one["zh"] for key, one in whole.items()}
+    return Article(number, of["zh"], of["en"], of["family"], of["here"], says, named)
 
 
 def tags(root: Path = ROOT) -> list[Tag]:
@@ -147,37 +158,43 @@ def _tidy(text: str, tag: str) -> str:
     tag = re.escape(tag)
     for pattern in (rf"\s*\({tag}\)", rf"[;,] {tag}(?=[),;])", rf"(?<=\(){tag}[;,] ", rf"\s{tag}\s*$"):
         text = re.sub(pattern, "", text, count=1)
-    return re.sub(r"\s+([,;:]|\.$)", r"\1", " ".join(text.split())).strip(" ;,")
+    text = re.sub(r"\s+([,;:]|\.$)", r"\1", " ".join(text.split()))
+    return re.sub(r"[,;:]+\.$", ".", text).strip(" ;,")
 
 
 def rows(root: Path = ROOT, language: str = "en") -> list[Row]:
-    """Makes the index: a row for each tag, with the command and the measured of the card, or of docs/methods.md."""
-    every = [cards.read(path) for path in cards.all_cards(root)]
-    listed = dict(reversed(list(_methods(root))))
-    found = tags(root)
-    of_article = {tag.article: listed[tag.path] for tag in reversed(found) if tag.path in listed}
-    ids = cards.code_ids(root)
+    """Makes the index: a row for each tag, with a command and the measured of a card that lists the tag's file.
+
+    Where several do it is the one that docs/series.toml names for the equation, or else the one that fits best.
+    """
+    every, known, ids = [cards.read(path) for path in cards.all_cards(root)], articles(root), cards.code_ids(root)
     made = []
-    for tag in found:
-        fits = [card for card in every if tag.path in card.files or tag.article in card.articles]
-        if tag.path in listed:  # a file of the tables has a card of its own, or none yet
-            fits = fits if any(tag.path in card.files for card in fits) else []
-        if fits:
-            card = min(fits, key=lambda card: _rank(tag, card, ids))
-            made.append(Row(tag, card.command, _measured(card, root, language), card.name))
+    for tag in tags(root):
+        named, number = (
+            known[tag.article].cards.get(str(tag.equation or ""), ("", 1)) if tag.article in known else ("", 1)
+        )
+        fits = [card for card in every if tag.path in card.files]
+        own = [card for card in fits if card.name == named]
+        card = min(own or fits, key=lambda card: _rank(tag, card, ids), default=None)
+        if card is None:
+            made.append(Row(tag, "", "", None))
         else:
-            command, tests = listed.get(tag.path) or of_article.get(tag.article) or (_command([]), "")
-            held = {"en": f"held by {tests}", "zh": f"由 {tests} 检验"}[language]
-            made.append(Row(tag, command, held if tests else "", None))
+            command = (shell(card)[(number if own else 1) - 1 :] or [""])[0]
+            made.append(Row(tag, command, _measured(card, root, language), card.name))
     return made
 
 
+def shell(card: cards.Card) -> list[str]:
+    """Gives a card's shell commands, each on one line; none where it has a block of Python."""
+    return [line for name, text in card.blocks if name == "bash" for line in listings.commands(text)]
+
+
 def _rank(tag: Tag, card: cards.Card, ids: dict[str, list[str]], near: int = 25) -> tuple[int, int]:
-    """Says how well a card fits a tag, 0 best: by file and article, by a line of code near it, by article, by file."""
+    """Says how well a card of a tag's file fits it, 0 best: by article, by a line of code near it, by file."""
     places = [place.rpartition(":") for one in card.ids for place in ids.get(one, [])]
     below = [int(line) - tag.line for path, _, line in places if path == tag.path and int(line) > tag.line]
-    file, article, apart = tag.path in card.files, tag.article in card.articles, min(below, default=9999)
-    return (0 if file and article else 1 if file and apart <= near else 2 if article else 3), apart
+    apart = min(below, default=9999)
+    return (0 if tag.article in card.articles else 1 if apart <= near else 2), apart
 
 
 def _measured(card: cards.Card, root: Path, language: str) -> str:
@@ -197,116 +214,55 @@ def _measured(card: cards.Card, root: Path, language: str) -> str:
     return f"{found} {'; '.join(table[2:])}".strip() if found.endswith((":", "：")) or not found else found
 
 
-def _methods(root: Path) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Reads the tables of docs/methods.md: file of diffjax/ -> (command, tests)."""
-    text = (root / "docs/methods.md").read_text().partition("## All methods, by family")[2].split("\n## ")[0]
-    for line in text.splitlines():
-        cells = [cell.strip() for cell in line.replace("\\|", "/").strip("|").split("|")]
-        if line.startswith("|") and len(cells) == 4:
-            for name in re.findall(r"`([\w/]+\.py)`", cells[1]):
-                ways = re.findall(r"`([^`]+)`", cells[2])
-                study = [told for way in ways for told in _study(root / way)]
-                command = _command([_whole(way, name, root) for way in ways])
-                yield f"diffjax/{name}", (study[0] if study and command == _command([]) else command, cells[3])
-
-
-def _study(folder: Path) -> list[str]:
-    """Gives the commands that a study's README has, each on one line; none where it is no study."""
-    readme = folder / "README.md"
-    text = readme.read_text().replace("\\\n", " ") if "experiments" in folder.parts and readme.is_file() else ""
-    return [" ".join(line.split("  #")[0].split()) for line in re.findall(r"python experiments/[^`\n]+", text)]
-
-
-def _whole(way: str, name: str, root: Path) -> str:
-    """Writes the name of a function in full: that of its file's folder before one that is short of it."""
-    first = root / "diffjax" / way.partition(".")[0]
-    here = first.is_dir() or first.with_suffix(".py").is_file() or not re.fullmatch(r"[a-z_]+(\.\w+)+", way)
-    return way if here else f"{Path(name).parent}.{way}"
-
-
-def _command(ways: list[str]) -> str:
-    """Writes a command for a row's column 'config or call': a mode, a config and its fields, or a function's name."""
-    main = "python -m diffjax.main"
-    modes = [way for way in ways if way.startswith("--mode=")]
-    configs = [way for way in ways if way.startswith("configs/")]
-    fields = [way for way in ways if re.fullmatch(r"[\w.]+=[\w.]+", way)]
-    calls = [way for way in ways if re.fullmatch(r"[a-z_]+(\.\w+)+", way)]
-    if configs or (fields and not modes):
-        return " ".join(
-            [main, f"--config={(configs or ['configs/vpsde.py'])[0]}", *(f"--config.{way}" for way in fields)]
-        )
-    if modes:
-        return f"{main} {modes[0]} --workdir=runs/..."
-    return f"diffjax.{calls[0]}" if calls else f"{main} --config=configs/vpsde.py"
-
-
-WORDS = {
-    "en": {
-        "title": "From an article to the code",
-        "intro": r"""
-The articles of Su Jianlin's series 生成扩散模型漫谈 and some of their neighbours on kexue.fm, by number: what their
-equations say in our words, the function that computes them, a command, and what was measured.
-`python docs/tools/series.py 9228` prints one article with its exact lines. The symbols are those of
-[notation.md](notation.md): his $\bar\alpha_t$ is our alpha, his $\bar\beta_t$ our sigma. This page is made by
-`python docs/tools/series.py --write` from tags in docstrings.""",
-        "head": "article | equation | what it says | file (symbol) | command | measured",
-        "later": "Not yet",
-        "note": "Articles without a line of code, and the family that they would belong to.",
-        "short": "article | title | family",
-        "card": "card",
-    },
-    "zh": {
-        "title": "从文章到代码",
-        "intro": r"""
-苏剑林的“生成扩散模型漫谈”系列，以及科学空间（kexue.fm）上的若干相关文章，按编号排列：
-公式说了什么、由哪个函数计算、怎样运行、测得了什么。`python docs/tools/series.py 9228` 给出某一篇的准确行号。
-记号见[记号表](notation.md)：他的 $\bar\alpha_t$ 就是这里的 alpha，他的 $\bar\beta_t$ 就是这里的 sigma。
-本页由 `python docs/tools/series.py --write` 根据文档字符串中的标签生成。""",
-        "head": "文章 | 公式 | 内容 | 文件（符号） | 命令 | 实测",
-        "later": "尚未实现",
-        "note": "代码中还没有的文章，以及它们将属于的方法类别。",
-        "short": "文章 | 标题 | 类别",
-        "card": "卡片",
-    },
-}
-
-
 def page(language: str = "en", root: Path = ROOT, lines: bool = False) -> str:
-    """Makes the page of the index; with `lines` files have their line numbers, which edits make stale."""
+    """Makes the page of the index; with `lines` files are links to their lines, which edits make stale."""
     words, made, known = WORDS[language], rows(root, language), articles(root)
     parts = [f"# {words['title']}", words["intro"]]
     for article in known.values():
         own = [row for row in made if row.tag.article == article.number]
         if own:
-            title = article.zh if language == "zh" or article.zh == article.en else f"{article.en} ({article.zh})"
-            parts += ["", f"## {article.number} {title}", "", *_table(words["head"])]
-            parts += [_line(row, article, words, language, lines) for row in own]
+            parts += ["", f"## {_linked(article)} {_title(article, language)}", "", *_table(words["head"])]
+            parts += [_line(row, article, language, lines) for row in own]
     parts += ["", f"## {words['later']}", "", words["note"], "", *_table(words["short"])]
     for article in known.values():
         if not article.here:
-            title = article.zh if language == "zh" else f"{article.en} ({article.zh})"
-            parts.append(f"| [{article.number}]({URL}{article.number}) | {title} | {article.family} |")
+            family = words["families"].get(article.family, article.family)
+            parts.append(f"| {_linked(article)} | {_title(article, language)} | {family} |")
     return "\n".join(parts) + "\n"
+
+
+def _linked(article: Article) -> str:
+    return f"[{article.number}]({URL}{article.number})"
+
+
+def _title(article: Article, language: str) -> str:
+    return article.zh if language == "zh" else f"{article.en} ({article.zh})"
 
 
 def _table(head: str) -> list[str]:
     return [f"| {head} |", "|" + "---|" * (head.count("|") + 1)]
 
 
-def _line(row: Row, article: Article, words: dict[str, str], language: str, lines: bool) -> str:
-    tag = row.tag
-    says = article.says.get(str(tag.equation or "")) if language == "zh" else None
-    place = f"`{tag.path}{f':{tag.line}' if lines else ''}` (`{tag.symbol}`)"
-    card = f" [{words['card']}](cards/{row.card}.md)" if row.card else ""
+def _line(row: Row, article: Article, language: str, lines: bool) -> str:
+    tag, words = row.tag, WORDS[language]
+    up = "../" * PAGES[language].count("/")
+    place = f"[`{tag.path}:{tag.line}`]({up}{tag.path}#L{tag.line})" if lines else f"`{tag.path}`"
+    card = f"cards/{row.card}.md"
+    block = f"[python]({card}#{words['command']})" if row.card else ""
     cells = (
-        f"[{article.number}]({URL}{article.number})",
         f"({tag.equation})" if tag.equation else "",
-        _escaped(says or tag.says),
-        place,
-        f"`{row.command}`",
-        _escaped(row.measured, links=True) + card,
+        _escaped(_says(row, article, language)),
+        place if tag.symbol == "module" else f"{place} (`{tag.symbol}`)",
+        f"`{row.command}`" if row.command else block,
+        _escaped(row.measured, links=True) + (f" [{words['card']}]({card})" if row.card else ""),
     )
     return "| " + " | ".join(cells) + " |"
+
+
+def _says(row: Row, article: Article, language: str) -> str:
+    """Gives what an equation says: in Chinese by docs/series.toml, else by the docstring."""
+    chinese = article.says.get(str(row.tag.equation or "")) if language == "zh" else None
+    return chinese or row.tag.says
 
 
 def _escaped(text: str, links: bool = False) -> str:
@@ -324,44 +280,70 @@ def nearest(number: int, known: list[int], count: int = 3) -> list[int]:
 
 def _indented(row: Row, root: Path) -> list[str]:
     """Gives the lines of a row's command; of a card whose command is Python all lines of the block."""
-    text = row.command
-    if row.card and not text.startswith("python "):
-        text = cards.read(root / f"docs/cards/{row.card}.md").blocks[0][1].rstrip()
-    return [f"  {line}".rstrip() for line in text.splitlines()]
+    block = cards.read(root / f"docs/cards/{row.card}.md").blocks[0][1].rstrip() if row.card else ""
+    return [f"  {line}".rstrip() for line in (row.command or block).splitlines()]
 
 
-def told(article: Article, root: Path = ROOT) -> str:
+def told(article: Article, root: Path = ROOT, language: str = "en") -> str:
     """Says of one article all that the index has, with lines."""
-    parts = [f"{article.number} {article.en} / {article.zh}", f"{URL}{article.number}"]
-    own = [row for row in rows(root) if row.tag.article == article.number]
+    words = WORDS[language]
+    parts = [f"{article.number} {_both(article, language)}", f"{URL}{article.number}"]
+    own = [row for row in rows(root, language) if row.tag.article == article.number]
     for row in own:
         tag = row.tag
-        parts += ["", f"{f'({tag.equation}) ' if tag.equation else ''}{tag.says}"]
-        parts += [f"  {tag.path}:{tag.line} ({tag.symbol})", *_indented(row, root)]
-        parts += [f"  {row.measured}"] * bool(row.measured) + [f"  docs/cards/{row.card}.md"] * bool(row.card)
-    return "\n".join(parts if own else [*parts, f"not yet; its family: {article.family}"])
+        parts += ["", f"{f'({tag.equation}) ' if tag.equation else ''}{_says(row, article, language)}"]
+        symbol = "" if tag.symbol == "module" else f" ({tag.symbol})"
+        parts += [f"  {tag.path}:{tag.line}{symbol}", *_indented(row, root)]
+        card = PAGES[language].replace("series.md", f"cards/{row.card}.md")
+        parts += [f"  {row.measured}"] * bool(row.measured) + [f"  {card}"] * bool(row.card)
+    family = words["families"].get(article.family, article.family)
+    return "\n".join(parts if own else [*parts, words["absent"].format(family)])
+
+
+def _both(article: Article, language: str) -> str:
+    return article.zh if language == "zh" else f"{article.en} / {article.zh}"
+
+
+def listed(root: Path = ROOT, language: str = "en") -> str:
+    """Lists the articles: number, how many lines of docstrings name it, title."""
+    words, numbers = WORDS[language], [tag.article for tag in tags(root)]
+    count = lambda article: words["lines"].format(numbers.count(article.number)) if article.here else words["none"]
+    every = articles(root).values()
+    return "\n".join(f"{article.number:>5}  {count(article):>8}  {_both(article, language)}" for article in every)
+
+
+def spoken(environ: Mapping[str, str]) -> str:
+    """Finds the reader's language, zh or en, as programs do: by LC_ALL, LC_MESSAGES or LANG."""
+    said = next((environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if environ.get(name)), "")
+    return "zh" if said.startswith("zh") else "en"
 
 
 def main(argv: list[str], root: Path = ROOT) -> int:
-    """Prints an article or the list, or writes the pages; the exit status, 2 for a number that is no article here."""
-    known = articles(root)
+    """Prints an article or the list, or writes the pages; the exit status, 2 for what is no article or language."""
+    asked = [word.removeprefix("--lang=") for word in argv if word.startswith("--lang=")]
+    argv = [word for word in argv if not word.startswith("--lang=")]
+    language = asked[-1] if asked else spoken(os.environ)
+    if language not in PAGES:
+        print(f"error: --lang={language}; it takes {' or '.join(PAGES)}", file=sys.stderr)
+        return 2
+    if {"-h", "--help"} & set(argv):
+        print(__doc__.strip())
+        return 0
     if argv == ["--write"]:
-        for language, name in PAGES.items():
-            (root / name).write_text(page(language, root))
+        for name, path in PAGES.items():
+            (root / path).write_text(page(name, root))
         return 0
     if not argv:
-        counts = {number: len([tag for tag in tags(root) if tag.article == number]) for number in known}
-        for article in known.values():
-            lines = f"{counts[article.number]} lines" if article.here else "not yet"
-            print(f"{article.number:>5}  {lines:>8}  {article.en} / {article.zh}")
+        print(listed(root, language))
         return 0
+    known = articles(root)
     text = argv[0].removeprefix(URL)
     if len(argv) > 1 or not listings.is_number(text) or int(text) not in known:
         near = ", ".join(map(str, nearest(int(text), list(known)) if listings.is_number(text) else list(known)[:3]))
         every = "python docs/tools/series.py lists all"
         print(f"error: no article {' '.join(argv)!r} here; the nearest are {near}; {every}", file=sys.stderr)
         return 2
-    print(told(known[int(text)], root))
+    print(told(known[int(text)], root, language))
     return 0
 
 
