@@ -1,6 +1,5 @@
 """Pictures where a notebook's reader looks: below the cell. IPython is used where it runs, and is no dependency."""
 
-import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,5 +32,6 @@ def show(path: str | Path) -> bool:
 
 
 def _goes_to_a_file(stream: Any) -> bool:
+    """Tells an open file, guarded (`screen`) or not, from a kernel's stream, which has a name and no buffer."""
     name = getattr(stream, "name", None)
-    return isinstance(stream, io.TextIOWrapper) and isinstance(name, str) and Path(name).is_file()
+    return hasattr(stream, "buffer") and isinstance(name, str) and Path(name).is_file()

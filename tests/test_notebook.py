@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from diffjax import notebook
+from diffjax import notebook, screen
 
 
 class ZMQInteractiveShell:
@@ -61,6 +61,8 @@ def test_nothing_is_shown_where_what_is_printed_goes_to_a_file(shown, tmp_path):
     path.write_bytes(b"any")
     with (tmp_path / "log.txt").open("w") as log, contextlib.redirect_stdout(log):
         assert not notebook.show(path)
+        with screen.guard():  # as a training's is
+            assert not notebook.show(path)
     assert seen == []
     assert notebook.show(path)
 

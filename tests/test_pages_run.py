@@ -211,7 +211,8 @@ def test_the_additions_pass_their_tests(extended):
 
 def test_the_additions_are_formatted(extended):
     for words in (["check", "--no-cache"], ["format", "--no-cache", "--check"]):
-        done = subprocess.run(["ruff", *words], cwd=extended, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "ruff", *words]
+        done = subprocess.run(command, cwd=extended, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-2000:]
 
 

@@ -12,6 +12,7 @@ from twice import assert_trains_and_resumes
 from diffjax import data, runs
 
 CONFIG = "configs/points.py"
+TINY = "configs/points.py:tiny"
 TEXT = (Path(__file__).parents[1] / CONFIG).read_text()
 
 
@@ -37,11 +38,11 @@ def test_the_floor_and_the_baseline_are_those_of_the_data():
 @pytest.mark.parametrize("name", ["checkerboard", "spirals", "moons", "swiss_roll"])
 def test_other_toys_are_trained_on_by_their_name(name):
     assert name in TEXT
-    built = runs.build_run(runs.load(f"{CONFIG}:tiny", [f"data.name={name}", "data.n=100"]))
+    built = runs.build_run(runs.load(TINY, [f"data.name={name}", "data.n=100"]))
     assert (built.data.name, built.data.shape) == (name, (2,))
 
 
 def test_it_trains_and_resumes(tmp_path, capsys):
-    found = assert_trains_and_resumes(f"{CONFIG}:tiny", tmp_path, capsys)
+    found = assert_trains_and_resumes(TINY, tmp_path, capsys)
     assert found["samples"] == 256
     assert {"1-NN accuracy, real", "exact W2"} <= found["metrics"].keys()
