@@ -104,9 +104,9 @@ def check_rows(method: Method, dataset: Dataset) -> None:
 
 
 def rows_of(method: Method, dataset: Dataset) -> Rows:
-    """Tells the labels that a method knows: those of its network, which may have more than the data, and none's.
+    """Counts the labels that a method takes, and finds the label that stands for none where training has hidden some.
 
-    That of none is known where training has hidden labels.
+    A network may have more classes than the data.
     """
     condition, classes = getattr(method.parts, "condition", None), dataset.classes or 0
     if condition is None or "label" not in condition.none:
