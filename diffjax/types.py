@@ -213,7 +213,8 @@ class Process(Protocol):
     """How data is destroyed, and where sampling starts.
 
     The first four members make a process; `processes.Unconditional` has the rest as they are where x_t depends on x_0
-    and noise alone. `prior_log_density` is asked for by likelihoods only.
+    and noise alone. `prior_log_density` is asked for by likelihoods only. A process may have `invert` (`Recoverable`)
+    and `renew` (`Renewable`) too: what steps back by way of an estimate of x_0 asks for them.
     """
 
     @property
@@ -277,6 +278,24 @@ class Process(Protocol):
 
     def check_density(self) -> None:
         """Raises a ValueError where the flow has no density to integrate from; default: never."""
+        ...
+
+
+@runtime_checkable
+class Recoverable(Protocol):
+    """A process whose noise is known again from both ends, x_0 and x_t."""
+
+    def invert(self, key: Key, x0: Array, x: Array, t: Any) -> Any:
+        """Draws z of p(z | x_0, x_t = x): the one z with corrupt(x0, z, t) = x where there is only one."""
+        ...
+
+
+@runtime_checkable
+class Renewable(Protocol):
+    """A process whose noise can be replaced in part by new noise, its law kept."""
+
+    def renew(self, key: Key, z: Any, share: Any) -> Any:
+        """Replaces a share in [0, 1] of z by new noise: z itself at 0, another draw at 1, of the noise's law at all."""
         ...
 
 
