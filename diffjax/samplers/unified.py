@@ -7,9 +7,9 @@ A process is x_t = F_t(x_0, z) with a noise law q(z), whatever x is. One step fr
     z   <- renew(z, share)         a share of z becomes new noise, the law q stays
     x_s = F_s(x_0, z)              the correction.
 
-The three corrections of kexue 9262 are one number, the share. At 1 all noise is new, and no `invert` is needed (kexue
-9262 (8), 9271 (3)). At 0 it is that of x_t, found again. Between them a part of it is new (kexue 9262 (13)). For noise
-of its own at each place the share is the probability that a place gets another one; for Gaussian noise it is an
+The three corrections of kexue 9262 are one number, the share of new noise. At 1 all is new, and no `invert` is needed
+(kexue 9262 (8), 9271 (3)). At 0 it is that of x_t, found again. Between them part of it is new (kexue 9262 (13)). For
+noise of its own at each place the share is the probability that a place gets another one; for Gaussian noise it is an
 amplitude, so that with the mean 0 is DDIM, share_t = eta sqrt(1 - (alpha_t sigma_s / (alpha_s sigma_t))^2) is DDIM at
 eta, DDPM at eta = 1, and a draw of N(mean, var) adds (alpha_s - k alpha_t)^2 var, as Analytic-DPM does. `ancestral` is
 the better choice there: its coefficients are planned in float64.
