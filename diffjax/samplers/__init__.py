@@ -2,6 +2,7 @@
 
 from diffjax.samplers import (
     ancestral,
+    categorical,
     deis,
     heun,
     hybrid,
@@ -28,6 +29,7 @@ from diffjax.samplers.table import AmplifyingPlan as AmplifyingPlan
 
 __all__ = [  # what a config may name
     "ancestral",
+    "categorical",
     "deis",
     "heun",
     "hybrid",
