@@ -27,10 +27,8 @@ def losses(run: Any) -> Section:
     """Measures the training loss by t / t_max, on held-out and on training examples."""
     held_out = run.data.some("held_out", evaluation.MOST)
     curve, bins = evaluation.curve(run, run.method.turns[0].losses), run.settings.time_bins
-    curves = {
-        "held out": curve(run.params, held_out),
-        "train": curve(run.params, run.data.some("train", len(held_out.x))),
-    }
+    train = run.data.some("train", len(held_out.x))
+    curves = {"held out": curve(run.params, held_out), "train": curve(run.params, train)}
     edges = np.linspace(0, 1, bins + 1).tolist()
     means = " | ".join(f"{found['mean']:.4f}" for found in curves.values())
     text = f"""## Loss by time
@@ -59,8 +57,6 @@ def bounds(run: Any, of: Any, name: str) -> Section:
     product = tokens.product_of_marginals(known, examples.x, process.vocabulary)
     results = {"product_of_marginals": product, "unit": "nats/token"}
     beside = f"A product of the places' marginals: {product:.4f}; all tokens alike: {np.log(process.vocabulary):.4f}.\n"
-    if hasattr(process, "check_rates"):
-        process.check_rates()
     u = (np.arange(n * PASSES).reshape(n, PASSES) * (0.5 * (5**0.5 - 1)) + 0.5 / (n * PASSES)) % 1.0
     keys = jax.random.split(jax.random.key(0), n)
 

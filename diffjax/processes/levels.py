@@ -1,6 +1,6 @@
 """Tokens in an order, 0 .. K - 1 as grey values are: noise moves a place to its neighbours.
 
-`levels` is heat on a line with reflecting ends. With C the matrix of the discrete cosine transform (DCT-II), orthonormal,
+`levels` is heat on a line with reflecting ends. With C the discrete cosine transform (DCT-II), orthonormal,
 
     Q(tau) = C^T exp(-tau (2 - 2 cos(pi k / K))) C,
 
@@ -114,9 +114,10 @@ def levels(schedule: Schedule, vocabulary: int, rate: float | None = None) -> He
     """
     if check_vocabulary(vocabulary) > 4096:
         raise ValueError(f"levels has {vocabulary} levels, expected at most 4096: their cosines are a square matrix.")
-    rate = 1 / _modes(vocabulary)[1] if rate is None else rate
-    host.check_positive("rate", rate)
-    return Heat(check_schedule(schedule), float(rate), vocabulary)
+    slowest = 1 / _modes(vocabulary)[1]
+    chosen = float(slowest if rate is None else rate)
+    host.check_positive("rate", chosen)
+    return Heat(check_schedule(schedule), chosen, vocabulary)
 
 
 @pytree
@@ -153,7 +154,7 @@ class Table(Ordered):
     def rates(self, x: Array, t: Any) -> Array:
         """Raises a ValueError: a chain of whole steps jumps at no rate."""
         raise ValueError(
-            "The discretised Gaussian is a chain of whole steps, without rates: take losses.categorical.d3pm."
+            "A chain of whole steps has no rates; for the discretised Gaussian take losses.categorical.d3pm."
         )
 
     def check_steps(self, ts: np.ndarray) -> None:

@@ -64,7 +64,7 @@ class Moving(Placewise):
     @property
     def limit(self) -> Array:
         """The law (K,) of what a place holds where nothing of x_0 is left: hidden."""
-        return self.one_hot(self.vocabulary)
+        return self.one_hot(jnp.asarray(self.vocabulary))
 
     def kept(self, t: Any) -> tuple[Array, Array]:
         """Computes (alpha_t, 1 - alpha_t), alpha = a / (1 + c)."""
