@@ -144,13 +144,13 @@ class Table(Ordered):
 
     def spread(self, probs: Array, t: Any) -> Array:
         """Computes the law (*shape, K) of x_t,i of a place whose x_0,i has the law `probs` (*shape, K)."""
-        return _product(probs, jnp.asarray(self.table)[self._step(t)])
+        return _product(probs, self._table(t))
 
     def likelihood(self, x: Array, t: Any, s: Any = 0.0) -> Array:
         """Computes q(x_t = x | x_s = k) for every level k, (*shape of x, K), of s = 0 or the step before t."""
         k = self._step(t)
-        beta = jnp.asarray(self.betas)[jnp.maximum(k - 1, 0)]
-        return jnp.where(self._step(s) == 0, jnp.asarray(self.table)[k].T[x], _column(x, beta, self.vocabulary))
+        beta = jnp.asarray(self.betas, float)[jnp.maximum(k - 1, 0)]
+        return jnp.where(self._step(s) == 0, self._table(t).T[x], _column(x, beta, self.vocabulary))
 
     def rates(self, x: Array, t: Any) -> Array:
         """Raises a ValueError: a chain of whole steps jumps at no rate."""
@@ -166,6 +166,9 @@ class Table(Ordered):
                 f"The discretised Gaussian has {self.steps} steps, of which a walk leaves out none, but the grid has "
                 f"{len(ts) - 1}: grids.uniform with n={self.steps}, t_min=0 (--config.grid.n={self.steps})."
             )
+
+    def _table(self, t: Any) -> Array:
+        return jnp.asarray(self.table)[self._step(t)].astype(float)
 
     def _step(self, t: Any) -> Array:
         return jnp.round(jnp.asarray(t) * self.steps / self.schedule.t_max).astype(jnp.int32)
@@ -210,7 +213,7 @@ def step_matrix(vocabulary: int, beta: float) -> np.ndarray:
 
 def _column(x: Array, beta: Array, K: int) -> Array:
     """Computes one step's probabilities of going to x from every level, (*shape of x, K)."""
-    weight = lambda apart: jnp.exp(-4.0 * apart**2 / ((K - 1) ** 2 * beta))
+    weight = lambda apart: jnp.exp(-4.0 * apart.astype(float) ** 2 / ((K - 1) ** 2 * beta))
     total = weight(jnp.arange(1 - K, K)).sum()
     apart = _levels(K, x) - x[..., None]
     column = jnp.where(apart == 0, 0.0, weight(apart) / total)
@@ -218,7 +221,7 @@ def _column(x: Array, beta: Array, K: int) -> Array:
 
 
 def _levels(K: int, x: Array) -> Array:
-    return everywhere(jnp.arange(K), x[..., None])
+    return everywhere(jnp.arange(K, dtype=x.dtype), x[..., None])
 
 
 def _dct(K: int) -> np.ndarray:
