@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax.denoisers.wrapper import Wrapper
+from diffjax.processes.editing import count
 from diffjax.types import Array, Categorical, Denoiser, Key, as_pytree, pytree
 
 
@@ -99,7 +100,7 @@ class Differing(Wrapper):
 
     def __call__(self, x: Array, t: Any) -> "Counted":
         """Computes the law of x_0 given x_t and that t places differ."""
-        return Counted(self.denoise(x, t).logits, x, jnp.round(t).astype(jnp.int32))
+        return Counted(self.denoise(x, t).logits, x, count(t))
 
 
 class Counted(NamedTuple):
@@ -144,7 +145,7 @@ class Counted(NamedTuple):
             log_q, here, after, u = row
             chance = jnp.exp(log_q + after[left - 1] - here[left])
             differs = (left > 0) & (u < chance)
-            return left - differs, differs
+            return left - differs.astype(jnp.int32), differs
 
         rows = differ, table[:-1], table[1:], jax.random.uniform(key, (self.x.size,))
         return jax.lax.scan(draw, self.count, rows)[1].reshape(self.x.shape)

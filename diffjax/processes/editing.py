@@ -22,7 +22,7 @@ import numpy as np
 from diffjax import host
 from diffjax.processes.gaussian import Unconditional
 from diffjax.schedules import Counted
-from diffjax.types import Array, Key, Schedule, pytree, static
+from diffjax.types import Array, Key, Schedule, pytree, real, static
 
 
 class Edits(NamedTuple):
@@ -93,8 +93,8 @@ class Editing(Unconditional):
             ValueError: for a t that is not a whole number from 0 to L.
         """
         self._check_count(t)
-        x0 = jnp.asarray(x0)
-        return jnp.where(ranks(z.u) < jnp.round(t), (x0 + z.d) % self.vocabulary, x0).astype(x0.dtype)  # (editing.2)
+        edited = (jnp.asarray(x0, jnp.int32) + z.d) % self.vocabulary
+        return jnp.where(ranks(z.u) < count(t), edited, x0).astype(jnp.asarray(x0).dtype)  # (editing.2)
 
     def prior(self, key: Key, shape: tuple[int, ...], t: Any = None) -> Array:
         """Draws uniform tokens, int32 of this shape: an approximation of x_L, all of whose places are wrong.
@@ -120,10 +120,10 @@ class Editing(Unconditional):
         `corrupt` then returns x if t is read as that number.
         """
         key_order, key_u, key_d = jax.random.split(key, 3)
-        d, shape = (x - x0) % self.vocabulary, jnp.shape(x)
-        order = ranks(jax.random.uniform(key_order, shape) + (d == 0))
+        d, shape = (jnp.asarray(x, jnp.int32) - jnp.asarray(x0, jnp.int32)) % self.vocabulary, jnp.shape(x)
+        order = ranks(jax.random.uniform(key_order, shape) + jnp.where(d == 0, 1.0, 0.0))
         u = jnp.sort(jax.random.uniform(key_u, (math.prod(shape),)))[order]
-        return Edits(u, jnp.where(d == 0, self._other(key_d, shape), d).astype(jnp.int32))  # (editing.3)
+        return Edits(u, jnp.where(d == 0, self._other(key_d, shape), d))  # (editing.3)
 
     def renew(self, key: Key, z: Edits, share: Any) -> Edits:
         """Replaces (u, d) by new ones at each place with probability `share`: the law of z is kept."""
@@ -151,6 +151,7 @@ class Editing(Unconditional):
 
     def told(self, t: Any) -> Array:
         """Computes what the network is told of t, log((L - t + 1/2) / (t + 1/2)): finite at both ends."""
+        t = real(t)
         return jnp.log((self.schedule.length - t + 0.5) / (t + 0.5))
 
     def on(self, schedule: Any) -> "Editing":
@@ -182,8 +183,8 @@ class Editing(Unconditional):
         if not jnp.issubdtype(dtype, jnp.integer):
             raise ValueError(f"{what} is of {dtype}, expected integers: tokens from 0 to {last}.")
         self._check_size(jnp.shape(x), what)
-        if host.concrete(x) and (np.min(x) < 0 or np.max(x) > last):
-            raise ValueError(f"{what} has tokens from {np.min(x)} to {np.max(x)}, expected them from 0 to {last}.")
+        if host.concrete(x) and np.size(x) and not 0 <= np.asarray(x).min() <= np.asarray(x).max() <= last:
+            raise ValueError(f"{what} has tokens from {np.asarray(x).min()} to {np.asarray(x).max()}, expected them from 0 to {last}.")
 
     def _check_count(self, t: Any) -> None:
         if host.concrete(t) and not (float(t) == round(float(t)) and 0 <= t <= self.schedule.length):
@@ -191,6 +192,11 @@ class Editing(Unconditional):
                 f"t = {float(t):g} of editing counts wrong places, expected a whole number from 0 to "
                 f"{self.schedule.length}: take grids.counts, and losses.times.chain for training."
             )
+
+
+def count(t: Any) -> Array:
+    """Reads a time that counts as an int32."""
+    return jnp.round(real(t)).astype(jnp.int32)
 
 
 def ranks(score: Array) -> Array:

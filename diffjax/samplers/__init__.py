@@ -2,7 +2,9 @@
 
 from diffjax.samplers import (
     ancestral,
+    decoding,
     deis,
+    edits,
     heun,
     hybrid,
     langevin,
@@ -29,7 +31,9 @@ from diffjax.samplers.unified import unified as unified
 
 __all__ = [  # what a config may name
     "ancestral",
+    "decoding",
     "deis",
+    "edits",
     "heun",
     "hybrid",
     "langevin",

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.denoisers.joint import Counted, other_tokens
-from diffjax.processes.editing import Editing, ranks
+from diffjax.processes.editing import Editing, count, ranks
 from diffjax.samplers.base import Sampler
-from diffjax.types import Array, Categorical, Denoiser, Key
+from diffjax.types import Array, Categorical, Denoiser, Key, real
 
 
 class Counts(NamedTuple):
@@ -65,23 +65,27 @@ def several(process: Editing) -> Sampler:
 
 def total(posterior: Categorical, x: Array, t: Any) -> Array:
     """Computes the expected number of places that differ from x, over t: 1 for the true marginals."""
-    return (1 - jnp.exp(posterior.log_prob(x))).sum() / t
+    return (1 - jnp.exp(posterior.log_prob(x))).sum() / real(t)
+
+
+def pairs(posterior: Categorical, x: Array) -> Categorical:
+    """Makes the law of what one step sets right, the pair (place, token other than x's): logits (L V,)."""
+    return Categorical(other_tokens(jax.nn.log_softmax(posterior.logits, axis=-1), x).logits.ravel())  # (editing.5)
 
 
 def _single(model: Denoiser, key: Key, x: Array, row: Counts) -> Array:
-    logits = jax.nn.log_softmax(model(x, row.t).logits, axis=-1)
-    pair = Categorical(other_tokens(logits, x).logits.ravel()).sample(key)  # (editing.5)
-    place, token = pair // logits.shape[-1], pair % logits.shape[-1]
+    law = model(x, row.t)
+    place, token = jnp.divmod(pairs(law, x).sample(key), law.logits.shape[-1])
     return x.ravel().at[place].set(token.astype(x.dtype)).reshape(x.shape)
 
 
 def _several(model: Denoiser, key: Key, x: Array, row: Counts) -> Array:
     key_estimate, key_order = jax.random.split(key)
-    count = jnp.round(row.t).astype(jnp.int32)
-    estimate = Counted(model(x, row.t).logits, x, count).sample(key_estimate)
+    wrong_now = count(row.t)
+    estimate = Counted(model(x, row.t).logits, x, wrong_now).sample(key_estimate)
     wrong = estimate != x
     order = ranks(jnp.where(wrong, jax.random.uniform(key_order, x.shape), 2.0))
-    return jnp.where(wrong & (order < count - jnp.round(row.s).astype(jnp.int32)), estimate, x).astype(x.dtype)
+    return jnp.where(wrong & (order < wrong_now - count(row.s)), estimate, x).astype(x.dtype)
 
 
 def _counts(ts: np.ndarray) -> Counts:

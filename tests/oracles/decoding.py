@@ -54,11 +54,16 @@ def draws(places, laws, temperature):
         yield drawn, float(np.prod([law[token] for law, token in zip(laws, drawn, strict=True)]))
 
 
+def _even(score):
+    """A score without its rounding: places of equal score are opened from the first on."""
+    return round(float(score), 10)
+
+
 def fixed(score):
     """The rule that opens the places of highest score, a function of (place, its law); first places first."""
 
     def rule(hidden, laws, count, temperature):
-        places = sorted(hidden, key=lambda i: (-score(i, laws[i]), i))[:count]
+        places = sorted(hidden, key=lambda i: (-_even(score(i, laws[i])), i))[:count]
         for drawn, chance in draws(places, laws, temperature):
             yield places, chance, drawn
 
@@ -77,13 +82,13 @@ def confidence(hidden, laws, count, temperature):
     """A token is drawn everywhere; the draws of highest probability at temperature 1 are kept."""
     for drawn, chance in draws(hidden, laws, temperature):
         by_place = dict(zip(hidden, drawn, strict=True))
-        places = sorted(hidden, key=lambda i: (-laws[i][by_place[i]], i))[:count]
+        places = sorted(hidden, key=lambda i: (-_even(laws[i][by_place[i]]), i))[:count]
         yield places, chance, [by_place[i] for i in places]
 
 
 def greedy(hidden, laws, count, temperature):
     """The likeliest token where it is most probable."""
-    places = sorted(hidden, key=lambda i: (-laws[i].max(), i))[:count]
+    places = sorted(hidden, key=lambda i: (-_even(laws[i].max()), i))[:count]
     yield places, 1.0, [int(laws[i].argmax()) for i in places]
 
 
