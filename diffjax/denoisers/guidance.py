@@ -159,6 +159,11 @@ class ClassifierFree:
         """The schedule that both branches were made for."""
         return self.branch(self.labels[0]).schedule
 
+    @property
+    def process(self) -> Any:
+        """The process that both branches were made for, where they say one: that of tokens."""
+        return self.branch(self.labels[0]).process  # pyright: ignore[reportAttributeAccessIssue]
+
     def __call__(self, x: Array, t: Any) -> Posterior:
         """Computes the guided mean, or logits; the variance is that of the conditional branch."""
         labels = jax.tree.map(lambda *both: jnp.stack([jnp.asarray(one) for one in both]), *self.labels)

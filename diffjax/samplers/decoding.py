@@ -104,7 +104,7 @@ def top(process: Process, k: int | Sequence[int] = 1, temperature: float = 1.0) 
 def confidence(process: Process, k: int | Sequence[int] = 1, temperature: float = 1.0) -> Sampler:
     """Draws a token at every hidden place and keeps the k most probable draws: biased, one place a row too.
 
-    Args and Raises: as for `random`. The confidence in a draw is its probability at temperature 1.
+    The confidence in a draw is its probability at temperature 1. Args and Raises: as for `random`.
     """
     return _sampler(process, _likeliest_draw, k, temperature)
 
@@ -138,6 +138,8 @@ def blocks(
     size, k = host.check_int("size", size), host.check_int("k", k, most=size)
     if inner not in RULES:
         raise ValueError(f"inner is {inner!r}, expected one of {', '.join(RULES)}.")
+    if inner == "greedy" and temperature is not None:
+        raise ValueError(f"temperature is {temperature}, but decoding.greedy draws nothing; leave it out.")
     rule = RULES[inner](process, k, **({} if temperature is None else {"temperature": temperature}))
     each = math.ceil(size / k)
 
