@@ -2,6 +2,7 @@
 
 from diffjax.samplers import (
     ancestral,
+    categorical,
     decoding,
     deis,
     edits,
@@ -31,6 +32,7 @@ from diffjax.samplers.unified import unified as unified
 
 __all__ = [  # what a config may name
     "ancestral",
+    "categorical",
     "decoding",
     "deis",
     "edits",
