@@ -269,7 +269,7 @@ class Rectified:
 class Counted:
     """The share of places whose token is wrong, t of a number of them: time is a count, and its grid the integers.
 
-    For processes of tokens alone (`processes.editing`, kexue 9271), where alpha is the probability that a place is kept.
+    Of processes of tokens alone (`processes.editing`, kexue 9271), where alpha is the probability to be kept.
 
     Attributes:
         length: L, the number of places; part of the structure, for it is the end of time.
@@ -295,3 +295,11 @@ class Counted:
         """Computes (alpha_t, sigma_t) = (1 - t / L, t / L)."""
         sigma = real(t) / self.length
         return 1 - sigma, sigma  # (editing.1)
+
+
+def count(t: Any) -> Array:
+    """Reads a time as a count, int32: times between two counts are the higher one's, so that t ~ U(0, L] counts evenly.
+
+    A thousandth above a count is still that one: what a rounded time is not to change.
+    """
+    return jnp.ceil(real(t) - 1e-3).astype(jnp.int32)

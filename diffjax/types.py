@@ -103,7 +103,7 @@ class Posterior(NamedTuple):
         return self.mean + jnp.sqrt(self.var) * jax.random.normal(key, self.mean.shape, self.mean.dtype)
 
     def combined(self, other: "Posterior", combine: Callable[[Array, Array], Array]) -> "Posterior":
-        """Makes the posterior whose mean is `combine` of the means of this one and another; the variance is this one's."""
+        """Makes the posterior whose mean is `combine` of this one's and another's; the variance is this one's."""
         return Posterior(combine(self.mean, other.mean), self.var)
 
 

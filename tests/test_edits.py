@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from oracles import decoding as oracle
 
-from diffjax import grids, losses, processes, samplers, schedules
+from diffjax import denoisers, grids, losses, processes, samplers, schedules
+from diffjax.denoisers import categorical as targets
 from diffjax.denoisers import joint
 from diffjax.method import Keys
 from diffjax.processes.editing import Edits, ranks
@@ -148,7 +149,7 @@ def test_one_place_a_step_needs_the_marginals_alone(p, x64):
     for t in range(1, p.ndim + 1):
         posterior = Categorical(jnp.log(jnp.asarray(laws[t])))
         found = np.asarray(jax.vmap(lambda law, x: edits.pairs(Categorical(law), x).probs)(posterior.logits, states))
-        totals = jax.vmap(lambda law, x: edits.total(Categorical(law), x, t))(posterior.logits, states)
+        totals = jax.vmap(lambda law, x, t=t: edits.total(Categorical(law), x, t))(posterior.logits, states)
         np.testing.assert_allclose(totals, 1, rtol=1e-12)
         for x, law in zip(np.ndindex(*p.shape), found, strict=True):
             after = np.zeros(p.shape)
@@ -271,6 +272,9 @@ def test_ranks():
         (lambda: PROCESS.likelihood(jnp.zeros(3, int), 2, 1), "s = 1, expected s = 0"),
         (lambda: PROCESS.on(schedules.Rectified()), "no other clock than Counted"),
         (lambda: PROCESS.check_density(), "no density"),
+        (lambda: PROCESS.check(targets.LeaveOneOut()), "law of x_0 given all of x_t, got LeaveOneOut.*Whole"),
+        (lambda: PROCESS.check(denoisers.X0()), "target is X0, expected categorical.Whole"),
+        (lambda: PROCESS.rates(jnp.zeros(3, int), 1), "no rates of jumps: take losses.categorical.cross_entropy"),
         (lambda: edits.single(processes.Gaussian(schedules.VP())), "Got Gaussian, expected the process editing"),
         (lambda: edits.several(processes.Gaussian(schedules.VP())), "samplers.unified"),
         (lambda: edits.single(PROCESS).plan(np.array([3.0, 1.0, 0.0])), "from 3 to 1"),

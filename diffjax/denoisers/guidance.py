@@ -170,7 +170,8 @@ class ClassifierFree:
         both = jax.vmap(lambda label: self.branch(label)(x, t))(labels)
         both = both if hasattr(both, "combined") else Posterior(*both)
         w = _strength(self.schedule, t, self.w, self.low, self.high)
-        return _beyond(*(jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in (0, 1)), w, self.rescale)
+        cond, uncond = (jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in (0, 1))
+        return _beyond(cond, uncond, w, self.rescale)
 
 
 def _beyond(law: Any, other: Any, w: Any, rescale: Any) -> Any:

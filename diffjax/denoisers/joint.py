@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax.denoisers.wrapper import Wrapper
-from diffjax.processes.editing import count
+from diffjax.schedules import count
 from diffjax.types import Array, Categorical, Denoiser, Key, as_pytree, pytree
 
 
@@ -46,7 +46,7 @@ class Autoregressive(Wrapper):
         denoise, conditional: as in `autoregressive`.
     """
 
-    denoise: Denoiser
+    denoise: Any
     conditional: Any
 
     def __call__(self, x: Array, t: Any) -> "Joint":
@@ -96,7 +96,7 @@ class Differing(Wrapper):
         denoise: (x, t) -> Categorical, t a count of wrong places.
     """
 
-    denoise: Denoiser
+    denoise: Any
 
     def __call__(self, x: Array, t: Any) -> "Counted":
         """Computes the law of x_0 given x_t and that t places differ."""

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
-from diffjax.processes.gaussian import Unconditional
-from diffjax.schedules import Counted
+from diffjax.processes.tokens import Tokens, check_vocabulary
+from diffjax.schedules import Counted, count
 from diffjax.types import Array, Key, Schedule, pytree, real, static
 
 
@@ -51,11 +51,11 @@ def editing(schedule: Schedule, vocabulary: int) -> "Editing":
         raise ValueError(
             f"Editing counts its wrong places, got the schedule {schedule}, expected schedules.Counted(length)."
         )
-    return Editing(schedule, host.check_int("vocabulary", vocabulary, 2, most=2**24))
+    return Editing(schedule, check_vocabulary(vocabulary))
 
 
 @pytree
-class Editing(Unconditional):
+class Editing(Tokens):
     """The process that replaces exactly t of L tokens by others; `editing` makes one.
 
     Attributes:
@@ -146,13 +146,32 @@ class Editing(Unconditional):
 
     def spread(self, probs: Array, t: Any) -> Array:
         """Computes the law at t of a place whose x_0 has the law `probs`, (*shape, V) each."""
-        alpha, wrong = self.schedule(t)
+        alpha, wrong = self.schedule(count(t))
         return alpha * probs + wrong * (1 - probs) / (self.vocabulary - 1)
 
     def told(self, t: Any) -> Array:
         """Computes what the network is told of t, log((L - t + 1/2) / (t + 1/2)): finite at both ends."""
-        t = real(t)
-        return jnp.log((self.schedule.length - t + 0.5) / (t + 0.5))
+        wrong = real(count(t))
+        return jnp.log((self.schedule.length - wrong + 0.5) / (wrong + 0.5))
+
+    def rates(self, x: Array, t: Any) -> Array:
+        """Raises a ValueError: editing is a chain of whole steps, without rates or a bound made of them."""
+        raise ValueError(
+            "Editing is a chain of whole steps, which has no rates of jumps: take losses.categorical.cross_entropy."
+        )
+
+    def check(self, target: Any) -> None:
+        """Raises a ValueError for a target that is not the whole law p(x_0,i | x_t), all that editing can use.
+
+        Its places are not independent given x_0, so that no law without a place follows from the whole one.
+        """
+        super().check(target)
+        x, logits = jnp.zeros(1, jnp.int32), jnp.zeros((1, self.vocabulary))
+        if not np.array_equal(target.whole(self, x, logits, 1), logits):
+            raise ValueError(
+                f"Editing needs a network that states the law of x_0 given all of x_t, got {type(target).__name__}, "
+                "expected categorical.Whole (--config.target.name=categorical.Whole)."
+            )
 
     def on(self, schedule: Any) -> "Editing":
         """Refuses another clock, unless it counts as many places.
@@ -164,18 +183,14 @@ class Editing(Unconditional):
             raise ValueError(f"Editing counts its wrong places: it has no other clock than {self.schedule}.")
         return self
 
-    def check_density(self) -> None:
-        """Raises a ValueError: tokens have probabilities, and no flow to integrate."""
-        raise ValueError("Editing has tokens, whose law has no density to integrate along a flow.")
-
     def _other(self, key: Key, shape: tuple[int, ...]) -> Array:
         return jax.random.randint(key, shape, 1, self.vocabulary, jnp.int32)
 
     def _check_size(self, shape: tuple[int, ...], what: str) -> None:
         if math.prod(shape) != self.schedule.length:
             raise ValueError(
-                f"{what} has {math.prod(shape)} places, of shape {tuple(shape)}, expected {self.schedule.length}, those "
-                f"of {self.schedule}."
+                f"{what} has {math.prod(shape)} places, of shape {tuple(shape)}, expected {self.schedule.length}, as "
+                f"{self.schedule} has."
             )
 
     def _check_tokens(self, x: Any, what: str) -> None:
@@ -183,20 +198,17 @@ class Editing(Unconditional):
         if not jnp.issubdtype(dtype, jnp.integer):
             raise ValueError(f"{what} is of {dtype}, expected integers: tokens from 0 to {last}.")
         self._check_size(jnp.shape(x), what)
-        if host.concrete(x) and np.size(x) and not 0 <= np.asarray(x).min() <= np.asarray(x).max() <= last:
-            raise ValueError(f"{what} has tokens from {np.asarray(x).min()} to {np.asarray(x).max()}, expected them from 0 to {last}.")
+        if host.concrete(x) and np.size(x):
+            least, most = np.asarray(x).min(), np.asarray(x).max()
+            if not 0 <= least <= most <= last:
+                raise ValueError(f"{what} has tokens from {least} to {most}, expected them from 0 to {last}.")
 
     def _check_count(self, t: Any) -> None:
-        if host.concrete(t) and not (float(t) == round(float(t)) and 0 <= t <= self.schedule.length):
+        if host.concrete(t) and not (float(t) == round(float(t)) and 0 <= float(t) <= self.schedule.length):
             raise ValueError(
                 f"t = {float(t):g} of editing counts wrong places, expected a whole number from 0 to "
                 f"{self.schedule.length}: take grids.counts, and losses.times.chain for training."
             )
-
-
-def count(t: Any) -> Array:
-    """Reads a time that counts as an int32."""
-    return jnp.round(real(t)).astype(jnp.int32)
 
 
 def ranks(score: Array) -> Array:

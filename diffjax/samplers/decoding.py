@@ -21,6 +21,7 @@ Blocks (Arriola et al. 2025, eq. 5) are opened one after another, with any of th
 autoregression over blocks, masked diffusion within one, its past clean and its future hidden.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ import numpy as np
 from diffjax import host
 from diffjax.processes.editing import ranks
 from diffjax.samplers.base import Sampler
-from diffjax.types import Array, Categorical, Denoiser, Key, Process, pytree, static
+from diffjax.types import Array, Categorical, Key, Process, pytree, static
 
 __all__ = ["blocks", "confidence", "entropy", "greedy", "position", "random", "top"]
 
@@ -120,9 +121,7 @@ def greedy(process: Process, k: int | Sequence[int] = 1) -> Sampler:
 RULES = {rule.__name__: rule for rule in (random, position, entropy, top, confidence, greedy)}
 
 
-def blocks(
-    process: Process, size: int, inner: str = "random", k: int = 1, temperature: float | None = None
-) -> Sampler:
+def blocks(process: Process, size: int, inner: str = "random", k: int = 1, temperature: float | None = None) -> Sampler:
     """Opens blocks of places one after another, by another rule inside: exact where that rule is.
 
     Args:
@@ -152,10 +151,7 @@ def blocks(
             )
         start = np.repeat(np.arange(count) * size, each).astype(np.int32)
         before = (count - 1) * size + (each - 1) * k
-        planned = rule.plan(ts)
-        return Opening(
-            planned.t, planned.places, start, start + size, planned.temperature, process.vocabulary, (before, count * size)
-        )
+        return dataclasses.replace(rule.plan(ts), low=start, high=start + size, opened=(before, count * size))
 
     return rule._replace(plan=plan)
 
@@ -183,7 +179,7 @@ class _Open(NamedTuple):
     score: Score
     drawn: bool
 
-    def __call__(self, model: Denoiser, key: Key, x: Array, row: Opening) -> Array:
+    def __call__(self, model: Any, key: Key, x: Array, row: Opening) -> Array:
         key_token, key_place = jax.random.split(key)
         law = model(x, row.t)
         _check_shapes(law, x, row)

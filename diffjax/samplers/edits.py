@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.denoisers.joint import Counted, other_tokens
-from diffjax.processes.editing import Editing, count, ranks
+from diffjax.processes.editing import Editing, ranks
 from diffjax.samplers.base import Sampler
-from diffjax.types import Array, Categorical, Denoiser, Key, real
+from diffjax.schedules import count
+from diffjax.types import Array, Categorical, Key, real
 
 
 class Counts(NamedTuple):
@@ -73,13 +74,13 @@ def pairs(posterior: Categorical, x: Array) -> Categorical:
     return Categorical(other_tokens(jax.nn.log_softmax(posterior.logits, axis=-1), x).logits.ravel())  # (editing.5)
 
 
-def _single(model: Denoiser, key: Key, x: Array, row: Counts) -> Array:
+def _single(model: Any, key: Key, x: Array, row: Counts) -> Array:
     law = model(x, row.t)
     place, token = jnp.divmod(pairs(law, x).sample(key), law.logits.shape[-1])
     return x.ravel().at[place].set(token.astype(x.dtype)).reshape(x.shape)
 
 
-def _several(model: Denoiser, key: Key, x: Array, row: Counts) -> Array:
+def _several(model: Any, key: Key, x: Array, row: Counts) -> Array:
     key_estimate, key_order = jax.random.split(key)
     wrong_now = count(row.t)
     estimate = Counted(model(x, row.t).logits, x, wrong_now).sample(key_estimate)
