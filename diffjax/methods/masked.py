@@ -60,7 +60,7 @@ class Masked(NamedTuple):
             losses.categorical.score_entropy,
             times=partial(losses.times.stratified, t_min=self.t_min),
             sampler=samplers.decoding.random if self.steps is None else samplers.categorical.mixture,
-            grid=partial(grids.uniform, n=self.steps or size),
+            grid=partial(grids.uniform, n=self.steps or size, t_min=0.0),
         ).parts
 
     def known(self, params: PyTree, given: dict, **options: Any) -> Known:
