@@ -57,9 +57,9 @@ class Masked(NamedTuple):
             self.network,
             categorical.masked(Rectified(), self.vocabulary),
             denoisers.categorical.Whole(),
-            losses.categorical.score_entropy,
+            losses.categorical.score_entropy,  # (masked.1)
             times=partial(losses.times.stratified, t_min=self.t_min),
-            sampler=samplers.decoding.random if self.steps is None else samplers.categorical.mixture,
+            sampler=samplers.decoding.random if self.steps is None else samplers.categorical.mixture,  # (masked.3)
             grid=partial(grids.uniform, n=self.steps or size, t_min=0.0),
         ).parts
 
