@@ -342,7 +342,7 @@ class Placewise(Process, Tokens, Protocol):
         ...
 
     def back(self, x: Array, probs: Array, t: Any, s: Any) -> Array:
-        """Computes the law (*shape, K) of x_s,i given x_t = x, of a place whose x_0,i has the law `probs` without it."""
+        """Computes the law (*shape, K) of x_s,i given x_t = x; `probs` is that of x_0,i given the other places."""
         ...
 
     def told(self, t: Any) -> Array:

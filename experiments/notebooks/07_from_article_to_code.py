@@ -268,7 +268,7 @@ first, second_given = (
     jnp.vstack([joint.T, joint.sum(1)]),
     jnp.vstack([joint, joint.sum(0)]),
 )  # row 2: the other one is hidden
-exact = lambda x, c: jnp.log(jnp.stack([first[x[1]], second_given[x[0]]]))
+exact = lambda x, c: jnp.log(jnp.stack([first[x[1]], second[x[0]]]))
 hiding = processes.categorical.masked(schedules.Rectified(), vocabulary=2)
 known = denoisers.categorical.Known(exact, hiding, denoisers.categorical.Whole())
 one_by_one = samplers.sampling_fn(samplers.decoding.random(hiding), [1.0, 0.5, 0.0])
