@@ -264,11 +264,9 @@ for eta in (0.0, 0.5, 1.0):
 # %%
 # kexue 9271
 joint = jnp.array([[0.1, 0.4], [0.3, 0.2]])  # of two tokens
-first, second_given = (
-    jnp.vstack([joint.T, joint.sum(1)]),
-    jnp.vstack([joint, joint.sum(0)]),
-)  # row 2: the other one is hidden
-exact = lambda x, c: jnp.log(jnp.stack([first[x[1]], second[x[0]]]))
+of_first = jnp.vstack([joint.T, joint.sum(1)])  # row 2: the other one is hidden
+of_second = jnp.vstack([joint, joint.sum(0)])
+exact = lambda x, c: jnp.log(jnp.stack([of_first[x[1]], of_second[x[0]]]))
 hiding = processes.categorical.masked(schedules.Rectified(), vocabulary=2)
 known = denoisers.categorical.Known(exact, hiding, denoisers.categorical.Whole())
 one_by_one = samplers.sampling_fn(samplers.decoding.random(hiding), [1.0, 0.5, 0.0])

@@ -247,9 +247,9 @@ for eta in (0.0, 0.5, 1.0):
 # %%
 # kexue 9271
 joint = jnp.array([[0.1, 0.4], [0.3, 0.2]])  # 两个符号的联合分布
-first = jnp.vstack([joint.T, joint.sum(1)])  # 第 2 行：另一个被遮住
-second = jnp.vstack([joint, joint.sum(0)])
-exact = lambda x, c: jnp.log(jnp.stack([first[x[1]], second[x[0]]]))
+of_first = jnp.vstack([joint.T, joint.sum(1)])  # 第 2 行：另一个被遮住
+of_second = jnp.vstack([joint, joint.sum(0)])
+exact = lambda x, c: jnp.log(jnp.stack([of_first[x[1]], of_second[x[0]]]))
 hiding = processes.categorical.masked(schedules.Rectified(), vocabulary=2)
 known = denoisers.categorical.Known(exact, hiding, denoisers.categorical.Whole())
 one_by_one = samplers.sampling_fn(samplers.decoding.random(hiding), [1.0, 0.5, 0.0])
