@@ -102,6 +102,10 @@ class Posterior(NamedTuple):
         """Draws once from N(mean, var): the 'estimate' of estimate-and-correct (kexue 9262 (3), 9271 (11))."""
         return self.mean + jnp.sqrt(self.var) * jax.random.normal(key, self.mean.shape, self.mean.dtype)
 
+    def combined(self, other: "Posterior", combine: Callable[[Array, Array], Array]) -> "Posterior":
+        """Makes the posterior whose mean is `combine` of this one's and another's; the variance is this one's."""
+        return Posterior(combine(self.mean, other.mean), self.var)
+
 
 class Categorical(NamedTuple):
     """What is known of tokens: a law over V tokens at each place, the places independent.
@@ -127,6 +131,15 @@ class Categorical(NamedTuple):
         Gumbel noise of full precision: the default of float32 never draws a token of probability under 1e-7.
         """
         return jax.random.categorical(key, self.logits, mode="high").astype(jnp.int32)
+
+    def combined(self, other: "Categorical", combine: Callable[[Array, Array], Array]) -> "Categorical":
+        """Makes the law whose logits are `combine` of those of this one and another, where both are finite.
+
+        A token that either law excludes has the logit of this one: what is certain here stays certain.
+        """
+        both = jnp.isfinite(self.logits) & jnp.isfinite(other.logits)
+        found = combine(jnp.where(both, self.logits, 0.0), jnp.where(both, other.logits, 0.0))
+        return Categorical(jnp.where(both, found, self.logits))
 
 
 class Schedule(Protocol):
@@ -297,6 +310,43 @@ class Tokens(Protocol):
     @property
     def vocabulary(self) -> int:
         """V, the number of tokens of data, 0 .. V - 1; a state of the process may have more."""
+        ...
+
+
+@runtime_checkable
+class Placewise(Process, Tokens, Protocol):
+    """A process of tokens whose places are destroyed each on its own, so that the laws of one place say all.
+
+    States are 0 .. K - 1: the V tokens, and where K = V + 1 the state V, "hidden". `schedule(t)` is (alpha, 1 - alpha),
+    probabilities. A process may have `rates` (not a chain of whole steps), `pi` (a law of replacement that does not
+    move), `gathered` (what inverts `spread`: x_0's law from a concrete score) too; losses and samplers that need one
+    refuse a process without.
+    """
+
+    @property
+    def states(self) -> int:
+        """K, the number of states that a place may be in."""
+        ...
+
+    @property
+    def limit(self) -> Array:
+        """The law (K,) of what a place holds where nothing of x_0 is left: what `prior` draws."""
+        ...
+
+    def likelihood(self, x: Array, t: Any, s: Any = 0.0) -> Array:
+        """Computes q(x_t = x | x_s = k) for every state k, (*shape of x, K)."""
+        ...
+
+    def spread(self, probs: Array, t: Any) -> Array:
+        """Computes the law (*shape, K) of x_t,i of a place whose x_0,i has the law `probs` (*shape, V or K)."""
+        ...
+
+    def back(self, x: Array, probs: Array, t: Any, s: Any) -> Array:
+        """Computes the law (*shape, K) of x_s,i given x_t = x; `probs` is that of x_0,i given the other places."""
+        ...
+
+    def told(self, t: Any) -> Array:
+        """Computes what the network is told of t, a scalar: 0 of pure masks, else log(alpha / (1 - alpha))."""
         ...
 
 

@@ -2,7 +2,10 @@
 
 from diffjax.samplers import (
     ancestral,
+    categorical,
+    decoding,
     deis,
+    edits,
     heun,
     hybrid,
     langevin,
@@ -29,7 +32,10 @@ from diffjax.samplers.unified import unified as unified
 
 __all__ = [  # what a config may name
     "ancestral",
+    "categorical",
+    "decoding",
     "deis",
+    "edits",
     "heun",
     "hybrid",
     "langevin",
