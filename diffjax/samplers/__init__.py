@@ -3,6 +3,7 @@
 from diffjax.samplers import (
     ancestral,
     deis,
+    heat,
     heun,
     hybrid,
     langevin,
@@ -29,6 +30,7 @@ from diffjax.samplers.table import AmplifyingPlan as AmplifyingPlan
 __all__ = [  # what a config may name
     "ancestral",
     "deis",
+    "heat",
     "heun",
     "hybrid",
     "langevin",
