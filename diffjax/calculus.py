@@ -217,12 +217,15 @@ def amplitudes(schedule: Schedule, ts: Any) -> tuple[np.ndarray, np.ndarray]:
     return host.along(amplitudes_at, schedule, ts)
 
 
-def log_alphas(schedule: Schedule, ts: Any) -> np.ndarray:
-    """Computes log(alpha) at host times ts (N,), float64, of alpha's shape; -inf where alpha is 0."""
+def log_alphas(schedule: Schedule, ts: Any, alpha: np.ndarray) -> np.ndarray:
+    """Computes log(alpha) at host times ts (N,), float64, of alpha's shape, from alpha where the schedule has no better.
+
+    Where alpha is 0 it is -inf, unless the schedule states the exponent (`types.Exponential`).
+    """
     if isinstance(schedule, Exponential):
         return host.along(_log_alpha_at, schedule, ts)
     with np.errstate(divide="ignore"):
-        return np.log(amplitudes(schedule, ts)[0])
+        return np.log(alpha)
 
 
 def _log_alpha_at(schedule: Exponential, t: Any) -> Array:

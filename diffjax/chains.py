@@ -81,7 +81,7 @@ def chain(schedule: Schedule, ts: Any) -> Chain:
     ts = grids.check(ts, float(schedule.t_max))
     alpha, sigma = amplitudes(schedule, ts)
     with np.errstate(divide="ignore"):
-        snr, log_alpha = (alpha / sigma) ** 2, log_alphas(schedule, ts)
+        snr, log_alpha = (alpha / sigma) ** 2, log_alphas(schedule, ts, alpha)
         change = 2 * (log_alpha[:-1] - np.log(sigma[:-1]) - log_alpha[1:] + np.log(sigma[1:]))
     gain = snr[1:] * -np.expm1(change)  # (ancestral.3)
     if np.all(sigma[-1] > 0):

@@ -17,6 +17,7 @@ from diffjax.types import Derived, Schedule
 
 __all__ = [  # what a config may name
     "angle",
+    "counts",
     "iddpm",
     "karras",
     "ladder",
@@ -208,6 +209,7 @@ def pinned(schedule: Schedule, n: int, *, base: str = "uniform", gap: float = 1e
     return check(np.append(end, BASES[base](schedule, n - 1, t_max=end - gap, **options)), end)
 
 
+<<<<<<< HEAD
 def of_base(schedule: Schedule, n: int, *, base: str = "log_snr", **options):
     """Makes the grid `base` of the schedule inside this one: of one per frequency, that without its blur.
 
@@ -219,6 +221,24 @@ def of_base(schedule: Schedule, n: int, *, base: str = "log_snr", **options):
     if base not in BASES:
         raise ValueError(f"There is no grid {base!r} of a base schedule; there are {', '.join(BASES)}.")
     return check(BASES[base](schedule.base, n, **options), float(schedule.t_max))
+=======
+def counts(schedule: Schedule, n: int | None = None) -> np.ndarray:
+    """Takes integers from t_max down to 0, evenly, for a process whose times count: tokens left, or steps of an edit.
+
+    Args:
+        n: steps, at most t_max; None: all of them, t_max, t_max - 1, .., 0.
+
+    Raises:
+        ValueError: for a t_max that is no integer above 1, so that times are no counts; n outside 1 .. t_max.
+    """
+    end = float(schedule.t_max)
+    if not ((end == round(end) and end > 1) or hasattr(schedule, "counts")):
+        raise ValueError(
+            f"{type(schedule).__name__} runs from 0 to t_max = {end:g}, times that count nothing; take grids.uniform."
+        )
+    n = int(end) if n is None else host.check_int("The number of steps", n, most=int(end))
+    return check(np.round(np.linspace(end, 0, n + 1)), end)
+>>>>>>> h-u
 
 
 def at_levels(schedule: Schedule, levels) -> np.ndarray:
