@@ -209,7 +209,6 @@ def pinned(schedule: Schedule, n: int, *, base: str = "uniform", gap: float = 1e
     return check(np.append(end, BASES[base](schedule, n - 1, t_max=end - gap, **options)), end)
 
 
-<<<<<<< HEAD
 def of_base(schedule: Schedule, n: int, *, base: str = "log_snr", **options):
     """Makes the grid `base` of the schedule inside this one: of one per frequency, that without its blur.
 
@@ -221,7 +220,8 @@ def of_base(schedule: Schedule, n: int, *, base: str = "log_snr", **options):
     if base not in BASES:
         raise ValueError(f"There is no grid {base!r} of a base schedule; there are {', '.join(BASES)}.")
     return check(BASES[base](schedule.base, n, **options), float(schedule.t_max))
-=======
+
+
 def counts(schedule: Schedule, n: int | None = None) -> np.ndarray:
     """Takes integers from t_max down to 0, evenly, for a process whose times count: tokens left, or steps of an edit.
 
@@ -238,7 +238,6 @@ def counts(schedule: Schedule, n: int | None = None) -> np.ndarray:
         )
     n = int(end) if n is None else host.check_int("The number of steps", n, most=int(end))
     return check(np.round(np.linspace(end, 0, n + 1)), end)
->>>>>>> h-u
 
 
 def at_levels(schedule: Schedule, levels) -> np.ndarray:
