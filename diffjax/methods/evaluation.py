@@ -134,7 +134,10 @@ def validation(of: Any, denoise: Callable[[PyTree, dict], Denoiser]) -> Losses:
         x_t, (aim, _) = process.corrupt(x, z, t), process.ends(x, z, t)
         given = process.given(jax.random.fold_in(keys.example, 4), example.given, x.shape, x)
         error = (denoise(params, given)(x_t, t).mean - aim) ** 2
-        in_network_space = error / target.skip_out(schedule, t)[1] ** 2
+        squares = jnp.square(target.skip_out(schedule, t)[1])
+        if jnp.ndim(squares):  # a frequency that is gone has no error
+            error, squares = jnp.where(squares == 0, 0.0, error), jnp.where(squares == 0, 1.0, squares)
+        in_network_space = error / squares
         return jnp.mean(of.weight(schedule, target, t) * in_network_space), {"t01": t / schedule.t_max}
 
     return per_example(loss)
