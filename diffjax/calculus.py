@@ -116,7 +116,7 @@ SERVE = (
 
 def axes(schedule: Schedule) -> tuple[int, ...]:
     """Finds the shape of alpha: () of a schedule with one log-SNR at a time, (H, W, 1) of one per frequency."""
-    return jax.eval_shape(amplitudes_at, schedule, jax.ShapeDtypeStruct((), jnp.float32))[0].shape
+    return jax.eval_shape(amplitudes_at, schedule, jax.ShapeDtypeStruct((), jnp.result_type(float)))[0].shape
 
 
 def need_scalar(schedule: Schedule, what: str) -> None:

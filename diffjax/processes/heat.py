@@ -95,9 +95,8 @@ class Spectral(Gaussian):
 
 
 def _skip_out_at(of: tuple[Any, Any], t: Any) -> tuple[Array, Array]:
-    """Computes (c_skip, c_out) in float32, as a walk does."""
     target, schedule = of
-    return target.skip_out(schedule, jnp.asarray(t, jnp.float32))
+    return target.skip_out(schedule, t)
 
 
 def dissipation(
