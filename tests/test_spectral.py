@@ -378,9 +378,7 @@ OTHERS = {
     "the tightest grid": lambda: chains.tightest(BLURRED, TS, np.ones(3), 2),
     "elbo": lambda: __import__("diffjax.likelihood", fromlist=["elbo"]).elbo(TS, BLURRED),
     "ode": lambda: __import__("diffjax.likelihood", fromlist=["ode"]).ode(TS[:-1], heat.blurring(VP, (8, 8))),
-    "another schedule's denoiser": lambda: denoisers.run_on(
-        denoisers.denoiser(identity, BLURRED, denoisers.X0()), VP
-    ),
+    "another schedule's denoiser": lambda: denoisers.run_on(denoisers.denoiser(identity, BLURRED, denoisers.X0()), VP),
 }
 
 

@@ -218,7 +218,9 @@ def walk(run: Any, drawn: Drawn) -> Section:
     fine = np.linspace(0, float(of.schedule.t_max), 400)
     figures = (
         Figure("filmstrip", "filmstrip", (np.stack(path), times, *seen)),
-        Figure("schedule", "schedule", (fine, *(a.reshape(len(fine), -1)[:, 0] for a in amplitudes(of.schedule, fine)), ts)),
+        Figure(
+            "schedule", "schedule", (fine, *(a.reshape(len(fine), -1)[:, 0] for a in amplitudes(of.schedule, fine)), ts)
+        ),
     )
     under = ", and under it what the network takes x_0 to be there" if any(e is not None for e in seen) else ""
     text = f"""## From noise to data
