@@ -218,7 +218,7 @@ def amplitudes(schedule: Schedule, ts: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def log_alphas(schedule: Schedule, ts: Any, alpha: np.ndarray) -> np.ndarray:
-    """Computes log(alpha) at host times ts (N,), float64, of alpha's shape, from alpha where the schedule has no better.
+    """Computes log(alpha) at host times ts (N,), float64, of alpha's shape: from alpha, unless the schedule has better.
 
     Where alpha is 0 it is -inf, unless the schedule states the exponent (`types.Exponential`).
     """

@@ -5,8 +5,8 @@ With B the orthonormal DCT-II (separable, per channel) and u = B x, each frequen
     u_t,k = alpha_k(t) u_0,k + sigma(t) z_k,    alpha_k = a(t) d_k(t),
     d_k = (1 - d_min) exp(-lambda_k tau) + d_min,    lambda = pi^2 (i^2 / H^2 + j^2 / W^2),    tau = w^2 / 2.
 
-exp(-lambda tau) is the heat equation with insulated ends after the time tau: a blur of width w pixels. B is orthonormal,
-so z is white in pixels too. Sources: Rissanen, Heinonen, Solin 2022 (a = 1, sigma constant); Hoogeboom & Salimans 2022,
+exp(-lambda tau) is the heat equation with insulated ends after the time tau: a blur of w pixels. B is orthonormal, so
+z is white in pixels too. Sources: Rissanen, Heinonen, Solin 2022 (a = 1, sigma constant); Hoogeboom & Salimans 2022,
 section 4 (a, sigma of a variance-preserving schedule, d_min = 0.001); Daras et al. 2022 (a = 1, sigma_t of its own).
 
 exp(-lambda tau) is 0 in float32 from w = 6 on for 8 x 8 pixels, in float64 at w = 20. What is made of quotients of

@@ -216,11 +216,10 @@ def walk(run: Any, drawn: Drawn) -> Section:
     seen: list[Any] = []
     told = attempt("x_0 along the walk", lambda: seen.append(estimates(run, walked, given, times)) or [])
     fine = np.linspace(0, float(of.schedule.t_max), 400)
+    lowest = (a.reshape(len(fine), -1)[:, 0] for a in amplitudes(of.schedule, fine))
     figures = (
         Figure("filmstrip", "filmstrip", (np.stack(path), times, *seen)),
-        Figure(
-            "schedule", "schedule", (fine, *(a.reshape(len(fine), -1)[:, 0] for a in amplitudes(of.schedule, fine)), ts)
-        ),
+        Figure("schedule", "schedule", (fine, *lowest, ts)),
     )
     under = ", and under it what the network takes x_0 to be there" if any(e is not None for e in seen) else ""
     text = f"""## From noise to data

@@ -56,7 +56,7 @@ class Spectral(Gaussian):
         return Frequencies(net, self.schedule.sides)
 
     def prior(self, key: Key, shape: tuple[int, ...], t: Any = None) -> Array:
-        """Draws u_T ~ N(alpha m, alpha^2 c + sigma^2), at the schedule's end, or at the time t where the grid starts."""
+        """Draws u_T ~ N(alpha m, alpha^2 c + sigma^2) at the schedule's end, or at the time t where the grid starts."""
         mean, variance = self._prior(t)
         return mean + jnp.sqrt(variance) * self.law(key, shape)  # (spectral.4)
 

@@ -63,9 +63,10 @@ def momentum(schedule: Schedule) -> Sampler:
         mean = alpha[1:] - k * alpha[:-1]  # (spectral.8)
         noise_var = sigma[1:] ** 2 * (1 - k)
         if np.any(noise_var < 0):
+            after = ts[1 + np.argwhere(noise_var < 0)[0][0]]
             raise ValueError(
-                f"{type(schedule).__name__} loses noise with time after t = {ts[1 + np.argwhere(noise_var < 0)[0][0]]:g}: "
-                "the momentum sampler is for sigma that rises (EDM, VE)."
+                f"{type(schedule).__name__} loses noise with time after t = {after:g}: the "
+                "momentum sampler is for sigma that rises (EDM, VE)."
             )
         return Linear(ts[:-1], k, mean, noise_var, np.where(sigma[1:] > 0, mean, 0.0))
 
@@ -95,7 +96,8 @@ def step_bounds(
     alpha, sigma = amplitudes(schedule, ts)
     if np.any(sigma[-1] > 0) or size == 0:
         raise ValueError(
-            f"The grid ends at t = {ts[-1]:g} with noise, or delta is 0: the bound needs a grid that ends at 0, delta > 0."
+            f"The grid ends at t = {ts[-1]:g} with noise, or delta is 0: the bound needs a grid that ends at 0, and "
+            "delta > 0."
         )
     terms = []
     for i in range(len(ts) - 1):
