@@ -104,7 +104,7 @@ def _place(at: Any) -> str:
 
 def _some(true: np.ndarray) -> np.ndarray:
     """Tells for each time whether it is true at some frequency, (N, 1, ...)."""
-    return true.any(tuple(range(1, true.ndim)), keepdims=True)
+    return np.asarray(true.any(tuple(range(1, true.ndim)), keepdims=True))
 
 
 SERVE = (

@@ -21,18 +21,8 @@ from diffjax.tabulated import MOST_STEPS as MOST_STEPS
 from diffjax.tabulated import Rounded, Tabulated
 from diffjax.types import Array, pytree, real
 
-__all__ = [
-    "EDM",
-    "VDM",
-    "VE",
-    "VP",
-    "Cosine",
-    "Rectified",
-    "Rounded",
-    "Still",
-    "SubVP",
-    "Tabulated",
-]  # what a config may name
+# What a config may name.
+__all__ = ["EDM", "VDM", "VE", "VP", "Cosine", "Rectified", "Rounded", "Still", "SubVP", "Tabulated"]
 
 _HALF_PI = np.pi / 2
 

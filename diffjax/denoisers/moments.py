@@ -83,7 +83,7 @@ def measure(
     error = entries.reshape(len(ts), -1).mean(1)  # (analytic.2)
     noise = np.nan if flow_only(schedule) or alpha.ndim > 1 else noise
     # (analytic.4)
-    level = np.nan if alpha.ndim > 1 else sigma / alpha
+    level = np.full(len(ts), np.nan) if alpha.ndim > 1 else sigma / alpha
     return SecondMoments(ts, entries, error, level**2 * (1 - noise), variance - spread)  # (analytic.3)
 
 

@@ -38,10 +38,8 @@ def euler_maruyama(schedule: Schedule, churn: float = 1.0, denoise: bool = False
                 "use a sampler that needs no rates (ancestral, multistep)",
             )
         # (reversesde.2)
-        step, pull = (
-            over(np.diff(ts), g2),
-            0.5 * (1 + churn**2) * g2 / np.square(sigma[:-1]),
-        )  # score = (alpha m - x) / sigma^2
+        step = over(np.diff(ts), g2)
+        pull = 0.5 * (1 + churn**2) * g2 / np.square(sigma[:-1])  # score = (alpha m - x) / sigma^2
         # (reversesde.1)
         rows = Linear(
             ts[:-1], 1 + step * (f + pull), -step * pull * alpha[:-1], -step * churn**2 * g2, np.zeros_like(f)
