@@ -16,12 +16,14 @@ import numpy as np
 
 from diffjax import host
 from diffjax.roots import leaving_zero
+from diffjax.spectral import Spectral as Spectral
+from diffjax.spectral import Still as Still
 from diffjax.tabulated import MOST_STEPS as MOST_STEPS
 from diffjax.tabulated import Rounded, Tabulated
 from diffjax.types import Array, pytree, real, static
 
 # what a config may name
-__all__ = ["EDM", "VDM", "VE", "VP", "Cosine", "Counted", "Rectified", "Rounded", "SubVP", "Tabulated"]
+__all__ = ["EDM", "VDM", "VE", "VP", "Cosine", "Counted", "Rectified", "Rounded", "Still", "SubVP", "Tabulated"]
 
 _HALF_PI = np.pi / 2
 

@@ -12,7 +12,7 @@ import jax
 from jax.tree_util import Partial
 
 from diffjax import chains, denoisers, samplers
-from diffjax.types import Array, Key, PyTree, Schedule, pytree, static
+from diffjax.types import Array, Key, Network, PyTree, Schedule, pytree, static
 
 
 @pytree
@@ -41,10 +41,10 @@ def needs(of: Any) -> tuple[str, ...]:
     return (*of.process.asks, *(name for name in of.network.reads or () if name not in drawn))
 
 
-def net(of: Any, params: PyTree, given: dict, **options: Any) -> Partial:
-    """Closes the network over its parameters and what is given: (x_in, c) -> F."""
+def net(of: Any, params: PyTree, given: dict, **options: Any) -> Network:
+    """Closes the network over its parameters and what is given: (x_in, c) -> F, of x as the process shows it."""
     apply = lambda params, given, x, c: of.network.apply(params, x, c, given, **options)
-    return Partial(apply, params, given)
+    return of.process.seen(Partial(apply, params, given))
 
 
 def completed(of: Any, key: Key, given: dict, shape: tuple[int, ...]) -> dict:

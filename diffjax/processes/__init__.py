@@ -1,6 +1,6 @@
 """How data is destroyed: one file per family."""
 
-from diffjax.processes import categorical, path
+from diffjax.processes import categorical, heat, path
 from diffjax.processes.bridge import Bridge as Bridge
 from diffjax.processes.bridge import BridgeSchedule as BridgeSchedule
 from diffjax.processes.bridge import bridge
@@ -12,4 +12,4 @@ from diffjax.processes.path import Path as Path
 from diffjax.processes.poisson import Poisson as Poisson
 from diffjax.processes.poisson import poisson
 
-__all__ = ["Gaussian", "bridge", "categorical", "editing", "path", "poisson"]  # what a config may name
+__all__ = ["Gaussian", "bridge", "categorical", "editing", "heat", "path", "poisson"]  # what a config may name

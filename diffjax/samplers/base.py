@@ -275,6 +275,9 @@ def std(variance: Any) -> Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
 
 
-def then_mean(rows: Linear, t: float, sigma: float) -> Linear:
+def then_mean(rows: Linear, t: float, sigma: Any) -> Linear:
     """Appends to rows that end where sigma > 0 one more: x_0 = E[x_0 | x_t], Tweedie's formula."""
-    return Linear(*(np.append(a, b) for a, b in zip(rows, (t, 0.0, 1.0, 0.0, 0.0)))) if sigma > 0 else rows
+    if not np.all(sigma > 0):
+        return rows
+    last = (t, 0.0, 1.0, 0.0, 0.0)
+    return Linear(*(np.concatenate([a, np.full((1, *a.shape[1:]), b)]) for a, b in zip(rows, last)))
