@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
-from diffjax.processes.tokens import Tokens, check_vocabulary
+from diffjax.processes.tokens import Placewise, check_vocabulary
 from diffjax.schedules import Counted, count
 from diffjax.types import Array, Key, Schedule, pytree, real, static
 
@@ -55,7 +55,7 @@ def editing(schedule: Schedule, vocabulary: int) -> "Editing":
 
 
 @pytree
-class Editing(Tokens):
+class Editing(Placewise):
     """The process that replaces exactly t of L tokens by others; `editing` makes one.
 
     Attributes:
@@ -70,6 +70,11 @@ class Editing(Tokens):
     def counts(self) -> int:
         """L, the last time: times count wrong places."""
         return self.schedule.length
+
+    @property
+    def limit(self) -> Array:
+        """The law (V,) of each place that `prior` draws: uniform."""
+        return jnp.full(self.vocabulary, 1 / self.vocabulary)
 
     @property
     def states(self) -> int:
