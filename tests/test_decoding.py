@@ -12,6 +12,7 @@ from test_edits import assert_drawn_from, keys
 
 from diffjax import grids, samplers, schedules
 from diffjax.denoisers import guidance, joint
+from diffjax.likelihood import blocks
 from diffjax.processes import categorical
 from diffjax.samplers import decoding
 from diffjax.types import Array, Categorical, pytree
@@ -159,6 +160,31 @@ def test_blocks_of_several_at_once_are_products_inside_a_block():
             chance *= enumerated.conditional(C, known, i)[x[i]]
         law[x] = chance
     assert_drawn_from(walked(sampler, table(C), 4, 2), law)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_bound_of_blocks_is_minus_log_p_at_every_x(size, x64):
+    """The mean over counts and sets of a block, summed over the blocks, each term by the library, is -log p(x)."""
+    denoise, x = table(C), jnp.asarray(np.stack([i.ravel() for i in np.indices(C.shape)], -1), jnp.int32)
+    starts, sets, weights = [], [], []
+    for start in range(0, 4, size):
+        for count in range(1, size + 1):
+            chosen = list(itertools.combinations(range(start, start + size), count))
+            starts += [start] * len(chosen)
+            sets += [[i in places for i in range(4)] for places in chosen]
+            weights += [1 / size / len(chosen)] * len(chosen)
+    term = lambda x, start, chosen: blocks.nats(denoise, x, start, size, chosen)
+    each = jax.jit(jax.vmap(lambda x: jax.vmap(lambda *row: term(x, *row))(jnp.asarray(starts, jnp.int32), jnp.asarray(sets))))
+    np.testing.assert_allclose(np.asarray(each(x)) @ weights, -np.log(C.ravel()), atol=3.6e-15 * 4)
+
+
+def test_bound_of_blocks_is_unbiased_and_refuses_other_sizes():
+    x0, denoise = jnp.asarray([0, 1, 1, 0]), table(C)
+    found = np.asarray(jax.jit(jax.vmap(lambda key: blocks.bound(denoise, key, x0, 3)))(keys(4000)))
+    assert abs(found.mean() + np.log(C[0, 1, 1, 0])) < 4.5 * found.std() / np.sqrt(4000)
+    for size in (0, 5):
+        with pytest.raises(ValueError, match=f"size is {size}"):
+            blocks.bound(denoise, jax.random.key(0), x0, size)
 
 
 def test_autoregressive_estimate_of_masks_is_the_joint_law():

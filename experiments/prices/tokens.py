@@ -150,7 +150,9 @@ def markov(p: np.ndarray, n: int, estimate: str) -> np.ndarray:
     back = jax.jit(jax.vmap(process.back, in_axes=(0, 0, None, None)))
     for t, s in zip(rows.t, rows.s, strict=True):
         x, whole, without = exact(p, process, t)
-        steps.append(np.asarray(back(jnp.asarray(x), jnp.asarray(without if estimate == "leave_one_out" else whole), t, s)))
+        steps.append(
+            np.asarray(back(jnp.asarray(x), jnp.asarray(without if estimate == "leave_one_out" else whole), t, s))
+        )
     return along(p, process.states, np.full(p.shape, 1 / p.size), steps)
 
 
@@ -282,9 +284,17 @@ def table(results: dict[str, Any]) -> str:
     for title, what in (("temperature", "temperature"), ("Markov's estimate", "plug-in")):
         rows = dict(results[what])
         steps = rows.pop("steps")
-        lines += ["", f"| {title}, KL in steps | " + " | ".join(map(str, steps)) + " |", "|---" * (len(steps) + 1) + "|"]
+        lines += [
+            "",
+            f"| {title}, KL in steps | " + " | ".join(map(str, steps)) + " |",
+            "|---" * (len(steps) + 1) + "|",
+        ]
         lines += [f"| {name} | " + " | ".join(f"{value:.5f}" for value in row) + " |" for name, row in rows.items()]
-    lines += ["", "| bound above the entropy of B, nats | leave-one-out | the posterior in its place |", "|---|---|---|"]
+    lines += [
+        "",
+        "| bound above the entropy of B, nats | leave-one-out | the posterior in its place |",
+        "|---|---|---|",
+    ]
     lines += [f"| {name} | {_number(exact)} | {slip:.6f} |" for name, (exact, slip) in results["gap"].items()]
     lines += ["", "| Gumbel noise on Zipf's law | TV |", "|---|---|"]
     lines += [f"| {name} | {_number(value)} |" for name, value in results["gumbel"].items()]
@@ -305,7 +315,9 @@ def figure(results: dict[str, Any], path: Path) -> None:
     steps = rows.pop("steps")
     for name, row in rows.items():
         left.plot(steps, row, "o-", ms=4, label=f"temperature {name}")
-    left.set(xlabel="steps", ylabel="KL(data | samples), nats", xscale="log", yscale="log", title="masks, in even steps")
+    left.set(
+        xlabel="steps", ylabel="KL(data | samples), nats", xscale="log", yscale="log", title="masks, in even steps"
+    )
     rows = dict(results["plug-in"])
     steps = rows.pop("steps")
     names = {"leave_one_out": "leave-one-out law", "posterior": "posterior in its place"}
