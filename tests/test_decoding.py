@@ -174,7 +174,9 @@ def test_bound_of_blocks_is_minus_log_p_at_every_x(size, x64):
             sets += [[i in places for i in range(4)] for places in chosen]
             weights += [1 / size / len(chosen)] * len(chosen)
     term = lambda x, start, chosen: blocks.nats(denoise, x, start, size, chosen)
-    each = jax.jit(jax.vmap(lambda x: jax.vmap(lambda *row: term(x, *row))(jnp.asarray(starts, jnp.int32), jnp.asarray(sets))))
+    each = jax.jit(
+        jax.vmap(lambda x: jax.vmap(lambda *row: term(x, *row))(jnp.asarray(starts, jnp.int32), jnp.asarray(sets)))
+    )
     np.testing.assert_allclose(np.asarray(each(x)) @ weights, -np.log(C.ravel()), atol=3.6e-15 * 4)
 
 

@@ -324,7 +324,9 @@ def figure(results: dict[str, Any], path: Path) -> None:
     for name, row in rows.items():
         right.plot(steps, row, "o-", ms=4, label=names[name])
     right.set(xlabel="steps", xscale="log", title="uniform replacement, Markov's walk")
-    for axes in (left, right):
+    for axes, marks in ((left, results["temperature"]["steps"]), (right, results["plug-in"]["steps"])):
+        axes.set_xticks(marks, list(map(str, marks)))
+        axes.set_xticks([], minor=True)
         axes.legend(fontsize=8)
     style.save(drawing, path)
 
