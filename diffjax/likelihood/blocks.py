@@ -4,7 +4,7 @@ Arriola et al. 2025 (BD3-LM, eq. 5 and 6): with x^b the b-th block and x^{<b} it
 
     -log p(x) <= sum over b of  E_k E_S  L_b / k  sum over i in S of  -log p_i(x_i | x^{<b}, x^b without S),
 
-k uniform on 1 .. L_b, S a set of k of the L_b places of the block, evenly: the masked bound (`likelihood.tokens`) inside
+k uniform on 1 .. L_b, S a set of k of the L_b places of the block, evenly: the masked bound (`likelihood.tokens`) in
 each block, of a model that sees what comes after it as hidden. With exact conditionals it is -log p(x) at every x, for
 every size of the blocks: 1 is autoregression, L masked diffusion. A network of masks of a whole sequence is asked here
 of sets of hidden places that it saw rarely in training, those that end in a long row of hidden ones.

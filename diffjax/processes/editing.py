@@ -162,7 +162,7 @@ class Editing(Placewise):
     def bound(self, known: Any, key: Key, x0: Array, u: Any) -> Array:
         """Estimates a bound on -log p(x_0) in nats by one evaluation, p the law of walks of single places.
 
-        The sum over t of E KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), whose first law sets one of the t wrong places
+        The sum over t of E KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), whose first law sets one of t wrong places
         right, evenly, and KL(q(x_L | x_0) || prior) = L log(V / (V - 1)). It is far from sharp, for the order in which
         places are set right counts as if it were said: 1.49 nats above the entropy of W(3, 3; 1, 0, 7), 3.18.
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import grids, losses, schedules
-from diffjax.denoisers.categorical import Known, LeaveOneOut
+from diffjax.denoisers.categorical import LeaveOneOut
 from diffjax.plots import style
 from diffjax.processes import categorical, moving
 from diffjax.samplers import categorical as walks
@@ -213,7 +213,7 @@ def zipf(tokens: int) -> np.ndarray:
 def of_spacing(p: np.ndarray, ulp: float) -> np.ndarray:
     """What Gumbel noise -log(-log u) of u in multiples of `ulp` draws where p is asked for, p small.
 
-    -log u is a multiple of ulp near u = 1, and the other tokens all lie above x with probability e^(-x): a token is drawn
+    -log u is a multiple of ulp near u = 1, and all other tokens lie above x with probability e^(-x): a token is drawn
     with the sum over k of ulp e^(-k ulp / p) = ulp / (e^(ulp / p) - 1).
     """
     with np.errstate(over="ignore"):
