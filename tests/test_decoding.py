@@ -102,11 +102,11 @@ def test_price_of_several_places_a_row(p, counts, kl):
 
 CASES = [
     ("random", (1, 1, 1), 1.0),
-    ("position", (2, 1), 1.0),
+    pytest.param("position", (2, 1), 1.0, marks=pytest.mark.slow),
     ("entropy", (1, 2), 1.0),
-    ("top", (1, 1, 1), 1.0),
+    pytest.param("top", (1, 1, 1), 1.0, marks=pytest.mark.slow),
     ("confidence", (1, 2), 1.0),
-    ("confidence", (1, 1, 1), 0.5),
+    pytest.param("confidence", (1, 1, 1), 0.5, marks=pytest.mark.slow),
 ]
 
 
@@ -150,6 +150,7 @@ def test_blocks_one_by_one_are_exact(size):
         assert_drawn_from(walked(sampler, table(C), 4, 4), C)
 
 
+@pytest.mark.slow
 def test_blocks_of_several_at_once_are_products_inside_a_block():
     sampler = decoding.blocks(categorical.masked(schedules.Rectified(), 2), 2, k=2)
     law = np.zeros(C.shape)
@@ -215,7 +216,8 @@ def test_autoregressive_estimate_of_another_process_is_told_what_is_drawn():
     assert_drawn_from(drawn, law)
 
 
-@pytest.mark.parametrize("share", [0.0, pytest.param(0.3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.0, 0.3])
 def test_autoregressive_estimate_is_exact_at_two_steps(share):
     sampler = samplers.unified(MASKED, share)
     assert_drawn_from(walked(sampler, joint.autoregressive(table(UNTIED)), 3, 2), UNTIED)

@@ -113,7 +113,7 @@ def test_noise_is_drawn_from_its_law_given_both_ends():
     assert abs((d[:, 1] == 1).mean() - 0.5) < 4.5 * 0.5 / np.sqrt(20_000)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("share", [pytest.param(0.0, marks=pytest.mark.slow), 0.3, 1.0])
 def test_renewed_noise_keeps_its_law_and_its_share(share):
     x0 = jnp.zeros(100, jnp.int32)
     process = processes.editing(schedules.Counted(100), 4)
@@ -141,7 +141,7 @@ def test_likelihood_spread_and_what_the_network_is_told():
     np.testing.assert_allclose(PROCESS.told(1), np.log(2.5 / 1.5), rtol=1e-6)
 
 
-@pytest.mark.parametrize("p", [A, W], ids=["A", "W(4, 3)"])
+@pytest.mark.parametrize("p", [A, pytest.param(W, marks=pytest.mark.slow)], ids=["A", "W(4, 3)"])
 def test_one_place_a_step_needs_the_marginals_alone(p, x64):
     laws, worst = marginals(p), 0.0
     vocabulary = p.shape[0]
