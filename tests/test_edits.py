@@ -197,7 +197,7 @@ def test_bound_of_single_places_by_enumeration():
     assert np.all(bounds > -np.log(law))
     assert np.sum(A * bounds) - enumerated.entropy(A) == pytest.approx(1.4916, abs=1e-4)  # as the docstring says
     x0 = jnp.asarray([2, 0, 1])
-    u = (jnp.arange(6000) + 0.5) / 6000
+    u = jnp.asarray((np.arange(6000) + 0.5) / 6000, jnp.float32)
     found = np.asarray(jax.jit(jax.vmap(lambda key, u: PROCESS.bound(DENOISE, key, x0, u)))(keys(6000), u))
     assert abs(found.mean() - bounds[2, 0, 1]) < 4.5 * found.std() / np.sqrt(6000)
 
