@@ -18,7 +18,7 @@ def uniform() -> ConfigDict:
     config.process, config.schedule = spec("categorical.uniform", vocabulary=3), spec("Rectified")
     config.target, config.loss = spec("categorical.LeaveOneOut"), spec("categorical.score_entropy")
     config.times = spec("stratified", t_min=1e-3)
-    config.sampler, config.grid = spec("categorical.mixture"), spec("uniform", n=32, t_min=0.0)
+    config.sampler, config.grid = spec("categorical.mixture"), spec("uniform", n=64, t_min=0.0)
     config.model = spec("TokenMLP", vocabulary=3, width=64, depth=2)
     config.learning_rate.update(dict(peak=3e-3, schedule="cosine", warmup_steps=50))
     config.train.update(dict(steps=4000, batch_size=512, steps_per_dispatch=20, log_every=200, sample_every=2000))

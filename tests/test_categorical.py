@@ -429,7 +429,7 @@ def test_walks_draw_the_enumerated_laws(make, target, which):
 
 
 def test_flows_carry_the_marginals(x64):
-    """d p_alpha / d alpha is inflow less outflow: for the flow's rates by the posterior, the reversed chain's by loo."""
+    """d p_alpha / d alpha is inflow less outflow: the flow's rates by the posterior, the reversed chain's by loo."""
     alpha, h = 0.37, 1e-5
     for name in ("masked", "uniform"):
         pi = np.asarray(PROCESSES[name](3).pi)

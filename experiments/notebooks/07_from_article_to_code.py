@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import analytic, grids, models, processes, samplers, schedules
+from diffjax import analytic, denoisers, grids, models, processes, samplers, schedules
 from diffjax.samplers import ancestral
 from diffjax.theory import constructions, generator, residuals
 
@@ -275,6 +275,23 @@ known = Categorical(jnp.log(jax.nn.one_hot(x_0, 4)))  # x_0 is known: the pair i
 pairs = edits.pairs(known, x_3).probs.reshape(6, 4)
 np.testing.assert_allclose(pairs.sum(1), np.where(x_3 != x_0, 1 / 3, 0.0), rtol=1e-6)
 assert abs(edits.total(known, x_3, 3) - 1) < 1e-6
+
+# %% [markdown]
+# Tokens: destroy by hiding, estimate each hidden token given those that are seen, open one, and go on. With the exact
+# conditionals the samples have the joint law, in any order.
+
+# %%
+# kexue 9271
+joint = jnp.array([[0.1, 0.4], [0.3, 0.2]])  # of two tokens
+of_first = jnp.vstack([joint.T, joint.sum(1)])  # row 2: the other one is hidden
+of_second = jnp.vstack([joint, joint.sum(0)])
+exact = lambda x, c: jnp.log(jnp.stack([of_first[x[1]], of_second[x[0]]]))
+hiding = processes.categorical.masked(schedules.Rectified(), vocabulary=2)
+known = denoisers.categorical.Known(exact, hiding, denoisers.categorical.Whole())
+one_by_one = samplers.sampling_fn(samplers.decoding.random(hiding), [1.0, 0.5, 0.0])
+opened = jax.jit(jax.vmap(lambda key: one_by_one(known, key, jnp.array([2, 2]))))(jax.random.split(keys[0], 20_000))
+shares = np.bincount(np.asarray(opened) @ [2, 1], minlength=4) / 20_000
+np.testing.assert_allclose(shares, np.ravel(joint), atol=0.015)
 
 # %% [markdown]
 # ## [9280](https://kexue.fm/archives/9280) The diffusion ODE head-on

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import analytic, grids, models, processes, samplers, schedules
+from diffjax import analytic, denoisers, grids, models, processes, samplers, schedules
 from diffjax.samplers import ancestral
 from diffjax.theory import constructions, generator, residuals
 
@@ -258,6 +258,22 @@ known = Categorical(jnp.log(jax.nn.one_hot(x_0, 4)))  # x_0 is known: the pair i
 pairs = edits.pairs(known, x_3).probs.reshape(6, 4)
 np.testing.assert_allclose(pairs.sum(1), np.where(x_3 != x_0, 1 / 3, 0.0), rtol=1e-6)
 assert abs(edits.total(known, x_3, 3) - 1) < 1e-6
+
+# %% [markdown]
+# 离散符号：用遮住来破坏，由已见的符号预估每个被遮的符号，揭开一个，再继续。条件分布精确时，无论顺序如何，样本都服从联合分布。
+
+# %%
+# kexue 9271
+joint = jnp.array([[0.1, 0.4], [0.3, 0.2]])  # 两个符号的联合分布
+of_first = jnp.vstack([joint.T, joint.sum(1)])  # 第 2 行：另一个被遮住
+of_second = jnp.vstack([joint, joint.sum(0)])
+exact = lambda x, c: jnp.log(jnp.stack([of_first[x[1]], of_second[x[0]]]))
+hiding = processes.categorical.masked(schedules.Rectified(), vocabulary=2)
+known = denoisers.categorical.Known(exact, hiding, denoisers.categorical.Whole())
+one_by_one = samplers.sampling_fn(samplers.decoding.random(hiding), [1.0, 0.5, 0.0])
+opened = jax.jit(jax.vmap(lambda key: one_by_one(known, key, jnp.array([2, 2]))))(jax.random.split(keys[0], 20_000))
+shares = np.bincount(np.asarray(opened) @ [2, 1], minlength=4) / 20_000
+np.testing.assert_allclose(shares, np.ravel(joint), atol=0.015)
 
 # %% [markdown]
 # ## [9280](https://kexue.fm/archives/9280) 生成扩散模型漫谈（十二）：“硬刚”扩散ODE
