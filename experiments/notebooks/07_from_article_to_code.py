@@ -267,6 +267,25 @@ for eta in (0.0, 0.5, 1.0):
     np.testing.assert_allclose(variance, V(s), rtol=1e-4)
 
 # %% [markdown]
+# Tokens by editing: exactly $t$ of them are wrong. One is set right a step, place $i$ to $v$ with probability
+# $p(x_{0,i}=v\,|\,x_t)/t$, which needs the marginals alone; they sum to 1.
+
+# %%
+# kexue 9271
+from diffjax import processes
+from diffjax.samplers import edits
+from diffjax.schedules import Counted
+from diffjax.types import Categorical
+
+editing, x_0 = processes.editing(Counted(6), 4), jnp.array([0, 1, 2, 3, 0, 1])
+x_3 = editing.corrupt(x_0, editing.noise(jax.random.key(3), x_0), 3)
+assert (x_3 != x_0).sum() == 3
+known = Categorical(jnp.log(jax.nn.one_hot(x_0, 4)))  # x_0 is known: the pair is one of the three places
+pairs = edits.pairs(known, x_3).probs.reshape(6, 4)
+np.testing.assert_allclose(pairs.sum(1), np.where(x_3 != x_0, 1 / 3, 0.0), rtol=1e-6)
+assert abs(edits.total(known, x_3, 3) - 1) < 1e-6
+
+# %% [markdown]
 # Tokens: destroy by hiding, estimate each hidden token given those that are seen, open one, and go on. With the exact
 # conditionals the samples have the joint law, in any order.
 

@@ -250,6 +250,24 @@ for eta in (0.0, 0.5, 1.0):
     np.testing.assert_allclose(variance, V(s), rtol=1e-4)
 
 # %% [markdown]
+# 文本编辑：恰好有 $t$ 个词是错的。每步改对一个，以概率 $p(x_{0,i}=v\,|\,x_t)/t$ 把第 $i$ 个词改成 $v$；只需要边缘分布，这些概率之和为 1。
+
+# %%
+# kexue 9271
+from diffjax import processes
+from diffjax.samplers import edits
+from diffjax.schedules import Counted
+from diffjax.types import Categorical
+
+editing, x_0 = processes.editing(Counted(6), 4), jnp.array([0, 1, 2, 3, 0, 1])
+x_3 = editing.corrupt(x_0, editing.noise(jax.random.key(3), x_0), 3)
+assert (x_3 != x_0).sum() == 3
+known = Categorical(jnp.log(jax.nn.one_hot(x_0, 4)))  # x_0 is known: the pair is one of the three places
+pairs = edits.pairs(known, x_3).probs.reshape(6, 4)
+np.testing.assert_allclose(pairs.sum(1), np.where(x_3 != x_0, 1 / 3, 0.0), rtol=1e-6)
+assert abs(edits.total(known, x_3, 3) - 1) < 1e-6
+
+# %% [markdown]
 # 离散符号：用遮住来破坏，由已见的符号预估每个被遮的符号，揭开一个，再继续。条件分布精确时，无论顺序如何，样本都服从联合分布。
 
 # %%
