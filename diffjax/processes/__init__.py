@@ -1,13 +1,14 @@
 """How data is destroyed: one file per family."""
 
-from diffjax.processes import path
+from diffjax.processes import cold, path
 from diffjax.processes.bridge import Bridge as Bridge
 from diffjax.processes.bridge import BridgeSchedule as BridgeSchedule
 from diffjax.processes.bridge import bridge
+from diffjax.processes.cold import Cold as Cold
 from diffjax.processes.gaussian import Gaussian
 from diffjax.processes.gaussian import Unconditional as Unconditional
 from diffjax.processes.path import Path as Path
 from diffjax.processes.poisson import Poisson as Poisson
 from diffjax.processes.poisson import poisson
 
-__all__ = ["Gaussian", "bridge", "path", "poisson"]  # what a config may name
+__all__ = ["Gaussian", "bridge", "cold", "path", "poisson"]  # what a config may name
