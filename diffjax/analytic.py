@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
+from diffjax.calculus import need_scalar
 from diffjax.types import Array, Key, Posterior, Schedule, pytree, static
 
 # Exact whatever the default precision of products, which on a TPU is bfloat16.
@@ -74,7 +75,8 @@ class GaussianMixture:
         return self.thin and len(self.log_weights) == 1
 
     def denoiser(self, schedule: Schedule, with_var: bool = False) -> ExactDenoiser:
-        """Makes the exact denoiser of the mixture under a schedule."""
+        """Makes the exact denoiser of the mixture under a schedule; ValueError for one per frequency."""
+        need_scalar(schedule, "The exact denoiser of a mixture")
         return ExactDenoiser(self, schedule, with_var)
 
     def log_prob(self, x: Array, alpha: Any = 1.0, sigma: Any = 0.0) -> Array:

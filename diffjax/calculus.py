@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
-from diffjax.types import Array, Derived, Invertible, Remaining, Schedule, pytree, real
+from diffjax.types import Array, Derived, Exponential, Invertible, Remaining, Schedule, Telling, pytree, real
 
 
 @pytree
@@ -43,6 +43,22 @@ class FlowOnly:
         return time_of(self.base, log_snr)
 
 
+@pytree
+class Clock(FlowOnly):
+    """The times of a process whose x_t is no alpha x_0 + sigma z: a degradation's, which has no flow by a schedule.
+
+    Its log-SNR only tells a network the time. What refuses a `FlowOnly` refuses it too, and so does every sampler that
+    is made of a schedule (`samplers.sampling_fn`): `samplers.unified`, made of the process, remains.
+    """
+
+
+def clock_only(schedule: Any) -> bool:
+    """Tells whether a schedule, or one inside it, is a `Clock`."""
+    while isinstance(schedule, Derived) and not isinstance(schedule, Clock):
+        schedule = schedule.base
+    return isinstance(schedule, Clock)
+
+
 def flow_only(schedule: Any) -> bool:
     """Tells whether a schedule, or one inside it (by another clock, say), is a `FlowOnly`."""
     while isinstance(schedule, Derived) and not isinstance(schedule, FlowOnly):
@@ -69,29 +85,87 @@ def check(schedule: Schedule, points: int = 257) -> None:
 
     Raises:
         ValueError: unless alpha and sigma are finite and not negative on [0, t_max], and log-SNR falls strictly; where
-            both are 0 at t_max (a bridge) the fall ends before.
+            both are 0 at t_max (a bridge) the fall ends before. Of a schedule per frequency log-SNR may stand still, or
+            fall by less than it can be told, at some of them.
     """
     end, name = float(schedule.t_max), type(schedule).__name__
     if not 0 < end < np.inf:
         raise ValueError(f"{name} ends at t_max = {end}, expected a positive number.")
     ts = np.linspace(0, end, points)
     with np.errstate(all="ignore"):
-        alpha, sigma = amplitudes(schedule, ts)
-    bad = np.flatnonzero(~(np.isfinite(alpha) & np.isfinite(sigma) & (alpha >= 0) & (sigma >= 0)))
+        alpha, sigma = np.broadcast_arrays(*amplitudes(schedule, ts))
+    bad = np.argwhere(~(np.isfinite(alpha) & np.isfinite(sigma) & (alpha >= 0) & (sigma >= 0)))
     if bad.size:
-        i = bad[0]
+        i, at = bad[0][0], tuple(bad[0])
         raise ValueError(
-            f"{name} has alpha = {alpha[i]:g}, sigma = {sigma[i]:g} at t = {ts[i]:g}, expected finite numbers >= 0; "
-            f"it was given {schedule}."
+            f"{name} has alpha = {alpha[at]:g}, sigma = {sigma[at]:g} at t = {ts[i]:g}{_place(at)}, expected finite "
+            f"numbers >= 0; it was given {schedule}."
         )
-    inside = points - 1 if alpha[-1] == sigma[-1] == 0 else points
-    rising = np.flatnonzero(~(sigma[1:inside] * alpha[: inside - 1] > sigma[: inside - 1] * alpha[1:inside]))
+    inside = points - 1 if not np.any(alpha[-1]) and not np.any(sigma[-1]) else points
+    before, after = sigma[: inside - 1] * alpha[1:inside], sigma[1:inside] * alpha[: inside - 1]
+    falls = after > before if alpha.ndim == 1 else (after >= before * (1 - 1e-9)) & _some(after > before)
+    rising = np.argwhere(~falls)
     if rising.size:
-        i = rising[0]
+        i = rising[0][0]
         raise ValueError(
-            f"{name} destroys nothing between t = {ts[i]:g} and {ts[i + 1]:g}: log-SNR must fall strictly; "
-            f"it was given {schedule}."
+            f"{name} destroys nothing between t = {ts[i]:g} and {ts[i + 1]:g}{_place(rising[0])}: log-SNR must fall "
+            f"strictly; it was given {schedule}."
         )
+
+
+def _place(at: Any) -> str:
+    """Names the frequency of an index (time, *frequency), where there is one."""
+    return f" at the frequency {tuple(map(int, at[1:]))}" if len(at) > 1 else ""
+
+
+def _some(true: np.ndarray) -> np.ndarray:
+    """Tells for each time whether it is true at some frequency, (N, 1, ...)."""
+    return true.any(tuple(range(1, true.ndim)), keepdims=True)
+
+
+SERVE = (
+    "of the samplers ancestral.ddim, ddpm and resampled, heat.dissipation and momentum, sde.euler_maruyama, heun.edm "
+    "without churn and ode.probability_flow serve, of the grids uniform, linspace, trailing, leading, quadratic and "
+    "of_base"
+)
+
+
+def axes(schedule: Schedule) -> tuple[int, ...]:
+    """Finds the shape of alpha: () of a schedule with one log-SNR at a time, (H, W, 1) of one per frequency."""
+    return jax.eval_shape(amplitudes_at, schedule, jax.ShapeDtypeStruct((), jnp.float32))[0].shape
+
+
+def need_scalar(schedule: Schedule, what: str) -> None:
+    """Refuses a schedule whose amplitudes have an axis, for what needs one log-SNR at a time.
+
+    Args:
+        what: the beginning of the message: what needs it.
+
+    Raises:
+        ValueError: naming what serves.
+    """
+    if shape := axes(schedule):
+        raise ValueError(
+            f"{what} needs one log-SNR at a time, but {type(schedule).__name__} has amplitudes of shape {shape}, one "
+            f"for each frequency; {SERVE}."
+        )
+
+
+def told(schedule: Schedule, t: Any) -> Array:
+    """Computes the scalar by which a network knows the time: log-SNR, or what the schedule states (`types.Telling`).
+
+    Raises:
+        ValueError: for a schedule with a log-SNR per frequency that states none.
+    """
+    if isinstance(schedule, Telling):
+        return schedule.told(t)
+    found = log_snr(schedule, t)
+    if found.ndim > jnp.ndim(t):
+        raise ValueError(
+            f"{type(schedule).__name__} has log-SNRs of shape {found.shape}, and a network is told one number: give "
+            "it a method told(t)."
+        )
+    return found
 
 
 def log_snr(schedule: Schedule, t: Any) -> Array:
@@ -120,6 +194,8 @@ def rates(schedule: Schedule, t: Any) -> tuple[Array, Array]:
     """
     (alpha, sigma), (d_alpha, d_sigma) = derivatives(schedule, t)
     f = d_alpha / alpha
+    if isinstance(schedule, Exponential):
+        f = jax.jvp(schedule.log_alpha, (real(t),), (jnp.ones_like(real(t)),))[1]
     return f, 2 * sigma * (d_sigma - f * sigma)
 
 
@@ -142,6 +218,7 @@ def time_of(schedule: Schedule, log_snr: Any) -> Array:
         ValueError: if the schedule has no inverse.
     """
     if not isinstance(schedule, Invertible):
+        need_scalar(schedule, "The time of a log-SNR")
         raise ValueError(
             f"{type(schedule).__name__} has no inverse log-SNR; give it an `inverse(log_snr) -> t` method."
         )
@@ -149,8 +226,31 @@ def time_of(schedule: Schedule, log_snr: Any) -> Array:
 
 
 def amplitudes(schedule: Schedule, ts: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Computes (alpha, sigma) at host times ts (N,), each (N,) float64: what plans are made of."""
+    """Computes (alpha, sigma) at host times ts (N,), float64: what plans are made of.
+
+    Each is (N,); of a schedule per frequency (N, H, W, 1) and (N, 1, 1, 1).
+    """
     return host.along(amplitudes_at, schedule, ts)
+
+
+def log_alphas(schedule: Schedule, ts: Any, alpha: np.ndarray) -> np.ndarray:
+    """Computes log(alpha) at host times ts (N,), float64, of alpha's shape, from alpha where the schedule has no better.
+
+    Where alpha is 0 it is -inf, unless the schedule states the exponent (`types.Exponential`).
+    """
+    if isinstance(schedule, Exponential):
+        return host.along(_log_alpha_at, schedule, ts)
+    with np.errstate(divide="ignore"):
+        return np.log(alpha)
+
+
+def _log_alpha_at(schedule: Exponential, t: Any) -> Array:
+    return schedule.log_alpha(t)
+
+
+def over(ts: Any, like: np.ndarray) -> np.ndarray:
+    """Gives numbers (N,) the trailing axes of `like` (N, ...), against which they broadcast."""
+    return np.reshape(ts, (len(ts), *(1,) * (np.ndim(like) - 1)))
 
 
 def amplitudes_at(schedule: Schedule, t: Any) -> tuple[Array, Array]:

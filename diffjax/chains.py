@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import grids, host, schedules
-from diffjax.calculus import amplitudes
+from diffjax.calculus import amplitudes, log_alphas, need_scalar
 from diffjax.types import Array, Discrete, Schedule, pytree, real
 
 
@@ -31,7 +31,8 @@ class Chain:
 
     Attributes:
         t: (N,), where each step starts; a grid that ends with noise adds its last time, whose step is the decoder's.
-        gain: SNR_s - SNR_t of each step; infinite on the last, which arrives at data.
+        gain: SNR_s - SNR_t of each step, (N,), or (N, H, W, 1) of a schedule per frequency; infinite on the last, which
+            arrives at data.
         floor: variance of the step to data when the denoiser gives none. Of a grid that ends in data it is the
             beta_tilde of the step before (Ho et al. 2020; Nichol & Dhariwal 2021, code); of one that ends with noise
             sigma^2 / alpha^2, what x_t alone says of x_0 (Kingma et al. 2021, section 3.2).
@@ -80,11 +81,11 @@ def chain(schedule: Schedule, ts: Any) -> Chain:
     ts = grids.check(ts, float(schedule.t_max))
     alpha, sigma = amplitudes(schedule, ts)
     with np.errstate(divide="ignore"):
-        snr = (alpha / sigma) ** 2
-        change = 2 * (np.log(alpha[:-1]) - np.log(sigma[:-1]) - np.log(alpha[1:]) + np.log(sigma[1:]))
+        snr, log_alpha = (alpha / sigma) ** 2, log_alphas(schedule, ts, alpha)
+        change = 2 * (log_alpha[:-1] - np.log(sigma[:-1]) - log_alpha[1:] + np.log(sigma[1:]))
     gain = snr[1:] * -np.expm1(change)  # (ancestral.3)
-    if sigma[-1] > 0:
-        return Chain(ts, np.append(gain, np.inf), (sigma[-1] / alpha[-1]) ** 2)
+    if np.all(sigma[-1] > 0):
+        return Chain(ts, np.concatenate([gain, np.full_like(gain[:1], np.inf)]), (sigma[-1] / alpha[-1]) ** 2)
     if len(gain) > 1:
         floor = -np.expm1(change[-2]) * sigma[-2] ** 2
     else:  # a single step leaves no choice: the variance of unit data
@@ -127,6 +128,7 @@ def tightest(schedule: Schedule, ts: Any, var: Any, steps: int) -> np.ndarray:
     Raises:
         ValueError: for lengths that do not fit, or a last time with noise.
     """
+    need_scalar(schedule, "The tightest grid")
     ts, var = grids.check(ts, float(schedule.t_max)), np.asarray(var, np.float64)
     n = len(ts) - 1
     alpha, sigma = amplitudes(schedule, ts)

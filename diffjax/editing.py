@@ -139,12 +139,13 @@ def edit(run: Any, x: Any, strength: Any, seeds: Iterable[int], given: dict[str,
         key_prior, _ = jax.random.split(key)  # as a sample of this seed does
         if strength == 1:
             return of.process.prior(key_prior, run.data.shape, request.start)
-        return of.process.corrupt(x0, of.process.noise(key_prior, x0), request.start)  # (sdedit.1)
+        u0 = of.process.enter(x0)
+        return of.process.corrupt(u0, of.process.noise(key_prior, u0), request.start)  # (sdedit.1)
 
     def one(shared: tuple[PyTree, Any], own: tuple[Key, dict, Array]) -> tuple[Array, Array]:
         (params, request), (key, given, x0) = shared, own
-        begun = start(request, key, x0)
-        return _walk(of, of.guided_denoiser(params, given, request.chain), request, key, begun), begun
+        begun, leave = start(request, key, x0), of.process.leave
+        return leave(_walk(of, of.guided_denoiser(params, given, request.chain), request, key, begun)), leave(begun)
 
     to_units = (lambda x: x) if run.data.units is None else run.data.units.to_units
     found, begun = run.mapped(one)((run.params, request), (_keys(seeds), given, to_units(x)))
@@ -177,6 +178,7 @@ def restore(
     """
     of, seeds, shape = run.method.parts, list(seeds), run.data.shape
     _check_process(of.process, "Restoring")
+    calculus.need_scalar(of.schedule, "Restoring, which looks at pixels,")
     linear = as_pytree(operator)
     seen = jax.eval_shape(linear, jax.ShapeDtypeStruct(shape, jnp.float32)).shape
     y = _spread("y", y, seen, len(seeds))

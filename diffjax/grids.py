@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from diffjax import calculus, host, schedules
-from diffjax.types import Schedule
+from diffjax.types import Derived, Schedule
 
 __all__ = [  # what a config may name
     "angle",
@@ -24,6 +24,7 @@ __all__ = [  # what a config may name
     "leading",
     "linspace",
     "log_snr",
+    "of_base",
     "pinned",
     "quadratic",
     "rounded",
@@ -208,6 +209,19 @@ def pinned(schedule: Schedule, n: int, *, base: str = "uniform", gap: float = 1e
     return check(np.append(end, BASES[base](schedule, n - 1, t_max=end - gap, **options)), end)
 
 
+def of_base(schedule: Schedule, n: int, *, base: str = "log_snr", **options):
+    """Makes the grid `base` of the schedule inside this one: of one per frequency, that without its blur.
+
+    Raises:
+        ValueError: for a schedule that is made of no other, or another grid's name or options.
+    """
+    if not isinstance(schedule, Derived):
+        raise ValueError(f"{type(schedule).__name__} is made of no other schedule: take the grid {base} itself.")
+    if base not in BASES:
+        raise ValueError(f"There is no grid {base!r} of a base schedule; there are {', '.join(BASES)}.")
+    return check(BASES[base](schedule.base, n, **options), float(schedule.t_max))
+
+
 def counts(schedule: Schedule, n: int | None = None) -> np.ndarray:
     """Takes integers from t_max down to 0, evenly, for a process whose times count: tokens left, or steps of an edit.
 
@@ -333,6 +347,8 @@ def _grid(schedule, n, t_max, t_min, zero, warp) -> np.ndarray:
 def _levels(schedule, ts) -> np.ndarray:
     """sigma / alpha at times where neither is 0."""
     alpha, sigma = calculus.amplitudes(schedule, ts)
+    if alpha.ndim > 1:
+        calculus.need_scalar(schedule, "A grid by noise levels")
     if (infinite := np.flatnonzero((alpha == 0) | (sigma == 0))).size:
         i = infinite[0]
         raise ValueError(
@@ -344,6 +360,8 @@ def _levels(schedule, ts) -> np.ndarray:
 def _angles(schedule, ts, sigma_data) -> np.ndarray:
     """arctan(sigma / (alpha sigma_data)) at times where not both are 0."""
     alpha, sigma = calculus.amplitudes(schedule, ts)
+    if alpha.ndim > 1:
+        calculus.need_scalar(schedule, "A grid by angles")
     if (nothing := np.flatnonzero((alpha == 0) & (sigma == 0))).size:
         i = nothing[0]
         raise ValueError(f"log-SNR is infinite at t = {ts[i]} (alpha = 0.0, sigma = 0.0); move that end inwards.")

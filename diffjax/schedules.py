@@ -15,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.roots import leaving_zero
+from diffjax.spectral import Spectral as Spectral
+from diffjax.spectral import Still as Still
 from diffjax.tabulated import MOST_STEPS as MOST_STEPS
 from diffjax.tabulated import Rounded, Tabulated
 from diffjax.types import Array, pytree, real
 
-__all__ = ["EDM", "VDM", "VE", "VP", "Cosine", "Rectified", "Rounded", "SubVP", "Tabulated"]  # what a config may name
+__all__ = ["EDM", "VDM", "VE", "VP", "Cosine", "Rectified", "Rounded", "Still", "SubVP", "Tabulated"]  # what a config may name
 
 _HALF_PI = np.pi / 2
 

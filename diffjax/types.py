@@ -140,6 +140,8 @@ class Schedule(Protocol):
         Discrete     steps             without it `chains.whole` takes 1000
         Knotted      knots             without it the quadratures of `samplers.deis` are cut at the grid's times alone
         Pinned       base, endpoint_weight    of bridges; the target DDBM refuses others
+        Exponential  log_alpha         without it `calculus.log_alphas` takes the logarithm of alpha, which may be 0
+        Telling      told              without it networks are told log-SNR, which is no scalar where alpha is none
     """
 
     @property
@@ -209,6 +211,24 @@ class Pinned(Derived, Protocol):
         ...
 
 
+@runtime_checkable
+class Exponential(Protocol):
+    """What states its alpha by the exponent, where alpha itself is too small for its precision."""
+
+    def log_alpha(self, t: Any) -> Array:
+        """Computes log(alpha_t), of alpha's shape."""
+        ...
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """What has amplitudes of more than one number, and says by which scalar a network knows the time."""
+
+    def told(self, t: Any) -> Array:
+        """Computes a scalar that falls with t, of the size of a log-SNR; it may be infinite at the ends."""
+        ...
+
+
 class Process(Protocol):
     """How data is destroyed, and where sampling starts.
 
@@ -258,6 +278,18 @@ class Process(Protocol):
 
     def place(self, u: Array, given: dict, t: Any) -> Array:
         """Computes x_t of the state u that a sampler walks in, of one shape; default: u."""
+        ...
+
+    def enter(self, x: Array) -> Array:
+        """Computes u_0, what the process destroys, of an example x of data; default: x."""
+        ...
+
+    def leave(self, u: Array) -> Array:
+        """Computes the example of data that u_0 stands for; default: u."""
+        ...
+
+    def seen(self, net: "Network") -> "Network":
+        """Puts a network that sees data into the coordinates of u; default: net."""
         ...
 
     def ends(self, x0: Array, z: Array, t: Any) -> tuple[Array, Array]:

@@ -15,7 +15,7 @@ CORE = [
     {"types", "host", "activity"},
     {"members"},
     {"method", "roots", "operators"},
-    {"tabulated"},
+    {"tabulated", "spectral"},
     {"schedules", "calculus", "divergence"},
     {"grids", "clock"},
     {"chains"},

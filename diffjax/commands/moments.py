@@ -81,5 +81,5 @@ def _levels(of: Denoising) -> np.ndarray:
     schedule = of.schedule
     ts = of.grid(schedule)
     alpha, sigma = amplitudes(schedule, ts)
-    usable = ts[(alpha > 0) & (sigma > 0)]
+    usable = ts[np.all(alpha * sigma > 0, axis=tuple(range(1, alpha.ndim)))]
     return grids.log_snr(schedule, LEVELS - 1, t_max=usable[0], t_min=usable[-1], zero=False)

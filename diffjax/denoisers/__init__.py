@@ -11,8 +11,9 @@ from diffjax.denoisers.classifier import Classifier as Classifier
 from diffjax.denoisers.classifier import cross_entropy as cross_entropy
 from diffjax.denoisers.clipping import clipped as clipped
 from diffjax.denoisers.coordinates import run_on as run_on
+from diffjax.denoisers.deblurring import Deblur
 from diffjax.denoisers.flow import flow as flow
 from diffjax.denoisers.targets import EDM, X0, Eps, Score, V, Velocity
 from diffjax.denoisers.targets import denoiser as denoiser
 
-__all__ = ["DDBM", "EDM", "X0", "Eps", "Score", "V", "Velocity"]  # what a config may name
+__all__ = ["DDBM", "EDM", "Deblur", "X0", "Eps", "Score", "V", "Velocity"]  # what a config may name

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from diffjax.calculus import need_scalar
 from diffjax.denoisers.wrapper import Wrapper
 from diffjax.types import Array, Denoiser, Posterior, pytree
 
@@ -35,10 +36,11 @@ def clipped(denoise: Denoiser, clip: tuple[float, float] | None) -> Denoiser:
     """Confines a denoiser's mean to clip = (low, high); None: the denoiser as it is.
 
     Raises:
-        ValueError: unless low < high.
+        ValueError: unless low < high; for a schedule per frequency, where the mean is not in pixels.
     """
     if clip is None:
         return denoise
     if not (isinstance(clip, tuple | list) and len(clip) == 2 and clip[0] < clip[1]):
         raise ValueError(f"clip is {clip}, expected (low, high) with low < high, such as (-1, 1), or None.")
+    need_scalar(denoise.schedule, "Clipping, which looks at pixels,")
     return Clipped(denoise, float(clip[0]), float(clip[1]))

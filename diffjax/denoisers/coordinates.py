@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from diffjax import host
 from diffjax.calculus import FlowOnly, amplitudes, flow_only, log_snr, time_of
+from diffjax.spectral import Frequencies as Frequencies
 from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree
 
 

@@ -58,16 +58,16 @@ def measure(
     schedule = denoise(jax.tree.map(lambda leaf: leaf[0], examples)).schedule
     alpha, sigma = amplitudes(schedule, ts)
     if not np.all((alpha > 0) & (sigma > 0)):
-        bad = ts[~((alpha > 0) & (sigma > 0))][0]
+        bad = ts[np.argwhere(~((alpha > 0) & (sigma > 0)))[0][0]]
         raise ValueError(f"At t = {bad:g} there is no signal or no noise to measure with; leave that time out.")
 
     @jax.jit
     def sums(examples: Any, places: Any, t: Any) -> tuple[Array, Array, Array]:
         def one(example: Any, place: Any) -> tuple[Array, Array, Array]:
-            x0, (a, s) = example["x"], schedule(t)
+            x0, (a, s) = process.enter(example["x"]), schedule(t)
             x = process.corrupt(x0, process.noise(jax.random.fold_in(key, place), x0), t)
             mean = denoise(example)(x, t).mean
-            return (x0 - mean) ** 2, jnp.mean(((x - a * mean) / s) ** 2), jnp.mean((mean - centre) ** 2)
+            return (x0 - mean) ** 2, jnp.mean(((x - a * mean) / s) ** 2), jnp.mean((mean - process.enter(centre)) ** 2)
 
         return jax.tree.map(lambda of_each: of_each.sum(0), jax.vmap(one)(examples, places))
 
@@ -81,9 +81,10 @@ def measure(
             for total, values in zip((entries, noise, spread), sums(part, places, jnp.asarray(t, float))):
                 total[j] += np.asarray(values, np.float64) / n
     error = entries.reshape(len(ts), -1).mean(1)  # (analytic.2)
-    noise = np.nan if flow_only(schedule) else noise
+    noise = np.nan if flow_only(schedule) or alpha.ndim > 1 else noise
     # (analytic.4)
-    return SecondMoments(ts, entries, error, (sigma / alpha) ** 2 * (1 - noise), variance - spread)  # (analytic.3)
+    level = np.nan if alpha.ndim > 1 else sigma / alpha
+    return SecondMoments(ts, entries, error, level**2 * (1 - noise), variance - spread)  # (analytic.3)
 
 
 def save(path: str | Path, moments: SecondMoments) -> None:

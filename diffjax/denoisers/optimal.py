@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
-from diffjax.calculus import amplitudes, log_snr, need_gaussian, unit_variance
+from diffjax.calculus import amplitudes, log_snr, need_gaussian, need_scalar, unit_variance
 from diffjax.chains import look_up
 from diffjax.denoisers.clipping import clipped
 from diffjax.denoisers.moments import SecondMoments, load
@@ -80,6 +80,7 @@ def analytic(
     """
     if estimate not in (known := SecondMoments._fields[1:]):
         raise ValueError(f"There is no estimate {estimate!r}; there is {', '.join(known)}.")
+    need_scalar(schedule, "A variance between measured log-SNRs")
     found = load(moments)
     alpha, sigma = amplitudes(schedule, found.ts)
     order = np.argsort(lam := 2 * (np.log(alpha) - np.log(sigma)))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
-from diffjax.calculus import amplitudes, derivatives, log_snr, need_gaussian
+from diffjax.calculus import amplitudes, derivatives, need_gaussian, told
 from diffjax.types import Array, Network, Posterior, Schedule, as_pytree, pytree
 
 
@@ -44,9 +44,12 @@ class Prediction:
         return 0.0
 
     def inputs(self, schedule: Schedule, x: Array, t: Any) -> tuple[Array, Array]:
-        """Makes the network's inputs: x_t scaled to unit variance, and the scalar log-SNR (infinite at the ends)."""
+        """Makes the network's inputs: x_t scaled to unit variance, and the scalar log-SNR (infinite at the ends).
+
+        Of a schedule per frequency the scale is one for each, and the scalar what it states (`calculus.told`).
+        """
         alpha, sigma = schedule(t)
-        return x / jnp.hypot(sigma, alpha * self.sigma_data), log_snr(schedule, t)  # (targets.8)
+        return x / jnp.hypot(sigma, alpha * self.sigma_data), told(schedule, t)  # (targets.8)
 
     def mean(self, schedule: Schedule, x: Array, F: Array, t: Any) -> Array:
         """Computes E[x_0 | x_t = x] from F, of x's shape."""
@@ -288,8 +291,8 @@ def check_target(target: Target, schedule: Schedule, *times: Any) -> None:
     if not host.concrete(target, schedule, times):
         return
     for t, *coefficients in zip(times, *host.along(_skip_out_at, (target, schedule), times)):
-        if not np.all(np.isfinite(coefficients)):
-            alpha, sigma = (float(a[0]) for a in amplitudes(schedule, [t]))
+        if not all(np.all(np.isfinite(c)) for c in coefficients):
+            alpha, sigma = (float(np.min(a)) for a in amplitudes(schedule, [t]))
             others = "DDBM" if alpha == sigma == 0 else "V, X0 or EDM, or end the schedule earlier (t_max)"
             raise ValueError(
                 f"{type(target).__name__}-prediction does not determine x_0 under {type(schedule).__name__} "

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import chains, grids
-from diffjax.calculus import amplitudes, need_gaussian
+from diffjax.calculus import amplitudes, need_gaussian, need_scalar
 from diffjax.losses.variational import check_levels, kl, log_likelihood
 from diffjax.samplers import precision
 from diffjax.types import Array, Denoiser, Key
@@ -63,6 +63,7 @@ def elbo(ts: Any, schedule: Any, levels: int | None = None, prior_var: float | N
         ValueError: for a bad grid, levels < 2, a prior_var that is not positive, or a process that is not Gaussian.
     """
     need_gaussian(schedule, "The bound is that of a chain with Gaussian steps", "use likelihood.ode")
+    need_scalar(schedule, "The bound of a chain from noise")
     if levels is not None:
         check_levels(levels)
     ts = grids.check(ts, float(schedule.t_max))

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import divergence, grids, host
-from diffjax.calculus import amplitudes, time_of
+from diffjax.calculus import amplitudes, need_scalar, time_of
 from diffjax.samplers import precision
 from diffjax.samplers.base import check_schedule, refuse_other_schedules
 from diffjax.samplers.ode import EXPLICIT, check_end, check_solver
@@ -86,6 +86,7 @@ def ode(
             without an inverse, or where diffrax is not installed.
     """
     ts = grids.check(ts, float(process.schedule.t_max))
+    need_scalar(process.schedule, "The likelihood by the flow")
     check_end(process.schedule, ts)
     check_solver(solver, EXPLICIT if adaptive else (*EXPLICIT, "Euler"), rtol, atol, adaptive, max_steps)
     if trace not in divergence.DIRECTIONS:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffjax.calculus import need_gaussian
+from diffjax.calculus import need_gaussian, need_scalar
 from diffjax.denoisers.targets import Target, inputs, split_maps
 from diffjax.losses.weights import Weight, unit
 from diffjax.processes.gaussian import Gaussian
@@ -46,6 +46,7 @@ def sn(net: Network, process: Gaussian, target: Target, x0: Array, z: Array, t: 
 
 def _parts(net: Network, process: Gaussian, target: Target, x0: Array, z: Array, t: Any) -> tuple[Array, Array, Array]:
     """Evaluates the network at x_t: (F without its gradient, u, F*), each of x_0's shape."""
+    need_scalar(process.schedule, "A second map of the network")
     need_gaussian(process.schedule, "The posterior's variance is learned", "deterministic samplers use none")
     a, b = target(process.schedule, t)
     F, u = split_maps(net(*inputs(process.schedule, target, process.corrupt(x0, z, t), t)), x0, 2)

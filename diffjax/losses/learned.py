@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from diffjax import host
+from diffjax.calculus import need_scalar
 from diffjax.clock import Monotone, Warped
 from diffjax.types import Array, Key, Prepare, PyTree, Schedule
 
@@ -46,6 +47,7 @@ def learned(
     Raises:
         ValueError: for a rate or a count that is not positive, or t_min outside [0, t_max).
     """
+    need_scalar(schedule, "A clock that is learned")
     first = Monotone.near_identity(features)
     host.check_positive("The clock's learning_rate", learning_rate)
     if not 0 <= t_min < float(schedule.t_max):

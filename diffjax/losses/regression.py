@@ -26,7 +26,7 @@ def regression(
         net: (x_in, c) -> F, of x_0's shape.
         x0, z: data and the noise that the coupling gave it, of one shape.
         t: scalar time.
-        weight: (schedule, target, t) -> scalar, in network space (`losses.weights`).
+        weight: (schedule, target, t) -> scalar, or one for each frequency, in network space (`losses.weights`).
 
     Raises:
         ValueError: if F has another shape: a second map that nothing would train.
@@ -35,7 +35,8 @@ def regression(
     _, prediction = predicted(net, process, target, x0, z, t)
     x0, z = process.ends(x0, z, t)
     offset = target.offset(process.schedule, t)
-    return weight(process.schedule, target, t) * jnp.mean((prediction - a * x0 - b * z - offset) ** 2)  # (targets.1)
+    squares = (prediction - a * x0 - b * z - offset) ** 2
+    return jnp.mean(weight(process.schedule, target, t) * squares)  # (targets.1)
 
 
 def predicted(net: Network, process: Process, target: Target, x0: Array, z: Any, t: Any) -> tuple[Array, Array]:

@@ -42,4 +42,5 @@ def restoration(
         raise ValueError(f"norm is {norm!r}, expected 1 (absolute errors, the median) or 2 (squares, the mean).")
     x, F = predicted(net, process, target, x0, z, t)
     missed = x0 - target.mean(process.schedule, x, F, t)
-    return weight(process.schedule, target, t) * jnp.mean(jnp.abs(missed) if norm == 1 else missed**2)  # (cold.7)
+    errors = jnp.abs(missed) if norm == 1 else missed**2
+    return jnp.mean(weight(process.schedule, target, t) * errors)  # (cold.7)

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import divergence
-from diffjax.calculus import need_gaussian
+from diffjax.calculus import need_gaussian, need_scalar
 from diffjax.processes.gaussian import Gaussian
 from diffjax.types import Array, Posterior, Schedule
 
@@ -95,6 +95,7 @@ def gap(posterior: Posterior, schedule: Schedule, t: Any) -> Array:
     Raises:
         ValueError: for a posterior that does not know its variance entry by entry, or a process that is not Gaussian.
     """
+    need_scalar(schedule, "The gap between two losses")
     need_gaussian(schedule, "The gap is that of denoising score matching", "use score_matching.conditional")
     mean, var = posterior
     if jnp.shape(var) != jnp.shape(mean):

@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import chains, host
-from diffjax.calculus import need_gaussian
+from diffjax.calculus import need_gaussian, need_scalar
 from diffjax.denoisers.targets import Target, denoiser, inputs, split_maps
 from diffjax.denoisers.variance import LearnedRange
 from diffjax.losses.weights import Weight, unit
@@ -139,6 +139,7 @@ def hybrid(
 
 def _bits(F: Array, u: Array, process: Gaussian, target: Target, x0, z, t, steps, levels) -> Array:
     """Estimates the bound by T times its term at t, in bits per dimension: a scalar."""
+    need_scalar(process.schedule, "The bound of a chain from noise")
     need_gaussian(process.schedule, "The bound is that of a chain with Gaussian steps", "use loss.name=regression")
     chain = chains.whole(process.schedule, steps)
     chain.check(t)

@@ -61,7 +61,7 @@ class Denoising(NamedTuple):
     def net(self, params: PyTree, given: dict, **options: Any) -> Partial:
         """Closes the network over its parameters and what is given: (x_in, c) -> F."""
         apply = lambda params, given, x, c: self.network.apply(params, x, c, given, **options)
-        return Partial(apply, params, given)
+        return self.process.seen(Partial(apply, params, given))
 
     def mean_denoiser(self, params: PyTree, given: dict) -> Denoiser:
         """Makes the denoiser that knows x_0's mean alone, without options."""
@@ -89,6 +89,7 @@ class Denoising(NamedTuple):
             x, done = self.augment(key, x)
             told = example.given if done is None else {**example.given, "augment": done}
             given = self.process.given(key, told, x.shape, x)
+            x = self.process.enter(x)
             z, target = self.process.noise(key, x), self.target.given(given)
             return self.loss(self.net(params, given), self.process, target, x, z, t, self.weight)
 
@@ -213,8 +214,8 @@ def denoising(
         x, done = of.augment(own(2), example.x)
         given = example.given if done is None else {**example.given, "augment": done}
         given = process.given(own(4), of.condition.drop(own(3), given), x.shape, example.x)
-        net = of.net(params, given, train=True, key=key_dropout)
-        z = example.chosen["z"] if "z" in example.chosen else process.noise(key_noise, x)
+        net, x = of.net(params, given, train=True, key=key_dropout), process.enter(x)
+        z = process.enter(example.chosen["z"]) if "z" in example.chosen else process.noise(key_noise, x)
         value = of.loss(net, process, target.given(given), x, z, t, of.weight)
         aux = {"t01": t / schedule.t_max}
         if "weight" in example.chosen:
@@ -231,7 +232,8 @@ def denoising(
         key_prior, key_walk = jax.random.split(key)
         given = of.completed(key, given, request.shape)
         denoise = of.guided_denoiser(params, given, request.chain)
-        return request.walk(denoise, key_walk, process.prior(key_prior, request.shape, request.start))
+        found = request.walk(denoise, key_walk, process.prior(key_prior, request.shape, request.start))
+        return (process.leave(found[0]), *found[1:]) if isinstance(found, tuple) else process.leave(found)
 
     def learned(memory: PyTree) -> Method:
         return of._replace(process=process.on(prepared.schedule(memory))).method()

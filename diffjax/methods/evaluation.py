@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import analytic
-from diffjax.calculus import amplitudes
+from diffjax.calculus import amplitudes, axes
 from diffjax.method import Drawn, Example, Figure, Keys, Losses, Section, attempt, merged, per_example, size_of
 from diffjax.methods import bound
 from diffjax.types import Array, Denoiser, Key, PyTree
@@ -54,6 +54,8 @@ def _unseen(classes: Any, dataset: Any) -> list[str]:
 
 def _scale(schedule: Any, dataset: Any) -> list[str]:
     """Compares the data with the schedule: at t_max its noise has to drown it, since samples start from noise alone."""
+    if axes(schedule):  # the process of such a schedule says itself where sampling starts
+        return []
     found = data_scale(dataset)
     alpha, sigma = (float(a[0]) for a in amplitudes(schedule, np.asarray([float(schedule.t_max)])))
     if found is None or not alpha * found > DROWNED * sigma > 0:
@@ -126,14 +128,14 @@ def validation(of: Any, denoise: Callable[[PyTree, dict], Denoiser]) -> Losses:
     process, schedule, target, times = of.process, of.schedule, of.target, of.times(of.schedule)
 
     def loss(params: PyTree, keys: Keys, example: Example, index: Array, size: int) -> tuple[Array, dict[str, Array]]:
-        t, x = times(keys, index, size), example.x
+        t, x = times(keys, index, size), process.enter(example.x)
         key_noise, _ = jax.random.split(jax.random.fold_in(keys.example, 1))
-        z = example.chosen["z"] if "z" in example.chosen else process.noise(key_noise, x)
+        z = process.enter(example.chosen["z"]) if "z" in example.chosen else process.noise(key_noise, x)
         x_t, (aim, _) = process.corrupt(x, z, t), process.ends(x, z, t)
         given = process.given(jax.random.fold_in(keys.example, 4), example.given, x.shape, x)
-        error = jnp.mean((denoise(params, given)(x_t, t).mean - aim) ** 2)
+        error = (denoise(params, given)(x_t, t).mean - aim) ** 2
         in_network_space = error / target.skip_out(schedule, t)[1] ** 2
-        return of.weight(schedule, target, t) * in_network_space, {"t01": t / schedule.t_max}
+        return jnp.mean(of.weight(schedule, target, t) * in_network_space), {"t01": t / schedule.t_max}
 
     return per_example(loss)
 
@@ -213,7 +215,7 @@ def walk(run: Any, drawn: Drawn) -> Section:
     fine = np.linspace(0, float(of.schedule.t_max), 400)
     figures = (
         Figure("filmstrip", "filmstrip", (np.stack(path), times, *seen)),
-        Figure("schedule", "schedule", (fine, *amplitudes(of.schedule, fine), ts)),
+        Figure("schedule", "schedule", (fine, *(a.reshape(len(fine), -1)[:, 0] for a in amplitudes(of.schedule, fine)), ts)),
     )
     under = ", and under it what the network takes x_0 to be there" if any(e is not None for e in seen) else ""
     text = f"""## From noise to data
@@ -224,7 +226,8 @@ def walk(run: Any, drawn: Drawn) -> Section:
 
 ![schedule](figures/schedule.png)
 
-*Left: how much signal (alpha) and noise (sigma) is in x_t; right: their ratio, and where the sampler stops.*
+*Left: how much signal (alpha, of the lowest frequency where there is one for each) and noise (sigma) is in x_t; right:
+their ratio, and where the sampler stops.*
 """
     left = merged(told)
     return Section(left, text + "".join(section.text for section in told), figures)
@@ -239,9 +242,10 @@ def estimates(run: Any, walked: Any, given: dict[str, Any], times: Sequence[floa
     """
     if (make := getattr(run.method.parts, "mean_denoiser", None)) is None:
         return None
+    leave = run.method.parts.process.leave
 
     @jax.jit
     def means(params: PyTree, x: Any, given: dict[str, Any], t: Any) -> Array:
-        return jax.vmap(lambda x, given: make(params, given)(x, t).mean)(x, given)
+        return jax.vmap(lambda x, given: leave(make(params, given)(x, t).mean))(x, given)
 
     return np.stack([np.asarray(means(run.params, x, given, jnp.float32(t))) for x, t in zip(walked, times)])

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host, members
-from diffjax.calculus import FlowOnly
+from diffjax.calculus import Clock, FlowOnly
 from diffjax.processes import starts
 from diffjax.processes.degradations import Blocks, Blur, checked
 from diffjax.processes.gaussian import Additive, Unconditional
@@ -50,13 +50,6 @@ class Flowless(Unconditional):
     def on(self, schedule: Schedule) -> Any:
         """Makes the process on another schedule; raises a ValueError for a clock other than that of `Rectified`."""
         return dataclasses.replace(self, schedule=clock(schedule))  # pyright: ignore[reportArgumentType]
-
-    def check_walk(self) -> None:
-        """Raises a ValueError: a sampler made of a schedule takes x_t for alpha x_0 + sigma z."""
-        raise ValueError(
-            f"{type(self).__name__} is no alpha x_0 + sigma z, which this sampler walks along; take samplers.unified, "
-            "which is made of the process (sampler.name=unified, share 0: Bansal et al.'s improved, 1: their naive)."
-        )
 
     def check_density(self) -> None:
         """Raises a ValueError: there is no flow to integrate a density along."""
@@ -80,7 +73,7 @@ class Cold(Flowless):
         extra: standard deviation of further noise on that start alone, in units of x_0 (Bansal et al. 2022).
     """
 
-    schedule: FlowOnly
+    schedule: Clock
     degrade: Degradation
     std: Any = 0.0
     start: Callable[..., Array] | None = None
@@ -135,7 +128,7 @@ class Masking(Flowless):
         std: s, standard deviation of the noise, in units of x_0.
     """
 
-    schedule: FlowOnly
+    schedule: Clock
     grey: Any = 0.0
     std: Any = 0.0
 
@@ -202,11 +195,6 @@ class Mixed(Additive):
         if self.images.shape[1:] != tuple(shape):
             raise ValueError(f"cold.mix has images of shape {self.images.shape[1:]}, but examples of shape {shape}.")
         return self.images[jax.random.randint(key, (), 0, len(self.images))]
-
-    def invert(self, key: Key, x0: Array, x: Array, t: Any) -> Array:
-        """Computes z = (x_t - alpha_t x_0) / sigma_t, the only one; t > 0."""
-        alpha, sigma = self.schedule(t)
-        return (x - alpha * x0) / sigma
 
     def renew(self, key: Key, z: Array, share: Any) -> Array:
         """Draws another image with probability `share`."""
@@ -328,7 +316,7 @@ def mix(schedule: Schedule | None = None, images: Any = None) -> Mixed:
     return Mixed(flow, jnp.asarray(starts.checked(found, "mix", 1), jnp.float32))
 
 
-def clock(schedule: Schedule | None) -> FlowOnly:
+def clock(schedule: Schedule | None) -> Clock:
     """Makes the clock of a cold process; raises a ValueError unless it is that of `Rectified`, up to t = 1."""
     host.need_object(schedule)
     base = schedule.base if isinstance(schedule, FlowOnly) else Rectified() if schedule is None else schedule
@@ -337,7 +325,7 @@ def clock(schedule: Schedule | None) -> FlowOnly:
             f"A degradation has its own clock, t from 0 to 1, but the schedule is {type(base).__name__}; give Rectified "
             "(--config.schedule.name=Rectified), whatever the degradation."
         )
-    return FlowOnly(base)
+    return Clock(base)
 
 
 def _check_stds(**stds: Any) -> None:

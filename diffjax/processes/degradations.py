@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import host, operators
+from diffjax import host, operators, spectral
 from diffjax.types import Array, pytree, static
 
 GROWTH = 4.0  # of the blur's width: by e^4 = 55 from t = 0 to 1
@@ -36,10 +36,9 @@ class Blur:
         sides = places("blur", x)
         width = float(max(sides)) if self.width is None else self.width
         tau = 0.5 * (width * jnp.expm1(GROWTH * t) / np.expm1(GROWTH)) ** 2
-        rows = [cosines(n) for n in sides]
-        fall = jnp.exp(-tau * jnp.asarray(frequencies(sides), jnp.result_type(tau)))[..., None].astype(x.dtype)
-        u = fall * operators.along_axes(rows, x)  # (cold.3)
-        return operators.along_axes([row.T for row in rows], u)
+        left = jnp.exp(-tau * jnp.asarray(spectral.eigenvalues(sides), jnp.result_type(tau)))[..., None]
+        u = left.astype(x.dtype) * spectral.analyse(x, sides)  # (cold.3)
+        return spectral.synthesise(u, sides)
 
 
 @pytree
@@ -64,20 +63,6 @@ class Blocks:
             operators.along_axes([spread(n, size) for n, size in zip(x.shape[:-1], level)], x) for level in sizes[1:]
         ]
         return sum((w * level for w, level in zip(weights, levels)), jnp.zeros_like(x))  # (cold.4)
-
-
-def cosines(n: int) -> np.ndarray:
-    """Makes the orthonormal DCT-II (n, n) in float64: row k is the k-th cosine."""
-    k, i = np.meshgrid(np.arange(n), np.arange(n), indexing="ij")
-    return np.where(k == 0, np.sqrt(1 / n), np.sqrt(2 / n) * np.cos(np.pi * k * (i + 0.5) / n))
-
-
-def frequencies(sides: tuple[int, ...]) -> np.ndarray:
-    """Computes lambda (*sides) = pi^2 sum (k / n)^2 of the cosines, in 1 / places^2."""
-    return sum(
-        ((np.pi * np.arange(n) / n) ** 2).reshape([-1 if a == axis else 1 for a in range(len(sides))])
-        for axis, n in enumerate(sides)
-    )  # pyright: ignore[reportReturnType]
 
 
 def block_sizes(sides: tuple[int, ...], factor: int) -> list[tuple[int, ...]]:

@@ -39,6 +39,18 @@ class Unconditional:
         """Computes x_t of the state u that a sampler walks in, of one shape."""
         return u
 
+    def enter(self, x: Array) -> Array:
+        """Computes what the process destroys, of an example x of data: x itself."""
+        return x
+
+    def leave(self, u: Array) -> Array:
+        """Computes the example of data that u stands for: u itself."""
+        return u
+
+    def seen(self, net: Any) -> Any:
+        """Puts a network that sees data into the coordinates that the process works in: data's own."""
+        return net
+
     def check(self, target: Any) -> None:
         """Raises a ValueError for a target that says nothing of x_0 here."""
 

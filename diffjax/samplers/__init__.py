@@ -3,6 +3,7 @@
 from diffjax.samplers import (
     ancestral,
     deis,
+    heat,
     heun,
     hybrid,
     langevin,
@@ -30,6 +31,7 @@ from diffjax.samplers.unified import unified as unified
 __all__ = [  # what a config may name
     "ancestral",
     "deis",
+    "heat",
     "heun",
     "hybrid",
     "langevin",

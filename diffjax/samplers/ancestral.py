@@ -14,7 +14,7 @@ Analytic-DPM and Analytic-DDIM (Bao et al. 2022, theorem 1; kexue 9245 (4)), and
 
 import numpy as np
 
-from diffjax.calculus import amplitudes
+from diffjax.calculus import amplitudes, log_alphas
 from diffjax.samplers.base import Linear, Sampler, linear_step
 from diffjax.types import Schedule
 
@@ -37,7 +37,8 @@ def ddim(schedule: Schedule, eta: float = 0.0) -> Sampler:
         # Up the grid, as an encoder walks, to alpha = 0 the change is infinite: 0 times it is no number.
         # (ancestral.2)
         # (ddim.3)
-        noise_var = (eta * sigma_s) ** 2 * -np.expm1(log_snr_change(alpha, sigma)) if eta else np.zeros_like(sigma_s)
+        change = log_snr_change(alpha, sigma, log_alphas(schedule, ts, alpha)) if eta else 0.0
+        noise_var = (eta * sigma_s) ** 2 * -np.expm1(change) if eta else np.zeros_like(sigma_s)
         k = np.sqrt(sigma_s**2 - noise_var) / sigma_t  # (ddim.2)
         mean = alpha_s - k * alpha_t  # (ddim.1)
         # No noise on the step that arrives at data: what is wanted there is the mean, not another draw.
@@ -66,8 +67,12 @@ def resampled(schedule: Schedule) -> Sampler:
     return Sampler(linear_step, plan, schedule=schedule)
 
 
-def log_snr_change(alpha: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """Computes log SNR_t - log SNR_s, which is negative; -inf where alpha_t = 0 or sigma_s = 0."""
+def log_snr_change(alpha: np.ndarray, sigma: np.ndarray, log_alpha: np.ndarray | None = None) -> np.ndarray:
+    """Computes log SNR_t - log SNR_s, which is negative; -inf where alpha_t = 0 or sigma_s = 0.
+
+    Args:
+        log_alpha: of `calculus.log_alphas`, where alpha may be too small for its precision.
+    """
     with np.errstate(divide="ignore"):
-        log_snr = 2 * (np.log(alpha) - np.log(sigma))
+        log_snr = 2 * ((np.log(alpha) if log_alpha is None else log_alpha) - np.log(sigma))
     return log_snr[:-1] - log_snr[1:]

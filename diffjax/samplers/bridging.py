@@ -24,7 +24,7 @@ def walking_fn(sampler: Sampler, ts: Any, trace: Callable | None = None) -> jax.
 
 def pinned(schedule: Any, ts: Any) -> bool:
     """Tells whether the grid starts where x_t is one point."""
-    return schedule is not None and not any(amplitudes(schedule, ts[:1]))
+    return schedule is not None and not any(map(np.any, amplitudes(schedule, ts[:1])))
 
 
 def bridging_fn(sampler: Sampler, ts: Any, trace: Callable | None = None) -> jax.tree_util.Partial:
@@ -47,6 +47,7 @@ def bridging_fn(sampler: Sampler, ts: Any, trace: Callable | None = None) -> jax
     ts = grids.check(ts, float(sampler.schedule.t_max))
     alpha, sigma = amplitudes(sampler.schedule, ts[:1])
     if np.any(alpha != 0) or np.any(sigma != 0) or len(ts) < 3:
+        alpha, sigma = alpha.reshape(-1), sigma.reshape(-1)
         raise ValueError(
             f"Got {len(ts) - 1} step(s) from t = {ts[0]:g}, where alpha = {alpha[0]:g} and sigma = {sigma[0]:g}; a "
             "bridge starts at its t_max, where both are 0, and takes two steps or more; from below use sampling_fn."

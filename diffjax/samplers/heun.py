@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
-from diffjax.calculus import amplitudes, time_of
+from diffjax.calculus import amplitudes, need_scalar, time_of
 from diffjax.samplers.base import Sampler, starts_too_early
 from diffjax.types import Array, Denoiser, Key, Schedule
 
@@ -63,6 +63,8 @@ def edm(
 
     def plan(ts: np.ndarray) -> Half:
         alpha, sigma = amplitudes(schedule, ts)
+        if churn:
+            need_scalar(schedule, "Churn, which raises the noise to another time's,")
         n = clock(alpha, sigma, ts)
         gamma = np.where((n[:-1] >= s_min) & (n[:-1] <= s_max), min(churn / (len(ts) - 1), 2**0.5 - 1), 0.0)  # (heun.4)
         t_hat, alpha_hat, sigma_hat = _raise_noise(schedule, ts[:-1], n[:-1], gamma)
@@ -89,11 +91,11 @@ def halves(alpha: np.ndarray, hat: Any, then: Any, noise: np.ndarray) -> Half:
     """
     (t_hat, alpha_hat, sigma_hat), (t, alpha_s, sigma_s) = hat, then
     base, slope = alpha_s / alpha_hat, alpha_s * (sigma_s / alpha_s - sigma_hat / alpha_hat)  # (heun.1)
-    one, zero = np.ones_like(noise), np.zeros_like(noise)
-    predictor = Half(t_hat, alpha_hat, sigma_hat, alpha_hat / alpha, noise, base, slope, zero > 0)
-    corrector = Half(t, alpha_s, sigma_s, one, zero, base, slope, one > 0)
-    rows = jax.tree.map(lambda p, c: np.stack([p, c], 1).reshape(-1), predictor, corrector)
-    kept = ~(rows.corrector & (rows.sigma == 0))
+    one, zero, redone = np.ones_like(noise), np.zeros_like(noise), np.full(len(noise), True)
+    predictor = Half(t_hat, alpha_hat, sigma_hat, alpha_hat / alpha, noise, base, slope, ~redone)
+    corrector = Half(t, alpha_s, sigma_s, one, zero, base, slope, redone)
+    rows = jax.tree.map(lambda p, c: np.stack([p, c], 1).reshape(-1, *p.shape[1:]), predictor, corrector)
+    kept = ~(rows.corrector & np.all(rows.sigma.reshape(len(rows.t), -1) == 0, 1))
     return jax.tree.map(lambda a: a[kept], rows)
 
 
@@ -103,7 +105,7 @@ def clock(alpha: np.ndarray, sigma: np.ndarray, ts: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: if the grid starts where alpha is 0.
     """
-    if alpha[0] == 0:
+    if np.any(alpha[0] == 0):
         raise starts_too_early(f"Heun's clock sigma / alpha is infinite at t = {ts[0]:g}")
     return sigma / alpha
 

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
-from diffjax.calculus import amplitudes
+from diffjax.calculus import amplitudes, need_scalar
 from diffjax.samplers import ancestral, predictor, sde
 from diffjax.samplers.base import Linear, Sampler, linear_step, std, then_mean
 from diffjax.types import Array, Denoiser, Key, Schedule
@@ -99,6 +99,8 @@ def predictor_corrector(
 
     def plan(ts: np.ndarray) -> Linear | KernelRow:
         alpha, sigma = amplitudes(schedule, [*ts, 0.0])
+        if alpha.ndim > 1:
+            need_scalar(schedule, "A Langevin kernel")
         noisy = int(np.sum(sigma[:-1] > 0))  # all times of the grid, or all but the last
         if move is None and noisy < len(ts):
             raise ValueError(

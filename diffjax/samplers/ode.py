@@ -102,7 +102,7 @@ def check_diffrax() -> None:
 
 def check_end(schedule: Schedule, ts: np.ndarray) -> None:
     """Raises a ValueError for a grid that ends where sigma = 0."""
-    if amplitudes(schedule, ts[-1:])[1][0] == 0:
+    if np.any(amplitudes(schedule, ts[-1:])[1] == 0):
         raise ValueError(
             f"The probability-flow ODE is singular at t = {ts[-1]:g}; end the grid above it (--config.grid.zero=False)."
         )

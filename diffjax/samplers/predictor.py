@@ -52,7 +52,7 @@ def _reversed(schedule: Schedule, keep: Callable, follow: Callable, denoise: boo
 
     def plan(ts: np.ndarray) -> Linear:
         alpha, sigma = amplitudes(schedule, ts)
-        if alpha[0] == 0:
+        if np.any(alpha[0] == 0):
             raise starts_too_early(
                 f"The chain cannot be reversed from alpha = 0 at t = {ts[0]:g}", "use ancestral.ddpm"
             )

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host, members
-from diffjax.calculus import amplitudes
+from diffjax.calculus import amplitudes, need_scalar
 from diffjax.samplers import quadrature
 from diffjax.samplers.base import Sampler
 from diffjax.types import Array, Denoiser, Key, Schedule
@@ -136,6 +136,8 @@ def adams(
 
     def plan(ts: np.ndarray) -> AxisRow:
         alpha, sigma = amplitudes(schedule, ts)
+        if alpha.ndim > 1:
+            need_scalar(schedule, "A walk along principal axes")
         first = 1 if free_start and len(ts) > 2 else 0
         if first and sigma[0] < NEARLY_NOISE * alpha[0] * s:
             raise ValueError(

@@ -9,7 +9,7 @@ has the marginals of the forward process for every churn >= 0. At 0 it is the pr
 import numpy as np
 
 from diffjax import host
-from diffjax.calculus import amplitudes, rates
+from diffjax.calculus import amplitudes, over, rates
 from diffjax.samplers.base import Linear, Sampler, linear_step, starts_too_early, then_mean
 from diffjax.types import Schedule
 
@@ -28,20 +28,21 @@ def euler_maruyama(schedule: Schedule, churn: float = 1.0, denoise: bool = False
         raise ValueError(f"churn is {churn}, expected a finite number >= 0 (0: probability flow, 1: reverse SDE).")
 
     def plan(ts: np.ndarray) -> Linear:
-        alpha, (*sigma, end) = amplitudes(schedule, ts)
+        alpha, sigma = amplitudes(schedule, ts)
         f, g2 = host.along(rates, schedule, ts[:-1])
-        if not np.all(np.isfinite(f) & np.isfinite(g2)):
-            where = ts[:-1][~(np.isfinite(f) & np.isfinite(g2))][0]
+        finite = np.isfinite(f) & np.isfinite(g2)
+        if not np.all(finite):
+            where = ts[np.argwhere(~finite)[0][0]]
             raise starts_too_early(
                 f"The SDE of {type(schedule).__name__} is singular at t = {where:g}",
                 "use a sampler that needs no rates (ancestral, multistep)",
             )
         # (reversesde.2)
-        step, pull = np.diff(ts), 0.5 * (1 + churn**2) * g2 / np.square(sigma)  # score = (alpha m - x) / sigma^2
+        step, pull = over(np.diff(ts), g2), 0.5 * (1 + churn**2) * g2 / np.square(sigma[:-1])  # score = (alpha m - x) / sigma^2
         # (reversesde.1)
         rows = Linear(
             ts[:-1], 1 + step * (f + pull), -step * pull * alpha[:-1], -step * churn**2 * g2, np.zeros_like(f)
         )
-        return then_mean(rows, ts[-1], end) if denoise else rows
+        return then_mean(rows, ts[-1], sigma[-1]) if denoise else rows
 
     return Sampler(linear_step, plan, schedule=schedule, order=1)

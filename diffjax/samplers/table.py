@@ -46,7 +46,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import grids, host
-from diffjax.calculus import amplitudes_at, time_of
+from diffjax.calculus import amplitudes_at, need_scalar, time_of
 from diffjax.samplers.base import Sampler, starts_too_early
 from diffjax.types import Array, Denoiser, Key, Schedule
 
@@ -150,6 +150,8 @@ class Walk:
     def levels_of(self, ts: Any, a_step: int = 1) -> list[Level]:
         """Looks up the levels of these times (n,), all in one call of the schedule; a_step: as for `levels_at`."""
         found = host.along(amplitudes_at, self.schedule, ts, a_step * host.LENGTH)
+        if found[0].ndim > 1:
+            need_scalar(self.schedule, "A table of coefficients")
         return [Level(*map(float, level)) for level in zip(ts, *found)]
 
     def level_at(self, lam: Any) -> Level:
