@@ -32,7 +32,10 @@ import numpy as np
 from diffjax import host, members
 from diffjax.calculus import Clock, FlowOnly
 from diffjax.processes import starts
-from diffjax.processes.degradations import Blocks, Blur, checked
+from diffjax.processes.degradations import Blocks as Blocks
+from diffjax.processes.degradations import Blur as Blur
+from diffjax.processes.degradations import block_sizes as block_sizes
+from diffjax.processes.degradations import checked
 from diffjax.processes.gaussian import Additive, Unconditional
 from diffjax.processes.starts import Examples as Examples
 from diffjax.processes.starts import examples as examples
