@@ -7,12 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.fft
+from run_command import UNET
 from scipy import stats
 
-from diffjax import denoisers, grids, likelihood, losses
+from diffjax import data, denoisers, grids, likelihood, losses, runs
 from diffjax.calculus import Clock, FlowOnly
+from diffjax.commands import train
+from diffjax.config import spec
 from diffjax.processes import cold, heat
 from diffjax.processes.degradations import GROWTH
+from diffjax.runs import build_run
 from diffjax.samplers import ancestral, heun, multistep, sampling_fn, unified
 from diffjax.schedules import VP, Cosine, Rectified, Still
 from diffjax.types import Posterior, pytree
@@ -250,31 +254,35 @@ def test_a_mask_under_noise_is_found_by_its_likelihoods():
     np.testing.assert_allclose(z.z, left, atol=1e-6)
 
 
+renewed = jax.jit(lambda process, key, z: process.renew(key, z, 0.6))
+
+
 def test_renewed_noise_keeps_its_law():
     """share = 0.6 of N(0, 0.3^2): variance 0.09, correlation 0.8; of a mask and a list of images, the share of draws."""
     process, x0 = cold.blur(std=0.3), jnp.zeros((100, 100, 1))
     z = process.noise(KEY, x0)
-    new = process.renew(jax.random.key(1), z, 0.6)
+    new = renewed(process, jax.random.key(1), z)
     assert float(jnp.var(new)) == pytest.approx(0.09, abs=4 * 0.09 * np.sqrt(2 / 1e4))
     assert float(jnp.mean(z * new)) / 0.09 == pytest.approx(0.8, abs=0.05)
-    assert float(jnp.abs(cold.blur().renew(KEY, z, 0.6) - 0.8 * z).max()) < 1e-6  # s = 0: nothing is drawn
+    assert float(jnp.abs(renewed(cold.blur(), KEY, z) - 0.8 * z).max()) < 1e-6  # s = 0: nothing is drawn
     mask = cold.masked()
     before = mask.noise(KEY, x0)
-    after = mask.renew(jax.random.key(1), before, 0.6)
+    after = renewed(mask, jax.random.key(1), before)
     assert np.mean(np.asarray(before.u != after.u)) == pytest.approx(0.6, abs=0.02)
     assert stats.kstest(np.ravel(after.u), "uniform").pvalue > 1e-4
     mix = cold.mix(images=np.arange(10.0)[:, None])
     keys = jax.random.split(KEY, 10_000)
-    others = np.asarray(jax.vmap(lambda key: mix.renew(key, jnp.asarray([3.0]), 0.6))(keys))[:, 0]
+    others = np.asarray(jax.jit(jax.vmap(lambda key: mix.renew(key, jnp.asarray([3.0]), 0.6)))(keys))[:, 0]
     assert np.mean(others != 3) == pytest.approx(0.54, abs=0.02)
     assert np.mean(others[others != 3]) == pytest.approx(42 / 9, abs=0.2)
 
 
 def test_there_is_no_noise_at_data_and_what_an_estimate_missed_stays():
     z, x0 = jnp.ones((8, 8, 1)), jnp.zeros((8, 8, 1))
-    assert float(cold.blur(std=0.1).corrupt(x0, z, 0.0).max()) == 0.0
-    assert float(cold.blur().corrupt(x0, z, 0.0).min()) == 1.0
-    assert float(cold.blur(std=0.1).corrupt(x0, z, 0.5).min()) == 1.0
+    corrupted = jax.jit(lambda process, t: process.corrupt(x0, z, t))
+    assert float(corrupted(cold.blur(std=0.1), 0.0).max()) == 0.0
+    assert float(corrupted(cold.blur(), 0.0).min()) == 1.0
+    assert float(corrupted(cold.blur(std=0.1), 0.5).min()) == 1.0
 
 
 def test_the_fitted_start_has_mean_and_covariance_of_degraded_data():
@@ -290,13 +298,13 @@ def test_the_fitted_start_has_mean_and_covariance_of_degraded_data():
 def test_starts_of_two_numbers_and_of_examples():
     keys = jax.random.split(KEY, 5000)
     even = cold.pixelate(start=(0.5, 0.2))
-    drawn = np.asarray(jax.vmap(lambda key: even.prior(key, (8, 8, 3)))(keys))
+    drawn = np.asarray(jax.jit(jax.vmap(lambda key: even.prior(key, (8, 8, 3))))(keys))
     np.testing.assert_allclose(drawn, np.broadcast_to(drawn[:, :1, :1], drawn.shape), atol=1e-6)
     np.testing.assert_allclose(drawn[:, 0, 0].mean(0), 0.5, atol=0.015)
     np.testing.assert_allclose(np.cov(drawn[:, 0, 0].T), 0.04 * np.eye(3), atol=0.004)
     x = np.asarray(RNG.normal(size=(3, 8, 8, 1)), np.float32)
     given = cold.blur(width=2.0, start=cold.examples(x))
-    found = np.asarray(given.prior(KEY, (8, 8, 1)))
+    found = np.asarray(jax.jit(lambda: given.prior(KEY, (8, 8, 1)))())
     assert min(np.abs(found - blurred(one, 1.0, 2.0)).max() for one in x) < 1e-5
 
 
@@ -304,16 +312,16 @@ def test_starts_of_two_numbers_and_of_examples():
 
 
 @pytest.mark.parametrize(("norm", "best"), [(1, np.median), (2, np.mean)])
-def test_restoration_is_least_at_the_median_or_the_mean(norm, best):
-    x = jnp.asarray(RNG.exponential(size=(101, 1)), jnp.float32)
+def test_restoration_is_least_at_the_median_or_the_mean(norm, best, x64):
+    x = jnp.asarray(RNG.exponential(size=(101, 1)))
     process, guesses = cold.of(lambda x, t: (1 - t) * x, shape=(1,)), jnp.linspace(0.0, 3.0, 3001)
     loss = lambda guess, x0: losses.restoration(
         lambda x, c: jnp.full_like(x, guess), process, denoisers.X0(), x0, jnp.zeros(1), 0.5, norm=norm
     )
     found = np.asarray(jax.jit(jax.vmap(lambda g: jnp.mean(jax.vmap(lambda x0: loss(g, x0))(x))))(guesses))
     expected = (np.abs(np.asarray(x)[None, :, 0] - np.asarray(guesses)[:, None]) ** norm).mean(1)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert guesses[found.argmin()] == pytest.approx(best(x), abs=2e-3)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert float(guesses[found.argmin()]) == pytest.approx(float(best(np.asarray(x))), abs=2e-3)
 
 
 def test_restoration_measures_x0_whatever_is_predicted():
@@ -378,3 +386,56 @@ def test_bad_input_is_refused_in_one_line(name):
     with pytest.raises(ValueError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+# The config.
+
+
+def test_the_start_of_the_config_is_that_of_the_training_digits():
+    config = runs.load("configs/cold.py")
+    means = (x := data.digits().train).gather(np.arange(len(x))).x.mean((1, 2, 3), dtype=np.float64)
+    np.testing.assert_allclose(config.process.start, (means.mean(), means.std()), atol=5e-4)
+
+
+@pytest.mark.parametrize("name", ["pixelate", "masked", "bansal"])
+def test_the_recipes_build(name):
+    assert isinstance(build_run(runs.load(f"configs/cold.py:{name}", UNET)).method.parts.schedule, Clock)
+
+
+def test_mixing_takes_a_file_of_images(tmp_path):
+    np.save(tmp_path / "mix.npy", RNG.normal(size=(5, 8, 8, 1)))
+    built = build_run(runs.load("configs/cold.py:mix", [*UNET, f"process.images={tmp_path / 'mix.npy'}"]))
+    assert built.method.parts.process.images.shape == (5, 8, 8, 1)
+    with pytest.raises(ValueError, match=r"There is no file"):
+        build_run(runs.load("configs/cold.py:mix", [*UNET, f"process.images={tmp_path / 'no.npy'}"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("sampler.name=ancestral.ddim", "a degradation has a clock alone"),
+        ("target.name=Score", "not Gaussian"),
+        ("schedule.name=Cosine", "give Rectified"),
+        ("process.std=-1.0", "std is -1.0"),
+        ("sampler.share=2.0", r"share is 2\.0"),
+    ],
+)
+def test_a_config_that_does_not_go_together_is_one_line(change, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        config = runs.load("configs/cold.py:tiny", UNET)
+        with config.unlocked():
+            group, _, name = change.partition("=")[0].partition(".")
+            value = change.partition("=")[2]
+            if name == "name":
+                config[group] = spec(value)
+            else:
+                config[group][name] = float(value)
+        build_run(config)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_tiny_run_trains_and_reports(tmp_path):
+    results = train.run(runs.load("configs/cold.py:tiny", UNET), tmp_path)
+    assert results["status"] == "done"
+    assert "Frechet distance" in (tmp_path / "report.md").read_text()
