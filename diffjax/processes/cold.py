@@ -10,7 +10,7 @@ so that a step of `samplers.unified` with its share of new noise is, for s = 0, 
 
 For a linear D_t the improved sampler's error telescopes, x_end - x_0 = sum over steps of (D_s - D_t)(x0_t - x_0): what
 D_1 keeps is kept, and errors of estimates that depend on each other little average out. Of no noise comes nothing new:
-a walk from D_1 of a few numbers has the diversity of those numbers (kexue 9271 on the blur, which leaves three).
+a walk from D_1 of a few numbers has the diversity of those numbers, of a full blur three (the article's criticism).
 
     masked    a place is hidden, shown as `grey`, once t is above its own u ~ U(0, 1): z = (u, noise)
     mix       x_t = alpha_t x_0 + sigma_t z, z an image of another set: Bansal et al.'s animorphosis. It is the process
@@ -56,7 +56,7 @@ class Flowless(Unconditional):
 
     def check_density(self) -> None:
         """Raises a ValueError: there is no flow to integrate a density along."""
-        raise ValueError(f"{type(self).__name__} has no flow, so that x_0 has no density here; take a Gaussian process.")
+        raise ValueError(f"{type(self).__name__} has no flow, so x_0 has no density here; take a Gaussian process.")
 
     def prior_log_density(self, x: Array, t: Any = None) -> Array:
         """Raises a ValueError: there is no flow to integrate a density along."""
@@ -115,7 +115,7 @@ class Cold(Flowless):
 
 
 class Veil(NamedTuple):
-    """The noise of masking: when each place is hidden, u (*places, 1) in [0, 1), and what is added, z of x_0's shape."""
+    """The noise of masking: when each place is hidden, u (*places, 1) in [0, 1); what is added, z of x_0's shape."""
 
     u: Array
     z: Array
@@ -279,7 +279,10 @@ def blur(
 def pixelate(
     schedule: Schedule | None = None, factor: int = 2, std: float = 0.0, start: Any = None, extra: float = 0.0
 ) -> Cold:
-    """Makes the process of means over blocks that grow by `factor`; raises a ValueError for one below 2, and as `of`."""
+    """Makes the process of means over blocks that grow by `factor`; raises a ValueError for one below 2, or as `of`.
+
+    Other arguments are those of `of`.
+    """
     return of(Blocks(host.check_int("cold.pixelate: factor", factor, 2)), schedule, std, start, extra)
 
 
@@ -325,8 +328,8 @@ def clock(schedule: Schedule | None) -> Clock:
     base = schedule.base if isinstance(schedule, FlowOnly) else Rectified() if schedule is None else schedule
     if not isinstance(base, Rectified):
         raise ValueError(
-            f"A degradation has its own clock, t from 0 to 1, but the schedule is {type(base).__name__}; give Rectified "
-            "(--config.schedule.name=Rectified), whatever the degradation."
+            f"A degradation has its own clock, t from 0 to 1, but the schedule is {type(base).__name__}; give "
+            "Rectified (--config.schedule.name=Rectified), whatever the degradation."
         )
     return Clock(base)
 

@@ -7,7 +7,7 @@
     downsample   the mean over such blocks, a straight line from the middle of each to that of the next
 
 The blocks grow with t: between two sizes D_t mixes both, weights of a straight line in t. What is left at t = 1 is one
-number for each channel (kexue 9271 on the blur), of the blur with its least width up to exp(-pi^2 / 2) = 0.7 %.
+number for each channel; of the blur to the longest side, also exp(-pi^2 / 2) = 0.7 % of the slowest wave along it.
 """
 
 from typing import Any
