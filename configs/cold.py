@@ -12,9 +12,9 @@ The file of `mix` is an array (n, 8, 8, 1) in [-1, 1], such as patches of photog
     python -c "import numpy as np; from diffjax import data; d = data.photos(size=8).train; \\
         np.save('mix.npy', d.gather(np.arange(len(d))).x.mean(-1, keepdims=True))"
 
---config.sampler.share=1.0 is the naive sampler. `start` has mean and standard deviation of the mean of a digit, which is
-all that the full degradation leaves. Other fields: configs/vpsde.py. Expected: pictures that are no digits without
-noise, and some that are with it; experiments/degradations has the table.
+--config.sampler.share=1.0 is the naive sampler. `start` has mean and standard deviation of the mean of a digit, which
+is all that the full degradation leaves. Other fields: configs/vpsde.py. Expected: digits with noise in x_t, and few
+digits over and over without (`bansal`); experiments/degradations has the table.
 """
 
 from ml_collections import ConfigDict

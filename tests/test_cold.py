@@ -258,7 +258,7 @@ renewed = jax.jit(lambda process, key, z: process.renew(key, z, 0.6))
 
 
 def test_renewed_noise_keeps_its_law():
-    """share = 0.6 of N(0, 0.3^2): variance 0.09, correlation 0.8; of a mask and a list of images, the share of draws."""
+    """share = 0.6 of N(0, 0.3^2): variance 0.09, correlation 0.8; of masks and lists of images the share of draws."""
     process, x0 = cold.blur(std=0.3), jnp.zeros((100, 100, 1))
     z = process.noise(KEY, x0)
     new = renewed(process, jax.random.key(1), z)
@@ -421,15 +421,14 @@ def test_mixing_takes_a_file_of_images(tmp_path):
     ],
 )
 def test_a_config_that_does_not_go_together_is_one_line(change, message):
+    config, (path, value) = runs.load("configs/cold.py:tiny", UNET), change.split("=")
+    group, name = path.split(".")
+    with config.unlocked():
+        if name == "name":
+            config[group] = spec(value)
+        else:
+            config[group][name] = float(value)
     with pytest.raises(ValueError, match=message) as caught:
-        config = runs.load("configs/cold.py:tiny", UNET)
-        with config.unlocked():
-            group, _, name = change.partition("=")[0].partition(".")
-            value = change.partition("=")[2]
-            if name == "name":
-                config[group] = spec(value)
-            else:
-                config[group][name] = float(value)
         build_run(config)
     assert "\n" not in str(caught.value)
 

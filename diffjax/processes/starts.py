@@ -1,7 +1,7 @@
 """What a walk of a cold process begins with: D_1 of a draw of one of these laws (`processes.cold`).
 
-    fit        N(mean, covariance) of examples, mean + sum of n_k axes_k; or of the mean of an example alone, by channel
-    examples   one of given examples, as published: the walk has what they show, and no more
+fit        N(mean, covariance) of examples, mean + sum of n_k axes_k; or of the mean of an example alone, by channel
+examples   one of given examples, as published: the walk has what they show, and no more
 """
 
 from typing import Any

@@ -3,10 +3,10 @@
     python experiments/degradations/compare.py --out=OUT [--smoke]
 
 A residual MLP that predicts x_0 is trained on the 1500 training digits for every process, from one seed and for as many
-steps, and walks back in 40 uniform steps of t. Rows: hot (DDIM, DDPM), blurring and heat (`processes.heat`), and the cold
-processes with noise of standard deviation s in every x_t or none, by the improved (share = 0) and the naive sampler
-(share = 1). All cold walks but those of masks and mixtures start from D_1 of a Gaussian that is fitted to the training
-digits. OUT is a sweep's folder: what is there is not measured again.
+steps, and walks back in 40 uniform steps of t. Rows: hot (DDIM, DDPM), blurring and heat (`processes.heat`), and the
+cold processes with noise of standard deviation s in every x_t or none, by the improved (share = 0) and the naive
+sampler (share = 1). All cold walks but those of masks and mixtures start from D_1 of a Gaussian that is fitted to the
+training digits. OUT is a sweep's folder: what is there is not measured again.
 """
 
 import argparse
@@ -86,7 +86,8 @@ def measured(of: str, std: float, step: str, clip: bool, smoke: bool, out: str) 
         return {"spread": min(spread, 1e30)}
     train, held_out = (part.gather(np.arange(len(part))).x for part in (run.data.train, run.data.held_out))
     metrics = gate.evaluate_digits(x, train, held_out).as_dict()
-    named = zip(COLUMNS, (metrics[m][end] for m in ("Frechet distance", "coverage, k = 5") for end in ("value", "floor", "gaussian")))
+    titles, ends = ("Frechet distance", "coverage, k = 5"), ("value", "floor", "gaussian")
+    named = zip(COLUMNS, (metrics[title][end] for title in titles for end in ends))
     return {"spread": spread, **dict(named)}
 
 
