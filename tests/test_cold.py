@@ -325,7 +325,7 @@ def test_restoration_is_least_at_the_median_or_the_mean(norm, best, x64):
 
 
 def test_restoration_measures_x0_whatever_is_predicted():
-    """|x_0 - G| with G = (x_t - sigma F) / alpha of an eps-prediction, and regression where F is x_0 and errors square."""
+    """|x_0 - G| with G = (x_t - sigma F) / alpha of an eps-prediction; squares of an X0-prediction are `regression`."""
     x0, z = jnp.asarray([1.0, -2.0]), jnp.asarray([0.3, 0.8])
     process, net, t = cold.mix(VP(), np.zeros((1, 2))), lambda x, c: 0.5 * x, 0.3
     alpha, sigma = (float(a) for a in VP()(t))
