@@ -178,7 +178,7 @@ def figure(rows: list[dict], out: Path) -> None:
         distance = "diverges" if row["frechet"] is None else f"{row['frechet']:.3g}"
         ax.set_ylabel(f"{row['of']}, s = {row['std']:g}: {distance}", rotation=0, ha="right", va="center", fontsize=9)
         ax.set(xticks=[], yticks=[])
-    drawing.savefig(out / "figure.png", dpi=80)
+    drawing.savefig(out / "figure.png", dpi=80, bbox_inches="tight")
 
 
 if __name__ == "__main__":
