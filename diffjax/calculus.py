@@ -43,6 +43,22 @@ class FlowOnly:
         return time_of(self.base, log_snr)
 
 
+@pytree
+class Clock(FlowOnly):
+    """The times of a process whose x_t is no alpha x_0 + sigma z: a degradation's, which has no flow by a schedule.
+
+    Its log-SNR only tells a network the time. What refuses a `FlowOnly` refuses it too, and so does every sampler that
+    is made of a schedule (`samplers.sampling_fn`): `samplers.unified`, made of the process, remains.
+    """
+
+
+def clock_only(schedule: Any) -> bool:
+    """Tells whether a schedule, or one inside it, is a `Clock`."""
+    while isinstance(schedule, Derived) and not isinstance(schedule, Clock):
+        schedule = schedule.base
+    return isinstance(schedule, Clock)
+
+
 def flow_only(schedule: Any) -> bool:
     """Tells whether a schedule, or one inside it (by another clock, say), is a `FlowOnly`."""
     while isinstance(schedule, Derived) and not isinstance(schedule, FlowOnly):

@@ -77,7 +77,7 @@ def blur(shape: tuple[int, ...], sigma: float = 1.0) -> Partial:
     """
     _need_places("blur", shape)
     host.check_positive("blur: sigma", sigma)
-    return Partial(_along_axes, [_weights(n, float(sigma)) for n in shape[:-1]])
+    return Partial(along_axes, [_weights(n, float(sigma)) for n in shape[:-1]])
 
 
 def convolve(shape: tuple[int, ...], kernel: Any) -> Partial:
@@ -174,7 +174,8 @@ def _means(factor: int, x: Array) -> Array:
     return jnp.mean(x.reshape(*split, x.shape[-1]), axis=tuple(range(1, 2 * x.ndim - 2, 2)))  # (operators.2)
 
 
-def _along_axes(weights: list[Array], x: Array) -> Array:
+def along_axes(weights: list[Any], x: Array) -> Array:
+    """Multiplies x, along its first axes, by one matrix for each: of x (n, ...) the first gives (rows, ...)."""
     for axis, own in enumerate(weights):
         moved = jnp.tensordot(own.astype(x.dtype), x, axes=((1,), (axis,)), precision="highest")
         x = jnp.moveaxis(moved, 0, axis)

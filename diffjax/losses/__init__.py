@@ -12,6 +12,7 @@ from diffjax.losses import times as times
 from diffjax.losses import weights as weights
 from diffjax.losses.heads import npr, sn
 from diffjax.losses.regression import regression
+from diffjax.losses.restoration import restoration
 from diffjax.losses.variational import hybrid, variational
 
-__all__ = ["categorical", "hybrid", "npr", "regression", "sn", "variational"]  # what a config may name
+__all__ = ["categorical", "hybrid", "npr", "regression", "restoration", "sn", "variational"]  # what a config may name

@@ -32,13 +32,20 @@ def regression(
         ValueError: if F has another shape: a second map that nothing would train.
     """
     a, b = target(process.schedule, t)
-    prediction = net(*inputs(process.schedule, target, process.corrupt(x0, z, t), t))
+    _, prediction = predicted(net, process, target, x0, z, t)
+    x0, z = process.ends(x0, z, t)
+    offset = target.offset(process.schedule, t)
+    squares = (prediction - a * x0 - b * z - offset) ** 2
+    return jnp.mean(weight(process.schedule, target, t) * squares)  # (targets.1)
+
+
+def predicted(net: Network, process: Process, target: Target, x0: Array, z: Any, t: Any) -> tuple[Array, Array]:
+    """Computes x_t, and the network's F there, both of x_0's shape; arguments and errors as `regression`."""
+    x = process.corrupt(x0, z, t)
+    prediction = net(*inputs(process.schedule, target, x, t))
     if prediction.shape != x0.shape:
         raise ValueError(
             f"The network gives shape {prediction.shape} for x of shape {x0.shape}, expected the same; for a second "
             "map (`outputs`) train with losses.hybrid or losses.variational."
         )
-    x0, z = process.ends(x0, z, t)
-    offset = target.offset(process.schedule, t)
-    squares = (prediction - a * x0 - b * z - offset) ** 2
-    return jnp.mean(weight(process.schedule, target, t) * squares)  # (targets.1)
+    return x, prediction

@@ -1,9 +1,10 @@
 """How data is destroyed: one file per family."""
 
-from diffjax.processes import categorical, heat, path
+from diffjax.processes import categorical, cold, heat, path
 from diffjax.processes.bridge import Bridge as Bridge
 from diffjax.processes.bridge import BridgeSchedule as BridgeSchedule
 from diffjax.processes.bridge import bridge
+from diffjax.processes.cold import Cold as Cold
 from diffjax.processes.editing import Editing as Editing
 from diffjax.processes.editing import editing
 from diffjax.processes.gaussian import Gaussian
@@ -12,4 +13,4 @@ from diffjax.processes.path import Path as Path
 from diffjax.processes.poisson import Poisson as Poisson
 from diffjax.processes.poisson import poisson
 
-__all__ = ["Gaussian", "bridge", "categorical", "editing", "heat", "path", "poisson"]  # what a config may name
+__all__ = ["Gaussian", "bridge", "categorical", "cold", "editing", "heat", "path", "poisson"]  # what a config may name

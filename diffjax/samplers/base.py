@@ -164,6 +164,7 @@ def rows_of(sampler: Sampler, ts: Any) -> PyTree:
     ts = grids.check(ts, end)
     with np.errstate(all="ignore"):  # what comes of it is looked at
         planned = sampler.plan(ts)
+    _refuse_clock(sampler.schedule, planned)
     _refuse_noise(sampler.schedule, planned)
     for path, column in jax.tree_util.tree_leaves_with_path(planned):
         column = np.asarray(column)
@@ -184,6 +185,15 @@ def starts_too_early(why: str, instead: str | None = None) -> ValueError:
         instead: what else there is to do, as the end of that sentence.
     """
     return ValueError(f"{why}; start the grid below it (t_max)" + (f", or {instead}." if instead else "."))
+
+
+def _refuse_clock(schedule: Schedule | None, rows: Any) -> None:
+    """Refuses a `calculus.Clock`, which has no x_t = alpha x_0 + sigma z to step by, unless rows are times alone."""
+    if calculus.clock_only(schedule) and "share" not in rows._fields:
+        raise ValueError(
+            "This sampler steps by alpha and sigma of a schedule, but a degradation has a clock alone; take one of the "
+            "process: samplers.unified(process, estimate='mean'), share 0 (improved) or 1 (naive)."
+        )
 
 
 def _refuse_noise(schedule: Schedule | None, rows: Any) -> None:

@@ -125,7 +125,7 @@ def unified(process: Process, share: float = 0.0, estimate: str = "sample", eta:
     if estimate == "mean" and isinstance(process, Tokens):
         raise ValueError(f"The tokens of {name} have no mean; take estimate='sample'.")
     strength = _checked(name, process, share, eta)
-    if strength and estimate == "mean":
+    if strength and estimate == "mean" and not calculus.clock_only(process.schedule):  # by name: cold and naive
         what = f"unified adds new noise (share or eta = {strength:g}) to a mean"
         calculus.need_gaussian(process.schedule, what, "take share=0, which is DDIM on that flow")
     correction = {0.0: Correction.INVERTED, 1.0: Correction.FRESH}.get(strength, Correction.RENEWED)

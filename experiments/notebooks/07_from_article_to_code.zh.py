@@ -239,7 +239,7 @@ for share in (0.0, 0.5, 1.0):  # the noise that led here; half of it; none
 # %% [markdown]
 # ## [9271](https://kexue.fm/archives/9271) 生成扩散模型漫谈（十一）：统一扩散模型（应用篇）
 #
-# 先预估再修正，用 DDIM 那一族的步子：只要 $x_0$ 是采样得来的，族中每个成员、每种步长都精确保持边缘分布。数据为高斯时，这只是系数之间的代数恒等式。
+# 先预估再修正，用 DDIM 那一族的步子：只要 $x_0$ 是采样得来的，族中每个成员、每种步长都精确保持边缘分布。数据为高斯时，这只是系数之间的代数恒等式。冷扩散：完全模糊后每个通道只剩一个数，不换新噪声的修正是 $x_s=x_t+D_s(\hat x_0)-D_t(\hat x_0)$。
 
 # %%
 # kexue 9271
@@ -248,6 +248,17 @@ for eta in (0.0, 0.5, 1.0):
     rows = ancestral.ddim(vp, eta).plan(np.array([t, s]))
     variance = (rows.x + rows.mean * slope) ** 2 * V(t) + rows.mean**2 * left + rows.noise_var
     np.testing.assert_allclose(variance, V(s), rtol=1e-4)
+
+from diffjax import denoisers
+from diffjax.processes import cold
+
+blur, image = cold.blur(), jax.random.normal(jax.random.key(4), (8, 8, 1))
+np.testing.assert_allclose(blur.degrade(image, 1.0), jnp.full((8, 8, 1), image.mean()), atol=0.05)
+restore = denoisers.denoiser(lambda x, c: jnp.tanh(x), blur.schedule, denoisers.X0())
+step = samplers.sampling_fn(samplers.unified(blur, estimate="mean"), [t, s])
+x_0 = restore(image, t).mean
+corrected = image + blur.degrade(x_0, s) - blur.degrade(x_0, t)
+np.testing.assert_allclose(step(restore, jax.random.key(0), image), corrected, atol=1e-5)
 
 # %% [markdown]
 # 文本编辑：恰好有 $t$ 个词是错的。每步改对一个，以概率 $p(x_{0,i}=v\,|\,x_t)/t$ 把第 $i$ 个词改成 $v$；只需要边缘分布，这些概率之和为 1。
