@@ -7,7 +7,7 @@ from diffjax.data.card import check_here as check_here
 from diffjax.data.card import here_or_kept as here_or_kept
 from diffjax.data.card import keep_card as keep_card
 from diffjax.data.card import of_card as of_card
-from diffjax.data.digits import digits
+from diffjax.data.digits import digit_tokens, digits
 from diffjax.data.folder import folder
 from diffjax.data.given import asked as asked
 from diffjax.data.given import check_rows as check_rows
@@ -47,6 +47,7 @@ from diffjax.data.units import undone as undone
 
 __all__ = [
     "checkerboard",
+    "digit_tokens",
     "digits",
     "eight_gaussians",
     "folder",

@@ -13,6 +13,7 @@ from diffjax.models.network import network as network
 from diffjax.models.network import parameter_table as parameter_table
 from diffjax.models.perceptron import Perceptron
 from diffjax.models.tokens import TokenMLP
+from diffjax.models.transformer import Transformer
 from diffjax.models.unet import UNet
 
-__all__ = ["MLP", "Perceptron", "TokenMLP", "UNet"]  # what a config may name
+__all__ = ["MLP", "Perceptron", "TokenMLP", "Transformer", "UNet"]  # what a config may name
