@@ -37,6 +37,7 @@ from diffjax.data.source import arrays as arrays
 from diffjax.data.source import blank as blank
 from diffjax.data.source import fitting as fitting
 from diffjax.data.source import labels as labels
+from diffjax.data.text import text
 from diffjax.data.tfds import tfds
 from diffjax.data.tokens import tokens
 from diffjax.data.toys import checkerboard, eight_gaussians, modes, moons, spirals, swiss_roll
@@ -44,6 +45,7 @@ from diffjax.data.units import keep as keep
 from diffjax.data.units import kept_units as kept_units
 from diffjax.data.units import standardize as standardize
 from diffjax.data.units import undone as undone
+from diffjax.data.words import words
 
 __all__ = [
     "checkerboard",
@@ -58,6 +60,8 @@ __all__ = [
     "photos",
     "spirals",
     "swiss_roll",
+    "text",
     "tfds",
     "tokens",
+    "words",
 ]  # what a config may name
