@@ -32,7 +32,9 @@ from diffjax.models.layers import (
     check_choice,
     check_counts,
     check_rate,
+    fine,
     layer_norm,
+    of_rank,
 )
 from diffjax.types import Array
 
@@ -72,11 +74,12 @@ class Block(nn.Module):
         if turns is not None:
             q, k = (turned(a, turns).astype(self.dtype) for a in (q, k))
         y = Dense(channels, dtype=self.dtype, name="out")(attention(q, k, v, mask).reshape(y.shape))
-        h = h + gate_1 * drop(y)  # (transformer.1)
+        h = h + gate_1 * drop(y).astype(h.dtype)  # (transformer.1)
 
         y = (layer_norm(h) * (1 + scale_2) + shift_2).astype(self.dtype)
         y = nn.gelu(Dense(4 * channels, dtype=self.dtype, name="up")(y))
-        return h + gate_2 * drop(Dense(channels, dtype=self.dtype, name="down")(y))
+        y = Dense(channels, dtype=self.dtype, name="down")(y)
+        return h + gate_2 * drop(y).astype(h.dtype)
 
 
 class Transformer(nn.Module):
@@ -138,7 +141,7 @@ class Transformer(nn.Module):
         e = Embedding(self.width, self.classes, kind=self.embedding, name="embedding")(c, label)
         h = nn.Embed(self.vocabulary + 1, self.width, embedding_init=init, name="token")(x.reshape(*batch, size))
         if self.positions in ("learned", "both"):
-            h = h + self.param("place", init, (size, self.width), jnp.float32)
+            h = h + of_rank(self.param("place", init, (size, self.width), jnp.float32), h.ndim)
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         turns = jnp.asarray(angles(shape, self.width // self.heads)) if self.positions in ("rotary", "both") else None
         mask = None if self.block is None else jnp.asarray(seen_in_blocks(size, self.block))
@@ -187,10 +190,11 @@ def angles(shape: tuple[int, ...], head: int) -> np.ndarray:
 
 
 def turned(x: Array, turns: Array) -> Array:
-    """Rotates the pairs (x_j, x_(j + D / 2)) of queries or keys (..., T, heads, D) by turns (T, D / 2); from float32 on."""
-    a, b = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, axis=-1)
-    cos, sin = jnp.cos(turns)[:, None], jnp.sin(turns)[:, None]
-    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)  # (transformer.2)
+    """Rotates the pairs (x_2j, x_2j+1) of queries or keys (..., T, heads, D) by turns (T, D / 2), in float32 at least."""
+    y, turns = x.astype(fine(x.dtype)), turns.astype(fine(x.dtype))
+    a, b = y[..., ::2], y[..., 1::2]
+    cos, sin = (of_rank(wave[:, None], x.ndim) for wave in (jnp.cos(turns), jnp.sin(turns)))
+    return jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(x.shape)  # (transformer.2)
 
 
 def seen_in_blocks(size: int, block: int) -> np.ndarray:
