@@ -1,5 +1,6 @@
 """What is known of p(x_0 | x_t): networks, and functions of denoisers."""
 
+from diffjax.denoisers import categorical as categorical
 from diffjax.denoisers import guidance as guidance
 from diffjax.denoisers import inverse as inverse
 from diffjax.denoisers import moments as moments
@@ -15,4 +16,4 @@ from diffjax.denoisers.flow import flow as flow
 from diffjax.denoisers.targets import EDM, X0, Eps, Score, V, Velocity
 from diffjax.denoisers.targets import denoiser as denoiser
 
-__all__ = ["DDBM", "EDM", "X0", "Eps", "Score", "V", "Velocity"]  # what a config may name
+__all__ = ["DDBM", "EDM", "X0", "Eps", "Score", "V", "Velocity", "categorical"]  # what a config may name

@@ -5,6 +5,7 @@ else stands in `losses/variational.py` is imported by `from diffjax.losses.varia
 `learned`, `score_matching` and `transport` are modules.
 """
 
+from diffjax.losses import categorical as categorical
 from diffjax.losses import poisson as poisson
 from diffjax.losses import prepare as prepare
 from diffjax.losses import times as times
@@ -13,4 +14,4 @@ from diffjax.losses.heads import npr, sn
 from diffjax.losses.regression import regression
 from diffjax.losses.variational import hybrid, variational
 
-__all__ = ["hybrid", "npr", "regression", "sn", "variational"]  # what a config may name
+__all__ = ["categorical", "hybrid", "npr", "regression", "sn", "variational"]  # what a config may name

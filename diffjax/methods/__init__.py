@@ -12,6 +12,8 @@ from diffjax.methods.coupling_flow import CouplingFlow as CouplingFlow
 from diffjax.methods.coupling_flow import coupling_flow as coupling_flow
 from diffjax.methods.denoising import Denoising as Denoising
 from diffjax.methods.denoising import denoising as denoising
+from diffjax.methods.discrete import Discrete as Discrete
+from diffjax.methods.discrete import discrete as discrete
 from diffjax.methods.flow_map import FlowMap as FlowMap
 from diffjax.methods.flow_map import flow_map as flow_map
 from diffjax.methods.freezing import freezing as freezing
@@ -21,4 +23,4 @@ from diffjax.methods.masked import Masked as Masked
 from diffjax.methods.masked import masked as masked
 
 # what config.method may name
-__all__ = ["autoencoder", "coupling_flow", "denoising", "flow_map", "generators", "masked"]
+__all__ = ["autoencoder", "coupling_flow", "denoising", "discrete", "flow_map", "generators", "masked"]

@@ -11,15 +11,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 
 from diffjax import calculus, chains, denoisers, grids, losses, samplers
 from diffjax.denoisers.targets import Target, check_target
 from diffjax.method import Example, Keys, Method, Turn, per_example
+from diffjax.methods import parts
 from diffjax.methods.conditions import Condition
 from diffjax.methods.evaluation import remarks, report
 from diffjax.methods.kinds import check_kinds
-from diffjax.types import Array, Denoiser, Key, PyTree, Schedule, pytree, static
+from diffjax.methods.planning import planned_sampler
+from diffjax.types import Array, Denoiser, Key, PyTree, Schedule
 
 
 def _as_it_is(key: Key, x: Array) -> tuple[Array, None]:
@@ -46,21 +47,9 @@ class Denoising(NamedTuple):
     numbers = ("held_out_loss", "bits_per_dimension")  # of an evaluation, beside those of its judge
     drawn_by = ("sampler", "grid", "denoiser", "guidance", "nfe")  # what another draw may change
 
-    @property
-    def schedule(self) -> Schedule:
-        """The schedule of the process, said once, there."""
-        return self.process.schedule
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Names of `given` that data has to bring, as far as process and network say what they read."""
-        drawn = {*self.process.conditions, "augment"}  # by the process and by the augmentation, not by data
-        return (*self.process.asks, *(name for name in self.network.reads or () if name not in drawn))
-
-    def net(self, params: PyTree, given: dict, **options: Any) -> Partial:
-        """Closes the network over its parameters and what is given: (x_in, c) -> F."""
-        apply = lambda params, given, x, c: self.network.apply(params, x, c, given, **options)
-        return Partial(apply, params, given)
+    schedule = property(parts.schedule)
+    needs = property(parts.needs)
+    net, completed, worded, how = parts.net, parts.completed, parts.worded, parts.how
 
     def mean_denoiser(self, params: PyTree, given: dict) -> Denoiser:
         """Makes the denoiser that knows x_0's mean alone, without options."""
@@ -74,10 +63,6 @@ class Denoising(NamedTuple):
         """Makes the denoiser under guidance: what samples are made with."""
         branch = lambda given: self.plain_denoiser(params, dict(given), chain)
         return self.guidance(branch, given, self.condition.unseen(given))
-
-    def completed(self, key: Key, given: dict, shape: tuple[int, ...]) -> dict:
-        """Completes what the draw of this key is given with what the process draws for it, such as an endpoint."""
-        return self.process.given(jax.random.fold_in(jax.random.split(key)[0], 1), given, shape)
 
     def check_loss(self, params: PyTree, example: Example) -> None:
         """Traces the loss of one example at a known time; raises a ValueError where the chain has no such step."""
@@ -93,24 +78,6 @@ class Denoising(NamedTuple):
 
         jax.eval_shape(loss, params, example.x)
 
-    def worded(self, words: dict[str, Any], make: Callable[[str, Any], Any]) -> dict[str, Any]:
-        """Makes parts of the words of a draw: "nfe" is the grid's number of steps, a number a weight of guidance.
-
-        Args:
-            make: (name, word) -> part, of any other word.
-
-        Raises:
-            ValueError: for guidance by a network that was never trained without its condition.
-        """
-        words, weight = dict(words), words.get("guidance")
-        if isinstance(weight, int | float):
-            if not self.condition.share:
-                raise ValueError(f"guidance={weight} {denoisers.guidance.NEVER}")
-            words["guidance"] = partial(denoisers.guidance.classifier_free, w=float(weight))
-        steps = words.pop("nfe", None)  # a maker of grids takes its number as n
-        parts = {name: make(name, word) for name, word in words.items()}
-        return parts if steps is None else {**parts, "grid": partial(parts.get("grid", self.grid), n=steps)}
-
     def remarks(self, dataset: Any) -> list[str]:
         """Says what of a data set does not suit these parts, a line each."""
         return remarks(self, dataset)
@@ -121,35 +88,7 @@ class Denoising(NamedTuple):
 
     def specs(self) -> dict[str, dict[str, Any]]:
         """Names the sampler, the grid and the denoiser: {"sampler": {"name", options}, ...}."""
-        return {name: spec_of(getattr(self, name)) for name in ("sampler", "grid", "denoiser")}
-
-    def how(self) -> str:
-        """Says in words, for a report, how samples are made."""
-        named = self.specs()
-        steps = f" of {named['grid']['n']} steps" if "n" in named["grid"] else ""
-        return f"{named['sampler']['name']} on the {named['grid']['name']} grid{steps}"
-
-
-def spec_of(make: Callable) -> dict[str, Any]:
-    """Names what `config.maker` or `functools.partial` made, or a plain function: {"name", options}."""
-    if isinstance(make, partial):
-        return getattr(make, "spec", None) or {**spec_of(make.func), **make.keywords}
-    return {"name": f"{make.__module__.rpartition('.')[2]}.{getattr(make, '__qualname__', repr(make))}"}
-
-
-@pytree
-class Request:
-    """A planned walk: its rows and first time; a pytree, so that another of its length is no retrace."""
-
-    walk: Partial
-    start: Array
-    chain: chains.Chain
-    shape: tuple[int, ...] = static()
-
-    @property
-    def nfe(self) -> int | None:
-        """The network's evaluations in one draw; None of an ODE solver, which takes as many as it needs."""
-        return None if hasattr(self.walk.args[0], "rtol") else samplers.nfe(self.walk)
+        return parts.specs(self, ("sampler", "grid", "denoiser"))
 
 
 def denoising(
@@ -181,7 +120,8 @@ def denoising(
         condition: which of `given` may be hidden, in training and by guidance.
         denoiser: (net, schedule, target, chain) -> denoiser, the mean with a rule for its variance.
         guidance: (given -> denoiser, given, hidden) -> denoiser.
-        sampler, grid: schedule -> sampler, and schedule -> times (N + 1,).
+        sampler: schedule -> sampler, or process -> sampler, if its first parameter has that name (`samplers.unified`).
+        grid: schedule -> times (N + 1,).
 
     Raises:
         ValueError: for a part of the wrong kind; a target that is not finite on this schedule, or that the process does
@@ -219,13 +159,13 @@ def denoising(
             return example.chosen["weight"] * value, {**aux, "unweighted": value}
         return value, aux
 
-    def plan(shape: tuple[int, ...], trace: Callable | None = None) -> Request:
-        ts, sampler = of.grid(schedule), of.sampler(schedule)
+    def plan(shape: tuple[int, ...], trace: Callable | None = None) -> parts.Request:
+        ts, sampler = of.grid(schedule), planned_sampler(of.sampler, process)
         walked = ts[1:] if samplers.pinned(schedule, ts) else ts  # the chain of the steps between two noise levels
         chain = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), chains.chain(schedule, walked))
-        return Request(samplers.walking_fn(sampler, ts, trace), jnp.asarray(ts[0], jnp.float32), chain, shape)
+        return parts.Request(samplers.walking_fn(sampler, ts, trace), jnp.asarray(ts[0], jnp.float32), chain, shape)
 
-    def draw(params: PyTree, request: Request, key: Key, given: dict) -> Any:
+    def draw(params: PyTree, request: parts.Request, key: Key, given: dict) -> Any:
         key_prior, key_walk = jax.random.split(key)
         given = of.completed(key, given, request.shape)
         denoise = of.guided_denoiser(params, given, request.chain)

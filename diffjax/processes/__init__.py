@@ -1,6 +1,6 @@
 """How data is destroyed: one file per family."""
 
-from diffjax.processes import path
+from diffjax.processes import categorical, path
 from diffjax.processes.bridge import Bridge as Bridge
 from diffjax.processes.bridge import BridgeSchedule as BridgeSchedule
 from diffjax.processes.bridge import bridge
@@ -10,4 +10,4 @@ from diffjax.processes.path import Path as Path
 from diffjax.processes.poisson import Poisson as Poisson
 from diffjax.processes.poisson import poisson
 
-__all__ = ["Gaussian", "bridge", "path", "poisson"]  # what a config may name
+__all__ = ["Gaussian", "bridge", "categorical", "path", "poisson"]  # what a config may name

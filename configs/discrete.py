@@ -1,0 +1,51 @@
+"""Tokens destroyed in other ways than by hiding them, on a joint law of 27 sequences that can be enumerated.
+
+    python -m diffjax.main --config=configs/discrete.py            # uniform: any token in the place of another
+    python -m diffjax.main --config=configs/discrete.py:absorbing  # hidden tokens, by ancestral steps
+    python -m diffjax.main --config=configs/discrete.py:tiny       # every part, small
+"""
+
+from ml_collections import ConfigDict
+
+from diffjax.config import recipe, spec
+
+
+def uniform() -> ConfigDict:
+    """The default recipe: uniform replacement, a leave-one-out network trained by the bound."""
+    config = recipe()
+    config.method = spec("discrete")
+    config.data = spec("tokens", length=3, vocabulary=3)
+    config.process, config.schedule = spec("categorical.uniform", vocabulary=3), spec("Rectified")
+    config.target, config.loss = spec("categorical.LeaveOneOut"), spec("categorical.score_entropy")
+    config.times = spec("stratified", t_min=1e-3)
+    config.sampler, config.grid = spec("categorical.mixture"), spec("uniform", n=32, t_min=0.0)
+    config.model = spec("TokenMLP", vocabulary=3, width=64, depth=2)
+    config.learning_rate.update(dict(peak=3e-3, schedule="cosine", warmup_steps=50))
+    config.train.update(dict(steps=4000, batch_size=512, steps_per_dispatch=20, log_every=200, sample_every=2000))
+    config.checkpoint.every = 1000
+    config.sample.chunk = 1024
+    config.eval.samples = 16384
+    return config
+
+
+def absorbing() -> ConfigDict:
+    """Hidden tokens: the bound of masked diffusion, in ancestral steps."""
+    config = uniform()
+    config.process, config.target = spec("categorical.masked", vocabulary=3), spec("categorical.Whole")
+    return config
+
+
+def tiny() -> ConfigDict:
+    """The default at a small size, for tests."""
+    config = uniform()
+    config.data.n, config.data.held_out = 2000, 200
+    config.model.width = 16
+    config.grid.n = 6
+    config.train.update(dict(steps=40, batch_size=32, steps_per_dispatch=1, log_every=10, sample_every=40))
+    config.learning_rate.warmup_steps = 5
+    config.checkpoint.every = 20
+    config.eval.samples = 256
+    return config
+
+
+VARIANTS = dict(uniform=uniform, absorbing=absorbing, tiny=tiny)

@@ -1,0 +1,90 @@
+"""What the parts of a method that draws by a sampler's walk say of themselves, whatever is destroyed.
+
+Each function takes the parts, a named tuple with `network`, `process`, `condition`, `guidance`, `sampler` and `grid`;
+`methods.Denoising` and `methods.Discrete` have them as their methods.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+from jax.tree_util import Partial
+
+from diffjax import chains, denoisers, samplers
+from diffjax.types import Array, Key, PyTree, Schedule, pytree, static
+
+
+@pytree
+class Request:
+    """A planned walk: its rows and first time; a pytree, so that another of its length is no retrace."""
+
+    walk: Partial
+    start: Array
+    chain: chains.Chain | None
+    shape: tuple[int, ...] = static()
+
+    @property
+    def nfe(self) -> int | None:
+        """The network's evaluations in one draw; None of an ODE solver, which takes as many as it needs."""
+        return None if hasattr(self.walk.args[0], "rtol") else samplers.nfe(self.walk)
+
+
+def schedule(of: Any) -> Schedule:
+    """Gives the schedule of the process, said once, there."""
+    return of.process.schedule
+
+
+def needs(of: Any) -> tuple[str, ...]:
+    """Lists names of `given` that data has to bring, as far as process and network say what they read."""
+    drawn = {*of.process.conditions, "augment"}  # by the process and by the augmentation, not by data
+    return (*of.process.asks, *(name for name in of.network.reads or () if name not in drawn))
+
+
+def net(of: Any, params: PyTree, given: dict, **options: Any) -> Partial:
+    """Closes the network over its parameters and what is given: (x_in, c) -> F."""
+    apply = lambda params, given, x, c: of.network.apply(params, x, c, given, **options)
+    return Partial(apply, params, given)
+
+
+def completed(of: Any, key: Key, given: dict, shape: tuple[int, ...]) -> dict:
+    """Completes what the draw of this key is given with what the process draws for it, such as an endpoint."""
+    return of.process.given(jax.random.fold_in(jax.random.split(key)[0], 1), given, shape)
+
+
+def worded(of: Any, words: dict[str, Any], make: Callable[[str, Any], Any]) -> dict[str, Any]:
+    """Makes parts of the words of a draw: "nfe" is the grid's number of steps, a number a weight of guidance.
+
+    Args:
+        make: (name, word) -> part, of any other word.
+
+    Raises:
+        ValueError: for guidance by a network that was never trained without its condition.
+    """
+    words, weight = dict(words), words.get("guidance")
+    if isinstance(weight, int | float):
+        if not of.condition.share:
+            raise ValueError(f"guidance={weight} {denoisers.guidance.NEVER}")
+        words["guidance"] = partial(denoisers.guidance.classifier_free, w=float(weight))
+    steps = words.pop("nfe", None)  # a maker of grids takes its number as n
+    parts = {name: make(name, word) for name, word in words.items()}
+    return parts if steps is None else {**parts, "grid": partial(parts.get("grid", of.grid), n=steps)}
+
+
+def specs(of: Any, names: tuple[str, ...] = ("sampler", "grid")) -> dict[str, dict[str, Any]]:
+    """Names the sampler, the grid, ...: {"sampler": {"name", options}, ...}."""
+    return {name: spec_of(getattr(of, name)) for name in names}
+
+
+def how(of: Any) -> str:
+    """Says in words, for a report, how samples are made."""
+    named = specs(of)
+    steps = f" of {named['grid']['n']} steps" if "n" in named["grid"] else ""
+    return f"{named['sampler']['name']} on the {named['grid']['name']} grid{steps}"
+
+
+def spec_of(make: Callable) -> dict[str, Any]:
+    """Names what `config.maker` or `functools.partial` made, or a plain function: {"name", options}."""
+    if isinstance(make, partial):
+        return getattr(make, "spec", None) or {**spec_of(make.func), **make.keywords}
+    return {"name": f"{make.__module__.rpartition('.')[2]}.{getattr(make, '__qualname__', repr(make))}"}

@@ -1,0 +1,120 @@
+"""Walks of tokens: each place draws x_s of a law that one evaluation of the network gives, on its own.
+
+A mixture (Song, Meng, Ermon 2020, appendix A; kexue 9262): of the posterior q = p(x_0,i | x_t) at each place
+
+    x_s,i ~ k e_{x_t,i} + (alpha_s - k alpha_t) q + (1 - alpha_s - k (1 - alpha_t)) pi,
+    k = (1 - share) (1 - alpha_s) / (1 - alpha_t),
+
+DDIM's formula with probabilities in the place of amplitudes; `share` is that of the noise (u_i, w_i) that is renewed.
+For masks share = 0 is the ancestral step of Sahoo et al. (2024), and share the probability with which ReMDM (Wang et
+al. 2025) hides again, by 1 - alpha_s: share (1 - alpha_s). For every pi share = 0 is the flow alpha' / (1 - alpha)
+(q - e_x) of Gat et al. (2024), integrated exactly over the step: it never leaves the simplex, as Euler's step does.
+
+Markov's posterior (Austin et al. 2021, eq. 3 and 4; Lou et al. 2023, theorem 4.2) by the leave-one-out law instead:
+
+    x_s,i ~ q(x_t,i | x_s) m_s(x_s),    m_s = alpha_s loo + (1 - alpha_s) pi.
+
+Places are drawn independently, so that laws of samples approach that of the data as steps grow.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.calculus import amplitudes
+from diffjax.samplers.base import Sampler
+from diffjax.types import Array, Categorical, Key
+
+__all__ = ["markov", "mixture"]  # what a config may name
+
+
+class Mixture(NamedTuple):
+    """The probabilities of one row: of what is there, of a draw of x_0, of a draw of pi; they sum to 1."""
+
+    t: Any  # where the model is evaluated
+    keep: Any
+    x0: Any
+    noise: Any
+
+
+def mixture(process: Any, share: float = 0.0) -> Sampler:
+    """Samples tokens by mixtures, from all replaced to data: one evaluation a step, order 1.
+
+    Args:
+        process: `processes.categorical.masked`, `uniform` or `mixed`; the model carries it too.
+        share: of the noise that a step renews: 0 renews none, 1 all of it. Below 0 masks hide again more often than
+            at 1 - alpha_s, as far as the three probabilities stay (Wang et al. 2025, section 4.1).
+
+    Raises:
+        ValueError: for a process whose pi is not one law; a share above 1; from `plan`, where a probability is
+            negative.
+    """
+    if not hasattr(process, "pi"):
+        raise ValueError(
+            f"The mixture needs a pi that does not move, but {type(process).__name__} has none; "
+            "take samplers.categorical.markov, or samplers.unified."
+        )
+    if not (np.isfinite(share) and share <= 1):
+        raise ValueError(f"share is {share!r}, expected a number up to 1: the part of the noise that a step renews.")
+
+    def plan(ts: np.ndarray) -> Mixture:
+        alpha, lost = amplitudes(process.schedule, ts)
+        (alpha_t, alpha_s), (lost_t, lost_s) = (alpha[:-1], alpha[1:]), (lost[:-1], lost[1:])
+        keep = (1 - share) * lost_s / lost_t  # (categorical.11)
+        rows = Mixture(ts[:-1], keep, alpha_s - keep * alpha_t, lost_s - keep * lost_t)
+        for name, value in zip(rows._fields[1:], rows[1:]):
+            if np.any(value < -1e-12):
+                i = int(np.argmin(value))
+                raise ValueError(
+                    f"At share = {share:g} the step from t = {ts[i]:g} to {ts[i + 1]:g} has a probability of "
+                    f"{value[i]:.4g} ({name}); expected a share nearer to 0 there, or smaller steps."
+                )
+        return rows._replace(x0=np.maximum(rows.x0, 0.0), noise=np.maximum(rows.noise, 0.0))
+
+    return Sampler(_mixture_step, plan, schedule=process.schedule, order=1, tokens=True)
+
+
+def _mixture_step(model: Any, key: Key, x: Array, row: Mixture) -> Array:
+    process = model.process
+    law = row.keep * process.one_hot(x) + row.x0 * process.widened(model(x, row.t).probs) + row.noise * process.pi
+    return Categorical(jnp.log(law)).sample(key)  # (categorical.12)
+
+
+class Markov(NamedTuple):
+    """Where the model is evaluated, and where the step arrives."""
+
+    t: Any
+    s: Any
+
+
+def markov(process: Any, estimate: str = "leave_one_out") -> Sampler:
+    """Samples tokens by the posterior of the Markov chain, from all replaced to data: one evaluation a step, order 1.
+
+    Args:
+        process: of tokens; the model carries it too.
+        estimate: what stands for p(x_0,i): "leave_one_out", which is exact for an exact model as steps grow; or
+            "posterior", p(x_0,i | x_t) as D3PM's code has it, which tends to another law (kept for comparison).
+
+    Raises:
+        ValueError: for another estimate.
+    """
+    steps = {"leave_one_out": _markov_step, "posterior": _plugged_in_step}
+    if estimate not in steps:
+        raise ValueError(f"estimate is {estimate!r}, expected {' or '.join(map(repr, steps))}.")
+    plan = lambda ts: Markov(ts[:-1], ts[1:])
+    return Sampler(steps[estimate], plan, schedule=process.schedule, order=1, tokens=True)
+
+
+def _markov_step(model: Any, key: Key, x: Array, row: Markov) -> Array:
+    return _posterior(model, key, x, row, model.without(x, row.t).probs)
+
+
+def _plugged_in_step(model: Any, key: Key, x: Array, row: Markov) -> Array:
+    return _posterior(model, key, x, row, model(x, row.t).probs)
+
+
+def _posterior(model: Any, key: Key, x: Array, row: Markov, probs: Array) -> Array:
+    process = model.process
+    law = process.likelihood(x, row.t, row.s) * process.spread(probs, row.s)  # (categorical.13)
+    return Categorical(jnp.log(law)).sample(key)
