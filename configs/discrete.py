@@ -1,8 +1,8 @@
 """Tokens destroyed in other ways than by hiding them, on a joint law of 27 sequences that can be enumerated.
 
-    python -m diffjax.main --config=configs/discrete.py            # uniform: any token in the place of another
-    python -m diffjax.main --config=configs/discrete.py:absorbing  # hidden tokens, by ancestral steps
-    python -m diffjax.main --config=configs/discrete.py:tiny       # every part, small
+python -m diffjax.main --config=configs/discrete.py            # uniform: any token in the place of another
+python -m diffjax.main --config=configs/discrete.py:absorbing  # hidden tokens, by ancestral steps
+python -m diffjax.main --config=configs/discrete.py:tiny       # every part, small
 """
 
 from ml_collections import ConfigDict

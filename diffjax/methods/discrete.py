@@ -22,11 +22,14 @@ import jax.numpy as jnp
 from diffjax import denoisers, grids, losses, samplers
 from diffjax.calculus import amplitudes
 from diffjax.denoisers.categorical import Known
+from diffjax.likelihood.tokens import check_tokens
 from diffjax.method import Example, Keys, Method, Turn, per_example
-from diffjax.methods import parts
+from diffjax.methods import parts, tokens
 from diffjax.methods.conditions import Condition
 from diffjax.methods.planning import planned_sampler
 from diffjax.types import Array, Key, PyTree, Schedule
+
+LOOKED = 2**20  # training examples whose tokens are looked at
 
 
 class Discrete(NamedTuple):
@@ -43,7 +46,7 @@ class Discrete(NamedTuple):
     sampler: Callable[..., Any]
     grid: Callable[[Schedule], Any]
 
-    numbers = ("held_out_loss", "bound")  # of an evaluation, beside those of its judge
+    numbers = ("held_out_loss", "discrete.bound")  # of an evaluation, beside those of its judge
     drawn_by = ("sampler", "grid", "guidance", "nfe")  # what another draw may change
     schedule = property(parts.schedule)
     needs = property(parts.needs)
@@ -69,6 +72,11 @@ class Discrete(NamedTuple):
             return self.loss(net, self.process, self.target.given(given), x, z, t, self.weight)
 
         jax.eval_shape(loss, params, example.x)
+
+    def remarks(self, dataset: Any) -> list[str]:
+        """Raises a ValueError for a data set with tokens outside the vocabulary; says nothing else of it."""
+        check_tokens(dataset.some("train", LOOKED).x, self.process.vocabulary, dataset.name)
+        return []
 
     def method(self) -> Method:
         """Makes the method of these parts."""
@@ -156,8 +164,11 @@ def discrete(
         known = of.guided(params, of.completed(key, given, request.shape))
         return request.walk(known, key_walk, process.prior(key_prior, request.shape, request.start))
 
+    def report(run: Any, drawn: Drawn) -> list[Section]:
+        return attempt("the loss and the bound", lambda: tokens.sections(run, of, "discrete"))
+
     asks = None if network.reads is None else of.needs
-    return Method(init, (Turn(per_example(one_loss)),), draw, plan, asks=asks, parts=of)
+    return Method(init, (Turn(per_example(one_loss)),), draw, plan, asks=asks, parts=of, report=report)
 
 
 def _said(process: Any, target: Any) -> str:

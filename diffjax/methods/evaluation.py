@@ -111,8 +111,8 @@ def loss_by_time(run: Any) -> dict[str, Any]:
     of, dataset, params, bins = run.method.parts, run.data, run.params, run.settings.time_bins
     held_out = dataset.some("held_out", min(MOST, max(ENTRIES // int(np.prod(dataset.shape)), 1)))
     train = dataset.some("train", len(held_out.x))
-    network = _curve(run, validation(of, of.mean_denoiser))
-    gaussian = _curve(run, validation(of, lambda fit, given: fit.denoiser(of.schedule)))
+    network = curve(run, validation(of, of.mean_denoiser))
+    gaussian = curve(run, validation(of, lambda fit, given: fit.denoiser(of.schedule)))
     curves = {"held out": network(params, held_out), "train": network(params, train)}
     try:
         curves["Gaussian fit"] = gaussian(gaussian_fit(dataset), held_out)
@@ -138,7 +138,7 @@ def validation(of: Any, denoise: Callable[[PyTree, dict], Denoiser]) -> Losses:
     return per_example(loss)
 
 
-def _curve(run: Any, losses_of: Losses) -> Callable[[PyTree, Example], dict[str, Any]]:
+def curve(run: Any, losses_of: Losses) -> Callable[[PyTree, Example], dict[str, Any]]:
     """(params, examples) -> {"mean", "std" of one draw, "bins"} over passes with fixed keys, REPEATS or fewer."""
     bins, d = run.settings.time_bins, int(np.prod(run.data.shape))
 

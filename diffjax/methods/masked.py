@@ -24,7 +24,8 @@ import jax.numpy as jnp
 
 from diffjax import denoisers, grids, host, losses, samplers
 from diffjax.denoisers.categorical import Known
-from diffjax.method import Method
+from diffjax.method import Drawn, Method, Section, attempt
+from diffjax.methods import tokens
 from diffjax.methods.discrete import Discrete, discrete
 from diffjax.processes import categorical
 from diffjax.samplers.base import Sampler
@@ -47,7 +48,7 @@ class Masked(NamedTuple):
     steps: int | None = None
     t_min: float = 1e-3
 
-    numbers = ("held_out_loss", "bound")  # of an evaluation, beside those of its judge
+    numbers = ("held_out_loss", "masked.bound")  # of an evaluation, beside those of its judge
     drawn_by = ("steps",)  # what another draw may change
 
     def how(self) -> str:
@@ -69,6 +70,10 @@ class Masked(NamedTuple):
     def known(self, params: PyTree, given: dict, **options: Any) -> Known:
         """Makes the denoiser of the network: the law of each token given those that are seen."""
         return self.parts().known(params, given, **options)
+
+    def remarks(self, dataset: Any) -> list[str]:
+        """Raises a ValueError for a data set with tokens outside the vocabulary; says nothing else of it."""
+        return self.parts().remarks(dataset)
 
     def method(self) -> Method:
         """Makes the method: what these parts train, and how they draw."""
@@ -92,7 +97,10 @@ def masked(network: Any, vocabulary: int, steps: int | None = None, t_min: float
     def plan(shape: tuple[int, ...], trace: Callable | None = None) -> Any:
         return of.parts(max(math.prod(shape), 1)).method().plan(shape, trace)
 
-    return of.parts().method()._replace(plan=plan, parts=of)
+    def report(run: Any, drawn: Drawn) -> list[Section]:
+        return attempt("the loss and the bound", lambda: tokens.sections(run, of.parts(), "masked"))
+
+    return of.parts().method()._replace(plan=plan, parts=of, report=report)
 
 
 class _Opening(NamedTuple):

@@ -22,11 +22,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.calculus import amplitudes
-from diffjax.processes.tokens import Tokens, check_schedule, check_vocabulary, slope, uniform_where
+from diffjax.processes.levels import gaussian, levels
+from diffjax.processes.moving import gidd
+from diffjax.processes.tokens import Placewise, check_all_lost, check_schedule, check_vocabulary, slope, uniform_where
 from diffjax.types import Array, Key, Schedule, pytree, static
 
-__all__ = ["masked", "mixed", "uniform"]  # what a config may name
+__all__ = ["gaussian", "gidd", "levels", "masked", "mixed", "uniform"]  # what a config may name
 
 
 class Replaced(NamedTuple):
@@ -37,7 +38,7 @@ class Replaced(NamedTuple):
 
 
 @pytree
-class Replacement(Tokens):
+class Replacement(Placewise):
     """The process of a law pi; `masked`, `uniform` and `mixed` make one.
 
     Attributes:
@@ -61,6 +62,11 @@ class Replacement(Tokens):
     def pi(self) -> Array:
         """The law of what a token is replaced by, (K,), as an array of JAX's."""
         return jnp.asarray(self.law, float)
+
+    @property
+    def limit(self) -> Array:
+        """The law (K,) of what a place holds where nothing of x_0 is left: pi."""
+        return self.pi
 
     def noise(self, key: Key, x0: Array) -> Replaced:
         """Draws z = (u, w), each of x_0's shape."""
@@ -86,14 +92,6 @@ class Replacement(Tokens):
         key_new, key_place = jax.random.split(key)
         new, anew = self.noise(key_new, z.u), jax.random.uniform(key_place, z.u.shape) < share
         return Replaced(jnp.where(anew, new.u, z.u), jnp.where(anew, new.w.astype(z.w.dtype), z.w))
-
-    def prior(self, key: Key, shape: tuple[int, ...], t: Any = None) -> Array:
-        """Draws w ~ pi at each place, int32: x_t at alpha_t = 0."""
-        return jax.random.categorical(key, jnp.log(self.pi), shape=shape, mode="high").astype(jnp.int32)
-
-    def prior_log_density(self, x: Array, t: Any = None) -> Array:
-        """Computes the log probability in nats of what `prior` draws, a scalar."""
-        return jnp.log(self.pi)[x].sum()
 
     def told(self, t: Any) -> Array:
         """Computes what the network is told of t: log(alpha / (1 - alpha)); 0 of pure masks, which show it."""
@@ -129,8 +127,8 @@ def masked(schedule: Schedule, vocabulary: int) -> Replacement:
         ValueError: for a vocabulary under 2; a schedule that is none of probabilities, or leaves some token seen.
     """
     check_vocabulary(vocabulary)
-    made = Replacement(check_schedule(schedule), _law(vocabulary, 1.0), vocabulary, timeless=True)
-    return _all_lost(made)
+    check_all_lost(check_schedule(schedule))
+    return Replacement(schedule, _law(vocabulary, 1.0), vocabulary, timeless=True)
 
 
 def uniform(schedule: Schedule, vocabulary: int) -> Replacement:
@@ -159,13 +157,3 @@ def mixed(schedule: Schedule, vocabulary: int, hidden: float = 0.5) -> Replaceme
 
 def _law(vocabulary: int, hidden: float) -> Any:
     return np.append(np.full(vocabulary, (1 - hidden) / vocabulary), hidden)
-
-
-def _all_lost(process: Replacement) -> Replacement:
-    end = float(process.schedule.t_max)
-    if (alpha := float(amplitudes(process.schedule, np.asarray([end]))[0][0])) > 0:
-        raise ValueError(
-            f"At t_max = {end:g} a token is still seen with probability alpha = {alpha:.4g}, but samples start with "
-            "all hidden: give a schedule that ends at alpha = 0, such as Rectified() (t_max = 1)."
-        )
-    return process

@@ -21,15 +21,21 @@ TINY = 1e-30  # the least probability that a token is kept with, in place of 0: 
 MOST = 2**24  # tokens
 
 
-class Tokens(Unconditional):
-    """Mixin of a process of tokens with a field `schedule`, `vocabulary`, and `states`."""
+class Placewise(Unconditional):
+    """Mixin of a process of tokens that destroys each place on its own.
+
+    It has fields or properties `schedule`, `vocabulary`, `states` and `limit`, and verbs `likelihood` and `spread`.
+    """
 
     schedule: Any
     vocabulary: Any
     states: Any
+    limit: Any  # (K,), what a place holds where nothing of x_0 is left
+    likelihood: Any
+    spread: Any
 
     def kept(self, t: Any) -> tuple[Array, Array]:
-        """Computes (alpha_t, 1 - alpha_t): the probabilities that a place still holds its own token, or does not."""
+        """Computes (alpha_t, 1 - alpha_t), of the schedule."""
         alpha, lost = self.schedule(t)
         return jnp.maximum(alpha, TINY), lost
 
@@ -38,22 +44,49 @@ class Tokens(Unconditional):
         alpha, lost = self.kept(t)
         return jnp.log(alpha) - jnp.log(lost)
 
+    def prior(self, key: Key, shape: tuple[int, ...], t: Any = None) -> Array:
+        """Draws x_t where nothing of x_0 is left: `limit` at each place, int32."""
+        return jax.random.categorical(key, jnp.log(self.limit), shape=shape, mode="high").astype(jnp.int32)
+
+    def prior_log_density(self, x: Array, t: Any = None) -> Array:
+        """Computes the log probability in nats of what `prior` draws, a scalar."""
+        return jnp.log(self.limit)[x].sum()
+
+    def back(self, x: Array, probs: Array, t: Any, s: Any) -> Array:
+        """Computes the law (*shape, K) of x_s,i given x_t = x, by Bayes' rule along the Markov chain.
+
+        Args:
+            probs: the law (*shape, V or K) of x_0,i given all other places of x_t; certain of x_0, this is
+                q(x_s | x_t, x_0).
+            t, s: now and next, s < t.
+        """
+        law = self.likelihood(x, t, s) * self.spread(probs, s)  # (categorical.13)
+        return law / law.sum(-1, keepdims=True)
+
     def widened(self, probs: Array) -> Array:
         """Gives a law over the V tokens (*shape, V) the state "hidden" where there is one, of probability 0."""
         missing = self.states - probs.shape[-1]
         return probs if missing == 0 else jnp.pad(probs, [(0, 0)] * (probs.ndim - 1) + [(0, missing)])
 
-    def one_hot(self, x: Array, dtype: Any = None) -> Array:
+    def one_hot(self, x: Array, dtype: Any = float) -> Array:
         """Makes the laws (*shape, K) that are certain of the states x; of a state out of range they are 0."""
-        return jax.nn.one_hot(x, self.states, dtype=dtype or float)
+        return jax.nn.one_hot(x, self.states, dtype=dtype)
 
     def check(self, target: Any) -> None:
-        """Raises a ValueError for a target that no logits belong to: those of tokens are in denoisers.categorical."""
+        """Raises a ValueError for a target that is none of tokens, or from which no law of x_0 follows here."""
         if not hasattr(target, "without"):
             raise ValueError(
                 f"The process is one of tokens, but the target is {type(target).__name__}, expected categorical.Whole, "
                 "LeaveOneOut or ConcreteScore (--config.target.name=categorical.Whole)."
             )
+        if target.width(self) != self.vocabulary and not hasattr(self, "gathered"):
+            raise ValueError(
+                f"Of {type(self).__name__} no law of x_0 follows from a concrete score; give the target "
+                "categorical.LeaveOneOut."
+            )
+
+    def check_steps(self, ts: np.ndarray) -> None:
+        """Raises a ValueError for a grid with a step t -> s of which q(x_t | x_s) is not known; default: never."""
 
     def check_density(self) -> None:
         """Raises a ValueError: tokens have no density, and no flow to integrate."""
@@ -93,3 +126,13 @@ def uniform_where(key: Key, below: Array, edge: Array) -> Array:
     """Draws u uniform on [0, edge) where `below`, else on [edge, 1)."""
     u = jax.random.uniform(key, below.shape)
     return jnp.where(below, edge * u, edge + (1 - edge) * u)
+
+
+def check_all_lost(schedule: Schedule) -> None:
+    """Raises a ValueError for a schedule that leaves tokens at t_max, where samples start with all hidden."""
+    end = float(schedule.t_max)
+    if (alpha := float(amplitudes(schedule, np.asarray([end]))[0][0])) > 0:
+        raise ValueError(
+            f"At t_max = {end:g} a token is still seen with probability alpha = {alpha:.4g}, but samples start with "
+            "all hidden: give a schedule that ends at alpha = 0, such as Rectified() (t_max = 1)."
+        )

@@ -102,19 +102,19 @@ def markov(process: Any, estimate: str = "leave_one_out") -> Sampler:
     steps = {"leave_one_out": _markov_step, "posterior": _plugged_in_step}
     if estimate not in steps:
         raise ValueError(f"estimate is {estimate!r}, expected {' or '.join(map(repr, steps))}.")
-    plan = lambda ts: Markov(ts[:-1], ts[1:])
+
+    def plan(ts: np.ndarray) -> Markov:
+        process.check_steps(ts)
+        return Markov(ts[:-1], ts[1:])
+
     return Sampler(steps[estimate], plan, schedule=process.schedule, order=1, tokens=True)
 
 
 def _markov_step(model: Any, key: Key, x: Array, row: Markov) -> Array:
-    return _posterior(model, key, x, row, model.without(x, row.t).probs)
+    law = model.process.back(x, model.without(x, row.t).probs, row.t, row.s)
+    return Categorical(jnp.log(law)).sample(key)
 
 
 def _plugged_in_step(model: Any, key: Key, x: Array, row: Markov) -> Array:
-    return _posterior(model, key, x, row, model(x, row.t).probs)
-
-
-def _posterior(model: Any, key: Key, x: Array, row: Markov, probs: Array) -> Array:
-    process = model.process
-    law = process.likelihood(x, row.t, row.s) * process.spread(probs, row.s)  # (categorical.13)
+    law = model.process.back(x, model(x, row.t).probs, row.t, row.s)
     return Categorical(jnp.log(law)).sample(key)
