@@ -19,10 +19,10 @@ def digits() -> ConfigDict:
     config = recipe()
     config.method = spec("masked", vocabulary=17)
     config.data = spec("digit_tokens")
-    config.model = spec("Transformer", vocabulary=17, width=64, depth=3, heads=4, dropout=0.1, positions="learned")
-    config.learning_rate.update(dict(peak=3e-3, schedule="cosine", warmup_steps=100))
-    config.train.update(dict(steps=2000, batch_size=64, steps_per_dispatch=10, log_every=100, sample_every=2000))
-    config.checkpoint.every = 1000
+    config.model = spec("TokenUNet", vocabulary=17, channels=24, dropout=0.2)
+    config.learning_rate.update(dict(peak=2e-3, schedule="cosine", warmup_steps=100))
+    config.train.update(dict(steps=2200, batch_size=64, log_every=100, sample_every=2200))
+    config.checkpoint.every = 1100
     config.eval.samples = 297
     return config
 
@@ -56,7 +56,7 @@ def shuffled() -> ConfigDict:
     """The negative control: each place has its own law, and nothing else is left to learn."""
     config = digits()
     config.data.shuffled = True
-    config.train.steps, config.train.sample_every = 1000, 1000
+    config.train.steps, config.train.sample_every = 600, 600
     return config
 
 
@@ -64,8 +64,8 @@ def tiny() -> ConfigDict:
     """The default at a small size, for tests."""
     config = digits()
     config.method.steps = 4
-    config.model.update(dict(width=16, depth=1, heads=1))
-    config.train.update(dict(steps=40, batch_size=16, steps_per_dispatch=1, log_every=10, sample_every=40))
+    config.model.update(dict(channels=4, multipliers=(1,), attention=()))
+    config.train.update(dict(steps=40, batch_size=16, log_every=10, sample_every=40))
     config.learning_rate.warmup_steps = 5
     config.checkpoint.every = 20
     return config
