@@ -50,7 +50,7 @@ def uniform() -> ConfigDict:
 def levels() -> ConfigDict:
     """The perceptron where a level walks to its neighbours, as heat does, until all are alike."""
     config = uniform()
-    config.process = spec("categorical.levels", vocabulary=17)
+    config.process, config.sampler = spec("categorical.levels", vocabulary=17), spec("categorical.markov")
     return config
 
 
