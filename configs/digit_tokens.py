@@ -1,12 +1,12 @@
 """Digits as tokens: each of the 64 pixels is one of 17 grey levels, and is hidden, or replaced, until none is left.
 
-    python -m diffjax.main --config=configs/digit_tokens.py            # masked: 8 minutes on 2 CPU cores
-    python -m diffjax.main --config=configs/digit_tokens.py:uniform    # any level in the place of another
-    python -m diffjax.main --config=configs/digit_tokens.py:levels     # a level walks to its neighbours: heat
-    python -m diffjax.main --config=configs/digit_tokens.py:bins       # control: 256 grey values, of which 17 occur
-    python -m diffjax.main --config=configs/digit_tokens.py:permuted   # control: places in another order, told apart
-    python -m diffjax.main --config=configs/digit_tokens.py:shuffled   # negative control: places of different digits
-    python -m diffjax.main --config=configs/digit_tokens.py:tiny       # every part, small
+python -m diffjax.main --config=configs/digit_tokens.py            # masked: 8 minutes on 2 CPU cores
+python -m diffjax.main --config=configs/digit_tokens.py:uniform    # any level in the place of another
+python -m diffjax.main --config=configs/digit_tokens.py:levels     # a level walks to its neighbours: heat
+python -m diffjax.main --config=configs/digit_tokens.py:bins       # control: 256 grey values, of which 17 occur
+python -m diffjax.main --config=configs/digit_tokens.py:permuted   # control: places in another order, told apart
+python -m diffjax.main --config=configs/digit_tokens.py:shuffled   # negative control: places of different digits
+python -m diffjax.main --config=configs/digit_tokens.py:tiny       # every part, small
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""The transformer for tokens against itself in NumPy, its positions, blocks, precisions, and bad input."""
+"""Networks of tokens: the transformer against itself in NumPy, positions, blocks, precisions; batches, bad input."""
 
 import math
 
@@ -101,7 +101,8 @@ def test_logits_are_zero_and_blocks_do_nothing_at_initialisation():
 
     @jax.jit
     def both(params, x, h):
-        return models.network(module).apply(params, x, 0.0), transformer.Block(2).apply({"params": params["block_0"]}, h, e)
+        first = transformer.Block(2).apply({"params": params["block_0"]}, h, e)
+        return models.network(module).apply(params, x, 0.0), first
 
     logits, same = both(params, tokens(6), h)
     np.testing.assert_array_equal(logits, 0)
@@ -113,6 +114,7 @@ def test_logits_are_zero_and_blocks_do_nothing_at_initialisation():
     [
         (models.Transformer(**SMALL, positions="both", block=2), (2, 2)),
         (models.TokenMLP(5, size=4, width=16, depth=1), (2, 3)),
+        (models.TokenUNet(5, 4, (1,), attention=()), (4, 2, 1)),
     ],
 )
 def test_an_example_alone_is_what_it_is_in_a_batch(module, shape):
@@ -228,8 +230,8 @@ def test_parameter_count():
         ({"dropout": 1.0}, (4,), "dropout = 1.0: expected a probability"),
         ({"dtype": "float16"}, (4,), "dtype = 'float16' is unknown"),
         ({"vocabulary": 0}, (4,), "vocabulary = 0: expected a positive integer"),
-        ({"heads": 8, "positions": "rotary"}, (4, 4), "rotary positions on 2 axes take heads whose width is a multiple of 4, got 2"),
-        ({}, (), r"Transformer takes sequences \(L,\) of integers, or \(H, W\), ..., got int32 of shape \(\)"),
+        ({"heads": 8, "positions": "rotary"}, (4, 4), "on 2 axes take heads whose width is a multiple of 4, got 2"),
+        ({}, (), r"Transformer takes sequences \(L,\) of integers, got int32 of shape \(\)"),
     ],
 )
 def test_bad_input_is_one_readable_line(options, shape, message):
@@ -239,7 +241,7 @@ def test_bad_input_is_one_readable_line(options, shape, message):
 
 
 def test_real_numbers_are_refused():
-    with pytest.raises(ValueError, match=r"of integers, or \(H, W\), ..., got float32 of shape \(4,\)"):
+    with pytest.raises(ValueError, match=r"of integers, got float32 of shape \(4,\)"):
         models.network(models.Transformer(**SMALL)).init(KEY, jnp.zeros(4), jnp.zeros(()))
     with pytest.raises(ValueError, match="got a label, but the network has classes = None"):
         models.Transformer(**SMALL).init(KEY, tokens(4), jnp.zeros(()), 3)

@@ -55,7 +55,9 @@ def digit_tokens(bins: int = LEVELS, permuted: bool = False, shuffled: bool = Fa
     if isinstance(bins, bool) or bins not in (LEVELS, 256):
         raise ValueError(f"digit_tokens: bins is {bins!r}, expected 17, the levels, or 256, grey values of 8 bits.")
     if permuted and shuffled:
-        raise ValueError("digit_tokens: got permuted and shuffled; expected one of them: shuffled places have no order.")
+        raise ValueError(
+            "digit_tokens: got permuted and shuffled; expected one of them: shuffled places have no order."
+        )
     levels, label, held_out = _levels()
     tokens = np.rint(levels * ((bins - 1) / (LEVELS - 1))).astype(np.int32).reshape(-1, 64)
     order = np.argsort(np.random.Philox(key=64).random_raw(64)) if permuted else np.arange(64)

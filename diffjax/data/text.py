@@ -1,7 +1,7 @@
 """Text as windows of characters: Python's own documentation, which needs no network, or a file of one's own.
 
-The text is cut once: its last tenth is held out. A token is a symbol of the training part, the most frequent ones; the
-last token stands for every other symbol. Training examples are the windows at all places, held-out ones lie side by side.
+The text is cut once: its last tenth is held out. Tokens are the most frequent symbols of the training part, the last
+token stands for every other symbol. Training examples are the windows at all places, held-out ones lie side by side.
 
 Samples are judged by their words: of the runs of letters that a window does not cut, the share that are words of the
 training part. Held-out text is the ceiling of that share, n-gram samples the baseline; beside it stand the bits per
@@ -122,7 +122,9 @@ def text(
     at = np.minimum(np.searchsorted(kept, points), len(kept) - 1)
     tokens = np.where(kept[at] == points, at, symbols - 1).astype(np.int32)
     parts = [tokens[:cut], tokens[cut:]]
-    known = Text(kept.astype("<u4").tobytes().decode("utf-32-le") + OTHER * (symbols - 1 - len(kept)), *parts, name)
+    known = Text(
+        kept.astype("<u4").tobytes().decode("utf-32-le") + OTHER * (symbols - 1 - len(kept)), parts[0], parts[1], name
+    )
     if shuffled:
         parts = [shuffled_places(part[:, None], stream)[:, 0] for stream, part in enumerate(parts)]
     return Dataset(

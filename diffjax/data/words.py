@@ -1,4 +1,4 @@
-"""Words of one length, whose law is known: uniform over n words, so that -log p(x) = log n, and conditionals are counts.
+"""Words of one length, whose law is known: uniform over n words, so that -log p(x) = log n; conditionals are counts.
 
 Given some letters of a word, p(v at place i | those) is the share, among the words that have them, of those with v at
 place i. The law is its own training and held-out part: what a network learns of it is held against the exact bound.

@@ -58,12 +58,12 @@ class TokenMLP(nn.Module):
 
 
 class TokenUNet(nn.Module):
-    """A network of tokens on a grid: each one's embedding of V entries, the maps of a `UNet`, whose V maps are the logits.
+    """A network of tokens on a grid: each one's embedding of V entries enters a `UNet`, its V channels are the logits.
 
     Called as `net(x, c, label=None, train=False)` with x (L,), (H, W) or (D, H, W) integers 0 .. vocabulary, where
     `vocabulary` stands for a hidden token; last axes of length 1, as of pictures (H, W, 1), are none of places. c and
-    label are those of `UNet` (a masked model is told no time: c = 0). Returns logits (*shape of x, vocabulary), float32,
-    zero at initialisation: every token is equally probable.
+    label are those of `UNet` (a masked model is told no time: c = 0). Returns logits (*shape of x, vocabulary),
+    float32, zero at initialisation: every token is equally probable.
 
     Attributes:
         vocabulary: V, the number of tokens without the hidden one.

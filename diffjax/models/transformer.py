@@ -3,7 +3,7 @@
 Places are numbered row after row. Each block is pre-norm, modulated and gated by e, the embedding of the log-SNR and
 of the label (adaLN-zero, Peebles & Xie 2023, section 3.2):
 
-    y += g_1 Attention(N(y) (1 + a_1) + b_1),     y += g_2 MLP(N(y) (1 + a_2) + b_2),     a, b, g affine in e, 0 at first.
+    y += g_1 Attention(N(y) (1 + a_1) + b_1),     y += g_2 MLP(N(y) (1 + a_2) + b_2),     a, b, g affine in e, first 0.
 
 A place is told by a learned vector, by rotating its queries and keys, or both. Rotation (Su et al. 2021, eq. 34, the
 axial form) turns the j-th of m pairs of entries that belong to an axis by p 10000^(-j / m), p the place on that axis,
@@ -161,8 +161,8 @@ def places_of(name: str, x: Array, c: Array) -> tuple[tuple[int, ...], tuple[int
     batch = jnp.ndim(c)
     if x.ndim <= batch or not jnp.issubdtype(x.dtype, jnp.integer):
         raise ValueError(
-            f"{name} takes sequences (L,) of integers, or (H, W), ..., got {x.dtype} of shape {x.shape} with c of "
-            f"shape {jnp.shape(c)}."
+            f"{name} takes sequences (L,) of integers, got {x.dtype} of shape {x.shape} with c of shape "
+            f"{jnp.shape(c)}; integers of more axes, (H, W), ..., will do too."
         )
     return x.shape[:batch], x.shape[batch:]
 
@@ -180,8 +180,8 @@ def angles(shape: tuple[int, ...], head: int) -> np.ndarray:
     axes = [axis for axis, length in enumerate(shape) if length > 1] or [0]
     if head % (2 * len(axes)):
         raise ValueError(
-            f"rotary positions on {len(axes)} axes take heads whose width is a multiple of {2 * len(axes)}, got {head}: "
-            "change width or heads, or take positions=learned."
+            f"rotary positions on {len(axes)} axes take heads whose width is a multiple of {2 * len(axes)}, got "
+            f"{head}: change width or heads, or take positions=learned."
         )
     pairs = head // (2 * len(axes))
     places = np.indices(shape).reshape(len(shape), -1)[axes]  # (axes, T)
@@ -190,7 +190,7 @@ def angles(shape: tuple[int, ...], head: int) -> np.ndarray:
 
 
 def turned(x: Array, turns: Array) -> Array:
-    """Rotates the pairs (x_2j, x_2j+1) of queries or keys (..., T, heads, D) by turns (T, D / 2), in float32 at least."""
+    """Rotates pairs (x_2j, x_2j+1) of queries or keys (..., T, heads, D) by turns (T, D / 2), in float32 at least."""
     y, turns = x.astype(fine(x.dtype)), turns.astype(fine(x.dtype))
     a, b = y[..., ::2], y[..., 1::2]
     cos, sin = (of_rank(wave[:, None], x.ndim) for wave in (jnp.cos(turns), jnp.sin(turns)))
