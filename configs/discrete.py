@@ -35,6 +35,29 @@ def absorbing() -> ConfigDict:
     return config
 
 
+def mixed() -> ConfigDict:
+    """Half of what is replaced is hidden, the rest any token; the network's posterior is told from its own place."""
+    config = uniform()
+    config.process, config.target = spec("categorical.mixed", vocabulary=3), spec("categorical.Whole")
+    return config
+
+
+def gidd() -> ConfigDict:
+    """Masks, and in the middle of time wrong tokens beside them (von Rutte et al. 2025), by Markov's walk."""
+    config = uniform()
+    config.process = spec("categorical.gidd", vocabulary=3, B=1.0)
+    config.sampler = spec("categorical.markov")
+    return config
+
+
+def d3pm() -> ConfigDict:
+    """Uniform replacement in 32 whole steps: D3PM's bound and cross-entropy of the posterior, by Markov's walk."""
+    config = uniform()
+    config.target, config.loss = spec("categorical.Whole"), spec("categorical.d3pm", steps=32, auxiliary=0.01)
+    config.times, config.sampler = spec("chain", steps=32, evenly=True), spec("categorical.markov")
+    return config
+
+
 def tiny() -> ConfigDict:
     """The default at a small size, for tests."""
     config = uniform()
@@ -48,4 +71,4 @@ def tiny() -> ConfigDict:
     return config
 
 
-VARIANTS = dict(uniform=uniform, absorbing=absorbing, tiny=tiny)
+VARIANTS = dict(uniform=uniform, absorbing=absorbing, mixed=mixed, gidd=gidd, d3pm=d3pm, tiny=tiny)

@@ -14,12 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax import host
 from diffjax.roots import leaving_zero
 from diffjax.tabulated import MOST_STEPS as MOST_STEPS
 from diffjax.tabulated import Rounded, Tabulated
-from diffjax.types import Array, pytree, real
+from diffjax.types import Array, pytree, real, static
 
-__all__ = ["EDM", "VDM", "VE", "VP", "Cosine", "Rectified", "Rounded", "SubVP", "Tabulated"]  # what a config may name
+# what a config may name
+__all__ = ["EDM", "VDM", "VE", "VP", "Cosine", "Counted", "Rectified", "Rounded", "SubVP", "Tabulated"]
 
 _HALF_PI = np.pi / 2
 
@@ -261,3 +263,43 @@ class Rectified:
         """Computes log(SNR_t / SNR_T) = 2 log((1 - t) / (1 - T)) + 2 log(T / t); infinite for T = 1."""
         left = self.t_max - real(t)
         return 2 * (jnp.log1p(left / (1 - self.t_max)) + jnp.log1p(left / t))
+
+
+@pytree
+class Counted:
+    """The share of places whose token is wrong, t of a number of them: time is a count, and its grid the integers.
+
+    Of processes of tokens alone (`processes.editing`, kexue 9271), where alpha is the probability to be kept.
+
+    Attributes:
+        length: L, the number of places; part of the structure, for it is the end of time.
+    """
+
+    length: int = static()
+
+    def __post_init__(self) -> None:
+        """Raises a ValueError unless length is an integer >= 1."""
+        host.check_int("length", self.length)
+
+    @property
+    def t_max(self) -> float:
+        """L: every place is wrong."""
+        return float(self.length)
+
+    @property
+    def steps(self) -> int:
+        """L, the number of steps of the chain that has one place wrong more at each."""
+        return self.length
+
+    def __call__(self, t: Any) -> tuple[Array, Array]:
+        """Computes (alpha_t, sigma_t) = (1 - t / L, t / L)."""
+        sigma = real(t) / self.length
+        return 1 - sigma, sigma  # (editing.1)
+
+
+def count(t: Any) -> Array:
+    """Reads a time as a count, int32: times between two counts are the higher one's, so that t ~ U(0, L] counts evenly.
+
+    A thousandth above a count is still that one: what a rounded time is not to change.
+    """
+    return jnp.ceil(real(t) - 1e-3).astype(jnp.int32)

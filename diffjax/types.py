@@ -102,6 +102,10 @@ class Posterior(NamedTuple):
         """Draws once from N(mean, var): the 'estimate' of estimate-and-correct (kexue 9262 (3), 9271 (11))."""
         return self.mean + jnp.sqrt(self.var) * jax.random.normal(key, self.mean.shape, self.mean.dtype)
 
+    def combined(self, other: "Posterior", combine: Callable[[Array, Array], Array]) -> "Posterior":
+        """Makes the posterior whose mean is `combine` of this one's and another's; the variance is this one's."""
+        return Posterior(combine(self.mean, other.mean), self.var)
+
 
 class Categorical(NamedTuple):
     """What is known of tokens: a law over V tokens at each place, the places independent.
@@ -127,6 +131,15 @@ class Categorical(NamedTuple):
         Gumbel noise of full precision: the default of float32 never draws a token of probability under 1e-7.
         """
         return jax.random.categorical(key, self.logits, mode="high").astype(jnp.int32)
+
+    def combined(self, other: "Categorical", combine: Callable[[Array, Array], Array]) -> "Categorical":
+        """Makes the law whose logits are `combine` of those of this one and another, where both are finite.
+
+        A token that either law excludes has the logit of this one: what is certain here stays certain.
+        """
+        both = jnp.isfinite(self.logits) & jnp.isfinite(other.logits)
+        found = combine(jnp.where(both, self.logits, 0.0), jnp.where(both, other.logits, 0.0))
+        return Categorical(jnp.where(both, found, self.logits))
 
 
 class Schedule(Protocol):
@@ -302,7 +315,7 @@ class Tokens(Protocol):
 
 @runtime_checkable
 class Counting(Protocol):
-    """A process whose times are integers, so many of something: a grid of it is `grids.counts`."""
+    """A process whose times are whole numbers, so many of something: a grid of it is `grids.counts`."""
 
     @property
     def counts(self) -> int:

@@ -94,3 +94,71 @@ def ancestral(p, steps):
     laws, _ = chain(p, np.linspace(1, 0, steps + 1))
     vocabulary = p.shape[0]
     return np.array(laws[-1]).reshape((vocabulary + 1,) * p.ndim)[(slice(vocabulary),) * p.ndim]
+
+
+# Any process that destroys each place on its own: Q is (V, K), the law of x_t,i for each x_0,i
+
+
+def noised(p, Q):
+    """The law p_t of x_t, (K,) * L."""
+    for place in range(p.ndim):
+        p = np.moveaxis(np.tensordot(p, Q, (place, 0)), -1, place)
+    return p
+
+
+def known(p, Q, without=False):
+    """p(x_0,i | x_t) of every x_t and place, (K,) * L + (L, V); `without`: given all places of x_t but i."""
+    vocabulary, length, states = p.shape[0], p.ndim, Q.shape[1]
+    found = np.zeros((states,) * length + (length, vocabulary))
+    for x in np.ndindex((states,) * length):
+        for place in range(length):
+            weights = p
+            for other, token in enumerate(x):
+                if not (without and other == place):
+                    weights = weights * Q[:, token].reshape([-1 if a == other else 1 for a in range(length)])
+            law = weights.sum(tuple(axis for axis in range(length) if axis != place))
+            found[x][place] = law / law.sum() if law.sum() else 1 / vocabulary
+    return found
+
+
+def stepped(law, places):
+    """The law after a step that draws each place of its own law: law (K,) * L, places (K,) * L + (L, K)."""
+    after = np.zeros_like(law)
+    for x in np.ndindex(law.shape):
+        if law[x] > 0:
+            each = law[x]
+            for place in range(law.ndim):
+                each = np.multiply.outer(each, places[x][place])
+            after += each
+    return after
+
+
+def replacement(alpha, pi, vocabulary):
+    """Q of replacement by pi, (V, K)."""
+    return alpha * np.eye(vocabulary, len(pi)) + (1 - alpha) * pi
+
+
+def mixture_walk(p, pi, alphas, share=0.0):
+    """The law of samples of the mixtures along falling 1 - alpha, with exact posteriors; p's shape."""
+    vocabulary, eye = p.shape[0], np.eye(len(pi))
+    law = noised(p, replacement(0.0, pi, vocabulary))
+    for a, b in itertools.pairwise(alphas):
+        post = known(p, replacement(a, pi, vocabulary))
+        keep = (1 - share) * (1 - b) / (1 - a)
+        own = np.stack(np.meshgrid(*[np.arange(len(pi))] * p.ndim, indexing="ij"), -1)
+        wide = np.concatenate([post, np.zeros((*post.shape[:-1], len(pi) - vocabulary))], -1)
+        law = stepped(law, keep * eye[own] + (b - keep * a) * wide + (1 - b - keep * (1 - a)) * pi)
+    return law[(slice(vocabulary),) * p.ndim]
+
+
+def markov_walk(p, pi, alphas, without=True):
+    """The law of samples of Markov's posterior along falling 1 - alpha; `without` False: the posterior plugged in."""
+    vocabulary, states = p.shape[0], len(pi)
+    law = noised(p, replacement(0.0, pi, vocabulary))
+    own = np.stack(np.meshgrid(*[np.arange(states)] * p.ndim, indexing="ij"), -1)
+    for a, b in itertools.pairwise(alphas):
+        estimate = known(p, replacement(a, pi, vocabulary), without)
+        step = a / b * np.eye(states) + (1 - a / b) * pi  # q(x_t | x_s), rows x_s
+        places = step.T[own] * (estimate @ replacement(b, pi, vocabulary))
+        law = stepped(law, places / places.sum(-1, keepdims=True))
+    return law[(slice(vocabulary),) * p.ndim]

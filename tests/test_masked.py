@@ -11,12 +11,14 @@ from enumerated import ancestral, chain, code, conditionals, contexts, entropy, 
 from scipy import integrate, special
 from twice import assert_trains_and_resumes
 
-from diffjax import data, methods, models, optimizers, runs, training
+from diffjax import data, methods, models, optimizers, runs
 from diffjax.config import ConfigError
 from diffjax.data.tokens import frequencies, joint, product_of_marginals
 from diffjax.data.tokens import judge as judge_of
+from diffjax.likelihood import tokens
 from diffjax.method import Drawn, Example
 from diffjax.models.network import Network
+from diffjax.processes.categorical import Replaced
 from diffjax.types import Categorical
 
 A = unified_law(3, 3, 1, 0, 7)
@@ -48,7 +50,8 @@ def _losses(params, batch):
 def losses_of(params, x, hidden, t):
     """What the training loss says of one x for each mask of `hidden`: u is 0 where it is hidden at t, 1 where not."""
     n = len(hidden)
-    chosen = {"t": np.full(n, t), "z": np.where(hidden, 0.0, 1.0)}
+    z = Replaced(np.where(hidden, 0.0, 1.0), np.full(hidden.shape, 3, np.int32))
+    chosen = {"t": np.full(n, t), "z": z}
     return np.asarray(_losses(params, Example(np.tile(np.int32(x), (n, 1)), {}, chosen)))
 
 
@@ -89,7 +92,7 @@ def test_bound_by_counts_is_the_entropy_in_mean(x64):
     net = exact(A)
     of, params = methods.masked(net, 3).parts, jnp.asarray(net.init(None, None, None))
     x = np.stack(np.unravel_index(np.arange(27), A.shape), -1).astype(np.int32)
-    bound = lambda key, x, count: of.bound(params, key, x, {}, count)
+    bound = lambda key, x, count: tokens.by_count(of.known(params, {}), key, x, count)
     over = jax.vmap(jax.vmap(jax.vmap(bound, (None, None, 0)), (0, None, None)), (None, 0, None))
     split = jax.jit(lambda key, *args: over(jax.random.split(key, 400), *args))
     found = np.asarray(split(jax.random.key(1), x, np.arange(1, 4)))  # (27, 400, 3)
@@ -110,7 +113,7 @@ def test_wrong_network_pays_the_divergence(x64):
 
 def test_seen_tokens_stay_and_nothing_is_hidden_in_a_sample(x64):
     of, params = methods.masked(exact(A), 3).parts, exact(A).init(None, None, None)
-    posterior = jax.jit(lambda params, x: of.posterior(params, x, {}).probs)
+    posterior = jax.jit(lambda params, x: of.known(params, {})(x, 0.5).probs)
     for x, laws in conditionals(A).items():
         probs = np.asarray(posterior(params, np.int32(x)))
         assert probs.shape == (3, 3)  # no mass on "hidden": it has no column
@@ -121,10 +124,14 @@ def test_seen_tokens_stay_and_nothing_is_hidden_in_a_sample(x64):
 
 def test_gradient_is_finite_and_of_hidden_places_alone():
     net = Network(lambda key, x, c, given=None: jnp.zeros((3, 3)), lambda params, x, c, given=None, **_: params, ())
-    of = methods.masked(net, 3).parts
-    x, hidden = np.int32([0, 2, 1]), np.array([True, False, True])
-    slope = jax.jit(jax.grad(lambda p, x, hidden: of.nats(p, x, hidden, {}).sum()))
-    gradient = slope(np.zeros((3, 3), np.float32), x, hidden)
+    of = methods.masked(net, 3).parts.parts()
+    z = Replaced(np.float32([0, 1, 0]), np.full(3, 3, np.int32))
+
+    def nats(params, x, z):
+        net = of.net(params, {})
+        return 0.5 * of.loss(net, of.process, of.target, x, z, jnp.float32(0.5), of.weight)
+
+    gradient = jax.jit(jax.grad(nats))(np.zeros((3, 3), np.float32), np.int32([0, 2, 1]), z)
     np.testing.assert_allclose(gradient, [[-2 / 3, 1 / 3, 1 / 3], [0, 0, 0], [1 / 3, -2 / 3, 1 / 3]], atol=1e-6)
 
 
@@ -231,7 +238,7 @@ def test_trained_conditionals_are_those_of_the_joint(trained):
     """
     p, of = joint(), trained.method.parts
     seen = contexts(p)
-    probs = jax.vmap(lambda x: of.posterior(trained.params, x, {}).probs)(jnp.asarray(seen, jnp.int32))
+    probs = jax.vmap(lambda x: of.known(trained.params, {})(x, 0.5).probs)(jnp.asarray(seen, jnp.int32))
     laws = conditionals(p)
     share = {x: p[tuple(slice(None) if token == 3 else token for token in x)].sum() for x in seen}
     bound = {x: 0.1 + 4 * np.sqrt(0.25 / (share[x] * len(trained.data.train))) for x in seen}
@@ -258,7 +265,8 @@ def test_sections_of_the_report(trained):
     """The bound is the entropy where the conditionals are right; the judge's figures are those of the enumeration."""
     p = joint()
     drawn = Drawn(trained.draw(4096), {})
-    (told,) = trained.method.report(trained, drawn)
+    losses, told = trained.method.report(trained, drawn)
+    assert abs(losses.results["held_out_loss"] / 3 - told.results["masked"]["bound"]) < 0.05
     figures = told.results["masked"]
     assert abs(figures["bound"] - entropy(p) / 3) < 4 * figures["bound_error"] + 0.005
     marginals = product_of_marginals(p)
@@ -314,12 +322,16 @@ def test_a_network_of_another_vocabulary_and_real_numbers_are_refused_before_tra
         net().init(jax.random.key(0), np.zeros(3, np.float32), jnp.zeros(()))
 
 
-def test_a_token_outside_the_vocabulary_stops_training_by_name():
-    """Out-of-range reads clamp silently: the loss says nan."""
+def test_a_token_outside_the_vocabulary_is_refused_before_the_first_step():
+    """Out-of-range reads clamp silently: the data is looked at, and the loss of such a token is nan."""
     x = np.full((40, 3), 3, np.int32)  # 3 is "hidden", no token
     trainer = runs.Trainer(methods.masked(net(), 3), data.arrays(x), optimizer=optax.sgd(1e-3), batch_size=4)
-    with pytest.raises(training.NonFiniteError, match="loss is nan at step 0"):
+    with pytest.raises(ValueError, match="has tokens from 3 to 3, expected 0 to 2: the process's vocabulary is 3"):
         trainer.train(2)
+    batch = Example(np.int32([[0, 3, 1]]))
+    losses = trainer.method.turns[0].losses
+    value = jax.jit(lambda params: losses(params, jax.random.key(0), batch, jnp.zeros(1, jnp.int32), 1)[0])
+    assert np.isnan(value(trainer.params)).all()
 
 
 @pytest.mark.parametrize(

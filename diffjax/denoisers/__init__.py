@@ -3,6 +3,7 @@
 from diffjax.denoisers import categorical as categorical
 from diffjax.denoisers import guidance as guidance
 from diffjax.denoisers import inverse as inverse
+from diffjax.denoisers import joint as joint
 from diffjax.denoisers import moments as moments
 from diffjax.denoisers import optimal as optimal
 from diffjax.denoisers import similarity as similarity

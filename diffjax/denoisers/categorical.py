@@ -29,6 +29,8 @@ __all__ = ["ConcreteScore", "LeaveOneOut", "Whole"]  # what a config may name
 class Target(Protocol):
     """Which object a network's logits state; `process` is one of tokens, x = x_t."""
 
+    scores: bool  # whether logits are of the states, not of the tokens
+
     def width(self, process: Any) -> int:
         """Tells how many logits the network gives for each place."""
         ...
@@ -52,6 +54,8 @@ class Target(Protocol):
 
 class _OfTokens:
     """Mixin of the targets whose logits are V for each place."""
+
+    scores = False
 
     def width(self, process: Any) -> int:
         """Tells how many logits the network gives for each place: V, none for "hidden"."""
@@ -110,6 +114,8 @@ class ConcreteScore:
 
     Of a score that no law of x_0 has, loo keeps the positive part, as far as there is one.
     """
+
+    scores = True
 
     def width(self, process: Any) -> int:
         """Tells how many logits the network gives for each place: K, "hidden" included."""

@@ -5,6 +5,7 @@ weaker model say (autoguidance, Karras et al. 2024):
 
     mean = cond + (w - 1) (cond - uncond)        (kexue 9257 (24))
 
+and of tokens the same of logits, renormalised at each place: p_cond^w p_uncond^(1 - w) (Schiff et al. 2024, UDLM).
 w = 1 is off; the paper's own w, and that of the series, is this one minus 1; GLIDE's s is this w. The same combination
 of eps, v or scores is this one, for each is affine in the mean at a given x_t.
 
@@ -131,11 +132,9 @@ class Extrapolated(Wrapper):
     rescale: Any
 
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """Computes the guided mean; the variance is that of `denoise`."""
-        posterior = self.denoise(x, t)
+        """Computes the guided mean, or logits; the variance is that of `denoise`."""
         w = _strength(self.schedule, t, self.w, self.low, self.high)
-        # (autoguidance.1)
-        return Posterior(combine(posterior.mean, self.other(x, t).mean, w, self.rescale), posterior.var)
+        return _beyond(self.denoise(x, t), self.other(x, t), w, self.rescale)  # (autoguidance.1)
 
 
 @pytree
@@ -160,12 +159,29 @@ class ClassifierFree:
         """The schedule that both branches were made for."""
         return self.branch(self.labels[0]).schedule
 
+    @property
+    def process(self) -> Any:
+        """The process that both branches were made for, where they say one: that of tokens."""
+        return self.branch(self.labels[0]).process  # pyright: ignore[reportAttributeAccessIssue]
+
     def __call__(self, x: Array, t: Any) -> Posterior:
-        """Computes the guided mean; the variance is that of the conditional branch."""
+        """Computes the guided mean, or logits; the variance is that of the conditional branch."""
         labels = jax.tree.map(lambda *both: jnp.stack([jnp.asarray(one) for one in both]), *self.labels)
-        mean, var = jax.vmap(lambda label: self.branch(label)(x, t))(labels)
+        both = jax.vmap(lambda label: self.branch(label)(x, t))(labels)
+        both = both if hasattr(both, "combined") else Posterior(*both)
         w = _strength(self.schedule, t, self.w, self.low, self.high)
-        return Posterior(combine(mean[0], mean[1], w, self.rescale), jax.tree.map(lambda var: var[0], var))
+        cond, uncond = (jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in (0, 1))
+        return _beyond(cond, uncond, w, self.rescale)
+
+
+def _beyond(law: Any, other: Any, w: Any, rescale: Any) -> Any:
+    """Extrapolates from a law through another, by the verb `combined` of both."""
+    if not hasattr(law, "mean") and host.concrete(rescale) and rescale > 0:
+        raise ValueError(
+            f"rescale is {rescale}, but the denoiser gives {type(law).__name__}, whose logits have no scale to bring "
+            "back; expected rescale = 0."
+        )
+    return law.combined(other, lambda cond, uncond: combine(cond, uncond, w, rescale))
 
 
 def combine(cond: Array, uncond: Array, w: Any, rescale: Any = 0.0) -> Array:

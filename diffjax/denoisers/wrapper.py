@@ -1,5 +1,7 @@
 """What denoisers that wrap another denoiser share."""
 
+from typing import Any
+
 from diffjax.types import Denoiser, Schedule
 
 
@@ -16,3 +18,8 @@ class Wrapper:
     def schedule(self) -> Schedule:
         """The schedule that the wrapped denoiser was made for."""
         return self.denoise.schedule
+
+    @property
+    def process(self) -> Any:
+        """The process that the wrapped denoiser was made for, where it says one: that of tokens."""
+        return self.denoise.process  # pyright: ignore[reportAttributeAccessIssue]

@@ -22,6 +22,7 @@ import numpy as np
 
 from diffjax.denoisers.categorical import Known
 from diffjax.losses.categorical import d3pm, divergence, score_entropy
+from diffjax.processes.tokens import TINY
 from diffjax.types import Array, Key
 
 
@@ -52,16 +53,18 @@ def by_count(known: Known, key: Key, x0: Array, count: Any) -> Array:
     """Estimates the bound of masks in nats, unbiased for `count` uniform on 1 .. L: so many tokens are hidden."""
     process = known.process
     ranks = jax.random.permutation(key, jnp.arange(x0.size, dtype=jnp.int32)).reshape(x0.shape)
-    hidden = ranks < count
+    hidden, count = ranks < jnp.asarray(count, jnp.int32), jnp.asarray(count, float)
     x = jnp.where(hidden, process.vocabulary, x0)
     nats = -known(x, count / x0.size * process.schedule.t_max).log_prob(x0)
     nats = jnp.where((x0 >= 0) & (x0 < process.vocabulary), nats, jnp.nan)
-    return jnp.where(hidden, nats, 0.0).sum() * x0.size / jnp.asarray(count, float)  # (masked.2)
+    return jnp.where(hidden, nats, 0.0).sum() * x0.size / count  # (masked.2)
 
 
 def prior(process: Any, x0: Array) -> Array:
     """Computes KL(q(x_T | x_0) || what samples start from) in nats."""
-    return divergence(process.spread(process.one_hot(x0), process.schedule.t_max), process.limit).sum()
+    law = process.spread(process.one_hot(x0), process.schedule.t_max)
+    law = jnp.where(law > TINY, law, 0.0)  # `kept` is never 0
+    return divergence(law, jnp.broadcast_to(process.limit, law.shape)).sum()
 
 
 def steps(known: Known, key: Key, x0: Array, ts: np.ndarray) -> Array:

@@ -19,8 +19,8 @@ that of von Rutte et al. (2025). In T steps it is the sum over steps t -> s of
 
     -alpha' / (1 - alpha) sum over i of (-log whole(x_0,i) where x_t,i is not x_0,i, else 1) - whole(x_t,i),
 
-whole = p(x_0,i | x_t): the divergence of its jumps given x_0 from its jumps. That is masks' bound again, but of a uniform
-pi one of another law of paths, and looser. Losses are sums over the places, in nats.
+whole = p(x_0,i | x_t): the divergence of its jumps given x_0 from its jumps. That is masks' bound again, but
+of a uniform pi one of another law of paths, and looser. Losses are sums over the places, in nats.
 """
 
 from typing import Any

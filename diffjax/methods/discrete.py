@@ -23,7 +23,7 @@ from diffjax import denoisers, grids, losses, samplers
 from diffjax.calculus import amplitudes
 from diffjax.denoisers.categorical import Known
 from diffjax.likelihood.tokens import check_tokens
-from diffjax.method import Drawn, Example, Keys, Method, Section, Turn, per_example
+from diffjax.method import Drawn, Example, Keys, Method, Section, Turn, attempt, per_example
 from diffjax.methods import parts, tokens
 from diffjax.methods.conditions import Condition
 from diffjax.methods.planning import planned_sampler

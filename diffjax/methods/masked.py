@@ -9,9 +9,9 @@ bound as the loss, which is here the integral over t of
 integral of E[..] / m over m from 0 to 1, whatever the schedule: none is asked for here, t is the share itself
 (alpha = 1 - t, their log-linear schedule), its weight 1 / t.
 
-One step of a draw opens a hidden token with probability (t - s) / t from the share t to s and draws it from p_i; what
-is open stays open (kexue 9271). Tokens opened in one step are drawn independently, which is exact for one token a step
-alone: without `steps` a draw opens one at a time, in a random order.
+Without `steps` a draw opens one token after another, in a random order (`samplers.decoding.random`), which is exact for
+exact conditionals. With `steps` one step opens a hidden token with probability (t - s) / t from the share t to s, and
+draws it from p_i; what is open stays open (kexue 9271). Tokens opened in one step are drawn independently.
 """
 
 import math
@@ -19,18 +19,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
 from diffjax import denoisers, grids, host, losses, samplers
 from diffjax.denoisers.categorical import Known
 from diffjax.method import Drawn, Method, Section, attempt
 from diffjax.methods import tokens
 from diffjax.methods.discrete import Discrete, discrete
 from diffjax.processes import categorical
-from diffjax.samplers.base import Sampler
 from diffjax.schedules import Rectified
-from diffjax.types import Array, Categorical, Key, PyTree
+from diffjax.types import PyTree
 
 
 class Masked(NamedTuple):
@@ -63,7 +59,7 @@ class Masked(NamedTuple):
             denoisers.categorical.Whole(),
             losses.categorical.score_entropy,
             times=partial(losses.times.stratified, t_min=self.t_min),
-            sampler=one_by_one if self.steps is None else samplers.categorical.mixture,
+            sampler=samplers.decoding.random if self.steps is None else samplers.categorical.mixture,
             grid=partial(grids.uniform, n=self.steps or size),
         ).parts
 
@@ -101,20 +97,3 @@ def masked(network: Any, vocabulary: int, steps: int | None = None, t_min: float
         return attempt("the loss and the bound", lambda: tokens.sections(run, of.parts(), "masked"))
 
     return of.parts().method()._replace(plan=plan, parts=of, report=report)
-
-
-class _Opening(NamedTuple):
-    t: Any  # where the model is evaluated
-
-
-def one_by_one(process: Any) -> Sampler:
-    """Samples masked tokens one a step, each of the hidden places as probable as any: exact for exact conditionals."""
-    return Sampler(_open_one, lambda ts: _Opening(ts[:-1]), schedule=process.schedule, tokens=True)
-
-
-def _open_one(model: Any, key: Key, x: Array, row: _Opening) -> Array:
-    key_place, key_token = jax.random.split(key)
-    hidden = (x == model.process.vocabulary).ravel()
-    place = Categorical(jnp.where(hidden, 0.0, -jnp.inf)).sample(key_place)
-    here = (jnp.arange(x.size) == place).reshape(x.shape)
-    return jnp.where(here & hidden.reshape(x.shape), model(x, row.t).sample(key_token), x)  # (masked.3)

@@ -4,10 +4,12 @@ from diffjax.processes import categorical, path
 from diffjax.processes.bridge import Bridge as Bridge
 from diffjax.processes.bridge import BridgeSchedule as BridgeSchedule
 from diffjax.processes.bridge import bridge
+from diffjax.processes.editing import Editing as Editing
+from diffjax.processes.editing import editing
 from diffjax.processes.gaussian import Gaussian
 from diffjax.processes.gaussian import Unconditional as Unconditional
 from diffjax.processes.path import Path as Path
 from diffjax.processes.poisson import Poisson as Poisson
 from diffjax.processes.poisson import poisson
 
-__all__ = ["Gaussian", "bridge", "categorical", "path", "poisson"]  # what a config may name
+__all__ = ["Gaussian", "bridge", "categorical", "editing", "path", "poisson"]  # what a config may name

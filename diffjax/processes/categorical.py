@@ -24,7 +24,15 @@ import numpy as np
 
 from diffjax.processes.levels import gaussian, levels
 from diffjax.processes.moving import gidd
-from diffjax.processes.tokens import Placewise, check_all_lost, check_schedule, check_vocabulary, slope, uniform_where
+from diffjax.processes.tokens import (
+    Placewise,
+    check_all_lost,
+    check_schedule,
+    check_vocabulary,
+    everywhere,
+    slope,
+    uniform_where,
+)
 from diffjax.types import Array, Key, Schedule, pytree, static
 
 __all__ = ["gaussian", "gidd", "levels", "masked", "mixed", "uniform"]  # what a config may name
@@ -106,12 +114,12 @@ class Replacement(Placewise):
     def spread(self, probs: Array, t: Any) -> Array:
         """Computes the law (*shape, K) of x_t,i of a place whose x_0,i has the law `probs` (*shape, V or K)."""
         alpha, lost = self.kept(t)
-        return alpha * self.widened(probs) + lost * self.pi  # (categorical.4)
+        return alpha * self.widened(probs) + lost * everywhere(self.pi, probs)  # (categorical.4)
 
     def gathered(self, law: Array, t: Any) -> Array:
         """Computes the law of x_0,i (*shape, V) whose `spread` is `law`, (*shape, K); it may be negative."""
         alpha, lost = self.kept(t)
-        return ((law - lost * self.pi) / alpha)[..., : self.vocabulary]
+        return ((law - lost * everywhere(self.pi, law)) / alpha)[..., : self.vocabulary]
 
     def rates(self, x: Array, t: Any) -> Array:
         """Computes the rates per time at which a place in state k jumps to x, (*shape of x, K); 0 for k = x."""

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
-from diffjax.processes.tokens import TINY, Placewise, check_schedule, check_vocabulary, slope
+from diffjax.processes.tokens import TINY, Placewise, check_schedule, check_vocabulary, everywhere, slope
 from diffjax.types import Array, Key, Schedule, pytree, static
 
 ENTRIES = 2**26  # of a table: 1000 steps of 256 levels, 262 MB in float32
@@ -90,11 +90,12 @@ class Heat(Ordered):
     def rates(self, x: Array, t: Any) -> Array:
         """Computes the rates per time at which a place in state k jumps to x, (*shape of x, K): from neighbours."""
         rate = -self.rate * slope(self.schedule, t) / self.kept(t)[0]
-        return jnp.where(abs(jnp.arange(self.vocabulary) - x[..., None]) == 1, rate, 0.0)
+        return jnp.where(abs(_levels(self.vocabulary, x) - x[..., None]) == 1, rate, 0.0)
 
     def _smoothed(self, modes: Array, left: Array) -> Array:
         """Damps cosine modes (*shape, K) by the share `left` of alpha, and makes a law of them; no entry is 0."""
-        law = _product(modes * left ** (self.rate * jnp.asarray(_modes(self.vocabulary), float)), self._cosines())
+        damping = left ** (self.rate * jnp.asarray(_modes(self.vocabulary), float))
+        law = _product(modes * everywhere(damping, modes), self._cosines())
         return jnp.maximum(law, TINY)  # (categorical.18)
 
     def _cosines(self) -> Array:
@@ -143,13 +144,13 @@ class Table(Ordered):
 
     def spread(self, probs: Array, t: Any) -> Array:
         """Computes the law (*shape, K) of x_t,i of a place whose x_0,i has the law `probs` (*shape, K)."""
-        return _product(probs, jnp.asarray(self.table)[self._step(t)])
+        return _product(probs, self._table(t))
 
     def likelihood(self, x: Array, t: Any, s: Any = 0.0) -> Array:
         """Computes q(x_t = x | x_s = k) for every level k, (*shape of x, K), of s = 0 or the step before t."""
         k = self._step(t)
-        beta = jnp.asarray(self.betas)[jnp.maximum(k - 1, 0)]
-        return jnp.where(self._step(s) == 0, jnp.asarray(self.table)[k].T[x], _column(x, beta, self.vocabulary))
+        beta = jnp.asarray(self.betas, float)[jnp.maximum(k - 1, 0)]
+        return jnp.where(self._step(s) == 0, self._table(t).T[x], _column(x, beta, self.vocabulary))
 
     def rates(self, x: Array, t: Any) -> Array:
         """Raises a ValueError: a chain of whole steps jumps at no rate."""
@@ -165,6 +166,9 @@ class Table(Ordered):
                 f"The discretised Gaussian has {self.steps} steps, of which a walk leaves out none, but the grid has "
                 f"{len(ts) - 1}: grids.uniform with n={self.steps}, t_min=0 (--config.grid.n={self.steps})."
             )
+
+    def _table(self, t: Any) -> Array:
+        return jnp.asarray(self.table)[self._step(t)].astype(float)
 
     def _step(self, t: Any) -> Array:
         return jnp.round(jnp.asarray(t) * self.steps / self.schedule.t_max).astype(jnp.int32)
@@ -209,10 +213,15 @@ def step_matrix(vocabulary: int, beta: float) -> np.ndarray:
 
 def _column(x: Array, beta: Array, K: int) -> Array:
     """Computes one step's probabilities of going to x from every level, (*shape of x, K)."""
-    weight = lambda apart: jnp.exp(-4.0 * apart**2 / ((K - 1) ** 2 * beta))
+    weight = lambda apart: jnp.exp(-4.0 * apart.astype(float) ** 2 / ((K - 1) ** 2 * beta))
     total = weight(jnp.arange(1 - K, K)).sum()
-    column = jnp.where(jnp.arange(K) == x[..., None], 0.0, weight(jnp.arange(K) - x[..., None]) / total)
-    return jnp.where(jnp.arange(K) == x[..., None], 1 - column.sum(-1, keepdims=True), column)
+    apart = _levels(K, x) - x[..., None]
+    column = jnp.where(apart == 0, 0.0, weight(apart) / total)
+    return jnp.where(apart == 0, 1 - column.sum(-1, keepdims=True), column)
+
+
+def _levels(K: int, x: Array) -> Array:
+    return everywhere(jnp.arange(K, dtype=x.dtype), x[..., None])
 
 
 def _dct(K: int) -> np.ndarray:

@@ -28,6 +28,7 @@ from diffjax.processes.tokens import (
     check_all_lost,
     check_schedule,
     check_vocabulary,
+    everywhere,
     slope,
     uniform_where,
 )
@@ -108,11 +109,11 @@ class Moving(Placewise):
 
     def spread(self, probs: Array, t: Any) -> Array:
         """Computes the law (*shape, K) of x_t,i of a place whose x_0,i has the law `probs` (*shape, V or K)."""
-        return self.kept(t)[0] * self.widened(probs) + self._by_chance(jnp.arange(self.states), t)
+        return self.kept(t)[0] * self.widened(probs) + self._by_chance(everywhere(jnp.arange(self.states), probs), t)
 
     def gathered(self, law: Array, t: Any) -> Array:
         """Computes the law of x_0,i (*shape, V) whose `spread` is `law`, (*shape, K); it may be negative."""
-        by_chance = self._by_chance(jnp.arange(self.states), t)
+        by_chance = self._by_chance(everywhere(jnp.arange(self.states), law), t)
         return ((law - by_chance) / self.kept(t)[0])[..., : self.vocabulary]
 
     def rates(self, x: Array, t: Any) -> Array:

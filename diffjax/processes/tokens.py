@@ -79,7 +79,7 @@ class Placewise(Unconditional):
                 f"The process is one of tokens, but the target is {type(target).__name__}, expected categorical.Whole, "
                 "LeaveOneOut or ConcreteScore (--config.target.name=categorical.Whole)."
             )
-        if target.width(self) != self.vocabulary and not hasattr(self, "gathered"):
+        if target.scores and not hasattr(self, "gathered"):
             raise ValueError(
                 f"Of {type(self).__name__} no law of x_0 follows from a concrete score; give the target "
                 "categorical.LeaveOneOut."
@@ -114,6 +114,11 @@ def check_schedule(schedule: Schedule) -> Schedule:
 def check_vocabulary(vocabulary: Any, least: int = 2) -> int:
     """Gives the number of tokens as an int; raises a ValueError for one under `least`."""
     return host.check_int("vocabulary", vocabulary, least, most=MOST)
+
+
+def everywhere(law: Array, like: Array) -> Array:
+    """Gives an array (K,) the axes of length 1 that put it at each place of `like`, (*shape, K)."""
+    return jnp.expand_dims(law, tuple(range(like.ndim - 1)))
 
 
 def slope(schedule: Schedule, t: Any) -> Array:

@@ -3,7 +3,9 @@
 from diffjax.samplers import (
     ancestral,
     categorical,
+    decoding,
     deis,
+    edits,
     heun,
     hybrid,
     langevin,
@@ -31,7 +33,9 @@ from diffjax.samplers.unified import unified as unified
 __all__ = [  # what a config may name
     "ancestral",
     "categorical",
+    "decoding",
     "deis",
+    "edits",
     "heun",
     "hybrid",
     "langevin",

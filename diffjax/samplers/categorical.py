@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.calculus import amplitudes
+from diffjax.processes.tokens import everywhere
 from diffjax.samplers.base import Sampler
 from diffjax.types import Array, Categorical, Key
 
@@ -43,42 +44,52 @@ def mixture(process: Any, share: float = 0.0) -> Sampler:
 
     Args:
         process: `processes.categorical.masked`, `uniform` or `mixed`; the model carries it too.
-        share: of the noise that a step renews: 0 renews none, 1 all of it. Below 0 masks hide again more often than
-            at 1 - alpha_s, as far as the three probabilities stay (Wang et al. 2025, section 4.1).
+        share: of the noise that a step renews: 0 renews none, 1 all of it. Above 1, for masks alone, tokens are hidden
+            again more often than at 1 - alpha_s, as far as there is a probability for it (k < 0: Wang et al. 2025,
+            where share (1 - alpha_s) is at most min(1, (1 - alpha_s) / alpha_t)).
 
     Raises:
-        ValueError: for a process whose pi is not one law; a share above 1; from `plan`, where a probability is
-            negative.
+        ValueError: for a process whose pi is not one law; a share below 0, or above 1 but for masks; from `plan`,
+            where a probability is negative.
     """
     if not hasattr(process, "pi"):
         raise ValueError(
             f"The mixture needs a pi that does not move, but {type(process).__name__} has none; "
             "take samplers.categorical.markov, or samplers.unified."
         )
-    if not (np.isfinite(share) and share <= 1):
-        raise ValueError(f"share is {share!r}, expected a number up to 1: the part of the noise that a step renews.")
+    masks = getattr(process, "timeless", False)
+    if not 0 <= share <= (np.finfo(float).max if masks else 1):
+        raise ValueError(
+            f"share is {share!r}, expected a number in [0, 1], the part of the noise that a step renews"
+            + ("; above 1 masks hide more often." if masks else ": only masks may hide more often than that.")
+        )
 
     def plan(ts: np.ndarray) -> Mixture:
         alpha, lost = amplitudes(process.schedule, ts)
         (alpha_t, alpha_s), (lost_t, lost_s) = (alpha[:-1], alpha[1:]), (lost[:-1], lost[1:])
         keep = (1 - share) * lost_s / lost_t  # (categorical.11)
         rows = Mixture(ts[:-1], keep, alpha_s - keep * alpha_t, lost_s - keep * lost_t)
-        for name, value in zip(rows._fields[1:], rows[1:]):
+        stays = {"a hidden token stays hidden": rows.keep + rows.noise, "a seen one stays seen": rows.keep + rows.x0}
+        for what, value in stays.items():  # above a share of 1 alone these may be negative
             if np.any(value < -1e-12):
                 i = int(np.argmin(value))
                 raise ValueError(
                     f"At share = {share:g} the step from t = {ts[i]:g} to {ts[i + 1]:g} has a probability of "
-                    f"{value[i]:.4g} ({name}); expected a share nearer to 0 there, or smaller steps."
+                    f"{value[i]:.4g} that {what}; expected a share nearer to 1, or smaller steps."
                 )
-        return rows._replace(x0=np.maximum(rows.x0, 0.0), noise=np.maximum(rows.noise, 0.0))
+        return rows
 
     return Sampler(_mixture_step, plan, schedule=process.schedule, order=1, tokens=True)
 
 
 def _mixture_step(model: Any, key: Key, x: Array, row: Mixture) -> Array:
-    process = model.process
-    law = row.keep * process.one_hot(x) + row.x0 * process.widened(model(x, row.t).probs) + row.noise * process.pi
-    return Categorical(jnp.log(law)).sample(key)  # (categorical.12)
+    return Categorical(jnp.log(mixture_law(model.process, x, model(x, row.t).probs, row))).sample(key)
+
+
+def mixture_law(process: Any, x: Array, probs: Array, row: Mixture) -> Array:
+    """Computes the law (*shape, K) of x_s,i given x_t = x, where x_0,i has the law `probs` (*shape, V) given x."""
+    law = row.keep * process.one_hot(x) + row.x0 * process.widened(probs) + row.noise * everywhere(process.pi, probs)
+    return jnp.maximum(law, 0.0)  # (categorical.12)
 
 
 class Markov(NamedTuple):

@@ -38,7 +38,7 @@ ESTIMATES = ("sample", "mean")
 
 
 class Row(NamedTuple):
-    """The times of one step, and the share of the noise that it renews; integers where the process counts."""
+    """The times of one step, and the share of the noise that it renews."""
 
     t: Any
     s: Any
@@ -103,7 +103,7 @@ def unified(process: Process, share: float = 0.0, estimate: str = "sample", eta:
 
     Args:
         process: how data is destroyed; of `invert` and `renew` it needs what the share asks for. Where it has a
-            `vocabulary` x is of tokens; where it has `counts`, times are integers (`grids.counts`).
+            `vocabulary` x is of tokens; where it has `counts`, times are whole numbers (`grids.counts`).
         share: of the noise, renewed at every step, in [0, 1]. 0: all is kept, `invert` alone; 1: all is new, neither.
         estimate: "sample", a draw of the denoiser's posterior, as wide as the variance that the denoiser knows; or
             "mean", its mean.
@@ -126,7 +126,7 @@ def unified(process: Process, share: float = 0.0, estimate: str = "sample", eta:
         raise ValueError(f"The tokens of {name} have no mean; take estimate='sample'.")
     strength = _checked(name, process, share, eta)
     if strength and estimate == "mean":
-        what = f"{name} takes new noise (share = {strength:g}) beside a draw of x_0, not beside its mean"
+        what = f"unified adds new noise (share or eta = {strength:g}) to a mean"
         calculus.need_gaussian(process.schedule, what, "take share=0, which is DDIM on that flow")
     correction = {0.0: Correction.INVERTED, 1.0: Correction.FRESH}.get(strength, Correction.RENEWED)
     if eta:
@@ -134,7 +134,8 @@ def unified(process: Process, share: float = 0.0, estimate: str = "sample", eta:
     _check_verbs(name, process, correction)
 
     def plan(ts: np.ndarray) -> Row:
-        t, s = _times(name, process, ts)
+        _check_counts(name, process, ts)
+        t, s = ts[:-1], ts[1:]
         if correction is not Correction.FRESH and np.any(t == 0):
             raise ValueError(f"A step starts at t = 0, where {name} has no noise to find again; start it above 0.")
         if strength and np.any(s > t):
@@ -189,16 +190,12 @@ def _check_verbs(name: str, process: Any, correction: Correction) -> None:
         )
 
 
-def _times(name: str, process: Any, ts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The times of each step, now and next; integers where the process counts."""
-    if isinstance(process, Counting):
-        if np.any(part := ts != np.round(ts)):
-            raise ValueError(
-                f"{name} counts from {process.counts} down to 0, but the grid has t = {ts[part][0]:g}; take "
-                "grids.counts(schedule, n), whose times are integers."
-            )
-        ts = ts.astype(np.int32)
-    return ts[:-1], ts[1:]
+def _check_counts(name: str, process: Any, ts: np.ndarray) -> None:
+    if isinstance(process, Counting) and np.any(part := ts != np.round(ts)):
+        raise ValueError(
+            f"{name} counts from {process.counts} down to 0, but the grid has t = {ts[part][0]:g}; take "
+            "grids.counts(schedule, n), whose times are whole."
+        )
 
 
 def _like(x: Array, found: Array, process: Any) -> Array:

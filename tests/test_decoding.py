@@ -1,0 +1,291 @@
+"""Decoding of hidden tokens: which rules draw the data's law, and what the others cost, by enumeration."""
+
+import itertools
+
+import enumerated
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import decoding as oracle
+from test_edits import assert_drawn_from, keys
+
+from diffjax import grids, samplers, schedules
+from diffjax.denoisers import guidance, joint
+from diffjax.processes import categorical
+from diffjax.samplers import decoding
+from diffjax.types import Array, Categorical, pytree
+
+A = enumerated.unified_law(3, 3, 1, 0, 7)
+B = enumerated.unified_law(3, 2, 1, 0, 7)
+C = enumerated.unified_law(2, 4, 1, 1, 7)
+UNTIED = enumerated.unified_law(2, 3, 2, 1, 97)  # no two conditionals of it are equal
+MASKED = categorical.masked(schedules.Rectified(), 2)
+
+
+@pytree
+class Table:
+    """A denoiser that looks up the conditionals of every sequence with hidden tokens: (V + 1)^L rows of (L, V)."""
+
+    process: categorical.Replacement
+    laws: Array
+
+    @property
+    def schedule(self):
+        return self.process.schedule
+
+    def __call__(self, x, t):
+        base = self.laws.shape[-1] + 1
+        return Categorical(jnp.log(self.laws[jnp.ravel_multi_index(tuple(x), (base,) * x.size, mode="clip")]))
+
+
+def table(p):
+    """The exact conditionals of p; a seen place is what it is."""
+    vocabulary, length = p.shape[0], p.ndim
+    laws = np.zeros(((vocabulary + 1) ** length, length, vocabulary))
+    for code, x in enumerate(itertools.product(range(vocabulary + 1), repeat=length)):
+        for i, token in enumerate(x):
+            laws[code, i] = enumerated.conditional(p, x, i) if token == vocabulary else np.eye(vocabulary)[token]
+    process = categorical.masked(schedules.Rectified(), vocabulary)
+    return Table(process, jnp.asarray(laws, jnp.result_type(float)))
+
+
+def even(n):
+    return grids.uniform(schedules.Rectified(), n, t_min=0.0)
+
+
+def walked(sampler, denoise, length, n, count=20_000):
+    sample = samplers.sampling_fn(sampler, even(n))
+    hidden = jnp.full((count, length), denoise.process.vocabulary, jnp.int32)
+    return jax.jit(jax.vmap(sample, in_axes=(None, 0, 0)))(denoise, keys(count, 1), hidden)
+
+
+EXACT = ("random", "position", "entropy", "top")
+
+
+@pytest.mark.parametrize("p", [A, C], ids=["A", "C"])
+def test_one_place_a_row_is_exact_whatever_seen_tokens_pick_it(p):
+    for name in EXACT:
+        law = oracle.decoded(p, oracle.RULES[name], [1] * p.ndim)
+        assert enumerated.total_variation(p, law) < 1e-15, name
+
+
+def test_price_of_looking_at_the_draws():
+    for p, kl, tv in ((A, 0.3370, 0.2656), (C, 1.1485, 0.4193)):
+        law = oracle.decoded(p, oracle.confidence, [1] * p.ndim)
+        assert enumerated.kl(p, law) == pytest.approx(kl, abs=6e-5)
+        assert enumerated.total_variation(p, law) == pytest.approx(tv, abs=6e-5)
+    assert enumerated.entropy(oracle.decoded(A, oracle.confidence, [1] * 3)) == pytest.approx(2.8037, abs=6e-5)
+    greedy = [enumerated.total_variation(p, oracle.decoded(p, oracle.greedy, [1] * p.ndim)) for p in (A, C)]
+    np.testing.assert_allclose(greedy, [0.939, 0.883], atol=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("p", "counts", "kl"),
+    [
+        (A, (2, 1), 0.006350),
+        (A, (1, 2), 0.058168),
+        (A, (3,), 0.104733),
+        (C, (4,), 0.159372),
+        (C, (2, 2), 0.031145),
+        (C, (2, 1, 1), 0.003797),
+        (C, (1, 1, 2), 0.022831),
+    ],
+)
+def test_price_of_several_places_a_row(p, counts, kl):
+    assert enumerated.kl(p, oracle.decoded(p, oracle.random, counts)) == pytest.approx(kl, abs=1e-6)
+    rows = decoding.random(categorical.masked(schedules.Rectified(), p.shape[0]), counts).plan(even(len(counts)))
+    assert tuple(rows.places) == counts
+    assert rows.opened == (p.ndim - counts[-1], p.ndim)
+
+
+CASES = [
+    ("random", (1, 1, 1), 1.0),
+    ("position", (2, 1), 1.0),
+    ("entropy", (1, 2), 1.0),
+    ("top", (1, 1, 1), 1.0),
+    ("confidence", (1, 2), 1.0),
+    ("confidence", (1, 1, 1), 0.5),
+]
+
+
+@pytest.mark.parametrize(("name", "counts", "temperature"), CASES)
+def test_walks_draw_the_enumerated_law(name, counts, temperature):
+    sampler = getattr(decoding, name)(MASKED, counts, temperature)
+    law = oracle.decoded(UNTIED, oracle.RULES[name], counts, temperature)
+    assert_drawn_from(walked(sampler, table(UNTIED), 3, len(counts)), law)
+
+
+def test_greedy_and_ties():
+    law = oracle.decoded(UNTIED, oracle.greedy, [1] * 3)
+    found = walked(decoding.greedy(MASKED), table(UNTIED), 3, 3, count=3)
+    np.testing.assert_array_equal(found, np.broadcast_to(np.argwhere(law == 1)[0], (3, 3)))
+    flat = table(np.full((2, 2, 2), 1 / 8))
+    step, rows = decoding.entropy(MASKED).step, decoding.entropy(MASKED).plan(even(3))
+    first = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), rows)
+    opened = step(flat, jax.random.key(0), jnp.full(3, 2, jnp.int32), first)
+    np.testing.assert_array_equal(opened == 2, [False, True, True])  # equal places are opened from the first on
+
+
+def test_tokens_that_are_given_stay_and_the_last_rows_open_what_is_left():
+    sample = samplers.sampling_fn(decoding.random(MASKED, 2), even(2))
+    given = jnp.broadcast_to(jnp.asarray([2, 1, 2], jnp.int32), (5000, 3))
+    found = np.asarray(jax.jit(jax.vmap(sample, in_axes=(None, 0, 0)))(table(UNTIED), keys(5000), given))
+    assert np.all(found[:, 1] == 1)
+    pair = UNTIED[:, 1] / UNTIED[:, 1].sum()
+    product = pair.sum(1)[:, None] * pair.sum(0)  # both hidden places open in the first row
+    assert_drawn_from(found[:, [0, 2]], product)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_blocks_one_by_one_are_exact(size):
+    process = categorical.masked(schedules.Rectified(), 2)
+    sampler = decoding.blocks(process, size, "entropy")
+    rows = sampler.plan(even(4))
+    np.testing.assert_array_equal(rows.low, np.arange(4) // size * size)
+    np.testing.assert_array_equal(rows.high - rows.low, size)
+    assert rows.opened == (3, 4)
+    if size == 2:
+        assert_drawn_from(walked(sampler, table(C), 4, 4), C)
+
+
+def test_blocks_of_several_at_once_are_products_inside_a_block():
+    sampler = decoding.blocks(categorical.masked(schedules.Rectified(), 2), 2, k=2)
+    law = np.zeros(C.shape)
+    for x in np.ndindex(*C.shape):
+        chance = 1.0
+        for i in range(4):
+            known = tuple(x[j] if j < i // 2 * 2 else 2 for j in range(4))
+            chance *= enumerated.conditional(C, known, i)[x[i]]
+        law[x] = chance
+    assert_drawn_from(walked(sampler, table(C), 4, 2), law)
+
+
+def test_autoregressive_estimate_of_masks_is_the_joint_law():
+    denoise = joint.autoregressive(table(UNTIED))
+    seen = jnp.asarray([2, 2, 0], jnp.int32)
+    drawn = jax.jit(jax.vmap(lambda key: denoise(seen, 0.5).sample(key)))(keys(20_000))
+    law = np.zeros((2, 2, 2))
+    law[:, :, 0] = UNTIED[:, :, 0] / UNTIED[:, :, 0].sum()
+    assert_drawn_from(drawn, law)
+    assert denoise.process is not None
+    assert denoise.schedule == schedules.Rectified()
+
+
+def test_autoregressive_estimate_of_another_process_is_told_what_is_drawn():
+    law = UNTIED / UNTIED.sum()
+    flat = jnp.asarray(law, jnp.float32)
+
+    def conditional(x, t, known):
+        """Of places before the next one alone; x says nothing here."""
+        seen = [jnp.where(known[i] < 2, jax.nn.one_hot(known[i], 2), jnp.ones(2)) for i in range(3)]
+        weighed = flat * seen[0][:, None, None] * seen[1][None, :, None] * seen[2][None, None, :]
+        return Categorical(jnp.log(jnp.stack([weighed.sum((1, 2)), weighed.sum((0, 2)), weighed.sum((0, 1))])))
+
+    denoise = joint.autoregressive(table(UNTIED), conditional)
+    drawn = jax.jit(jax.vmap(lambda key: denoise(jnp.zeros(3, jnp.int32), 0.5).sample(key)))(keys(20_000))
+    assert_drawn_from(drawn, law)
+
+
+@pytest.mark.parametrize("share", [0.0, pytest.param(0.3, marks=pytest.mark.slow)])
+def test_autoregressive_estimate_is_exact_at_two_steps(share):
+    sampler = samplers.unified(MASKED, share)
+    assert_drawn_from(walked(sampler, joint.autoregressive(table(UNTIED)), 3, 2), UNTIED)
+
+
+def guided(w):
+    """Laws of tokens under guidance, place by place, of B against W(3, 2; 2, 1, 5)."""
+    other = enumerated.unified_law(3, 2, 2, 1, 5)
+    pair = table(B), table(other)
+    return other, guidance.extrapolated(*pair, w)
+
+
+@pytest.mark.parametrize(("w", "expected"), [(0.0, 0.0), (1.0, 0.0), (2.0, 0.072574), (4.0, 0.177985)])
+def test_guided_tokens_are_not_the_tilted_joint(w, expected, x64):
+    other, denoise = guided(w)
+
+    def model(x, hidden):
+        probs = np.asarray(denoise(jnp.asarray(x), 0.5).probs)
+        return {i: probs[i] for i in hidden}
+
+    tilted = B**w * other ** (1 - w)
+    law = oracle.decoded(B, oracle.random, (1, 1), model=model)
+    assert enumerated.total_variation(law, tilted / tilted.sum()) == pytest.approx(expected, abs=1e-6)
+
+
+def test_guidance_of_logits_at_one_is_the_conditional_to_the_bit_and_keeps_what_is_certain():
+    logits = jax.random.normal(jax.random.key(0), (2, 50, 7))
+    cond, other = (Categorical(logits[i].at[3, 2].set(-jnp.inf)) for i in (0, 1))
+    same = cond.combined(other, lambda a, b: guidance.combine(a, b, 1.0))
+    np.testing.assert_array_equal(same.logits, cond.logits)
+    beyond = cond.combined(other, lambda a, b: guidance.combine(a, b, 3.0))
+    assert np.isneginf(beyond.logits[3, 2])
+    assert np.isfinite(np.delete(np.asarray(beyond.logits).ravel(), 3 * 7 + 2)).all()
+    expected = cond.probs[0] ** 3 / other.probs[0] ** 2
+    np.testing.assert_allclose(beyond.probs[0], expected / expected.sum(), rtol=2e-5)
+
+
+def test_classifier_free_guidance_of_tokens():
+    laws = jnp.stack([table(B).laws, table(guided(1.0)[0]).laws])
+    process = categorical.masked(schedules.Rectified(), 3)
+    branch = lambda given: Table(process, laws[given["other"]])
+    given, hidden = {"other": jnp.int32(0)}, {"other": jnp.int32(1)}
+    denoise = guidance.classifier_free(branch, given, hidden, 2.0)
+    x = jnp.asarray([3, 1], jnp.int32)
+    np.testing.assert_allclose(denoise(x, 0.5).probs, guided(2.0)[1](x, 0.5).probs, rtol=1e-6)
+    assert denoise.process.vocabulary == 3
+    with pytest.raises(ValueError, match=r"rescale is 0\.5, but the denoiser gives Categorical"):
+        guidance.classifier_free(branch, given, hidden, 2.0, rescale=0.5)(x, 0.5)
+
+
+def test_evaluations_are_nearly_all_of_the_cost():
+    width, length, vocabulary = 512, 64, 16
+    weights = [jnp.ones((vocabulary + 1, width)), *[jnp.ones((width, width))] * 4, jnp.ones((width, vocabulary))]
+    process = categorical.masked(schedules.Rectified(), vocabulary)
+
+    @pytree
+    class Net:
+        weights: list
+
+        @property
+        def schedule(self):
+            return process.schedule
+
+        def __call__(self, x, t):
+            h = self.weights[0][x]
+            for weight in self.weights[1:]:
+                h = h @ weight
+            return Categorical(h)
+
+    net, x = Net(weights), jnp.full(length, vocabulary, jnp.int32)
+    flops = lambda f, *args: jax.jit(f).lower(*args).compile().cost_analysis()["flops"]
+    row = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), decoding.entropy(process).plan(even(length)))
+    one = flops(lambda net, x: net(x, 0.5).logits, net, x)
+    for rule in (decoding.entropy, decoding.confidence):
+        step = flops(lambda *args, rule=rule: rule(process).step(*args), net, jax.random.key(0), x, row)
+        assert step <= 1.005 * one
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: decoding.random(categorical.uniform(schedules.Rectified(), 3)), "Replacement, expected"),
+        (lambda: decoding.random(categorical.mixed(schedules.Rectified(), 3)), "hides tokens and no more"),
+        (lambda: decoding.random(MASKED, 0), "k is 0, expected an integer >= 1, or one for each row"),
+        (lambda: decoding.random(MASKED, (2, 0)), "k is 0, expected an integer >= 1"),
+        (lambda: decoding.random(MASKED, "ab"), "k is 'ab', expected an integer"),
+        (lambda: decoding.random(MASKED, (2, 1)).plan(even(3)), "2 rows open, but the grid has 3 steps"),
+        (lambda: decoding.top(MASKED, temperature=0.0), "temperature is 0.0.*decoding.greedy"),
+        (lambda: decoding.blocks(MASKED, 0), "size is 0"),
+        (lambda: decoding.blocks(MASKED, 2, k=3), "k is 3, expected at most 2"),
+        (lambda: decoding.blocks(MASKED, 2, "best"), "inner is 'best', expected one of random"),
+        (lambda: decoding.blocks(MASKED, 2, "greedy", temperature=0.5), "greedy draws nothing"),
+        (lambda: decoding.blocks(MASKED, 2).plan(even(3)), "2 rows each, 1 places a row, but the grid has 3 steps"),
+        (lambda: walked(decoding.random(MASKED), table(UNTIED), 3, 4, 1), "more steps than tokens to open"),
+        (lambda: walked(decoding.random(MASKED), table(UNTIED), 3, 2, 1), "open 2 places, but x has 3"),
+        (lambda: walked(decoding.random(MASKED), table(B), 2, 2, 1), r"shape \(2, 3\), expected \(2, 2\)"),
+    ],
+)
+def test_refusals(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
