@@ -1,4 +1,13 @@
-"""draft text"""
+"""Text as characters, hidden and opened one at a time: Python's own documentation, or a file of one's own.
+
+    python -m diffjax.main --config=configs/text.py            # pydoc_data.topics, which needs no network: EIGHT
+    python -m diffjax.main --config=configs/text.py --config.data.path=FILE    # any text in UTF-8
+    python -m diffjax.main --config=configs/text.py:words      # its words of five letters, whose law is known: WORDS
+    python -m diffjax.main --config=configs/text.py:shuffled   # negative control: characters in a random order
+    python -m diffjax.main --config=configs/text.py:tiny       # every part, small
+
+EXPECTED
+"""
 
 from ml_collections import ConfigDict
 

@@ -126,6 +126,8 @@ def test_words_of_samples_are_counted_where_windows_do_not_cut_them(written):
     encode = lambda line: [known.symbols.index(c) for c in line]
     x = np.array([encode(" abcab bca "), encode("a bb abcabx")], np.int32)
     assert known.share(x) == 2 / 3  # abcab, bca, bb: the runs at the ends of the second window are cut
+    assert known.share(x, 3) == 1  # abcab, bca
+    assert math.isnan(known.share(x, 6))
     (section,) = found.judge(Drawn(x, {}), found)
     assert section.results["metrics"]["share of words"]["value"] == 2 / 3
     assert set(section.results["text"]["words"]) == {"samples", "held out", "1-grams", "3-grams", "5-grams"}

@@ -114,7 +114,7 @@ def test_logits_are_zero_and_blocks_do_nothing_at_initialisation():
     [
         (models.Transformer(**SMALL, positions="both", block=2), (2, 2)),
         (models.TokenMLP(5, size=4, width=16, depth=1), (2, 3)),
-        (models.TokenUNet(5, 4, (1,), attention=()), (4, 2, 1)),
+        pytest.param(models.TokenUNet(5, 4, (1,), attention=()), (4, 2, 1), marks=pytest.mark.slow),
     ],
 )
 def test_an_example_alone_is_what_it_is_in_a_batch(module, shape):
@@ -143,7 +143,7 @@ def test_token_mlp_flattens_what_has_more_axes():
 def test_places_without_positions_are_a_set():
     """Permuting tokens permutes logits, unless places are told."""
     order = np.array([3, 0, 5, 1, 4, 2])
-    for positions, equal in (("none", True), ("learned", False), ("rotary", False)):
+    for positions, equal in (("none", True), ("learned", False)):
         apply, params = applied(models.Transformer(**SMALL, positions=positions), (6,))
         x = tokens(6)
         out, other = (np.asarray(apply(params, x, np.float32(0.0))) for x in (x, x[order]))

@@ -25,6 +25,7 @@ ORDERS, DRAWN = (1, 2, 3, 4, 5, 6), (1, 3, 5)  # n of the n-grams: counted, and 
 COUNTED = 2**22  # training symbols, at most, that n-grams are counted of
 LARGEST = 2**28  # bytes of a file
 SHOWN = 8  # samples in a report
+LONG = 4  # letters: of shorter runs many are words by chance
 LETTERS = re.compile("[A-Za-z]+")
 
 
@@ -79,9 +80,9 @@ class Text:
         of = lambda n: ngrams.cross_entropy(self.counts.upto(n), self.held_out[None, :COUNTED])
         return {n: of(n) / float(np.log(2)) for n in ORDERS if n <= self.counts.order}
 
-    def share(self, x: np.ndarray) -> float:
-        """Computes the share of words among the runs of letters in windows (n, L); nan where there is no run."""
-        runs = [run for window in self.read(x) for run in whole_runs(window)]
+    def share(self, x: np.ndarray, least: int = 1) -> float:
+        """Computes the share of words among the runs of `least` letters or more in windows (n, L); nan without any."""
+        runs = [run for window in self.read(x) for run in whole_runs(window) if len(run) >= least]
         return sum(run in self.words for run in runs) / len(runs) if runs else float("nan")
 
 
@@ -175,20 +176,22 @@ def judge(known: Text, drawn: Drawn, dataset: Dataset) -> list[Section]:
     x = np.asarray(drawn.x)
     length = x.shape[1]
     real = Windows(known.held_out, length, length)
-    found = {"samples": known.share(x), "held out": known.share(real.gather(np.arange(len(real))).x)}
+    seen = {"samples": x, "held out": real.gather(np.arange(len(real))).x}
     for n in DRAWN:
         if n <= known.counts.order:
-            found[f"{n}-grams"] = known.share(known.counts.upto(n).draw(max(len(x), 64), length))
-    rows = [f"| {name} | {share:.3f} |" for name, share in found.items()]
+            seen[f"{n}-grams"] = known.counts.upto(n).draw(max(len(x), 64), length)
+    found = {name: known.share(part) for name, part in seen.items()}
+    long = {name: known.share(part, LONG) for name, part in seen.items()}
+    rows = [f"| {name} | {share:.3f} | {long[name]:.3f} |" for name, share in found.items()]
     bits = ", ".join(f"{value:.3f}" for value in known.bits.values())
     letters = "\n".join(f"    {one!r}" for one in known.read(x[:SHOWN]))
     lines = [
         f"{known.name}: {len(known.train):,} training and {len(known.held_out):,} held-out characters.\n",
-        "| runs of letters of | share that are words of the training text |",
-        "|---|---|",
+        f"| runs of letters of | share that are words of the training text | of {LONG} letters and more |",
+        "|---|---|---|",
         *rows,
         f"\nHeld-out bits per character of n-grams, n = 1 .. {known.counts.order}: {bits}.\n\n{letters}\n",
     ]
-    results = {"words": found, "ngram_bits": {str(n): value for n, value in known.bits.items()}}
+    results = {"words": found, "long_words": long, "ngram_bits": {str(n): value for n, value in known.bits.items()}}
     metric = {"share of words": {"value": found["samples"], "floor": found["held out"]}}
     return [Section({"text": results, "metrics": metric}, "\n".join(lines))]
