@@ -30,9 +30,9 @@ def digits() -> ConfigDict:
 def perceptron() -> ConfigDict:
     """A perceptron in a fifth of the time, which the controls are compared with: it has no notion of neighbours."""
     config = digits()
-    config.model = spec("TokenMLP", vocabulary=17, width=384, depth=2, dropout=0.2)
-    config.train.update(dict(steps=1800, batch_size=128, steps_per_dispatch=10, sample_every=1800))
-    config.checkpoint.every = 900
+    config.model = spec("TokenMLP", vocabulary=17, width=256, depth=2, dropout=0.4)
+    config.train.update(dict(steps=600, batch_size=128, steps_per_dispatch=10, sample_every=600))
+    config.checkpoint.every = 300
     return config
 
 
