@@ -1,12 +1,16 @@
 """Digits as tokens: each of the 64 pixels is one of 17 grey levels, and is hidden, or replaced, until none is left.
 
-python -m diffjax.main --config=configs/digit_tokens.py            # masked: 8 minutes on 2 CPU cores
-python -m diffjax.main --config=configs/digit_tokens.py:uniform    # any level in the place of another
-python -m diffjax.main --config=configs/digit_tokens.py:levels     # a level walks to its neighbours: heat
-python -m diffjax.main --config=configs/digit_tokens.py:bins       # control: 256 grey values, of which 17 occur
-python -m diffjax.main --config=configs/digit_tokens.py:permuted   # control: places in another order, told apart
-python -m diffjax.main --config=configs/digit_tokens.py:shuffled   # negative control: places of different digits
-python -m diffjax.main --config=configs/digit_tokens.py:tiny       # every part, small
+    python -m diffjax.main --config=configs/digit_tokens.py:perceptron  # a perceptron: 2 CPU minutes
+    python -m diffjax.main --config=configs/digit_tokens.py            # masked, by a U-Net: 8 CPU minutes
+    python -m diffjax.main --config=configs/digit_tokens.py:uniform    # any level in the place of another
+    python -m diffjax.main --config=configs/digit_tokens.py:levels     # a level walks to its neighbours: heat
+    python -m diffjax.main --config=configs/digit_tokens.py:bins       # control: 256 grey values, of which 17 occur
+    python -m diffjax.main --config=configs/digit_tokens.py:permuted   # control: places in another order, told apart
+    python -m diffjax.main --config=configs/digit_tokens.py:shuffled   # negative control: places of different digits
+    python -m diffjax.main --config=configs/digit_tokens.py:tiny       # every part, small
+
+Expected in eval.json, masked.bits_per_token: 1.78 bits per dimension of held-out digits by the U-Net, 2.08 by the
+perceptron; a product of the marginals, which is all that `shuffled` has, 2.42. Other variants are not measured.
 """
 
 from ml_collections import ConfigDict
