@@ -187,7 +187,7 @@ def test_alternatives_are_members_and_no_helpers(space):
 
 def test_alternatives_of_the_spaces_with_helpers_are_these():
     assert set(specs._paths(losses)) == {"hybrid", "npr", "regression", "sn", "variational"}
-    assert set(specs._paths(models)) == {"MLP", "Perceptron", "TokenMLP", "UNet"}
+    assert set(specs._paths(models)) == {"MLP", "Perceptron", "TokenMLP", "TokenUNet", "Transformer", "UNet"}
     assert {"Arrays", "Batches", "batch_at"}.isdisjoint(specs._paths(data))
     assert "generators.monoflow" in specs._paths(methods)
     assert "generators.MonoFlow" not in specs._paths(methods)

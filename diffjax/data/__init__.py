@@ -7,7 +7,7 @@ from diffjax.data.card import check_here as check_here
 from diffjax.data.card import here_or_kept as here_or_kept
 from diffjax.data.card import keep_card as keep_card
 from diffjax.data.card import of_card as of_card
-from diffjax.data.digits import digits
+from diffjax.data.digits import digit_tokens, digits
 from diffjax.data.folder import folder
 from diffjax.data.given import asked as asked
 from diffjax.data.given import check_rows as check_rows
@@ -37,6 +37,7 @@ from diffjax.data.source import arrays as arrays
 from diffjax.data.source import blank as blank
 from diffjax.data.source import fitting as fitting
 from diffjax.data.source import labels as labels
+from diffjax.data.text import text
 from diffjax.data.tfds import tfds
 from diffjax.data.tokens import tokens
 from diffjax.data.toys import checkerboard, eight_gaussians, modes, moons, spirals, swiss_roll
@@ -44,9 +45,11 @@ from diffjax.data.units import keep as keep
 from diffjax.data.units import kept_units as kept_units
 from diffjax.data.units import standardize as standardize
 from diffjax.data.units import undone as undone
+from diffjax.data.words import words
 
 __all__ = [
     "checkerboard",
+    "digit_tokens",
     "digits",
     "eight_gaussians",
     "folder",
@@ -57,6 +60,8 @@ __all__ = [
     "photos",
     "spirals",
     "swiss_roll",
+    "text",
     "tfds",
     "tokens",
+    "words",
 ]  # what a config may name

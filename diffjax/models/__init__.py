@@ -12,7 +12,8 @@ from diffjax.models.network import init as init
 from diffjax.models.network import network as network
 from diffjax.models.network import parameter_table as parameter_table
 from diffjax.models.perceptron import Perceptron
-from diffjax.models.tokens import TokenMLP
+from diffjax.models.tokens import TokenMLP, TokenUNet
+from diffjax.models.transformer import Transformer
 from diffjax.models.unet import UNet
 
-__all__ = ["MLP", "Perceptron", "TokenMLP", "UNet"]  # what a config may name
+__all__ = ["MLP", "Perceptron", "TokenMLP", "TokenUNet", "Transformer", "UNet"]  # what a config may name

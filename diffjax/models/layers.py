@@ -210,13 +210,27 @@ def _like(per_channel: Array, x: Array) -> Array:
     return per_channel.reshape(*batch, *(1,) * (x.ndim - len(batch) - 1), channels)
 
 
-def attention(q: Array, k: Array, v: Array) -> Array:
-    """Computes softmax(q k^T / sqrt(D)) v over tokens, (..., T, heads, D) each, by a softmax in float32.
+def fine(dtype: Any) -> Any:
+    """Gives the dtype of sums and angles where the products are of `dtype`: itself from float32 on, else float32."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
+
+
+def of_rank(x: Array, rank: int) -> Array:
+    """Puts unit axes before those of x, so that it broadcasts against an array of that rank."""
+    return x.reshape((1,) * (rank - x.ndim) + x.shape)
+
+
+def attention(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
+    """Computes softmax(q k^T / sqrt(D)) v over tokens, (..., T, heads, D) each, by a softmax in float32 at least.
 
     Source: Vaswani et al. 2017, eq. 1.
+
+    Args:
+        mask: (T, T), True where a query (row) sees a key (column), at least one each; None: everywhere.
     """
-    logits = jnp.einsum("...qhd,...khd->...hqk", q, k, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(logits / math.sqrt(q.shape[-1]), axis=-1).astype(v.dtype)
+    logits = jnp.einsum("...qhd,...khd->...hqk", q, k, preferred_element_type=fine(q.dtype)) / math.sqrt(q.shape[-1])
+    logits = logits if mask is None else jnp.where(of_rank(mask, logits.ndim), logits, -jnp.inf)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("...hqk,...khd->...qhd", weights, v)
 
 
