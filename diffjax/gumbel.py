@@ -16,7 +16,6 @@ The noise is of full precision: float32's default takes u = k 2^-23, so that g n
 token of probability p wins with probability `low_bits`(p), half of p at p = 1e-7.
 """
 
-import math
 from typing import Any
 
 import jax

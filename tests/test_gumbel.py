@@ -79,7 +79,7 @@ def test_two_classes_are_a_logistic_variable_in_a_logistic_function():
 
 @pytest.mark.usefixtures("x64")
 def test_gradient_of_the_relaxed_choice_by_quadrature():
-    """E (y - .45)^2 under logits (.3, 0): the bias is not monotone in tau. Of two Gumbels the difference is logistic."""
+    """E (y - .45)^2 under logits (.3, 0): the bias is not monotone in tau. Two Gumbels differ by a logistic law."""
     taus = np.array([2.0, 1.0, 0.5, 0.1, 0.02])
     worth = lambda o, g, tau: (gumbel.softmax(o + g, tau)[0] - 0.45) ** 2
     slope = jax.jit(jax.vmap(jax.grad(worth), (None, 0, None)))

@@ -4,6 +4,7 @@ from diffjax.processes import path
 from diffjax.processes.bridge import Bridge as Bridge
 from diffjax.processes.bridge import BridgeSchedule as BridgeSchedule
 from diffjax.processes.bridge import bridge
+from diffjax.processes.encoded import Encoded as Encoded
 from diffjax.processes.gaussian import Gaussian
 from diffjax.processes.gaussian import Unconditional as Unconditional
 from diffjax.processes.path import Path as Path
