@@ -17,6 +17,7 @@ from diffjax.types import Schedule
 
 __all__ = [  # what a config may name
     "angle",
+    "counts",
     "iddpm",
     "karras",
     "ladder",
@@ -205,6 +206,24 @@ def pinned(schedule: Schedule, n: int, *, base: str = "uniform", gap: float = 1e
     if not 0 < gap < end:
         raise ValueError(f"gap is {gap}, expected a time between 0 and t_max = {end}, both excluded.")
     return check(np.append(end, BASES[base](schedule, n - 1, t_max=end - gap, **options)), end)
+
+
+def counts(schedule: Schedule, n: int | None = None) -> np.ndarray:
+    """Takes integers from t_max down to 0, evenly, for a process whose times count: tokens left, or steps of an edit.
+
+    Args:
+        n: steps, at most t_max; None: all of them, t_max, t_max - 1, .., 0.
+
+    Raises:
+        ValueError: for a t_max that is no integer above 1, so that times are no counts; n outside 1 .. t_max.
+    """
+    end = float(schedule.t_max)
+    if not ((end == round(end) and end > 1) or hasattr(schedule, "counts")):
+        raise ValueError(
+            f"{type(schedule).__name__} runs from 0 to t_max = {end:g}, times that count nothing; take grids.uniform."
+        )
+    n = int(end) if n is None else host.check_int("The number of steps", n, most=int(end))
+    return check(np.round(np.linspace(end, 0, n + 1)), end)
 
 
 def at_levels(schedule: Schedule, levels) -> np.ndarray:

@@ -292,6 +292,26 @@ class Recoverable(Protocol):
 
 
 @runtime_checkable
+class Tokens(Protocol):
+    """A process whose x holds tokens, int32."""
+
+    @property
+    def vocabulary(self) -> int:
+        """V, the number of tokens of data, 0 .. V - 1; a state of the process may have more."""
+        ...
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A process whose times are integers, so many of something: a grid of it is `grids.counts`."""
+
+    @property
+    def counts(self) -> int:
+        """The last time, the schedule's t_max."""
+        ...
+
+
+@runtime_checkable
 class Renewable(Protocol):
     """A process whose noise can be replaced in part by new noise, its law kept."""
 

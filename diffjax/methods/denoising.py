@@ -19,6 +19,7 @@ from diffjax.method import Example, Keys, Method, Turn, per_example
 from diffjax.methods.conditions import Condition
 from diffjax.methods.evaluation import remarks, report
 from diffjax.methods.kinds import check_kinds
+from diffjax.methods.planning import planned_sampler
 from diffjax.types import Array, Denoiser, Key, PyTree, Schedule, pytree, static
 
 
@@ -181,7 +182,8 @@ def denoising(
         condition: which of `given` may be hidden, in training and by guidance.
         denoiser: (net, schedule, target, chain) -> denoiser, the mean with a rule for its variance.
         guidance: (given -> denoiser, given, hidden) -> denoiser.
-        sampler, grid: schedule -> sampler, and schedule -> times (N + 1,).
+        sampler: schedule -> sampler, or process -> sampler, if its first parameter has that name (`samplers.unified`).
+        grid: schedule -> times (N + 1,).
 
     Raises:
         ValueError: for a part of the wrong kind; a target that is not finite on this schedule, or that the process does
@@ -220,7 +222,7 @@ def denoising(
         return value, aux
 
     def plan(shape: tuple[int, ...], trace: Callable | None = None) -> Request:
-        ts, sampler = of.grid(schedule), of.sampler(schedule)
+        ts, sampler = of.grid(schedule), planned_sampler(of.sampler, process)
         walked = ts[1:] if samplers.pinned(schedule, ts) else ts  # the chain of the steps between two noise levels
         chain = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), chains.chain(schedule, walked))
         return Request(samplers.walking_fn(sampler, ts, trace), jnp.asarray(ts[0], jnp.float32), chain, shape)

@@ -72,6 +72,11 @@ class Additive(Unconditional):
         alpha, sigma = self.schedule(t)
         return alpha * x0 + sigma * z  # (vpsde.1)
 
+    def invert(self, key: Key, x0: Array, x: Array, t: Any) -> Array:
+        """Computes the z with x = alpha_t x_0 + sigma_t z, for sigma_t > 0."""
+        alpha, sigma = self.schedule(t)
+        return (x - alpha * x0) / sigma  # (unified.7)
+
 
 @pytree
 class Gaussian(Additive):
@@ -94,6 +99,18 @@ class Gaussian(Additive):
         variance), for EDM 1/80 of the noise.
         """
         return self.schedule(self.schedule.t_max if t is None else t)[1] * self.law(key, shape)  # (vpsde.2)
+
+    def renew(self, key: Key, z: Array, share: Any) -> Array:
+        """Draws sqrt(1 - share^2) z + share eps: the share of a standard normal z, as an amplitude, that is new.
+
+        Raises:
+            ValueError: for another noise law, which that sum does not keep.
+        """
+        if self.law is not jax.random.normal:
+            name = getattr(self.law, "__name__", repr(self.law))
+            raise ValueError(f"The noise law {name} is not kept by a sum of two draws; take share = 0 or share = 1.")
+        share = jnp.asarray(share, z.dtype)
+        return jnp.sqrt(1 - share**2) * z + share * jax.random.normal(key, z.shape, z.dtype)  # (unified.8)
 
     def prior_log_density(self, x: Array, t: Any = None) -> Array:
         """Computes log p(x_T) in nats, a scalar, of what `prior` draws.

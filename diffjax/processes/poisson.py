@@ -74,6 +74,25 @@ class Poisson(Additive):
         half_square = jax.random.loggamma(key_norm, half)  # log |e_D|^2 / 2: for small D the number itself underflows
         return jax.random.normal(key_normal, shape) * jnp.exp(0.5 * (jnp.log(half) - half_square))  # (pfgmpp.1)
 
+    def renew(self, key: Key, z: Array, share: Any) -> Array:
+        """Renews a share of z, of `law`: an amplitude of its normal part, share^2 of the D dimensions of its norm.
+
+        A sum of two draws is no Student-t. Therefore v = |e_D|^2 / 2, of law Gamma(D / 2), is drawn given z, Gamma((D +
+        N) / 2) / (1 + |z|^2 / D). With e_N = sqrt(2 v / D) z both are renewed: v'' = b v + w, b ~ Beta(rho D / 2, (1 -
+        rho) D / 2), w ~ Gamma((1 - rho) D / 2), is of the law Gamma(D / 2) again, rho = 1 - share^2.
+        """
+        key_old, key_kept, key_lost, key_new, key_normal = jax.random.split(key, 5)
+        share, half = jnp.asarray(share, z.dtype), jnp.asarray(self.D, z.dtype) / 2
+        kept = 1 - share**2
+        log_gamma = lambda key, a: jnp.where(a > 0, jax.random.loggamma(key, jnp.where(a > 0, a, 1.0)), -jnp.inf)
+        log_v = log_gamma(key_old, half + z.size / 2) - jnp.log1p(jnp.sum(z**2) / (2 * half))  # (unified.9)
+        part, rest = log_gamma(key_kept, kept * half), log_gamma(key_lost, share**2 * half)
+        log_b = part - jnp.logaddexp(part, rest)
+        log_new = jnp.logaddexp(log_b + log_v, log_gamma(key_new, share**2 * half))  # (unified.10)
+        e = jax.random.normal(key_normal, z.shape, z.dtype)
+        old, new = jnp.exp(0.5 * (log_v - log_new)), jnp.exp(0.5 * (jnp.log(half) - log_new))
+        return jnp.sqrt(kept) * old * z + share * new * e
+
     def log_density(self, z: Array) -> Array:
         """Computes the log density of `law` in nats, a scalar."""
         n, D = z.size, jnp.asarray(self.D, z.dtype)

@@ -25,6 +25,7 @@ from diffjax.samplers.bridging import pinned as pinned
 from diffjax.samplers.bridging import walking_fn as walking_fn
 from diffjax.samplers.encoding import encoding_fn as encoding_fn
 from diffjax.samplers.table import AmplifyingPlan as AmplifyingPlan
+from diffjax.samplers.unified import unified as unified
 
 __all__ = [  # what a config may name
     "ancestral",
@@ -41,5 +42,6 @@ __all__ = [  # what a config may name
     "sde",
     "singlestep",
     "trigflow",
+    "unified",
     "unipc",
 ]

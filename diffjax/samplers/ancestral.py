@@ -37,7 +37,7 @@ def ddim(schedule: Schedule, eta: float = 0.0) -> Sampler:
         # Up the grid, as an encoder walks, to alpha = 0 the change is infinite: 0 times it is no number.
         # (ancestral.2)
         # (ddim.3)
-        noise_var = (eta * sigma_s) ** 2 * -np.expm1(_log_snr_change(alpha, sigma)) if eta else np.zeros_like(sigma_s)
+        noise_var = (eta * sigma_s) ** 2 * -np.expm1(log_snr_change(alpha, sigma)) if eta else np.zeros_like(sigma_s)
         k = np.sqrt(sigma_s**2 - noise_var) / sigma_t  # (ddim.2)
         mean = alpha_s - k * alpha_t  # (ddim.1)
         # No noise on the step that arrives at data: what is wanted there is the mean, not another draw.
@@ -66,7 +66,7 @@ def resampled(schedule: Schedule) -> Sampler:
     return Sampler(linear_step, plan, schedule=schedule)
 
 
-def _log_snr_change(alpha: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+def log_snr_change(alpha: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     """Computes log SNR_t - log SNR_s, which is negative; -inf where alpha_t = 0 or sigma_s = 0."""
     with np.errstate(divide="ignore"):
         log_snr = 2 * (np.log(alpha) - np.log(sigma))

@@ -43,6 +43,7 @@ class Sampler(NamedTuple):
         schedule: what the rows are planned for; a model made for another one is refused. None: no check.
         order: of the formula inside a walk, with an exact history (a walk may be of a lower one by its start or its
             end); for a random sampler the weak order, that of means and variances. None: it has none.
+        tokens: whether x is of tokens, int32 in the walk, and the model says a law over them.
     """
 
     step: Callable[..., PyTree]
@@ -51,6 +52,7 @@ class Sampler(NamedTuple):
     final: Callable[[Any, PyTree], Array] = _finish
     schedule: Schedule | None = None
     order: int | None = None
+    tokens: bool = False
 
 
 class _Scan(NamedTuple):
@@ -60,10 +62,11 @@ class _Scan(NamedTuple):
     init: Callable | None  # None: it has leaves, and is an argument
     final: Callable
     trace: Callable | None
+    tokens: bool
 
     def __call__(self, rows: PyTree, schedule: Schedule | None, *args: Any) -> Any:
         *init, model, key, given = args if self.init is None else (self.init, *args)
-        x, rows, *init, model = _in_one_precision(schedule, model, given, rows, *init)
+        x, rows, *init, model = _in_one_precision(self.tokens, schedule, model, given, rows, *init)
 
         def body(state: PyTree, indexed_row: Any) -> Any:
             index, row = indexed_row
@@ -72,7 +75,7 @@ class _Scan(NamedTuple):
 
         count = jax.tree.leaves(rows)[0].shape[0]
         state, trajectory = jax.lax.scan(body, init[0](x), (jnp.arange(count), rows))
-        x = precision.narrowed(self.final(model, state), given)
+        x = _as_given(self.tokens, schedule, model, self.final(model, state), given)
         return (x, trajectory) if self.trace else x
 
 
@@ -82,22 +85,31 @@ class _PaddedScan(NamedTuple):
     step: Callable
     init: Callable | None
     final: Callable
+    tokens: bool
 
     def __call__(self, rows: PyTree, schedule: Schedule | None, count: Array, *args: Any) -> Any:
         *init, model, key, given = args if self.init is None else (self.init, *args)
-        x, rows, *init, model = _in_one_precision(schedule, model, given, rows, *init)
+        x, rows, *init, model = _in_one_precision(self.tokens, schedule, model, given, rows, *init)
 
         def body(index: Array, state: PyTree) -> PyTree:
             row = jax.tree.map(lambda column: column[index], rows)
             return self.step(model, jax.random.fold_in(key, index), state, row)
 
-        return precision.narrowed(self.final(model, jax.lax.fori_loop(0, count, body, init[0](x))), given)
+        x = self.final(model, jax.lax.fori_loop(0, count, body, init[0](x)))
+        return _as_given(self.tokens, schedule, model, x, given)
 
 
-def _in_one_precision(schedule: Schedule | None, model: Any, x: Any, *planned: PyTree) -> tuple[Any, ...]:
+def _in_one_precision(tokens: bool, schedule: Schedule | None, model: Any, x: Any, *planned: PyTree) -> tuple[Any, ...]:
     """Makes (x, *planned, model) of the precision of the state: what a walk starts with."""
-    x = refuse_other_schedules(schedule, model, precision.widened(x))
+    x = precision.whole(x) if tokens else precision.widened(x)
+    x = refuse_other_schedules(schedule, model, x)
     return x, *precision.like(planned, x), precision.Steady(model)
+
+
+def _as_given(tokens: bool, schedule: Schedule | None, model: Any, found: Array, x: Any) -> Array:
+    """Makes x_0 of the type of x_T: what a walk ends with; tokens, which carry no NaN along, are marked here."""
+    found = refuse_other_schedules(schedule, model, found) if tokens else found
+    return precision.narrowed(found, x)
 
 
 def sampling_fn(sampler: Sampler, ts: Any, trace: Callable | None = None, max_rows: int | None = None) -> Partial:
@@ -108,7 +120,8 @@ def sampling_fn(sampler: Sampler, ts: Any, trace: Callable | None = None, max_ro
     Another class of schedule is another program (the model carries it), as are another step and another order.
 
     x_T is of any floating-point type, and so is x_0, of the same; the state between, which `trace` sees and the model
-    is shown, is float32, or float64 where x_T is (`precision`). The model may answer in any precision.
+    is shown, is float32, or float64 where x_T is (`precision`). The model may answer in any precision. Of a sampler of
+    tokens x_T is of any integer type, and the state int32.
 
     Args:
         sampler: an algorithm, with its schedule.
@@ -124,7 +137,7 @@ def sampling_fn(sampler: Sampler, ts: Any, trace: Callable | None = None, max_ro
     init, *leaves = (None, sampler.init) if isinstance(sampler.init, Partial) else (sampler.init,)
     put = jax.device_put  # jnp.asarray would compile a program for every new shape
     if max_rows is None:
-        scan = _Scan(sampler.step, init, sampler.final, trace)
+        scan = _Scan(sampler.step, init, sampler.final, trace, sampler.tokens)
         return Partial(scan, put(planned), sampler.schedule, *put(leaves))
     count = jax.tree.leaves(planned)[0].shape[0]
     if trace is not None:
@@ -132,7 +145,7 @@ def sampling_fn(sampler: Sampler, ts: Any, trace: Callable | None = None, max_ro
     if count > max_rows:
         raise ValueError(f"The walk has {count} rows, expected at most max_rows = {max_rows}.")
     fill = lambda a: np.concatenate([a, np.repeat(a[-1:], max_rows - count, 0)])
-    scan = _PaddedScan(sampler.step, init, sampler.final)
+    scan = _PaddedScan(sampler.step, init, sampler.final, sampler.tokens)
     return Partial(scan, put(jax.tree.map(fill, planned)), sampler.schedule, put(np.int32(count)), *put(leaves))
 
 
@@ -222,11 +235,12 @@ def check_schedule(sampler_schedule: Schedule | None, model: Any) -> None:
 
 
 def refuse_other_schedules(schedule: Schedule | None, model: Any, x: Array) -> Array:
-    """Raises on the host; inside `jit`, where values cannot be looked at, a mismatch turns the samples into NaN."""
+    """Raises on the host; inside `jit`, which sees no values, a mismatch turns samples into NaN, or tokens into -1."""
     check_schedule(schedule, model)
     if schedule is None or host.concrete(schedule, model.schedule):
         return x
-    return jnp.where(calculus.same(schedule, model.schedule), x, jnp.nan)
+    nothing = jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else -1
+    return jnp.where(calculus.same(schedule, model.schedule), x, nothing)
 
 
 class Linear(NamedTuple):

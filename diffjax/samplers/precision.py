@@ -5,7 +5,8 @@
     x_0, as returned            as x_T                 float32      float64
 
 So whether `jax_enable_x64` is set does not matter to a walk of float32, and a model may answer in any precision: its
-bfloat16 is where rounding stays small, for each evaluation is rounded once, but sums over the steps are not.
+bfloat16 is where rounding stays small, for each evaluation is rounded once, but sums over the steps are not. Tokens
+are walked with in int32, and given back in the integers that x_T was of.
 """
 
 from typing import Any
@@ -32,10 +33,26 @@ def widened(x: Any, what: str = "x_T") -> Array:
     return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
 
 
+def whole(x: Any, what: str = "x_T") -> Array:
+    """Converts x, tokens, to int32, in which they are walked with.
+
+    Args:
+        what: x, by its name in an error.
+
+    Raises:
+        ValueError: for an x that is not of integers.
+    """
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        raise ValueError(f"{what} is of {x.dtype}, expected integers: the process destroys tokens.")
+    return x.astype(jnp.int32)
+
+
 def like(tree: PyTree, x: Array) -> PyTree:
-    """Converts the floating-point leaves of a tree, such as planned rows, to the precision of x."""
-    other = lambda leaf: jnp.issubdtype(getattr(leaf, "dtype", bool), jnp.floating) and leaf.dtype != x.dtype
-    return jax.tree.map(lambda leaf: leaf.astype(x.dtype) if other(leaf) else leaf, tree)
+    """Converts floating-point leaves of a tree, such as planned rows, to the precision of x; for tokens, default."""
+    dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.zeros(()).dtype
+    other = lambda leaf: jnp.issubdtype(getattr(leaf, "dtype", bool), jnp.floating) and leaf.dtype != dtype
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if other(leaf) else leaf, tree)
 
 
 def narrowed(found: Any, x: Any) -> Any:
@@ -56,13 +73,16 @@ class Steady(Wrapper):
 
     denoise: Denoiser
 
-    def __call__(self, x: Array, t: Any) -> Posterior:
-        """Evaluates the model at (x, t) and gives its posterior in the precision of x.
+    def __call__(self, x: Array, t: Any) -> Any:
+        """Evaluates the model at (x, t) and gives its posterior in the precision of x; another kind of law as it is.
 
         Raises:
             ValueError: for a mean that is not of real floating-point numbers.
         """
-        mean, var = self.denoise(x, t)
+        found = self.denoise(x, t)
+        if hasattr(found, "sample") and not isinstance(found, Posterior):
+            return like(found, x)
+        mean, var = found
         if not jnp.issubdtype(jnp.result_type(mean), jnp.floating):
             raise ValueError(
                 f"The model gives E[x_0 | x_t] in {jnp.result_type(mean)} for x_t in {x.dtype}, expected real numbers."

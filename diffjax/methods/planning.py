@@ -1,0 +1,21 @@
+"""What the plans of methods share."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from diffjax.samplers import Sampler
+
+
+def planned_sampler(make: Callable[..., Sampler], process: Any) -> Sampler:
+    """Makes the sampler of a process: a maker whose first parameter is named `process` gets it, any other its schedule.
+
+    Args:
+        make: such as `samplers.unified`, of a process, or `samplers.ancestral.ddim`, of a schedule; or a
+            `functools.partial` of one, with options.
+    """
+    try:
+        first = next(iter(inspect.signature(make).parameters), None)
+    except (ValueError, TypeError):  # of one that is not written in Python
+        first = None
+    return make(process if first == "process" else process.schedule)
