@@ -64,7 +64,7 @@ def identity() -> Codec:
 
 
 def scaled(codec: Codec, shift: Any, scale: Any) -> Codec:
-    """Makes the codec of the codes (code - shift) / scale; both broadcast against a code.
+    """Makes the codec of the codes (code - shift) / scale; both of a code's rank, or numbers.
 
     Raises:
         ValueError: for a scale that is not positive everywhere.
@@ -81,14 +81,14 @@ def standardised(codec: Codec, x: Any) -> Codec:
         ValueError: for an entry in which all codes are alike.
     """
     codes = np.asarray(jax.jit(jax.vmap(codec.encode))(x), np.float64)
-    over = tuple(range(codes.ndim - 1)) or (0,)
-    std = codes.std(over)
+    mean, std = (moment(tuple(range(codes.ndim - 1)), keepdims=True)[0] for moment in (codes.mean, codes.std))
     if not np.all(std > 0):
+        at = int(np.argmin(std))
         raise ValueError(
-            f"Entry {int(np.argmin(std))} of the codes is {codes.mean(over)[np.argmin(std)]:g} for all {len(codes)} "
-            "examples: it has no scale; leave it out of the code."
+            f"Entry {at} of the codes is {mean.ravel()[at]:g} for all {len(codes)} examples: it has no scale; leave it "
+            "out of the code."
         )
-    return scaled(codec, np.float32(codes.mean(over)), np.float32(std))
+    return scaled(codec, np.float32(mean), np.float32(std))
 
 
 def linear(axes: Any, mean: Any, shape: tuple[int, ...]) -> Codec:

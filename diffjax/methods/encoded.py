@@ -8,17 +8,17 @@ has a vector E_v in R^d, trained with the network:
 whose gradient reaches E through x_t. Without a constraint the loss falls to 0 by longer vectors, and what is learned is
 to read them where noise no longer matters; so |E_v| is held at sqrt(d), E_v := sqrt(d) E_v / |E_v| (`sphere`).
 
-The law of a place, given all of x_t, is Bayes's rule with what the other places say of it (section of `denoisers`:
-leave-one-out), so that the part that is known of Gaussian noise is not learned:
+The law of a place, given all of x_t, is Bayes's rule: what is known of Gaussian noise is not learned, the network adds
+what the other places say. Up to a constant
 
-    log q(x_0,i = v | x_t) = b_v + E_v . h_i / sqrt(d) + alpha / sigma^2 E_v . x_t,i - alpha^2 / (2 sigma^2) |E_v|^2 + const,
+    log q(x_0,i = v | x_t) = b_v + E_v . h_i / sqrt(d) + alpha / sigma^2 E_v . x_t,i - alpha^2 / (2 sigma^2) |E_v|^2,
 
-h = network(x_t, log-SNR), of x_t's shape: any network of real numbers serves. b is the tokens' own frequency, learned.
+h = network(x_t, log-SNR), of x_t's shape: any network of real numbers serves. b_v is learned, the log of v's frequency.
 
-A draw walks in R^d. `samplers.unified` draws the tokens x_0 at every step and corrects with E(x_0); the last one arrives
+A draw walks in R^d. `samplers.unified` draws tokens x_0 at every step and corrects with E(x_0); the last step arrives
 at E(x_0), which is read as those tokens. A sampler of a schedule, `ancestral.ddim` or any other, is shown the mean
 sum_v q(v) E_v and its variance (Dieleman et al.: score interpolation), and its end is read as the nearest tokens. The
-law is a product over places, which is exact where steps are many.
+law is a product over places, which is exact in the limit of many steps.
 """
 
 import math
@@ -90,7 +90,7 @@ class Readout:
         snr, E = (alpha / sigma) ** 2, self.vectors
         said = self.net(x, calculus.log_snr(self.schedule, t)) / math.sqrt(E.shape[-1])
         seen = _inner(said + alpha / sigma**2 * x, E)
-        return Categorical(self.bias + seen - snr / 2 * jnp.sum(E**2, -1))  # (encoded.2)
+        return Categorical(seen + _beside(x, self.bias - snr / 2 * jnp.sum(E**2, -1)))  # (encoded.2)
 
 
 @pytree
@@ -116,6 +116,11 @@ def _inner(x: Array, vectors: Array) -> Array:
     return jnp.einsum("...d,vd->...v", x, vectors, precision="highest")
 
 
+def _beside(x: Array, row: Array) -> Array:
+    """A row (V,) with the places of x (*shape, d) as axes of length 1."""
+    return jnp.expand_dims(row, range(x.ndim - 1))
+
+
 def _looked_up(vectors: Array, x: Array) -> Array:
     """E(x), (*shape, d); nan for a token out of range, which an index would clamp."""
     known = (x >= 0) & (x < vectors.shape[0])
@@ -123,7 +128,7 @@ def _looked_up(vectors: Array, x: Array) -> Array:
 
 
 def _nearest(vectors: Array, code: Array) -> Array:
-    return jnp.argmax(_inner(code, vectors) - jnp.sum(vectors**2, -1) / 2, -1).astype(jnp.int32)
+    return jnp.argmax(_inner(code, vectors) - _beside(code, jnp.sum(vectors**2, -1) / 2), -1).astype(jnp.int32)
 
 
 @pytree
@@ -294,11 +299,10 @@ def _checked(vectors: Vectors, vocabulary: int, size: int) -> Vectors:
     first = np.asarray(vectors.constraint(vectors.apply(vectors.init(jax.random.key(0)))))  # pyright: ignore
     if first.shape != (vocabulary, size):
         raise ValueError(f"The encoder makes vectors {first.shape}, expected {(vocabulary, size)}: one for each token.")
-    bad = ~np.isfinite(first).all(-1) | (np.abs(first).max(-1) == 0)
-    if bad.any():
+    if (bad := ~np.isfinite(first).all(-1)).any():
         raise ValueError(
-            f"The encoder's vector of token {int(np.argmax(bad))} is {first[np.argmax(bad)]}: of length 0, or not "
-            "finite, at first; the constraint divides by the length, so start it elsewhere."
+            f"The encoder's first vector of token {int(np.argmax(bad))} is {first[np.argmax(bad)]}: it had length "
+            "0, by which `sphere` divides, or was not finite; start it elsewhere."
         )
     return vectors
 
@@ -325,20 +329,19 @@ def _cross_entropy(of: Encoding, run: Any) -> Section:
     (mean, end), error = found.mean(0), found[:, 0].std() / np.sqrt(n)
     E = np.asarray(of.encoder(run.params), np.float64)
     lengths = np.linalg.norm(E, axis=-1)
-    apart = np.linalg.norm(E[:, None] - E, axis=-1)[~np.eye(len(E), dtype=bool)].min() if len(E) <= JUDGED else None
+    apart = np.sqrt(np.min((square := lengths**2)[:, None] + square - 2 * E @ E.T + np.diag(np.full(len(E), np.inf))))
     results = {
         "cross_entropy": float(mean),
         "cross_entropy_error": float(error),
         "cross_entropy_at_the_end": float(end),
         "lengths": [float(lengths.min()), float(lengths.max())],
-        "closest": None if apart is None else float(apart),
+        "closest": float(apart),
         "unit": "nats/token",
     }
     text = (
         f"\n## Cross-entropy\n\nOf {n} held-out examples, over the training times: {mean:.4f} ± {error:.4f} nats per "
         f"token; at the last time, t = {float(of.schedule.t_max):g}: {end:.4f}; all tokens alike: "
-        f"{np.log(of.vocabulary):.4f}.\nLengths of the vectors from {lengths.min():.4f} to {lengths.max():.4f}"
-        + ("" if apart is None else f"; the closest two are {apart:.4f} apart")
-        + ".\n"
+        f"{np.log(of.vocabulary):.4f}.\nLengths of the vectors from {lengths.min():.4f} to {lengths.max():.4f}; "
+        f"the closest two are {apart:.4f} apart.\n"
     )
     return Section({"encoded": results}, text)
