@@ -13,11 +13,11 @@ from diffjax.config import recipe, spec
 def tokens() -> ConfigDict:
     """The default recipe."""
     config = recipe()
-    config.method = spec("encoded", vocabulary=3, size=4)
+    config.method = spec("encoded", vocabulary=3, size=2)
     config.data = spec("tokens", length=3, vocabulary=3)
     config.schedule = spec("Rectified")
     config.times = spec("stratified", t_min=1e-3)
-    config.model = spec("MLP", width=64, depth=2)
+    config.model = spec("MLP", width=128, depth=2)
     config.sampler = spec("unified")
     config.grid = spec("uniform", n=64, t_min=0.02)
     config.learning_rate.update(dict(peak=3e-3, schedule="cosine", warmup_steps=50))

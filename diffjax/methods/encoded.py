@@ -1,7 +1,7 @@
 """Diffusion of tokens in the space of a trained encoder: real noise on vectors, a law over tokens as what is known.
 
-kexue 9271 (its section on encoding); compare Li et al. 2022 (Diffusion-LM), Dieleman et al. 2022 (CDCD). Every token v
-has a vector E_v in R^d, trained with the network:
+Encoding (kexue 9271); compare Li et al. 2022 (Diffusion-LM), Dieleman et al. 2022 (CDCD). Every token v has a vector
+E_v in R^d, trained with the network:
 
     x_t = alpha_t E(x_0) + sigma_t z,        loss  -log q(x_0 | x_t),  the mean over places,
 
