@@ -1,8 +1,8 @@
 """Tokens in the space of a trained encoder (kexue 9271), on a joint law of 27 sequences that can be enumerated.
 
-    python -m diffjax.main --config=configs/encoded.py               # tokens drawn at each step
-    python -m diffjax.main --config=configs/encoded.py:interpolated  # DDIM on the mean of the vectors, read at its end
-    python -m diffjax.main --config=configs/encoded.py:tiny          # every part, small
+python -m diffjax.main --config=configs/encoded.py               # tokens drawn at each step
+python -m diffjax.main --config=configs/encoded.py:interpolated  # DDIM on the mean of the vectors, read at its end
+python -m diffjax.main --config=configs/encoded.py:tiny          # every part, small
 """
 
 from ml_collections import ConfigDict
@@ -13,13 +13,13 @@ from diffjax.config import recipe, spec
 def tokens() -> ConfigDict:
     """The default recipe."""
     config = recipe()
-    config.method = spec("encoded", vocabulary=3, size=2)
+    config.method = spec("encoded", vocabulary=3, size=2, shown="mean")
     config.data = spec("tokens", length=3, vocabulary=3)
     config.schedule = spec("Rectified")
     config.times = spec("stratified", t_min=1e-3)
     config.model = spec("MLP", width=128, depth=2)
     config.sampler = spec("unified")
-    config.grid = spec("uniform", n=64, t_min=0.02)
+    config.grid = spec("uniform", n=128, t_min=0.02)
     config.learning_rate.update(dict(peak=3e-3, schedule="cosine", warmup_steps=50))
     config.train.update(dict(steps=4000, batch_size=512, steps_per_dispatch=20, log_every=200, sample_every=2000))
     config.checkpoint.every = 1000

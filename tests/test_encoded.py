@@ -74,14 +74,15 @@ def test_law_of_a_place_is_bayes_rule_and_its_moments_are_those_of_the_vectors()
     """Densities of x_t about alpha E_v, times exp(b_v + E_v . h / sqrt(d)); lengths differ."""
     rng = np.random.default_rng(0)
     E, b, h, x = rng.normal(size=(5, 3)), rng.normal(size=5), rng.normal(size=(2, 3)), rng.normal(size=(2, 3))
-    net = jax.tree_util.Partial(lambda h, x, c: h + 0 * c, h)
-    law, t = Readout(net, Rectified(), E, b), 0.4
-    probs, (mean, var) = jax.jit(lambda law, x: (law(x, t).probs, Interpolated(law)(x, t)))(law, x)
-    log = b + h @ E.T / np.sqrt(3) + stats.norm.logpdf(x[:, None], 0.6 * E, 0.4).sum(-1)
-    expected = special.softmax(log, -1)
-    np.testing.assert_allclose(probs, expected, atol=1e-13)
-    np.testing.assert_allclose(mean, expected @ E, atol=1e-13)
-    np.testing.assert_allclose(var, expected @ E**2 - (expected @ E) ** 2, atol=1e-13)
+    net = jax.tree_util.Partial(lambda h, x, c: h + 2 * x + 0 * c, h)
+    alone = b + stats.norm.logpdf(x[:, None], 0.6 * E, 0.4).sum(-1)
+    for shown, seen in (("x", x), ("mean", special.softmax(alone, -1) @ E)):
+        law, t = Readout(net, Rectified(), E, b, shown), 0.4
+        probs, (mean, var) = jax.jit(lambda law, x: (law(x, t).probs, Interpolated(law)(x, t)))(law, x)  # noqa: B023
+        expected = special.softmax(alone + (h + 2 * seen) @ E.T / np.sqrt(3), -1)
+        np.testing.assert_allclose(probs, expected, atol=1e-13)
+        np.testing.assert_allclose(mean, expected @ E, atol=1e-13)
+        np.testing.assert_allclose(var, expected @ E**2 - (expected @ E) ** 2, atol=1e-13)
 
 
 VECTORS = np.sqrt(2) * np.array([[1.0, 0.0], [-0.6, 0.8], [0.0, -1.0]])
@@ -212,7 +213,7 @@ def test_config_trains_and_resumes(tmp_path, capsys):
 @pytest.mark.slow
 def test_trained_draws_have_the_joint_law_by_tokens_and_by_vectors():
     network = models.of(models.MLP(width=128, depth=2))
-    method = methods.encoded(network, Gaussian(Rectified()), 3, 2)
+    method = methods.encoded(network, Gaussian(Rectified()), 3, 2, shown="mean")
     options = {"batch_size": 512, "steps_per_dispatch": 50, "chunk": 4096, "log_every": 3000}
     with runs.Trainer(method, data.tokens(), optimizer=optax.adam(2e-3), **options) as trainer:
         run = trainer.train(3000)
@@ -240,6 +241,7 @@ def make(**options):
     [
         ({"vocabulary": 1}, r"vocabulary is 1, expected an integer >= 2"),
         ({"size": 0}, r"size is 0, expected an integer >= 1"),
+        ({"shown": "E"}, r"shown is 'E', expected 'x' or 'mean'"),
         ({"process": processes.poisson(VP(), D=64.0)}, r"as the process, expected processes.Gaussian\(schedule\)"),
         ({"process": Gaussian(VP(), law=jax.random.laplace)}, r"expected processes.Gaussian\(schedule\) with normal"),
         (

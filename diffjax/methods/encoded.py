@@ -14,6 +14,7 @@ what the other places say. Up to a constant
     log q(x_0,i = v | x_t) = b_v + E_v . h_i / sqrt(d) + alpha / sigma^2 E_v . x_t,i - alpha^2 / (2 sigma^2) |E_v|^2,
 
 h = network(x_t, log-SNR), of x_t's shape: any network of real numbers serves. b_v is learned, the log of v's frequency.
+With shown = "mean" the network sees sum_v q_0(v) E_v in the place of x_t, q_0 being that law at h = 0: a token, softly.
 
 A draw walks in R^d. `samplers.unified` draws tokens x_0 at every step and corrects with E(x_0); the last step arrives
 at E(x_0), which is read as those tokens. A sampler of a schedule, `ancestral.ddim` or any other, is shown the mean
@@ -77,20 +78,23 @@ class Readout:
         schedule: of x_t.
         vectors: E, (V, d).
         bias: b, (V,).
+        shown: to the network, "x" or "mean".
     """
 
     net: Callable[..., Array]
     schedule: Schedule
     vectors: Array
     bias: Array
+    shown: str = static(default="x")
 
     def __call__(self, x: Array, t: Any) -> Categorical:
         """The law of each token given x_t = x, for t > 0."""
         alpha, sigma = self.schedule(t)
         snr, E = (alpha / sigma) ** 2, self.vectors
-        said = self.net(x, calculus.log_snr(self.schedule, t)) / math.sqrt(E.shape[-1])
-        seen = _inner(said + alpha / sigma**2 * x, E)
-        return Categorical(seen + _beside(x, self.bias - snr / 2 * jnp.sum(E**2, -1)))  # (encoded.2)
+        alone = _inner(alpha / sigma**2 * x, E) + _beside(x, self.bias - snr / 2 * jnp.sum(E**2, -1))
+        shown = x if self.shown == "x" else _mean(jax.nn.softmax(alone), E)  # (encoded.6)
+        said = self.net(shown, calculus.log_snr(self.schedule, t)) / math.sqrt(E.shape[-1])
+        return Categorical(alone + _inner(said, E))  # (encoded.2)
 
 
 @pytree
@@ -107,9 +111,12 @@ class Interpolated:
     def __call__(self, x: Array, t: Any) -> Posterior:
         """The posterior of E(x_0) given x_t = x, for t > 0."""
         probs, E = self.law(x, t).probs, self.law.vectors
-        mean = jnp.einsum("...v,vd->...d", probs, E, precision="highest")  # (encoded.4)
-        square = jnp.einsum("...v,vd->...d", probs, E**2, precision="highest")
-        return Posterior(mean, jnp.maximum(square - mean**2, 0.0))
+        mean = _mean(probs, E)  # (encoded.4)
+        return Posterior(mean, jnp.maximum(_mean(probs, E**2) - mean**2, 0.0))
+
+
+def _mean(probs: Array, vectors: Array) -> Array:
+    return jnp.einsum("...v,vd->...d", probs, vectors, precision="highest")
 
 
 def _inner(x: Array, vectors: Array) -> Array:
@@ -154,6 +161,7 @@ class Encoding(NamedTuple):
     vocabulary: int
     size: int
     vectors: Vectors
+    shown: str
     times: Callable[[Schedule], Callable]
     sampler: Callable[..., Any]
     grid: Callable[[Schedule], Any]
@@ -181,7 +189,9 @@ class Encoding(NamedTuple):
     def denoiser(self, params: PyTree, given: dict, **options: Any) -> Readout:
         """Makes the denoiser (x_t, t) -> law over tokens."""
         net = Partial(lambda params, given, x, c: self.network.apply(params, x, c, given, **options))
-        return Readout(Partial(net, params["network"], given), self.schedule, self.encoder(params), params["bias"])
+        return Readout(
+            Partial(net, params["network"], given), self.schedule, self.encoder(params), params["bias"], self.shown
+        )
 
     def nats(self, params: PyTree, x: Array, z: Array, t: Any, given: dict, **options: Any) -> Array:
         """Computes -log q(x_0,i | x_t) of each token, of x's shape; nan for an x that is no token."""
@@ -210,6 +220,7 @@ def encoded(
     vocabulary: int,
     size: int = 8,
     vectors: Vectors | None = None,
+    shown: str = "x",
     times: Callable[[Schedule], Callable] = partial(losses.times.stratified, t_min=1e-3),  # noqa: B008
     sampler: Callable[..., Any] = samplers.unified,
     grid: Callable[[Schedule], Any] = partial(grids.uniform, n=64),  # noqa: B008
@@ -222,6 +233,8 @@ def encoded(
         vocabulary: V, the number of tokens.
         size: d, of a vector.
         vectors: the encoder; None: `table(vocabulary, size)`.
+        shown: to the network, "x", x_t; or "mean", the mean of the vectors under the law that each place has on its
+            own (h = 0), which hides nothing for V <= d + 1 vectors.
         times: schedule -> (keys, index, size) -> t, a training time.
         sampler: of a process (`samplers.unified`), which draws tokens at each step; or of a schedule.
         grid: schedule -> times (N + 1,).
@@ -233,6 +246,8 @@ def encoded(
     """
     host.check_int("vocabulary", vocabulary, 2, most=2**24)
     host.check_int("size", size, 1, most=2**20)
+    if shown not in ("x", "mean"):
+        raise ValueError(f"shown is {shown!r}, expected 'x' or 'mean': what the network is shown of x_t.")
     if not isinstance(process, Gaussian) or process.law is not jax.random.normal:
         raise ValueError(
             f"Got {process!r:.60} as the process, expected processes.Gaussian(schedule) with normal noise: the law of "
@@ -240,7 +255,7 @@ def encoded(
         )
     calculus.check(process.schedule)
     vectors = table(vocabulary, size) if vectors is None else _checked(vectors, vocabulary, size)
-    of = Encoding(network, process, vocabulary, size, vectors, times, sampler, grid)
+    of = Encoding(network, process, vocabulary, size, vectors, shown, times, sampler, grid)
     schedule, drawn_times = process.schedule, times(process.schedule)
 
     def init(key: Key, example: Example) -> PyTree:

@@ -1,7 +1,7 @@
 """A process in the space of an encoder's codes: x_t = alpha_t E(x_0) + sigma_t z, where x_0 stays what data is.
 
-Encoding (kexue 9271); compare Li et al. 2022 (Diffusion-LM), Dieleman et al. 2022 (CDCD). x_0 may be tokens, x_t is real; what is
-known of x_0 is a law over tokens, and a step back draws x_0 of it and corrects with E(x_0):
+Encoding (kexue 9271); compare Li et al. 2022 (Diffusion-LM), Dieleman et al. 2022 (CDCD). x_0 may be tokens, x_t is
+real; what is known of x_0 is a law over tokens, and a step back draws x_0 of it and corrects with E(x_0):
 
     x_s = alpha_s E(x_0) + sigma_s z',        z = (x_t - alpha_t E(x_0)) / sigma_t, of which a share is renewed.
 

@@ -276,8 +276,8 @@ for eta in (0.0, 0.5, 1.0):
     np.testing.assert_allclose(variance, V(s), rtol=1e-4)
 
 # %% [markdown]
-# Or destroy tokens with real noise on their vectors $E$: what is known is a law over tokens, which Bayes's rule gives for
-# one place; a drawn token corrects by $E(\hat x_0)$.
+# Or destroy tokens with real noise on their vectors $E$: what is known is a law over tokens, which Bayes's rule gives
+# for one place; a drawn token corrects by $E(\hat x_0)$.
 
 # %%
 from diffjax.codecs import Codec
