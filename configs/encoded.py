@@ -1,8 +1,13 @@
 """Tokens in the space of a trained encoder (kexue 9271), on a joint law of 27 sequences that can be enumerated.
 
-python -m diffjax.main --config=configs/encoded.py               # tokens drawn at each step
-python -m diffjax.main --config=configs/encoded.py:interpolated  # DDIM on the mean of the vectors, read at its end
-python -m diffjax.main --config=configs/encoded.py:tiny          # every part, small
+    python -m diffjax.main --config=configs/encoded.py               # tokens drawn at each step: 93 s of CPU time
+    python -m diffjax.main --config=configs/encoded.py:interpolated  # DDIM on the mean of the vectors, read at its end
+    python -m diffjax.main --config=configs/encoded.py:tiny          # every part, small
+
+Expected of the default, in eval.json: encoded.cross_entropy 0.46 nats per token over all times, at the last time 1.077,
+the entropy of the places' marginals; the total variation of samples 0.027, where the gate, twice the floor, is 0.029.
+With the network shown x_t itself (--config.method.shown=x, 64 steps) the gate fails, at 0.038. An encoder without a
+constraint is refused: its loss falls to 0 by the length of its vectors alone (tests/test_encoded.py).
 """
 
 from ml_collections import ConfigDict
