@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from diffjax import calculus, host, schedules
-from diffjax.types import Schedule
+from diffjax.types import Discrete, Schedule
 
 __all__ = [  # what a config may name
     "angle",
@@ -209,16 +209,17 @@ def pinned(schedule: Schedule, n: int, *, base: str = "uniform", gap: float = 1e
 
 
 def counts(schedule: Schedule, n: int | None = None) -> np.ndarray:
-    """Takes integers from t_max down to 0, evenly, for a process whose times count: tokens left, or steps of an edit.
+    """Takes whole times from t_max down to 0, evenly, for a process whose times count something, wrong tokens say.
 
     Args:
+        schedule: one whose t_max is its number of steps.
         n: steps, at most t_max; None: all of them, t_max, t_max - 1, .., 0.
 
     Raises:
-        ValueError: for a t_max that is no integer above 1, so that times are no counts; n outside 1 .. t_max.
+        ValueError: for a schedule whose times are no counts; n outside 1 .. t_max.
     """
     end = float(schedule.t_max)
-    if not ((end == round(end) and end > 1) or hasattr(schedule, "counts")):
+    if not (isinstance(schedule, Discrete) and schedule.steps == end):
         raise ValueError(
             f"{type(schedule).__name__} runs from 0 to t_max = {end:g}, times that count nothing; take grids.uniform."
         )
@@ -276,6 +277,7 @@ def _strided(count: int, steps: int) -> np.ndarray:
 # Grids by name, for those that are made of another: all but `rounded` itself.
 _GRIDS = (
     angle,
+    counts,
     iddpm,
     karras,
     ladder,

@@ -303,7 +303,7 @@ class Tokens(Protocol):
 
 @runtime_checkable
 class Counting(Protocol):
-    """A process whose times are integers, so many of something: a grid of it is `grids.counts`."""
+    """A process whose times are whole numbers, so many of something: a grid of it is `grids.counts`."""
 
     @property
     def counts(self) -> int:

@@ -14,6 +14,8 @@ from closed_forms import Form, amplitudes
 
 from diffjax import calculus
 from diffjax.samplers import Sampler, base, heun, langevin, principal, table
+from diffjax.samplers.unified import Row as Corrected
+from diffjax.samplers.unified import Step
 from diffjax.types import Posterior
 
 Model = Callable[[np.ndarray, float], tuple[Any, Any]]
@@ -101,6 +103,30 @@ def remembered(along: Callable[..., Any]) -> Callable[..., Any]:
     return once
 
 
+def planned(sampler: Sampler, ts: Any) -> Any:
+    """The rows along a grid, as a reader knows them."""
+    return legible(sampler, sampler.plan(np.asarray(ts)))
+
+
+def legible(sampler: Sampler, rows: Any) -> Any:
+    """Rows as a reader knows them: of estimate and correct on alpha x_0 + sigma z, what its definition comes to.
+
+    z = (x - alpha_t x_0) / sigma_t, of which sqrt(1 - share^2) is kept, in alpha_s x_0 + sigma_s z; x_0 may be drawn.
+    """
+    if not isinstance(rows, Corrected):
+        return rows
+    process = sampler.init.args[0]  # pyright: ignore[reportFunctionMemberAccess]
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = (calculus.amplitudes(process.schedule, ts) for ts in (rows.t, rows.s))
+    k = np.sqrt(1 - rows.share**2) * sigma_s / sigma_t
+    spread = alpha_s - k * alpha_t if sampler.step.estimate == "sample" else np.zeros_like(k)
+    return base.Linear(rows.t, k, alpha_s - k * alpha_t, (rows.share * sigma_s) ** 2, spread)
+
+
+def key_of_noise(sampler: Sampler, key: Any) -> Any:
+    """The key that a row's normal numbers are drawn with, of the row's own."""
+    return jax.random.split(key, 3)[2] if isinstance(sampler.step, Step) else key
+
+
 def each(rows: Any) -> Iterator[Any]:
     """The rows one by one."""
     return map(type(rows)._make, zip(*rows))
@@ -113,7 +139,7 @@ def read(rows: Any, model: Model, x: Any, noise: Iterable, **start: Any) -> Iter
 
 def walk(sampler: Sampler, ts: Any, model: Model, x: Any, noise: Iterable) -> tuple[np.ndarray, np.ndarray]:
     """The sampler along its grid, where row i draws noise[i]: x_0, and x after every row."""
-    path = np.stack(list(read(sampler.plan(np.asarray(ts)), model, x, noise)))
+    path = np.stack(list(read(planned(sampler, ts), model, x, noise)))
     return path[-1], path
 
 
@@ -152,7 +178,7 @@ def laws(sampler: Sampler, ts, m, v, mean=None, var=None, with_var=False) -> tup
     The sampler is linear in x, E[x_0 | x] and its noise, and E[x_0 | x] in x: it is read on vectors of coefficients on
     (1, the normal of x_T, noise of row 0, noise of row 1, ...).
     """
-    rows = sampler.plan(np.asarray(ts))
+    rows = planned(sampler, ts)
     if not isinstance(rows, base.Linear | table.Row | heun.Half):
         raise TypeError(f"Got rows of {type(rows)}, which are not linear in x, expected another sampler.")
     alpha, sigma = calculus.amplitudes(sampler.schedule, np.append(rows.t, ts[0]))

@@ -11,7 +11,7 @@ import numpy as np
 from closed_forms import amplitudes as amplitudes
 from oracles import paths, steps, walks
 
-from diffjax import calculus, grids
+from diffjax import calculus, grids, processes, samplers
 from diffjax.samplers import (
     Sampler,
     ancestral,
@@ -300,6 +300,12 @@ SAMPLERS |= {
         **RANDOM,
     ),
 }
+
+
+# Estimate and correct is DDIM's family with the mean, whatever the way there. Its other strengths: test_unified.py.
+SAMPLERS["unified_half"] = ddim(0.5, **RANDOM)._replace(
+    make=lambda s: samplers.unified(processes.Gaussian(s), estimate="mean", eta=0.5)
+)
 
 
 def kind(row: Row) -> tuple:

@@ -120,7 +120,7 @@ def test_where_only_the_flow_is_right_samplers_that_add_noise_refuse_and_the_oth
     plain, wrapped = EDM(20.0), FlowOnly(EDM(20.0))
     ts = grids.karras(plain, 6)
     if not SAMPLERS[name].deterministic:
-        with pytest.raises(ValueError, match="adds Gaussian noise, but the process is not Gaussian"):
+        with pytest.raises(ValueError, match=r"adds .*noise.*, but the process is not Gaussian"):
             sampling_fn(SAMPLERS[name].make(wrapped), ts)
         return
     samples = [sampling_fn(SAMPLERS[name].make(schedule), ts) for schedule in (plain, wrapped)]

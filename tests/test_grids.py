@@ -355,7 +355,7 @@ def test_the_counter_counts():
     assert len(COMPILED) > before
 
 
-@pytest.mark.parametrize("name", grids.__all__)
+@pytest.mark.parametrize("name", [name for name in grids.__all__ if name != "counts"])  # integers, of other schedules
 @pytest.mark.parametrize("schedule", [VP(), Cosine(t_max=0.999), CHAIN], ids=lambda s: type(s).__name__)
 def test_another_number_of_steps_compiles_nothing(name, schedule):
     """The times are padded to one length: what was made for n = 7 serves every n up to 64."""

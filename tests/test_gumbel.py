@@ -121,6 +121,8 @@ def test_score_function_has_the_exact_gradient_in_mean_by_enumeration():
         np.testing.assert_allclose(values, table.ravel() * 1.09)
         found = np.einsum("n,nij->ij", np.asarray(chance(logits)), np.asarray(slopes))
         np.testing.assert_allclose(found, expected, atol=1e-14)
+    surprise = jax.grad(lambda o: gumbel.score_function(Categorical(o), pairs[4], jnp.float64(3.0), 3.0))
+    np.testing.assert_array_equal(surprise(logits), 0)  # what was expected moves nothing
 
 
 def test_given_its_argmax_the_noise_is_that_of_the_draws(draws):

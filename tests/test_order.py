@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from closed_forms import amplitudes
 from oracles.mixture import Mixture
-from rows import HostModel, laws, read, remembered
+from rows import HostModel, laws, legible, read, remembered
 from samplers_table import FINITE, SAMPLERS, SETTINGS
 
 from diffjax import analytic, calculus, grids, host
@@ -59,7 +59,8 @@ def level_grid(setting, n, first=2.0, last=0.002):
 def planned(name, setting, n, first):
     """The grid of so many steps and a sampler's rows on it: for both targets, and for a walk with an exact history."""
     ts = level_grid(setting, n, first)
-    return ts, SAMPLERS[name].make(SETTINGS[setting].schedule).plan(ts)
+    sampler = SAMPLERS[name].make(SETTINGS[setting].schedule)
+    return ts, legible(sampler, sampler.plan(ts))
 
 
 def start(form, t, target):

@@ -11,6 +11,7 @@ from samplers_table import KINDS, SAMPLERS, SETTINGS, grid_for, state_x
 from diffjax import analytic, grids
 from diffjax.samplers import langevin, principal, sampling_fn, table
 from diffjax.samplers.base import Linear
+from diffjax.samplers.unified import Row as Corrected
 from diffjax.schedules import EDM, VP
 from diffjax.types import Posterior
 
@@ -19,9 +20,10 @@ COUNT, X = 7, np.linspace(-1.5, 1.5, 5)
 KEY = jax.random.key(3)
 
 
-def draws(count, shape=X.shape):
+def draws(sampler, count, shape=X.shape):
     """The noise of every row: of the walk's key, folded with the row's index."""
-    return [np.asarray(jax.random.normal(jax.random.fold_in(KEY, i), shape, float)) for i in range(count)]
+    keys = [rows.key_of_noise(sampler, jax.random.fold_in(KEY, i)) for i in range(count)]
+    return [np.asarray(jax.random.normal(key, shape, float)) for key in keys]
 
 
 def numbers(seed=0):
@@ -61,6 +63,12 @@ def langevin_rows():
     return langevin.KernelRow(*linear_rows(), of(), 1 + of() ** 2, of() * (np.arange(COUNT) % 2))
 
 
+def corrected_rows():
+    """Steps from times to times, with nothing, part or all of the noise new."""
+    rng = np.random.default_rng(0)
+    return Corrected(*rng.uniform(0.05, 1.0, (2, COUNT)), np.arange(COUNT) / (COUNT - 1))
+
+
 # A sampler of each kind of step, and random rows for it.
 STEPS = {
     "linear": ("ddpm", linear_rows),
@@ -69,6 +77,7 @@ STEPS = {
     "heun": ("heun_churn", heun_rows),
     "beyond a fit": ("principal_2", beyond_rows),
     "langevin": ("snr", langevin_rows),
+    "estimate and correct": ("unified_half", corrected_rows),
 }
 MAKERS = {name: row.make for name, row in SAMPLERS.items()} | {"snr": langevin.predictor_corrector}
 walked = jax.jit(lambda sample, x: sample(smooth, KEY, x))
@@ -94,14 +103,14 @@ def test_steps_do_what_is_read(kind):
     name, make = STEPS[kind]
     made, sampler = make(), MAKERS[name](VP())
     end, path = walked(sampling_fn(planned(sampler, made), [2.0, 1.0], trace=state_x), jnp.asarray(X))
-    expected = np.stack(list(rows.read(made, smooth_on_host, X, noise_for(sampler))))
+    expected = np.stack(list(rows.read(rows.legible(sampler, made), smooth_on_host, X, noise_for(sampler))))
     np.testing.assert_allclose(path, expected, rtol=1e-12, atol=1e-12)
     np.testing.assert_array_equal(end, path[-1])
 
 
 def noise_for(sampler):
     """A step that draws nothing has no noise to read, whatever its rows say."""
-    return np.zeros((COUNT, *X.shape)) if sampler.step is table.step else draws(COUNT)
+    return np.zeros((COUNT, *X.shape)) if sampler.step is table.step else draws(sampler, COUNT)
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -125,7 +134,7 @@ def test_planned_rows_are_walked_as_they_are_read(name):
     model = analytic.gaussian_mixture(*target).denoiser(schedule)
     sample = sampling_fn(sampler, ts, trace=state_x)
     path = along(sample, model, jnp.asarray(X))[1]
-    _, expected = rows.walk(sampler, ts, rows.HostModel(target.denoise, form), X, draws(len(path)))
+    _, expected = rows.walk(sampler, ts, rows.HostModel(target.denoise, form), X, draws(sampler, len(path)))
     np.testing.assert_allclose(path, expected, rtol=1e-11, atol=1e-12)
 
 

@@ -1,18 +1,18 @@
-"""Estimate and correct (kexue 9262 (3), 9271 (11)): one sampler over any process that says how it destroys data.
+"""Estimate and correct (kexue 9262 (3), 9271 (2)): one sampler over any process that says how it destroys data.
 
 A process is x_t = F_t(x_0, z) with a noise law q(z), whatever x is. One step from t to s is
 
-    x_0 ~ p(x_0 | x_t)             the estimate, a draw of what the denoiser says; by name, its mean
+    x_0 ~ p(x_0 | x_t)             the estimate, a draw of what the denoiser says (kexue 9271 (11)); by name, its mean
     z   ~ p(z | x_0, x_t)          `invert`: where F_t is one-to-one in z, its inverse
     z   <- renew(z, share)         a share of z becomes new noise, the law q stays
     x_s = F_s(x_0, z)              the correction.
 
-The three corrections of kexue 9262 are one number. share = 1 is x_s = F_s(x_0, new noise) and needs no `invert` (9262
-(8)); share = 0 is x_s = F_s(x_0, F_t^-1(x_0, x_t)) (9262 (10)); a share between them is the Gaussian correction (9262
-(13)). For Gaussian noise the share is an amplitude, so that 0 with the mean is DDIM, share_t = eta sqrt(1 - (alpha_t
-sigma_s / (alpha_s sigma_t))^2) is DDIM at eta, DDPM at 1, and a draw of N(mean, var) adds (alpha_s - k alpha_t)^2 var,
-Analytic-DPM's (`ancestral`, which is the better choice there: its coefficients are planned). For noise of its own at
-each place the share is the probability that a place gets another one.
+The three corrections of kexue 9262 are one number, the share of new noise. At 1 all is new, and no `invert` is needed
+(kexue 9262 (8), 9271 (3)). At 0 it is that of x_t, found again. Between them part of it is new (kexue 9262 (13)). For
+noise of its own at each place the share is the probability that a place gets another one; for Gaussian noise it is an
+amplitude, so that with the mean 0 is DDIM, share_t = eta sqrt(1 - (alpha_t sigma_s / (alpha_s sigma_t))^2) is DDIM at
+eta, DDPM at eta = 1, and a draw of N(mean, var) adds (alpha_s - k alpha_t)^2 var, as Analytic-DPM does. `ancestral` is
+the better choice there: its coefficients are planned in float64.
 
 If x_0 is drawn from the joint law p(x_0 | x_t), then (x_0, z) has the law of data and noise, and x_s its marginal
 exactly: for every process, every share and every number of steps, one included. More steps are worth having where the
@@ -38,7 +38,7 @@ ESTIMATES = ("sample", "mean")
 
 
 class Row(NamedTuple):
-    """The times of one step, and the share of the noise that it renews; integers where the process counts."""
+    """The times of one step, and the share of the noise that it renews."""
 
     t: Any
     s: Any
@@ -78,12 +78,12 @@ class Step(NamedTuple):
         key_estimate, key_invert, key_noise = jax.random.split(key, 3)
         x0 = self._estimate(process, model(state.x, row.t), key_estimate)
         if self.correction is Correction.FRESH:
-            z = process.noise(key_noise, x0)  # (unified.2)
+            z = process.noise(key_noise, x0)
         else:
-            z = process.invert(key_invert, x0, state.x, row.t)  # (unified.3)
+            z = process.invert(key_invert, x0, state.x, row.t)  # (unified.2)
         if self.correction is Correction.RENEWED:
-            z = process.renew(key_noise, z, row.share)  # (unified.4)
-        x = process.corrupt(x0, z, row.s)  # (unified.5)
+            z = process.renew(key_noise, z, row.share)
+        x = process.corrupt(x0, z, row.s)  # (unified.4)
         return state._replace(x=_like(state.x, x, process))
 
     def _estimate(self, process: Any, known: Any, key: Key) -> Array:
@@ -103,7 +103,7 @@ def unified(process: Process, share: float = 0.0, estimate: str = "sample", eta:
 
     Args:
         process: how data is destroyed; of `invert` and `renew` it needs what the share asks for. Where it has a
-            `vocabulary` x is of tokens; where it has `counts`, times are integers (`grids.counts`).
+            `vocabulary` x is of tokens; where it has `counts`, times are whole numbers (`grids.counts`).
         share: of the noise, renewed at every step, in [0, 1]. 0: all is kept, `invert` alone; 1: all is new, neither.
         estimate: "sample", a draw of the denoiser's posterior, as wide as the variance that the denoiser knows; or
             "mean", its mean.
@@ -126,7 +126,7 @@ def unified(process: Process, share: float = 0.0, estimate: str = "sample", eta:
         raise ValueError(f"The tokens of {name} have no mean; take estimate='sample'.")
     strength = _checked(name, process, share, eta)
     if strength and estimate == "mean":
-        what = f"{name} takes new noise (share = {strength:g}) beside a draw of x_0, not beside its mean"
+        what = f"unified adds new noise (share or eta = {strength:g}) to a mean"
         calculus.need_gaussian(process.schedule, what, "take share=0, which is DDIM on that flow")
     correction = {0.0: Correction.INVERTED, 1.0: Correction.FRESH}.get(strength, Correction.RENEWED)
     if eta:
@@ -134,14 +134,15 @@ def unified(process: Process, share: float = 0.0, estimate: str = "sample", eta:
     _check_verbs(name, process, correction)
 
     def plan(ts: np.ndarray) -> Row:
-        t, s = _times(name, process, ts)
+        _check_counts(name, process, ts)
+        t, s = ts[:-1], ts[1:]
         if correction is not Correction.FRESH and np.any(t == 0):
             raise ValueError(f"A step starts at t = 0, where {name} has no noise to find again; start it above 0.")
         if strength and np.any(s > t):
             raise ValueError(f"From data to noise leads the flow alone, but share or eta is {strength:g}; set it to 0.")
         shares = np.full(len(t), strength)
         if eta:
-            shares *= np.sqrt(-np.expm1(log_snr_change(*amplitudes(process.schedule, ts))))  # (unified.6)
+            shares *= np.sqrt(-np.expm1(log_snr_change(*amplitudes(process.schedule, ts))))  # (unified.5)
         return Row(t, s, shares)
 
     held = Held(process) if jax.tree_util.all_leaves([process]) else process
@@ -189,16 +190,12 @@ def _check_verbs(name: str, process: Any, correction: Correction) -> None:
         )
 
 
-def _times(name: str, process: Any, ts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The times of each step, now and next; integers where the process counts."""
-    if isinstance(process, Counting):
-        if np.any(part := ts != np.round(ts)):
-            raise ValueError(
-                f"{name} counts from {process.counts} down to 0, but the grid has t = {ts[part][0]:g}; take "
-                "grids.counts(schedule, n), whose times are integers."
-            )
-        ts = ts.astype(np.int32)
-    return ts[:-1], ts[1:]
+def _check_counts(name: str, process: Any, ts: np.ndarray) -> None:
+    if isinstance(process, Counting) and np.any(part := ts != np.round(ts)):
+        raise ValueError(
+            f"{name} counts from {process.counts} down to 0, but the grid has t = {ts[part][0]:g}; take "
+            "grids.counts(schedule, n), whose times are whole."
+        )
 
 
 def _like(x: Array, found: Array, process: Any) -> Array:

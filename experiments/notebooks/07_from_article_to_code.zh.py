@@ -234,16 +234,24 @@ np.testing.assert_allclose(guided(x, t).mean, second.denoiser(vp)(x, t).mean, at
 # %% [markdown]
 # ## [9262](https://kexue.fm/archives/9262) 生成扩散模型漫谈（十）：统一扩散模型（理论篇）
 #
-# 怎样破坏都可以：先从 $p(x_0\mid x_t)$ 里*采样*来预估 $x_0$，再破坏一次，但破坏得少些。对所有 $x_t$ 从 $p(x_0\mid x_t)$ 采样，得到的就是数据的分布。
+# 怎样破坏都可以：先从 $p(x_0\mid x_t)$ 里*采样*来预估 $x_0$，再破坏一次，但破坏得少些。破坏所用的噪声，可以是走到这里的那份、全新的，或者各占一部分（`samplers.unified`）。对所有 $x_t$ 从 $p(x_0\mid x_t)$ 采样，得到的就是数据的分布，与噪声换新的比例无关；若用均值代替采样，样本就偏窄。
 
 # %%
 # kexue 9262
 line = analytic.gaussian_mixture([1.0], [[0.0]], [v])
-x_t = jnp.sqrt(V(t)) * jax.random.normal(jax.random.key(1), (20_000, 1))
-keys = jax.random.split(jax.random.key(2), 20_000)
-estimate = lambda key, x: line.denoiser(vp, with_var=True)(x, t).sample(key)
-drawn = np.asarray(jax.jit(jax.vmap(estimate))(keys, x_t), float)
-assert abs(drawn.var() / v - 1) < 4 * np.sqrt(2 / 20_000)
+keys = jax.random.split(jax.random.key(2), 4000)
+x_T = jnp.sqrt(V(vp.t_max)) * jax.random.normal(jax.random.key(1), (4000, 1))
+
+
+def spread(share, estimate):  # of samples in ten steps, over that of data
+    sampler = samplers.unified(processes.Gaussian(vp), share, estimate)
+    walk = jax.vmap(samplers.sampling_fn(sampler, grids.uniform(vp, 10)), in_axes=(None, 0, 0))
+    return float(jax.jit(walk)(line.denoiser(vp, with_var=True), keys, x_T).std() / np.sqrt(v))
+
+
+for share in (0.0, 0.5, 1.0):  # the noise that led here; half of it; none
+    assert abs(spread(share, "sample") - 1) < 4 / np.sqrt(2 * 4000)
+    assert spread(share, "mean") < 0.95
 
 # %% [markdown]
 # ## [9271](https://kexue.fm/archives/9271) 生成扩散模型漫谈（十一）：统一扩散模型（应用篇）
