@@ -18,7 +18,7 @@ import numpy as np
 
 from diffjax import host
 from diffjax.calculus import need_scalar
-from diffjax.types import Array, Key, Posterior, Schedule, pytree, static
+from diffjax.types import Array, Categorical, Key, Posterior, Schedule, pytree, static
 
 # Exact whatever the default precision of products, which on a TPU is bfloat16.
 _einsum, _matmul, _tensordot = (partial(f, precision="highest") for f in (jnp.einsum, jnp.matmul, jnp.tensordot))
@@ -112,7 +112,7 @@ class GaussianMixture:
     def sample(self, key: Key, n: int) -> Array:
         """Draws n examples, (n, *shape)."""
         key_k, key_z = jax.random.split(key)
-        k = jax.random.categorical(key_k, self.log_weights, shape=(n,))
+        k = Categorical(self.log_weights).sample(key_k, (n,))
         z = jnp.sqrt(self.variances[k]) * jax.random.normal(key_z, (n, self.variances.shape[1]), self.means.dtype)
         z = z if self.bases is None else _einsum("nij,nj->ni", self.bases[k], z)
         return (self.means[k] + z).reshape(n, *self.shape)
@@ -269,7 +269,7 @@ class Empirical:
     def sample(self, key: Key, n: int) -> Array:
         """Draws n of the points with replacement, (n, *shape)."""
         flat = self.data.reshape(-1, self.data.shape[-1])
-        index = jax.random.categorical(key, self.log_weights.reshape(-1), shape=(n,))
+        index = Categorical(self.log_weights.reshape(-1)).sample(key, (n,))
         return flat[index].reshape(n, *self.shape)
 
     def _mean(self, x: Array, alpha: Any, sigma: Any) -> Array:

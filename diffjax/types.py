@@ -125,12 +125,13 @@ class Categorical(NamedTuple):
         """Computes the log probability in nats, of x's shape, of the token at each place."""
         return jnp.take_along_axis(jax.nn.log_softmax(self.logits, axis=-1), x[..., None], axis=-1)[..., 0]
 
-    def sample(self, key: Key) -> Array:
-        """Draws one token for each place, independently, int32.
+    def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Array:
+        """Draws one token for each place, independently, int32: an array (*shape, *shape of x).
 
-        Gumbel noise of full precision: the default of float32 never draws a token of probability under 1e-7.
+        Gumbel noise of full precision (`gumbel`): the default of float32 never draws a token of probability under 1e-7.
         """
-        return jax.random.categorical(key, self.logits, mode="high").astype(jnp.int32)
+        of_all = (*shape, *self.logits.shape[:-1])
+        return jax.random.categorical(key, self.logits, shape=of_all, mode="high").astype(jnp.int32)
 
     def combined(self, other: "Categorical", combine: Callable[[Array, Array], Array]) -> "Categorical":
         """Makes the law whose logits are `combine` of those of this one and another, where both are finite.

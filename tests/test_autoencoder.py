@@ -1,5 +1,7 @@
 """A variational autoencoder: its bound and gradients where both are known in closed form, a trained one against PCA."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import scipy.stats
 from twice import assert_trainer_resumes, assert_trains_and_resumes
 
-from diffjax import data, methods, models, runs
+from diffjax import codecs, data, methods, models, runs
 from diffjax.method import Example
 from diffjax.methods.autoencoder import divergence, pca_error
 from diffjax.optimizers import build_optimizer
@@ -185,6 +187,17 @@ def test_draws_are_the_decoders_mean_or_have_its_noise():
     np.testing.assert_allclose(np.cov(drawn[False].T), W @ W.T, atol=0.1)
     np.testing.assert_allclose(np.cov(drawn[True].T), W @ W.T + s2 * np.eye(6), atol=0.1)
     np.testing.assert_allclose((drawn[True] - drawn[False]).var(), s2, rtol=0.02)  # of one seed, the same latent
+
+
+def test_codec_of_a_run_is_the_two_means():
+    """x ~ W M^-1 W' x, as linear algebra."""
+    params = ppca(2)
+    codec = codecs.of(SimpleNamespace(method=linear(2), params=jax.tree.map(np.float32, params)))
+    x, W = np.random.default_rng(0).normal(size=6), params["decoder"]["W"]
+    back = jax.jit(lambda codec, x: codec.decode(codec.encode(x)))(codec, x.astype(np.float32))
+    M = W.T @ W + SPECTRUM[2:].mean() * np.eye(2)
+    np.testing.assert_allclose(back, W @ np.linalg.solve(M, W.T @ x), rtol=1e-4)
+    assert codec.shape(x) == (2,)
 
 
 def test_refuses_bad_input_in_one_line():

@@ -5,7 +5,7 @@ from diffjax.method import Method as Method
 from diffjax.method import Turn as Turn
 from diffjax.method import per_example as per_example
 from diffjax.methods import generators as generators
-from diffjax.methods.autoencoder import Codec as Codec
+from diffjax.methods.autoencoder import Autoencoder as Autoencoder
 from diffjax.methods.autoencoder import autoencoder as autoencoder
 from diffjax.methods.conditions import Condition as Condition
 from diffjax.methods.coupling_flow import CouplingFlow as CouplingFlow
@@ -14,6 +14,8 @@ from diffjax.methods.denoising import Denoising as Denoising
 from diffjax.methods.denoising import denoising as denoising
 from diffjax.methods.discrete import Discrete as Discrete
 from diffjax.methods.discrete import discrete as discrete
+from diffjax.methods.encoded import Encoding as Encoding
+from diffjax.methods.encoded import encoded as encoded
 from diffjax.methods.flow_map import FlowMap as FlowMap
 from diffjax.methods.flow_map import flow_map as flow_map
 from diffjax.methods.freezing import freezing as freezing
@@ -23,4 +25,4 @@ from diffjax.methods.masked import Masked as Masked
 from diffjax.methods.masked import masked as masked
 
 # what config.method may name
-__all__ = ["autoencoder", "coupling_flow", "denoising", "discrete", "flow_map", "generators", "masked"]
+__all__ = ["autoencoder", "coupling_flow", "denoising", "discrete", "encoded", "flow_map", "generators", "masked"]

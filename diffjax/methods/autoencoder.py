@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
-from diffjax import host
+from diffjax.codecs import Codec, principal_axes
 from diffjax.method import Drawn, Example, Keys, Method, Section, Turn, per_example
 from diffjax.methods import shapes
 from diffjax.types import Array, Key, Posterior, PyTree
@@ -30,8 +31,8 @@ from diffjax.types import Array, Key, Posterior, PyTree
 MOST = 2000  # held-out examples that a report looks at
 
 
-class Codec(NamedTuple):
-    """What latent methods ask of any autoencoder.
+class Autoencoder(NamedTuple):
+    """The parts, and what follows from them alone.
 
     Attributes:
         encode: (params, x, given={}) -> Posterior of the latent.
@@ -40,6 +41,16 @@ class Codec(NamedTuple):
 
     encode: Callable[..., Posterior]
     decode: Callable[..., Posterior]
+
+    def codec(self, params: PyTree, given: dict | None = None) -> Codec:
+        """Makes the codec of the two means, of examples that all have this `given`."""
+        held = (params, given or {})
+        return Codec(Partial(_mean, Partial(self.encode), held), Partial(_mean, Partial(self.decode), held))
+
+
+def _mean(function: Callable[..., Posterior], held: tuple[PyTree, dict], x: Array) -> Array:
+    params, given = held
+    return function(params, x, given).mean
 
 
 def autoencoder(encoder: Any, decoder: Any, beta: float = 1.0, std: float | None = None, noisy: bool = False) -> Method:
@@ -98,8 +109,8 @@ def autoencoder(encoder: Any, decoder: Any, beta: float = 1.0, std: float | None
         return made.sample(key_noise) if noisy else made.mean
 
     asks = None if None in (encoder.reads, decoder.reads) else tuple({*encoder.reads, *decoder.reads})
-    codec = Codec(encode, decode)
-    return Method(init, (Turn(per_example(loss)),), draw, shapes.plan, asks=asks, parts=codec, report=_report(codec))
+    of = Autoencoder(encode, decode)
+    return Method(init, (Turn(per_example(loss)),), draw, shapes.plan, asks=asks, parts=of, report=_report(of))
 
 
 def divergence(code: Posterior) -> Array:
@@ -107,7 +118,7 @@ def divergence(code: Posterior) -> Array:
     return 0.5 * jnp.sum(code.mean**2 + code.var - 1 - jnp.log(code.var))  # (vae.2)
 
 
-def _report(codec: Codec) -> Callable:
+def _report(of: Autoencoder) -> Callable:
     def report(run: Any, drawn: Drawn) -> list[Section]:
         """Reports the squared error of held-out examples, encoded and decoded, beside that of PCA of equal size; KL."""
         held_out, train = (run.data.some(part, MOST) for part in ("held_out", "train"))
@@ -115,14 +126,14 @@ def _report(codec: Codec) -> Callable:
         given = {k: v for k, v in held_out.given.items() if names is None or k in names}
 
         def trip(params: PyTree, x: Array, given: dict) -> tuple[Array, Array, Any]:
-            code = codec.encode(params, x, given)
-            made = codec.decode(params, code.mean, given)
+            code = of.encode(params, x, given)
+            made = of.decode(params, code.mean, given)
             return jnp.mean((made.mean - x) ** 2), divergence(code), made.var
 
         error, kl, var = (
             np.asarray(a, np.float64) for a in jax.jit(jax.vmap(trip, (None, 0, 0)))(run.params, held_out.x, given)
         )
-        size = jax.eval_shape(codec.encode, run.params, held_out.x[0], {k: v[0] for k, v in given.items()}).mean.size
+        size = jax.eval_shape(of.encode, run.params, held_out.x[0], {k: v[0] for k, v in given.items()}).mean.size
         found = {"value": float(error.mean()), "pca": pca_error(train.x, held_out.x, size)}
         text = (
             f"## Codec\n\n| {size} latents | this codec | PCA |\n|---|---|---|\n"
@@ -136,11 +147,6 @@ def _report(codec: Codec) -> Callable:
 
 def pca_error(train: np.ndarray, held_out: np.ndarray, size: int) -> float:
     """Computes the squared error per entry of `held_out` (n, ...), projected on the first principal axes of `train`."""
-    d = int(np.prod(train.shape[1:]))
-    if d > len(train):  # never a (d, d) matrix
-        mean, _, axes = host.thin_axes(train)
-        axes, y = axes[:, ::-1][:, :size], held_out.reshape(len(held_out), d)
-    else:
-        x, y = (a.reshape(len(a), d).astype(np.float64) for a in (train, held_out))
-        mean, axes = x.mean(0), np.linalg.eigh(np.cov(x.T).reshape(d, d))[1][:, ::-1][:, :size]
+    mean, axes = principal_axes(train, size)
+    y = held_out.reshape(len(held_out), -1).astype(np.float64)
     return float(np.mean((y - mean - (y - mean) @ axes @ axes.T) ** 2))

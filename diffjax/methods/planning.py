@@ -14,8 +14,12 @@ def planned_sampler(make: Callable[..., Sampler], process: Any) -> Sampler:
         make: such as `samplers.unified`, of a process, or `samplers.ancestral.ddim`, of a schedule; or a
             `functools.partial` of one, with options.
     """
+    return make(process if takes_process(make) else process.schedule)
+
+
+def takes_process(make: Callable[..., Sampler]) -> bool:
+    """Tells whether a maker of samplers takes a process, by the name of its first parameter; if not, a schedule."""
     try:
-        first = next(iter(inspect.signature(make).parameters), None)
+        return next(iter(inspect.signature(make).parameters), None) == "process"
     except (ValueError, TypeError):  # of one that is not written in Python
-        first = None
-    return make(process if first == "process" else process.schedule)
+        return False

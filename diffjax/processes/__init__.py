@@ -7,6 +7,7 @@ from diffjax.processes.bridge import bridge
 from diffjax.processes.cold import Cold as Cold
 from diffjax.processes.editing import Editing as Editing
 from diffjax.processes.editing import editing
+from diffjax.processes.encoded import Encoded as Encoded
 from diffjax.processes.gaussian import Gaussian
 from diffjax.processes.gaussian import Unconditional as Unconditional
 from diffjax.processes.path import Path as Path

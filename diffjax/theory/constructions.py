@@ -20,7 +20,7 @@ from diffjax.calculus import FlowOnly
 from diffjax.denoisers.flow import flow
 from diffjax.theory import residuals
 from diffjax.theory.generator import Field
-from diffjax.types import Array, Denoiser, Key, Schedule, pytree
+from diffjax.types import Array, Categorical, Denoiser, Key, Schedule, pytree
 
 
 class Construction(Protocol):
@@ -82,7 +82,7 @@ class Marginal:
     def sample(self, key: Key, t: Any) -> Array:
         """Draws x_t from p_t, (d,)."""
         key_point, key = jax.random.split(key)
-        return self.construction.sample(key, self.points[jax.random.categorical(key_point, self.log_weights)], t)
+        return self.construction.sample(key, self.points[Categorical(self.log_weights).sample(key_point)], t)
 
     def denoiser(self, schedule: Schedule) -> Denoiser:
         """Makes the denoiser of the marginal velocity under a schedule (`constructions.denoiser`)."""

@@ -81,6 +81,24 @@ np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], atol=1e-4)
 np.testing.assert_allclose(flow.backward(params, image), x, atol=1e-5)
 
 # %% [markdown]
+# ## [6705](https://kexue.fm/archives/6705) From the normal law to Gumbel-softmax
+#
+# A token is the largest of its logits plus Gumbel noise; a soft maximum of the same sum lets a gradient through, and
+# straight-through takes the token forwards and that gradient backwards.
+
+# %%
+# kexue 6705
+from diffjax import gumbel
+
+logits = jnp.log(jnp.array([0.1, 0.2, 0.7]))
+noisy = jax.vmap(gumbel.perturbed, (0, None))(jax.random.split(jax.random.key(0), 20_000), logits)
+shares = np.bincount(np.argmax(noisy, -1), minlength=3) / 20_000
+np.testing.assert_allclose(shares, [0.1, 0.2, 0.7], atol=4 * np.sqrt(0.25 / 20_000))
+worth = lambda o: gumbel.straight_through(o, 0.5) @ jnp.array([1.0, 2.0, 4.0])
+assert worth(noisy[0]) in (1.0, 2.0, 4.0)
+assert np.abs(jax.grad(worth)(noisy[0])).max() > 0
+
+# %% [markdown]
 # ## [9119](https://kexue.fm/archives/9119) DDPM = demolish + rebuild
 #
 # Demolish step by step, $x_k=\alpha_kx_{k-1}+\beta_k\varepsilon$ with $\alpha_k=\sqrt{1-0.02k/T}$: all steps at once
@@ -313,6 +331,24 @@ one_by_one = samplers.sampling_fn(samplers.decoding.random(hiding), [1.0, 0.5, 0
 opened = jax.jit(jax.vmap(lambda key: one_by_one(known, key, jnp.array([2, 2]))))(jax.random.split(keys[0], 20_000))
 shares = np.bincount(np.asarray(opened) @ [2, 1], minlength=4) / 20_000
 np.testing.assert_allclose(shares, np.ravel(joint), atol=0.015)
+
+# %% [markdown]
+# Or destroy tokens with real noise on their vectors $E$: what is known is a law over tokens, which Bayes's rule gives
+# for one place; a drawn token corrects by $E(\hat x_0)$.
+
+# %%
+from diffjax.codecs import Codec
+from diffjax.types import Categorical
+
+E, prior = jnp.array([[1.0, 0.0], [-0.6, 0.8], [0.0, -1.0]]), jnp.array([0.5, 0.3, 0.2])
+process = processes.Encoded(processes.Gaussian(vp), Codec(lambda x: E[x], lambda code: code))
+key_x, key_z, key_new = jax.random.split(jax.random.key(3), 3)
+x_0 = Categorical(jnp.log(prior)).sample(key_x, (20_000,))
+x_t = process.corrupt(x_0, process.noise(key_z, x_0), t)
+logits = jnp.log(prior)[None] - jnp.sum((x_t[:, None] - vp(t)[0] * E[None]) ** 2, -1) / (2 * vp(t)[1] ** 2)
+drawn = Categorical(logits).sample(key_new)
+x_s = process.corrupt(drawn, process.invert(key_z, drawn, x_t, t), s)
+np.testing.assert_allclose(x_s.mean(0), vp(s)[0] * prior @ E, atol=4 / np.sqrt(20_000))
 
 # %% [markdown]
 # ## [9280](https://kexue.fm/archives/9280) The diffusion ODE head-on
