@@ -130,6 +130,18 @@ def test_spread_of_samples_with_a_draw(n, share):
     assert std(n, with_var=True, **SHARES[share]) == pytest.approx(0.5, rel=1e-13)
 
 
+def test_a_posterior_with_a_variance_is_drawn_from():
+    """One step from noise, data N(0, .25): by draws the samples are as wide, by means they are one point."""
+    schedule, count = Cosine(s=0.0), 4000
+    model = analytic.gaussian_mixture([1.0], [[0.0]], [0.25]).denoiser(schedule, with_var=True)
+    keys, x = jax.random.split(KEY, count), jax.random.normal(jax.random.key(1), (count, 1))
+    drawn, mean = (
+        batched(sampling_fn(make(gaussian(schedule)), [1.0, 0.0]), model, keys, x) for make in (unified, of_mean)
+    )
+    assert stats.kstest(np.asarray(drawn[:, 0], np.float64), stats.norm(0, 0.5).cdf).pvalue > 1e-3
+    assert np.abs(mean).max() < 1e-6
+
+
 def by_hand(n, share):
     """As `std` of the mean, by a recursion on the variance that is written for it."""
     alpha, sigma = amplitudes(SETTINGS["cosine_1"].form, 1.0)[0] * 0, 1.0
