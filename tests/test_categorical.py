@@ -599,3 +599,10 @@ def test_losses_refuse_times_between_steps_and_moving_laws():
     assert np.isnan(
         losses.cross_entropy(lambda x, c: jnp.zeros((2, 3)), process, Whole(), np.int32([0, 3]), at(x0), 0.5)
     )
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_prior_term_is_finite_and_small(name):
+    """In float32, where alpha_T = 0 is a tiny number: nothing of x_0 is left; more is where the chain ends early."""
+    value = float(tokens.prior(PROCESSES[name](3), jnp.int32([0, 2, 1])))
+    assert abs(value) < (0.2 if name == "gaussian" else 1e-6)
