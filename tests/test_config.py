@@ -148,7 +148,7 @@ def test_build_calls_what_the_name_says():
 @pytest.mark.parametrize(
     ("namespace", "spec", "match"),
     [
-        (schedules, {"name": "VPP"}, "schedules has no 'VPP': nearest is 'VP'; it has Cosine, EDM"),
+        (schedules, {"name": "VPP"}, "schedules has no 'VPP': nearest is 'VP'; it has Cosine, Counted, EDM"),
         (schedules, {"name": "log_snr"}, "has no 'log_snr'"),
         (schedules, {"name": "Tabulated.linar"}, "nearest is 'linear'"),
         (schedules, {"name": "np"}, "has no 'np'"),
