@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from diffjax import calculus as calculus
     from diffjax import chains as chains
     from diffjax import clock as clock
+    from diffjax import codecs as codecs
     from diffjax import config as config
     from diffjax import couplings as couplings
     from diffjax import data as data
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from diffjax import divergence as divergence
     from diffjax import ema as ema
     from diffjax import grids as grids
+    from diffjax import gumbel as gumbel
     from diffjax import likelihood as likelihood
     from diffjax import losses as losses
     from diffjax import method as method
@@ -56,6 +58,7 @@ __all__ = [
     "calculus",
     "chains",
     "clock",
+    "codecs",
     "config",
     "couplings",
     "data",
@@ -64,6 +67,7 @@ __all__ = [
     "doctor",
     "ema",
     "grids",
+    "gumbel",
     "likelihood",
     "losses",
     "method",
