@@ -1,8 +1,16 @@
 """Tokens destroyed in other ways than by hiding them, on a joint law of 27 sequences that can be enumerated.
 
-python -m diffjax.main --config=configs/discrete.py            # uniform: any token in the place of another
-python -m diffjax.main --config=configs/discrete.py:absorbing  # hidden tokens, by ancestral steps
-python -m diffjax.main --config=configs/discrete.py:tiny       # every part, small
+    python -m diffjax.main --config=configs/discrete.py            # any token in the place of another: 55 CPU seconds
+    python -m diffjax.main --config=configs/discrete.py:absorbing  # hidden tokens, by ancestral steps
+    python -m diffjax.main --config=configs/discrete.py:mixed      # half of what is replaced is hidden
+    python -m diffjax.main --config=configs/discrete.py:gidd       # masks, and wrong tokens beside them
+    python -m diffjax.main --config=configs/discrete.py:d3pm       # whole steps: D3PM's bound and cross-entropy
+    python -m diffjax.main --config=configs/discrete.py:tiny       # every part, small
+
+Expected of the default, in eval.json: discrete.bound within two of its errors (0.016) of tokens.entropy, 0.914 nats per
+token (0.925 measured; a product of the marginals has 1.077), and a total variation of samples of about twice its floor,
+0.0147 (0.0290 measured, just inside the gate). Samples of `gidd` are further off: 0.0723,
+and its gate fails.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +26,7 @@ def uniform() -> ConfigDict:
     config.process, config.schedule = spec("categorical.uniform", vocabulary=3), spec("Rectified")
     config.target, config.loss = spec("categorical.LeaveOneOut"), spec("categorical.score_entropy")
     config.times = spec("stratified", t_min=1e-3)
-    config.sampler, config.grid = spec("categorical.mixture"), spec("uniform", n=32, t_min=0.0)
+    config.sampler, config.grid = spec("categorical.mixture"), spec("uniform", n=64, t_min=0.0)
     config.model = spec("TokenMLP", vocabulary=3, width=64, depth=2)
     config.learning_rate.update(dict(peak=3e-3, schedule="cosine", warmup_steps=50))
     config.train.update(dict(steps=4000, batch_size=512, steps_per_dispatch=20, log_every=200, sample_every=2000))

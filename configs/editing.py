@@ -1,8 +1,12 @@
 """Editing: tokens are replaced by others, and time counts how many are wrong, on a joint law that can be enumerated.
 
-python -m diffjax.main --config=configs/editing.py          # one token a step is set right: RUNTIME
-python -m diffjax.main --config=configs/editing.py:several  # two steps for three tokens
-python -m diffjax.main --config=configs/editing.py:tiny     # every part, small
+    python -m diffjax.main --config=configs/editing.py          # one token a step is set right: 60 CPU seconds
+    python -m diffjax.main --config=configs/editing.py:several  # two steps for three tokens
+    python -m diffjax.main --config=configs/editing.py:tiny     # every part, small
+
+Expected: total variation of 16384 samples 0.0216, floor 0.0147, product of marginals 0.4218; of `several` 0.228, where
+the gate fails: tokens that are set right in one step are drawn as if they were independent. The bound, 1.38 nats per
+token beside an entropy of 0.91, is loose for every network: it pays for the order in which tokens are set right.
 """
 
 from ml_collections import ConfigDict

@@ -314,6 +314,43 @@ class Tokens(Protocol):
 
 
 @runtime_checkable
+class Placewise(Process, Tokens, Protocol):
+    """A process of tokens whose places are destroyed each on its own, so that the laws of one place say all.
+
+    States are 0 .. K - 1: the V tokens, and where K = V + 1 the state V, "hidden". `schedule(t)` is (alpha, 1 - alpha),
+    probabilities. A process may have `rates` (not a chain of whole steps), `pi` (a law of replacement that does not
+    move), `gathered` (what inverts `spread`: x_0's law from a concrete score) too; losses and samplers that need one
+    refuse a process without.
+    """
+
+    @property
+    def states(self) -> int:
+        """K, the number of states that a place may be in."""
+        ...
+
+    @property
+    def limit(self) -> Array:
+        """The law (K,) of what a place holds where nothing of x_0 is left: what `prior` draws."""
+        ...
+
+    def likelihood(self, x: Array, t: Any, s: Any = 0.0) -> Array:
+        """Computes q(x_t = x | x_s = k) for every state k, (*shape of x, K)."""
+        ...
+
+    def spread(self, probs: Array, t: Any) -> Array:
+        """Computes the law (*shape, K) of x_t,i of a place whose x_0,i has the law `probs` (*shape, V or K)."""
+        ...
+
+    def back(self, x: Array, probs: Array, t: Any, s: Any) -> Array:
+        """Computes the law (*shape, K) of x_s,i given x_t = x; `probs` is that of x_0,i given the other places."""
+        ...
+
+    def told(self, t: Any) -> Array:
+        """Computes what the network is told of t, a scalar: 0 of pure masks, else log(alpha / (1 - alpha))."""
+        ...
+
+
+@runtime_checkable
 class Counting(Protocol):
     """A process whose times are whole numbers, so many of something: a grid of it is `grids.counts`."""
 

@@ -113,7 +113,7 @@ def test_noise_is_drawn_from_its_law_given_both_ends():
     assert abs((d[:, 1] == 1).mean() - 0.5) < 4.5 * 0.5 / np.sqrt(20_000)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("share", [pytest.param(0.0, marks=pytest.mark.slow), 0.3, 1.0])
 def test_renewed_noise_keeps_its_law_and_its_share(share):
     x0 = jnp.zeros(100, jnp.int32)
     process = processes.editing(schedules.Counted(100), 4)
@@ -141,7 +141,7 @@ def test_likelihood_spread_and_what_the_network_is_told():
     np.testing.assert_allclose(PROCESS.told(1), np.log(2.5 / 1.5), rtol=1e-6)
 
 
-@pytest.mark.parametrize("p", [A, W], ids=["A", "W(4, 3)"])
+@pytest.mark.parametrize("p", [A, pytest.param(W, marks=pytest.mark.slow)], ids=["A", "W(4, 3)"])
 def test_one_place_a_step_needs_the_marginals_alone(p, x64):
     laws, worst = marginals(p), 0.0
     vocabulary = p.shape[0]
@@ -177,6 +177,29 @@ def test_uniform_start_is_an_approximation():
     assert enumerated.total_variation(law, A) == pytest.approx(0.003349, abs=1e-6)
     start = jax.vmap(lambda key: PROCESS.prior(key, (3,), 3.0))(keys(20_000))
     assert_drawn_from(start, np.full(A.shape, 1 / A.size))
+
+
+def test_bound_of_single_places_by_enumeration():
+    """Above -log p of the walk from uniform tokens at every x_0, as the formula has it, term by term."""
+    law = np.full(A.shape, 1 / A.size)
+    for t in (3, 2, 1):
+        law = sum(law[x] * oracle.mended(A, x, t) for x in np.ndindex(*A.shape))
+    bounds = np.full(A.shape, 3 * np.log(3 / 2))
+    for x0, t in itertools.product(np.ndindex(*A.shape), (1, 2, 3)):
+        certain = np.zeros(A.shape)
+        certain[x0] = 1
+        reached = oracle.edited(certain, t)
+        for code, x in enumerate(np.ndindex(*A.shape)):
+            wrong = [i for i in range(3) if x[i] != x0[i]]
+            if reached[x] > 0:
+                chances = [LAWS[t, code][i, x0[i]] / t for i in wrong]
+                bounds[x0] += reached[x] * np.mean([-np.log(t * chance) for chance in chances])
+    assert np.all(bounds > -np.log(law))
+    assert np.sum(A * bounds) - enumerated.entropy(A) == pytest.approx(1.4916, abs=1e-4)  # as the docstring says
+    x0 = jnp.asarray([2, 0, 1])
+    u = jnp.asarray((np.arange(6000) + 0.5) / 6000, jnp.float32)
+    found = np.asarray(jax.jit(jax.vmap(lambda key, u: PROCESS.bound(DENOISE, key, x0, u)))(keys(6000), u))
+    assert abs(found.mean() - bounds[2, 0, 1]) < 4.5 * found.std() / np.sqrt(6000)
 
 
 Q, X, COUNT = np.array([(0.7, 0.2, 0.05, 0.05), (0.1, 0.2, 0.3, 0.4), (0.25, 0.25, 0.4, 0.1)]), (0, 1, 2), 2

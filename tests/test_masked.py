@@ -328,10 +328,10 @@ def test_a_token_outside_the_vocabulary_is_refused_before_the_first_step():
     trainer = runs.Trainer(methods.masked(net(), 3), data.arrays(x), optimizer=optax.sgd(1e-3), batch_size=4)
     with pytest.raises(ValueError, match="has tokens from 3 to 3, expected 0 to 2: the process's vocabulary is 3"):
         trainer.train(2)
-    batch = Example(np.int32([[0, 3, 1]]))
-    losses = trainer.method.turns[0].losses
+    params, batch = exact(A).init(None, None, None), Example(np.int32([[0, 3, 1]]), {}, {"t": np.float32([0.5])})
+    losses = methods.masked(exact(A), 3).turns[0].losses
     value = jax.jit(lambda params: losses(params, jax.random.key(0), batch, jnp.zeros(1, jnp.int32), 1)[0])
-    assert np.isnan(value(trainer.params)).all()
+    assert np.isnan(value(params)).all()
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def cross_entropy(net: Network, process: Any, target: Any, x0: Array, z: Any, t:
         weight: (schedule, target, t) -> scalar.
     """
     known = Known(net, process, target)(process.corrupt(x0, z, t), t)
-    return weight(process.schedule, target, t) * -_tokens(process, x0, known.log_prob(x0)).sum()  # (categorical.9)
+    return weight(process.schedule, target, t) * -_tokens(process, x0, known.log_prob(x0)).sum()
 
 
 def score_entropy(net: Network, process: Any, target: Any, x0: Array, z: Any, t: Any, weight: Weight = _UNIT) -> Array:
@@ -73,7 +73,7 @@ def score_entropy(net: Network, process: Any, target: Any, x0: Array, z: Any, t:
     off = jnp.where(there, log_score - jnp.log(jnp.where(there, r, 1.0)), 0.0)
     # r (e^off - 1 - off) is the bracket where r > 0: no term is negative, and none cancels another.
     bracket = jnp.where(there, r * (jnp.expm1(off) - off), jnp.exp(log_score))
-    terms = jnp.where(jumps, rates * bracket, 0.0).sum(-1)  # (categorical.10)
+    terms = jnp.where(jumps, rates * bracket, 0.0).sum(-1)  # (categorical.9)
     return weight(process.schedule, target, t) * _tokens(process, x0, terms).sum()
 
 
@@ -122,7 +122,7 @@ def d3pm(
     whole = Categorical(target.whole(process, x, logits, t))
     plug = whole if estimate == "posterior" else Categorical(target.without(process, x, logits, t))
     terms = divergence(process.back(x, process.one_hot(x0), t, s), process.back(x, plug.probs, t, s))
-    value = steps * terms - auxiliary * whole.log_prob(x0)  # (categorical.20)
+    value = steps * terms - auxiliary * whole.log_prob(x0)  # (categorical.17)
     return weight(process.schedule, target, t) * _tokens(process, x0, value).sum()
 
 
@@ -148,7 +148,7 @@ def flow_matching(net: Network, process: Any, target: Any, x0: Array, z: Any, t:
     stays = jnp.take_along_axis(process.widened(known.probs), x[..., None], axis=-1)[..., 0]
     moved = x != x0
     jumps = jnp.where(moved, -known.log_prob(x0), 1.0) - stays
-    value = -slope(process.schedule, t) / lost * _tokens(process, x0, jumps).sum()  # (categorical.21)
+    value = -slope(process.schedule, t) / lost * _tokens(process, x0, jumps).sum()  # (categorical.18)
     return weight(process.schedule, target, t) * value
 
 

@@ -93,7 +93,7 @@ def discrete(
     condition: Condition = Condition({}),  # noqa: B008
     guidance: Callable = denoisers.guidance.none,
     sampler: Callable[..., Any] = samplers.categorical.mixture,
-    grid: Callable[[Schedule], Any] = partial(grids.uniform, n=64),  # noqa: B008
+    grid: Callable[[Schedule], Any] = partial(grids.uniform, n=64, t_min=0.0),  # noqa: B008
 ) -> Method:
     """Makes the method that learns laws of tokens and draws by a sampler's walk.
 

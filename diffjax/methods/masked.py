@@ -57,10 +57,10 @@ class Masked(NamedTuple):
             self.network,
             categorical.masked(Rectified(), self.vocabulary),
             denoisers.categorical.Whole(),
-            losses.categorical.score_entropy,
+            losses.categorical.score_entropy,  # (masked.1)
             times=partial(losses.times.stratified, t_min=self.t_min),
-            sampler=samplers.decoding.random if self.steps is None else samplers.categorical.mixture,
-            grid=partial(grids.uniform, n=self.steps or size),
+            sampler=samplers.decoding.random if self.steps is None else samplers.categorical.mixture,  # (masked.3)
+            grid=partial(grids.uniform, n=self.steps or size, t_min=0.0),
         ).parts
 
     def known(self, params: PyTree, given: dict, **options: Any) -> Known:

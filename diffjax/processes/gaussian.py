@@ -75,7 +75,7 @@ class Additive(Unconditional):
     def invert(self, key: Key, x0: Array, x: Array, t: Any) -> Array:
         """Computes the z with x = alpha_t x_0 + sigma_t z, for sigma_t > 0."""
         alpha, sigma = self.schedule(t)
-        return (x - alpha * x0) / sigma  # (unified.7)
+        return (x - alpha * x0) / sigma
 
 
 @pytree
@@ -110,7 +110,7 @@ class Gaussian(Additive):
             name = getattr(self.law, "__name__", repr(self.law))
             raise ValueError(f"The noise law {name} is not kept by a sum of two draws; take share = 0 or share = 1.")
         share = jnp.asarray(share, z.dtype)
-        return jnp.sqrt(1 - share**2) * z + share * jax.random.normal(key, z.shape, z.dtype)  # (unified.8)
+        return jnp.sqrt(1 - share**2) * z + share * jax.random.normal(key, z.shape, z.dtype)  # (unified.3)
 
     def prior_log_density(self, x: Array, t: Any = None) -> Array:
         """Computes log p(x_T) in nats, a scalar, of what `prior` draws.

@@ -40,7 +40,7 @@ class Ordered(Placewise):
     def corrupt(self, x0: Array, z: Array, t: Any) -> Array:
         """Computes x_t: the least level at which the distribution function of q(x_t | x_0) is above u."""
         below = jnp.cumsum(self.spread(self.one_hot(x0), t), -1)[..., :-1]
-        return (below <= z[..., None]).sum(-1).astype(x0.dtype)  # (categorical.17)
+        return (below <= z[..., None]).sum(-1).astype(x0.dtype)
 
     def invert(self, key: Key, x0: Array, x: Array, t: Any) -> Array:
         """Draws u of p(u | x_0, x_t = x): uniform between the values of the distribution function below and at x."""
@@ -96,7 +96,7 @@ class Heat(Ordered):
         """Damps cosine modes (*shape, K) by the share `left` of alpha, and makes a law of them; no entry is 0."""
         damping = left ** (self.rate * jnp.asarray(_modes(self.vocabulary), float))
         law = _product(modes * everywhere(damping, modes), self._cosines())
-        return jnp.maximum(law, TINY)  # (categorical.18)
+        return jnp.maximum(law, TINY)  # (categorical.15)
 
     def _cosines(self) -> Array:
         return jnp.asarray(_dct(self.vocabulary), float)
@@ -208,7 +208,7 @@ def step_matrix(vocabulary: int, beta: float) -> np.ndarray:
     weights = np.exp(-4.0 * apart**2 / ((vocabulary - 1) ** 2 * beta))
     matrix = (weights / weights.sum())[np.subtract.outer(np.arange(vocabulary), np.arange(vocabulary)) + vocabulary - 1]
     np.fill_diagonal(matrix, 0.0)
-    return matrix + np.diag(1 - matrix.sum(1))  # (categorical.19)
+    return matrix + np.diag(1 - matrix.sum(1))  # (categorical.16)
 
 
 def _column(x: Array, beta: Array, K: int) -> Array:

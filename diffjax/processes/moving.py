@@ -81,7 +81,7 @@ class Moving(Placewise):
     def corrupt(self, x0: Array, z: Moved, t: Any) -> Array:
         """Computes x_t: x_0, or where u < 1 - alpha_t "hidden" (v < h_t) or w."""
         drawn = jnp.where(z.v < self._hidden(t), self.vocabulary, z.w)
-        return jnp.where(z.u < self.kept(t)[1], drawn.astype(x0.dtype), x0)  # (categorical.14)
+        return jnp.where(z.u < self.kept(t)[1], drawn.astype(x0.dtype), x0)  # (categorical.13)
 
     def invert(self, key: Key, x0: Array, x: Array, t: Any) -> Moved:
         """Draws z of p(z | x_0, x_t = x): a place that holds x_0 was kept, or replaced by what it held."""
@@ -105,7 +105,7 @@ class Moving(Placewise):
         ratio = a / a_s
         hidden, token = (b - ratio * b_s) / (1 + c), (c - ratio * c_s) / (1 + c) / self.vocabulary
         by_chance = jnp.where(x == self.vocabulary, hidden, token)
-        return ratio * (1 + c_s) / (1 + c) * self.one_hot(x) + by_chance[..., None]  # (categorical.15)
+        return ratio * (1 + c_s) / (1 + c) * self.one_hot(x) + by_chance[..., None]
 
     def spread(self, probs: Array, t: Any) -> Array:
         """Computes the law (*shape, K) of x_t,i of a place whose x_0,i has the law `probs` (*shape, V or K)."""
@@ -121,7 +121,7 @@ class Moving(Placewise):
         (a, b, c), fall = self._parts(t), -slope(self.schedule, t)
         c_over_b = self.strength * jnp.sqrt(a / jnp.maximum(b, TINY))
         token = c_over_b * fall / (2 * self.vocabulary * a * (1 + c))
-        kappa = jnp.where(x == self.vocabulary, fall / (a * (1 + c)), token)  # (categorical.16)
+        kappa = jnp.where(x == self.vocabulary, fall / (a * (1 + c)), token)  # (categorical.14)
         return jnp.where(self.one_hot(x, bool), 0.0, kappa[..., None])
 
     def _parts(self, t: Any) -> tuple[Array, Array, Array]:

@@ -85,10 +85,10 @@ class Poisson(Additive):
         share, half = jnp.asarray(share, z.dtype), jnp.asarray(self.D, z.dtype) / 2
         kept = 1 - share**2
         log_gamma = lambda key, a: jnp.where(a > 0, jax.random.loggamma(key, jnp.where(a > 0, a, 1.0)), -jnp.inf)
-        log_v = log_gamma(key_old, half + z.size / 2) - jnp.log1p(jnp.sum(z**2) / (2 * half))  # (unified.9)
+        log_v = log_gamma(key_old, half + z.size / 2) - jnp.log1p(jnp.sum(z**2) / (2 * half))
         part, rest = log_gamma(key_kept, kept * half), log_gamma(key_lost, share**2 * half)
         log_b = part - jnp.logaddexp(part, rest)
-        log_new = jnp.logaddexp(log_b + log_v, log_gamma(key_new, share**2 * half))  # (unified.10)
+        log_new = jnp.logaddexp(log_b + log_v, log_gamma(key_new, share**2 * half))  # (unified.6)
         e = jax.random.normal(key_normal, z.shape, z.dtype)
         old, new = jnp.exp(0.5 * (log_v - log_new)), jnp.exp(0.5 * (jnp.log(half) - log_new))
         return jnp.sqrt(kept) * old * z + share * new * e

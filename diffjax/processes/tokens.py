@@ -60,7 +60,7 @@ class Placewise(Unconditional):
                 q(x_s | x_t, x_0).
             t, s: now and next, s < t.
         """
-        law = self.likelihood(x, t, s) * self.spread(probs, s)  # (categorical.13)
+        law = self.likelihood(x, t, s) * self.spread(probs, s)  # (categorical.12)
         return law / law.sum(-1, keepdims=True)
 
     def widened(self, probs: Array) -> Array:

@@ -67,7 +67,7 @@ def mixture(process: Any, share: float = 0.0) -> Sampler:
     def plan(ts: np.ndarray) -> Mixture:
         alpha, lost = amplitudes(process.schedule, ts)
         (alpha_t, alpha_s), (lost_t, lost_s) = (alpha[:-1], alpha[1:]), (lost[:-1], lost[1:])
-        keep = (1 - share) * lost_s / lost_t  # (categorical.11)
+        keep = (1 - share) * lost_s / lost_t  # (categorical.10)
         rows = Mixture(ts[:-1], keep, alpha_s - keep * alpha_t, lost_s - keep * lost_t)
         stays = {"a hidden token stays hidden": rows.keep + rows.noise, "a seen one stays seen": rows.keep + rows.x0}
         for what, value in stays.items():  # above a share of 1 alone these may be negative
@@ -89,7 +89,7 @@ def _mixture_step(model: Any, key: Key, x: Array, row: Mixture) -> Array:
 def mixture_law(process: Any, x: Array, probs: Array, row: Mixture) -> Array:
     """Computes the law (*shape, K) of x_s,i given x_t = x, where x_0,i has the law `probs` (*shape, V) given x."""
     law = row.keep * process.one_hot(x) + row.x0 * process.widened(probs) + row.noise * everywhere(process.pi, probs)
-    return jnp.maximum(law, 0.0)  # (categorical.12)
+    return jnp.maximum(law, 0.0)  # (categorical.11)
 
 
 class Markov(NamedTuple):

@@ -1,18 +1,18 @@
-"""Estimate and correct (kexue 9262 (3), 9271 (11)): one sampler over any process that says how it destroys data.
+"""Estimate and correct (kexue 9262 (3), 9271 (2)): one sampler over any process that says how it destroys data.
 
 A process is x_t = F_t(x_0, z) with a noise law q(z), whatever x is. One step from t to s is
 
-    x_0 ~ p(x_0 | x_t)             the estimate, a draw of what the denoiser says; by name, its mean
+    x_0 ~ p(x_0 | x_t)             the estimate, a draw of what the denoiser says (kexue 9271 (11)); by name, its mean
     z   ~ p(z | x_0, x_t)          `invert`: where F_t is one-to-one in z, its inverse
     z   <- renew(z, share)         a share of z becomes new noise, the law q stays
     x_s = F_s(x_0, z)              the correction.
 
-The three corrections of kexue 9262 are one number. share = 1 is x_s = F_s(x_0, new noise) and needs no `invert` (9262
-(8)); share = 0 is x_s = F_s(x_0, F_t^-1(x_0, x_t)) (9262 (10)); a share between them is the Gaussian correction (9262
-(13)). For Gaussian noise the share is an amplitude, so that 0 with the mean is DDIM, share_t = eta sqrt(1 - (alpha_t
-sigma_s / (alpha_s sigma_t))^2) is DDIM at eta, DDPM at 1, and a draw of N(mean, var) adds (alpha_s - k alpha_t)^2 var,
-Analytic-DPM's (`ancestral`, which is the better choice there: its coefficients are planned). For noise of its own at
-each place the share is the probability that a place gets another one.
+The three corrections of kexue 9262 are one number, the share of new noise. At 1 all is new, and no `invert` is needed
+(kexue 9262 (8), 9271 (3)). At 0 it is that of x_t, found again. Between them part of it is new (kexue 9262 (13)). For
+noise of its own at each place the share is the probability that a place gets another one; for Gaussian noise it is an
+amplitude, so that with the mean 0 is DDIM, share_t = eta sqrt(1 - (alpha_t sigma_s / (alpha_s sigma_t))^2) is DDIM at
+eta, DDPM at eta = 1, and a draw of N(mean, var) adds (alpha_s - k alpha_t)^2 var, as Analytic-DPM does. `ancestral` is
+the better choice there: its coefficients are planned in float64.
 
 If x_0 is drawn from the joint law p(x_0 | x_t), then (x_0, z) has the law of data and noise, and x_s its marginal
 exactly: for every process, every share and every number of steps, one included. More steps are worth having where the
@@ -78,12 +78,12 @@ class Step(NamedTuple):
         key_estimate, key_invert, key_noise = jax.random.split(key, 3)
         x0 = self._estimate(process, model(state.x, row.t), key_estimate)
         if self.correction is Correction.FRESH:
-            z = process.noise(key_noise, x0)  # (unified.2)
+            z = process.noise(key_noise, x0)
         else:
-            z = process.invert(key_invert, x0, state.x, row.t)  # (unified.3)
+            z = process.invert(key_invert, x0, state.x, row.t)  # (unified.2)
         if self.correction is Correction.RENEWED:
-            z = process.renew(key_noise, z, row.share)  # (unified.4)
-        x = process.corrupt(x0, z, row.s)  # (unified.5)
+            z = process.renew(key_noise, z, row.share)
+        x = process.corrupt(x0, z, row.s)  # (unified.4)
         return state._replace(x=_like(state.x, x, process))
 
     def _estimate(self, process: Any, known: Any, key: Key) -> Array:
@@ -142,7 +142,7 @@ def unified(process: Process, share: float = 0.0, estimate: str = "sample", eta:
             raise ValueError(f"From data to noise leads the flow alone, but share or eta is {strength:g}; set it to 0.")
         shares = np.full(len(t), strength)
         if eta:
-            shares *= np.sqrt(-np.expm1(log_snr_change(*amplitudes(process.schedule, ts))))  # (unified.6)
+            shares *= np.sqrt(-np.expm1(log_snr_change(*amplitudes(process.schedule, ts))))  # (unified.5)
         return Row(t, s, shares)
 
     held = Held(process) if jax.tree_util.all_leaves([process]) else process

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import analytic, grids, models, processes, samplers, schedules
+from diffjax import analytic, denoisers, grids, models, processes, samplers, schedules
 from diffjax.samplers import ancestral
 from diffjax.theory import constructions, generator, residuals
 
@@ -231,17 +231,26 @@ np.testing.assert_allclose(guided(x, t).mean, second.denoiser(vp)(x, t).mean, at
 # %% [markdown]
 # ## [9262](https://kexue.fm/archives/9262) A unified diffusion model: theory
 #
-# Any way to destroy will do: estimate $x_0$ by a *draw* from $p(x_0\mid x_t)$, then destroy again, less. Draws of
-# $p(x_0\mid x_t)$ over all $x_t$ are draws of the data.
+# Any way to destroy will do: estimate $x_0$ by a *draw* from $p(x_0\mid x_t)$, then destroy again, less, with the noise
+# that led here, new noise, or part of each (`samplers.unified`). Draws of $p(x_0\mid x_t)$ over all $x_t$ are draws of
+# the data, whatever the share of new noise; with means in their place samples come out too narrow.
 
 # %%
 # kexue 9262
 line = analytic.gaussian_mixture([1.0], [[0.0]], [v])
-x_t = jnp.sqrt(V(t)) * jax.random.normal(jax.random.key(1), (20_000, 1))
-keys = jax.random.split(jax.random.key(2), 20_000)
-estimate = lambda key, x: line.denoiser(vp, with_var=True)(x, t).sample(key)
-drawn = np.asarray(jax.jit(jax.vmap(estimate))(keys, x_t), float)
-assert abs(drawn.var() / v - 1) < 4 * np.sqrt(2 / 20_000)
+keys = jax.random.split(jax.random.key(2), 4000)
+x_T = jnp.sqrt(V(vp.t_max)) * jax.random.normal(jax.random.key(1), (4000, 1))
+
+
+def spread(share, estimate):  # of samples in ten steps, over that of data
+    sampler = samplers.unified(processes.Gaussian(vp), share, estimate)
+    walk = jax.vmap(samplers.sampling_fn(sampler, grids.uniform(vp, 10)), in_axes=(None, 0, 0))
+    return float(jax.jit(walk)(line.denoiser(vp, with_var=True), keys, x_T).std() / np.sqrt(v))
+
+
+for share in (0.0, 0.5, 1.0):  # the noise that led here; half of it; none
+    assert abs(spread(share, "sample") - 1) < 4 / np.sqrt(2 * 4000)
+    assert spread(share, "mean") < 0.95
 
 # %% [markdown]
 # ## [9271](https://kexue.fm/archives/9271) A unified diffusion model: applications
@@ -256,6 +265,42 @@ for eta in (0.0, 0.5, 1.0):
     rows = ancestral.ddim(vp, eta).plan(np.array([t, s]))
     variance = (rows.x + rows.mean * slope) ** 2 * V(t) + rows.mean**2 * left + rows.noise_var
     np.testing.assert_allclose(variance, V(s), rtol=1e-4)
+
+# %% [markdown]
+# Tokens by editing: exactly $t$ of them are wrong. One is set right a step, place $i$ to $v$ with probability
+# $p(x_{0,i}=v\,|\,x_t)/t$, which needs the marginals alone; they sum to 1.
+
+# %%
+# kexue 9271
+from diffjax import processes
+from diffjax.samplers import edits
+from diffjax.schedules import Counted
+from diffjax.types import Categorical
+
+editing, x_0 = processes.editing(Counted(6), 4), jnp.array([0, 1, 2, 3, 0, 1])
+x_3 = editing.corrupt(x_0, editing.noise(jax.random.key(3), x_0), 3)
+assert (x_3 != x_0).sum() == 3
+known = Categorical(jnp.log(jax.nn.one_hot(x_0, 4)))  # x_0 is known: the pair is one of the three places
+pairs = edits.pairs(known, x_3).probs.reshape(6, 4)
+np.testing.assert_allclose(pairs.sum(1), np.where(x_3 != x_0, 1 / 3, 0.0), rtol=1e-6)
+assert abs(edits.total(known, x_3, 3) - 1) < 1e-6
+
+# %% [markdown]
+# Tokens: destroy by hiding, estimate each hidden token given those that are seen, open one, and go on. With the exact
+# conditionals the samples have the joint law, in any order.
+
+# %%
+# kexue 9271
+joint = jnp.array([[0.1, 0.4], [0.3, 0.2]])  # of two tokens
+of_first = jnp.vstack([joint.T, joint.sum(1)])  # row 2: the other one is hidden
+of_second = jnp.vstack([joint, joint.sum(0)])
+exact = lambda x, c: jnp.log(jnp.stack([of_first[x[1]], of_second[x[0]]]))
+hiding = processes.categorical.masked(schedules.Rectified(), vocabulary=2)
+known = denoisers.categorical.Known(exact, hiding, denoisers.categorical.Whole())
+one_by_one = samplers.sampling_fn(samplers.decoding.random(hiding), [1.0, 0.5, 0.0])
+opened = jax.jit(jax.vmap(lambda key: one_by_one(known, key, jnp.array([2, 2]))))(jax.random.split(keys[0], 20_000))
+shares = np.bincount(np.asarray(opened) @ [2, 1], minlength=4) / 20_000
+np.testing.assert_allclose(shares, np.ravel(joint), atol=0.015)
 
 # %% [markdown]
 # ## [9280](https://kexue.fm/archives/9280) The diffusion ODE head-on
