@@ -1,7 +1,7 @@
 """Digits as tokens: each of the 64 pixels is one of 17 grey levels, and is hidden, or replaced, until none is left.
 
+    python -m diffjax.main --config=configs/digit_tokens.py             # masked, by a U-Net: 8 CPU minutes
     python -m diffjax.main --config=configs/digit_tokens.py:perceptron  # a perceptron: 2 CPU minutes
-    python -m diffjax.main --config=configs/digit_tokens.py            # masked, by a U-Net: 8 CPU minutes
     python -m diffjax.main --config=configs/digit_tokens.py:uniform    # any level in the place of another
     python -m diffjax.main --config=configs/digit_tokens.py:levels     # a level walks to its neighbours: heat
     python -m diffjax.main --config=configs/digit_tokens.py:bins       # control: 256 grey values, of which 17 occur

@@ -54,7 +54,7 @@ class WittenBell:
             context = _number(contexts[:, contexts.shape[1] - n + 1 :], self.vocabulary)
             count, kinds, _ = self._after(n, context)
             gram = self._at(n, context * self.vocabulary + tokens)
-            found = (gram + kinds * found) / np.maximum(count + kinds, 1) + (count == 0) * found
+            found = (gram + kinds * found) / np.maximum(count + kinds, 1) + (count == 0) * found  # (ngrams.1)
         return found
 
     def draw(self, n: int, length: int, seed: int = 0) -> np.ndarray:
