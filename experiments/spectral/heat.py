@@ -72,7 +72,7 @@ def measured(run: runs.Run) -> Any:
     times, var = jnp.asarray(ts, jnp.float32), jnp.asarray(found.entries, jnp.float32)
 
     def rule(net: Any, schedule: Any, target: Any, chain: Any) -> Any:
-        return denoisers.optimal.tabulated(denoisers.denoiser(net, schedule, target), times, var)
+        return denoisers.optimal.tabulated(denoisers.denoiser(net, schedule, target), times, var, most=4.0)
 
     return rule
 
