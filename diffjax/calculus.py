@@ -195,7 +195,7 @@ def rates(schedule: Schedule, t: Any) -> tuple[Array, Array]:
     (alpha, sigma), (d_alpha, d_sigma) = derivatives(schedule, t)
     f = d_alpha / alpha
     if isinstance(schedule, Exponential):
-        f = jax.jvp(schedule.log_alpha, (real(t),), (jnp.ones_like(real(t)),))[1]
+        f = jax.jvp(schedule.log_signal, (real(t),), (jnp.ones_like(real(t)),))[1]
     return f, 2 * sigma * (d_sigma - f * sigma)
 
 
@@ -245,7 +245,7 @@ def log_alphas(schedule: Schedule, ts: Any, alpha: np.ndarray) -> np.ndarray:
 
 
 def _log_alpha_at(schedule: Exponential, t: Any) -> Array:
-    return schedule.log_alpha(t)
+    return schedule.log_signal(t)
 
 
 def over(ts: Any, like: np.ndarray) -> np.ndarray:

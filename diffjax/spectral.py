@@ -10,7 +10,7 @@ z is white in pixels too. Sources: Rissanen, Heinonen, Solin 2022 (a = 1, sigma 
 section 4 (a, sigma of a variance-preserving schedule, d_min = 0.001); Daras et al. 2022 (a = 1, sigma_t of its own).
 
 exp(-lambda tau) is 0 in float32 from w = 6 on for 8 x 8 pixels, in float64 at w = 20. What is made of quotients of
-amplitudes therefore takes their logarithms, which `Spectral.log_alpha` states (`calculus.log_alphas`).
+amplitudes therefore takes their logarithms, which `Spectral.log_signal` states (`calculus.log_alphas`).
 """
 
 import functools
@@ -185,7 +185,7 @@ class Spectral:
         damped = heat + self.blur.d_min * -jnp.expm1(-self._exponent(t))  # (spectral.2)
         return a * damped, sigma.reshape((1,) * damped.ndim)
 
-    def log_alpha(self, t: Any) -> Array:
+    def log_signal(self, t: Any) -> Array:
         """Computes log(alpha), of alpha's shape, finite where alpha itself is too small for its precision."""
         exponent = self._exponent(t)
         left = self.blur.d_min * -jnp.expm1(-exponent)

@@ -154,7 +154,7 @@ class Schedule(Protocol):
         Discrete     steps             without it `chains.whole` takes 1000
         Knotted      knots             without it the quadratures of `samplers.deis` are cut at the grid's times alone
         Pinned       base, endpoint_weight    of bridges; the target DDBM refuses others
-        Exponential  log_alpha         without it `calculus.log_alphas` takes the logarithm of alpha, which may be 0
+        Exponential  log_signal        without it `calculus.log_alphas` takes the logarithm of alpha, which may be 0
         Telling      told              without it networks are told log-SNR, which is no scalar where alpha is none
     """
 
@@ -229,7 +229,7 @@ class Pinned(Derived, Protocol):
 class Exponential(Protocol):
     """What states its alpha by the exponent, where alpha itself is too small for its precision."""
 
-    def log_alpha(self, t: Any) -> Array:
+    def log_signal(self, t: Any) -> Array:
         """Computes log(alpha_t), of alpha's shape."""
         ...
 
