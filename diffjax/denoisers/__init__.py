@@ -18,4 +18,4 @@ from diffjax.denoisers.flow import flow as flow
 from diffjax.denoisers.targets import EDM, X0, Eps, Score, V, Velocity
 from diffjax.denoisers.targets import denoiser as denoiser
 
-__all__ = ["DDBM", "EDM", "V", "X0", "Deblur", "Eps", "Score", "Velocity", "categorical"]  # what a config may name
+__all__ = ["DDBM", "EDM", "X0", "Deblur", "Eps", "Score", "V", "Velocity", "categorical"]  # what a config may name

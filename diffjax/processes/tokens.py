@@ -46,7 +46,7 @@ class Placewise(Unconditional):
 
     def prior(self, key: Key, shape: tuple[int, ...], t: Any = None) -> Array:
         """Draws x_t where nothing of x_0 is left: `limit` at each place, int32."""
-        return jax.random.categorical(key, jnp.log(self.limit), shape=shape, mode="high").astype(jnp.int32)
+        return Categorical(jnp.log(self.limit)).sample(key, shape)
 
     def prior_log_density(self, x: Array, t: Any = None) -> Array:
         """Computes the log probability in nats of what `prior` draws, a scalar."""

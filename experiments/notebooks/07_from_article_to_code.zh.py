@@ -266,7 +266,6 @@ for eta in (0.0, 0.5, 1.0):
     variance = (rows.x + rows.mean * slope) ** 2 * V(t) + rows.mean**2 * left + rows.noise_var
     np.testing.assert_allclose(variance, V(s), rtol=1e-4)
 
-from diffjax import denoisers
 from diffjax.processes import cold
 
 blur, image = cold.blur(), jax.random.normal(jax.random.key(4), (8, 8, 1))
@@ -300,8 +299,8 @@ assert abs(edits.total(known, x_3, 3) - 1) < 1e-6
 
 # %%
 # kexue 9271
-joint = jnp.array([[0.1, 0.4], [0.3, 0.2]])  # 两个符号的联合分布
-of_first = jnp.vstack([joint.T, joint.sum(1)])  # 第 2 行：另一个被遮住
+joint = jnp.array([[0.1, 0.4], [0.3, 0.2]])  # of two tokens
+of_first = jnp.vstack([joint.T, joint.sum(1)])  # row 2: the other one is hidden
 of_second = jnp.vstack([joint, joint.sum(0)])
 exact = lambda x, c: jnp.log(jnp.stack([of_first[x[1]], of_second[x[0]]]))
 hiding = processes.categorical.masked(schedules.Rectified(), vocabulary=2)
