@@ -132,6 +132,7 @@ SERVE = (
 
 def axes(schedule: Schedule) -> tuple[int, ...]:
     """Finds the shape of alpha: () of a schedule with one log-SNR at a time, (H, W, 1) of one per frequency."""
+    host.need_object(schedule)
     return jax.eval_shape(amplitudes_at, schedule, jax.ShapeDtypeStruct((), jnp.result_type(float)))[0].shape
 
 
