@@ -4,9 +4,9 @@
     python -m diffjax.main --config=configs/blurring.py:w0     # no blur: configs/vpsde.py between two DCTs
     python -m diffjax.main --config=configs/blurring.py:tiny   # every part, small: for tests, not for pictures
 
-Frechet distance against the width: w0, the default, w4 (`--config.process.w_max=1` is in between). The grid is that of
-the schedule without its blur, `of_base`: one per frequency has no log-SNR to step in. Samplers that look back at
-evaluations by tables refuse it. Other fields: configs/vpsde.py. docs/results.md has the figures.
+Frechet distance against the width: w0, the default, w4 (`--config.process.w_max=1` is in between); not measured yet.
+The grid is that of the schedule without its blur, `of_base`: one per frequency has no log-SNR to step in. Samplers that
+look back at evaluations by tables refuse it. Other fields: configs/vpsde.py.
 """
 
 from ml_collections import ConfigDict
