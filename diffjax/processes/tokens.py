@@ -21,7 +21,7 @@ TINY = 1e-30  # the least probability that a token is kept with, in place of 0: 
 MOST = 2**24  # tokens
 
 
-class Placewise(Unconditional):
+class TokenProcess(Unconditional):
     """Mixin of a process of tokens that destroys each place on its own.
 
     It has fields or properties `schedule`, `vocabulary`, `states` and `limit`, and verbs `likelihood` and `spread`.
