@@ -1,4 +1,4 @@
-"""What a process may know besides the verbs of `types.Process`: protocols that samplers, losses and likelihoods ask for.
+"""What a process may know besides the verbs of `types.Process`: protocols that samplers and losses ask for.
 
 What needs one refuses a process without it, in a line that names the verb:
 

@@ -1,4 +1,4 @@
-"""The protocols of `types` and `verbs` held against the classes: every member that the library asks for is said there."""
+"""The protocols of `types` and `verbs` held against the classes: they state every member that is asked for."""
 
 import pytest
 
