@@ -110,7 +110,7 @@ TIMES = 1 / (1 + np.exp(-NODES))
 WEIGHTS = STEP * np.pi * np.cosh(STEP * np.arange(-26, 27)) * TIMES * (1 / (1 + np.exp(NODES)))
 
 
-@pytest.mark.parametrize("name", each(RATED, {"masked", "mixed"}))
+@pytest.mark.parametrize("name", each(RATED, {"masked", "uniform", "mixed"}))
 def test_bound_of_an_exact_model_is_minus_log_p_of_every_sequence(x64, name):
     rows = table(name, B, TIMES, without=True)
     found = WEIGHTS @ means(name, B, losses.score_entropy, LeaveOneOut(), rows, TIMES)
@@ -141,14 +141,15 @@ def test_score_entropy_of_masks_is_the_bound_of_masked_diffusion(x64):
     process = PROCESSES["masked"](3)
     xs = states(process, 3)
     log = np.where(np.isfinite(rows[0]), rows[0], -50.0)
+    every = (losses.score_entropy, losses.flow_matching)
+    one = lambda x0, x, row: [f(lambda x, c: row, Arriving(process), Whole(), x0, x, t) for f in every]
+    of_all = jax.jit(jax.vmap(one, (None, 0, 0)))
     for x0 in [(0, 1, 2), (2, 0, 1)]:
         possible = np.all((xs == x0) | (xs == 3), 1)
         own = np.take_along_axis(log, np.broadcast_to(x0, xs.shape)[..., None], -1)[..., 0]
         expected = np.where(xs == 3, -own, 0.0).sum(1) / t
-        for loss in (losses.score_entropy, losses.flow_matching):
-            one = lambda x, row: loss(lambda x, c: row, Arriving(process), Whole(), np.int32(x0), x, t)  # noqa: B023
-            found = np.asarray(jax.jit(jax.vmap(one))(xs[possible], rows[0][possible]))
-            np.testing.assert_allclose(found, expected[possible], atol=4e-15)
+        for found in of_all(np.int32(x0), xs, rows[0]):
+            np.testing.assert_allclose(found[possible], expected[possible], atol=4e-15)
 
 
 @pytest.mark.slow
@@ -215,7 +216,7 @@ def test_hidden_tokens_get_no_mass_and_seen_ones_stay(x64):
         assert np.all(np.abs(slope[[0, 2]]).sum(-1) > 0.1)
 
 
-@pytest.mark.parametrize("name", each(RATED, {"masked", *SLOW}))
+@pytest.mark.parametrize("name", each(RATED, {"masked", "uniform", *SLOW}))
 def test_losses_are_finite_to_the_ends_of_time(name):
     """In float32, at t = 1 itself, where alpha is 0, and near data; slopes too."""
     process = PROCESSES[name](4)
@@ -458,8 +459,8 @@ def test_flows_carry_the_marginals(x64):
         p_t, whole, process = noised(A, Q), known(A, Q), PROCESSES[name](3)
         xs = states(process, 3)
         rows = np.log(np.maximum(known(A, Q, without=True), 1e-300)).reshape(-1, 3, 3)
-        score = lambda x, row, process=process: Known(lambda x, c: row, process, LeaveOneOut()).log_score(x, 1 - alpha)
-        both = lambda x, row, process=process: (jnp.exp(score(x, row)), process.rates(x, 1 - alpha))
+        of = lambda row, process=process: Known(lambda x, c: row, process, LeaveOneOut())
+        both = lambda x, row, rates=process.rates: (jnp.exp(of(row).log_score(x, 1 - alpha)), rates(x, 1 - alpha))  # noqa: B023
         scores, rates = jax.device_get(jax.jit(jax.vmap(both))(xs, rows))
         moved = {"flow": np.zeros_like(p_t), "chain": np.zeros_like(p_t)}
         for n, x in enumerate(map(tuple, xs)):
@@ -581,16 +582,8 @@ def test_what_cannot_be_is_refused(make, match):
 
 
 def test_losses_refuse_times_between_steps_and_moving_laws():
-    process, x0 = PROCESSES["uniform"](3), np.int32([0, 1])
-    ask = lambda loss, process, t, **options: loss(
-        lambda x, c: jnp.zeros((2, 3)),
-        process,
-        Whole(),
-        x0,
-        process.noise(jax.random.key(0), jnp.asarray(x0)),
-        t,
-        **options,
-    )
+    process, x0, net = PROCESSES["uniform"](3), np.int32([0, 1]), lambda x, c: jnp.zeros((2, 3))
+    ask = lambda loss, process, t, **options: loss(net, process, Whole(), x0, None, t, **options)
     with pytest.raises(
         ValueError, match=r"t = 0.3 ends none of 4 steps: draw times by losses.times.chain with steps=4"
     ):
@@ -601,9 +594,8 @@ def test_losses_refuse_times_between_steps_and_moving_laws():
         ask(losses.d3pm, PROCESSES["gaussian"](3), 0.5)
     with pytest.raises(ValueError, match="Flow matching needs a pi that does not move, but Moving has none"):
         ask(losses.flow_matching, PROCESSES["gidd"](3), 0.5)
-    assert np.isnan(
-        losses.cross_entropy(lambda x, c: jnp.zeros((2, 3)), process, Whole(), np.int32([0, 3]), at(x0), 0.5)
-    )
+    of = jax.jit(lambda x: losses.cross_entropy(net, process, Whole(), x, at(x), 0.5))
+    assert np.isnan(of(np.int32([0, 3])))
 
 
 def test_prior_term_is_finite_and_small():
