@@ -18,6 +18,7 @@ from enumerated import (
     total_variation,
     unified_law,
 )
+from twice import assert_trains_and_resumes
 
 from diffjax import grids, samplers
 from diffjax.denoisers.categorical import ConcreteScore, Known, LeaveOneOut, Whole
@@ -477,12 +478,71 @@ def test_flows_carry_the_marginals(x64):
         np.testing.assert_allclose(moved["chain"], slope, atol=1e-9)
 
 
+# What walks cost
+
+WALKS = {
+    "mixture": (samplers.categorical.mixture, "uniform", Whole()),
+    "markov": (samplers.categorical.markov, "uniform", LeaveOneOut()),
+    "random": (samplers.decoding.random, "masked", Whole()),
+}
+
+
+def linear(weights, x, c):
+    """A network of tokens whose layers are matrices."""
+    h = weights[0][x] + jnp.tanh(c)
+    for weight in weights[1:]:
+        h = h @ weight
+    return h
+
+
+def of_weights(weights, name, target):
+    return Known(functools.partial(linear, weights), PROCESSES[name](weights[-1].shape[-1]), target)
+
+
+@pytest.mark.parametrize(("make", "name", "target"), WALKS.values(), ids=WALKS)
+def test_flops_are_those_of_the_evaluations(make, name, target):
+    """One evaluation a row, and at most 1.005 of its FLOPs."""
+    width, length, V = 512, 64, 16
+    weights = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((V + 1, width), *[(width, width)] * 4, (width, V))]
+    sampler, x = make(PROCESSES[name](V)), jax.ShapeDtypeStruct((length,), jnp.int32)
+    row = jax.tree.map(lambda leaf: jnp.asarray(leaf[1]), sampler.plan(grids.uniform(Rectified(), length, t_min=0.0)))
+    flops = lambda f, *args: jax.jit(f).lower(*args).compile().cost_analysis()["flops"]
+    step = lambda weights, key, x: sampler.step(of_weights(weights, name, target), key, x, row)
+    one = flops(lambda weights, x: linear(weights, x, 0.5), weights, x)
+    assert one > 4 * 2 * length * width**2
+    assert flops(step, weights, jax.random.key(0), x) <= 1.005 * one
+
+
+@pytest.mark.parametrize(("make", "name", "target"), WALKS.values(), ids=WALKS)
+def test_a_walk_is_one_program_for_grids_of_one_length_and_of_one_example(make, name, target):
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(size=shape).astype(np.float32) for shape in ((4, 8), (8, 3))]
+    process, keys = PROCESSES[name](3), jax.random.split(jax.random.key(0), 5)
+
+    @jax.jit
+    def run(sample, weights, keys):
+        walk = lambda key: sample(of_weights(weights, name, target), key, process.prior(key, (4,)))
+        return jax.vmap(walk)(keys), walk(keys[2])
+
+    even = grids.uniform(Rectified(), 4, t_min=0.0)
+    for ts in (even, even**2):
+        batch, one = jax.device_get(run(samplers.sampling_fn(make(process), ts), weights, keys))
+        np.testing.assert_array_equal(batch[2], one)
+        assert batch.min() >= 0
+        assert batch.max() < 3
+        assert len(np.unique(batch, axis=0)) > 1
+    assert run._cache_size() == 1
+
+
 # Bounds of chains, and estimates
 
 
 @pytest.mark.parametrize(
     ("name", "gaps"),
-    [("masked", [0.104733, 0.058844, 0.031041]), ("uniform", [0.104733, 0.078421, 0.045884])],
+    [
+        ("masked", [0.104733, 0.058844, 0.031041]),
+        pytest.param("uniform", [0.104733, 0.078421, 0.045884], marks=pytest.mark.slow),
+    ],
 )
 def test_bound_of_a_chain_closes_as_one_over_its_steps(x64, name, gaps):
     """The mean over steps of `d3pm` without its cross-entropy, exact model: gap to the entropy of A, N = 1, 2, 4."""
@@ -543,6 +603,16 @@ def test_estimates_of_the_bound_have_its_mean(x64, name):
         assert abs(one.mean() - whole.mean()) < 5 * (error(one) + error(whole))
     assert whole.mean() > one.mean() - 5 * (error(one) + error(whole))  # fewer steps, a bound less sharp
     assert np.isfinite(one).all()
+
+
+# Trained
+
+
+@pytest.mark.slow
+def test_config_trains_and_resumes(tmp_path, capsys):
+    found = assert_trains_and_resumes("configs/discrete.py:tiny", tmp_path, capsys)
+    assert found["discrete"]["bound"] < found["discrete"]["product_of_marginals"] + 0.1
+    assert found["tokens"]["floor"] > 0
 
 
 # Bad input

@@ -47,8 +47,8 @@ def of_vectors(vectors, schedule, **options):
     """The method with these vectors and its parameters, tokens of the law P: for one place the exact posterior."""
     vectors = np.asarray(vectors)
     method = methods.encoded(silent(), Gaussian(schedule), *vectors.shape, vectors=fixed(vectors), **options)
-    params = method.init(jax.random.key(0), Example(np.zeros(1, np.int32)))
-    return method, {**params, "bias": jnp.log(P)}
+    params = jax.jit(method.init)(jax.random.key(0), Example(np.zeros(1, np.int32)))
+    return method, {**params, "bias": np.log(P)}
 
 
 @pytest.mark.usefixtures("x64")
@@ -279,7 +279,7 @@ def test_real_examples_and_other_networks_are_refused_before_training():
 
 def test_a_token_outside_the_vocabulary_has_no_loss():
     method = make()
-    params, index = method.init(jax.random.key(0), Example(np.zeros(3, np.int32))), jnp.arange(2)
+    params, index = jax.jit(method.init)(jax.random.key(0), Example(np.zeros(3, np.int32))), jnp.arange(2)
     losses = jax.jit(lambda x: method.turns[0].losses(params, jax.random.key(0), Example(x), index, 2)[0])
     np.testing.assert_array_equal(np.isnan(losses(np.int32([[0, 1, 2], [0, 1, 3]]))), [False, True])
 
