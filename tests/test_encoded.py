@@ -47,8 +47,8 @@ def of_vectors(vectors, schedule, **options):
     """The method with these vectors and its parameters, tokens of the law P: for one place the exact posterior."""
     vectors = np.asarray(vectors)
     method = methods.encoded(silent(), Gaussian(schedule), *vectors.shape, vectors=fixed(vectors), **options)
-    params = method.init(jax.random.key(0), Example(np.zeros(1, np.int32)))
-    return method, {**params, "bias": jnp.log(P)}
+    params = jax.jit(method.init)(jax.random.key(0), Example(np.zeros(1, np.int32)))
+    return method, {**params, "bias": np.log(P)}
 
 
 @pytest.mark.usefixtures("x64")
@@ -58,12 +58,12 @@ def test_loss_of_the_exact_posterior_by_quadrature_falls_with_the_scale_of_the_v
     z, w = 12 * z, 12 * w * stats.norm.pdf(12 * z)
     tokens, t = np.repeat(np.arange(3, dtype=np.int32), 600)[:, None], 2 / np.pi * np.arccos(0.6)
     batch = Example(tokens, {}, {"t": np.full(1800, t), "z": np.tile(z, 3)[:, None, None]})
-    method = of_vectors([[-1.0], [0.0], [1.5]], Circle())[0]
+    method, params = of_vectors([[-1.0], [0.0], [1.5]], Circle())
     losses = jax.jit(lambda p: method.turns[0].losses(p, jax.random.key(0), batch, jnp.arange(1800), 1)[0])
     found = []
     for scale in (1, 2, 4, 16):
-        params = of_vectors(scale * np.array([[-1.0], [0.0], [1.5]]), Circle())[1]
-        found.append((P[tokens[:, 0]] * np.tile(w, 3)) @ np.asarray(losses(params)))
+        scaled = {**params, "encoder": scale * np.array([[-1.0], [0.0], [1.5]])}
+        found.append((P[tokens[:, 0]] * np.tile(w, 3)) @ np.asarray(losses(scaled)))
     np.testing.assert_allclose(found[:3], [0.826057, 0.516422, 0.144334], atol=6e-7)
     np.testing.assert_allclose(found[3], 2.3e-9, rtol=0.03)
     assert found[0] < stats.entropy(P)
@@ -88,7 +88,9 @@ def test_law_of_a_place_is_bayes_rule_and_its_moments_are_those_of_the_vectors()
 VECTORS = np.sqrt(2) * np.array([[1.0, 0.0], [-0.6, 0.8], [0.0, -1.0]])
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(
+    "share", [pytest.param(0.0, marks=pytest.mark.slow), 0.3, pytest.param(1.0, marks=pytest.mark.slow)]
+)
 def test_with_the_exact_posterior_any_number_of_steps_is_exact(share):
     """One place: the posterior is the joint one; 30 000 walks of 1, 2 and 7 steps, and x_t's moments on the way."""
     n, method = 30_000, of_vectors(VECTORS, Rectified())
@@ -275,6 +277,14 @@ def test_real_examples_and_other_networks_are_refused_before_training():
         jax.eval_shape(method.draw, params, method.plan((3,)), jax.random.key(0), {})
 
 
+def test_a_token_outside_the_vocabulary_has_no_loss():
+    method = make()
+    params, index = jax.jit(method.init)(jax.random.key(0), Example(np.zeros(3, np.int32))), jnp.arange(2)
+    losses = jax.jit(lambda x: method.turns[0].losses(params, jax.random.key(0), Example(x), index, 2)[0])
+    np.testing.assert_array_equal(np.isnan(losses(np.int32([[0, 1, 2], [0, 1, 3]]))), [False, True])
+
+
+@pytest.mark.slow
 def test_a_token_outside_the_vocabulary_stops_training_by_name():
     x = np.full((40, 3), 3, np.int32)
     trainer = runs.Trainer(make(), data.arrays(x), optimizer=optax.sgd(1e-3), batch_size=4)

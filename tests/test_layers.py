@@ -13,7 +13,7 @@ ROOT = Path(diffjax.__file__).parent
 # From the ground up; a part may import its own files and any layer below. grids are made of schedules.
 CORE = [
     {"types", "host", "activity"},
-    {"members", "gumbel", "codecs"},
+    {"members", "gumbel", "codecs", "verbs"},
     {"method", "roots", "operators"},
     {"tabulated", "spectral"},
     {"schedules", "calculus", "divergence"},

@@ -25,7 +25,7 @@ import numpy as np
 from diffjax.processes.levels import gaussian, levels
 from diffjax.processes.moving import gidd
 from diffjax.processes.tokens import (
-    Placewise,
+    TokenProcess,
     check_all_lost,
     check_schedule,
     check_vocabulary,
@@ -46,7 +46,7 @@ class Replaced(NamedTuple):
 
 
 @pytree
-class Replacement(Placewise):
+class Replacement(TokenProcess):
     """The process of a law pi; `masked`, `uniform` and `mixed` make one.
 
     Attributes:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
-from diffjax.processes.tokens import Placewise, check_vocabulary
+from diffjax.processes.tokens import TokenProcess, check_vocabulary
 from diffjax.schedules import Counted, count
 from diffjax.types import Array, Key, Schedule, pytree, real, static
 
@@ -55,7 +55,7 @@ def editing(schedule: Schedule, vocabulary: int) -> "Editing":
 
 
 @pytree
-class Editing(Placewise):
+class Editing(TokenProcess):
     """The process that replaces exactly t of L tokens by others; `editing` makes one.
 
     Attributes:

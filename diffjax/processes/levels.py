@@ -24,13 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
-from diffjax.processes.tokens import TINY, Placewise, check_schedule, check_vocabulary, everywhere, slope
+from diffjax.processes.tokens import TINY, TokenProcess, check_schedule, check_vocabulary, everywhere, slope
 from diffjax.types import Array, Key, Schedule, pytree, static
 
 ENTRIES = 2**26  # of a table: 1000 steps of 256 levels, 262 MB in float32
 
 
-class Ordered(Placewise):
+class Ordered(TokenProcess):
     """Mixin of a process of ordered tokens: z is one u ~ U[0, 1) a place, and x_t its quantile of q(x_t | x_0)."""
 
     def noise(self, key: Key, x0: Array) -> Array:

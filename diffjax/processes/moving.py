@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from diffjax import host
 from diffjax.processes.tokens import (
     TINY,
-    Placewise,
+    TokenProcess,
     check_all_lost,
     check_schedule,
     check_vocabulary,
@@ -44,7 +44,7 @@ class Moved(NamedTuple):
 
 
 @pytree
-class Moving(Placewise):
+class Moving(TokenProcess):
     """The process of GIDD; `gidd` makes one.
 
     Attributes:

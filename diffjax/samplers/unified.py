@@ -32,7 +32,8 @@ from diffjax.calculus import amplitudes
 from diffjax.processes.gaussian import Additive
 from diffjax.samplers.ancestral import log_snr_change
 from diffjax.samplers.base import Sampler
-from diffjax.types import Array, Counting, Key, Posterior, Process, Recoverable, Renewable, Tokens, pytree, static
+from diffjax.types import Array, Key, Posterior, Process, pytree, static
+from diffjax.verbs import Counting, Recoverable, Renewable, Tokens
 
 ESTIMATES = ("sample", "mean")
 
