@@ -15,7 +15,7 @@ import numpy as np
 from diffjax import host
 from diffjax.calculus import amplitudes
 from diffjax.processes.gaussian import Unconditional
-from diffjax.types import Array, Key, Schedule, real
+from diffjax.types import Array, Categorical, Key, Schedule, real
 
 TINY = 1e-30  # the least probability that a token is kept with, in place of 0: what is divided by it stays finite
 MOST = 2**24  # tokens
