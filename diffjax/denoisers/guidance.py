@@ -5,7 +5,9 @@ weaker model say (autoguidance, Karras et al. 2024):
 
     mean = cond + (w - 1) (cond - uncond)        (kexue 9257 (24))
 
-and of tokens the same of logits, renormalised at each place: p_cond^w p_uncond^(1 - w) (Schiff et al. 2024, UDLM).
+and of tokens the same of logits, renormalised at each place: p_cond^w p_uncond^(1 - w) (Schiff et al. 2024, UDLM), or
+of the rates at which a place becomes each token, which are not (Nisonoff et al. 2024): R_cond^w R_uncond^(1 - w). A
+place that opens shows a token of one law by both; by rates it opens sooner, or later, as their sum is above 1 or below.
 w = 1 is off; the paper's own w, and that of the series, is this one minus 1; GLIDE's s is this w. The same combination
 of eps, v or scores is this one, for each is affine in the mean at a given x_t.
 
@@ -32,9 +34,9 @@ from diffjax import calculus, grids, host
 from diffjax.calculus import amplitudes
 from diffjax.chains import look_up
 from diffjax.denoisers.wrapper import Wrapper
-from diffjax.types import Array, Denoiser, Posterior, Schedule, as_pytree, pytree
+from diffjax.types import Array, Categorical, Denoiser, Posterior, Schedule, as_pytree, pytree
 
-__all__ = ["classifier_free", "none"]  # what a config may name; the others need more than a label
+__all__ = ["classifier_free", "none", "rates"]  # what a config may name; the others need more than a label
 
 Potential = Callable[[Array, Any], Array]  # (x, t) -> scalar, of one example
 
@@ -108,12 +110,32 @@ def classifier_free(
     Raises:
         ValueError: as for `extrapolated`, and for a network whose conditions were never hidden.
     """
+    return _of_two(ClassifierFree, branch, given, hidden, w, low, high, rescale)
+
+
+def rates(
+    branch: Callable[[dict], Denoiser], given: dict, hidden: Any, w: Any, low: Any = 0.0, high: Any = np.inf
+) -> Denoiser:
+    """Extrapolates rates of tokens, which `samplers.categorical.jumps` walks by, from one evaluation of two.
+
+    Args:
+        branch, given, hidden, w, low, high: as in `classifier_free`.
+
+    Raises:
+        ValueError: as for `classifier_free`; and where the denoiser is asked for a law, as by any other sampler.
+    """
+    return _of_two(ByRates, branch, given, hidden, w, low, high, 0.0)
+
+
+def _of_two(
+    kind: type, branch: Callable[[dict], Denoiser], given: dict, hidden: Any, w: Any, low: Any, high: Any, rescale: Any
+) -> Denoiser:
     w, low, high, rescale = _checked(w, low, high, rescale)
     if host.concrete(w) and w == 1:
         return branch(given)
     if isinstance(hidden, Unhidden):
         hidden.refuse()
-    return ClassifierFree(jax.tree_util.Partial(branch), (given, hidden), w, low, high, rescale)
+    return kind(jax.tree_util.Partial(branch), (given, hidden), w, low, high, rescale)
 
 
 @pytree
@@ -166,12 +188,36 @@ class ClassifierFree:
 
     def __call__(self, x: Array, t: Any) -> Posterior:
         """Computes the guided mean, or logits; the variance is that of the conditional branch."""
+        return _beyond(*self.both(x, t), self.rescale)
+
+    def both(self, x: Array, t: Any) -> tuple[Any, Any, Array]:
+        """Evaluates both branches at (x, t): what is known with the condition, without, and w there."""
         labels = jax.tree.map(lambda *both: jnp.stack([jnp.asarray(one) for one in both]), *self.labels)
         both = jax.vmap(lambda label: self.branch(label)(x, t))(labels)
         both = both if hasattr(both, "combined") else Posterior(*both)
         w = _strength(self.schedule, t, self.w, self.low, self.high)
         cond, uncond = (jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in (0, 1))
-        return _beyond(cond, uncond, w, self.rescale)
+        return cond, uncond, w
+
+
+@pytree
+class ByRates(ClassifierFree):
+    """Rates extrapolated from one network's unconditional branch; `rates` makes one. It knows no law of x_0."""
+
+    def log_rates(self, x: Array, t: Any) -> Array:
+        """Computes the log rates (*shape of x, V) of becoming each token, in units of -alpha' / (1 - alpha)."""
+        *laws, w = self.both(x, t)
+        cond, uncond = (Categorical(jax.nn.log_softmax(law.logits, axis=-1)) for law in laws)
+        return cond.combined(uncond, lambda cond, uncond: combine(cond, uncond, w)).logits  # (classifier-free.4)
+
+    def __call__(self, x: Array, t: Any) -> Posterior:
+        """Raises the ValueError that says which sampler walks by rates."""
+        raise ValueError(
+            "Guidance by rates says how fast tokens change, which samplers.categorical.jumps alone walks by "
+            "(sampler.name=categorical.jumps); for any other sampler take guidance.classifier_free."
+        )
+
+    without = __call__
 
 
 def _beyond(law: Any, other: Any, w: Any, rescale: Any) -> Any:

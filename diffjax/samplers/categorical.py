@@ -14,11 +14,20 @@ Markov's posterior (Austin et al. 2021, eq. 3 and 4; Lou et al. 2023, theorem 4.
 
     x_s,i ~ q(x_t,i | x_s) m_s(x_s),    m_s = alpha_s loo + (1 - alpha_s) pi.
 
+Jumps: the flow's rates R(v) = q(v), in units of -alpha' / (1 - alpha), kept over the step, in which a place becomes v
+at the rate R(v) whatever it holds. With Z = sum of R(v) the law there is an exponential in closed form,
+
+    x_s,i ~ k^Z e_{x_t,i} + (1 - k^Z) R / Z,    k = (1 - alpha_s) / (1 - alpha_t).
+
+Z = 1 is the mixture of share 0; guidance by rates (`denoisers.guidance.rates`; Nisonoff et al. 2024) has another Z at
+each place, so that some open sooner. Of masks these are the rates of the reversed Markov chain too.
+
 Places are drawn independently, so that laws of samples approach that of the data as steps grow.
 """
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -27,7 +36,7 @@ from diffjax.processes.tokens import everywhere
 from diffjax.samplers.base import Sampler
 from diffjax.types import Array, Categorical, Key
 
-__all__ = ["markov", "mixture"]  # what a config may name
+__all__ = ["jumps", "markov", "mixture"]  # what a config may name
 
 
 class Mixture(NamedTuple):
@@ -52,11 +61,7 @@ def mixture(process: Any, share: float = 0.0) -> Sampler:
         ValueError: for a process whose pi is not one law; a share below 0, or above 1 but for masks; from `plan`,
             where a probability is negative.
     """
-    if not hasattr(process, "pi"):
-        raise ValueError(
-            f"The mixture needs a pi that does not move, but {type(process).__name__} has none; "
-            "take samplers.categorical.markov, or samplers.unified."
-        )
+    _check_pi("The mixture needs", process)
     masks = getattr(process, "timeless", False)
     if not 0 <= share <= (np.finfo(float).max if masks else 1):
         raise ValueError(
@@ -129,3 +134,53 @@ def _markov_step(model: Any, key: Key, x: Array, row: Markov) -> Array:
 def _plugged_in_step(model: Any, key: Key, x: Array, row: Markov) -> Array:
     law = model.process.back(x, model(x, row.t).probs, row.t, row.s)
     return Categorical(jnp.log(law)).sample(key)
+
+
+class Jumps(NamedTuple):
+    """Where the model is evaluated, and how probably a place of total rate 1 has not jumped where the step arrives."""
+
+    t: Any
+    keep: Any
+
+
+def jumps(process: Any) -> Sampler:
+    """Samples tokens by jumps at rates kept over a step, from all replaced to data: one evaluation a step, order 1.
+
+    A model with a verb `log_rates` is walked by it (`guidance.rates`), any other by its posterior, whose total rate is
+    1: that is `mixture` with share 0, in law. The last step, to data, has all places jump.
+
+    Args:
+        process: `processes.categorical.masked`, `uniform` or `mixed`; the model carries it too.
+
+    Raises:
+        ValueError: for a process whose pi is not one law.
+    """
+    _check_pi("The flow of jumps needs", process)
+
+    def plan(ts: np.ndarray) -> Jumps:
+        _, lost = amplitudes(process.schedule, ts)
+        return Jumps(ts[:-1], lost[1:] / lost[:-1])
+
+    return Sampler(_jumps_step, plan, schedule=process.schedule, order=1, tokens=True)
+
+
+def _jumps_step(model: Any, key: Key, x: Array, row: Jumps) -> Array:
+    guided = hasattr(model, "log_rates")
+    log_rates = model.log_rates(x, row.t) if guided else jax.nn.log_softmax(model(x, row.t).logits, axis=-1)
+    return Categorical(jnp.log(jumps_law(model.process, x, log_rates, row.keep))).sample(key)
+
+
+def jumps_law(process: Any, x: Array, log_rates: Array, keep: Any) -> Array:
+    """Computes the law (*shape, K) of x_s,i given x_t = x, of log rates (*shape, V) kept over the step."""
+    total = jnp.exp(jax.nn.logsumexp(log_rates, axis=-1, keepdims=True))
+    stays = jnp.where(keep > 0, keep**total, 0.0)  # to data the rates are without bound: nothing stays, whatever Z
+    shown = process.widened(jax.nn.softmax(log_rates, axis=-1))
+    return stays * process.one_hot(x) + (1 - stays) * shown  # (categorical.19)
+
+
+def _check_pi(who: str, process: Any) -> None:
+    if not hasattr(process, "pi"):
+        raise ValueError(
+            f"{who} a pi that does not move, but {type(process).__name__} has none; "
+            "take samplers.categorical.markov, or samplers.unified."
+        )
