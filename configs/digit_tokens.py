@@ -33,7 +33,7 @@ def digits() -> ConfigDict:
 
 
 def perceptron() -> ConfigDict:
-    """A perceptron in a fifth of the time, which `uniform`, `levels` and `shuffled` are compared with: it has no notion of neighbours."""
+    """A perceptron, with no notion of neighbours: what `uniform`, `levels` and `shuffled` are compared with."""
     config = digits()
     config.model = spec("TokenMLP", vocabulary=17, width=256, depth=2, dropout=0.4)
     config.train.update(dict(steps=600, batch_size=128, steps_per_dispatch=10, sample_every=600))
