@@ -62,7 +62,7 @@ def levels() -> ConfigDict:
 def short() -> ConfigDict:
     """The U-Net in a quarter of the steps, which the controls of the alphabet and of the order are compared with."""
     config = digits()
-    config.train.update(dict(steps=500, steps_per_dispatch=10, sample_every=500))
+    config.train.update(dict(steps=500, sample_every=500))
     config.checkpoint.every = 250
     return config
 
