@@ -38,7 +38,9 @@ def shuffled() -> ConfigDict:
     """The negative control: characters in a random order, whose bound no context brings under that of 1-grams."""
     config = text()
     config.data.shuffled = True
-    config.train.steps, config.train.sample_every = 1000, 1000
+    config.train.update(dict(steps=500, sample_every=500))
+    config.checkpoint.every = 500
+    config.eval.samples = 64
     return config
 
 
