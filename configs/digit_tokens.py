@@ -4,6 +4,7 @@
     python -m diffjax.main --config=configs/digit_tokens.py:perceptron  # a perceptron: 2 CPU minutes
     python -m diffjax.main --config=configs/digit_tokens.py:uniform    # any level in the place of another
     python -m diffjax.main --config=configs/digit_tokens.py:levels     # a level walks to its neighbours: heat
+    python -m diffjax.main --config=configs/digit_tokens.py:short      # the U-Net in 500 steps, for two controls:
     python -m diffjax.main --config=configs/digit_tokens.py:bins       # control: 256 grey values, of which 17 occur
     python -m diffjax.main --config=configs/digit_tokens.py:permuted   # control: places in another order, told apart
     python -m diffjax.main --config=configs/digit_tokens.py:shuffled   # negative control: places of different digits
@@ -32,7 +33,7 @@ def digits() -> ConfigDict:
 
 
 def perceptron() -> ConfigDict:
-    """A perceptron in a fifth of the time, which the controls are compared with: it has no notion of neighbours."""
+    """A perceptron, with no notion of neighbours: what `uniform`, `levels` and `shuffled` are compared with."""
     config = digits()
     config.model = spec("TokenMLP", vocabulary=17, width=256, depth=2, dropout=0.4)
     config.train.update(dict(steps=600, batch_size=128, steps_per_dispatch=10, sample_every=600))
@@ -58,16 +59,24 @@ def levels() -> ConfigDict:
     return config
 
 
+def short() -> ConfigDict:
+    """The U-Net in a quarter of the steps, which the controls of the alphabet and of the order are compared with."""
+    config = digits()
+    config.train.update(dict(steps=500, sample_every=500))
+    config.checkpoint.every = 250
+    return config
+
+
 def bins() -> ConfigDict:
-    """The control of the alphabet: the perceptron on the same pixels as grey values of 8 bits."""
-    config = perceptron()
+    """The control of the alphabet: `short` on the same pixels as grey values of 8 bits."""
+    config = short()
     config.method.vocabulary = config.model.vocabulary = config.data.bins = 256
     return config
 
 
 def permuted() -> ConfigDict:
-    """The control of the order: the U-Net with one permutation of the places for all digits, which loses nothing."""
-    config = digits()
+    """The control of the order: `short` with one permutation of the places for all digits, which loses nothing."""
+    config = short()
     config.data.permuted = True
     return config
 
@@ -95,6 +104,7 @@ VARIANTS = dict(
     perceptron=perceptron,
     uniform=uniform,
     levels=levels,
+    short=short,
     bins=bins,
     permuted=permuted,
     shuffled=shuffled,
