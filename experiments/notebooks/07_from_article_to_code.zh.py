@@ -266,9 +266,7 @@ for eta in (0.0, 0.5, 1.0):
     variance = (rows.x + rows.mean * slope) ** 2 * V(t) + rows.mean**2 * left + rows.noise_var
     np.testing.assert_allclose(variance, V(s), rtol=1e-4)
 
-from diffjax.processes import cold
-
-blur, image = cold.blur(), jax.random.normal(jax.random.key(4), (8, 8, 1))
+blur, image = processes.cold.blur(), jax.random.normal(jax.random.key(4), (8, 8, 1))
 np.testing.assert_allclose(blur.degrade(image, 1.0), jnp.full((8, 8, 1), image.mean()), atol=0.05)
 restore = denoisers.denoiser(lambda x, c: jnp.tanh(x), blur.schedule, denoisers.X0())
 step = samplers.sampling_fn(samplers.unified(blur, estimate="mean"), [t, s])
