@@ -136,10 +136,12 @@ class Categorical(NamedTuple):
     def combined(self, other: "Categorical", combine: Callable[[Array, Array], Array]) -> "Categorical":
         """Makes the law whose logits are `combine` of those of this one and another, where both are finite.
 
-        A token that either law excludes has the logit of this one: what is certain here stays certain.
+        A token that either law excludes has the logit of this one: what is certain here stays certain. For that the
+        constants have to agree, which logits are known up to: those of the other law are brought to this one's.
         """
         both = jnp.isfinite(self.logits) & jnp.isfinite(other.logits)
-        found = combine(jnp.where(both, self.logits, 0.0), jnp.where(both, other.logits, 0.0))
+        mine, others = (jax.nn.logsumexp(law.logits, axis=-1, keepdims=True) for law in (self, other))
+        found = combine(jnp.where(both, self.logits, 0.0), jnp.where(both, other.logits + mine - others, 0.0))
         return Categorical(jnp.where(both, found, self.logits))
 
 

@@ -272,7 +272,7 @@ def test_classifier_free_guidance_of_tokens():
     found, expected = jax.jit(lambda x: (denoise(x, 0.5).probs, beyond(x, 0.5).probs))(x)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert denoise.process.vocabulary == 3
-    with pytest.raises(ValueError, match=r"rescale is 0\.5, but the denoiser gives Categorical"):
+    with pytest.raises(ValueError, match=r"rescale is 0\.5, but logits of Categorical have no scale"):
         jax.eval_shape(lambda x: guidance.classifier_free(branch, given, hidden, 2.0, rescale=0.5)(x, 0.5), x)
 
 

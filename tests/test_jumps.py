@@ -12,10 +12,11 @@ import scipy.linalg
 
 from diffjax import config, grids, methods, runs, samplers
 from diffjax.denoisers import guidance
-from diffjax.denoisers.categorical import Known, Whole
+from diffjax.denoisers.categorical import Known, LeaveOneOut, Whole
 from diffjax.processes import categorical as processes
 from diffjax.samplers import categorical
 from diffjax.schedules import Rectified
+from diffjax.types import Categorical
 
 B, OTHER = enumerated.unified_law(3, 2, 1, 0, 7), enumerated.unified_law(3, 2, 2, 1, 5)
 STATES = np.array(list(itertools.product(range(4), repeat=2)), np.int32)
@@ -219,3 +220,26 @@ def test_a_config_names_both():
     assert jax.eval_shape(lambda: draw(method)).shape == (2,)
     with pytest.raises(ValueError, match=r"sampler\.name=categorical\.jumps"):
         jax.eval_shape(lambda: draw(runs.assemble("discrete", sampler=config.spec("categorical.mixture"), **parts)))
+
+
+def test_markovs_walk_reads_guided_laws_without_a_place(x64):
+    """The guided whole law's leave-one-out law is the guided leave-one-out law, of either kind of guidance."""
+    process = processes.uniform(Rectified(), 3)
+    tables = jnp.asarray(np.log(np.stack([B.reshape(3, 3), OTHER.reshape(3, 3)]) + 0.1))
+    known = lambda given: Known(lambda x, c: tables[given][x], process, LeaveOneOut())
+    x, t = jnp.int32([2, 0]), 0.4
+    for denoise in (
+        guidance.classifier_free(known, jnp.int32(0), jnp.int32(1), 2.5),
+        guidance.extrapolated(known(0), known(1), 2.5),
+    ):
+        whole, chance = denoise(x, t).probs, process.likelihood(x, t)
+        np.testing.assert_allclose(denoise.without(x, t).probs, (whole / chance) / (whole / chance).sum(-1)[:, None])
+
+
+def test_a_token_that_one_law_excludes_does_not_feel_the_constants_of_logits(x64):
+    mine, others = np.log([0.2, 0.3, 0.5]), np.log([0.6, 0.4, 1.0]) + [0.0, 0.0, -np.inf]
+    expected = np.array([0.2**2 / 0.6, 0.3**2 / 0.4, 0.5])  # w = 2; of the last there is the conditional law alone
+    combine = lambda a, b: guidance.combine(a, b, 2.0)
+    for shift in (0.0, 3.0, -7.0):
+        found = Categorical(jnp.asarray(mine)).combined(Categorical(jnp.asarray(others + shift)), combine)
+        np.testing.assert_allclose(found.probs, expected / expected.sum(), rtol=1e-12)

@@ -62,8 +62,7 @@ def extrapolated(
 
 
 NEVER = (
-    "needs a network that was trained without its condition too: train.label_dropout, or Condition(none, share), of "
-    "0.1 say."
+    "needs a network that was trained without its condition too: train.label_dropout, or Condition(none, share), of 0.1."
 )
 
 
@@ -158,6 +157,11 @@ class Extrapolated(Wrapper):
         w = _strength(self.schedule, t, self.w, self.low, self.high)
         return _beyond(self.denoise(x, t), self.other(x, t), w, self.rescale)  # (autoguidance.1)
 
+    def without(self, x: Array, t: Any) -> Any:
+        """Computes the guided law of each token given the other places: conversion commutes with extrapolation."""
+        laws = (of.without(x, t) for of in (self.denoise, self.other))  # pyright: ignore[reportAttributeAccessIssue]
+        return _beyond(*laws, _strength(self.schedule, t, self.w, self.low, self.high), self.rescale)
+
 
 @pytree
 class ClassifierFree:
@@ -190,10 +194,14 @@ class ClassifierFree:
         """Computes the guided mean, or logits; the variance is that of the conditional branch."""
         return _beyond(*self.both(x, t), self.rescale)
 
-    def both(self, x: Array, t: Any) -> tuple[Any, Any, Array]:
+    def without(self, x: Array, t: Any) -> Any:
+        """Computes the guided law of each token given the other places: conversion commutes with extrapolation."""
+        return _beyond(*self.both(x, t, lambda of, x, t: of.without(x, t)), self.rescale)
+
+    def both(self, x: Array, t: Any, ask: Callable[..., Any] = lambda of, x, t: of(x, t)) -> tuple[Any, Any, Array]:
         """Evaluates both branches at (x, t): what is known with the condition, without, and w there."""
         labels = jax.tree.map(lambda *both: jnp.stack([jnp.asarray(one) for one in both]), *self.labels)
-        both = jax.vmap(lambda label: self.branch(label)(x, t))(labels)
+        both = jax.vmap(lambda label: ask(self.branch(label), x, t))(labels)
         both = both if hasattr(both, "combined") else Posterior(*both)
         w = _strength(self.schedule, t, self.w, self.low, self.high)
         cond, uncond = (jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in (0, 1))
@@ -224,8 +232,7 @@ def _beyond(law: Any, other: Any, w: Any, rescale: Any) -> Any:
     """Extrapolates from a law through another, by the verb `combined` of both."""
     if not hasattr(law, "mean") and host.concrete(rescale) and rescale > 0:
         raise ValueError(
-            f"rescale is {rescale}, but the denoiser gives {type(law).__name__}, whose logits have no scale to bring "
-            "back; expected rescale = 0."
+            f"rescale is {rescale}, but logits of {type(law).__name__} have no scale to bring back; expected 0."
         )
     return law.combined(other, lambda cond, uncond: combine(cond, uncond, w, rescale))
 
