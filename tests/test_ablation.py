@@ -188,7 +188,7 @@ def test_edm_weight_is_one_in_network_space_and_gaussian_data_leaves_nothing_to_
         (lambda: grids.ve(WIDE, 5, sigma_min=2.0, sigma_max=1.0), "0 < sigma_min < sigma_max"),
         (lambda: grids.iddpm(WIDE, 995), "n = 995 steps out of 992 levels"),
         (lambda: grids.iddpm(WIDE, 5, steps=3), "expected n <= 3"),
-        (lambda: grids.rounded(CHAIN, 5, base="rho"), "no grid 'rho' to round; there are angle, iddpm, karras"),
+        (lambda: grids.rounded(CHAIN, 5, base="rho"), "no grid 'rho' to round; there are angle, counts, iddpm, karras"),
         (lambda: grids.rounded(CHAIN, 900, t_max=80.0), "decrease strictly"),  # two times, one level
         (lambda: Rounded.chain("sigmoid"), "no chain 'sigmoid'; there are linear, cosine, kexue"),
         (lambda: check_target(EDMTarget(0.0), EDM(), 80.0), r"EDM's sigma_data is 0\.0, expected a positive number"),

@@ -9,6 +9,7 @@ import rows
 from families import FAMILIES
 
 from diffjax import calculus, grids, runs, samplers
+from diffjax.methods.planning import planned_sampler
 from diffjax.runs.build import PARTS
 from diffjax.samplers import AmplifyingPlan, ancestral, deis, multistep, sampling_fn, table, trigflow
 from diffjax.schedules import EDM, VP, Rectified
@@ -90,8 +91,9 @@ def test_no_alarm_on_a_shipped_config(path):
     config = runs.load(str(path))
     if "sampler" not in config or "grid" not in config:
         pytest.skip("no walk")
-    schedule = PARTS["process"].make(config).schedule
-    samplers.walking_fn(PARTS["sampler"].make(config)(schedule), PARTS["grid"].make(config)(schedule))
+    process = PARTS["process"].make(config)
+    sampler = planned_sampler(PARTS["sampler"].make(config), process)
+    samplers.walking_fn(sampler, PARTS["grid"].make(config)(process.schedule))
 
 
 def test_the_measure():
