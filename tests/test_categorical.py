@@ -21,6 +21,7 @@ from enumerated import (
 from twice import assert_trains_and_resumes
 
 from diffjax import grids, samplers
+from diffjax import main as command_line
 from diffjax.denoisers.categorical import ConcreteScore, Known, LeaveOneOut, Whole
 from diffjax.likelihood import tokens
 from diffjax.losses import categorical as losses
@@ -650,6 +651,23 @@ def test_config_trains_and_resumes(tmp_path, capsys):
 def test_what_cannot_be_is_refused(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        (
+            ("--config.process.vocabulary=2", "--config.model.vocabulary=2"),
+            "error: tokens has tokens from 0 to 2, expected 0 to 1: the vocabulary is 2.",
+        ),
+        (("--config.sampler.name=ancestral.ddim",), "error: x_T is of int32, expected real numbers"),
+    ],
+)
+def test_the_command_line_refuses_in_one_line(flags, match, tmp_path, capsys):
+    flags = ["--config=configs/discrete.py:tiny", f"--workdir={tmp_path}", *flags]
+    assert command_line.main(flags) == 2
+    (line,) = [line for line in "".join(capsys.readouterr()).splitlines() if line.startswith("error")]
+    assert line.startswith(match)
 
 
 def test_losses_refuse_times_between_steps_and_moving_laws():
