@@ -21,6 +21,7 @@ from enumerated import (
 from twice import assert_trains_and_resumes
 
 from diffjax import grids, samplers
+from diffjax import main as command_line
 from diffjax.denoisers.categorical import ConcreteScore, Known, LeaveOneOut, Whole
 from diffjax.likelihood import tokens
 from diffjax.losses import categorical as losses
@@ -513,16 +514,17 @@ def test_flops_are_those_of_the_evaluations(make, name, target):
     assert flops(step, weights, jax.random.key(0), x) <= 1.005 * one
 
 
-@pytest.mark.parametrize(("make", "name", "target"), WALKS.values(), ids=WALKS)
-def test_a_walk_is_one_program_for_grids_of_one_length_and_of_one_example(make, name, target):
+@pytest.mark.parametrize("walk", each(WALKS, {"markov", "random"}))
+def test_a_walk_is_one_program_for_grids_of_one_length_and_of_one_example(walk):
+    make, name, target = WALKS[walk]
     rng = np.random.default_rng(0)
     weights = [rng.normal(size=shape).astype(np.float32) for shape in ((4, 8), (8, 3))]
     process, keys = PROCESSES[name](3), jax.random.split(jax.random.key(0), 5)
 
     @jax.jit
     def run(sample, weights, keys):
-        walk = lambda key: sample(of_weights(weights, name, target), key, process.prior(key, (4,)))
-        return jax.vmap(walk)(keys), walk(keys[2])
+        draw = lambda key: sample(of_weights(weights, name, target), key, process.prior(key, (4,)))
+        return jax.vmap(draw)(keys), draw(keys[2])
 
     even = grids.uniform(Rectified(), 4, t_min=0.0)
     for ts in (even, even**2):
@@ -649,6 +651,23 @@ def test_config_trains_and_resumes(tmp_path, capsys):
 def test_what_cannot_be_is_refused(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        (
+            ("--config.process.vocabulary=2", "--config.model.vocabulary=2"),
+            "error: tokens has tokens from 0 to 2, expected 0 to 1: the vocabulary is 2.",
+        ),
+        (("--config.sampler.name=ancestral.ddim",), "error: x_T is of int32, expected real numbers"),
+    ],
+)
+def test_the_command_line_refuses_in_one_line(flags, match, tmp_path, capsys):
+    flags = ["--config=configs/discrete.py:tiny", f"--workdir={tmp_path}", *flags]
+    assert command_line.main(flags) == 2
+    (line,) = [line for line in "".join(capsys.readouterr()).splitlines() if line.startswith("error")]
+    assert line.startswith(match)
 
 
 def test_losses_refuse_times_between_steps_and_moving_laws():

@@ -91,7 +91,13 @@ def check_labels(method: Method, dataset: Dataset, given: dict[str, Any]) -> Non
 
 
 def check_rows(method: Method, dataset: Dataset) -> None:
-    """Raises a ValueError where a method's network has no row for a label of the data (`names.check_classes`)."""
+    """Raises a ValueError where a method has no row for a label or a token of the data (`names.check_classes`).
+
+    A method of tokens has `parts.check_examples`, which looks at those that are here.
+    """
+    look = getattr(method.parts, "check_examples", None)
+    if look is not None and not hasattr(dataset.train, "error"):
+        look(dataset)
     classes = getattr(getattr(method.parts, "network", None), "classes", None)
     check_classes(dataset, classes)
     condition = getattr(method.parts, "condition", None)

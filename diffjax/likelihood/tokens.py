@@ -107,6 +107,5 @@ def check_tokens(x: np.ndarray, vocabulary: int, name: str) -> None:
     low, high = (int(x.min()), int(x.max())) if x.size else (0, 0)
     if low < 0 or high >= vocabulary:
         raise ValueError(
-            f"{name} has tokens from {low} to {high}, expected 0 to {vocabulary - 1}: the process's "
-            f"vocabulary is {vocabulary}."
+            f"{name} has tokens from {low} to {high}, expected 0 to {vocabulary - 1}: the vocabulary is {vocabulary}."
         )

@@ -22,14 +22,11 @@ import jax.numpy as jnp
 from diffjax import denoisers, grids, losses, samplers
 from diffjax.calculus import amplitudes
 from diffjax.denoisers.categorical import Known
-from diffjax.likelihood.tokens import check_tokens
 from diffjax.method import Drawn, Example, Keys, Method, Section, Turn, attempt, per_example
 from diffjax.methods import parts, tokens
 from diffjax.methods.conditions import Condition
 from diffjax.methods.planning import planned_sampler
 from diffjax.types import Array, Key, PyTree, Schedule
-
-LOOKED = 2**20  # training examples whose tokens are looked at
 
 
 class Discrete(NamedTuple):
@@ -73,10 +70,9 @@ class Discrete(NamedTuple):
 
         jax.eval_shape(loss, params, example.x)
 
-    def remarks(self, dataset: Any) -> list[str]:
-        """Raises a ValueError for a data set with tokens outside the vocabulary; says nothing else of it."""
-        check_tokens(dataset.some("train", LOOKED).x, self.process.vocabulary, dataset.name)
-        return []
+    def check_examples(self, dataset: Any) -> None:
+        """Raises a ValueError for a data set with tokens outside the vocabulary."""
+        tokens.check_tokens(dataset, self.process.vocabulary)
 
     def method(self) -> Method:
         """Makes the method of these parts."""

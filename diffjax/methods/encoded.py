@@ -36,6 +36,7 @@ from diffjax import calculus, grids, host, losses, samplers
 from diffjax.codecs import Codec
 from diffjax.method import Drawn, Example, Keys, Method, Section, Turn, per_example
 from diffjax.methods.planning import planned_sampler, takes_process
+from diffjax.methods.tokens import check_tokens
 from diffjax.processes.encoded import Encoded
 from diffjax.processes.gaussian import Gaussian
 from diffjax.types import Array, Categorical, Key, Posterior, PyTree, Schedule, pytree, static
@@ -198,6 +199,10 @@ class Encoding(NamedTuple):
         law = self.denoiser(params, given, **options)
         x_t = Encoded(self.process, _codec(law.vectors)).corrupt(x, z, t)
         return -law(x_t, t).log_prob(x)
+
+    def check_examples(self, dataset: Any) -> None:
+        """Raises a ValueError for a data set with tokens outside the vocabulary."""
+        check_tokens(dataset, self.vocabulary)
 
     def worded(self, words: dict[str, Any], make: Callable[[str, Any], Any]) -> dict[str, Any]:
         """Makes parts of the words of a draw: "nfe" is the grid's number of steps."""

@@ -67,9 +67,9 @@ class Masked(NamedTuple):
         """Makes the denoiser of the network: the law of each token given those that are seen."""
         return self.parts().known(params, given, **options)
 
-    def remarks(self, dataset: Any) -> list[str]:
-        """Raises a ValueError for a data set with tokens outside the vocabulary; says nothing else of it."""
-        return self.parts().remarks(dataset)
+    def check_examples(self, dataset: Any) -> None:
+        """Raises a ValueError for a data set with tokens outside the vocabulary."""
+        self.parts().check_examples(dataset)
 
     def method(self) -> Method:
         """Makes the method: what these parts train, and how they draw."""

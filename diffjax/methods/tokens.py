@@ -11,6 +11,14 @@ from diffjax.methods import evaluation
 
 JUDGED = 4096  # held-out examples whose bound a report takes, and
 PASSES = 8  # the times, or numbers of hidden tokens, that each of them is looked at with
+LOOKED = 2**20  # training examples whose tokens are looked at before anything runs
+
+
+def check_tokens(dataset: Any, vocabulary: int) -> None:
+    """Raises a ValueError for a data set with training tokens outside 0 .. vocabulary - 1; real numbers pass."""
+    x = dataset.some("train", LOOKED).x
+    if np.issubdtype(x.dtype, np.integer):
+        tokens.check_tokens(x, vocabulary, dataset.name)
 
 
 def sections(run: Any, of: Any, name: str) -> list[Section]:
