@@ -8,8 +8,8 @@
     python -m diffjax.main --config=configs/discrete.py:tiny       # every part, small
 
 CPU seconds are those of two cores that others shared. Expected of the default, in eval.json: discrete.bound within two
-of its errors (0.016) of tokens.entropy, 0.914 nats per token (0.923 measured; a product of the marginals has 1.077), and
-a total variation of 16384 samples under twice its floor, 0.0147: 0.0240, of which an exact model has 0.0097 in 64 steps
+of its errors (0.016) of tokens.entropy, 0.914 nats per token (0.923 measured; a product of marginals has 1.077), and a
+total variation of 16384 samples under twice its floor, 0.0147: 0.0240, of which an exact model has 0.0097 in 64 steps
 without the noise of counting (enumerated). `absorbing` has 0.913 +- 0.005 and 0.0187. `mixed` has 0.0245, and a bound
 that is not within two of its errors, 0.981 +- 0.021. Samples of `gidd` are further off, 0.0723 with a bound of 0.919 +-
 0.034: an exact model has 0.0480 in 64 of its steps (enumerated), and the gate fails.
