@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
-from diffjax.types import Array, Derived, Exponential, Invertible, Remaining, Schedule, Telling, pytree, real
+from diffjax.types import Array, Derived, Exponential, Invertible, Remaining, Schedule, Telling, as_pytree, pytree, real
 
 
 @pytree
@@ -133,7 +133,8 @@ SERVE = (
 def axes(schedule: Schedule) -> tuple[int, ...]:
     """Finds the shape of alpha: () of a schedule with one log-SNR at a time, (H, W, 1) of one per frequency."""
     host.need_object(schedule)
-    return jax.eval_shape(amplitudes_at, schedule, jax.ShapeDtypeStruct((), jnp.result_type(float)))[0].shape
+    time = jax.ShapeDtypeStruct((), jnp.result_type(float))
+    return jax.eval_shape(amplitudes_at, as_pytree(schedule), time)[0].shape
 
 
 def need_scalar(schedule: Schedule, what: str) -> None:

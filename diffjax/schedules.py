@@ -22,8 +22,19 @@ from diffjax.tabulated import MOST_STEPS as MOST_STEPS
 from diffjax.tabulated import Rounded, Tabulated
 from diffjax.types import Array, pytree, real, static
 
-# what a config may name
-__all__ = ["EDM", "VDM", "VE", "VP", "Cosine", "Counted", "Rectified", "Rounded", "Still", "SubVP", "Tabulated"]
+__all__ = [  # what a config may name
+    "EDM",
+    "VDM",
+    "VE",
+    "VP",
+    "Cosine",
+    "Counted",
+    "Rectified",
+    "Rounded",
+    "Still",
+    "SubVP",
+    "Tabulated",
+]
 
 _HALF_PI = np.pi / 2
 

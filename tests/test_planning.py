@@ -183,11 +183,11 @@ def test_levels_are_looked_up_together():
 
 
 def test_a_config_is_offered_samplers_alone():
-    """Every name makes a sampler of a schedule, with what it needs beside; helpers of its module have none."""
-    needs = {"hybrid.ddbm": {}, "restart.restart": {}, "principal.adams": {}}
+    """Every name makes a sampler of a schedule or a process; helpers of its module have no name."""
+    needs = ("decoding.blocks", "hybrid.ddbm", "principal.adams", "restart.restart")
     for name in _paths(samplers):
         module, _, member = name.partition(".")
         make = getattr(getattr(samplers, module), member)
         parameters = list(inspect.signature(make).parameters.values())
-        assert parameters[0].name == "schedule", name
+        assert parameters[0].name in ("schedule", "process"), name
         assert all(p.default is not p.empty for p in parameters[1:]) or name in needs, name

@@ -24,5 +24,13 @@ from diffjax.methods.generators import monoflow as monoflow
 from diffjax.methods.masked import Masked as Masked
 from diffjax.methods.masked import masked as masked
 
-# what config.method may name
-__all__ = ["autoencoder", "coupling_flow", "denoising", "discrete", "encoded", "flow_map", "generators", "masked"]
+__all__ = [  # what config.method may name
+    "autoencoder",
+    "coupling_flow",
+    "denoising",
+    "discrete",
+    "encoded",
+    "flow_map",
+    "generators",
+    "masked",
+]

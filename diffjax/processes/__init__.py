@@ -14,4 +14,13 @@ from diffjax.processes.path import Path as Path
 from diffjax.processes.poisson import Poisson as Poisson
 from diffjax.processes.poisson import poisson
 
-__all__ = ["Gaussian", "bridge", "categorical", "cold", "editing", "heat", "path", "poisson"]  # what a config may name
+__all__ = [  # what a config may name
+    "Gaussian",
+    "bridge",
+    "categorical",
+    "cold",
+    "editing",
+    "heat",
+    "path",
+    "poisson",
+]

@@ -18,6 +18,8 @@ from diffjax.calculus import amplitudes, log_alphas
 from diffjax.samplers.base import Linear, Sampler, linear_step
 from diffjax.types import Schedule
 
+__all__ = ["ddim", "ddpm", "resampled"]  # what a config may name
+
 
 def ddim(schedule: Schedule, eta: float = 0.0) -> Sampler:
     """Samples by DDIM, or with more noise: one evaluation a step, order 1.
