@@ -61,7 +61,7 @@ def extrapolated(
     return Extrapolated(denoise, other, *_checked(w, low, high, rescale))
 
 
-NEVER = "needs a network that was trained without its condition too: train.label_dropout, or Condition(none, share=0.1)."
+NEVER = "needs a network that was trained without its condition too: train.label_dropout, or Condition(none, 0.1)."
 
 
 class Unhidden(Mapping):

@@ -24,6 +24,8 @@ from diffjax.samplers.base import Sampler
 from diffjax.schedules import count
 from diffjax.types import Array, Categorical, Key, real
 
+__all__ = ["several", "single"]  # what a config may name
+
 
 class Counts(NamedTuple):
     """The rows of editing's walks: the numbers of wrong places before a step and after it."""
