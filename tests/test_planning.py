@@ -1,5 +1,6 @@
 """Planning: no compile for another number of steps, the order that a sampler states, and the example of `table`."""
 
+import functools
 import inspect
 from itertools import pairwise
 
@@ -186,8 +187,7 @@ def test_a_config_is_offered_samplers_alone():
     """Every name makes a sampler of a schedule or a process; helpers of its module have no name."""
     needs = ("decoding.blocks", "hybrid.ddbm", "principal.adams", "restart.restart")
     for name in _paths(samplers):
-        module, _, member = name.partition(".")
-        make = getattr(getattr(samplers, module), member)
+        make = functools.reduce(getattr, name.split("."), samplers)
         parameters = list(inspect.signature(make).parameters.values())
         assert parameters[0].name in ("schedule", "process"), name
         assert all(p.default is not p.empty for p in parameters[1:]) or name in needs, name
