@@ -7,9 +7,8 @@
     python -m diffjax.main --config=configs/text.py:tiny       # every part, small
 
 Expected of the default, in eval.json, masked.bits_per_token: a bound of 2.36 bits per character, between 3-grams in
-windows of 64, 2.52, and 4-grams, 2.09; single characters have 4.67. No context brings
-`shuffled` under the product of the marginals; of `words` masked.bound is held against words.entropy, log n / 5 for n
-words. These two are not measured.
+windows of 64, 2.52, and 4-grams, 2.09; single characters have 4.67. No context brings `shuffled` under the product of
+the marginals; of `words` masked.bound is held against words.entropy, log n / 5 for n words. These two are not measured.
 """
 
 from ml_collections import ConfigDict
