@@ -157,8 +157,8 @@ class Extrapolated(Wrapper):
 
     def without(self, x: Array, t: Any) -> Any:
         """Computes the guided law of each token given the other places: conversion commutes with extrapolation."""
-        laws = (of.without(x, t) for of in (self.denoise, self.other))  # pyright: ignore[reportAttributeAccessIssue]
-        return _beyond(*laws, _strength(self.schedule, t, self.w, self.low, self.high), self.rescale)
+        law, other = (of.without(x, t) for of in (self.denoise, self.other))  # pyright: ignore[reportAttributeAccessIssue]
+        return _beyond(law, other, _strength(self.schedule, t, self.w, self.low, self.high), self.rescale)
 
 
 @pytree

@@ -230,8 +230,7 @@ def walk(run: Any, drawn: Drawn) -> Section:
 
 ![schedule](figures/schedule.png)
 
-*Left: how much signal (alpha, of the lowest frequency where there is one for each) and noise (sigma) is in x_t; right:
-their ratio, and where the sampler stops.*
+*Left: signal (alpha, of the lowest frequency if each has its own) and noise (sigma) in x_t; right: their ratio, stops.*
 """
     left = merged(told)
     return Section(left, text + "".join(section.text for section in told), figures)
