@@ -60,7 +60,7 @@ def tiny() -> ConfigDict:
     config.data.update(dict(length=8, most=4000))
     config.model.update(dict(width=16, depth=1, heads=1))
     config.train.update(dict(steps=40, batch_size=16, steps_per_dispatch=1, log_every=10, sample_every=40))
-    config.learning_rate.warmup_steps = 5
+    config.learning_rate.update(dict(peak=3e-2, warmup_steps=5))  # at 5e-3 forty steps by muon learn no marginals
     config.checkpoint.every = 20
     config.eval.samples = 64
     return config
