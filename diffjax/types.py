@@ -103,7 +103,7 @@ class Posterior(NamedTuple):
         return self.mean + jnp.sqrt(self.var) * jax.random.normal(key, self.mean.shape, self.mean.dtype)
 
     def combined(self, other: "Posterior", combine: Callable[[Array, Array], Array]) -> "Posterior":
-        """Makes the posterior whose mean is `combine` of this one's and another's; the variance is this one's."""
+        """Combines two posteriors: the mean is `combine` of both means, the variance is that of this one."""
         return Posterior(combine(self.mean, other.mean), self.var)
 
 

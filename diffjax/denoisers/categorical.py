@@ -126,16 +126,16 @@ class ConcreteScore:
         return self
 
     def log_score(self, process: Any, x: Array, logits: Array, t: Any) -> Array:
-        """Takes the logit of x_t,i from each of its place."""
+        """Subtracts the logit of x_t,i from all logits of place i, (*shape, K)."""
         return logits - jnp.take_along_axis(logits, x[..., None], axis=-1)
 
     def without(self, process: Any, x: Array, logits: Array, t: Any) -> Array:
-        """Computes log of (m - (1 - alpha) pi) / alpha."""
+        """Computes the logarithm of the leave-one-out law, (m - (1 - alpha) pi) / alpha, (*shape, V)."""
         law = process.gathered(jax.nn.softmax(logits, axis=-1), t)  # (categorical.8)
         return _log(jnp.maximum(law, 0.0))
 
     def whole(self, process: Any, x: Array, logits: Array, t: Any) -> Array:
-        """Adds log q(x_t,i | v) to the leave-one-out law's."""
+        """Adds log q(x_t,i | v) to the logits of the leave-one-out law, (*shape, V)."""
         chance = process.likelihood(x, t)[..., : process.vocabulary]
         return self.without(process, x, logits, t) + _log(chance)
 

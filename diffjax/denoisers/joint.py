@@ -151,7 +151,7 @@ class Counted(NamedTuple):
         return jax.lax.scan(draw, self.count, rows)[1].reshape(self.x.shape)
 
     def sample(self, key: Key) -> Array:
-        """Draws x_0, int32 of x's shape, with exactly `count` places other than x's."""
+        """Draws x_0, int32 of the shape of x, which differs from x at exactly `count` places."""
         key_places, key_tokens = jax.random.split(key)
         return jnp.where(self.places(key_places), other_tokens(self.logits, self.x).sample(key_tokens), self.x)
 

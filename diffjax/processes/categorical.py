@@ -68,7 +68,7 @@ class Replacement(TokenProcess):
 
     @property
     def pi(self) -> Array:
-        """The law of what a token is replaced by, (K,), as an array of JAX's."""
+        """The law pi of the tokens that replace others: probabilities of the K states, a JAX array (K,)."""
         return jnp.asarray(self.law, float)
 
     @property

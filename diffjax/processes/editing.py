@@ -92,7 +92,7 @@ class Editing(TokenProcess):
         return Edits(jax.random.uniform(key_u, jnp.shape(x0)), self._other(key_d, jnp.shape(x0)))
 
     def corrupt(self, x0: Array, z: Edits, t: Any) -> Array:
-        """Computes x_t, exactly t of whose places differ from x_0's.
+        """Computes x_t, which differs from x_0 at exactly t places.
 
         Raises:
             ValueError: for a t that is not a whole number from 0 to L.

@@ -134,7 +134,7 @@ class Moving(TokenProcess):
         return jnp.sqrt(b) / (jnp.sqrt(b) + self.strength * jnp.sqrt(a))
 
     def _by_chance(self, x: Array, t: Any) -> Array:
-        """C_t(x)."""
+        """Computes C_t(x) = (1 - alpha_t) pi_t(x), the probability that a place is replaced, by x."""
         _, b, c = self._parts(t)
         return jnp.where(x == self.vocabulary, b, c / self.vocabulary) / (1 + c)
 

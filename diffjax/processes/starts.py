@@ -26,7 +26,7 @@ class Fit:
     axes: Any
 
     def __call__(self, key: Key, shape: tuple[int, ...]) -> Array:
-        """Draws one example."""
+        """Draws one example of the fitted normal law, of this shape."""
         axes = jnp.asarray(self.axes, float)
         mean = jnp.asarray(self.mean, axes.dtype)
         if axes.ndim == 0:
