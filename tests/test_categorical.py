@@ -25,6 +25,7 @@ from diffjax import main as command_line
 from diffjax.denoisers.categorical import ConcreteScore, Known, LeaveOneOut, Whole
 from diffjax.likelihood import tokens
 from diffjax.losses import categorical as losses
+from diffjax.methods import planning
 from diffjax.processes import categorical as processes
 from diffjax.schedules import VP, Rectified
 
@@ -594,17 +595,31 @@ def test_estimates_of_the_bound_have_its_mean(x64, name):
     def both(key):
         keys = jax.random.split(key, n)
         u = jnp.asarray((np.arange(n) + 0.5) / n)
-        one = jax.vmap(lambda key, u: tokens.bound(of, key, jnp.asarray(x0), u))(keys, u)
-        return one, jax.vmap(lambda key: tokens.steps(of, key, jnp.asarray(x0), ts))(keys)
+        one, some = (
+            jax.vmap(lambda key, u, chain=chain: tokens.bound(of, key, jnp.asarray(x0), u, chain))(keys, u)
+            for chain in (None, 8)
+        )
+        return one, some, jax.vmap(lambda key: tokens.steps(of, key, jnp.asarray(x0), ts))(keys)
 
-    one, whole = (np.asarray(a) for a in both(jax.random.key(0)))
+    one, some, whole = (np.asarray(a) for a in both(jax.random.key(0)))
     error = lambda a: a.std() / np.sqrt(n)
     if name == "masked":
         assert abs(one.mean() + np.log(B[2, 1])) < 5 * error(one) + 2e-3
-    if name == "gaussian":  # the same steps, drawn one at a time
-        assert abs(one.mean() - whole.mean()) < 5 * (error(one) + error(whole))
+    # the same steps, drawn one at a time
+    assert abs(some.mean() - whole.mean()) < 5 * (error(some) + error(whole))
+    if name == "gaussian":  # has these steps and no others
+        np.testing.assert_array_equal(one, some)
     assert whole.mean() > one.mean() - 5 * (error(one) + error(whole))  # fewer steps, a bound less sharp
     assert np.isfinite(one).all()
+
+
+def test_a_loss_of_whole_steps_says_so_by_its_parameter():
+    assert planning.steps_of(functools.partial(losses.d3pm, steps=32)) == 32
+    assert planning.steps_of(losses.d3pm) == 1000
+    assert planning.steps_of(losses.score_entropy) is None
+    assert planning.steps_of(print) is None
+    with pytest.raises(ValueError, match=r"loss.steps is 0, expected an integer >= 1"):
+        planning.steps_of(functools.partial(losses.d3pm, steps=0))
 
 
 # Trained

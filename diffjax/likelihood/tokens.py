@@ -26,21 +26,24 @@ from diffjax.losses.categorical import d3pm, divergence, score_entropy
 from diffjax.types import Array, Key
 
 
-def bound(known: Known, key: Key, x0: Array, u: Any) -> Array:
+def bound(known: Known, key: Key, x0: Array, u: Any, chain: int | None = None) -> Array:
     """Estimates the bound on -log p(x_0) in nats by one evaluation, unbiased for u uniform on [0, 1).
 
     Args:
         known: the denoiser.
         x0: tokens of one example, of any shape.
         u: scalar; spread evenly over the estimates that are averaged.
+        chain: of a network that saw the ends of so many whole steps alone, their number: the bound is D3PM's sum over
+            them. None: the steps of a process that is a chain, or else all times.
     """
     process = known.process
     if hasattr(process, "bound"):  # of a chain whose places are not destroyed on their own
         return process.bound(known, key, x0, u)
-    if getattr(process, "timeless", False):
+    chain = getattr(process, "steps", chain)
+    if chain is None and getattr(process, "timeless", False):
         count = 1 + jnp.floor(jnp.asarray(u) * x0.size).astype(jnp.int32)
         return by_count(known, key, x0, jnp.minimum(count, x0.size))
-    t_max, chain = process.schedule.t_max, getattr(process, "steps", None)
+    t_max = process.schedule.t_max
     if chain is not None:
         t = (1 + jnp.minimum(jnp.floor(jnp.asarray(u, float) * chain), chain - 1)) / chain * t_max
         z = process.noise(key, x0)

@@ -81,7 +81,8 @@ def masked(network: Any, vocabulary: int, steps: int | None = None, t_min: float
 
     Raises:
         ValueError: for a vocabulary under 2, steps under 1, t_min outside (0, 1); from `init`, for an x that is not of
-            integers, or a network whose logits are not those of the vocabulary at each place.
+            integers, or a network whose logits are not those of the vocabulary at each place; from `plan`, for more
+            steps than tokens.
     """
     host.check_int("vocabulary", vocabulary, 2, most=2**24)
     if steps is not None:
@@ -91,6 +92,11 @@ def masked(network: Any, vocabulary: int, steps: int | None = None, t_min: float
     of = Masked(network, vocabulary, steps, t_min)
 
     def plan(shape: tuple[int, ...], trace: Callable | None = None) -> Any:
+        if steps is not None and steps > (size := math.prod(shape)):
+            raise ValueError(
+                f"method.steps is {steps}, more than the {size} tokens of an example; take at most {size}, or none "
+                "(method.steps=None): one token a step, which is exact where the network is."
+            )
         return of.parts(max(math.prod(shape), 1)).method().plan(shape, trace)
 
     def report(run: Any, drawn: Drawn) -> list[Section]:

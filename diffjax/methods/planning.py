@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from diffjax import host
 from diffjax.samplers import Sampler
 
 
@@ -23,3 +24,22 @@ def takes_process(make: Callable[..., Sampler]) -> bool:
         return next(iter(inspect.signature(make).parameters), None) == "process"
     except (ValueError, TypeError):  # of one that is not written in Python
         return False
+
+
+def steps_of(loss: Callable[..., Any]) -> int | None:
+    """Tells in how many whole steps a loss bounds the likelihood, by the default of its parameter `steps`.
+
+    Args:
+        loss: such as `functools.partial(losses.categorical.d3pm, steps=32)`.
+
+    Returns:
+        32 of this one; None of a loss without such a parameter, whose bound is an integral over time.
+
+    Raises:
+        ValueError: for steps that are no integer from 1 on.
+    """
+    try:
+        parameter = inspect.signature(loss).parameters.get("steps")
+    except (ValueError, TypeError):  # of one that is not written in Python
+        return None
+    return None if parameter is None else host.check_int("loss.steps", parameter.default)

@@ -7,7 +7,7 @@ import numpy as np
 
 from diffjax.likelihood import tokens
 from diffjax.method import Figure, Section
-from diffjax.methods import evaluation
+from diffjax.methods import evaluation, planning
 
 JUDGED = 4096  # held-out examples whose bound a report takes, and
 PASSES = 8  # the times, or numbers of hidden tokens, that each of them is looked at with
@@ -57,7 +57,7 @@ def losses(run: Any) -> Section:
 
 def bounds(run: Any, of: Any, name: str) -> Section:
     """Measures the bound on held-out examples, beside what a product of the places' marginals makes of them."""
-    process = of.process
+    process, chain = of.process, planning.steps_of(of.loss)
     examples = run.data.some("held_out", JUDGED)
     n, size = len(examples.x), int(np.prod(examples.x.shape[1:]))
     tokens.check_tokens(examples.x, process.vocabulary, f"{run.data.name}, held out,")
@@ -73,15 +73,16 @@ def bounds(run: Any, of: Any, name: str) -> Section:
         def one(row: Any) -> Any:
             key, x, given, u = row
             denoise = of.known(params, process.given(key, given, x.shape, x))
-            return jax.vmap(lambda key, u: tokens.bound(denoise, key, x, u))(jax.random.split(key, PASSES), u)
+            return jax.vmap(lambda key, u: tokens.bound(denoise, key, x, u, chain))(jax.random.split(key, PASSES), u)
 
         return jax.lax.map(one, rows, batch_size=256)
 
     rows = (keys, jax.numpy.asarray(examples.x), examples.given, jax.numpy.asarray(u, jax.numpy.float32))
     found = np.asarray(measured(run.params, rows), np.float64).mean(1) / size
     bound, error = found.mean(), found.std() / np.sqrt(n)
+    times = "" if chain is None else f" in {chain} whole steps"
     text = (
-        f"\n## Bound\n\nBound on -log p(x), {n} held-out examples: {bound:.4f} ± {error:.4f} nats per token "
+        f"\n## Bound\n\nBound on -log p(x){times}, {n} held-out examples: {bound:.4f} ± {error:.4f} nats per token "
         f"({bound / np.log(2):.4f} bits).\n{beside}"
     )
     own = {"bound": float(bound), "bound_error": float(error), "bits_per_token": float(bound / np.log(2))}
