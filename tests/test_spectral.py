@@ -13,10 +13,11 @@ import rows
 import scipy.fft
 import scipy.integrate
 
-from diffjax import calculus, chains, denoisers, grids, losses, samplers, schedules
+from diffjax import calculus, chains, denoisers, grids, losses, methods, models, samplers, schedules
 from diffjax.denoisers.coordinates import Frequencies
 from diffjax.losses import learned as clock
-from diffjax.method import Keys
+from diffjax.method import Example, Keys
+from diffjax.methods import evaluation
 from diffjax.processes import heat
 from diffjax.samplers import ancestral, base
 from diffjax.spectral import Blur, Spectral, Widening, analyse, dct, eigenvalues, spectral, synthesise
@@ -326,6 +327,24 @@ def test_the_next_level_is_the_grids():
     target, ts = denoisers.Deblur(n=6, t_min=0.01), grids.uniform(schedule, 6, t_min=0.01)
     found = [float(target.next(schedule, jnp.float32(t))) for t in ts[:-1]]
     np.testing.assert_allclose(found, ts[1:], atol=1e-6)
+
+
+def test_the_reports_loss_is_finite_where_frequencies_are_almost_lost():
+    """Down to 1e-30 an alpha is divided by: the square of its inverse is above float32's range."""
+    process = heat.dissipation(schedules.Still(0.1), (8, 8), w_min=0.5, w_max=10.0)
+    network = models.from_function(lambda params, x, c, given: params * x, jnp.float32(0.01))
+    times = lambda schedule: lambda keys, index, size: 0.05 + 0.95 * jnp.float32(index) / size
+    method = methods.denoising(network, process, denoisers.Deblur(n=40), times=times)
+    x = np.random.default_rng(0).normal(size=(16, 8, 8, 1)).astype(np.float32)
+    batch, index = Example(x, {}, {"z": np.flip(x, 0)}), jnp.arange(16)
+    of_batch = lambda turn: jax.jit(turn, static_argnums=4)(jnp.float32(0.01), jax.random.key(0), batch, index, 16)[0]
+    of = method.parts
+    trained, told = of_batch(method.turns[0].losses), of_batch(evaluation.validation(of, of.mean_denoiser))
+    left = jax.vmap(lambda i: process.schedule(of.target.next(process.schedule, 0.05 + 0.95 * i / 16))[0])
+    least = np.min(np.asarray(left(jnp.arange(16.0))), (1, 2, 3))
+    assert np.any((least > 1e-30) & (least < 1e-20))
+    np.testing.assert_allclose(told[least > 1e-30], trained[least > 1e-30], rtol=1e-4)
+    assert np.all(told <= 1.0001 * trained)  # where frequencies are lost the rest is left
 
 
 def test_the_terms_of_heats_bound_are_divergences_of_normal_laws():
