@@ -13,7 +13,7 @@ lowest frequencies (`processes.heat.measured`), where the published code starts 
 network predicts the next level of the grid (`Deblur`), so n and t_min of target and grid belong together. Other fields:
 configs/vpsde.py. Measured (1a4fa92, 462 s of CPU time): Frechet distance 8.20 with the published noise (floor 4.45,
 Gaussian fit 63.7, vpsde.py 6.01), the gate fails by 1-NN accuracy of the fakes alone, 0.662. With sqrt 2 sigma and with
-measured variances it is better: experiments/spectral/README.md. `patches` was not run at full length.
+measured variances it is better. The spectra of `patches` are in experiments/spectral/README.md: 405 s of CPU time.
 """
 
 from ml_collections import ConfigDict
