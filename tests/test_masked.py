@@ -260,6 +260,17 @@ def test_trained_draws_have_the_joint_law(trained):
     np.testing.assert_array_equal(trained.draw([7, 3]), trained.draw([3, 7])[::-1])
 
 
+def test_held_out_tokens_are_counted_by_place_whatever_the_vocabulary():
+    """Frequencies of the training tokens at a place, one more of each token; of 2^24 tokens no table fits."""
+    rng = np.random.default_rng(0)
+    train, held_out = rng.integers(0, 3, (50, 2, 2)), rng.integers(0, 4, (7, 2, 2))
+    for vocabulary in (4, 2**24):
+        places = [(x[i, j], train[:, i, j]) for x in held_out for i in range(2) for j in range(2)]
+        nats = [-np.log((list(seen).count(v) + 1) / (50 + vocabulary)) for v, seen in places]
+        found = tokens.marginals_nats(train.astype(np.int32), held_out.astype(np.int32), vocabulary)
+        np.testing.assert_allclose(found, np.mean(nats), rtol=1e-12)
+
+
 @pytest.mark.slow
 def test_sections_of_the_report(trained):
     """The bound is the entropy where the conditionals are right; the judge's figures are those of the enumeration."""

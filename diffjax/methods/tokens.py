@@ -62,7 +62,7 @@ def bounds(run: Any, of: Any, name: str) -> Section:
     n, size = len(examples.x), int(np.prod(examples.x.shape[1:]))
     tokens.check_tokens(examples.x, process.vocabulary, f"{run.data.name}, held out,")
     known = run.data.some("train", 25 * JUDGED).x
-    product = tokens.product_of_marginals(known, examples.x, process.vocabulary)
+    product = tokens.marginals_nats(known, examples.x, process.vocabulary)
     results = {"product_of_marginals": product, "unit": "nats/token"}
     beside = f"A product of the places' marginals: {product:.4f}; all tokens alike: {np.log(process.vocabulary):.4f}.\n"
     u = (np.arange(n * PASSES).reshape(n, PASSES) * (0.5 * (5**0.5 - 1)) + 0.5 / (n * PASSES)) % 1.0
