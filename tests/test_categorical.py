@@ -20,7 +20,7 @@ from enumerated import (
 )
 from twice import assert_trains_and_resumes
 
-from diffjax import grids, samplers
+from diffjax import grids, runs, samplers
 from diffjax import main as command_line
 from diffjax.denoisers.categorical import ConcreteScore, Known, LeaveOneOut, Whole
 from diffjax.likelihood import tokens
@@ -700,6 +700,14 @@ def test_losses_refuse_times_between_steps_and_moving_laws():
         ask(losses.flow_matching, PROCESSES["gidd"](3), 0.5)
     of = jax.jit(lambda x: losses.cross_entropy(net, process, Whole(), x, at(x), 0.5))
     assert np.isnan(of(np.int32([0, 3])))
+    of = jax.jit(lambda t: losses.d3pm(net, process, Whole(), x0, at(x0), t, steps=4))  # a time that is not known yet
+    assert np.isnan(of(0.375))
+    assert np.isfinite(of(0.75))
+
+
+def test_d3pms_recipe_walks_the_steps_that_it_was_trained_for():
+    config = runs.load("configs/discrete.py:d3pm")
+    assert config.grid.n == config.times.steps == config.loss.steps == 32
 
 
 def test_prior_term_is_finite_and_small():

@@ -218,6 +218,12 @@ def test_a_blur_of_forty_pixels_underflows_in_alpha_and_in_no_row():
     np.testing.assert_allclose(row.noise_var[0], sigma[1] ** 2 * (1 - change), rtol=1e-9)
 
 
+def test_amplitudes_of_eight_pixels_underflow_where_the_module_says():
+    highest = lambda w, dtype: np.exp(dtype(-eigenvalues((8, 8)).max() * w**2 / 2))
+    assert highest(4.0, np.float32) == 0 < highest(3.5, np.float32)
+    assert highest(10.0, np.float64) == 0 < highest(9.5, np.float64)
+
+
 def test_the_rates_are_those_of_the_heat_equation():
     schedule, t = spectral(schedules.Still(0.1), Widening(0.5, 40.0), (8, 8)), 0.7
     width = 0.5 * 80**t
@@ -429,12 +435,24 @@ class Unblurs:
         return 3.0 * (1 - t)
 
 
+COLOURED = heat.dissipation(schedules.Still(), (4, 4), mean=(((1.0, 2.0, 3.0),),))
 BAD = {
     "no d_min under eps": (
         lambda: heat.blurring(VP, (8, 8), w_max=20.0, d_min=0.0).check(denoisers.Eps()),
         "divides by alpha.*d_min = 0.*X0",
     ),
     "another shape": (lambda: heat.blurring(VP, (8, 8)).enter(jnp.zeros((4, 4, 1))), r"\(4, 4, 1\).*sides = \(8, 8\)"),
+    "an image without channels": (lambda: heat.blurring(VP, (4, 4)).enter(jnp.zeros((4, 4))), r"\(4, 4\).*channels"),
+    "a vector with channels": (lambda: heat.blurring(VP, 4).enter(jnp.zeros((4, 4))), r"\(4, 4\), expected \(4,\)"),
+    "statistics of other channels": (lambda: COLOURED.enter(jnp.zeros((4, 4, 1))), r"of 3 channels.*\(4, 4, 1\)"),
+    "a prior of other channels": (
+        lambda: COLOURED.prior(jax.random.key(0), (4, 4, 1)),
+        r"of 3 channels.*\(4, 4, 1\).*measured",
+    ),
+    "a schedule beyond the blur": (
+        lambda: heat.soft(schedules.EDM(), (8, 8)),
+        "EDM goes on to t_max = 80: give it",
+    ),
     "tokens": (lambda: heat.blurring(VP, (8, 8)).enter(jnp.zeros((8, 8, 1), jnp.int32)), "int32.*tokens"),
     "SNR that rises": (
         lambda: calculus.check(Spectral(schedules.EDM(1.0), Unblurs(), (4,))),
@@ -448,6 +466,10 @@ BAD = {
     "statistics of another shape": (
         lambda: heat.dissipation(schedules.Still(), (8, 8), mean=(1.0, 2.0)),
         r"mean has shape \(2,\).*measured",
+    ),
+    "ragged statistics": (
+        lambda: heat.dissipation(schedules.Still(), (8, 8), mean=((1.0, 2.0), (3.0,))),
+        r"mean is \(\(1.0, 2.0\), \(3.0,\)\), expected a number, or rows",
     ),
     "a negative variance": (lambda: heat.dissipation(schedules.Still(), (8, 8), variance=-1.0), "variance.*>= 0"),
     "soft under VP": (lambda: heat.soft(VP, (8, 8)), "alpha = 1.*VP.*heat.blurring"),

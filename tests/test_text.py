@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import json
 import math
 from fractions import Fraction
 
@@ -117,6 +118,17 @@ def test_shuffled_text_keeps_frequencies_alone(written):
     assert bits(shuffled, 3) > bits(shuffled, 1)
 
 
+def test_a_nul_of_a_file_is_read_as_a_symbol_of_its_own(tmp_path):
+    """Left out, it would make one word of the two beside it, and a window shorter than it is."""
+    path = tmp_path / "nul.txt"
+    path.write_text("ab\0cd efg " * 20, encoding="utf-8")
+    found = data.text(str(path), length=8)
+    known = found.judge.args[0]
+    assert known.read(found.train.gather(np.array([0, 2])).x) == ["ab\0cd ef", "\0cd efg "]
+    assert known.words == {"ab", "cd", "efg"}
+    assert known.read(np.array([[127, 0]], np.int32)) == [text_of.OTHER + "\0"]
+
+
 def test_words_of_samples_are_counted_where_windows_do_not_cut_them(written):
     """Runs at the ends of a window may be parts of words: they do not count."""
     assert text_of.whole_runs("xabc ab bca x") == ["ab", "bca"]
@@ -127,11 +139,22 @@ def test_words_of_samples_are_counted_where_windows_do_not_cut_them(written):
     x = np.array([encode(" abcab bca "), encode("a bb abcabx")], np.int32)
     assert known.share(x) == 2 / 3  # abcab, bca, bb: the runs at the ends of the second window are cut
     assert known.share(x, 3) == 1  # abcab, bca
-    assert math.isnan(known.share(x, 6))
+    assert known.share(x, 6) is None
     (section,) = found.judge(Drawn(x, {}), found)
     assert section.results["metrics"]["share of words"]["value"] == 2 / 3
     assert set(section.results["text"]["words"]) == {"samples", "held out", "1-grams", "3-grams", "5-grams"}
     assert "'a bb abcabx'" in section.text
+
+
+def test_a_text_without_latin_letters_has_no_share_of_words(tmp_path):
+    """Neither a number nor nan, which is no JSON: a hole."""
+    path = tmp_path / "russian.txt"
+    path.write_text("слово за словом " * 40, encoding="utf-8")
+    found = data.text(str(path), length=16)
+    (section,) = found.judge(Drawn(found.train.gather(np.arange(4)).x, {}), found)
+    assert section.results["metrics"]["share of words"] == {"value": None, "floor": None}
+    assert "| samples | - | - |" in section.text
+    json.dumps(section.results, allow_nan=False)
 
 
 def test_words_have_the_bound_of_their_law():
