@@ -48,9 +48,9 @@ def absorbing() -> ConfigDict:
 
 
 def mixed() -> ConfigDict:
-    """Half of what is replaced is hidden, the rest any token; the network's posterior is told from its own place."""
+    """Half of what is replaced is hidden, the rest any token."""
     config = _discrete(_base.tokens())
-    config.process, config.target = spec("categorical.mixed", vocabulary=3), spec("categorical.Whole")
+    config.process = spec("categorical.mixed", vocabulary=3)
     return config
 
 
