@@ -1,10 +1,11 @@
 """Blurring diffusion (Hoogeboom & Salimans 2022) on digits: VP's noise under a blur, walked in DCT frequencies.
 
-    python -m diffjax.main --config=configs/blurring.py        # w_max = 2 pixels: minutes on 2 CPU cores
+    python -m diffjax.main --config=configs/blurring.py        # w_max = 2 pixels: 9 CPU minutes
     python -m diffjax.main --config=configs/blurring.py:w0     # no blur: configs/vpsde.py between two DCTs
     python -m diffjax.main --config=configs/blurring.py:tiny   # every part, small: for tests, not for pictures
 
-Frechet distance against the width: w0, the default, w4 (`--config.process.w_max=1` is in between); not measured yet.
+Measured (aa35f17, 434 to 554 s of CPU time each): Frechet distance 4.86 without a blur, 6.03 with w_max = 2, 7.41 with
+4 (floor 4.45, Gaussian fit 63.7; vpsde.py, which w0 is but for its random numbers, 6.01); all pass the gate.
 The grid is that of the schedule without its blur, `of_base`: one per frequency has no log-SNR to step in. Samplers that
 look back at evaluations by tables refuse it. Other fields: configs/vpsde.py.
 """
