@@ -1,7 +1,7 @@
 """The notebooks: made of their text twins, in two languages of one code, without outputs; executed headless, quickly.
 
-pytest tests/test_notebooks.py             # the English ones, in the fast form, with this Python
-pytest tests/test_notebooks.py -m slow     # and as a reader sees them: minutes
+pytest tests/test_notebooks.py             # the English ones, in the fast form, with this Python, in one kernel
+pytest tests/test_notebooks.py -m slow     # and as a reader sees them, each in its own: minutes
 """
 
 import ast
@@ -163,20 +163,41 @@ def test_every_article_of_the_docstrings_has_a_cell():
     assert [a for a, _ in linked] == list(code)
 
 
-def executed(twin, folder, fast):
-    """The notebook after a run of its own kernel, which is this Python; raises what a cell raises."""
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    """The manager of one kernel for all notebooks in their fast form: JAX starts once, not eight times.
+
+    `executed` empties it before each, so that none finds a name of another; in `-m slow` each has its own kernel.
+    """
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    env = environment(tmp_path_factory.mktemp("kernel"), DIFFJAX_NOTEBOOK="fast")
+    first = nbclient.NotebookClient(nbformat.v4.new_notebook(), kernel_name="python3")
+    with first.setup_kernel(env=env):
+        yield first.km
+
+
+def environment(folder, **more):
+    """What a kernel is started with: pictures go where IPython's own backend has them."""
+    env = {name: value for name, value in run_command.environment().items() if name not in ("MPLBACKEND", "PWD")}
+    return {**env, "IPYTHONDIR": str(folder / "ipython"), **more}
+
+
+def executed(twin, folder, kernel=None):
+    """The notebook after a run in a folder, in an emptied kernel or in its own; raises what a cell raises."""
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.reads(twin.with_suffix(".ipynb").read_text(), 4)
+    new_cell, made = nbformat.v4.new_code_cell, notebook.cells
+    begin = f"%reset -f\nimport os\nos.chdir({str(folder)!r})\ndel os"
     probe = "import sys, jax; print(sys.executable, jax.default_backend())"
-    notebook.cells.append(nbformat.v4.new_code_cell(probe))
-    env = {name: value for name, value in run_command.environment().items() if name not in ("MPLBACKEND", "PWD")}
-    env.update({"DIFFJAX_NOTEBOOK": "fast"} if fast else {}, IPYTHONDIR=str(folder / "ipython"))
-    options = {"kernel_name": "python3", "timeout": 3600, "resources": {"metadata": {"path": str(folder)}}}
-    client = nbclient.NotebookClient(notebook, **options)
-    client.execute(env=env)
-    *cells, probed = notebook.cells
-    assert probed.outputs[0].text.split() == [sys.executable, "cpu"]
-    return cells
+    notebook.cells = [new_cell(begin), *made, new_cell(probe)]
+    client = nbclient.NotebookClient(notebook, km=kernel, kernel_name="python3", timeout=3600)
+    try:
+        client.execute(env=environment(folder))
+    finally:
+        if kernel:  # which goes on
+            client.kc.stop_channels()
+    assert notebook.cells[-1].outputs[0].text.split() == [sys.executable, "cpu"]
+    return made
 
 
 def check_pictures(cells):
@@ -195,14 +216,14 @@ PICTURES = {"01": 1, "02": 2, "03": 5, "04": 2, "05": 4, "06": 2, "07": 0, "08":
 
 
 @pytest.mark.parametrize("twin", ENGLISH, ids=stem)
-def test_a_notebook_runs_and_its_pictures_have_captions(twin, tmp_path):
-    assert check_pictures(executed(twin, tmp_path, fast=True)) == PICTURES[twin.name[:2]]
+def test_a_notebook_runs_and_its_pictures_have_captions(twin, kernel, tmp_path):
+    assert check_pictures(executed(twin, tmp_path, kernel)) == PICTURES[twin.name[:2]]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("twin", ENGLISH, ids=stem)
 def test_a_notebook_runs_as_a_reader_sees_it(twin, tmp_path):
-    check_pictures(executed(twin, tmp_path, fast=False))
+    check_pictures(executed(twin, tmp_path))
 
 
 def test_a_notebook_without_an_accelerator_says_what_it_leaves_out(tmp_path):
@@ -213,11 +234,11 @@ def test_a_notebook_without_an_accelerator_says_what_it_leaves_out(tmp_path):
     assert "no accelerator: left out are" in text
 
 
-def test_a_mistake_in_a_notebook_is_seen(tmp_path):
+def test_a_mistake_in_a_notebook_is_seen(kernel, tmp_path):
     """The runner itself: a cell that fails fails the run, with the cell's own words."""
     nbclient = pytest.importorskip("nbclient")
     twin = tmp_path / "09_broken.py"
     twin.write_text("# %%\nassert 1 + 1 == 3, 'the sum'\n")
     twin.with_suffix(".ipynb").write_text(MAKE.notebook(twin.read_text(), "broken"))
     with pytest.raises(nbclient.exceptions.CellExecutionError, match="the sum"):
-        executed(twin, tmp_path, fast=True)
+        executed(twin, tmp_path, kernel)
