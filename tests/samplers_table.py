@@ -317,6 +317,14 @@ def kind(row: Row) -> tuple:
 
 # One of each program, with noise and without: those of one kind differ by numbers alone.
 KINDS = list({kind(row): name for name, row in SAMPLERS.items()}.values())
+
+
+def one_of_a_step(names: list[str]) -> list:
+    """The names, of which those are slow whose step another one has, with noise or without, over another history."""
+    steps = {(kind(SAMPLERS[name])[0], SAMPLERS[name].deterministic): name for name in names}
+    return [pytest.param(name, marks=() if name in steps.values() else pytest.mark.slow) for name in names]
+
+
 EVERY_PAIR = [(sampler, setting) for sampler, row in SAMPLERS.items() for setting in row.settings]
 
 

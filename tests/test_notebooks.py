@@ -154,8 +154,9 @@ def test_every_article_of_the_docstrings_has_a_cell():
     """A cell that begins with `# kexue NUMBER` and asserts something, below one that links the article."""
     (twin,) = (twin for twin in ENGLISH if MAKE.name_of(twin) == ARTICLES)
     code = {m[1]: text for text in sources(twin) if (m := re.match(r"# kexue (\d+)\n", text))}
-    assert len(set(tagged())) >= 20
-    assert set(tagged()) <= set(code), f"no cell in {ARTICLES} for {sorted(set(tagged()) - set(code))}"
+    named = set(tagged())
+    assert len(named) >= 20
+    assert named <= set(code), f"no cell in {ARTICLES} for {sorted(named - set(code))}"
     for number, text in code.items():
         assert "assert" in text, number
     linked = re.findall(r"## \[(\d+)\]\(https://kexue\.fm/archives/(\d+)\)", "\n".join(sources(twin, "markdown")))
