@@ -18,50 +18,44 @@ in the report, 1.857 +- 0.145, is over all times, those below 1/32 too, where no
 
 from ml_collections import ConfigDict
 
-from diffjax.config import recipe, spec
+from diffjax.config import beside, spec
+
+_base = beside(__file__, "masked.py")
 
 
-def _tokens() -> ConfigDict:
-    config = recipe()
+def _discrete(config: ConfigDict) -> ConfigDict:
     config.method = spec("discrete")
-    config.data = spec("tokens", length=3, vocabulary=3)
     config.process, config.schedule = spec("categorical.uniform", vocabulary=3), spec("Rectified")
     config.target, config.loss = spec("categorical.LeaveOneOut"), spec("categorical.score_entropy")
     config.times = spec("stratified", t_min=1e-3)
     config.sampler, config.grid = spec("categorical.mixture"), spec("uniform", n=64, t_min=0.0)
-    config.model = spec("TokenMLP", vocabulary=3, width=64, depth=2)
-    config.learning_rate.update(dict(peak=3e-3, schedule="cosine", warmup_steps=50))
-    config.train.update(dict(steps=4000, batch_size=512, steps_per_dispatch=20, log_every=200, sample_every=2000))
-    config.checkpoint.every = 1000
-    config.sample.chunk = 1024
-    config.eval.samples = 16384
     return config
 
 
 def uniform() -> ConfigDict:
     """The default recipe: uniform replacement, a leave-one-out network trained by the bound."""
-    config = _tokens()
+    config = _discrete(_base.tokens())
     config.model.width, config.train.steps = 128, 6000  # at 64 and 4000 steps its samples are just inside the gate
     return config
 
 
 def absorbing() -> ConfigDict:
     """Hidden tokens: the bound of masked diffusion, in ancestral steps."""
-    config = _tokens()
+    config = _discrete(_base.tokens())
     config.process, config.target = spec("categorical.masked", vocabulary=3), spec("categorical.Whole")
     return config
 
 
 def mixed() -> ConfigDict:
     """Half of what is replaced is hidden, the rest any token; the network's posterior is told from its own place."""
-    config = _tokens()
+    config = _discrete(_base.tokens())
     config.process, config.target = spec("categorical.mixed", vocabulary=3), spec("categorical.Whole")
     return config
 
 
 def gidd() -> ConfigDict:
     """Masks, and in the middle of time wrong tokens beside them (von Rutte et al. 2025), by Markov's walk."""
-    config = _tokens()
+    config = _discrete(_base.tokens())
     config.process = spec("categorical.gidd", vocabulary=3, B=1.0)
     config.sampler = spec("categorical.markov")
     return config
@@ -69,7 +63,7 @@ def gidd() -> ConfigDict:
 
 def d3pm() -> ConfigDict:
     """Uniform replacement in 32 whole steps: D3PM's bound and cross-entropy of the posterior, by Markov's walk."""
-    config = _tokens()
+    config = _discrete(_base.tokens())
     config.target, config.loss = spec("categorical.Whole"), spec("categorical.d3pm", steps=32, auxiliary=0.01)
     config.times, config.sampler = spec("chain", steps=32, evenly=True), spec("categorical.markov")
     return config
@@ -77,14 +71,8 @@ def d3pm() -> ConfigDict:
 
 def tiny() -> ConfigDict:
     """The default at a small size, for tests."""
-    config = _tokens()
-    config.data.n, config.data.held_out = 2000, 200
-    config.model.width = 16
+    config = _discrete(_base.tiny())
     config.grid.n = 6
-    config.train.update(dict(steps=40, batch_size=32, steps_per_dispatch=1, log_every=10, sample_every=40))
-    config.learning_rate.warmup_steps = 5
-    config.checkpoint.every = 20
-    config.eval.samples = 256
     return config
 
 

@@ -11,25 +11,23 @@ token beside an entropy of 0.91, is loose for every network: it pays for the ord
 
 from ml_collections import ConfigDict
 
-from diffjax.config import recipe, spec
+from diffjax.config import beside, spec
+
+_base = beside(__file__, "masked.py")
 
 
-def single() -> ConfigDict:
-    """The default recipe: a network of the whole law, trained by cross-entropy, walks of single tokens."""
-    config = recipe()
+def _editing(config: ConfigDict) -> ConfigDict:
     config.method = spec("discrete")
-    config.data = spec("tokens", length=3, vocabulary=3)
     config.process, config.schedule = spec("editing", vocabulary=3), spec("Counted", length=3)
     config.target, config.loss = spec("categorical.Whole"), spec("categorical.cross_entropy")
     config.times = spec("chain", evenly=True)
     config.sampler, config.grid = spec("edits.single"), spec("counts", n=3)
-    config.model = spec("TokenMLP", vocabulary=3, width=64, depth=2)
-    config.learning_rate.update(dict(peak=3e-3, schedule="cosine", warmup_steps=50))
-    config.train.update(dict(steps=4000, batch_size=512, steps_per_dispatch=20, log_every=200, sample_every=2000))
-    config.checkpoint.every = 1000
-    config.sample.chunk = 1024
-    config.eval.samples = 16384
     return config
+
+
+def single() -> ConfigDict:
+    """The default recipe: a network of the whole law, trained by cross-entropy, walks of single tokens."""
+    return _editing(_base.tokens())
 
 
 def several() -> ConfigDict:
@@ -41,14 +39,7 @@ def several() -> ConfigDict:
 
 def tiny() -> ConfigDict:
     """The default at a small size, for tests."""
-    config = single()
-    config.data.n, config.data.held_out = 2000, 200
-    config.model.width = 16
-    config.train.update(dict(steps=40, batch_size=32, steps_per_dispatch=1, log_every=10, sample_every=40))
-    config.learning_rate.warmup_steps = 5
-    config.checkpoint.every = 20
-    config.eval.samples = 256
-    return config
+    return _editing(_base.tiny())
 
 
 VARIANTS = dict(single=single, several=several, tiny=tiny)

@@ -12,25 +12,24 @@ constraint is refused: its loss falls to 0 by the length of its vectors alone (t
 
 from ml_collections import ConfigDict
 
-from diffjax.config import recipe, spec
+from diffjax.config import beside, spec
+
+_base = beside(__file__, "masked.py")
+
+
+def _encoded(config: ConfigDict, width: int, n: int) -> ConfigDict:
+    config.method = spec("encoded", vocabulary=3, size=2, shown="mean")
+    config.schedule = spec("Rectified")
+    config.times = spec("stratified", t_min=1e-3)
+    config.model = spec("MLP", width=width, depth=2)
+    config.sampler = spec("unified")
+    config.grid = spec("uniform", n=n, t_min=0.02)
+    return config
 
 
 def tokens() -> ConfigDict:
     """The default recipe."""
-    config = recipe()
-    config.method = spec("encoded", vocabulary=3, size=2, shown="mean")
-    config.data = spec("tokens", length=3, vocabulary=3)
-    config.schedule = spec("Rectified")
-    config.times = spec("stratified", t_min=1e-3)
-    config.model = spec("MLP", width=128, depth=2)
-    config.sampler = spec("unified")
-    config.grid = spec("uniform", n=128, t_min=0.02)
-    config.learning_rate.update(dict(peak=3e-3, schedule="cosine", warmup_steps=50))
-    config.train.update(dict(steps=4000, batch_size=512, steps_per_dispatch=20, log_every=200, sample_every=2000))
-    config.checkpoint.every = 1000
-    config.sample.chunk = 1024
-    config.eval.samples = 16384
-    return config
+    return _encoded(_base.tokens(), width=128, n=128)
 
 
 def interpolated() -> ConfigDict:
@@ -42,15 +41,7 @@ def interpolated() -> ConfigDict:
 
 def tiny() -> ConfigDict:
     """The default at a small size, for tests."""
-    config = tokens()
-    config.data.n, config.data.held_out = 2000, 200
-    config.model.width = 16
-    config.grid.n = 8
-    config.train.update(dict(steps=40, batch_size=32, steps_per_dispatch=1, log_every=10, sample_every=40))
-    config.learning_rate.warmup_steps = 5
-    config.checkpoint.every = 20
-    config.eval.samples = 256
-    return config
+    return _encoded(_base.tiny(), width=16, n=8)
 
 
 VARIANTS = dict(tokens=tokens, interpolated=interpolated, tiny=tiny)

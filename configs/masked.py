@@ -15,7 +15,7 @@ from diffjax.config import recipe, spec
 
 
 def tokens() -> ConfigDict:
-    """The default recipe."""
+    """The default recipe, from which discrete.py, editing.py and encoded.py start too."""
     config = recipe()
     config.method = spec("masked", vocabulary=3)
     config.data = spec("tokens", length=3, vocabulary=3)

@@ -41,10 +41,13 @@ def exact(process: Process) -> Coupling:
     """Exchanges independent draws so that the batch's mean squared distance |x_0 - z|^2 is the least.
 
     They are exchanged among examples that are given the `same` alone.
+
+    Raises:
+        ValueError: from the coupling, for a process whose noise is no array of x_0's shape.
     """
 
     def couple(keys: Key, x0: Array, same: Array | None = None) -> tuple[Array, Array]:
-        x0, z = independent(process)(keys, x0)
+        x0, z = _paired(process, keys, x0)
         return x0, z[assignment(_within(same, squared_distances(x0, z)))]  # (optimal-transport.1)
 
     return couple
@@ -58,12 +61,12 @@ def entropic(process: Process, epsilon: float = 0.05, iterations: int = 1000) ->
         iterations: of Sinkhorn, at most.
 
     Raises:
-        ValueError: unless both are positive.
+        ValueError: unless both are positive; from the coupling, as of `exact`.
     """
     _check_sinkhorn(epsilon, iterations)
 
     def couple(keys: Key, x0: Array, same: Array | None = None) -> tuple[Array, Array]:
-        x0, z = independent(process)(keys, x0)
+        x0, z = _paired(process, keys, x0)
         cost = squared_distances(x0, z)
         mean = cost.mean() if same is None else jnp.mean(cost, where=same)
         log_plan = sinkhorn(_within(same, cost), epsilon * mean, iterations=iterations)
@@ -95,6 +98,18 @@ def alike(given: dict[str, Array]) -> Array | None:
         equal = (rows[:, None] == rows[None]).all(-1)
         found = equal if found is None else found & equal
     return found
+
+
+def _paired(process: Process, keys: Key, x0: Array) -> tuple[Array, Array]:
+    """Draws independent pairs, between which there is a distance."""
+    x0, z = independent(process)(keys, x0)
+    if getattr(z, "shape", None) != x0.shape:
+        got = f"of shape {z.shape[1:]}" if hasattr(z, "shape") else type(z).__name__
+        raise ValueError(
+            f"The noise of {type(process).__name__} is {got} for an x_0 of shape {x0.shape[1:]}, so that there is no "
+            "distance |x_0 - z| to pair by; couplings.independent is left."
+        )
+    return x0, z
 
 
 def _within(same: Array | None, cost: Array) -> Array:

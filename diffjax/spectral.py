@@ -104,7 +104,7 @@ class Damping(Protocol):
 
 @pytree
 class Blur:
-    """The blur w = w_max sin(pi t / 2)^2 of blurring diffusion (Hoogeboom & Salimans 2022, appendix A).
+    """The blur w = w_max sin(pi t / 2)^2, t in [0, 1], of blurring diffusion (Hoogeboom & Salimans 2022, appendix A).
 
     Attributes:
         w_max: width of the blur at t = 1, in pixels (published: 20 at 64 x 64).
@@ -218,8 +218,8 @@ def spectral(base: Schedule, blur: Any, sides: Any) -> Spectral:
         sides: one or two integers, of an image without its channels.
 
     Raises:
-        ValueError: for sides that are no positive integers, a blur that is negative or upside down, or a d_min outside
-            [0, 1].
+        ValueError: for sides that are no positive integers, a blur that is negative or upside down, a d_min outside
+            [0, 1], or a schedule that goes on after t = 1, where `Blur` narrows.
     """
     host.need_object(base)
     sides = (sides,) if host.is_int(sides) else tuple(sides or ())
@@ -233,4 +233,9 @@ def spectral(base: Schedule, blur: Any, sides: Any) -> Spectral:
             raise ValueError(f"The blur has {numbers}, expected widths in pixels >= 0 (0: no blur).")
         if "w_min" in numbers and not 0 < numbers["w_min"] < numbers["w_max"]:
             raise ValueError(f"The blur has {numbers}, expected 0 < w_min < w_max: it widens with time.")
+    if host.concrete(base) and isinstance(blur, Blur) and float(base.t_max) > 1:
+        raise ValueError(
+            f"The blur has its whole width at t = 1 and narrows from there, but {type(base).__name__} goes on to t_max "
+            f"= {float(base.t_max):g}: give it t_max = 1 (schedule.t_max), or take another schedule, VE or VP."
+        )
     return Spectral(base, blur, tuple(map(int, sides)))

@@ -685,6 +685,9 @@ def test_losses_refuse_times_between_steps_and_moving_laws():
         ask(losses.flow_matching, PROCESSES["gidd"](3), 0.5)
     of = jax.jit(lambda x: losses.cross_entropy(net, process, Whole(), x, at(x), 0.5))
     assert np.isnan(of(np.int32([0, 3])))
+    of = jax.jit(lambda t: losses.d3pm(net, process, Whole(), x0, at(x0), t, steps=4))  # a time that is not known yet
+    assert np.isnan(of(0.375))
+    assert np.isfinite(of(0.75))
 
 
 def test_prior_term_is_finite_and_small():

@@ -17,9 +17,10 @@ from diffjax import couplings, data, losses, runs
 from diffjax.calculus import FlowOnly
 from diffjax.commands import sample, train
 from diffjax.method import Example
-from diffjax.processes import Gaussian, path
+from diffjax.processes import Gaussian, categorical, cold, path, poisson
+from diffjax.processes.bridge import Bridge, BridgeSchedule
 from diffjax.runs import build_run
-from diffjax.schedules import Rectified
+from diffjax.schedules import VE, VP, Rectified
 
 RNG = np.random.default_rng(0)
 KEYS = jax.random.split(jax.random.key(0), 64)
@@ -177,12 +178,12 @@ def test_bad_transport_problems(case):
 
 # In training.
 
-SCHEDULE = FlowOnly(Rectified())
+PROCESS = path.rectified()
 
 
 @pytest.mark.parametrize("method", ["exact", "sinkhorn"])
 def test_the_prepared_noise_is_normal_and_nearer_to_the_data(method):
-    prepare = losses.prepare.optimal_transport(SCHEDULE, method)
+    prepare = losses.prepare.optimal_transport(PROCESS, method)
     x, key = pairs(256)[0] + np.float32(1.5), jax.random.key(3)
     batch = jax.jit(prepare.apply)((), key, Example(x, {"label": np.full(256, 3)}))
     noise = lambda i: jax.random.normal(jax.random.fold_in(key, i), (2,))
@@ -203,12 +204,11 @@ import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import PartitionSpec as P
 from diffjax import losses, parallel, training, ema, optimizers
 import optax
-from diffjax.calculus import FlowOnly
 from diffjax.method import Example
-from diffjax.schedules import Rectified
+from diffjax.processes import path
 found = {}
 for method in ("exact", "sinkhorn"):
-    prepare = losses.prepare.optimal_transport(FlowOnly(Rectified()), method)
+    prepare = losses.prepare.optimal_transport(path.rectified(), method)
     def loss(params, keys, example, index, size):
         z = example.chosen["z"]
         return ((params * z - example.x) ** 2).mean(), {"z0": z[0]}
@@ -239,11 +239,52 @@ def test_the_pairs_do_not_depend_on_the_number_of_devices():
     assert "agreed" in done.stdout, done.stderr
 
 
+OTHER_NOISE = {
+    "Poisson": poisson(VE(), 64.0),
+    "Cold": cold.blur(std=0.1),
+    "Masking": cold.masked(),
+    "Mixed": cold.mix(images=np.zeros((3, 2))),
+    "Bridge": Bridge(BridgeSchedule(VP()), law=jax.random.laplace),
+    "Path": path.along(lambda x0, z, t: (1 - t) * x0 + t * z, law=jax.random.laplace),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_NOISE)
+def test_transport_refuses_a_process_of_another_noise(name):
+    """Samples start from that noise: pairs with a normal one would train on what no sample meets."""
+    with pytest.raises(ValueError, match=rf"the noise of {name} has another law.*process\.name=path\.rectified"):
+        losses.prepare.optimal_transport(OTHER_NOISE[name])
+
+
+@pytest.mark.parametrize("config", ["cold", "pfgm"])
+def test_a_run_of_another_noise_refuses_transport_before_it_reads_data(config):
+    with pytest.raises(C.ConfigError, match="standard normal noise"):
+        build_run(runs.load(f"configs/{config}.py:tiny", ["prepare.name=optimal_transport"]), pytest.fail)
+
+
+def test_transport_takes_the_process_and_no_schedule():
+    with pytest.raises(ValueError, match="Got FlowOnly, expected the process"):
+        losses.prepare.optimal_transport(path.rectified().schedule)
+
+
+@pytest.mark.parametrize(
+    ("process", "x0", "match"),
+    [
+        (categorical.masked(Rectified(), 3), np.zeros((64, 2), np.int32), "of Replacement is Replaced"),
+        (cold.masked(), np.zeros((64, 2), np.float32), "of Masking is Veil"),
+    ],
+)
+def test_noise_without_a_distance_is_not_paired(process, x0, match):
+    for couple in (couplings.exact(process), couplings.entropic(process)):
+        with pytest.raises(ValueError, match=match):
+            couple(KEYS, x0)
+
+
 def test_transport_wants_a_process_that_knows_its_flow_alone():
     with pytest.raises(ValueError, match=r"process\.name=path\.rectified"):
-        losses.prepare.optimal_transport(Rectified())
+        losses.prepare.optimal_transport(Gaussian(Rectified()))
     with pytest.raises(ValueError, match="there are exact and sinkhorn"):
-        losses.prepare.optimal_transport(SCHEDULE, "greedy")
+        losses.prepare.optimal_transport(PROCESS, "greedy")
 
 
 TINY = "configs/rectified.py:tiny"
@@ -313,6 +354,7 @@ def sample_noise(shape, seed):
 
 
 PAIRS = ["data.name=npz", "data.label=None", "data.z=z", *MOONS[1:]]
+COLD = ["process.name=cold.blur", "target.name=X0", "sampler.name=unified"]
 
 
 @pytest.mark.parametrize(
@@ -326,6 +368,7 @@ PAIRS = ["data.name=npz", "data.label=None", "data.z=z", *MOONS[1:]]
         (TINY, ["process.name=path.straight"], "it has rectified, variance_preserving"),
         ("pairs", [], r"prepare\.optimal_transport would part each x from its z"),
         ("pairs", ["prepare.name=nothing", "process.name=Gaussian"], "only the flow is right"),
+        ("pairs", ["prepare.name=nothing", *COLD], "only the flow is right"),
         ("pairs", ["prepare.name=nothing", "data.z=noise"], "has no array 'noise'"),
         ("pairs", ["prepare.name=nothing", "data.flip=True"], "flip"),
     ],

@@ -1,5 +1,6 @@
 """Decoding of hidden tokens: which rules draw the data's law, and what the others cost, by enumeration."""
 
+import dataclasses
 import itertools
 
 import enumerated
@@ -188,6 +189,16 @@ def test_bound_of_blocks_is_unbiased_and_refuses_other_sizes():
     for size in (0, 5):
         with pytest.raises(ValueError, match=f"size is {size}"):
             blocks.bound(denoise, jax.random.key(0), x0, size)
+    replaced = dataclasses.replace(denoise, process=categorical.uniform(schedules.Rectified(), 2))
+    with pytest.raises(ValueError, match=r"of hidden tokens \(categorical\.masked\), but the process is Replacement"):
+        blocks.bound(replaced, jax.random.key(0), x0, 2)
+
+
+@pytest.mark.parametrize("token", [-1, 2])
+def test_a_token_out_of_the_vocabulary_has_no_bound(token):
+    """An index would count -1 from the end, and give the probability of the last token."""
+    x0, chosen = jnp.asarray([0, token, 1, 0]), jnp.asarray([False, True, False, False])
+    assert np.isnan(blocks.nats(table(C), x0, 0, 2, chosen))
 
 
 def test_autoregressive_estimate_of_masks_is_the_joint_law():
@@ -312,6 +323,8 @@ def test_evaluations_are_nearly_all_of_the_cost():
         (lambda: decoding.random(MASKED, 0), "k is 0, expected an integer >= 1, or one for each row"),
         (lambda: decoding.random(MASKED, (2, 0)), "k is 0, expected an integer >= 1"),
         (lambda: decoding.random(MASKED, "ab"), "k is 'ab', expected an integer"),
+        (lambda: decoding.random(MASKED, 2**40), "k is 1099511627776, expected at most 16777216"),
+        (lambda: decoding.blocks(MASKED, 2**40, k=2**40), "size is 1099511627776, expected at most"),
         (lambda: decoding.random(MASKED, (2, 1)).plan(even(3)), "2 rows open, but the grid has 3 steps"),
         (lambda: decoding.top(MASKED, temperature=0.0), "temperature is 0.0.*decoding.greedy"),
         (lambda: decoding.blocks(MASKED, 0), "size is 0"),

@@ -13,6 +13,7 @@ from twice import assert_trains_and_resumes
 
 from diffjax import data, methods, models, optimizers, runs
 from diffjax.config import ConfigError
+from diffjax.data import source
 from diffjax.data.tokens import frequencies, joint, product_of_marginals
 from diffjax.data.tokens import judge as judge_of
 from diffjax.likelihood import tokens
@@ -260,6 +261,17 @@ def test_trained_draws_have_the_joint_law(trained):
     np.testing.assert_array_equal(trained.draw([7, 3]), trained.draw([3, 7])[::-1])
 
 
+def test_held_out_tokens_are_counted_by_place_whatever_the_vocabulary():
+    """Frequencies of the training tokens at a place, one more of each token; of 2^24 tokens no table fits."""
+    rng = np.random.default_rng(0)
+    train, held_out = rng.integers(0, 3, (50, 2, 2)), rng.integers(0, 4, (7, 2, 2))
+    for vocabulary in (4, 2**24):
+        places = [(x[i, j], train[:, i, j]) for x in held_out for i in range(2) for j in range(2)]
+        nats = [-np.log((list(seen).count(v) + 1) / (50 + vocabulary)) for v, seen in places]
+        found = tokens.marginals_nats(train.astype(np.int32), held_out.astype(np.int32), vocabulary)
+        np.testing.assert_allclose(found, np.mean(nats), rtol=1e-12)
+
+
 @pytest.mark.slow
 def test_sections_of_the_report(trained):
     """The bound is the entropy where the conditionals are right; the judge's figures are those of the enumeration."""
@@ -327,6 +339,9 @@ def test_a_token_outside_the_vocabulary_is_refused_before_the_first_step():
     x = np.full((40, 3), 3, np.int32)  # 3 is "hidden", no token
     with pytest.raises(ConfigError, match="has tokens from 3 to 3, expected 0 to 2: the vocabulary is 3"):
         runs.Trainer(methods.masked(net(), 3), data.arrays(x), optimizer=optax.sgd(1e-3), batch_size=4)
+    parts = source.Arrays(x[:30] - 1), source.Arrays(x[30:])  # as a text whose last symbol occurs in its end alone
+    with pytest.raises(ValueError, match="mine, held out, has tokens from 3 to 3, expected 0 to 2"):
+        methods.masked(net(), 3).parts.check_examples(source.in_memory("mine", *parts, classes=None))
     params, batch = exact(A).init(None, None, None), Example(np.int32([[0, 3, 1]]), {}, {"t": np.float32([0.5])})
     losses = methods.masked(exact(A), 3).turns[0].losses
     value = jax.jit(lambda params: losses(params, jax.random.key(0), batch, jnp.zeros(1, jnp.int32), 1)[0])

@@ -410,12 +410,24 @@ class Unblurs:
         return 3.0 * (1 - t)
 
 
+COLOURED = heat.dissipation(schedules.Still(), (4, 4), mean=(((1.0, 2.0, 3.0),),))
 BAD = {
     "no d_min under eps": (
         lambda: heat.blurring(VP, (8, 8), w_max=20.0, d_min=0.0).check(denoisers.Eps()),
         "divides by alpha.*d_min = 0.*X0",
     ),
     "another shape": (lambda: heat.blurring(VP, (8, 8)).enter(jnp.zeros((4, 4, 1))), r"\(4, 4, 1\).*sides = \(8, 8\)"),
+    "an image without channels": (lambda: heat.blurring(VP, (4, 4)).enter(jnp.zeros((4, 4))), r"\(4, 4\).*channels"),
+    "a vector with channels": (lambda: heat.blurring(VP, 4).enter(jnp.zeros((4, 4))), r"\(4, 4\), expected \(4,\)"),
+    "statistics of other channels": (lambda: COLOURED.enter(jnp.zeros((4, 4, 1))), r"of 3 channels.*\(4, 4, 1\)"),
+    "a prior of other channels": (
+        lambda: COLOURED.prior(jax.random.key(0), (4, 4, 1)),
+        r"of 3 channels.*\(4, 4, 1\).*measured",
+    ),
+    "a schedule beyond the blur": (
+        lambda: heat.soft(schedules.EDM(), (8, 8)),
+        "EDM goes on to t_max = 80: give it",
+    ),
     "tokens": (lambda: heat.blurring(VP, (8, 8)).enter(jnp.zeros((8, 8, 1), jnp.int32)), "int32.*tokens"),
     "SNR that rises": (
         lambda: calculus.check(Spectral(schedules.EDM(1.0), Unblurs(), (4,))),
@@ -429,6 +441,10 @@ BAD = {
     "statistics of another shape": (
         lambda: heat.dissipation(schedules.Still(), (8, 8), mean=(1.0, 2.0)),
         r"mean has shape \(2,\).*measured",
+    ),
+    "ragged statistics": (
+        lambda: heat.dissipation(schedules.Still(), (8, 8), mean=((1.0, 2.0), (3.0,))),
+        r"mean is \(\(1.0, 2.0\), \(3.0,\)\), expected a number, or rows",
     ),
     "a negative variance": (lambda: heat.dissipation(schedules.Still(), (8, 8), variance=-1.0), "variance.*>= 0"),
     "soft under VP": (lambda: heat.soft(VP, (8, 8)), "alpha = 1.*VP.*heat.blurring"),

@@ -117,6 +117,17 @@ def test_shuffled_text_keeps_frequencies_alone(written):
     assert bits(shuffled, 3) > bits(shuffled, 1)
 
 
+def test_a_nul_of_a_file_is_read_as_a_symbol_of_its_own(tmp_path):
+    """Left out, it would make one word of the two beside it, and a window shorter than it is."""
+    path = tmp_path / "nul.txt"
+    path.write_text("ab\0cd efg " * 20, encoding="utf-8")
+    found = data.text(str(path), length=8)
+    known = found.judge.args[0]
+    assert known.read(found.train.gather(np.array([0, 2])).x) == ["ab\0cd ef", "\0cd efg "]
+    assert known.words == {"ab", "cd", "efg"}
+    assert known.read(np.array([[127, 0]], np.int32)) == [text_of.OTHER + "\0"]
+
+
 def test_words_of_samples_are_counted_where_windows_do_not_cut_them(written):
     """Runs at the ends of a window may be parts of words: they do not count."""
     assert text_of.whole_runs("xabc ab bca x") == ["ab", "bca"]

@@ -8,14 +8,13 @@ from scipy import optimize, special
 
 from diffjax import config as C
 from diffjax import couplings, data, losses, methods, models, runs
-from diffjax.calculus import FlowOnly
 from diffjax.denoisers import Velocity
 from diffjax.method import Example
 from diffjax.processes import Gaussian, path
 from diffjax.schedules import Rectified
 
 N = 24
-SCHEDULE = FlowOnly(Rectified())
+PROCESS = path.rectified()
 X = np.random.default_rng(0).normal(size=(N, 2)).astype(np.float32)
 X[:, 0] += np.where(np.arange(N) % 2, 1.5, -1.5)
 
@@ -84,7 +83,7 @@ def test_sinkhorn_draws_within_each_condition_from_the_plan_of_its_block():
 
 def test_sinkhorn_takes_noise_of_its_own_condition_alone():
     label = np.arange(N) % 2
-    prepare = losses.prepare.optimal_transport(SCHEDULE, "sinkhorn")
+    prepare = losses.prepare.optimal_transport(PROCESS, "sinkhorn")
     batch = Example(jnp.asarray(X), {"label": jnp.asarray(label)})
     z = np.asarray(jax.jit(prepare.apply)((), jax.random.key(3), batch).chosen["z"])
     taken = np.abs(DRAWN - z[:, None]).max(-1).argmin(1)  # whose noise each example has
@@ -137,7 +136,7 @@ def test_a_condition_that_each_example_has_for_itself_is_refused_with_what_to_do
     given = {"y": jnp.zeros((N, 2)), "label": jnp.zeros(N, int)}
     message = r"'y' is float32, each example's own: set prepare\.name=nothing, or give it as integers"
     with pytest.raises(ValueError, match=message):
-        losses.prepare.optimal_transport(SCHEDULE).apply((), jax.random.key(0), Example(jnp.asarray(X), given))
+        losses.prepare.optimal_transport(PROCESS).apply((), jax.random.key(0), Example(jnp.asarray(X), given))
     arrays = data.arrays(X, y=np.ones((N, 2)))
     options = dict(optimizer=C.spec("adam", learning_rate=1e-3), steps=2, batch_size=8, log_every=2, sample_every=2)
     with pytest.raises(C.ConfigError, match=message):

@@ -60,8 +60,8 @@ class Text:
 
     def read(self, x: np.ndarray) -> list[str]:
         """Reads tokens (n, L) as n texts."""
-        known = np.asarray([*self.symbols, *OTHER])
-        return ["".join(row) for row in known[np.minimum(x, len(self.symbols))]]
+        points = np.frombuffer((self.symbols + OTHER).encode("utf-32-le"), "<u4")  # text of NumPy's loses a NUL
+        return [row.tobytes().decode("utf-32-le") for row in points[np.minimum(x, len(self.symbols))]]
 
     @cached_property
     def words(self) -> frozenset[str]:

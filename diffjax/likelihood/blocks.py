@@ -28,8 +28,13 @@ def bound(known: Any, key: Key, x0: Array, size: int) -> Array:
         size: of a block, an integer from 1 to L; the last one may be shorter.
 
     Raises:
-        ValueError: for another size.
+        ValueError: for another size, or a process that does not hide tokens.
     """
+    if not getattr(known.process, "timeless", False):
+        raise ValueError(
+            f"The bound of blocks is of hidden tokens (categorical.masked), but the process is "
+            f"{type(known.process).__name__}; likelihood.tokens.bound serves every process of tokens."
+        )
     host.check_int("size", size, most=x0.size)
 
     def block(total: Array, start: Array) -> tuple[Array, None]:
@@ -49,12 +54,16 @@ def nats(known: Any, x0: Array, start: Any, size: int, chosen: Array) -> Array:
         known, x0, size: as in `bound`.
         start: the first place of the block.
         chosen: S, a bool for each place, of x0's shape; none outside the block.
+
+    Returns:
+        A scalar; nan where a chosen token is out of the vocabulary.
     """
     process = known.process
     place = jnp.arange(x0.size, dtype=jnp.int32).reshape(x0.shape)
     x = jnp.where(chosen | (place >= jnp.asarray(start, jnp.int32) + size), process.vocabulary, x0)
     share = jnp.mean((x == process.vocabulary).astype(float))
     found = -known(x, share * process.schedule.t_max).log_prob(x0)
+    found = jnp.where((x0 >= 0) & (x0 < process.vocabulary), found, jnp.nan)
     return jnp.where(chosen, found, 0.0).sum() * _size(x0, start, size) / chosen.sum().astype(float)  # (decoding.4)
 
 

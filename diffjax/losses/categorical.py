@@ -104,14 +104,15 @@ def d3pm(
             network's law of x_0 given all of x_t, as published.
 
     Raises:
-        ValueError: for another estimate, or a time that ends no step.
+        ValueError: for another estimate, or a time that ends no step; where times are traced, the loss is nan there.
     """
     if estimate not in ESTIMATES:
         raise ValueError(f"estimate is {estimate!r}, expected {' or '.join(map(repr, ESTIMATES))}.")
     if getattr(process, "steps", steps) != steps:
         raise ValueError(f"The loss has {steps} steps, but the process {process.steps}: loss.steps={process.steps}.")
     k = jnp.asarray(t) * host.check_int("steps", steps) / process.schedule.t_max
-    if host.concrete(k) and (abs(k - jnp.round(k)) > 1e-3 or jnp.round(k) < 1):
+    ends = (abs(k - jnp.round(k)) <= 1e-3 + 1e-6 * steps) & (jnp.round(k) >= 1)  # k is rounded in proportion to T
+    if host.concrete(ends) and not ends:
         raise ValueError(
             f"t = {float(t):.6g} ends none of {steps} steps: draw times by losses.times.chain with steps={steps} "
             f"(--config.times.name=chain --config.times.steps={steps})."
@@ -123,6 +124,7 @@ def d3pm(
     plug = whole if estimate == "posterior" else Categorical(target.without(process, x, logits, t))
     terms = divergence(process.back(x, process.one_hot(x0), t, s), process.back(x, plug.probs, t, s))
     value = steps * terms - auxiliary * whole.log_prob(x0)  # (categorical.17)
+    value = jnp.where(ends, value, jnp.nan)
     return weight(process.schedule, target, t) * _tokens(process, x0, value).sum()
 
 

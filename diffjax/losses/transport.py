@@ -10,17 +10,18 @@ hold several of each; of one alone the pair is independent. Hiding labels for a 
 z is normal given each label, hence over all of them.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from diffjax import couplings
 from diffjax.calculus import flow_only
-from diffjax.processes.gaussian import Gaussian
-from diffjax.types import Array, Key, Prepare, PyTree, Schedule
+from diffjax.types import Array, Key, Prepare, Process, PyTree
 
 
 def optimal_transport(
-    schedule: Schedule, method: str = "exact", epsilon: float = 0.05, iterations: int = 1000
+    process: Process, method: str = "exact", epsilon: float = 0.05, iterations: int = 1000
 ) -> Prepare:
     """Pairs each example of the batch with its noise "z", standard normal over the examples that are given the same.
 
@@ -28,19 +29,21 @@ def optimal_transport(
     the rest (`methods.denoising`).
 
     Args:
+        process: of the flow alone, with standard normal noise, `path.rectified()`: what z is exchanged of.
         method: "exact", or "sinkhorn", whose pairs are drawn from the entropic plan.
         epsilon: of Sinkhorn, in units of the batch's mean cost.
         iterations: of Sinkhorn, at most.
 
     Raises:
-        ValueError: for another method, options that are not positive, or a process that calls itself Gaussian.
+        ValueError: for another method, options that are not positive, a process that calls itself Gaussian, or one of
+            another noise.
     """
-    if not flow_only(schedule):
+    _check_noise(process)
+    if not flow_only(process.schedule):
         raise ValueError(
             "Optimal transport makes x_t given x_0 something else than Gaussian, so that only the flow is right: set "
             "process.name=path.rectified (schedule.name=Rectified)."
         )
-    process = Gaussian(schedule)
     if method == "exact":
         couple = couplings.exact(process)
     elif method == "sinkhorn":
@@ -56,3 +59,14 @@ def optimal_transport(
         return memory
 
     return Prepare(lambda: (), apply, update)
+
+
+def _check_noise(process: Any) -> None:
+    name = type(process).__name__
+    if not hasattr(process, "noise"):
+        raise ValueError(f"Got {name}, expected the process whose noise is paired, such as processes.path.rectified().")
+    if getattr(process, "law", None) is not jax.random.normal:
+        raise ValueError(
+            f"Optimal transport pairs data with standard normal noise, but the noise of {name} has another law, which "
+            "samples start from: set process.name=path.rectified (schedule.name=Rectified), or prepare.name=nothing."
+        )

@@ -19,7 +19,7 @@ from diffjax.methods import parts
 from diffjax.methods.conditions import Condition
 from diffjax.methods.evaluation import remarks, report
 from diffjax.methods.kinds import check_kinds
-from diffjax.methods.planning import planned_sampler
+from diffjax.methods.planning import made_for, planned_sampler
 from diffjax.types import Array, Denoiser, Key, PyTree, Schedule
 
 
@@ -36,7 +36,7 @@ class Denoising(NamedTuple):
     loss: Callable
     weight: Callable
     times: Callable[[Schedule], Callable]
-    prepare: Callable[[Schedule], Any]
+    prepare: Callable[..., Any]
     augment: Callable
     condition: Condition
     denoiser: Callable
@@ -99,7 +99,7 @@ def denoising(
     loss: Callable = losses.regression,
     weight: Callable = losses.weights.unit(),  # noqa: B008
     times: Callable[[Schedule], Callable] = losses.times.stratified,
-    prepare: Callable[[Schedule], Any] = losses.prepare.nothing,
+    prepare: Callable[..., Any] = losses.prepare.nothing,
     augment: Callable = _as_it_is,
     condition: Condition = Condition({}),  # noqa: B008
     denoiser: Callable = denoisers.variance.mean,
@@ -116,7 +116,7 @@ def denoising(
         loss: (net, process, target, x0, z, t, weight) -> scalar.
         weight: (schedule, target, t) -> scalar.
         times: schedule -> (keys, index, size) -> t, a training time.
-        prepare: schedule -> what happens to the whole batch first, or None.
+        prepare: schedule -> what happens to the whole batch first, or None; or process -> it, as of the sampler.
         augment: (key, x) -> (x, what was done to it or None), in training.
         condition: which of `given` may be hidden, in training and by guidance.
         denoiser: (net, schedule, target, chain) -> denoiser, the mean with a rule for its variance.
@@ -138,7 +138,7 @@ def denoising(
     check_target(target, schedule, schedule.t_max)
     process.check(target)
     read = None if network.reads is None else of.needs
-    prepared, drawn_times = _shown_what_is_read(of.prepare(schedule), read), of.times(schedule)
+    prepared, drawn_times = _shown_what_is_read(made_for(of.prepare, process), read), of.times(schedule)
 
     def init(key: Key, example: Example) -> PyTree:
         return network.init(key, example.x, jnp.zeros((), jnp.float32), example.given)

@@ -11,14 +11,15 @@ from diffjax.methods import evaluation
 
 JUDGED = 4096  # held-out examples whose bound a report takes, and
 PASSES = 8  # the times, or numbers of hidden tokens, that each of them is looked at with
-LOOKED = 2**20  # training examples whose tokens are looked at before anything runs
+LOOKED = 2**20  # examples of each part whose tokens are looked at before anything runs
 
 
 def check_tokens(dataset: Any, vocabulary: int) -> None:
-    """Raises a ValueError for a data set with training tokens outside 0 .. vocabulary - 1; real numbers pass."""
-    x = dataset.some("train", LOOKED).x
-    if np.issubdtype(x.dtype, np.integer):
-        tokens.check_tokens(x, vocabulary, dataset.name)
+    """Raises a ValueError for a data set with tokens outside 0 .. vocabulary - 1, in either part; real numbers pass."""
+    for part, said in (("train", ""), ("held_out", ", held out,")):
+        x = dataset.some(part, LOOKED).x
+        if np.issubdtype(x.dtype, np.integer):
+            tokens.check_tokens(x, vocabulary, f"{dataset.name}{said}")
 
 
 def sections(run: Any, of: Any, name: str) -> list[Section]:
@@ -62,7 +63,7 @@ def bounds(run: Any, of: Any, name: str) -> Section:
     n, size = len(examples.x), int(np.prod(examples.x.shape[1:]))
     tokens.check_tokens(examples.x, process.vocabulary, f"{run.data.name}, held out,")
     known = run.data.some("train", 25 * JUDGED).x
-    product = tokens.product_of_marginals(known, examples.x, process.vocabulary)
+    product = tokens.marginals_nats(known, examples.x, process.vocabulary)
     results = {"product_of_marginals": product, "unit": "nats/token"}
     beside = f"A product of the places' marginals: {product:.4f}; all tokens alike: {np.log(process.vocabulary):.4f}.\n"
     u = (np.arange(n * PASSES).reshape(n, PASSES) * (0.5 * (5**0.5 - 1)) + 0.5 / (n * PASSES)) % 1.0

@@ -40,8 +40,15 @@ class Spectral(Gaussian):
     variance: Any = 0.0
 
     def enter(self, x: Array) -> Array:
-        """Computes u_0 = B x; ValueError for an example of other sides than the schedule's, or of tokens."""
-        return analyse(x, self.schedule.sides)
+        """Computes u_0 = B x.
+
+        Raises:
+            ValueError: for tokens, an example of other sides than the schedule's, or one that its amplitudes, or the
+                prior's statistics, would not meet entry by entry.
+        """
+        u = analyse(x, self.schedule.sides)
+        self._check_shape(u.shape)
+        return u
 
     def leave(self, u: Array) -> Array:
         """Computes the pixels B^T u."""
@@ -57,6 +64,7 @@ class Spectral(Gaussian):
 
     def prior(self, key: Key, shape: tuple[int, ...], t: Any = None) -> Array:
         """Draws u_T ~ N(alpha m, alpha^2 c + sigma^2) at the schedule's end, or at the time t where the grid starts."""
+        self._check_shape(shape)
         mean, variance = self._prior(t)
         return mean + jnp.sqrt(variance) * self.law(key, shape)  # (spectral.4)
 
@@ -84,6 +92,21 @@ class Spectral(Gaussian):
             "The likelihood by the flow needs one log-SNR at a time, and this process has one per frequency; of heat "
             "dissipation samplers.heat.step_bounds has the terms of a bound."
         )
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        sides = self.schedule.sides
+        expected = (*sides, "channels") if len(sides) > 1 else sides
+        if len(shape) != len(expected):
+            raise ValueError(
+                f"Got an example of shape {tuple(shape)}, expected {expected} of sides = {sides}: two sides are of an "
+                "image with an axis of channels, one of a vector."
+            )
+        told = np.broadcast_shapes(np.shape(self.mean), np.shape(self.variance))
+        if told and told[-1] not in (1, shape[-1]):
+            raise ValueError(
+                f"The prior's mean and variance are of {told[-1]} channels, but the example has shape {tuple(shape)}: "
+                "measure them on the training data (processes.heat.measured)."
+            )
 
     @property
     def _end(self) -> float:
@@ -136,7 +159,7 @@ def blurring(schedule: Schedule, sides: Any = None, w_max: float = 2.0, d_min: f
 def soft(schedule: Schedule, sides: Any = None, w_max: float = 2.0, d_min: float = 0.0) -> Spectral:
     """Makes the process of soft diffusion with a blur as its linear map: `blurring` under a schedule of alpha = 1.
 
-    Args: as of `blurring`; the schedule is `EDM` or `VE`.
+    Args: as of `blurring`; the schedule is `VE`, or `EDM` up to t_max = 1.
 
     Raises:
         ValueError: for a schedule with another alpha, or numbers that make no blur.
@@ -145,7 +168,7 @@ def soft(schedule: Schedule, sides: Any = None, w_max: float = 2.0, d_min: float
     end = float(host.float64(_alpha_at, schedule, float(schedule.t_max)))
     if end != 1:
         raise ValueError(
-            f"Soft diffusion adds noise to C_t x_0, so that its schedule has alpha = 1 (EDM, VE), but "
+            f"Soft diffusion adds noise to C_t x_0, so that its schedule has alpha = 1 (VE, EDM), but "
             f"{type(schedule).__name__} ends at alpha = {end:g}; take heat.blurring."
         )
     return Spectral(found)
@@ -175,7 +198,13 @@ def measured(x: Any, corner: int = 3, digits: int = 5) -> dict[str, tuple]:
 
 def _corner(name: str, values: Any, sides: tuple[int, ...]) -> Any:
     """Spreads statistics of the lowest frequencies to all of `sides`, 0 elsewhere; a number stays one."""
-    values = np.asarray(values, np.float32)
+    try:
+        values = np.asarray(values, np.float32)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"The prior's {name} is {values!r}, expected a number, or rows of numbers of one length "
+            "(processes.heat.measured)."
+        ) from error
     if not np.all(np.isfinite(values)) or (name == "variance" and np.any(values < 0)):
         raise ValueError(f"The prior's {name} is to be finite{' and >= 0' * (name == 'variance')}, got {values}.")
     if values.ndim == 0:

@@ -168,16 +168,17 @@ def _check_maps(config: Config) -> None:
 
 
 def _check_pairs(config: Config, of: Denoising, dataset: Dataset) -> None:
-    example, prepare = data.blank(dataset), of.prepare(of.schedule)
+    example = data.blank(dataset)
     if "z" not in example.chosen:
         return
     batch = jax.tree.map(lambda a: a[None], example._replace(chosen={}, given={}))
+    prepare = of.method().prepare
     chosen = {} if prepare is None else prepare.apply(prepare.init(), jax.random.key(0), batch).chosen
     if config.augment.name != "none":
         raise ConfigError(f"augment.{config.augment.name} would part each x from its z: set augment.name=none.")
     if "z" in chosen:
         raise ConfigError(f"prepare.{config.prepare.name} would part each x from its z: set prepare.name=nothing.")
-    if not calculus.flow_only(of.schedule):
+    if not calculus.flow_only(of.schedule) or calculus.clock_only(of.schedule):
         raise ConfigError(
             "The data comes in pairs (x, z), so that x_t given x_0 is not Gaussian and only the flow is right: set "
             "process.name=path.rectified (schedule.name=Rectified)."

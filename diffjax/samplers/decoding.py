@@ -38,6 +38,7 @@ from diffjax.types import Array, Categorical, Key, Process, pytree, static
 __all__ = ["blocks", "confidence", "entropy", "greedy", "position", "random", "top"]
 
 Score = Callable[[Key, Categorical, Array], Array]  # (key, laws of the places, a draw at each) -> score, highest first
+MOST = 2**24  # places that a row opens
 
 
 @pytree
@@ -134,7 +135,7 @@ def blocks(process: Process, size: int, inner: str = "random", k: int = 1, tempe
         ValueError: for another rule, a size or a k under 1, a k above the size; (at planning) for a grid whose steps
             are no whole number of blocks; and as for `random`.
     """
-    size, k = host.check_int("size", size), host.check_int("k", k, most=size)
+    size, k = host.check_int("size", size, most=MOST), host.check_int("k", k, most=size)
     if inner not in RULES:
         raise ValueError(f"inner is {inner!r}, expected one of {', '.join(RULES)}.")
     if inner == "greedy" and temperature is not None:
@@ -159,7 +160,9 @@ def blocks(process: Process, size: int, inner: str = "random", k: int = 1, tempe
 def _sampler(process: Any, score: Score, k: Any, temperature: float, drawn: bool = True) -> Sampler:
     _check(process)
     host.check_positive("temperature", temperature, ", and decoding.greedy for the limit 0")
-    several = None if host.is_int(k, 1) else tuple(host.check_int("k", each) for each in _sequence(k))
+    several = None if host.is_int(k, 1) else tuple(_sequence(k))
+    for each in several or (k,):
+        host.check_int("k", each, most=MOST)
 
     def plan(ts: np.ndarray) -> Opening:
         rows = len(ts) - 1

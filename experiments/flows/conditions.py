@@ -25,9 +25,9 @@ def clusters() -> tuple[np.ndarray, np.ndarray]:
     return np.random.default_rng(0).normal(scale=0.1, size=(SIZE, 2)) + np.stack([2 * label - 1, 0 * label], 1), label
 
 
-def over_the_batch(schedule):
+def over_the_batch(process):
     """Transport that is told of no label: what is wrong where the network reads one."""
-    prepare = losses.prepare.optimal_transport(schedule)
+    prepare = losses.prepare.optimal_transport(process)
     apply = lambda memory, key, batch: batch.choose(z=prepare.apply(memory, key, method.Example(batch.x)).chosen["z"])
     return prepare._replace(apply=apply)
 
