@@ -1,4 +1,4 @@
-"""Cold processes: their degradations against SciPy, both samplers in closed form, laws of z, and bad input."""
+"""Cold processes: their degradations against SciPy, both samplers in closed form, laws of z."""
 
 from itertools import pairwise
 

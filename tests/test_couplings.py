@@ -1,4 +1,4 @@
-"""Couplings: transport against enumeration, linear programming and closed forms; pairs in training and from files."""
+"""Couplings: transport against enumeration, linear programming and closed forms."""
 
 import itertools
 
