@@ -9,7 +9,7 @@ exp(-lambda tau) is the heat equation with insulated ends after the time tau: a 
 z is white in pixels too. Sources: Rissanen, Heinonen, Solin 2022 (a = 1, sigma constant); Hoogeboom & Salimans 2022,
 section 4 (a, sigma of a variance-preserving schedule, d_min = 0.001); Daras et al. 2022 (a = 1, sigma_t of its own).
 
-exp(-lambda tau) is 0 in float32 from w = 6 on for 8 x 8 pixels, in float64 at w = 20. What is made of quotients of
+exp(-lambda tau) is 0 in float32 from w = 4 on for 8 x 8 pixels, in float64 from w = 10. What is made of quotients of
 amplitudes therefore takes their logarithms, which `Spectral.log_signal` states (`calculus.log_alphas`).
 """
 

@@ -215,6 +215,12 @@ def test_a_blur_of_forty_pixels_underflows_in_alpha_and_in_no_row():
     np.testing.assert_allclose(row.noise_var[0], sigma[1] ** 2 * (1 - change), rtol=1e-9)
 
 
+def test_amplitudes_of_eight_pixels_underflow_where_the_module_says():
+    highest = lambda w, dtype: np.exp(dtype(-eigenvalues((8, 8)).max() * w**2 / 2))
+    assert highest(4.0, np.float32) == 0 < highest(3.5, np.float32)
+    assert highest(10.0, np.float64) == 0 < highest(9.5, np.float64)
+
+
 def test_the_rates_are_those_of_the_heat_equation():
     schedule, t = spectral(schedules.Still(0.1), Widening(0.5, 40.0), (8, 8)), 0.7
     width = 0.5 * 80**t

@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import json
 import math
 from fractions import Fraction
 
@@ -138,11 +139,22 @@ def test_words_of_samples_are_counted_where_windows_do_not_cut_them(written):
     x = np.array([encode(" abcab bca "), encode("a bb abcabx")], np.int32)
     assert known.share(x) == 2 / 3  # abcab, bca, bb: the runs at the ends of the second window are cut
     assert known.share(x, 3) == 1  # abcab, bca
-    assert math.isnan(known.share(x, 6))
+    assert known.share(x, 6) is None
     (section,) = found.judge(Drawn(x, {}), found)
     assert section.results["metrics"]["share of words"]["value"] == 2 / 3
     assert set(section.results["text"]["words"]) == {"samples", "held out", "1-grams", "3-grams", "5-grams"}
     assert "'a bb abcabx'" in section.text
+
+
+def test_a_text_without_latin_letters_has_no_share_of_words(tmp_path):
+    """Neither a number nor nan, which is no JSON: a hole."""
+    path = tmp_path / "russian.txt"
+    path.write_text("слово за словом " * 40, encoding="utf-8")
+    found = data.text(str(path), length=16)
+    (section,) = found.judge(Drawn(found.train.gather(np.arange(4)).x, {}), found)
+    assert section.results["metrics"]["share of words"] == {"value": None, "floor": None}
+    assert "| samples | - | - |" in section.text
+    json.dumps(section.results, allow_nan=False)
 
 
 def test_words_have_the_bound_of_their_law():

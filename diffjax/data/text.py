@@ -80,10 +80,10 @@ class Text:
         of = lambda n: ngrams.cross_entropy(self.counts.upto(n), self.held_out[None, :COUNTED])
         return {n: of(n) / float(np.log(2)) for n in ORDERS if n <= self.counts.order}
 
-    def share(self, x: np.ndarray, least: int = 1) -> float:
-        """Computes the share of words among the runs of `least` letters or more in windows (n, L); nan without any."""
+    def share(self, x: np.ndarray, least: int = 1) -> float | None:
+        """Computes the share of words among the runs of `least` letters or more in windows (n, L); None without any."""
         runs = [run for window in self.read(x) for run in whole_runs(window) if len(run) >= least]
-        return sum(run in self.words for run in runs) / len(runs) if runs else float("nan")
+        return sum(run in self.words for run in runs) / len(runs) if runs else None
 
 
 def text(
@@ -182,7 +182,8 @@ def judge(known: Text, drawn: Drawn, dataset: Dataset) -> list[Section]:
             seen[f"{n}-grams"] = known.counts.upto(n).draw(max(len(x), 64), length)
     found = {name: known.share(part) for name, part in seen.items()}
     long = {name: known.share(part, LONG) for name, part in seen.items()}
-    rows = [f"| {name} | {share:.3f} | {long[name]:.3f} |" for name, share in found.items()]
+    shown = lambda value: "-" if value is None else f"{value:.3f}"
+    rows = [f"| {name} | {shown(share)} | {shown(long[name])} |" for name, share in found.items()]
     bits = ", ".join(f"{value:.3f}" for value in known.bits.values())
     letters = "\n".join(f"    {one!r}" for one in known.read(x[:SHOWN]))
     lines = [

@@ -39,7 +39,7 @@ from diffjax.models.layers import (
 from diffjax.types import Array
 
 POSITIONS = ("learned", "rotary", "both", "none")
-BASE = 10_000.0  # of the rotations: their slowest turns by about 1 / BASE a place
+BASE = 10_000.0  # of the rotations: the j-th of m pairs turns by BASE^(-j / m) a place
 
 
 class Block(nn.Module):
