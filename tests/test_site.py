@@ -59,7 +59,7 @@ class Read(HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.links, self.loads, self.anchors, self.math, self.text, self._quiet = [], [], set(), 0, [], 0
-        self.feed(path.read_text())
+        self.feed(re.sub(r'<span class="[^"]*">|</span>', "", path.read_text()))  # colours of code: most of the tags
 
     def handle_starttag(self, tag, attributes):
         given = dict(attributes)
