@@ -1,7 +1,7 @@
 """The notebooks: made of their text twins, in two languages of one code, without outputs; executed headless, quickly.
 
-pytest tests/test_notebooks.py             # the English ones, in the fast form, with this Python, in one kernel
-pytest tests/test_notebooks.py -m slow     # and as a reader sees them, each in its own: minutes
+pytest tests/test_notebooks.py             # five English ones, in the fast form, with this Python, in one kernel
+pytest tests/test_notebooks.py -m slow     # the others so, and all as a reader sees them, each in its own: minutes
 """
 
 import ast
@@ -19,15 +19,15 @@ ARTICLES = "07_from_article_to_code"
 JAX = {"jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt", "flax", "optax", "numpy", "tensorflow"}
 
 
-def made():
-    """The module that makes notebooks of twins."""
-    spec = importlib.util.spec_from_file_location("make_notebooks", FOLDER / "make.py")
+def loaded(path):
+    """A module that no package has: what makes notebooks of twins, and what reads the code of pages."""
+    spec = importlib.util.spec_from_file_location(f"of_notebooks_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-MAKE = made()
+MAKE = loaded(FOLDER / "make.py")
 TWINS = MAKE.twins()
 ENGLISH = [twin for twin in TWINS if not twin.name.endswith(".zh.py")]
 stem = lambda twin: twin.name.removesuffix(".py")
@@ -214,11 +214,30 @@ def check_pictures(cells):
 
 
 PICTURES = {"01": 1, "02": 2, "03": 5, "04": 2, "05": 4, "06": 2, "07": 0, "08": 2}  # cells that show one, fast
+# What these three run is run by default elsewhere: `test_pages_run` trains and judges moons as the tutorial does,
+# `test_trainer` and `test_parallel` have the accelerators' one, `test_sweeps_run` and `test_sweeps_calls` the sweep's.
+ELSEWHERE = ("01", "06", "08")
+
+
+@pytest.mark.parametrize(
+    "twin",
+    [pytest.param(t, marks=pytest.mark.slow if t.name.startswith(ELSEWHERE) else ()) for t in ENGLISH],
+    ids=stem,
+)
+def test_a_notebook_runs_and_its_pictures_have_captions(twin, kernel, tmp_path):
+    assert check_pictures(executed(twin, tmp_path, kernel)) == PICTURES[twin.name[:2]]
 
 
 @pytest.mark.parametrize("twin", ENGLISH, ids=stem)
-def test_a_notebook_runs_and_its_pictures_have_captions(twin, kernel, tmp_path):
-    assert check_pictures(executed(twin, tmp_path, kernel)) == PICTURES[twin.name[:2]]
+def test_names_and_keywords_of_a_notebook_are_there(twin):
+    """Of diffjax, in all its cells, run or not; a name and a keyword that are not are seen."""
+    wrong = loaded(run_command.ROOT / "docs" / "tools" / "listings.py").wrong_python
+    code = "\n".join(sources(twin))
+    assert list(wrong(code)) == []
+    (name,) = wrong(f"{code}\nimport diffjax\ndiffjax.nothing_of_the_kind\n")
+    (word,) = wrong(f"{code}\nimport diffjax\ndiffjax.open('runs', nothing_of_the_kind=1)\n")
+    assert "nothing_of_the_kind" in name
+    assert "nothing_of_the_kind" in word
 
 
 @pytest.mark.slow
