@@ -63,11 +63,10 @@ def gidd() -> ConfigDict:
 
 
 def d3pm() -> ConfigDict:
-    """Uniform replacement in 32 whole steps: D3PM's bound and cross-entropy of the posterior, by Markov's walk."""
+    """Uniform replacement in 64 whole steps: D3PM's bound and cross-entropy of the posterior, by Markov's walk."""
     config = _discrete(_base.tokens())
-    config.target, config.loss = spec("categorical.Whole"), spec("categorical.d3pm", steps=32, auxiliary=0.01)
-    config.times, config.sampler = spec("chain", steps=32, evenly=True), spec("categorical.markov")
-    config.grid.n = 32
+    config.target, config.loss = spec("categorical.Whole"), spec("categorical.d3pm", steps=64, auxiliary=0.01)
+    config.times, config.sampler = spec("chain", steps=64, evenly=True), spec("categorical.markov")
     return config
 
 

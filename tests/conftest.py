@@ -12,6 +12,7 @@ os.environ["XLA_FLAGS"] = compiled.xla_flags(*compiled.flags())  # before the fi
 
 import jax
 import pytest
+import rows
 import run_command
 
 from diffjax import host, parallel
@@ -38,6 +39,14 @@ gc.set_threshold(100_000, 50, 100)
 def x64():
     """float64 throughout the test: what exact comparisons need."""
     with host.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def levels_once():
+    """Levels are looked up once for all samplers of a module; `test_planning` and `test_host` have plans without it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host, "along", rows.remembered(host.along))
         yield
 
 

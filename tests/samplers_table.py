@@ -1,6 +1,6 @@
 """Every sampler and every schedule under test, one row each: what the sampler tests are parametrised by."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -8,6 +8,7 @@ import closed_forms as forms
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from closed_forms import amplitudes as amplitudes
 from oracles import paths, steps, walks
 
@@ -316,7 +317,30 @@ def kind(row: Row) -> tuple:
 
 # One of each program, with noise and without: those of one kind differ by numbers alone.
 KINDS = list({kind(row): name for name, row in SAMPLERS.items()}.values())
+
+
+def one_of_a_step(names: Iterable[str]) -> list:
+    """The names, of which those are slow whose program differs by the length of its history from another one's."""
+    longest = {(kind(SAMPLERS[name])[0], SAMPLERS[name].deterministic): kind(SAMPLERS[name]) for name in KINDS}
+    slow = lambda name: kind(SAMPLERS[name]) not in longest.values()
+    return [pytest.param(name, marks=pytest.mark.slow if slow(name) else ()) for name in names]
+
+
 EVERY_PAIR = [(sampler, setting) for sampler, row in SAMPLERS.items() for setting in row.settings]
+
+
+def in_turn(pairs: list[tuple[str, str]], *choices: tuple) -> list:
+    """Every pair with one of the choices by default, and with the others in `-m slow`.
+
+    They take turns along the samplers and along the settings, so that each sampler and each setting meets all of them.
+    """
+    samplers, settings = list(SAMPLERS), list(SETTINGS)
+    turn = lambda name, setting: (samplers.index(name) + settings.index(setting)) % len(choices)
+    return [
+        pytest.param(*pair, *choice, marks=() if i == turn(*pair) else pytest.mark.slow)
+        for i, choice in enumerate(choices)
+        for pair in pairs
+    ]
 
 
 @cache  # every sampler walks the same ones

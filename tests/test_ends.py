@@ -11,6 +11,7 @@ from diffjax import calculus, grids, samplers
 from diffjax.samplers import base, ode, table, trigflow
 from diffjax.schedules import VDM, VP, Cosine, Rectified
 
+pytestmark = pytest.mark.usefixtures("levels_once")
 ALL = {name: setting.schedule for name, setting in SETTINGS.items()} | {"vdm": VDM()}
 SCHEDULES = {name: ALL[name] for name in ("vp", "ve", "edm", "cosine_1", "rectified_1", "table_linear")}
 SHARED = ("ddim", "adams_tau", "unipc", "trigflow", "heun")  # one of each way to plan: on all schedules

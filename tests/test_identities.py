@@ -15,7 +15,7 @@ from oracles import steps
 from oracles.mixture import Mixture
 from oracles.paths import stepwise
 from rows import HostModel, reached, remembered, times, walk
-from samplers_table import EVERY_PAIR, FINITE, SAMPLERS, SETTINGS, grid, grid_for
+from samplers_table import EVERY_PAIR, FINITE, SAMPLERS, SETTINGS, grid, grid_for, in_turn
 
 from diffjax import denoisers, grids, host
 from diffjax.samplers import ancestral, deis, heun, multistep, nfe, pndm, restart, sampling_fn, sde, unipc
@@ -50,9 +50,9 @@ def whole(path, rows_per_step):
     return path[np.minimum(np.arange(rows_per_step - 1, len(path) + rows_per_step - 1, rows_per_step), len(path) - 1)]
 
 
-@pytest.mark.parametrize("zero", [True, False])
-@pytest.mark.parametrize("more", [0, 6])
-@pytest.mark.parametrize(("name", "setting"), EVERY_PAIR)
+@pytest.mark.parametrize(
+    ("name", "setting", "more", "zero"), in_turn(EVERY_PAIR, *itertools.product((0, 6), (True, False)))
+)
 def test_trajectory_is_the_published_one(name, setting, more, zero):
     """On the shortest grid that it walks, one step mostly, and on six steps more; down to data or above it."""
     row, (schedule, form, _, knots, _) = SAMPLERS[name], SETTINGS[setting]

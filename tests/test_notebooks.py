@@ -1,7 +1,7 @@
 """The notebooks: made of their text twins, in two languages of one code, without outputs; executed headless, quickly.
 
-pytest tests/test_notebooks.py             # the English ones, in the fast form, with this Python
-pytest tests/test_notebooks.py -m slow     # and as a reader sees them: minutes
+pytest tests/test_notebooks.py             # five English ones, in the fast form, with this Python, in one kernel
+pytest tests/test_notebooks.py -m slow     # the others so, and all as a reader sees them, each in its own: minutes
 """
 
 import ast
@@ -19,15 +19,15 @@ ARTICLES = "07_from_article_to_code"
 JAX = {"jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt", "flax", "optax", "numpy", "tensorflow"}
 
 
-def made():
-    """The module that makes notebooks of twins."""
-    spec = importlib.util.spec_from_file_location("make_notebooks", FOLDER / "make.py")
+def loaded(path):
+    """A module that no package has: what makes notebooks of twins, and what reads the code of pages."""
+    spec = importlib.util.spec_from_file_location(f"of_notebooks_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-MAKE = made()
+MAKE = loaded(FOLDER / "make.py")
 TWINS = MAKE.twins()
 ENGLISH = [twin for twin in TWINS if not twin.name.endswith(".zh.py")]
 stem = lambda twin: twin.name.removesuffix(".py")
@@ -154,8 +154,9 @@ def test_every_article_of_the_docstrings_has_a_cell():
     """A cell that begins with `# kexue NUMBER` and asserts something, below one that links the article."""
     (twin,) = (twin for twin in ENGLISH if MAKE.name_of(twin) == ARTICLES)
     code = {m[1]: text for text in sources(twin) if (m := re.match(r"# kexue (\d+)\n", text))}
-    assert len(set(tagged())) >= 20
-    assert set(tagged()) <= set(code), f"no cell in {ARTICLES} for {sorted(set(tagged()) - set(code))}"
+    named = set(tagged())
+    assert len(named) >= 20
+    assert named <= set(code), f"no cell in {ARTICLES} for {sorted(named - set(code))}"
     for number, text in code.items():
         assert "assert" in text, number
     linked = re.findall(r"## \[(\d+)\]\(https://kexue\.fm/archives/(\d+)\)", "\n".join(sources(twin, "markdown")))
@@ -163,20 +164,41 @@ def test_every_article_of_the_docstrings_has_a_cell():
     assert [a for a, _ in linked] == list(code)
 
 
-def executed(twin, folder, fast):
-    """The notebook after a run of its own kernel, which is this Python; raises what a cell raises."""
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    """The manager of one kernel for all notebooks in their fast form: JAX starts once, not eight times.
+
+    `executed` empties it before each, so that none finds a name of another; in `-m slow` each has its own kernel.
+    """
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    env = environment(tmp_path_factory.mktemp("kernel"), DIFFJAX_NOTEBOOK="fast")
+    first = nbclient.NotebookClient(nbformat.v4.new_notebook(), kernel_name="python3")
+    with first.setup_kernel(env=env):
+        yield first.km
+
+
+def environment(folder, **more):
+    """What a kernel is started with: pictures go where IPython's own backend has them."""
+    env = {name: value for name, value in run_command.environment().items() if name not in ("MPLBACKEND", "PWD")}
+    return {**env, "IPYTHONDIR": str(folder / "ipython"), **more}
+
+
+def executed(twin, folder, kernel=None):
+    """The notebook after a run in a folder, in an emptied kernel or in its own; raises what a cell raises."""
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.reads(twin.with_suffix(".ipynb").read_text(), 4)
+    new_cell, made = nbformat.v4.new_code_cell, notebook.cells
+    begin = f"%reset -f\nimport os\nos.chdir({str(folder)!r})\ndel os"
     probe = "import sys, jax; print(sys.executable, jax.default_backend())"
-    notebook.cells.append(nbformat.v4.new_code_cell(probe))
-    env = {name: value for name, value in run_command.environment().items() if name not in ("MPLBACKEND", "PWD")}
-    env.update({"DIFFJAX_NOTEBOOK": "fast"} if fast else {}, IPYTHONDIR=str(folder / "ipython"))
-    options = {"kernel_name": "python3", "timeout": 3600, "resources": {"metadata": {"path": str(folder)}}}
-    client = nbclient.NotebookClient(notebook, **options)
-    client.execute(env=env)
-    *cells, probed = notebook.cells
-    assert probed.outputs[0].text.split() == [sys.executable, "cpu"]
-    return cells
+    notebook.cells = [new_cell(begin), *made, new_cell(probe)]
+    client = nbclient.NotebookClient(notebook, km=kernel, kernel_name="python3", timeout=3600)
+    try:
+        client.execute(env=environment(folder))
+    finally:
+        if kernel:  # which goes on
+            client.kc.stop_channels()
+    assert notebook.cells[-1].outputs[0].text.split() == [sys.executable, "cpu"]
+    return made
 
 
 def check_pictures(cells):
@@ -192,17 +214,36 @@ def check_pictures(cells):
 
 
 PICTURES = {"01": 1, "02": 2, "03": 5, "04": 2, "05": 4, "06": 2, "07": 0, "08": 2}  # cells that show one, fast
+# What these three run is run by default elsewhere: `test_pages_run` trains and judges moons as the tutorial does,
+# `test_trainer` and `test_parallel` have the accelerators' one, `test_sweeps_run` and `test_sweeps_calls` the sweep's.
+ELSEWHERE = ("01", "06", "08")
+
+
+@pytest.mark.parametrize(
+    "twin",
+    [pytest.param(t, marks=pytest.mark.slow if t.name.startswith(ELSEWHERE) else ()) for t in ENGLISH],
+    ids=stem,
+)
+def test_a_notebook_runs_and_its_pictures_have_captions(twin, kernel, tmp_path):
+    assert check_pictures(executed(twin, tmp_path, kernel)) == PICTURES[twin.name[:2]]
 
 
 @pytest.mark.parametrize("twin", ENGLISH, ids=stem)
-def test_a_notebook_runs_and_its_pictures_have_captions(twin, tmp_path):
-    assert check_pictures(executed(twin, tmp_path, fast=True)) == PICTURES[twin.name[:2]]
+def test_names_and_keywords_of_a_notebook_are_there(twin):
+    """Of diffjax, in all its cells, run or not; a name and a keyword that are not are seen."""
+    wrong = loaded(run_command.ROOT / "docs" / "tools" / "listings.py").wrong_python
+    code = "\n".join(sources(twin))
+    assert list(wrong(code)) == []
+    (name,) = wrong(f"{code}\nimport diffjax\ndiffjax.nothing_of_the_kind\n")
+    (word,) = wrong(f"{code}\nimport diffjax\ndiffjax.open('runs', nothing_of_the_kind=1)\n")
+    assert "nothing_of_the_kind" in name
+    assert "nothing_of_the_kind" in word
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("twin", ENGLISH, ids=stem)
 def test_a_notebook_runs_as_a_reader_sees_it(twin, tmp_path):
-    check_pictures(executed(twin, tmp_path, fast=False))
+    check_pictures(executed(twin, tmp_path))
 
 
 def test_a_notebook_without_an_accelerator_says_what_it_leaves_out(tmp_path):
@@ -213,11 +254,11 @@ def test_a_notebook_without_an_accelerator_says_what_it_leaves_out(tmp_path):
     assert "no accelerator: left out are" in text
 
 
-def test_a_mistake_in_a_notebook_is_seen(tmp_path):
+def test_a_mistake_in_a_notebook_is_seen(kernel, tmp_path):
     """The runner itself: a cell that fails fails the run, with the cell's own words."""
     nbclient = pytest.importorskip("nbclient")
     twin = tmp_path / "09_broken.py"
     twin.write_text("# %%\nassert 1 + 1 == 3, 'the sum'\n")
     twin.with_suffix(".ipynb").write_text(MAKE.notebook(twin.read_text(), "broken"))
     with pytest.raises(nbclient.exceptions.CellExecutionError, match="the sum"):
-        executed(twin, tmp_path, fast=True)
+        executed(twin, tmp_path, kernel)

@@ -107,7 +107,17 @@ CASES += [
 ]
 
 
-@pytest.mark.parametrize(("name", "setting", "target"), CASES)
+def told_apart(cases):
+    """The cases, of which those are slow that repeat another one.
+
+    Between two levels all schedules have one grid of levels here. A sampler that steps in levels walks one path on it,
+    as `test_only_the_ratio_of_noise_to_signal_matters` has it: its order is measured on two schedules by default.
+    """
+    again = lambda name, setting, *_: SAMPLERS[name].clock == "level" and setting not in ("vp", "edm")
+    return [pytest.param(*case, marks=pytest.mark.slow if again(*case) else ()) for case in cases]
+
+
+@pytest.mark.parametrize(("name", "setting", "target"), told_apart(CASES))
 def test_order(name, setting, target):
     row = SAMPLERS[name]
     found = errors(name, setting, TARGETS[target], first=row.first)
@@ -174,7 +184,7 @@ def weak_error(sampler, setting, n, m=0.7, v=0.25):
     return abs(laws(sampler, ts, m, v)[1][-1] - (alpha**2 * v + sigma**2))
 
 
-@pytest.mark.parametrize(("name", "setting"), WEAK)
+@pytest.mark.parametrize(("name", "setting"), told_apart(WEAK))
 def test_weak_order(name, setting):
     """The variance from the exact law of x_T; churned Heun keeps Heun's order, for noise is added exactly."""
     schedule, row = SETTINGS[setting].schedule, SAMPLERS[name]

@@ -219,6 +219,6 @@ def test_the_additions_are_formatted(extended):
 @pytest.mark.slow
 def test_the_samplers_row_brings_its_tests(extended):
     names = ("identities", "order", "planning", "rows", "samplers_contract", "samplers_law")
-    done = pytest_in(extended, *(f"tests/test_{name}.py" for name in names), "-k", "two_stage")
+    done = pytest_in(extended, *(f"tests/test_{name}.py" for name in names), "-k", "two_stage", "-m", "")
     assert done.returncode == 0, done.stdout[-3000:]
     assert int(re.findall(r"(\d+) passed", done.stdout)[0]) > 65  # "some 70"

@@ -19,7 +19,7 @@ from diffjax.samplers import ancestral, encoding_fn, nfe, principal, sampling_fn
 from diffjax.schedules import VP, Rectified
 from diffjax.types import Posterior, pytree
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "levels_once")
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 MEAN = np.array([0.4, -0.8, 0.1])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import rows
 from oracles.mixture import Mixture
-from samplers_table import KINDS, SAMPLERS, SETTINGS, grid_for, state_x
+from samplers_table import KINDS, SAMPLERS, SETTINGS, grid_for, one_of_a_step, state_x
 
 from diffjax import analytic, grids
 from diffjax.samplers import langevin, principal, sampling_fn, table
@@ -125,7 +125,7 @@ def test_every_sampler_takes_one_of_these_steps(name):
         assert not np.any(sampler.plan(grid_for(name, "vp", 6)).noise)
 
 
-@pytest.mark.parametrize("name", [*KINDS, "snr"])
+@pytest.mark.parametrize("name", [*one_of_a_step(KINDS), "snr"])
 def test_planned_rows_are_walked_as_they_are_read(name):
     """A denoiser of the library against one in NumPy, down to sigma = 0."""
     target = Mixture((0.3, 0.7), (-0.6, 0.5), (0.04, 0.02))

@@ -10,7 +10,7 @@ import pytest
 from closed_forms import amplitudes
 from oracles.mixture import Mixture, w1
 from rows import laws, reached, remembered, times
-from samplers_table import ALL, EVERY_PAIR, SAMPLERS, SETTINGS, grid, grid_for, known_at_knots
+from samplers_table import ALL, EVERY_PAIR, SAMPLERS, SETTINGS, grid, grid_for, in_turn, known_at_knots, one_of_a_step
 from scipy import stats
 
 from diffjax import analytic, grids, host
@@ -39,8 +39,7 @@ POINT_EXACT = [(name, setting) for name, setting in EVERY_PAIR if SAMPLERS[name]
 
 
 @exact
-@pytest.mark.parametrize("zero", [True, False])
-@pytest.mark.parametrize(("name", "setting"), POINT_EXACT)
+@pytest.mark.parametrize(("name", "setting", "zero"), in_turn(POINT_EXACT, (True,), (False,)))
 def test_one_point_is_sampled_exactly(name, setting, zero):
     """All data at m: eps is constant on a path, and x_s ~ N(alpha_s m, sigma_s^2) at any number of steps.
 
@@ -289,9 +288,9 @@ def test_the_noise_of_an_example_has_independent_entries():
     assert abs(np.corrcoef(z[:-1].ravel(), z[1:].ravel())[0, 1]) < 0.05
 
 
-@pytest.mark.parametrize(("name", "row"), SAMPLERS.items())
-def test_deterministic_samplers_ignore_the_key_and_others_use_it(name, row):
-    schedule = SETTINGS["vp"].schedule
+@pytest.mark.parametrize("name", one_of_a_step(SAMPLERS))
+def test_deterministic_samplers_ignore_the_key_and_others_use_it(name):
+    row, schedule = SAMPLERS[name], SETTINGS["vp"].schedule
     sample = sampling_fn(row.make(schedule), grid("vp", 10))
     model = analytic.gaussian_mixture(LINE.weights, LINE.means, LINE.variances).denoiser(schedule)
     a, b = (

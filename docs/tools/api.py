@@ -5,6 +5,7 @@ files (`import x as x`) is listed first; then each file with its functions and c
 """
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -14,8 +15,9 @@ Definition = ast.FunctionDef | ast.ClassDef
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Yields", "Examples", "Example")
 
 
+@functools.cache
 def parsed(path: Path) -> ast.Module:
-    """Reads a file of Python."""
+    """Reads a file of Python, once for all pages that name what is in it."""
     return ast.parse(path.read_text())
 
 
@@ -207,5 +209,6 @@ def index() -> str:
 
 def pages() -> dict[str, str]:
     """Place in the site -> Markdown."""
+    parsed.cache_clear()  # `mkdocs serve` makes the pages anew after an edit
     known = homes()
     return {"api/index.md": index(), **{f"api/{name}.md": page(name, known) for name in modules()}}

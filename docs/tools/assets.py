@@ -19,7 +19,8 @@ def font() -> bytes:
     package = importlib.util.find_spec("ziamath")
     assert package is not None, "the site needs ziamath: pip install 'diffjax[docs]'"
     assert package.origin is not None
-    whole = TTFont(Path(package.origin).parent / "fonts" / "STIXTwoMath-Regular.ttf")
+    file = Path(package.origin).parent / "fonts" / "STIXTwoMath-Regular.ttf"
+    whole = TTFont(file, recalcBBoxes=False)  # outlines stay as they are, and so do their boxes
     options = subset.Options(hinting=False, layout_features=["*"], notdef_outline=True)
     part = subset.Subsetter(options)
     part.populate(unicodes=[code for start, end in RANGES for code in range(start, end + 1)])
