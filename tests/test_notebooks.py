@@ -1,6 +1,6 @@
 """The notebooks: made of their text twins, in two languages of one code, without outputs; executed headless, quickly.
 
-pytest tests/test_notebooks.py             # five English ones, in the fast form, with this Python, in one kernel
+pytest tests/test_notebooks.py             # three English ones, in the fast form, with this Python, in one kernel
 pytest tests/test_notebooks.py -m slow     # the others so, and all as a reader sees them, each in its own: minutes
 """
 
