@@ -242,7 +242,7 @@ def test_refuses_bad_input_in_one_line():
         (dict(h=lambda d: jnp.maximum(d, 0)), r"^Got an h with h'\(-20\) = 0, expected one that increases"),
         (dict(critics=0), r"^critics is 0, expected an integer >= 1\.$"),
         (dict(latent=0), r"^latent is 0, expected an integer >= 1\.$"),
-        (dict(penalty=-1.0), r"^Got r1 = -1\.0, expected a weight, 0 or more\.$"),
+        (dict(penalty=-1.0), r"^Got penalty = -1\.0, expected a weight, 0 or more\.$"),
     ]
     for options, message in cases:
         with pytest.raises(ValueError, match=message):

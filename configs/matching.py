@@ -1,0 +1,87 @@
+"""Generators of one evaluation that follow a field, estimated in four ways: a critic, energies, scores, a kernel.
+
+    python -m diffjax.main --config=configs/matching.py            # a critic in pairs, eight Gaussians
+    python -m diffjax.main --config=configs/matching.py:scores     # two denoisers, learned together
+    python -m diffjax.main --config=configs/matching.py:kernel     # nothing learned: the batch is the field
+    python -m diffjax.main --config=configs/matching.py:digits     # digits by a critic; also digits_scores, digits_kernel
+    python -m diffjax.main --config=configs/matching.py:tiny       # every part, small: for tests
+
+Scores of a finished run: train `teacher`, then give the workdir. All networks begin with its parameters, and the one of
+data stays as it is:
+
+    python -m diffjax.main --config=configs/matching.py:teacher --workdir=runs/teacher
+    python -m diffjax.main --config=configs/matching.py:scores --config.train.start=runs/teacher
+"""
+
+from ml_collections import ConfigDict
+
+from diffjax.config import recipe, spec
+
+WIDTH = 64
+
+
+def _players(name: str, **options: object) -> ConfigDict:
+    config = recipe()
+    config.data = spec("eight_gaussians")
+    config.schedule = spec("Rectified")
+    config.target = spec("Velocity")
+    config.generator = spec("MLP", width=WIDTH, depth=2, embedding="angle")
+    config.method = spec(f"matching.{name}", **options)
+    config.train.update(steps=4000, batch_size=256, steps_per_dispatch=50, log_every=200, sample_every=2000)
+    config.learning_rate.update(schedule="cosine")
+    config.ema = spec("warm_up", decays=(0.995,))
+    config.checkpoint.every = 2000
+    config.sample.update(dict(ema="0.995", chunk=1024))
+    return config
+
+
+def _rates(config: ConfigDict, **rates: float) -> ConfigDict:
+    config.optimizer = {who: spec("adam", b1=0.0, learning_rate=rate) for who, rate in rates.items()}
+    return config
+
+
+def classifier() -> ConfigDict:
+    """The default recipe: a critic of pairs, its slope penalised at data and at samples."""
+    config = _players("classifier", pairs=True, r1=0.1, r2=0.1)
+    config.critic = spec("Perceptron", shape=(), width=128, depth=2)
+    return _rates(config, critic=2e-3, generator=1e-3)
+
+
+def scores() -> ConfigDict:
+    """Two denoisers, two turns of theirs for one of the generator's."""
+    config = _players("scores", critics=2)
+    config.times = spec("stratified", t_min=1e-2)
+    config.real = config.fake = spec("MLP", width=WIDTH, depth=2, embedding="angle")
+    return _rates(config, real=2e-3, fake=2e-3, generator=5e-4)
+
+
+def kernel() -> ConfigDict:
+    """Mean shift by a Gaussian kernel of two widths."""
+    config = _players("kernel", widths=(0.2, 0.7))
+    return _rates(config, generator=1e-3)
+
+
+def teacher() -> ConfigDict:
+    """A denoiser of data, with which `scores` may begin."""
+    config = _players("classifier")
+    del config.method, config.generator
+    config.model = spec("MLP", width=WIDTH, depth=2, embedding="angle")
+    config.times = spec("stratified", t_min=1e-2)
+    config.optimizer = spec("adam")
+    config.learning_rate.peak = 2e-3
+    return config
+
+
+def tiny() -> ConfigDict:
+    """Scores at a small size, for tests."""
+    config = scores()
+    config.data = spec("eight_gaussians", n=256, held_out=64)
+    for who in ("generator", "real", "fake"):
+        config[who].width = 8
+    config.train.update(steps=40, batch_size=16, steps_per_dispatch=10, sample_every=40, log_every=10)
+    config.checkpoint.every = 20
+    config.eval.samples = 64
+    return config
+
+
+VARIANTS = dict(classifier=classifier, scores=scores, kernel=kernel, teacher=teacher, tiny=tiny)
