@@ -3,14 +3,13 @@
     python -m diffjax.main --config=configs/matching.py            # a critic in pairs, eight Gaussians
     python -m diffjax.main --config=configs/matching.py:scores     # two denoisers, learned together
     python -m diffjax.main --config=configs/matching.py:kernel     # nothing learned: the batch is the field
-    python -m diffjax.main --config=configs/matching.py:digits     # digits by a critic; also digits_scores, digits_kernel
+    python -m diffjax.main --config=configs/matching.py:digits     # digits by a critic; also digits_kernel, ...
     python -m diffjax.main --config=configs/matching.py:tiny       # every part, small: for tests
 
-Scores of a finished run: train `teacher`, then give the workdir. All networks begin with its parameters, and the one of
-data stays as it is:
+Scores of a finished run: all networks begin with its parameters, and the one of data stays as it is:
 
     python -m diffjax.main --config=configs/matching.py:teacher --workdir=runs/teacher
-    python -m diffjax.main --config=configs/matching.py:scores --config.train.start=runs/teacher
+    python -m diffjax.main --config=configs/matching.py:distilled
 """
 
 from ml_collections import ConfigDict
@@ -55,10 +54,26 @@ def scores() -> ConfigDict:
     return _rates(config, real=2e-3, fake=2e-3, generator=5e-4)
 
 
+def energies() -> ConfigDict:
+    """Two energies, learned as the scores are."""
+    config = _players("energies", critics=2)
+    config.times = spec("stratified", t_min=1e-2)
+    config.real = config.fake = spec("scalar.energy", of="MLP", width=WIDTH, depth=2, embedding="angle")
+    return _rates(config, real=2e-3, fake=2e-3, generator=5e-4)
+
+
 def kernel() -> ConfigDict:
     """Mean shift by a Gaussian kernel of two widths."""
     config = _players("kernel", widths=(0.2, 0.7))
     return _rates(config, generator=1e-3)
+
+
+def distilled() -> ConfigDict:
+    """The scores of a finished run of `teacher`, in runs/teacher, and of samples."""
+    config = scores()
+    config.train.start = "runs/teacher"
+    del config.optimizer.real
+    return config
 
 
 def teacher() -> ConfigDict:
@@ -84,4 +99,12 @@ def tiny() -> ConfigDict:
     return config
 
 
-VARIANTS = dict(classifier=classifier, scores=scores, kernel=kernel, teacher=teacher, tiny=tiny)
+VARIANTS = dict(
+    classifier=classifier,
+    energies=energies,
+    scores=scores,
+    kernel=kernel,
+    distilled=distilled,
+    teacher=teacher,
+    tiny=tiny,
+)

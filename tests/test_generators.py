@@ -13,7 +13,6 @@ from twice import assert_trainer_resumes, assert_trains_and_resumes
 
 from diffjax import data, methods, models, runs
 from diffjax.method import Example
-from diffjax.methods import generators
 from diffjax.optimizers import build_optimizer
 from diffjax.runs.build import load
 

@@ -82,9 +82,7 @@ def increasing(h: str | Callable) -> Callable:
     """
     if isinstance(h, str) and h not in H:
         why = " (a hinge or Wasserstein critic knows no density ratio, so that it has no h)" if h in NO_RATIO else ""
-        raise ValueError(
-            f"Got h = {h!r}{why}, expected one of {', '.join(H)}, or an increasing function of the logit."
-        )
+        raise ValueError(f"Got h = {h!r}{why}, expected one of {', '.join(H)}, or an increasing function of the logit.")
     climb = H[h] if isinstance(h, str) else h
     slopes = host.float64(jax.vmap(jax.grad(climb)), PROBED)
     if (bad := np.flatnonzero(~(slopes > 0))).size:
