@@ -87,6 +87,50 @@ def teacher() -> ConfigDict:
     return config
 
 
+def _on_digits(config: ConfigDict, steps: int) -> ConfigDict:
+    config.data = spec("digits")
+    config.target.sigma_data = 0.5
+    for who in [who for who in ("generator", "real", "fake", "model") if who in config]:
+        config[who].width = 256
+    config.train.update(steps=steps, batch_size=128, sample_every=steps)
+    return config
+
+
+def digits() -> ConfigDict:
+    """Digits by a critic of pairs."""
+    config = _on_digits(classifier(), 6000)
+    config.method.r1 = config.method.r2 = 1.0
+    config.critic.width = 256
+    return _rates(config, critic=1e-3, generator=5e-4)
+
+
+def digits_kernel() -> ConfigDict:
+    """Digits by a Laplace kernel between pixels, each width's drift over its root mean square."""
+    config = _on_digits(kernel(), 4000)
+    config.method.update(widths=(1.0, 2.0, 4.0), kind="laplace", scale="rms")
+    return config
+
+
+def digits_teacher() -> ConfigDict:
+    """A denoiser of digits, with which `digits_distilled` begins."""
+    return _on_digits(teacher(), 5000)
+
+
+def digits_distilled() -> ConfigDict:
+    """Digits by the scores of a finished run of `digits_teacher`, in runs/digits_teacher, and of samples."""
+    config = _on_digits(distilled(), 4000)
+    config.train.start = "runs/digits_teacher"
+    return config
+
+
+def digits_energies() -> ConfigDict:
+    """Digits by two energies."""
+    config = _on_digits(energies(), 3000)
+    for who in ("real", "fake"):
+        config[who].sigma_data = 0.5
+    return config
+
+
 def tiny() -> ConfigDict:
     """Scores at a small size, for tests."""
     config = scores()
@@ -104,7 +148,12 @@ VARIANTS = dict(
     energies=energies,
     scores=scores,
     kernel=kernel,
-    distilled=distilled,
     teacher=teacher,
+    distilled=distilled,
+    digits=digits,
+    digits_kernel=digits_kernel,
+    digits_teacher=digits_teacher,
+    digits_distilled=digits_distilled,
+    digits_energies=digits_energies,
     tiny=tiny,
 )

@@ -1,7 +1,8 @@
 """Estimates of the field that a generator follows: who learns it, down which loss, and how it is read.
 
 An estimate names the players that `learns` it beside the generator, makes their first parameters, computes their
-loss of a datum and a sample, and computes V of a sample (`losses.fields`). `methods.matching` plays them against a generator.
+loss of a datum and a sample, and computes V of a sample (`losses.fields`). `methods.matching` plays them against a
+generator.
 """
 
 from collections.abc import Callable

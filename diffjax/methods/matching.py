@@ -11,7 +11,7 @@ an estimate's own (`methods.estimates`; `losses.fields` has the four):
     kernel        nobody: the batch is the field
 
 G(z) is a denoiser at one time, the last: with a target that keeps x_t, such as Velocity on the line, G is the identity
-on noise where a network begins with zeros. A network that predicts x_0 would begin as one point, where no field is known.
+on noise where a network begins with zeros. One that predicts x_0 would begin as one point, where no field is known.
 
 The generator alone is served. Its average is updated once for each of its own turns, however many the others have.
 """
