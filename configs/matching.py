@@ -81,6 +81,8 @@ def teacher() -> ConfigDict:
     config = _players("classifier")
     del config.method, config.generator
     config.model = spec("MLP", width=WIDTH, depth=2, embedding="angle")
+    config.sampler = spec("multistep.adams", order=2)
+    config.grid = spec("uniform", n=20, t_min=0.0)
     config.times = spec("stratified", t_min=1e-2)
     config.optimizer = spec("adam")
     config.learning_rate.peak = 2e-3

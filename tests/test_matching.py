@@ -8,7 +8,7 @@ import pytest
 from scipy import optimize, special
 from twice import assert_trains_and_resumes
 
-from diffjax import analytic, calculus, data, denoisers, finetune, losses, methods, models, processes, runs, schedules
+from diffjax import analytic, calculus, data, denoisers, finetune, methods, models, processes, runs, schedules
 from diffjax.losses import fields, matching
 from diffjax.method import Example, Method, Turn, per_example
 from diffjax.runs.build import load

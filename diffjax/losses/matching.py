@@ -52,7 +52,7 @@ def toward(x: Array, V: Array, eps: float = 1.0) -> Array:
         V: the field at x, of x's shape; no gradient flows through it.
         eps: length of the step; Adam does not see it, a clipped gradient does.
     """
-    return 0.5 * jnp.sum((x - jax.lax.stop_gradient(x + eps * V)) ** 2)  # (matching.1)
+    return 0.5 * jnp.sum((x - jax.lax.stop_gradient(x + eps * V)) ** 2)  # (matching.1), (monoflow.3)
 
 
 def apart(at_data: Array, at_sample: Array) -> Array:
