@@ -60,9 +60,13 @@ def main() -> None:
     for folder in filter(None, args.runs.split(",")):
         samples[Path(folder).name] = np.asarray(runs.open(folder).draw(COUNT, given={}), np.float64)
     found = {name: measures(x) for name, x in samples.items()}
-    lines = ["| samples | near a mode | least share x 8 | total variation | width | modes |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| samples | near a mode | least share x 8 | total variation | width | modes |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, row in found.items():
-        lines.append(f"| {name} | {row['near']:.3f} | {row['least']:.2f} | {row['tv']:.3f} | {row['width']:.2f} | {row['modes']} |")
+        cells = (f"{row[key]:.3f}" for key in ("near", "least", "tv", "width"))
+        lines.append(f"| {name} | {' | '.join(cells)} | {row['modes']} |")
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "table.md").write_text("\n".join(lines) + "\n")
     (args.out / "results.json").write_text(json.dumps(found, indent=1))
