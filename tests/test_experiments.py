@@ -138,6 +138,7 @@ SMOKE = {
     "benchmarks/train_step": (None, "--smoke", None),
     "benchmarks/versus_torch": (None, "--smoke", None),
     "bridges/compare": ("bridge", "--workdir={run} --out={out} --smoke", "results.json"),
+    "energies/compose": ("energy", "--workdir={run} --out={out} --smoke", "results.json"),
     "flows/trajectories": (None, "--out={out}.png --steps=100", None),
     "guidance/scales": ("guidance", "--workdir={run} --out={out} --smoke", "results.json"),
     "interpolation/interpolate": ("vpsde", "--workdir={run} --out={out}.png --steps=10,20", None),
