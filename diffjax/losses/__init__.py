@@ -6,6 +6,8 @@ else stands in `losses/variational.py` is imported by `from diffjax.losses.varia
 """
 
 from diffjax.losses import categorical as categorical
+from diffjax.losses import fields as fields
+from diffjax.losses import matching as matching
 from diffjax.losses import poisson as poisson
 from diffjax.losses import prepare as prepare
 from diffjax.losses import times as times

@@ -69,7 +69,7 @@ def check_objects(method: Method, dataset: Dataset, optimizer: Any, settings: Se
             raise ConfigError(f"Got {type(got).__name__} as the {name}, expected a {kind.__name__}: {ways[name]}.")
     with one_line():
         players.check_optimizers(method, optimizer)
-        training.check_parts(method, settings.accumulate)
+        training.check_parts(method, settings.accumulate, settings.batch_size)
         data.check_rows(method, dataset)
         data.label_of(method, dataset, settings.label)
         bounds.check_run(data.blank(dataset), len(method.turns), settings)
