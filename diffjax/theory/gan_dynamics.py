@@ -19,11 +19,12 @@ Equilibrium is 0. There the eigenvalues s of the flow solve s^2 + gamma s + f'(0
 centre 0: without a penalty a centre, with one a spiral. Descent is Euler's method on the flow and no centre for it:
 
     simultaneous    radius times sqrt(1 + h^2 f'(0)^2) a step: outwards for every h; stable iff h < -2 Re s / |s|^2
-    alternating     the critic first, then the generator against it: symplectic Euler, which keeps an ellipse
+    alternating     the critic first, then the generator against it: symplectic Euler, which keeps an ellipse of `wgan`
     rk4             radius times sqrt(1 - z^6/72 + z^8/576), z = h f'(0): inwards, where the flow itself stays
 
-so that a game is judged by its flow (`flow`, diffrax at 1e-12), not by a simulation. What flows keep: |theta|^2 + |phi|^2
-of a saturating or Wasserstein game without penalty; in the plane theta_1 phi_2 - theta_2 phi_1 too, of any game without.
+so that a game is judged by its flow (`flow`, diffrax at 1e-12), not by a simulation. Without penalties a flow keeps
+theta_1 phi_2 - theta_2 phi_1 in the plane, and one of a saturating or Wasserstein game |theta|^2 + |phi|^2, which in a
+non-saturating game falls by 2 u tanh(u/2), like 8/tau in the end.
 """
 
 from collections.abc import Callable
@@ -51,6 +52,9 @@ class Point(NamedTuple):
 
     theta: Any
     phi: Any
+
+
+ORIGIN = Point(0.0, 0.0)  # where all games are at rest, on the line
 
 
 @pytree
@@ -207,7 +211,7 @@ def _flow(play: Game, start: Point, ts: Array, rtol: Array) -> Point:
     return solved.ys
 
 
-def jacobian(play: Game, at: Point = Point(0.0, 0.0)) -> np.ndarray:
+def jacobian(play: Game, at: Point = ORIGIN) -> np.ndarray:
     """Computes the Jacobian (2 d, 2 d) of a game's flow at a point; theta comes first.
 
     Raises:
@@ -216,7 +220,7 @@ def jacobian(play: Game, at: Point = Point(0.0, 0.0)) -> np.ndarray:
     return _jacobian(_velocity, play, at, 0.0)
 
 
-def eigenvalues(play: Game, at: Point = Point(0.0, 0.0)) -> np.ndarray:
+def eigenvalues(play: Game, at: Point = ORIGIN) -> np.ndarray:
     """Computes the eigenvalues of a game's flow at a point, sorted: the equilibrium attracts if all Re s < 0."""
     return np.sort_complex(np.linalg.eigvals(jacobian(play, at)))
 
@@ -230,7 +234,7 @@ def largest_step(eigenvalues: Any) -> float:
 def growth(play: Game, h: float, integrator: str = "simultaneous") -> float:
     """Computes by what a step multiplies the radius near the equilibrium: the spectral radius of the step there."""
     step = _integrator(integrator, h)
-    return float(np.abs(np.linalg.eigvals(_jacobian(step, play, Point(0.0, 0.0), h))).max())
+    return float(np.abs(np.linalg.eigvals(_jacobian(step, play, ORIGIN, h))).max())
 
 
 def square(at: Point) -> Any:
