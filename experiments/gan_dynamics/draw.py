@@ -84,7 +84,7 @@ def kept(axes: Any, end: float) -> dict[str, float]:
         off = np.abs(radius(orbit) / radius(orbit)[0] - 1)
         most[name] = float(f"{off.max():.3g}")
         axes.semilogy(ts[1:], np.maximum(off[1:], 1e-16), LINES[name], linewidth=0.6, label=name)
-    axes.set(title="saturating: drift of the radius, which the game keeps", xlabel="tau")
+    axes.set(title="saturating: drift of the radius", xlabel="tau")
     return most
 
 
