@@ -125,8 +125,8 @@ class Turn(NamedTuple):
         losses: their mean over the global batch is what goes down.
         moves: the entry of `params` whose gradient is taken and whose optimizer moves it; several: each by its own
             optimizer, at once; None: all of them, by one.
-        coupled: whether an example's loss depends on the others of the global batch: `losses` then takes `gather`, which
-            makes of a device's rows (B, ...) those of all devices, in their order. No gradient flows through it.
+        coupled: whether an example's loss depends on the others of the global batch: `losses` then takes `gather`,
+            which makes of a device's rows (B, ...) those of all devices, in order; its results are taken as constants.
     """
 
     losses: Losses

@@ -13,7 +13,6 @@ from twice import assert_trainer_resumes, assert_trains_and_resumes
 
 from diffjax import data, methods, models, runs
 from diffjax.method import Example
-from diffjax.methods import generators
 from diffjax.optimizers import build_optimizer
 from diffjax.runs.build import load
 
@@ -242,7 +241,7 @@ def test_refuses_bad_input_in_one_line():
         (dict(h=lambda d: jnp.maximum(d, 0)), r"^Got an h with h'\(-20\) = 0, expected one that increases"),
         (dict(critics=0), r"^critics is 0, expected an integer >= 1\.$"),
         (dict(latent=0), r"^latent is 0, expected an integer >= 1\.$"),
-        (dict(penalty=-1.0), r"^Got r1 = -1\.0, expected a weight, 0 or more\.$"),
+        (dict(penalty=-1.0), r"^Got penalty = -1\.0, expected a weight, 0 or more\.$"),
     ]
     for options, message in cases:
         with pytest.raises(ValueError, match=message):

@@ -83,15 +83,16 @@ def classifier(
 
 
 def energies(
-    energy_p: Callable[[Array, Any], Array],
-    energy_q: Callable[[Array, Any], Array],
+    energy_p: Any,
+    energy_q: Any,
     schedule: Schedule | None = None,
     scale: str = "kl",
 ) -> Field:
     """Makes the field w alpha (grad E_q - grad E_p) of two energies.
 
     Args:
-        energy_p, energy_q: (x_t, t) -> E of data and of samples, scalars, densities being proportional to exp(-E).
+        energy_p, energy_q: (x_t, t) -> E of data and of samples, scalars, densities being proportional to exp(-E); or
+            denoisers that know theirs, whose `energy_gradient` saves a derivative.
         schedule: of x_t; None: the difference of gradients alone.
         scale: a name of `SCALES`.
 
@@ -102,8 +103,10 @@ def energies(
     if factor is None:
         raise ValueError(f"Got scale = {scale!r} for two energies, which know no mean; expected kl, noise or mean.")
 
+    slope_p, slope_q = (_slope_of(energy) for energy in (energy_p, energy_q))
+
     def field(x: Array, t: Any) -> Array:
-        slope = jax.grad(lambda x: energy_q(x, t) - energy_p(x, t))(x)  # (matching.4)
+        slope = slope_q(x, t) - slope_p(x, t)  # (matching.4)
         return slope if schedule is None else factor(*schedule(t)) * slope
 
     return field
@@ -210,6 +213,10 @@ def kernel(widths: Any, kind: str = "gaussian", scale: str = "score") -> Kernel:
         if got not in known:
             raise ValueError(f"There is no {name} {got!r}; {host.nearest(got, known)}.")
     return Kernel(widths, kind, scale)
+
+
+def _slope_of(energy: Any) -> Callable[[Array, Any], Array]:
+    return (lambda x, t: energy.energy_gradient(x, t)[1]) if hasattr(energy, "energy_gradient") else jax.grad(energy)
 
 
 def _scale(name: str) -> Scale:

@@ -5,8 +5,8 @@ With p the data's law, q that of x = G(z) and V a field that is zero where q = p
     L(theta) = 1/2 |G - sg(G + eps V(G))|^2,        dL/dtheta = -eps J^T V,
 
 sg being the stop of a gradient: the step that moves samples along V (Deng et al. 2026, arXiv 2602.04770; of a
-critic's field kexue 9662 (12)). `losses.fields` has four estimates of V. For V = grad h(d), d = log p/q, it is eps times
-the gradient of -h(d(G)), d held fixed, which is the generator's step of a GAN (Yi, Zhu & Liu 2023, MonoFlow).
+critic's field kexue 9662 (12)). `losses.fields` has four estimates of V. For V = grad h(d), d = log p/q, it is eps
+times the gradient of -h(d(G)), d held fixed: the generator's step of a GAN (Yi, Zhu & Liu 2023, MonoFlow).
 
 Points that move along grad h(d) carry q to p for every increasing h, dKL(q || p)/dtau = -E_q[h'(d) |grad d|^2], and
 descend D_f(q) = E_q f(p/q) with r^2 f''(r) = h'(log r):
@@ -82,9 +82,7 @@ def increasing(h: str | Callable) -> Callable:
     """
     if isinstance(h, str) and h not in H:
         why = " (a hinge or Wasserstein critic knows no density ratio, so that it has no h)" if h in NO_RATIO else ""
-        raise ValueError(
-            f"Got h = {h!r}{why}, expected one of {', '.join(H)}, or an increasing function of the logit."
-        )
+        raise ValueError(f"Got h = {h!r}{why}, expected one of {', '.join(H)}, or an increasing function of the logit.")
     climb = H[h] if isinstance(h, str) else h
     slopes = host.float64(jax.vmap(jax.grad(climb)), PROBED)
     if (bad := np.flatnonzero(~(slopes > 0))).size:

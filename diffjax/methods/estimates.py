@@ -1,7 +1,8 @@
 """Estimates of the field that a generator follows: who learns it, down which loss, and how it is read.
 
-An estimate names the players that `learns` it beside the generator, makes their first parameters, computes their loss
-of a datum and a sample, and computes V of a sample (`losses.fields`). `methods.matching` plays them against a generator.
+An estimate names the players that `learns` it beside the generator, makes their first parameters, computes their
+loss of a datum and a sample, and computes V of a sample (`losses.fields`). `methods.matching` plays them against a
+generator.
 """
 
 from collections.abc import Callable
@@ -105,6 +106,12 @@ def of_means(real: Callable, fake: Callable, process: Any, target: Target, scale
     """Makes the field of two networks (x_in, c) -> F that denoise."""
     known = [denoisers.denoiser(net, process.schedule, target) for net in (real, fake)]
     return fields.scores(*known, scale)
+
+
+def of_energies(real: Callable, fake: Callable, process: Any, target: Target, scale: str) -> fields.Field:
+    """Makes the field of two networks (x_in, c) -> (F, e) that are gradients of energies."""
+    known = [denoisers.EnergyDenoiser(net, process.schedule, target) for net in (real, fake)]  # no mean is asked for
+    return fields.energies(*known, process.schedule, scale)
 
 
 class Pair(NamedTuple):

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffjax import host
 from diffjax.losses.matching import H as H
@@ -110,5 +111,7 @@ def monoflow(
     Raises:
         ValueError: for an h that is unknown or does not increase, or another number out of its range.
     """
+    if not 0 <= penalty < np.inf:
+        raise ValueError(f"Got penalty = {penalty!r}, expected a weight, 0 or more.")
     players = Matching(Plain(generator, latent), Critic(critic, h, pairs, penalty, r2), critics)
     return players.method()._replace(parts=MonoFlow(generator, critic, latent))

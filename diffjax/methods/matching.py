@@ -11,7 +11,7 @@ an estimate's own (`methods.estimates`; `losses.fields` has the four):
     kernel        nobody: the batch is the field
 
 G(z) is a denoiser at one time, the last: with a target that keeps x_t, such as Velocity on the line, G is the identity
-on noise where a network begins with zeros. A network that predicts x_0 would begin as one point, where no field is known.
+on noise where a network begins with zeros. One that predicts x_0 would begin as one point, where no field is known.
 
 The generator alone is served. Its average is updated once for each of its own turns, however many the others have.
 """
@@ -25,11 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host, losses
-from diffjax.denoisers.targets import Target
+from diffjax.denoisers.targets import Eps, Target
 from diffjax.losses import fields, matching
 from diffjax.method import Example, Keys, Method, Turn, keys_of, per_example
 from diffjax.methods import shapes
-from diffjax.methods.estimates import SPAN, Batch, Critic, Pair
+from diffjax.methods.estimates import SPAN, Batch, Critic, Pair, of_energies
 from diffjax.types import Array, Key, PyTree, Schedule
 
 __all__ = ["classifier", "energies", "kernel", "scores"]  # what a config may name
@@ -182,6 +182,38 @@ def scores(
     return Matching(Generator(generator, process, target, at), of, critics, eps, simultaneous).method()
 
 
+def energies(
+    generator: Any,
+    real: Any,
+    fake: Any,
+    process: Any,
+    target: Target,
+    times: Callable[[Schedule], Callable] = losses.times.stratified,
+    scale: str = "noise",
+    span: tuple[float, float] = SPAN,
+    critics: int = 1,
+    eps: float = 1.0,
+    simultaneous: bool = False,
+    at: float | None = None,
+) -> Method:
+    """Makes the method of two energies and a generator that follows the difference of their gradients.
+
+    Args:
+        real, fake: networks of two maps, gradient and energy (`models.scalar.gradient`); both predict noise.
+        target: how the generator's output is read; its sigma_data is that of the energies too.
+        generator, process, times, scale, span: as for `scores`.
+        critics, eps, simultaneous, at: as for `classifier`.
+
+    Raises:
+        ValueError: for a number out of its range, or the published scale, which is of means.
+    """
+    if scale == "published":
+        raise ValueError("Got scale = 'published' for two energies, which know no mean; expected kl, noise or mean.")
+    noise = Eps(target.sigma_data)
+    of = Pair(real, fake, process, noise, times, False, scale, tuple(span), losses.energy, of_energies)
+    return Matching(Generator(generator, process, target, at), of, critics, eps, simultaneous).method()
+
+
 def kernel(
     generator: Any,
     process: Any,
@@ -206,7 +238,9 @@ def kernel(
             f"The generator reads {', '.join(generator.reads)}, but a kernel compares examples of every kind with each "
             "other: take a generator that reads nothing."
         )
-    return Matching(Generator(generator, process, target, at), Batch(fields.kernel(widths, kind, scale)), 0, eps).method()
+    return Matching(
+        Generator(generator, process, target, at), Batch(fields.kernel(widths, kind, scale)), 0, eps
+    ).method()
 
 
 def _method(of: Matching) -> Method:
