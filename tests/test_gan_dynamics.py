@@ -290,7 +290,10 @@ def test_refuses_bad_input_in_one_line():
         (lambda: gan.flow(gan.game("wgan"), ONE, [0.0, 1.0], 0), r"^rtol is 0, expected a positive number\.$"),
         (lambda: gan.flow(gan.game("wgan"), Point(1.0, [1.0]), [0, 1]), r"^Got the point \(1\.0, \[1\.0\]\), expected"),
         (lambda: gan.orbit(gan.game("wgan"), Point(1.0, np.inf), 0.1, 1), r"^Got the point \(1\.0, inf\), expected"),
-        (lambda: gan.eigenvalues(gan.game("wgan", gp=1, centre=1)), r"^At phi = 0 the penalty of centre 1 has a kink"),
+        (
+            lambda: gan.eigenvalues(gan.game("wgan", gp=1, centre=1)),
+            r"^At phi = 0 the penalty of centre 1\.0 has a kink",
+        ),
         (lambda: gan.ema_radius(1.0, 0.1), r"^Got beta = 1\.0, expected a decay in \[0, 1\)\.$"),
         (lambda: gan_landscape.value("ab", "aa", "some"), r"^Got the pairing 'some', expected one of all, fixed, sep"),
         (lambda: gan_landscape.value("ab", "a"), r"^Got 2 data points and 1 fakes, expected equally many"),

@@ -116,7 +116,7 @@ def game(name: str, r1: float = 0.0, r2: float = 0.0, gp: float = 0.0, centre: f
     for what, value in dict(r1=r1, r2=r2, gp=gp, centre=centre).items():
         if not 0 <= value < np.inf:
             raise ValueError(f"Got {what} = {value!r}, expected a finite number >= 0: below 0 a penalty is a reward.")
-    return Game(*GAMES[name], r1, r2, gp, centre)
+    return Game(*GAMES[name], *map(float, (r1, r2, gp, centre)))
 
 
 def simultaneous(play: Game, at: Point, h: Any) -> Point:
@@ -154,7 +154,7 @@ def orbit(play: Game, start: Point, h: float, steps: int, integrator: str = "sim
     """
     step = _integrator(integrator, h)
     host.check_int("steps", steps)
-    return host.float64(lambda *args: _orbit(step, *args, steps), play, _point(start), h)
+    return _exactly(lambda *args: _orbit(step, *args, steps), play, _point(start), h)
 
 
 @partial(jax.jit, static_argnums=(0, 4))
@@ -186,9 +186,7 @@ def flow(play: Game, start: Point, ts: Any, rtol: float = 1e-12) -> Point:
     ts = np.asarray(ts, np.float64)
     if ts.ndim != 1 or len(ts) < 2 or not np.all(np.diff(ts) > 0):
         raise ValueError(f"Got times {ts}, expected two or more that rise.")
-    # Not `host.float64`: checks that diffrax makes of its arguments fail where constants are evaluated while tracing.
-    with host.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
-        return jax.tree.map(np.asarray, _flow(play, _point(start), ts, rtol))
+    return _exactly(_flow, play, _point(start), ts, rtol)
 
 
 @jax.jit
@@ -275,13 +273,22 @@ def _jacobian(step: Callable, play: Game, at: Point, h: float) -> np.ndarray:
     at = _point(at)
     if play.gp * play.centre > 0 and not np.any(at.phi):
         raise ValueError(f"At phi = 0 the penalty of centre {play.centre} has a kink, so that there is no Jacobian.")
-    return host.float64(partial(_differentiated, step), play, at, h)
+    return _exactly(partial(_differentiated, step), play, at, h)
 
 
 @partial(jax.jit, static_argnums=0)
 def _differentiated(step: Callable, play: Game, at: Point, h: Any) -> Array:
     flat, back = ravel_pytree(at)
     return jax.jacfwd(lambda flat: ravel_pytree(step(play, back(flat), h))[0])(flat)
+
+
+def _exactly(function: Callable, *args: Any) -> Any:
+    """Calls a compiled function in float64 on the CPU.
+
+    Not by `host.float64`, which evaluates constants while tracing: neither old scans nor diffrax's checks allow that.
+    """
+    with host.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return jax.tree.map(np.asarray, function(*args))
 
 
 def _integrator(name: str, h: float) -> Callable:
