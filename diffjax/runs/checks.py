@@ -56,9 +56,10 @@ def check_settings(settings: Settings) -> None:
     for name in settings.loggers:
         if name not in LOGGERS:
             raise ConfigError(f"train.loggers holds {name!r}: {nearest(name, LOGGERS)}.")
-    for field, options in (("backend", ("jit", "pmap")), ("nonfinite", ("stop", "skip"))):
+    words = {"backend": ("jit", "pmap"), "nonfinite": ("stop", "skip"), "best_by": ("loss", "held_out")}
+    for field, options in words.items():
         if (value := getattr(settings, field)) not in options:
-            raise ConfigError(f"train.{field} is {value!r}: {nearest(value, options)}.")
+            raise ConfigError(f"{home(field)} is {value!r}: {nearest(value, options)}.")
 
 
 def check_objects(method: Method, dataset: Dataset, optimizer: Any, settings: Settings, emas: ema.Ema) -> None:
@@ -76,6 +77,8 @@ def check_objects(method: Method, dataset: Dataset, optimizer: Any, settings: Se
     least, why = dataset.least
     if settings.samples < least:
         raise ConfigError(f"eval.samples is {settings.samples}, expected at least {least}: {why}.")
+    if settings.best_by != "loss" and not hasattr(method.parts, "held_out"):
+        raise ConfigError("checkpoint.best_by is 'held_out', but this method measures no held-out data: set loss.")
     check_read(method, dataset)
     check_calls(method, dataset, optimizer, emas)
 
