@@ -45,6 +45,14 @@ class ExactDenoiser:
         posterior = self.target.posterior(x, alpha, jnp.where(nothing, 1.0, sigma))
         return posterior if self.with_var else Posterior(posterior.mean)
 
+    def energy(self, x: Array, t: Any) -> Array:
+        """Computes E(x, t) = -log p(x_t = x) in nats, a scalar."""
+        return -self.target.log_prob(x, *self.schedule(t))
+
+    def energy_gradient(self, x: Array, t: Any) -> tuple[Array, Array]:
+        """Computes (E, grad E) at (x, t): a scalar in nats, and x's shape."""
+        return self.energy(x, t), -self.target.score(x, *self.schedule(t))
+
 
 @pytree
 class GaussianMixture:

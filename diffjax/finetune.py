@@ -17,11 +17,17 @@ from diffjax.types import PyTree
 def take_over(params: PyTree, given: PyTree) -> PyTree:
     """Puts the leaves of `given` in the place of those of `params`.
 
+    Of players of one network each, every one whose leaves are named as those of `given` takes them over; the others
+    begin as they were initialised.
+
     Raises:
         ValueError: for a leaf that only one of them has, or whose shapes differ otherwise than by a longer last axis.
     """
     old = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(given)}
-    names = {_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    names = _names(params)
+    players = [who for who, own in params.items() if _names(own) == set(old)] if isinstance(params, dict) else []
+    if players:
+        return {**params, **{who: take_over(params[who], given) for who in players}}
     if alone := sorted(names ^ set(old)):
         where = "this network" if alone[0] in names else "the one it starts from"
         raise ValueError(f"Only {where} has the parameter {alone[0]}; their models must be alike.")
@@ -73,6 +79,10 @@ def frozen(optimizer: optax.GradientTransformation, only: str | None) -> optax.G
         return optimizer
     rest = lambda params: jax.tree.map(lambda train: not train, trained(params, only))
     return optax.chain(optimizer, optax.masked(optax.set_to_zero(), rest))  # (finetune.1)
+
+
+def _names(params: PyTree) -> set[str]:
+    return {_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
 
 
 def _name(path: Any) -> str:

@@ -123,11 +123,15 @@ class Turn(NamedTuple):
 
     Attributes:
         losses: their mean over the global batch is what goes down.
-        moves: the entry of `params` whose gradient is taken and whose optimizer moves it; None: all of them.
+        moves: the entry of `params` whose gradient is taken and whose optimizer moves it; several: each by its own
+            optimizer, at once; None: all of them, by one.
+        coupled: whether an example's loss depends on the others of the global batch: `losses` then takes `gather`,
+            which makes of a device's rows (B, ...) those of all devices, in order; its results are taken as constants.
     """
 
     losses: Losses
-    moves: str | None = None
+    moves: str | tuple[str, ...] | None = None
+    coupled: bool = False
 
 
 def _unplanned(shape: tuple[int, ...], trace: Callable | None = None) -> PyTree:
@@ -172,13 +176,17 @@ def per_example(loss: Callable) -> Losses:
     """
 
     def losses(params: PyTree, key: Key, batch: Example, index: Array, size: int) -> tuple[Array, dict[str, Array]]:
-        shared, base = jax.random.split(key)
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(base, index)
-        one = lambda own, example, i: loss(params, Keys(shared, own), example, i, size)
-        return jax.vmap(one)(keys, batch, index)
+        one = lambda keys, example, i: loss(params, keys, example, i, size)
+        return jax.vmap(one, in_axes=(Keys(None, 0), 0, 0))(keys_of(key, index), batch, index)
 
     vars(losses)["apart"] = True
     return losses
+
+
+def keys_of(key: Key, index: Array) -> Keys:
+    """Makes the keys of examples at these places in the global batch: `step` is one, `example` has an axis (B,)."""
+    shared, base = jax.random.split(key)
+    return Keys(shared, jax.vmap(jax.random.fold_in, in_axes=(None, 0))(base, index))
 
 
 def turn_batch(batch: PyTree, turn: int, turns: int) -> PyTree:

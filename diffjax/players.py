@@ -11,21 +11,57 @@ from diffjax.method import Method
 from diffjax.types import PyTree
 
 Optimizers = optax.GradientTransformation | dict[str, optax.GradientTransformation]  # one, or one for each who moves
+Who = str | tuple[str, ...] | None  # whom a turn moves: one by name, several at once, or all there is
 
 
-def optimizer_of(optimizer: Optimizers, who: str | None) -> optax.GradientTransformation:
-    """Picks the optimizer of a player."""
-    return optimizer[who] if isinstance(optimizer, dict) else optimizer  # pyright: ignore[reportArgumentType]
+def names(method: Method) -> tuple[str, ...]:
+    """Names the players of a method's turns, each once; none where turns move all parameters by one optimizer."""
+    return tuple(dict.fromkeys(name for turn in method.turns for name in movers(turn.moves)))
 
 
-def part(tree: PyTree, who: str | None) -> PyTree:
-    """Picks the entry of a player; None is the whole tree."""
+def movers(who: Who) -> tuple[str, ...]:
+    """Names the players that one turn moves; none where it moves all parameters."""
+    return () if who is None else (who,) if isinstance(who, str) else tuple(who)
+
+
+def called(who: Who) -> str:
+    """Writes the players of a turn as a word of logs: "critic", or "fake+real" of one that moves both."""
+    return "+".join(movers(who))
+
+
+def optimizer_of(optimizer: Optimizers, who: Who) -> optax.GradientTransformation:
+    """Picks the optimizer of a player; of several, makes the one that moves each by its own."""
+    if not isinstance(optimizer, dict):
+        return optimizer
+    return _side_by_side({name: optimizer[name] for name in who}) if isinstance(who, tuple) else optimizer[who]  # pyright: ignore[reportArgumentType]
+
+
+def part(tree: PyTree, who: Who) -> PyTree:
+    """Picks the entry of a player, or those of several by name; None is the whole tree."""
+    if isinstance(who, tuple):
+        return {name: tree[name] for name in who}
     return tree if who is None else tree[who]
 
 
-def put(tree: PyTree, who: str | None, part: PyTree) -> PyTree:
-    """Puts a player's entry in its place; None takes that of the whole tree."""
+def put(tree: PyTree, who: Who, part: PyTree) -> PyTree:
+    """Puts what `part` picks in its place; None takes that of the whole tree."""
+    if isinstance(who, tuple):
+        return {**tree, **part}
     return part if who is None else {**tree, who: part}
+
+
+def _side_by_side(each: dict[str, optax.GradientTransformation]) -> optax.GradientTransformation:
+    """The optimizer of a tree with an entry for each player: entry by entry, so that each clips its own gradient."""
+
+    def init(params: PyTree) -> PyTree:
+        return {name: one.init(params[name]) for name, one in each.items()}
+
+    def update(grads: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        of = lambda name: None if params is None else params[name]
+        done = {name: one.update(grads[name], state[name], of(name)) for name, one in each.items()}
+        return tuple({name: pair[i] for name, pair in done.items()} for i in (0, 1))  # pyright: ignore
+
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
 
 def check_optimizers(method: Method, optimizer: Optimizers) -> None:
@@ -34,7 +70,7 @@ def check_optimizers(method: Method, optimizer: Optimizers) -> None:
     Raises:
         ValueError: unless there is one for all, where nobody is named, or one for each name, and no other.
     """
-    players = sorted({turn.moves for turn in method.turns if turn.moves is not None})
+    players = sorted(names(method))
     each = f"optimizer={{{', '.join(f'{name!r}: optax.adam(...)' for name in players)}}}"
     if isinstance(optimizer, dict):
         if not players:
@@ -55,9 +91,10 @@ def check_players(method: Method, params: PyTree) -> None:
         ValueError: for a turn that moves what there is not, or a parameter that no gradient moves, such as an integer.
     """
     for turn in method.turns:
-        if turn.moves is not None and not (isinstance(params, dict) and turn.moves in params):
-            made = ", ".join(params) if isinstance(params, dict) else type(params).__name__
-            raise ValueError(f"A turn moves {turn.moves!r}, but init makes parameters of {made}.")
+        for name in movers(turn.moves):
+            if not (isinstance(params, dict) and name in params):
+                made = ", ".join(params) if isinstance(params, dict) else type(params).__name__
+                raise ValueError(f"A turn moves {name!r}, but init makes parameters of {made}.")
         for path, leaf in jax.tree_util.tree_leaves_with_path(part(params, turn.moves)):
             if not jnp.issubdtype(leaf.dtype, jnp.inexact):
                 name = jax.tree_util.keystr(path)

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax.extend.core import Literal
 
-from diffjax import training
+from diffjax import players, training
 from diffjax.method import Method, Turn
 from diffjax.types import PyTree
 
@@ -99,13 +99,13 @@ def _examine(
     params, opt_state, turns = state.params, state.opt_state, len(method.turns)
     for n, (turn, own, part) in enumerate(training.each_turn(method, key, batch)):
         where = lambda i, n=n: place(i * turns + n)
-        title = "" if turns == 1 else f"turn {n}{f' (of {turn.moves})' if turn.moves else ''}: "
+        title = "" if turns == 1 else f"turn {n}{f' (of {players.called(turn.moves)})' if turn.moves else ''}: "
         slope = jax.jit(partial(training.slope, turn, accumulate=accumulate))
         (loss, (losses, logged)), grads = slope(params, own, part)
         if lines := _of_examples(turn, params, own, part, losses, logged, grads, where):
             return [title + lines[0], *lines[1:]]
         updates, params, opt_state = jax.jit(partial(training.update, turn, optimizer))(params, opt_state, grads)
-        moved = params if turn.moves is None else params[turn.moves]
+        moved = players.part(params, turn.moves)
         for name, tree in (("gradient", grads), ("update", updates), ("new parameters", moved)):
             if found := _first(tree):
                 return [f"{title}{name} {found}"]
@@ -124,10 +124,10 @@ def _of_examples(
 
     def loss(own: PyTree, i: Any) -> Any:
         one = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, i, 1), batch)
-        whole = own if turn.moves is None else {**params, turn.moves: own}
+        whole = players.put(params, turn.moves, own)
         return turn.losses(whole, key, one, i[None], size)[0][0]
 
-    own, at = params if turn.moves is None else params[turn.moves], np.arange(size, dtype=np.int32)
+    own, at = players.part(params, turn.moves), np.arange(size, dtype=np.int32)
     if found := _first(losses):
         i = found.index[0]
         said = {name: np.asarray(value[i]).item() for name, value in logged.items()}

@@ -53,22 +53,32 @@ def init_state(params: PyTree, optimizer: Optimizers, emas: Ema, key: Key, metho
     params, key = jax.tree.map(lambda p: jnp.array(p, jnp.result_type(p)), params), jnp.copy(key)  # no weak types
     zero = lambda: jnp.zeros((), jnp.int32)  # one buffer each: a buffer that stands twice cannot be donated
     memory = method.prepare.init() if method and method.prepare else ()
-    movers = tuple(dict.fromkeys(turn.moves for turn in method.turns)) if method else (None,)
-    opt_state = {who: players.optimizer_of(optimizer, who).init(players.part(params, who)) for who in movers}
-    opt_state = opt_state[None] if movers == (None,) else opt_state
+    movers = (method and players.names(method)) or None
+    opt_state = players.optimizer_of(optimizer, movers).init(players.part(params, movers))
     return TrainState(zero(), params, emas.init(served(method, params)), opt_state, key, zero(), memory)
 
 
-def check_parts(method: Method, accumulate: int) -> None:
-    """Holds a method's turns against the number of parts that a batch is worked through in.
+def ranked(loss: float | None, by: str, run: Any) -> dict[str, float]:
+    """Gives what the states of a run are ranked by: the loss of training, and what its method's parts measure."""
+    known = {} if loss is None else {"loss": loss}
+    return known if by == "loss" else {**known, by: getattr(run.method.parts, by)(run)}
+
+
+def check_parts(method: Method, accumulate: int, batch_size: int | None = None, best_by: str = "loss") -> None:
+    """Holds a method against the number of parts that a batch is worked through in, its size, and what ranks states.
 
     Raises:
-        ValueError: for a number that is no integer >= 1, or, above 1, for losses that `per_example` has not made.
+        ValueError: for a number that is no integer >= 1, or, above 1, for losses that `per_example` has not made; for a
+            batch of one example where a turn compares examples; for a `best_by` that the method does not measure.
     """
     host.check_int("accumulate", accumulate)
+    if best_by != "loss" and not hasattr(method.parts, best_by):
+        raise ValueError(f"checkpoint.best_by is {best_by!r}, which this method does not measure: set it to loss.")
     for i, turn in enumerate(method.turns):
+        if turn.coupled and batch_size == 1:
+            raise ValueError("Got train.batch_size = 1, expected 2 or more: the method's losses compare examples.")
         if accumulate > 1 and not getattr(turn.losses, "apart", False):
-            who = f"turn {i}" if turn.moves is None else f"turn {i} (of {turn.moves})"
+            who = f"turn {i}" if turn.moves is None else f"turn {i} (of {players.called(turn.moves)})"
             raise ValueError(
                 f"Got accumulate = {accumulate}, but the losses of {who} may couple the examples of a batch, which "
                 "then has no parts: make them with method.per_example, of one example's loss, or leave accumulate at 1."
@@ -188,7 +198,7 @@ def make_step(
         for turn, own, part in each_turn(method, key, batch):
             params, opt_state, norms, losses, aux = play(turn, params, opt_state, own, part)
             played.append(norms)
-            logged |= aux if turn.moves is None else {**aux, f"loss/{turn.moves}": losses}
+            logged |= aux if turn.moves is None else {**aux, f"loss/{players.called(turn.moves)}": losses}
         losses_of, *norms = zip(*played, strict=True)
         whole = lambda values: values[0] if len(values) == 1 else jnp.sqrt(sum(v**2 for v in values))
         guarded = dict(zip(GUARDED, (losses_of[-1], *map(whole, norms)), strict=True))
@@ -238,7 +248,8 @@ def slope(
     index = across.place() * size + jnp.arange(size, dtype=jnp.int32)
 
     def mean_loss(own: PyTree, batch: PyTree, index: Array) -> tuple[Array, tuple[Array, dict[str, Array]]]:
-        losses, aux = turn.losses(players.put(params, who, own), key, batch, index, across.devices() * size)
+        shown = {"gather": across.whole} if turn.coupled else {}
+        losses, aux = turn.losses(players.put(params, who, own), key, batch, index, across.devices() * size, **shown)
         return losses.mean(), (losses, aux)
 
     return _in_parts(partial(jax.value_and_grad(mean_loss, has_aux=True), own), accumulate, batch, index)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import data
+from diffjax import data, methods, models
 from diffjax.methods import bound, codelength
 
 V = 0.4
@@ -78,3 +78,11 @@ def test_held_out_data_is_measured_alike_at_every_step(run, capsys):
     assert spread != plain
     assert codelength.held_out(run, state, 17) == spread
     assert f"step 7: {spread:.4f} nats per dimension of held-out data" in capsys.readouterr().out
+
+
+def test_a_generator_of_samples_is_refused_with_the_reason(run):
+    net = models.of(models.Perceptron(width=4))
+    parts = methods.generators.monoflow(net, models.of(models.Perceptron((), width=4))).parts
+    for of in (parts, methods.matching.Matching(None, None)):
+        with pytest.raises(ValueError, match=r"^This run has no likelihood: its generator maps noise to samples"):
+            of.likelihood(run)

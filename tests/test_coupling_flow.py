@@ -250,7 +250,9 @@ def test_the_config_trains_is_judged_and_resumed_from_the_command_line(tmp_path,
     said = json.loads((tmp_path / "whole" / "likelihood.json").read_text())
     assert (said["exact"], said["parts"]["train"]) == (True, {})
     assert said["bits"]["held out"]["bits"] == pytest.approx(found["value"] / np.log(2), rel=1e-5)
-    assert said["baseline"]["Gaussian fit"] == pytest.approx(found["gaussian"] / np.log(2), rel=1e-3)  # the covariance of n or n - 1
+    assert said["baseline"]["Gaussian fit"] == pytest.approx(
+        found["gaussian"] / np.log(2), rel=1e-3
+    )  # the covariance of n or n - 1
     assert re.search(r"\| exact density, density \| ", (tmp_path / "whole" / "likelihood.md").read_text())
     assert "## Density" in (tmp_path / "whole" / "report.md").read_text()
 
@@ -260,5 +262,5 @@ def test_states_are_ranked_by_held_out_data_where_a_method_measures_it():
     with pytest.raises(ConfigError, match=r"^checkpoint\.best_by is 'heldout': .*held_out"):
         trainer(best_by="heldout", **small)
     method = methods.coupling_flow(models.of(models.Perceptron((4,), width=4)))._replace(parts=None)
-    with pytest.raises(ConfigError, match=r"^checkpoint\.best_by is 'held_out', but this method measures no held-out"):
+    with pytest.raises(ConfigError, match=r"^checkpoint\.best_by is 'held_out', which this method does not measure"):
         runs.Trainer(method, data.moons(n=64, held_out=8), optimizer=optax.adam(1e-3), best_by="held_out", batch_size=8)

@@ -144,6 +144,8 @@ SMOKE = {
     "inverse/digits": ("vpsde", "--workdir={run} --out={out} --smoke", "results.json"),
     "optimal_variance/steps": ("vpsde", "--workdir={run} --out={out} --smoke", "results.json"),
     "optimizers/digits": (None, "--out={out} --smoke", "results.json"),
+    "matching/gaussians": ("matching", "--runs={run} --out={out}", "results.json"),
+    "prices/matching": (None, "--out={out} --smoke", "results.json"),
     "prices/tokens": (None, "--out={out} --smoke", "results.json"),
     "wasserstein_bound/training": (None, "--out={out} --smoke", "results.json"),
 }

@@ -83,7 +83,7 @@ NEIGHBOURS = {
     "folders": {"disk"},
     "records": {"checksum"},
     "profiling": {"disk"},
-    "replay": {"method", "training"},
+    "replay": {"method", "players", "training"},
     "resume": {"config", "disk"},
     "ledger": {"disk", "environment", "logs"},
     "snapshots": {"config", "disk", "ema", "members"},

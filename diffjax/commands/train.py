@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from diffjax import finetune, profiling, runs
+from diffjax import finetune, players, profiling, runs
 from diffjax.config import Config, ConfigError, nearest
 from diffjax.ledger import Ledger
 from diffjax.metrics import judges
@@ -95,10 +95,12 @@ def _parameters_of(built: Built) -> PyTree:
     """What the run, or the weights file, at train.start samples with."""
     start, config = built.config.train.start, built.config
     other = runs.open(start)
+    kept = "train.only keeps" if config.train.only is not None else "the players keep"
+    held = config.train.only is not None or players.names(built.method)
     for group in ("process", "schedule", "target"):
-        if config.train.only is not None and other.config[group] != config[group]:  # pyright: ignore
+        if held and group in config and other.config.get(group) != config[group]:  # pyright: ignore
             raise ConfigError(
-                f"train.only keeps parts of {start} as they are, whose {group} is {dict(other.config[group])}; "  # pyright: ignore
+                f"{kept} parts of {start} as they are, whose {group} is {dict(other.config.get(group, {}))}; "  # pyright: ignore
                 f"this one's is {dict(config[group])}."
             )
     params = other.params

@@ -1,6 +1,7 @@
 """What is known of p(x_0 | x_t): networks, and functions of denoisers."""
 
 from diffjax.denoisers import categorical as categorical
+from diffjax.denoisers import composition as composition
 from diffjax.denoisers import guidance as guidance
 from diffjax.denoisers import inverse as inverse
 from diffjax.denoisers import joint as joint
@@ -14,6 +15,7 @@ from diffjax.denoisers.classifier import cross_entropy as cross_entropy
 from diffjax.denoisers.clipping import clipped as clipped
 from diffjax.denoisers.coordinates import run_on as run_on
 from diffjax.denoisers.deblurring import Deblur
+from diffjax.denoisers.energy import EnergyDenoiser as EnergyDenoiser
 from diffjax.denoisers.flow import flow as flow
 from diffjax.denoisers.targets import EDM, X0, Eps, Score, V, Velocity
 from diffjax.denoisers.targets import denoiser as denoiser

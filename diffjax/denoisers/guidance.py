@@ -33,10 +33,11 @@ import numpy as np
 from diffjax import calculus, grids, host
 from diffjax.calculus import amplitudes
 from diffjax.chains import look_up
+from diffjax.denoisers.composition import all_of as all_of
 from diffjax.denoisers.wrapper import Wrapper
 from diffjax.types import Array, Categorical, Denoiser, Posterior, Schedule, as_pytree, pytree
 
-__all__ = ["classifier_free", "none", "rates"]  # what a config may name; the others need more than a label
+__all__ = ["all_of", "classifier_free", "none", "rates"]  # what a config may name; the others need more than a label
 
 Potential = Callable[[Array, Any], Array]  # (x, t) -> scalar, of one example
 

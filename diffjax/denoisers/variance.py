@@ -20,16 +20,22 @@ import jax.numpy as jnp
 from diffjax.calculus import need_gaussian, unit_variance
 from diffjax.chains import Chain
 from diffjax.denoisers.clipping import clipped
+from diffjax.denoisers.energy import energy
 from diffjax.denoisers.heads import npr, sn
 from diffjax.denoisers.optimal import analytic
 from diffjax.denoisers.targets import NetworkDenoiser, Target, denoiser, split_maps
 from diffjax.denoisers.wrapper import Wrapper
 from diffjax.types import Array, Denoiser, Network, Posterior, Schedule, pytree
 
-__all__ = ["analytic", "large", "learned_range", "mean", "npr", "small", "sn"]  # what a config may name
+__all__ = ["analytic", "energy", "large", "learned_range", "mean", "npr", "small", "sn"]  # what a config may name
 
 Clip = tuple[float, float] | None
-TRAINED_BY = {"learned_range": ("hybrid", "variational"), "npr": ("npr",), "sn": ("sn",)}  # losses of the second map
+TRAINED_BY = {
+    "energy": ("energy",),
+    "learned_range": ("hybrid", "variational"),
+    "npr": ("npr",),
+    "sn": ("sn",),
+}  # losses of the second map
 _INSTEAD = "take denoiser.name=mean: deterministic samplers use no variance"
 
 

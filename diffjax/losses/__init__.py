@@ -6,13 +6,25 @@ else stands in `losses/variational.py` is imported by `from diffjax.losses.varia
 """
 
 from diffjax.losses import categorical as categorical
+from diffjax.losses import fields as fields
+from diffjax.losses import matching as matching
 from diffjax.losses import poisson as poisson
 from diffjax.losses import prepare as prepare
 from diffjax.losses import times as times
 from diffjax.losses import weights as weights
+from diffjax.losses.energy import energy
 from diffjax.losses.heads import npr, sn
 from diffjax.losses.regression import regression
 from diffjax.losses.restoration import restoration
 from diffjax.losses.variational import hybrid, variational
 
-__all__ = ["categorical", "hybrid", "npr", "regression", "restoration", "sn", "variational"]  # what a config may name
+__all__ = [  # what a config may name
+    "categorical",
+    "energy",
+    "hybrid",
+    "npr",
+    "regression",
+    "restoration",
+    "sn",
+    "variational",
+]

@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffjax import divergence
+from diffjax import divergence, host
 from diffjax.calculus import need_gaussian, need_scalar
 from diffjax.processes.gaussian import Gaussian
 from diffjax.types import Array, Posterior, Schedule
@@ -84,6 +84,31 @@ def denoising(score: ScoreFn, process: Gaussian, x0: Array, z: Array, t: Any) ->
         )
     sigma = process.schedule(t)[1]
     return 0.5 * jnp.sum((score(process.corrupt(x0, z, t)) + z / sigma) ** 2)  # (scorematching.5)
+
+
+def annealed(
+    energy: Callable[[Array], Array], process: Gaussian, x0: Array, z: Array, t: Any, sigma_0: float | None = None
+) -> Array:
+    """Computes |grad E(x_t) - sigma z / sigma_0^2|^2 / sigma^2, a scalar: an energy at random levels (Li et al. 2019).
+
+    As published, with one sigma_0 for all levels and an energy that is not told the level, no energy is its optimum:
+    with P = sum of p_sigma and Q = sum of p_sigma / sigma^2 over the levels the field -grad P / (sigma_0^2 Q) minimises
+    it, which is no gradient above one dimension. Its exp(-E) is not a density to report. With sigma for sigma_0 the
+    optimum is E = -log Q + C, the data under a random level; and -log p_sigma + C(sigma) for an energy that is told the
+    level, as `losses.energy` trains.
+
+    Args:
+        energy: x -> E(x), a scalar.
+        sigma_0: the constant of the published form, in units of x; None: sigma of each level, the repair.
+
+    Raises:
+        ValueError: for a sigma_0 that is not positive.
+    """
+    if sigma_0 is not None:
+        host.check_positive("sigma_0", sigma_0, "; None puts the sigma of each level in its place")
+    sigma = process.schedule(t)[1]
+    slope = jax.grad(energy)(process.corrupt(x0, z, t))
+    return jnp.sum((slope - sigma * z / (sigma if sigma_0 is None else sigma_0) ** 2) ** 2) / sigma**2  # (energy.7)
 
 
 def gap(posterior: Posterior, schedule: Schedule, t: Any) -> Array:

@@ -5,6 +5,7 @@ from diffjax.method import Method as Method
 from diffjax.method import Turn as Turn
 from diffjax.method import per_example as per_example
 from diffjax.methods import generators as generators
+from diffjax.methods import matching as matching
 from diffjax.methods.autoencoder import Autoencoder as Autoencoder
 from diffjax.methods.autoencoder import autoencoder as autoencoder
 from diffjax.methods.conditions import Condition as Condition
@@ -23,6 +24,7 @@ from diffjax.methods.generators import MonoFlow as MonoFlow
 from diffjax.methods.generators import monoflow as monoflow
 from diffjax.methods.masked import Masked as Masked
 from diffjax.methods.masked import masked as masked
+from diffjax.methods.matching import Matching as Matching
 
 __all__ = [  # what config.method may name
     "autoencoder",
@@ -33,4 +35,5 @@ __all__ = [  # what config.method may name
     "flow_map",
     "generators",
     "masked",
+    "matching",
 ]

@@ -11,7 +11,9 @@ def freezing(method: Method, freeze: Callable[[PyTree], PyTree]) -> Method:
     """Makes the method whose losses see `freeze(params)`: gradients of what is not trained are not computed."""
 
     def seen(turn: Turn) -> Turn:
-        losses = functools.wraps(turn.losses)(lambda params, *rest: turn.losses(freeze(params), *rest))
+        losses = functools.wraps(turn.losses)(
+            lambda params, *rest, **shown: turn.losses(freeze(params), *rest, **shown)
+        )
         return turn._replace(losses=losses)
 
     return method._replace(turns=tuple(map(seen, method.turns)))

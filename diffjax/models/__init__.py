@@ -1,5 +1,6 @@
 """Networks F(x, c, given): linen modules for one example, and what turns anything into a pure (init, apply) pair."""
 
+from diffjax.models import scalar as scalar
 from diffjax.models.adapters import from_function as from_function
 from diffjax.models.adapters import from_nnx as from_nnx
 from diffjax.models.adapters import from_pytree as from_pytree
@@ -17,7 +18,7 @@ from diffjax.models.tokens import TokenMLP, TokenUNet
 from diffjax.models.transformer import Transformer
 from diffjax.models.unet import UNet
 
-__all__ = [
+__all__ = [  # what a config may name
     "MLP",
     "Decoder",
     "Encoder",
@@ -26,4 +27,5 @@ __all__ = [
     "TokenUNet",
     "Transformer",
     "UNet",
-]  # what a config may name
+    "scalar",
+]

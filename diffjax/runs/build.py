@@ -25,6 +25,7 @@ from diffjax import (
     methods,
     models,
     optimizers,
+    players,
     processes,
     resume,
     samplers,
@@ -91,8 +92,9 @@ def _condition(config: Config) -> methods.Condition:
 PARTS = {
     "process": Part(("process", "schedule"), _process),
     "network": _network("model"),
-    **{player: _network(player) for player in ("generator", "critic", "encoder", "decoder")},
+    **{player: _network(player) for player in ("generator", "critic", "real", "fake", "encoder", "decoder")},
     "target": Part(("target",), lambda config: build(denoisers, config.target)),
+    "teacher": Part(("train",), lambda config: config.train.start is not None),  # whether the run begins from one
     "loss": _later("loss", losses, 7),
     "weight": Part(("weight",), lambda config: build(losses.weights, config.weight)),
     "times": _later("times", losses.times, 1),
@@ -252,10 +254,10 @@ def _optimizers(config: Config, steps: int, method: Method) -> tuple[Any, Callab
         raise ConfigError(
             f"optimizer has no name; got {config.optimizer.to_dict()}, expected a spec, or one for each player."
         )
-    players = config.optimizer.to_dict()
-    moves = [turn.moves for turn in method.turns]
-    updates = {name: steps * max(moves.count(name), 1) for name in players}
-    made = {name: _optimizer(spec, config, updates[name], updates[name] // steps) for name, spec in players.items()}
+    each = config.optimizer.to_dict()
+    moves = [name for turn in method.turns for name in players.movers(turn.moves)]
+    updates = {name: steps * max(moves.count(name), 1) for name in each}
+    made = {name: _optimizer(spec, config, updates[name], updates[name] // steps) for name, spec in each.items()}
     return {name: optimizer for name, (optimizer, _) in made.items()}, None
 
 

@@ -56,10 +56,9 @@ def check_settings(settings: Settings) -> None:
     for name in settings.loggers:
         if name not in LOGGERS:
             raise ConfigError(f"train.loggers holds {name!r}: {nearest(name, LOGGERS)}.")
-    words = {"backend": ("jit", "pmap"), "nonfinite": ("stop", "skip"), "best_by": ("loss", "held_out")}
-    for field, options in words.items():
-        if (value := getattr(settings, field)) not in options:
-            raise ConfigError(f"{home(field)} is {value!r}: {nearest(value, options)}.")
+    for field, of in (("backend", ("jit", "pmap")), ("nonfinite", ("stop", "skip")), ("best_by", ("loss", "held_out"))):
+        if (value := getattr(settings, field)) not in of:
+            raise ConfigError(f"{home(field)} is {value!r}: {nearest(value, of)}.")
 
 
 def check_objects(method: Method, dataset: Dataset, optimizer: Any, settings: Settings, emas: ema.Ema) -> None:
@@ -70,15 +69,13 @@ def check_objects(method: Method, dataset: Dataset, optimizer: Any, settings: Se
             raise ConfigError(f"Got {type(got).__name__} as the {name}, expected a {kind.__name__}: {ways[name]}.")
     with one_line():
         players.check_optimizers(method, optimizer)
-        training.check_parts(method, settings.accumulate)
+        training.check_parts(method, settings.accumulate, settings.batch_size, settings.best_by)
         data.check_rows(method, dataset)
         data.label_of(method, dataset, settings.label)
         bounds.check_run(data.blank(dataset), len(method.turns), settings)
     least, why = dataset.least
     if settings.samples < least:
         raise ConfigError(f"eval.samples is {settings.samples}, expected at least {least}: {why}.")
-    if settings.best_by != "loss" and not hasattr(method.parts, "held_out"):
-        raise ConfigError("checkpoint.best_by is 'held_out', but this method measures no held-out data: set loss.")
     check_read(method, dataset)
     check_calls(method, dataset, optimizer, emas)
 
