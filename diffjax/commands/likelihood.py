@@ -29,7 +29,7 @@ def run(
 ) -> dict[str, Any]:
     """Measures the likelihood of a run's held-out data, and of as much training data, its floor.
 
-    The method's parts do (`methods.density`, `methods.codelength`). Writes likelihood.json, likelihood.md and figures/.
+    What it measures is the method's own (`parts.likelihood`). Writes likelihood.json, likelihood.md and figures/.
 
     Args:
         workdir: of a training run.

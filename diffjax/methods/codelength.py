@@ -101,8 +101,8 @@ def section(run: Any, state: Callable, exact: bool, levels: int | None, most: in
 def refuse(of: Any, run: Any, most: int = bound.MOST) -> Section:
     """Raises the ValueError that says why a generator of samples has no likelihood; `of` are its parts."""
     raise ValueError(
-        "This run has no likelihood: its generator maps noise to samples, whose law nobody can look an example up in (a "
-        "critic knows a ratio, and only where data and samples still differ); judge the samples, by --mode=eval."
+        "This run has no likelihood: its generator maps noise to samples, whose law nobody can look an example up in "
+        "(a critic knows a ratio, and only where data and samples still differ); judge the samples, by --mode=eval."
     )
 
 
