@@ -58,14 +58,22 @@ def init_state(params: PyTree, optimizer: Optimizers, emas: Ema, key: Key, metho
     return TrainState(zero(), params, emas.init(served(method, params)), opt_state, key, zero(), memory)
 
 
-def check_parts(method: Method, accumulate: int, batch_size: int | None = None) -> None:
-    """Holds a method's turns against the number of parts that a batch is worked through in, and a batch's size.
+def ranked(loss: float | None, by: str, run: Any) -> dict[str, float]:
+    """Gives what the states of a run are ranked by: the loss of training, and what its method's parts measure."""
+    known = {} if loss is None else {"loss": loss}
+    return known if by == "loss" else {**known, by: getattr(run.method.parts, by)(run)}
+
+
+def check_parts(method: Method, accumulate: int, batch_size: int | None = None, best_by: str = "loss") -> None:
+    """Holds a method against the number of parts that a batch is worked through in, its size, and what ranks states.
 
     Raises:
         ValueError: for a number that is no integer >= 1, or, above 1, for losses that `per_example` has not made; for a
-            batch of one example where a turn compares examples.
+            batch of one example where a turn compares examples; for a `best_by` that the method does not measure.
     """
     host.check_int("accumulate", accumulate)
+    if best_by != "loss" and not hasattr(method.parts, best_by):
+        raise ValueError(f"checkpoint.best_by is {best_by!r}, which this method does not measure: set it to loss.")
     for i, turn in enumerate(method.turns):
         if turn.coupled and batch_size == 1:
             raise ValueError("Got train.batch_size = 1, expected 2 or more: the method's losses compare examples.")

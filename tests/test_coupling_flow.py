@@ -1,5 +1,8 @@
 """A coupling flow: its density against a dense Jacobian, a quadrature and closed forms; its inverse; a resumed run."""
 
+import json
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +11,10 @@ import pytest
 import scipy.stats
 from twice import assert_trainer_resumes, assert_trains_and_resumes
 
-from diffjax import data, methods, models, runs
+from diffjax import analytic, data, methods, models, runs, samplers, schedules
+from diffjax import main as command_line
+from diffjax.checkpoint import Checkpoints
+from diffjax.config import ConfigError
 from diffjax.method import Example
 from diffjax.methods.coupling_flow import CouplingFlow, gaussian_nats, mask
 from diffjax.optimizers import build_optimizer
@@ -16,35 +22,50 @@ from diffjax.optimizers import build_optimizer
 MEAN, COV = np.array([0.5, -1.0]), np.array([[1.0, 0.6], [0.6, 0.5]])
 
 
-def two_maps(width, size):
-    """A perceptron of one hidden layer in float64, from (..., size) to two maps of it, with parameters to draw."""
+def perceptron(width, maps=2):
+    """A perceptron of one hidden layer in float64, from x to `maps` maps of it, with parameters to draw."""
 
     def init(key, x, c, given=None):
         one, two = jax.random.split(key)
         return {
             "in": jax.random.normal(one, (x.size, width)),
-            "out": jax.random.normal(two, (width, 2 * x.size)) / width**0.5,
+            "out": jax.random.normal(two, (width, maps * x.size)) / width**0.5,
         }
 
     def apply(params, x, c, given=None, **options):
         hidden = jnp.tanh(x.reshape(-1) @ params["in"] + 0.3)
-        return (hidden @ params["out"]).reshape(*x.shape[:-1], 2 * x.shape[-1])
+        return (hidden @ params["out"]).reshape(*x.shape[:-1], maps * x.shape[-1])
 
     return models.Network(init, apply, ())
 
 
 def flow(shape, **options):
     """(parts, parameters away from any optimum)."""
-    method = methods.coupling_flow(two_maps(16, np.prod(shape)), **options)
-    return method.parts, jax.jit(method.init)(jax.random.key(1), Example(jnp.zeros(shape)))
+    method = methods.coupling_flow(perceptron(16, 2 if options.get("bound", 2.0) else 1), **options)
+    params = jax.jit(method.init)(jax.random.key(1), Example(jnp.zeros(shape)))
+    if "log_scale" in params:
+        params["log_scale"] += np.linspace(-0.5, 0.8, int(np.prod(shape))).reshape(shape)
+    return method.parts, params
+
+
+NICE, PIXELS = {"layers": 2, "bound": 0.0}, {"layers": 2, "levels": 17, "logit": 0.05}
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("shape", [(1,), (2,), (5,), (2, 4, 3)])
-@pytest.mark.parametrize("layers", [2, 3])
-def test_density_is_the_change_of_variables_by_a_dense_jacobian(shape, layers):
-    parts, params = flow(shape, layers=layers)
-    x = np.random.default_rng(2).normal(size=shape)
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((1,), {"layers": 2}),
+        ((5,), {"layers": 3}),
+        ((6,), {"layers": 6}),
+        ((2, 4, 3), {"layers": 3}),
+        ((3, 2, 1), NICE),
+        ((5,), PIXELS),
+    ],
+)
+def test_density_is_the_change_of_variables_by_a_dense_jacobian(shape, options):
+    parts, params = flow(shape, **options)
+    x = np.random.default_rng(2).uniform(-1, 1, size=shape)
     both = lambda x: (
         parts.forward(params, x),
         jax.jacfwd(lambda x: parts.forward(params, x)[0])(x),
@@ -60,19 +81,24 @@ def test_density_is_the_change_of_variables_by_a_dense_jacobian(shape, layers):
 
 
 @pytest.mark.usefixtures("x64")
-def test_density_integrates_to_one():
-    parts, params = flow((2,), layers=4, bound=0.5)
-    line = np.linspace(-25, 25, 751)
+@pytest.mark.parametrize(
+    ("options", "half"),
+    [({"layers": 4, "bound": 0.5}, 25.0), ({"layers": 2, "bound": 0.5, "levels": 17, "logit": 0.01}, 1.0832)],
+)
+def test_density_integrates_to_one(options, half):
+    """That of pixels on the square that a draw cannot leave: a logit of 0.01 reaches to (1 + 1/16) (1/0.98)."""
+    parts, params = flow((2,), **options)
+    line = np.linspace(-half, half, 751)
     grid = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
     log_prob = jax.jit(jax.vmap(parts.log_prob, (None, 0)))(params, grid)
-    np.testing.assert_allclose(np.exp(log_prob).sum() * (line[1] - line[0]) ** 2, 1, atol=1e-6)
+    assert np.nansum(np.exp(log_prob)) * (line[1] - line[0]) ** 2 == pytest.approx(1, abs=1e-6 if half > 2 else 2e-3)
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("shape", [(2,), (5,), (2, 4, 3)])
-def test_the_way_back_undoes_the_way_there(shape):
-    parts, params = flow(shape, layers=3)
-    x = 2 * np.random.default_rng(3).normal(size=shape)
+@pytest.mark.parametrize(("shape", "options"), [((5,), {"layers": 3}), ((2, 4, 3), NICE), ((2, 4, 3), PIXELS)])
+def test_the_way_back_undoes_the_way_there(shape, options):
+    parts, params = flow(shape, **options)
+    x = np.random.default_rng(3).uniform(-1, 1, size=shape)
     there, back = (jax.jit(lambda v, f=f: f(params, v)) for f in (lambda p, v: parts.forward(p, v)[0], parts.backward))
     assert np.abs(np.asarray(there(x)) - x).max() > 0.1
     np.testing.assert_allclose(back(there(x)), x, atol=1e-9)
@@ -110,6 +136,33 @@ def test_two_couplings_of_constant_scale_are_a_cholesky_factor():
     x = np.random.default_rng(0).normal(size=(20, 2)) * 2
     found = jax.jit(jax.vmap(parts.log_prob, (None, 0)))(params, x)
     np.testing.assert_allclose(found, scipy.stats.multivariate_normal(MEAN, COV).logpdf(x), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("n", "short"), [(8, -0.210956), (32, -0.0518513)])
+def test_eulers_flow_of_a_diffusion_is_a_flow_of_n_layers(n, short):
+    """DDIM on sigma = t is Euler's step, each layer x (1 - h sigma / (V + sigma^2)) on N(0, V): log det of order 1/n.
+
+    Short of that of the exact flow from sigma = 3 to data, which is half the log of the ratio of the two variances.
+    """
+    schedule, var = schedules.EDM(3.0), 0.5
+    ideal = analytic.gaussian_mixture([1.0], [[0.0]], [[[var]]]).denoiser(schedule)
+    walk = samplers.sampling_fn(samplers.ancestral.ddim(schedule), np.linspace(3, 0, n + 1))
+    slope = jax.jit(jax.jacfwd(lambda x: walk(ideal, jax.random.key(0), x)))(np.ones(1))
+    found = np.linalg.slogdet(slope)[1] - 0.5 * np.log(var / (var + 9))
+    np.testing.assert_allclose(found, short, atol=2e-6)
+
+
+def test_temperature_is_the_scale_of_z():
+    """A network of zeros is no flow at all: draws are z itself, at any temperature."""
+    zeros = models.from_function(lambda p, x, c, given: jnp.zeros(6), {"a": np.zeros(1)})
+    of = {T: methods.coupling_flow(zeros, temperature=T) for T in (1.0, 0.8)}
+    params = of[1.0].init(jax.random.key(0), Example(np.zeros(3, np.float32)))
+    drawn = {T: method.draw(params, method.plan((3,)), jax.random.key(4), {}) for T, method in of.items()}
+    np.testing.assert_allclose(drawn[0.8], 0.8 * drawn[1.0], rtol=1e-6)
+    assert jax.tree.structure(of[1.0].plan((3,))) == jax.tree.structure(of[0.8].plan((3,)))  # no new compile
+    colder = of[1.0].parts._replace(temperature=0.8).method()
+    assert colder.plan((3,)).temperature == jnp.float32(0.8)
 
 
 def test_gaussian_nats_are_the_closed_form():
@@ -154,8 +207,18 @@ def test_refuses_bad_input_in_one_line():
     net = models.of(models.Perceptron((4,), width=4))
     with pytest.raises(ValueError, match=r"^layers is 1, expected an integer >= 2\.$"):
         methods.coupling_flow(net, layers=1)
-    with pytest.raises(ValueError, match=r"^Got bound = 0, expected a positive number\.$"):
-        methods.coupling_flow(net, bound=0)
+    for options, match in (
+        ({"bound": -1.0}, r"^Got bound = -1\.0, expected a positive number, or 0 for additive couplings\.$"),
+        ({"temperature": 0.0}, r"^Got temperature = 0\.0, expected a positive number; 1 is the model's own\.$"),
+        ({"levels": 1}, r"^levels is 1, expected an integer >= 2"),
+        ({"levels": 17, "logit": 0.5}, r"^Got logit = 0\.5, expected a share between 0 and 0\.5, such as 0\.05"),
+        ({"logit": 0.05}, r"^Got a logit without levels: only pixels are known to lie in \[-1, 1\]"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            methods.coupling_flow(net, **options)
+    additive = methods.coupling_flow(net, bound=0.0)
+    with pytest.raises(ValueError, match=r"makes \(4,\) of x \(2,\), expected one map, \(2,\): set outputs=1\.$"):
+        additive.init(jax.random.key(0), Example(np.zeros(2, np.float32)))
     single = methods.coupling_flow(models.of(models.MLP(width=8, depth=1)))
     with pytest.raises(
         ValueError, match=r"^The network of a coupling makes \(2,\) of x \(2,\), expected two maps, \(4,\)"
@@ -180,4 +243,24 @@ def test_the_config_trains_is_judged_and_resumed_from_the_command_line(tmp_path,
     fit = scipy.stats.multivariate_normal(train.mean(0), np.cov(train.T, bias=True))
     np.testing.assert_allclose(found["gaussian"], -fit.logpdf(x).mean() / 2, rtol=1e-5)
     assert found["round_trip"] < 1e-3
+    with Checkpoints(tmp_path / "whole" / "checkpoints", create=False) as checkpoints:
+        info = checkpoints.restore(run.state).info
+    assert info.metrics["held_out"] == pytest.approx(found["value"], rel=1e-6)  # of all held-out points, as the report
+    assert command_line.main(["--mode=likelihood", f"--workdir={tmp_path / 'whole'}"]) == 0
+    said = json.loads((tmp_path / "whole" / "likelihood.json").read_text())
+    assert (said["exact"], said["parts"]["train"]) == (True, {})
+    assert said["bits"]["held out"]["bits"] == pytest.approx(found["value"] / np.log(2), rel=1e-5)
+    assert said["baseline"]["Gaussian fit"] == pytest.approx(
+        found["gaussian"] / np.log(2), rel=1e-3
+    )  # the covariance of n or n - 1
+    assert re.search(r"\| exact density, density \| ", (tmp_path / "whole" / "likelihood.md").read_text())
     assert "## Density" in (tmp_path / "whole" / "report.md").read_text()
+
+
+def test_states_are_ranked_by_held_out_data_where_a_method_measures_it():
+    small = dict(steps=40, sample_every=40, batch_size=16, steps_per_dispatch=1, log_every=10)
+    with pytest.raises(ConfigError, match=r"^checkpoint\.best_by is 'heldout': .*held_out"):
+        trainer(best_by="heldout", **small)
+    method = methods.coupling_flow(models.of(models.Perceptron((4,), width=4)))._replace(parts=None)
+    with pytest.raises(ConfigError, match=r"^checkpoint\.best_by is 'held_out', which this method does not measure"):
+        runs.Trainer(method, data.moons(n=64, held_out=8), optimizer=optax.adam(1e-3), best_by="held_out", batch_size=8)

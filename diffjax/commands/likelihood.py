@@ -1,4 +1,4 @@
-"""What a run says of the probability of its data: the flow's density and the variational bound, side by side."""
+"""What a run says of the probability of its data, as its method states it: a flow's density, a variational bound."""
 
 import json
 from argparse import Namespace
@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from diffjax import disk, runs, samplers
+from diffjax import disk, runs
 from diffjax.commands.sample import as_overrides, require_workdir
 from diffjax.config import Config, one_line
-from diffjax.methods import bound, density
+from diffjax.methods import bound
 
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
@@ -27,9 +27,9 @@ def run(
     out: str | Path | None = None,
     most: int = bound.MOST,
 ) -> dict[str, Any]:
-    """Measures the likelihood of a run's held-out data, and of as much training data, its floor (`methods.density`).
+    """Measures the likelihood of a run's held-out data, and of as much training data, its floor.
 
-    Writes likelihood.json, likelihood.md and figures/latents.png.
+    What it measures is the method's own (`parts.likelihood`). Writes likelihood.json, likelihood.md and figures/.
 
     Args:
         workdir: of a training run.
@@ -41,21 +41,19 @@ def run(
         What likelihood.json holds.
 
     Raises:
-        ConfigError: where diffrax is not installed, for a folder that holds no run, options that do not exist,
-            or a method or process without density.
+        ConfigError: for a folder that holds no run, options that do not exist, a method or process without density, or
+            a flow's where diffrax is not installed.
     """
     from diffjax import plots
 
-    with one_line():
-        samplers.ode.check_diffrax()
     out = Path(out or workdir)
     run = runs.open(workdir, step=step, overrides=overrides)
-    of = run.parts("mean_denoiser", "A likelihood")
+    of = run.parts("likelihood", "A likelihood")
     with one_line():
-        results, latents = density.measure(run, of, most)
+        results, text, figures, _ = of.likelihood(run, most)
     out.mkdir(parents=True, exist_ok=True)
-    plots.normality(out / "figures" / "latents.png", latents)
-    text = density.report(run, results)
+    for name, kind, args in figures:
+        getattr(plots, kind)(out / "figures" / f"{name}.png", *args)
     disk.write(out / "likelihood.json", json.dumps(results, indent=2))
     disk.write(out / "likelihood.md", text)
     print(f"{text}\n{out / 'likelihood.md'}", flush=True)

@@ -7,7 +7,8 @@ z ~ N(0, I) is decoded to x ~ N(g(z), s^2 I), an example encoded to q(z | x) = N
     KL = 1/2 sum (m^2 + v - 1 - log v).
 
 s is learned: fixed, it is a beta in disguise. beta weighs the KL (Higgins et al. 2017): away from 1 the loss trades
-rate for distortion and bounds no likelihood.
+rate for distortion and bounds no likelihood. s may be of each entry, with a floor, since that of a pixel that is always
+white falls to 0; grey levels are spread over their bins in training, so that the bound is one of their codelength.
 
 With linear networks and Gaussian data of covariance U diag(l) U' this is probabilistic PCA (Tipping & Bishop 1999): the
 optimum of k latents is s^2 = the mean of the left out l, g = W z with W = U_k (l_k - s^2)^(1/2), m = M^-1 W' x and
@@ -25,27 +26,70 @@ from jax.tree_util import Partial
 
 from diffjax.codecs import Codec, principal_axes
 from diffjax.method import Drawn, Example, Keys, Method, Section, Turn, per_example
-from diffjax.methods import shapes
+from diffjax.methods import bound, codelength, shapes
 from diffjax.types import Array, Key, Posterior, PyTree
 
 MOST = 2000  # held-out examples that a report looks at
 
 
 class Autoencoder(NamedTuple):
-    """The parts, and what follows from them alone.
+    """The two networks, as functions of their parameters {"encoder", "decoder", "log_std"}; `autoencoder` says more."""
 
-    Attributes:
-        encode: (params, x, given={}) -> Posterior of the latent.
-        decode: (params, z, given={}) -> Posterior of x.
-    """
+    encoder: Any
+    decoder: Any
+    beta: float = 1.0
+    std: float | None = None
+    per_entry: bool = False
+    floor: float = 0.0
+    levels: int | None = None
+    noisy: bool = False
 
-    encode: Callable[..., Posterior]
-    decode: Callable[..., Posterior]
+    drawn_by = ("noisy",)  # what another draw may change
+
+    def encode(self, params: PyTree, x: Array, given: dict | None = None, **options: Any) -> Posterior:
+        """Computes q(z | x), the posterior of the latent."""
+        said = self.encoder.apply(params["encoder"], x, jnp.zeros(()), given or {}, **options)
+        mean, log_var = jnp.split(said, 2, axis=-1)
+        return Posterior(mean, jnp.exp(log_var))
+
+    def decode(self, params: PyTree, z: Array, given: dict | None = None, **options: Any) -> Posterior:
+        """Computes p(x | z): the mean of x's shape, and s^2, a number or one for each entry."""
+        mean = self.decoder.apply(params["decoder"], z, jnp.zeros(()), given or {}, **options)
+        if self.std is not None:
+            return Posterior(mean, jnp.asarray(self.std**2, mean.dtype))
+        return Posterior(mean, self.floor**2 + jnp.exp(2 * params["log_std"]))  # (vae.3)
+
+    def stated(self, params: PyTree, key: Key, x: Array, given: dict | None) -> codelength.Stated:
+        """States the bound of log p(x), in nats, at one draw of the latent, and its two parts."""
+        code = self.encode(params, x, given)
+        z = code.sample(key)
+        rate, distortion = divergence(code), -log_prob(self.decode(params, z, given), x)
+        return codelength.Stated(-rate - distortion, z, {"KL": rate, "reconstruction": distortion})
+
+    def likelihood(self, run: Any, most: int = bound.MOST) -> Section:
+        """Measures the bound of a run's data, in bits per dimension (`methods.codelength`); beta is not in it."""
+        return codelength.section(run, self.stated, False, self.levels, most)
+
+    def held_out(self, run: Any) -> float:
+        """Measures -bound of held-out data, in nats per dimension; `checkpoint.best_by=held_out` ranks by it."""
+        return codelength.held_out(run, self.stated, self.levels)
+
+    def remarks(self, dataset: Any) -> list[str]:
+        """Says in a line where `levels` are not those of a data set."""
+        return codelength.remarks(self.levels, dataset)
+
+    def how(self) -> str:
+        """Says how samples are made, for a report."""
+        return "a draw of the decoder's law" if self.noisy else "the decoder's mean, which lacks the noise of its law"
 
     def codec(self, params: PyTree, given: dict | None = None) -> Codec:
         """Makes the codec of the two means, of examples that all have this `given`."""
         held = (params, given or {})
         return Codec(Partial(_mean, Partial(self.encode), held), Partial(_mean, Partial(self.decode), held))
+
+    def method(self) -> Method:
+        """Makes the method of these parts."""
+        return autoencoder(**self._asdict())
 
 
 def _mean(function: Callable[..., Posterior], held: tuple[PyTree, dict], x: Array) -> Array:
@@ -53,14 +97,26 @@ def _mean(function: Callable[..., Posterior], held: tuple[PyTree, dict], x: Arra
     return function(params, x, given).mean
 
 
-def autoencoder(encoder: Any, decoder: Any, beta: float = 1.0, std: float | None = None, noisy: bool = False) -> Method:
+def autoencoder(
+    encoder: Any,
+    decoder: Any,
+    beta: float = 1.0,
+    std: float | None = None,
+    per_entry: bool = False,
+    floor: float = 0.0,
+    levels: int | None = None,
+    noisy: bool = False,
+) -> Method:
     """Makes the method that descends -bound, in nats per dimension of x; logs KL (nats) and squared error of one draw.
 
     Args:
         encoder: network of x to mean and log-variance of the latent, beside each other on the last axis.
         decoder: network of the latent to an example.
         beta: weight of the KL; 1 is the bound.
-        std: of the decoder's Gaussian; None: one number, learned, 1 at first.
+        std: of the decoder's Gaussian; None: learned, 1 at first (beside `floor`).
+        per_entry: whether each entry of x learns an s of its own.
+        floor: of s, so that an entry that hardly moves has a density: s^2 = floor^2 + the learned square.
+        levels: of data on a lattice in [-1, 1], which training spreads over its bins; None: x as it is.
         noisy: draws have the decoder's noise, as the model says; else they are its mean, as is the custom.
 
     Raises:
@@ -69,15 +125,11 @@ def autoencoder(encoder: Any, decoder: Any, beta: float = 1.0, std: float | None
     for name, value in (("beta", beta), ("std", std)):
         if value is not None and not 0 < value < np.inf:
             raise ValueError(f"Got {name} = {value!r}, expected a positive number.")
-
-    def encode(params: PyTree, x: Array, given: dict | None = None, **options: Any) -> Posterior:
-        said = encoder.apply(params["encoder"], x, jnp.zeros(()), given or {}, **options)
-        mean, log_var = jnp.split(said, 2, axis=-1)
-        return Posterior(mean, jnp.exp(log_var))
-
-    def decode(params: PyTree, z: Array, given: dict | None = None, **options: Any) -> Posterior:
-        mean = decoder.apply(params["decoder"], z, jnp.zeros(()), given or {}, **options)
-        return Posterior(mean, jnp.exp(2 * params["log_std"]) if std is None else jnp.asarray(std**2, mean.dtype))
+    if not 0 <= floor < np.inf:
+        raise ValueError(f"Got floor = {floor!r}, expected a standard deviation, 0 or more.")
+    if std is not None and (per_entry or floor):
+        raise ValueError(f"Got std = {std!r} with per_entry or floor, which are of a learned one: leave std out.")
+    of = Autoencoder(encoder, decoder, beta, std, per_entry, floor, codelength.check_option(levels), noisy)
 
     def init(key: Key, example: Example) -> PyTree:
         x, zero, given = example.x, jnp.zeros(()), example.given
@@ -90,27 +142,35 @@ def autoencoder(encoder: Any, decoder: Any, beta: float = 1.0, std: float | None
         made = jax.eval_shape(decoder.apply, params["decoder"], z, zero, given).shape
         if made != x.shape:
             raise ValueError(f"The decoder makes examples of shape {made}, expected {x.shape}, the data's.")
-        return params | ({"log_std": jnp.zeros(())} if std is None else {})
+        return params | ({"log_std": jnp.zeros(x.shape if per_entry else ())} if std is None else {})
 
     def loss(params: PyTree, keys: Keys, example: Example, index: Array, size: int) -> tuple[Array, dict[str, Array]]:
-        key_latent, *dropout = jax.random.split(keys.example, 3)
-        x, given = example.x, example.given
-        code = encode(params, x, given, train=True, key=dropout[0])
+        key, x, given = keys.example, example.x, example.given
+        if levels is not None:
+            key_noise, key = jax.random.split(key)
+            x = codelength.noised(key_noise, x, levels)
+        key_latent, *dropout = jax.random.split(key, 3)
+        code = of.encode(params, x, given, train=True, key=dropout[0])
         own = example.chosen["z"] if "z" in example.chosen else jax.random.normal(key_latent, code.mean.shape)
-        made = decode(params, code.mean + jnp.sqrt(code.var) * own, given, train=True, key=dropout[1])
-        square, kl = jnp.sum((x - made.mean) ** 2), divergence(code)
-        negative = 0.5 * (square / made.var + x.size * jnp.log(2 * jnp.pi * made.var))
-        return (negative + beta * kl) / x.size, {"kl": kl, "error": square / x.size}  # (vae.1)
+        made = of.decode(params, code.mean + jnp.sqrt(code.var) * own, given, train=True, key=dropout[1])
+        kl = divergence(code)
+        error = jnp.mean((x - made.mean) ** 2)
+        return (beta * kl - log_prob(made, x)) / x.size, {"kl": kl, "error": error}  # (vae.1)
 
     def draw(params: PyTree, request: shapes.Shape, key: Key, given: dict) -> Array:
         key_latent, key_noise = jax.random.split(key)
-        latent = jax.eval_shape(encode, params, jnp.zeros(request.shape), given).mean.shape
-        made = decode(params, jax.random.normal(key_latent, latent), given)
+        latent = jax.eval_shape(of.encode, params, jnp.zeros(request.shape), given).mean.shape
+        made = of.decode(params, jax.random.normal(key_latent, latent), given)
         return made.sample(key_noise) if noisy else made.mean
 
     asks = None if None in (encoder.reads, decoder.reads) else tuple({*encoder.reads, *decoder.reads})
-    of = Autoencoder(encode, decode)
     return Method(init, (Turn(per_example(loss)),), draw, shapes.plan, asks=asks, parts=of, report=_report(of))
+
+
+def log_prob(made: Posterior, x: Array) -> Array:
+    """Computes log N(x; mean, var) of one example, in nats."""
+    var = jnp.broadcast_to(made.var, x.shape)
+    return -0.5 * jnp.sum((x - made.mean) ** 2 / var + jnp.log(2 * jnp.pi * var))
 
 
 def divergence(code: Posterior) -> Array:
@@ -128,7 +188,7 @@ def _report(of: Autoencoder) -> Callable:
         def trip(params: PyTree, x: Array, given: dict) -> tuple[Array, Array, Any]:
             code = of.encode(params, x, given)
             made = of.decode(params, code.mean, given)
-            return jnp.mean((made.mean - x) ** 2), divergence(code), made.var
+            return jnp.mean((made.mean - x) ** 2), divergence(code), jnp.mean(made.var)
 
         error, kl, var = (
             np.asarray(a, np.float64) for a in jax.jit(jax.vmap(trip, (None, 0, 0)))(run.params, held_out.x, given)
@@ -140,6 +200,7 @@ def _report(of: Autoencoder) -> Callable:
             f"| squared error per entry, held out | {found['value']:.5f} | {found['pca']:.5f} |\n\n"
             f"KL {kl.mean():.3f} nats per example; the decoder's standard deviation {np.sqrt(var.mean()):.4f}.\n"
         )
+        text += "".join(f"\n{line}.\n" for line in of.remarks(run.data))
         return [Section({"reconstruction_error": found, "kl": float(kl.mean())}, text)]
 
     return report

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 from diffjax import calculus, chains, denoisers, grids, losses, samplers
 from diffjax.denoisers.targets import Target, check_target
-from diffjax.method import Example, Keys, Method, Turn, per_example
-from diffjax.methods import parts
+from diffjax.method import Example, Keys, Method, Section, Turn, per_example
+from diffjax.methods import density, parts
 from diffjax.methods.conditions import Condition
 from diffjax.methods.evaluation import remarks, report
 from diffjax.methods.kinds import check_kinds
@@ -63,6 +63,10 @@ class Denoising(NamedTuple):
         """Makes the denoiser under guidance: what samples are made with."""
         branch = lambda given: self.plain_denoiser(params, dict(given), chain)
         return self.guidance(branch, given, self.condition.unseen(given))
+
+    def likelihood(self, run: Any, most: int = density.bound.MOST) -> Section:
+        """Measures what a run says of the probability of its data, by its flow and by its bound (`methods.density`)."""
+        return density.section(run, self, most)
 
     def check_loss(self, params: PyTree, example: Example) -> None:
         """Traces the loss of one example at a known time; raises a ValueError where the chain has no such step."""

@@ -16,9 +16,8 @@ import numpy as np
 from diffjax import activity, denoisers, likelihood, samplers
 from diffjax.calculus import amplitudes
 from diffjax.likelihood import dequantise
-from diffjax.method import Example
+from diffjax.method import Example, Figure, Section
 from diffjax.methods import bound
-from diffjax.methods.denoising import Denoising
 from diffjax.methods.evaluation import gaussian_fit
 from diffjax.types import PyTree
 
@@ -34,8 +33,19 @@ class Flow(NamedTuple):
     decode: jax.tree_util.Partial
 
 
+def section(run: Any, of: Any, most: int = bound.MOST) -> Section:
+    """Makes the section of --mode=likelihood of a denoising run: `measure`, as numbers, text and a figure.
+
+    Raises:
+        ValueError: without diffrax, or for a process whose flow has no density.
+    """
+    samplers.ode.check_diffrax()
+    results, latents = measure(run, of, most)
+    return Section(results, report(run, results), (Figure("latents", "normality", (latents,)),))
+
+
 @activity.doing("measuring the likelihood")
-def measure(run: Any, of: Denoising, most: int = bound.MOST) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def measure(run: Any, of: Any, most: int = bound.MOST) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Measures held-out data, and as much training data, its floor: (numbers, latents x_T / sigma_T by part).
 
     Args:
@@ -66,7 +76,7 @@ def measure(run: Any, of: Denoising, most: int = bound.MOST) -> tuple[dict[str, 
     return results, {name: found["latents"] for name, found in measured.items()}
 
 
-def plan(of: Denoising) -> Flow:
+def plan(of: Any) -> Flow:
     """Plans the flow between the ends of the run's grid; with fixed steps, along it. ValueError: it has no density."""
     schedule, named = of.schedule, of.specs()["sampler"]
     of.process.check_density()
@@ -80,7 +90,7 @@ def plan(of: Denoising) -> Flow:
     return Flow(path, density, samplers.sampling_fn(downwards, path))
 
 
-def measurer(run: Any, of: Denoising, flow: Flow) -> Callable[[PyTree, PyTree], dict[str, Any]]:
+def measurer(run: Any, of: Any, flow: Flow) -> Callable[[PyTree, PyTree], dict[str, Any]]:
     """Makes `measure(params, examples)`: bits per dimension by each dequantisation; of the first, x and the latents.
 
     Compiled once for each way.
@@ -106,7 +116,7 @@ def measurer(run: Any, of: Denoising, flow: Flow) -> Callable[[PyTree, PyTree], 
     return measure
 
 
-def _one(run: Any, of: Denoising, way: Callable) -> Callable:
+def _one(run: Any, of: Any, way: Callable) -> Callable:
     """((params, the walk up), (seed, example)) -> (bits, dequantised x, its latent, nfe)."""
     dimensions = int(np.prod(run.data.shape))
 
@@ -122,7 +132,7 @@ def _one(run: Any, of: Denoising, way: Callable) -> Callable:
 
 
 def round_trip(
-    run: Any, of: Denoising, flow: Flow, params: PyTree, examples: PyTree, measured: dict[str, Any]
+    run: Any, of: Any, flow: Flow, params: PyTree, examples: PyTree, measured: dict[str, Any]
 ) -> dict[str, Any]:
     """Measures the largest error of an entry after encoding and decoding, in one chunk of what was measured."""
     sigma = jnp.float32(amplitudes(of.schedule, flow.ts[:1])[1][0])
@@ -138,7 +148,7 @@ def round_trip(
     return {"examples": len(error), "mean": float(error.mean()), "worst": float(error.max())}
 
 
-def _ways(run: Any, of: Denoising, flow: Flow) -> dict[str, Callable]:
+def _ways(run: Any, of: Any, flow: Flow) -> dict[str, Callable]:
     """name -> (key, x_0) -> (x, cost)."""
     levels, schedule, t_min = run.data.levels, of.schedule, float(flow.ts[-1])
     if levels is None:
@@ -149,7 +159,7 @@ def _ways(run: Any, of: Denoising, flow: Flow) -> dict[str, Callable]:
     }
 
 
-def bounds(run: Any, of: Denoising, params: PyTree) -> dict[str, Any]:
+def bounds(run: Any, of: Any, params: PyTree) -> dict[str, Any]:
     """Bounds by denoiser: the run's own if it has a variance, else by the two that need no training."""
     own = {of.specs()["denoiser"]["name"]: of.denoiser}
     rules = {name: getattr(denoisers.variance, name) for name in ("small", "large")} if "mean" in own else own
@@ -191,7 +201,7 @@ def report(run: Any, results: dict[str, Any]) -> str:
     rows = []
     for way in results["ode"]["held out"]:
         found = [results["ode"][part][way] for part in ("held out", "train")]
-        cells = " | ".join(f"{f['bits']:.3f}" + _error(f["standard_error"]) for f in found)
+        cells = " | ".join(f"{f['bits']:.3f}" + with_error(f["standard_error"]) for f in found)
         rows.append(f"| ODE, {HOW[way]}, {found[0]['nfe']:.0f} evaluations | {cells} |")
     steps = len(run.method.parts.grid(run.method.parts.schedule)) - 1
     for name, found in results["bounds"].items():
@@ -235,5 +245,6 @@ Encoded and decoded again, the largest error of an entry is {trip["mean"]:.2e} o
 """
 
 
-def _error(standard_error: float | None) -> str:
+def with_error(standard_error: float | None) -> str:
+    """Writes a standard error behind a number; nothing for None."""
     return "" if standard_error is None else f" ± {standard_error:.3f}"

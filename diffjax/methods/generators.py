@@ -24,6 +24,7 @@ import numpy as np
 from diffjax import host
 from diffjax.losses.matching import H as H
 from diffjax.method import Example, Method
+from diffjax.methods import codelength
 from diffjax.methods.estimates import Critic
 from diffjax.methods.matching import Matching
 from diffjax.types import Array, Key, PyTree
@@ -72,6 +73,8 @@ class MonoFlow(NamedTuple):
     generator: Any
     critic: Any
     latent: int | None = None
+
+    likelihood = codelength.refuse
 
     def noise(self, key: Key, shape: tuple[int, ...]) -> Array:
         """Draws the generator's input for examples of this shape: N(0, I)."""

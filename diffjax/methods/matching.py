@@ -28,7 +28,7 @@ from diffjax import host, losses
 from diffjax.denoisers.targets import Eps, Target
 from diffjax.losses import fields, matching
 from diffjax.method import Example, Keys, Method, Turn, keys_of, per_example
-from diffjax.methods import shapes
+from diffjax.methods import codelength, shapes
 from diffjax.methods.estimates import SPAN, Batch, Critic, Pair, of_energies
 from diffjax.types import Array, Key, PyTree, Schedule
 
@@ -100,6 +100,8 @@ class Matching(NamedTuple):
     turns: int = 1
     eps: float = 1.0
     simultaneous: bool = False
+
+    likelihood = codelength.refuse
 
     def method(self) -> Method:
         """Makes the method of these players."""

@@ -6,6 +6,7 @@ from diffjax.models.adapters import from_nnx as from_nnx
 from diffjax.models.adapters import from_pytree as from_pytree
 from diffjax.models.adapters import of as of
 from diffjax.models.classifier import Classifier as Classifier
+from diffjax.models.convolutional import Decoder, Encoder
 from diffjax.models.mlp import MLP
 from diffjax.models.network import Network as Network
 from diffjax.models.network import format_table as format_table
@@ -17,4 +18,14 @@ from diffjax.models.tokens import TokenMLP, TokenUNet
 from diffjax.models.transformer import Transformer
 from diffjax.models.unet import UNet
 
-__all__ = ["MLP", "Perceptron", "TokenMLP", "TokenUNet", "Transformer", "UNet", "scalar"]  # what a config may name
+__all__ = [  # what a config may name
+    "MLP",
+    "Decoder",
+    "Encoder",
+    "Perceptron",
+    "TokenMLP",
+    "TokenUNet",
+    "Transformer",
+    "UNet",
+    "scalar",
+]

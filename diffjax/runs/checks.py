@@ -56,9 +56,9 @@ def check_settings(settings: Settings) -> None:
     for name in settings.loggers:
         if name not in LOGGERS:
             raise ConfigError(f"train.loggers holds {name!r}: {nearest(name, LOGGERS)}.")
-    for field, options in (("backend", ("jit", "pmap")), ("nonfinite", ("stop", "skip"))):
-        if (value := getattr(settings, field)) not in options:
-            raise ConfigError(f"train.{field} is {value!r}: {nearest(value, options)}.")
+    for field, of in (("backend", ("jit", "pmap")), ("nonfinite", ("stop", "skip")), ("best_by", ("loss", "held_out"))):
+        if (value := getattr(settings, field)) not in of:
+            raise ConfigError(f"{home(field)} is {value!r}: {nearest(value, of)}.")
 
 
 def check_objects(method: Method, dataset: Dataset, optimizer: Any, settings: Settings, emas: ema.Ema) -> None:
@@ -69,7 +69,7 @@ def check_objects(method: Method, dataset: Dataset, optimizer: Any, settings: Se
             raise ConfigError(f"Got {type(got).__name__} as the {name}, expected a {kind.__name__}: {ways[name]}.")
     with one_line():
         players.check_optimizers(method, optimizer)
-        training.check_parts(method, settings.accumulate, settings.batch_size)
+        training.check_parts(method, settings.accumulate, settings.batch_size, settings.best_by)
         data.check_rows(method, dataset)
         data.label_of(method, dataset, settings.label)
         bounds.check_run(data.blank(dataset), len(method.turns), settings)

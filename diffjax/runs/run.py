@@ -266,5 +266,5 @@ def fingerprint(built: Built, name: str) -> Config:
 
 def open_checkpoints(workdir: Path, settings: Settings, **options: Any) -> Checkpoints:
     """Opens the checkpoints of a run, kept as its settings say."""
-    report = lambda line: print(line, flush=True)
-    return Checkpoints(workdir / "checkpoints", keep=settings.keep, best=settings.best, report=report, **options)
+    options |= {"keep": settings.keep, "best": settings.best, "best_metric": settings.best_by}
+    return Checkpoints(workdir / "checkpoints", report=lambda line: print(line, flush=True), **options)

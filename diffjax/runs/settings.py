@@ -28,6 +28,7 @@ class Settings(NamedTuple):
     snapshot_every: int | None = None  # averages stored along the run, for `ema.power`; None: none
     keep: int = 2
     best: int = 1
+    best_by: str = "loss"  # of training; or "held_out", what the method's parts measure of held-out data
     chunk: int = 64  # samples for each device and dispatch
     ema: str = "0.999"  # what samples are made with
     label: object | None = None  # of every sample, a class's number or name; None: number seed mod those that occur
@@ -41,6 +42,7 @@ HOMES = {  # where a config has a setting, if not in its group "train"
     "snapshot_every": "checkpoint.snapshot_every",
     "keep": "checkpoint.keep",
     "best": "checkpoint.best",
+    "best_by": "checkpoint.best_by",
     "chunk": "sample.chunk",
     "ema": "sample.ema",
     "label": "sample.label",

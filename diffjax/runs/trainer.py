@@ -372,7 +372,7 @@ class Trainer:
     def _save(self) -> None:
         assert self.checkpoints is not None
         window = jax.tree.map(lambda values: values.tolist(), self._fetch())
-        metrics = {} if self.loss is None else {"loss": self.loss}
+        metrics = training.ranked(self.loss, self.settings.best_by, self.run())
         record = {"config": self.built.config.to_dict(), "window": window, "data": self.data.fingerprint}
         record["updates"] = self.step - int(self.state.skipped)
         state = parallel.replicate(self.mesh, self.state)  # pmap's own sharding is not for files

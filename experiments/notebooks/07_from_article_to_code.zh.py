@@ -58,6 +58,24 @@ by_quadrature = np.sum(np.exp(log_q) * log_ratio) * (z[1] - z[0])
 np.testing.assert_allclose(divergence(Posterior(jnp.float32(m), jnp.float32(var))), by_quadrature, rtol=1e-5)
 
 # %% [markdown]
+# ## [5776](https://kexue.fm/archives/5776) 细水长flow之NICE
+#
+# 加性耦合把一半按另一半的函数平移：$\log|\det|=0$，最后一层再逐分量缩放。
+
+# %%
+# kexue 5776
+from diffjax.methods import CouplingFlow
+
+key = jax.random.key(0)
+shaken = lambda k, a: a + 0.3 * jax.random.normal(jax.random.fold_in(key, k), a.shape)
+one_map = models.of(models.MLP(width=8, depth=1))
+nice = CouplingFlow(one_map, layers=2, bound=0.0)
+params = {f"layer_{i}": jax.tree.map(lambda a: shaken(i, a), one_map.init(key, x, 0.0, {})) for i in range(2)}
+image, log_det = jax.jit(nice.forward)({**params, "log_scale": jnp.array([0.5, -0.2])}, x)
+np.testing.assert_allclose(log_det, 0.5 - 0.2, rtol=1e-6)
+assert np.abs(image - x * np.exp([0.5, -0.2])).max() > 0.05
+
+# %% [markdown]
 # ## [5807](https://kexue.fm/archives/5807) 细水长flow之RealNVP与Glow
 #
 # 耦合层用 $x$ 的一半来变换另一半：求逆不费力气，雅可比矩阵是三角形的，$\log|\det|$ 只是求和。
@@ -156,6 +174,13 @@ snr = lambda t: float((vp(t)[0] / vp(t)[1]) ** 2)
 x0, guess = 0.8, 0.5
 by_hand = (rows.mean[0] * (x0 - guess)) ** 2 / (2 * rows.noise_var[0])
 np.testing.assert_allclose(kl(Posterior(guess, 0.0), snr(s) - snr(t), x0), by_hand, rtol=1e-4)
+
+from diffjax.theory import hierarchy  # the whole chain as an autoencoder of 50 latents, on x_0 ~ N(0, v)
+
+terms = hierarchy.chain_terms(vp, grids.uniform(vp, n=50, t_min=0.0), v)
+entropy = np.log(2 * np.pi * np.e * v) / 2
+mismatch = (V(1.0) - 1 - np.log(V(1.0))) / 2  # KL(q(x_T) || N(0, 1)): all that exact variances lose
+np.testing.assert_allclose(terms.total, entropy + mismatch, atol=1e-6)
 
 # %% [markdown]
 # ## [9164](https://kexue.fm/archives/9164) 生成扩散模型漫谈（三）：DDPM = 贝叶斯 + 去噪
