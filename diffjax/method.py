@@ -44,6 +44,8 @@ class Keys(NamedTuple):
     example: Key
 
 
+KEY_AXES: Any = Keys(None, 0)  # pyright: ignore[reportArgumentType]  # of `keys_of` a batch, for vmap
+
 # (params, key of the turn, batch, places in the global batch (B,), its size) -> losses (B,), scalars to log (B,). The
 # scalar "t01" in [0, 1] feeds the loss by time bin; "unweighted" is the loss before importance sampling's weight.
 Losses = Callable[[PyTree, Key, Example, Array, int], tuple[Array, dict[str, Array]]]
@@ -177,7 +179,7 @@ def per_example(loss: Callable) -> Losses:
 
     def losses(params: PyTree, key: Key, batch: Example, index: Array, size: int) -> tuple[Array, dict[str, Array]]:
         one = lambda keys, example, i: loss(params, keys, example, i, size)
-        return jax.vmap(one, in_axes=(Keys(None, 0), 0, 0))(keys_of(key, index), batch, index)
+        return jax.vmap(one, in_axes=(KEY_AXES, 0, 0))(keys_of(key, index), batch, index)
 
     vars(losses)["apart"] = True
     return losses

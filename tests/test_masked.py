@@ -325,7 +325,7 @@ def test_numbers_out_of_range_are_refused(parts, match):
 
 def test_more_steps_than_tokens_are_refused_when_drawing_is_planned():
     method = methods.masked(net(), 3, steps=5)
-    with pytest.raises(ValueError, match=r"method.steps is 5, more than the 4 tokens of an example; take at most 4, or none"):
+    with pytest.raises(ValueError, match=r"steps is 5, more than the 4 tokens of an example; take at most 4, or none"):
         method.plan((4,))
     method.plan((5,))
 

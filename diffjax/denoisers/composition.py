@@ -13,6 +13,7 @@ the last alone matters, each kept invariant by Metropolis steps: `samplers.metro
 The w_i of a mixture count relative to the constants of the energies, which nobody knows if they were learned.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -69,7 +70,8 @@ class Weighted(Composition):
         """Computes the sums of w E and of w grad E."""
         pairs = [part.energy_gradient(x, t) for part in self.parts]
         energies, gradients = ([w * pair[i] for w, pair in zip(self.weights, pairs)] for i in (0, 1))
-        return sum(energies[1:], energies[0]), sum(gradients[1:], gradients[0])  # (energy.4)
+        add = lambda terms: functools.reduce(jnp.add, terms)
+        return add(energies), add(gradients)  # (energy.4)
 
 
 @pytree
@@ -89,7 +91,7 @@ class Mixture(Composition):
         pairs = [part.energy_gradient(x, t) for part in self.parts]
         logits = jnp.stack([log_w - E for log_w, (E, _) in zip(self.log_weights, pairs)])
         shares = jax.nn.softmax(logits)
-        return -jax.nn.logsumexp(logits), sum(share * g for share, (_, g) in zip(shares, pairs))  # (energy.5)
+        return -jax.nn.logsumexp(logits), jnp.tensordot(shares, jnp.stack([g for _, g in pairs]), axes=1)  # (energy.5)
 
 
 def product(*parts: Denoiser) -> Weighted:

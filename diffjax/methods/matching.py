@@ -27,7 +27,7 @@ import numpy as np
 from diffjax import host, losses
 from diffjax.denoisers.targets import Eps, Target
 from diffjax.losses import fields, matching
-from diffjax.method import Example, Keys, Method, Turn, keys_of, per_example
+from diffjax.method import KEY_AXES, Example, Keys, Method, Turn, keys_of, per_example
 from diffjax.methods import codelength, shapes
 from diffjax.methods.estimates import SPAN, Batch, Critic, Pair, of_energies
 from diffjax.types import Array, Key, PyTree, Schedule
@@ -282,7 +282,7 @@ def _method(of: Matching) -> Method:
         params: PyTree, key: Key, batch: Example, index: Array, size: int, gather: Callable = lambda tree: tree
     ) -> tuple[Array, dict[str, Array]]:
         keys = keys_of(key, index)
-        samples = jax.vmap(made, (None, Keys(None, 0), 0))(params, keys, batch)
+        samples = jax.vmap(made, (None, KEY_AXES, 0))(params, keys, batch)
         V = estimate.field(batch.x, jax.lax.stop_gradient(samples), index, gather)
         return jax.vmap(partial(matching.toward, eps=of.eps))(samples, V), {}
 

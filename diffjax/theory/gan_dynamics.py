@@ -229,7 +229,7 @@ def eigenvalues(play: Game, at: Point = ORIGIN) -> np.ndarray:
 def largest_step(eigenvalues: Any) -> float:
     """Computes below which h simultaneous descent contracts, |1 + h s| < 1 for all s: 0 where no h does."""
     s = np.atleast_1d(np.asarray(eigenvalues, complex))
-    return max(0.0, float(np.min(-2 * s.real / np.abs(s) ** 2)))  # (gan-dynamics.3)
+    return max(0.0, float(np.min(-2 * np.real(s) / np.abs(s) ** 2)))  # (gan-dynamics.3)
 
 
 def growth(play: Game, h: float, integrator: str = "simultaneous") -> float:

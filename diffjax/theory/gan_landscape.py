@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-Pairs = list[tuple[Hashable, Hashable]]
+Pairs = list[tuple[Any, Any]]  # hashable points, or NONE
 NONE = object()  # stands in a pair for a point where the critic is 0
 
 
