@@ -177,7 +177,7 @@ def per_example(loss: Callable) -> Losses:
 
     def losses(params: PyTree, key: Key, batch: Example, index: Array, size: int) -> tuple[Array, dict[str, Array]]:
         one = lambda keys, example, i: loss(params, keys, example, i, size)
-        return jax.vmap(one, in_axes=(Keys(None, 0), 0, 0))(keys_of(key, index), batch, index)
+        return jax.vmap(one, in_axes=(Keys(None, 0), 0, 0))(keys_of(key, index), batch, index)  # pyright: ignore
 
     vars(losses)["apart"] = True
     return losses

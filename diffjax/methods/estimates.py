@@ -43,7 +43,7 @@ class Critic(NamedTuple):
     r2: float = 0.0
     between: float = 0.0
     schedule: Schedule | None = None
-    span: tuple[float, float] = SPAN
+    span: tuple[float, ...] = SPAN
 
     learns = ("critic",)
 
@@ -105,13 +105,13 @@ class Critic(NamedTuple):
 def of_means(real: Callable, fake: Callable, process: Any, target: Target, scale: str) -> fields.Field:
     """Makes the field of two networks (x_in, c) -> F that denoise."""
     known = [denoisers.denoiser(net, process.schedule, target) for net in (real, fake)]
-    return fields.scores(*known, scale)
+    return fields.scores(known[0], known[1], scale)
 
 
 def of_energies(real: Callable, fake: Callable, process: Any, target: Target, scale: str) -> fields.Field:
     """Makes the field of two networks (x_in, c) -> (F, e) that are gradients of energies."""
-    known = [denoisers.EnergyDenoiser(net, process.schedule, target) for net in (real, fake)]  # no mean is asked for
-    return fields.energies(*known, process.schedule, scale)
+    known = [denoisers.EnergyDenoiser(net, process.schedule, target) for net in (real, fake)]  # pyright: ignore
+    return fields.energies(known[0], known[1], process.schedule, scale)
 
 
 class Pair(NamedTuple):
@@ -136,7 +136,7 @@ class Pair(NamedTuple):
     times: Callable[[Schedule], Callable]
     teacher: bool = False
     scale: str = "noise"
-    span: tuple[float, float] = SPAN
+    span: tuple[float, ...] = SPAN
     loss: Callable = losses.regression
     difference: Callable = of_means
 
@@ -213,7 +213,7 @@ class Batch(NamedTuple):
         """Accepts every kernel that could be made."""
 
 
-def _time_in(span: tuple[float, float], schedule: Schedule, key: Key) -> Array:
+def _time_in(span: tuple[float, ...], schedule: Schedule, key: Key) -> Array:
     return schedule.t_max * jax.random.uniform(key, minval=span[0], maxval=span[1])
 
 

@@ -117,7 +117,7 @@ def classifier(
     r2: float = 0.0,
     between: float = 0.0,
     noised: bool = False,
-    span: tuple[float, float] = SPAN,
+    span: tuple[float, ...] = SPAN,
     critics: int = 1,
     eps: float = 1.0,
     simultaneous: bool = False,
@@ -156,7 +156,7 @@ def scores(
     times: Callable[[Schedule], Callable] = losses.times.stratified,
     teacher: bool = False,
     scale: str = "noise",
-    span: tuple[float, float] = SPAN,
+    span: tuple[float, ...] = SPAN,
     critics: int = 1,
     eps: float = 1.0,
     simultaneous: bool = False,
@@ -190,7 +190,7 @@ def energies(
     target: Target,
     times: Callable[[Schedule], Callable] = losses.times.stratified,
     scale: str = "noise",
-    span: tuple[float, float] = SPAN,
+    span: tuple[float, ...] = SPAN,
     critics: int = 1,
     eps: float = 1.0,
     simultaneous: bool = False,
@@ -280,7 +280,7 @@ def _method(of: Matching) -> Method:
         params: PyTree, key: Key, batch: Example, index: Array, size: int, gather: Callable = lambda tree: tree
     ) -> tuple[Array, dict[str, Array]]:
         keys = keys_of(key, index)
-        samples = jax.vmap(made, (None, Keys(None, 0), 0))(params, keys, batch)
+        samples = jax.vmap(made, (None, Keys(None, 0), 0))(params, keys, batch)  # pyright: ignore
         V = estimate.field(batch.x, jax.lax.stop_gradient(samples), index, gather)
         return jax.vmap(partial(matching.toward, eps=of.eps))(samples, V), {}
 
