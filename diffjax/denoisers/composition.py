@@ -68,8 +68,8 @@ class Weighted(Composition):
     def energy_gradient(self, x: Array, t: Any) -> tuple[Array, Array]:
         """Computes the sums of w E and of w grad E."""
         pairs = [part.energy_gradient(x, t) for part in self.parts]
-        energies, gradients = ([w * pair[i] for w, pair in zip(self.weights, pairs)] for i in (0, 1))
-        return sum(energies[1:], energies[0]), sum(gradients[1:], gradients[0])  # (energy.4)
+        E, gradient = (sum(w * pair[i] for w, pair in zip(self.weights, pairs)) for i in (0, 1))
+        return jnp.asarray(E), jnp.asarray(gradient)  # (energy.4)
 
 
 @pytree
@@ -89,7 +89,8 @@ class Mixture(Composition):
         pairs = [part.energy_gradient(x, t) for part in self.parts]
         logits = jnp.stack([log_w - E for log_w, (E, _) in zip(self.log_weights, pairs)])
         shares = jax.nn.softmax(logits)
-        return -jax.nn.logsumexp(logits), sum(share * g for share, (_, g) in zip(shares, pairs))  # (energy.5)
+        gradient = sum(share * g for share, (_, g) in zip(shares, pairs))
+        return -jax.nn.logsumexp(logits), jnp.asarray(gradient)  # (energy.5)
 
 
 def product(*parts: Denoiser) -> Weighted:
