@@ -197,7 +197,7 @@ def test_a_negation_has_an_integral_or_is_refused(v, gamma, bad):
 # Annealed denoising score matching: what its published form converges to, and what the repairs do.
 
 MEANS, SPREAD, SHARES, LEVELS = np.asarray([[1.0, 0.0], [-0.5, 0.8]]), 0.05, np.asarray([0.3, 0.7]), (0.1, 0.6)
-NODES = np.asarray([[a, b] for a in (-1, 1) for b in (-1, 1)])  # exact for a quadratic under a standard normal
+NODES = np.asarray([[a, b] for a in (-1.0, 1.0) for b in (-1.0, 1.0)])  # exact for a quadratic under a standard normal
 
 
 def optimum(points, sigma_0):
@@ -205,19 +205,19 @@ def optimum(points, sigma_0):
     process = Gaussian(EDM())
     loss = lambda g, x0, x, t: score_matching.annealed(lambda y: g @ y, process, x0, (x - x0) / t, t, sigma_0)
 
-    def mean_loss(g, x):
-        total = 0.0
-        for sigma in LEVELS:
-            V = SPREAD + sigma**2
-            gap = x[None] - MEANS
-            joint = SHARES * jnp.exp(-jnp.sum(gap**2, 1) / 2 / V) / V
-            for weight, centre in zip(joint, MEANS + SPREAD / V * gap):
-                x0s = centre[None] + np.sqrt(SPREAD * sigma**2 / V) * NODES
-                total += weight * jnp.mean(jax.vmap(lambda x0, s=sigma: loss(g, x0, x, s))(x0s))
-        return total
+    def of_level(g, x, sigma):
+        V = SPREAD + sigma**2
+        gap = x[None] - MEANS
+        joint = SHARES * jnp.exp(-jnp.sum(gap**2, 1) / 2 / V) / V
+        x0s = (MEANS + SPREAD / V * gap)[:, None] + jnp.sqrt(SPREAD * sigma**2 / V) * NODES[None]
+        each = jax.vmap(jax.vmap(lambda x0: loss(g, x0, x, sigma)))(x0s)
+        return joint @ each.mean(1)
 
-    slope, curve = jax.grad(mean_loss), jax.hessian(mean_loss)
-    solve = lambda x: jnp.linalg.solve(curve(jnp.zeros(2), x), -slope(jnp.zeros(2), x))
+    def solve(x):
+        slope = jax.grad(lambda g: jnp.sum(jax.vmap(lambda sigma: of_level(g, x, sigma))(jnp.asarray(LEVELS))))
+        least, axes = slope(jnp.zeros(2)), jnp.eye(2)
+        return jnp.linalg.solve(jax.vmap(slope)(axes) - least[None], -least)  # of a quadratic
+
     return np.asarray(jax.jit(jax.vmap(solve))(np.asarray(points)))
 
 
