@@ -1,4 +1,4 @@
-"""DDPM read as a variational autoencoder of many latents (kexue 9152): its bound term by term, beside the autoencoder's.
+"""DDPM as a variational autoencoder of many latents (kexue 9152): its bound term by term, beside the autoencoder's.
 
     python experiments/baselines/hierarchy.py                               # in closed form, x ~ N(0, 1/4)
     python experiments/baselines/hierarchy.py --vae=runs/... --chain=runs/vdm-...     # of trained runs on digits
