@@ -7,8 +7,8 @@
 Then, of the same run, Metropolis-corrected steps, and two classes at once, which they alone sample rightly:
 
     python -m diffjax.main --mode=sample --workdir=runs/... --sampler=metropolis.mala --config.grid.zero=False
-    python -m diffjax.main --mode=sample --workdir=runs/... --guidance=all_of --config.guidance.labels="(3,8)" \\
-        --sampler=metropolis.hmc --config.grid.zero=False
+    python -m diffjax.main --mode=sample --workdir=runs/... --sampler=metropolis.hmc --config.grid.zero=False \\
+        --config.guidance.name=all_of --config.guidance.labels="(3,8)"
 
 Other fields: configs/vpsde.py. A step costs about 2.5 of a plain network's. `experiments/energies` composes what the
 default has learned, and has the figures.
@@ -50,8 +50,12 @@ def points() -> ConfigDict:
 
 
 def tiny() -> ConfigDict:
-    """Every part of the default at a small size, on points, for tests."""
-    return _gradient(_points.tiny(), form="inner")
+    """Every part of the default at a small size, with a perceptron, for tests."""
+    config = _digits.tiny()
+    config.model = spec("MLP", width=16, depth=1)
+    config = _gradient(config, form="inner", classes=10)
+    config.train.label_dropout = 0.1
+    return config
 
 
 VARIANTS = dict(digits=digits, points=points, tiny=tiny)

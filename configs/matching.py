@@ -10,6 +10,10 @@ Scores of a finished run: all networks begin with its parameters, and the one of
 
     python -m diffjax.main --config=configs/matching.py:teacher --workdir=runs/teacher
     python -m diffjax.main --config=configs/matching.py:distilled
+
+Expected of 4000 points, the share near a mode and the modes found (data: 0.99, 8; each about a minute of CPU time):
+kernel 0.92, 8; distilled 0.84, 8; scores 0.74, 8; the critic 0.51, 5, a miss. Of digits the gate's Frechet distance
+(bound 8.9; two to four minutes): the critic 12.8, distilled 15.7 of a teacher that has 8.77; both fail it.
 """
 
 from ml_collections import ConfigDict
@@ -41,7 +45,8 @@ def _rates(config: ConfigDict, **rates: float) -> ConfigDict:
 
 def classifier() -> ConfigDict:
     """The default recipe: a critic of pairs, its slope penalised at data and at samples."""
-    config = _players("classifier", pairs=True, r1=0.1, r2=0.1)
+    config = _players("classifier", pairs=True, r1=0.01, r2=0.01)
+    config.learning_rate.schedule = "constant"  # a critic whose rate decays lets the samples drift away
     config.critic = spec("Perceptron", shape=(), width=128, depth=2)
     return _rates(config, critic=2e-3, generator=1e-3)
 
@@ -101,6 +106,7 @@ def _on_digits(config: ConfigDict, steps: int) -> ConfigDict:
 def digits() -> ConfigDict:
     """Digits by a critic of pairs."""
     config = _on_digits(classifier(), 6000)
+    config.learning_rate.schedule = "cosine"
     config.method.r1 = config.method.r2 = 1.0
     config.critic.width = 256
     return _rates(config, critic=1e-3, generator=5e-4)

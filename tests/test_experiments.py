@@ -138,6 +138,7 @@ SMOKE = {
     "benchmarks/train_step": (None, "--smoke", None),
     "benchmarks/versus_torch": (None, "--smoke", None),
     "bridges/compare": ("bridge", "--workdir={run} --out={out} --smoke", "results.json"),
+    "energies/compose": ("energy", "--workdir={run} --out={out} --smoke", "results.json"),
     "flows/trajectories": (None, "--out={out}.png --steps=100", None),
     "guidance/scales": ("guidance", "--workdir={run} --out={out} --smoke", "results.json"),
     "interpolation/interpolate": ("vpsde", "--workdir={run} --out={out}.png --steps=10,20", None),
@@ -146,6 +147,7 @@ SMOKE = {
     "optimizers/digits": (None, "--out={out} --smoke", "results.json"),
     "matching/gaussians": ("matching", "--runs={run} --out={out}", "results.json"),
     "prices/matching": (None, "--out={out} --smoke", "results.json"),
+    "prices/langevin": (None, "--out={out} --smoke", "results.json"),
     "prices/tokens": (None, "--out={out} --smoke", "results.json"),
     "wasserstein_bound/training": (None, "--out={out} --smoke", "results.json"),
 }

@@ -95,12 +95,11 @@ def _parameters_of(built: Built) -> PyTree:
     """What the run, or the weights file, at train.start samples with."""
     start, config = built.config.train.start, built.config
     other = runs.open(start)
-    kept = "train.only keeps" if config.train.only is not None else "the players keep"
-    held = config.train.only is not None or players.names(built.method)
+    kept = config.train.only is not None or players.names(built.method)
     for group in ("process", "schedule", "target"):
-        if held and group in config and other.config.get(group) != config[group]:  # pyright: ignore
+        if kept and group in config and other.config.get(group) != config[group]:  # pyright: ignore
             raise ConfigError(
-                f"{kept} parts of {start} as they are, whose {group} is {dict(other.config.get(group, {}))}; "  # pyright: ignore
+                f"parts of {start} stay as they are, whose {group} is {dict(other.config.get(group, {}))}; "  # pyright: ignore
                 f"this one's is {dict(config[group])}."
             )
     params = other.params

@@ -108,7 +108,8 @@ def annealed(
         host.check_positive("sigma_0", sigma_0, "; None puts the sigma of each level in its place")
     sigma = process.schedule(t)[1]
     slope = jax.grad(energy)(process.corrupt(x0, z, t))
-    return jnp.sum((slope - sigma * z / (sigma if sigma_0 is None else sigma_0) ** 2) ** 2) / sigma**2  # (energy.7)
+    told = sigma if sigma_0 is None else sigma_0
+    return jnp.sum((slope - sigma * z / told**2) ** 2) / sigma**2  # (scorematching.7)
 
 
 def gap(posterior: Posterior, schedule: Schedule, t: Any) -> Array:

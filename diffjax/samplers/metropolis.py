@@ -175,7 +175,7 @@ def metropolis_step(model: Any, key: Key, state: State, row: Row) -> State:
     taken = (jnp.log(jax.random.uniform(key_test, (), H.dtype)) < fall) | (row.free > 0)  # (metropolis.2)
     stays = (row.ends > 0) & ~taken
     at = _choose(stays, begun, moved)
-    accepted = state.accepted + ((row.ends > 0) & taken)
+    accepted = state.accepted + ((row.ends > 0) & taken).astype(jnp.int32)
     at = at._replace(x=row.scale * (at.x - row.shrink * at.gradient))
     return State(at, begun, H, r, accepted)
 

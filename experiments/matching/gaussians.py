@@ -65,9 +65,8 @@ def main() -> None:
         "|---|---|---|---|---|---|",
     ]
     for name, row in found.items():
-        lines.append(
-            f"| {name} | {row['near']:.3f} | {row['least']:.2f} | {row['tv']:.3f} | {row['width']:.2f} | {row['modes']} |"
-        )
+        cells = (f"{row[key]:.3f}" for key in ("near", "least", "tv", "width"))
+        lines.append(f"| {name} | {' | '.join(cells)} | {row['modes']} |")
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "table.md").write_text("\n".join(lines) + "\n")
     (args.out / "results.json").write_text(json.dumps(found, indent=1))

@@ -112,6 +112,24 @@ assert worth(noisy[0]) in (1.0, 2.0, 4.0)
 assert np.abs(jax.grad(worth)(noisy[0])).max() > 0
 
 # %% [markdown]
+# ## [7038](https://kexue.fm/archives/7038) 从去噪自编码器到生成模型
+#
+# 去噪自编码器学到的是得分：$\alpha E[x_0\mid x_t]=x_t+\sigma^2\nabla\log p_t$。让它等于某个数的梯度，这个数就是 $-\log p_t$ 加常数，即能量。
+
+# %%
+# kexue 7038
+from diffjax.denoisers import variance
+from diffjax.models import scalar
+
+exact, x_7038, (a_7038, sd_7038) = mixture.denoiser(vp), jnp.array([0.3, -0.2]), vp(0.4)
+E, slope = exact.energy_gradient(x_7038, 0.4)
+np.testing.assert_allclose(slope, jax.grad(exact.energy)(x_7038, 0.4), rtol=1e-4)
+np.testing.assert_allclose(x_7038 - sd_7038**2 * slope, a_7038 * exact(x_7038, 0.4).mean, rtol=1e-3, atol=1e-5)
+net = scalar.gradient(scalar.scalar(models.from_function(lambda params, x, c, given: params * x, 0.0), "inner"))
+untrained = variance.energy(jax.tree_util.Partial(net.apply, jnp.zeros(())), vp, denoisers.Eps())
+np.testing.assert_allclose(untrained.energy(x_7038, 0.4), x_7038 @ x_7038 / 2, rtol=1e-5)  # that of N(0, 1)
+
+# %% [markdown]
 # ## [9119](https://kexue.fm/archives/9119) 生成扩散模型漫谈（一）：DDPM = 拆楼 + 建楼
 #
 # 拆楼一步一步来，$x_k=\alpha_kx_{k-1}+\beta_k\varepsilon$，$\alpha_k=\sqrt{1-0.02k/T}$；许多步合起来就是一步，系数是各 $\alpha_k$ 之积。建楼则是学习噪声。

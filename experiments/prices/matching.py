@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--smoke", action="store_true", help="few points and steps")
     args = parser.parse_args()
-    batches = (2, 8) if args.smoke else (2, 8, 32, 128, 512)
+    batches = (8, 16) if args.smoke else (8, 32, 128, 512)
     dimensions = (1, 2) if args.smoke else (1, 2, 8, 32)
     steps = 20 if args.smoke else 400
     found: dict[str, Any] = {}
@@ -98,9 +98,13 @@ def main() -> None:
         Batch(fields.kernel(0.5 * np.sqrt(d), kind, scale)), n, d, eps, steps
     )
     found["kernel"] = {d: {n: spread("shift", n, d, 0.3) for n in batches} for d in dimensions}
-    steps_of = (0.3, 0.1, 0.03)
+    lengths = {0.3: steps, 0.1: 3 * steps, 0.03: 10 * steps}  # as long in all
     found["normalised"] = {
-        scale: {eps: spread(scale, batches[-2], 2, eps) for eps in steps_of} for scale in ("shift", "rms")
+        scale: {
+            eps: kernel_spread(Batch(fields.kernel(0.5, scale=scale)), batches[-2], 1, eps, n)
+            for eps, n in lengths.items()
+        }
+        for scale in ("shift", "rms")
     }
     lags = (0, 1, 2) if args.smoke else (0, 1, 2, 4, 8, 16)
     with jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64(True):
@@ -112,10 +116,10 @@ def main() -> None:
             ("dimensions", *(f"batch {n}" for n in batches)),
             [(str(d), *(row[n] for n in batches)) for d, row in found["kernel"].items()],
         ),
-        f"In two dimensions, {batches[-2]} points, by the length of a step:",
+        f"In one dimension, {batches[-2]} points, by the length of a step:",
         table(
-            ("drift", *(f"eps {eps}" for eps in steps_of)),
-            [(name, *(row[eps] for eps in steps_of)) for name, row in found["normalised"].items()],
+            ("drift", *(f"eps {eps}" for eps in lengths)),
+            [(name, *(row[eps] for eps in lengths)) for name, row in found["normalised"].items()],
         ),
         "The largest step with a critic k steps behind, N(0, 1):",
         table(("k", "measured", "sin(pi / (4k + 2))"), [(str(k), *pair) for k, pair in found["lag"].items()]),
