@@ -99,6 +99,23 @@ np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], atol=1e-4)
 np.testing.assert_allclose(flow.backward(params, image), x, atol=1e-5)
 
 # %% [markdown]
+# ## [6583](https://kexue.fm/archives/6583) The third stage of GANs
+#
+# Data is at 0, the fake at $\theta$, the critic is $\varphi x$: the saturating game goes round for ever, a penalty
+# (R1) on the critic's slope brings it to rest, and simultaneous descent stands it only up to a step of $4\gamma$.
+
+# %%
+# kexue 6583
+from diffjax.theory import gan_dynamics
+
+start = gan_dynamics.Point(1.0, 1.0)
+bare, calmed = gan_dynamics.game("saturating"), gan_dynamics.game("saturating", r1=0.5)
+np.testing.assert_allclose(gan_dynamics.square(gan_dynamics.flow(bare, start, [0, 50, 100])), 2, rtol=1e-9)
+assert gan_dynamics.square(gan_dynamics.flow(calmed, start, [0, 50, 100]))[-1] < 1e-9
+np.testing.assert_allclose(gan_dynamics.largest_step(gan_dynamics.eigenvalues(calmed)), 2, rtol=1e-9)
+assert gan_dynamics.square(gan_dynamics.orbit(bare, start, 0.1, 1000))[-1] > 2  # the step's own doing
+
+# %% [markdown]
 # ## [6705](https://kexue.fm/archives/6705) From the normal law to Gumbel-softmax
 #
 # A token is the largest of its logits plus Gumbel noise; a soft maximum of the same sum lets a gradient through, and

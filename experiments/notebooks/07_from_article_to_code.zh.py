@@ -95,6 +95,22 @@ np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], atol=1e-4)
 np.testing.assert_allclose(flow.backward(params, image), x, atol=1e-5)
 
 # %% [markdown]
+# ## [6583](https://kexue.fm/archives/6583) 从动力学角度看优化算法（四）：GAN的第三个阶段
+#
+# 数据在 0，假样本在 $\theta$，判别器为 $\varphi x$：饱和的游戏永远绕圈，对判别器斜率的惩罚（R1）使它静止，而同时下降的步长至多 $4\gamma$。
+
+# %%
+# kexue 6583
+from diffjax.theory import gan_dynamics
+
+start = gan_dynamics.Point(1.0, 1.0)
+bare, calmed = gan_dynamics.game("saturating"), gan_dynamics.game("saturating", r1=0.5)
+np.testing.assert_allclose(gan_dynamics.square(gan_dynamics.flow(bare, start, [0, 50, 100])), 2, rtol=1e-9)
+assert gan_dynamics.square(gan_dynamics.flow(calmed, start, [0, 50, 100]))[-1] < 1e-9
+np.testing.assert_allclose(gan_dynamics.largest_step(gan_dynamics.eigenvalues(calmed)), 2, rtol=1e-9)
+assert gan_dynamics.square(gan_dynamics.orbit(bare, start, 0.1, 1000))[-1] > 2  # the step's own doing
+
+# %% [markdown]
 # ## [6705](https://kexue.fm/archives/6705) 漫谈重参数：从正态分布到Gumbel Softmax
 #
 # logits 加 Gumbel 噪声后最大者就是采到的 token；对同一个和取 softmax，梯度便能穿过；直通估计前向取 token，反向取这个梯度。
