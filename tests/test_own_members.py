@@ -187,10 +187,13 @@ def test_alternatives_are_members_and_no_helpers(space):
 
 def test_alternatives_of_the_spaces_with_helpers_are_these():
     assert set(specs._paths(losses)) == {
-        *("hybrid", "npr", "regression", "restoration", "sn", "variational"),
+        *("energy", "hybrid", "npr", "regression", "restoration", "sn", "variational"),
         *(f"categorical.{name}" for name in ("cross_entropy", "d3pm", "flow_matching", "score_entropy")),
     }
-    assert {"Decoder", "Encoder", "MLP", "Perceptron", "UNet"} <= set(specs._paths(models))
+    assert set(specs._paths(models)) == {
+        *("Decoder", "Encoder", "MLP", "Perceptron", "TokenMLP", "TokenUNet", "Transformer", "UNet"),
+        *("scalar.critic", "scalar.energy"),
+    }
     assert {"Arrays", "Batches", "batch_at"}.isdisjoint(specs._paths(data))
     assert "generators.monoflow" in specs._paths(methods)
     assert "generators.MonoFlow" not in specs._paths(methods)
