@@ -354,7 +354,8 @@ def _levels(schedule, ts) -> np.ndarray:
     if (infinite := np.flatnonzero((alpha == 0) | (sigma == 0))).size:
         i = infinite[0]
         raise ValueError(
-            f"log-SNR is infinite at t = {ts[i]} (alpha = {alpha[i]}, sigma = {sigma[i]}); move that end inwards."
+            f"log-SNR is infinite at t = {ts[i]} (alpha = {alpha[i]}, sigma = {sigma[i]}); move that end inwards, or "
+            "take a grid that does not step in it (grids.uniform: --config.grid.name=uniform)."
         )
     return sigma / alpha
 

@@ -54,6 +54,15 @@ class Flowless(Unconditional):
         """Makes the process on another schedule; raises a ValueError for a clock other than that of `Rectified`."""
         return dataclasses.replace(self, schedule=clock(schedule))  # pyright: ignore[reportArgumentType]
 
+    def ends(self, x0: Array, z: Any, t: Any) -> tuple[Array, Array]:
+        """Computes the pair that a prediction a x_0 + b z is regressed on: x_0, and (x_t - alpha x_0) / sigma for z.
+
+        So every target that determines x_0 on the clock's straight line determines it here: alpha x_0 + sigma z = x_t.
+        """
+        alpha, sigma = self.schedule(t)
+        off = self.corrupt(x0, z, t) - alpha * x0  # pyright: ignore[reportAttributeAccessIssue]
+        return x0, off / jnp.where(sigma > 0, sigma, 1)  # (cold.8)
+
     def check_density(self) -> None:
         """Raises a ValueError: there is no flow to integrate a density along."""
         raise ValueError(f"{type(self).__name__} has no flow, so x_0 has no density here; take a Gaussian process.")
@@ -168,10 +177,6 @@ class Masking(Flowless):
         anew = jax.random.uniform(key_which, z.u.shape, z.u.dtype) < jnp.asarray(share, z.u.dtype)
         u = jnp.where(anew, jax.random.uniform(key_u, z.u.shape, z.u.dtype), z.u)
         return Veil(u, _renewed(key_z, z.z, share, self.std))
-
-    def ends(self, x0: Array, z: Veil, t: Any) -> tuple[Array, Array]:
-        """Computes the pair that a prediction is regressed on: x_0, and of the noise what is added."""
-        return x0, z.z
 
     def prior(self, key: Key, shape: tuple[int, ...], t: Any = None) -> Array:
         """Draws the grey image with the law's noise, all places hidden: the walk starts at t = 1."""

@@ -12,6 +12,7 @@ number for each channel; of the blur to the longest side, also exp(-pi^2 / 2) = 
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -87,11 +88,19 @@ def checked(degrade: Any, shape: tuple[int, ...]) -> Any:
     """Gives a degradation after a look at it, on the host, on one example of this shape.
 
     Raises:
-        ValueError: unless D_t keeps the shape, is finite, and D_0 is the identity.
+        ValueError: unless D_t can be traced, keeps the shape, is finite, and D_0 is the identity.
     """
     if not callable(degrade):
         raise ValueError(f"Got {degrade!r} as the degradation, expected a function of (x, t), such as cold.Blur().")
     x = np.random.default_rng(0).normal(size=shape)
+    try:
+        jax.eval_shape(degrade, jnp.zeros(shape), jnp.zeros(()))
+    except (jax.errors.JAXTypeError, TypeError, ValueError) as error:
+        said = str(error).splitlines()[0]
+        raise ValueError(
+            f"The degradation does not take x {shape} and a scalar t of JAX ({type(error).__name__}: {said}); "
+            "write it in jax.numpy, a condition on t as jnp.where(t < 0.5, x, 0 * x)."
+        ) from error
     for t in (0.0, 0.5, 1.0):
         with np.errstate(all="ignore"):  # what comes of it is looked at
             found = host.float64(degrade, x, t)

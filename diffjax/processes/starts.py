@@ -4,6 +4,7 @@ fit        N(mean, covariance) of examples, mean + sum of n_k axes_k; or of the 
 examples   one of given examples, as published: the walk has what they show, and no more
 """
 
+from numbers import Real
 from typing import Any
 
 import jax
@@ -70,10 +71,11 @@ def start(given: Any) -> Any:
     """Gives a start as a pytree; None: there is none; (mean, std) is that of the mean of an example, by channel."""
     if given is None or callable(given):
         return None if given is None else as_pytree(given)
-    numbers = isinstance(given, tuple | list) and len(given) == 2 and all(isinstance(a, int | float) for a in given)
-    if not numbers or not np.isfinite(given).all() or given[1] < 0:
+    pair = isinstance(given, tuple | list) and len(given) == 2 and all(np.ndim(a) == 0 for a in given)
+    if not pair or not all(isinstance(a, Real) and np.isfinite(a) for a in given) or given[1] < 0:
+        got = f"an array of shape {np.shape(given)}" if isinstance(given, np.ndarray | jax.Array) else repr(given)
         raise ValueError(
-            f"start is {given!r}, expected (mean, std) of an example's mean, a function of (key, shape), or "
+            f"start is {got}, expected (mean, std) of an example's mean, a function of (key, shape), or "
             "cold.examples(x)."
         )
     return Fit(float(given[0]), float(given[1]))
@@ -81,7 +83,10 @@ def start(given: Any) -> Any:
 
 def checked(x: Any, name: str, least: int) -> np.ndarray:
     """Gives examples (n, *shape) as an array; raises a ValueError for fewer than `least`, or what is not finite."""
-    x = np.asarray(x)
+    try:
+        x = np.asarray(x)
+    except ValueError as error:  # of rows of several lengths, such as a data set's splits
+        raise ValueError(f"cold.{name} takes examples (n, *shape) as one array, got {type(x).__name__}.") from error
     if x.ndim < 2 or len(x) < least or x.dtype.kind not in "biuf" or not np.isfinite(x).all():
         raise ValueError(
             f"cold.{name} takes examples (n, *shape), n >= {least}, all finite; got {x.dtype} of shape {x.shape}."

@@ -92,7 +92,8 @@ class Step(NamedTuple):
         if self.estimate == "sample":
             if isinstance(known, Posterior):
                 what = "The denoiser's posterior is drawn from as a normal law"
-                calculus.need_gaussian(process.schedule, what, "take estimate='mean' and share=0, which is DDIM")
+                way = "" if calculus.clock_only(process.schedule) else " and share=0, which is DDIM"
+                calculus.need_gaussian(process.schedule, what, f"take estimate='mean'{way}")
             return known.sample(key)  # (unified.1)
         if not hasattr(known, "mean"):
             raise ValueError(f"The denoiser gives {type(known).__name__}, which has no mean; take estimate='sample'.")
