@@ -72,7 +72,7 @@ def start(given: Any) -> Any:
     if given is None or callable(given):
         return None if given is None else as_pytree(given)
     pair = isinstance(given, tuple | list) and len(given) == 2 and all(np.ndim(a) == 0 for a in given)
-    if not pair or not all(isinstance(a, Real) and np.isfinite(a) for a in given) or given[1] < 0:
+    if not pair or not all(isinstance(a, Real) and np.isfinite(float(a)) for a in given) or given[1] < 0:
         got = f"an array of shape {np.shape(given)}" if isinstance(given, np.ndarray | jax.Array) else repr(given)
         raise ValueError(
             f"start is {got}, expected (mean, std) of an example's mean, a function of (key, shape), or "
