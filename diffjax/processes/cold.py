@@ -50,6 +50,8 @@ Degradation = Callable[[Array, Any], Array]  # (x, t) -> D_t(x), for one example
 class Flowless(Unconditional):
     """Mixin of a process on the clock t in [0, 1] whose x_t is no alpha x_0 + sigma z: it has no flow by a schedule."""
 
+    schedule: Any
+
     def on(self, schedule: Schedule) -> Any:
         """Makes the process on another schedule; raises a ValueError for a clock other than that of `Rectified`."""
         return dataclasses.replace(self, schedule=clock(schedule))  # pyright: ignore[reportArgumentType]
