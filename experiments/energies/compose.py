@@ -91,7 +91,7 @@ def main() -> None:
     both = composition.product(window(UPPER, 0), window(LOWER, TALL - SIDE))
     ladder = grids.log_snr(schedule, levels - 1, t_min=1e-3, zero=False)
     walk = jax.jit(lambda sample, keys, x: jax.vmap(partial(sample, both))(keys, x))
-    last = jax.jit(jax.vmap(lambda x: both.energy(float(schedule(ladder[-1])[0]) * x, ladder[-1])))
+    last = jax.jit(jax.vmap(lambda x: both.energy(schedule(ladder[-1])[0] * x, ladder[-1])))
     keys = jax.random.split(jax.random.key(0), count)
     noise = jax.vmap(partial(jax.random.normal, shape=(TALL, SIDE, 1)))(keys)
     accepted = lambda state: state.accepted
@@ -99,10 +99,10 @@ def main() -> None:
     ways = {
         "sum of scores, DDIM": (ancestral.ddim(schedule), grids.log_snr(schedule, 8 * levels), None),
         "sum of scores, SDE": (ancestral.ddim(schedule, eta=1.0), grids.log_snr(schedule, 8 * levels), None),
-        "unadjusted, 10 h": (mala(1.5, correct=False), ladder, accepted),
-        "unadjusted, h": (mala(0.15, correct=False), ladder, accepted),
-        "corrected, h": (mala(0.15), ladder, accepted),
-        "corrected, 4 h": (mala(0.6), ladder, accepted),
+        "unadjusted, 10 h": (mala(0.9, correct=False), ladder, accepted),
+        "unadjusted, h": (mala(0.09, correct=False), ladder, accepted),
+        "corrected, h": (mala(0.09), ladder, accepted),
+        "corrected, 4 h": (mala(0.36), ladder, accepted),
     }
     rows, drawn = {}, {"pasted": pasted(run, count)}
     rows["pasted"] = {**measures(drawn["pasted"], last(drawn["pasted"])), "evaluations": 40, "acceptance": None}
