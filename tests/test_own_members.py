@@ -187,10 +187,13 @@ def test_alternatives_are_members_and_no_helpers(space):
 
 def test_alternatives_of_the_spaces_with_helpers_are_these():
     assert set(specs._paths(losses)) == {
-        *("hybrid", "npr", "regression", "restoration", "sn", "variational"),
+        *("energy", "hybrid", "npr", "regression", "restoration", "sn", "variational"),
         *(f"categorical.{name}" for name in ("cross_entropy", "d3pm", "flow_matching", "score_entropy")),
     }
-    assert set(specs._paths(models)) == {"MLP", "Perceptron", "TokenMLP", "TokenUNet", "Transformer", "UNet"}
+    whole = {"MLP", "Perceptron", "TokenMLP", "TokenUNet", "Transformer", "UNet"}
+    assert set(specs._paths(models)) == {*whole, "scalar.critic", "scalar.energy"}
     assert {"Arrays", "Batches", "batch_at"}.isdisjoint(specs._paths(data))
     assert "generators.monoflow" in specs._paths(methods)
     assert "generators.MonoFlow" not in specs._paths(methods)
+    fields = {name for name in specs._paths(methods) if name.startswith("matching.")}
+    assert fields == {f"matching.{name}" for name in ("classifier", "energies", "kernel", "scores")}
