@@ -197,3 +197,5 @@ def test_alternatives_of_the_spaces_with_helpers_are_these():
     assert {"Arrays", "Batches", "batch_at"}.isdisjoint(specs._paths(data))
     assert "generators.monoflow" in specs._paths(methods)
     assert "generators.MonoFlow" not in specs._paths(methods)
+    fields = {name for name in specs._paths(methods) if name.startswith("matching.")}
+    assert fields == {f"matching.{name}" for name in ("classifier", "energies", "kernel", "scores")}
