@@ -23,6 +23,7 @@ from diffjax.specs import build as build
 from diffjax.specs import check_trusted as check_trusted
 from diffjax.specs import is_own as is_own
 from diffjax.specs import is_spec as is_spec
+from diffjax.specs import later as later
 from diffjax.specs import maker as maker
 from diffjax.specs import member as member
 from diffjax.specs import named as named

@@ -9,7 +9,7 @@ Data makes examples with their `given`, seeds make `given` for what is drawn; ne
 
 import traceback
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,7 @@ class Keys(NamedTuple):
     example: Key
 
 
+F = TypeVar("F", bound=Callable[..., Any])
 KEY_AXES: Any = Keys(None, 0)  # pyright: ignore[reportArgumentType]  # of `keys_of` a batch, for vmap
 
 # (params, key of the turn, batch, places in the global batch (B,), its size) -> losses (B,), scalars to log (B,). The
@@ -168,6 +169,22 @@ class Method(NamedTuple):
     asks: tuple[str, ...] | None = ()
     parts: Any = None
     report: Callable[[Any, Drawn], list[Section]] | None = None
+
+
+def drawing(*options: str, **groups: dict[str, Any]) -> Callable[[F], F]:
+    """Marks a function that makes a method with what its config says of draws.
+
+    Args:
+        options: of the method, which another draw of a trained run may change, such as "steps".
+        groups: of the config, which differ from those of other methods by default; a part whose name is None is left to
+            the method: sampler={"name": None}.
+    """
+
+    def marked(make: F) -> F:
+        vars(make).update(drawn_by=options, groups=groups)
+        return make
+
+    return marked
 
 
 def per_example(loss: Callable) -> Losses:

@@ -96,6 +96,23 @@ def maker(namespace: Any, spec: Mapping[str, Any], count: int) -> functools.part
     return made
 
 
+def later(namespace: Any, spec: Mapping[str, Any], count: int) -> functools.partial | None:
+    """Finds the member that a spec names, as `maker`; None where its name is None: a method makes that part itself.
+
+    Raises:
+        ConfigError: as `maker`; for options beside a name that is None.
+    """
+    if hasattr(spec, "keys") and spec.get("name", "") is None:
+        if options := sorted(set(spec) - {"name"}):
+            title = getattr(namespace, "__name__", "").removeprefix("diffjax.")
+            raise ConfigError(
+                f"{options[0]} = {spec[options[0]]!r} is an option of {title}, but none is named, and the method makes "
+                f"its own: name one of them beside it; {nearest('', _public(namespace))}."
+            )
+        return None
+    return maker(namespace, spec, count)
+
+
 def _way_on(spec: Mapping[str, Any], missing: list[str], count: int) -> str:
     """Says where options come from that have no default; those of another name are gone with it."""
     if is_own(str(spec["name"])):

@@ -24,8 +24,8 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> int:
     images = run(flags.workdir, flags.seeds, out=out, step=flags.step, overrides=changes)
     used = read_config(flags.workdir, changes)
     named = [used[group] for group in ("sampler", "grid") if group in used]
-    by = [f"by {named[0].name}"] if named else []
-    options = [f"{k} = {v}" for group in named for k, v in group.items() if k != "name"]
+    by = [f"by {group.name}" for group in named[:1] if group.name]
+    options = [f"{k} = {v}" for group in named for k, v in group.items() if k != "name" and v is not None]
     print(f"{len(images)} samples of EMA {' '.join([used.sample.ema, *by])}, {', '.join([*options, f'in {out}'])}")
     return int(judges.broken(images).any())
 

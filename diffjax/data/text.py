@@ -110,7 +110,8 @@ def text(
     if most is not None:
         host.check_int("text: most", most)
     whole, name = documentation() if path is None else read_file(path)
-    whole = whole[:most]
+    if most is not None and most < len(whole):
+        whole, name = whole[:most], f"{name}, the first {most:,} of {len(whole):,} characters (data.most)"
     cut = len(whole) - len(whole) // 10
     if len(whole) - cut < length:
         raise ValueError(

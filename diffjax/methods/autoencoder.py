@@ -25,7 +25,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from diffjax.codecs import Codec, principal_axes
-from diffjax.method import Drawn, Example, Keys, Method, Section, Turn, per_example
+from diffjax.method import Drawn, Example, Keys, Method, Section, Turn, drawing, per_example
 from diffjax.methods import bound, codelength, shapes
 from diffjax.types import Array, Key, Posterior, PyTree
 
@@ -97,6 +97,7 @@ def _mean(function: Callable[..., Posterior], held: tuple[PyTree, dict], x: Arra
     return function(params, x, given).mean
 
 
+@drawing("noisy")
 def autoencoder(
     encoder: Any,
     decoder: Any,

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import host
-from diffjax.method import Drawn, Example, Keys, Method, Section, Turn, per_example
+from diffjax.method import Drawn, Example, Keys, Method, Section, Turn, drawing, per_example
 from diffjax.methods import bound as bounds
 from diffjax.methods import codelength
 from diffjax.types import Array, Key, PyTree, pytree, static
@@ -148,6 +148,7 @@ def _closed(y: Array, margin: float, levels: int | None) -> Array:
     return half * (2 * (jax.nn.sigmoid(y) - margin) / (1 - 2 * margin) - 1)
 
 
+@drawing("temperature")
 def coupling_flow(
     network: Any,
     layers: int = 6,

@@ -123,13 +123,18 @@ def discrete(
     def init(key: Key, example: Example) -> PyTree:
         x, c = example.x, jnp.zeros((), jnp.float32)
         if not jnp.issubdtype(x.dtype, jnp.integer):
-            raise ValueError(f"The examples are {x.dtype} of shape {x.shape}, expected integers: tokens from 0 on.")
+            raise ValueError(
+                f"The examples are {x.dtype} of shape {x.shape}, expected integers: tokens from 0 on, as int32 (uint8 "
+                "is read as pixels in [-1, 1]: x.astype(np.int32))."
+            )
         params = network.init(key, x, c, example.given)
         found = jax.eval_shape(network.apply, params, x, c, example.given).shape
         if found != (*x.shape, target.width(process)):
             raise ValueError(
                 f"The network gives logits of shape {found} for tokens of shape {x.shape}, expected "
-                f"{(*x.shape, target.width(process))}: {_said(process, target)}."
+                f"{(*x.shape, target.width(process))}: {_said(process, target)}. The network's vocabulary, the method's "
+                "and that of the data are one number (in a config model.vocabulary, method.vocabulary or "
+                "process.vocabulary, and data.vocabulary or of a text data.symbols)."
             )
         return params
 

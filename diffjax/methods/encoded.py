@@ -266,7 +266,10 @@ def encoded(
     def init(key: Key, example: Example) -> PyTree:
         x, c = example.x, jnp.zeros(())
         if not jnp.issubdtype(x.dtype, jnp.integer):
-            raise ValueError(f"The examples are {x.dtype} of shape {x.shape}, expected integers: tokens from 0 on.")
+            raise ValueError(
+                f"The examples are {x.dtype} of shape {x.shape}, expected integers: tokens from 0 on, as int32 (uint8 "
+                "is read as pixels in [-1, 1]: x.astype(np.int32))."
+            )
         key_network, key_vectors = jax.random.split(key)
         code = jnp.zeros((*x.shape, size))
         params = network.init(key_network, code, c, example.given)

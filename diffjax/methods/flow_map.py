@@ -33,7 +33,7 @@ from jax.tree_util import Partial
 
 from diffjax import calculus, denoisers, host, losses
 from diffjax.denoisers.targets import Velocity
-from diffjax.method import Drawn, Example, Keys, Method, Section, Turn, per_example
+from diffjax.method import Drawn, Example, Keys, Method, Section, Turn, drawing, per_example
 from diffjax.types import Array, Denoiser, Key, PyTree, Schedule, pytree, static
 
 WAVES = 8
@@ -146,6 +146,7 @@ class Jumps:
         return len(self.t)
 
 
+@drawing("steps")
 def flow_map(
     network: Any,
     process: Any,

@@ -32,7 +32,7 @@ from diffjax import (
     schedules,
 )
 from diffjax import config as configs
-from diffjax.config import Config, ConfigError, build, maker, nearest
+from diffjax.config import Config, ConfigError, build, later, nearest
 from diffjax.data import Dataset
 from diffjax.data import augment as augmentation
 from diffjax.method import Method
@@ -74,7 +74,7 @@ def _network(group: str) -> Part:
 
 
 def _later(group: str, namespace: Any, count: int) -> Part:
-    return Part((group,), lambda config: maker(namespace, config[group], count))
+    return Part((group,), lambda config: later(namespace, config[group], count))
 
 
 def _process(config: Config) -> Any:
@@ -185,14 +185,16 @@ def complete(config: Config) -> Config:
     """
     if "objects" in config:
         return config
-    _, make, _, _ = configs.member(methods, _named(config))
+    make = method_of(config)[1]
     parts = [PARTS[name] for name in inspect.signature(make).parameters if name in PARTS]
     groups = dict.fromkeys([*table.COMMON, *(group for part in parts for group in part.groups)])
-    return configs.filled(config, table.defaults(groups), loose=("method", "learning_rate"))
+    default = table.defaults(groups, getattr(make, "groups", {}))
+    return configs.filled(config, default, loose=("method", "learning_rate"))
 
 
-def _named(config: Config) -> Config:
-    return config.get("method") or configs.spec("denoising")
+def method_of(config: Config) -> tuple[str, Callable, str, dict[str, Any]]:
+    """Finds the function that makes the method of a config (`specs.member`)."""
+    return configs.member(methods, config.get("method") or configs.spec("denoising"))
 
 
 def _build(config: Config, of: Callable[[Callable[[], Dataset]], Dataset]) -> Built:
@@ -219,7 +221,7 @@ def _build(config: Config, of: Callable[[Callable[[], Dataset]], Dataset]) -> Bu
 
 def _parts(config: Config, objects: dict[str, Any] | None = None) -> Callable[[], Method]:
     """The method's function, to be called; its parts are built here, but those that are objects already."""
-    title, make, path, options = configs.member(methods, _named(config))
+    title, make, path, options = method_of(config)
     parameters = inspect.signature(make).parameters
     own = [name for name in parameters if name not in PARTS]
     for name in options:

@@ -30,7 +30,7 @@ from diffjax.config import Config, ConfigError, build, maker, named, nearest, on
 from diffjax.data import Dataset
 from diffjax.method import Method
 from diffjax.runs import workdir as files
-from diffjax.runs.build import Built, build_run, complete, drawn_by
+from diffjax.runs.build import Built, build_run, complete, drawn_by, method_of
 from diffjax.runs.settings import Settings
 from diffjax.types import Denoiser, Key, PyTree
 
@@ -223,10 +223,10 @@ def of(built: Built, state: training.TrainState, workdir: str | Path | None = No
 
 def read_config(workdir: str | Path, changes: Iterable[str] = ()) -> Config:
     """Reads a run's config, complete, changed in what a trained run leaves open; or that of a weights file."""
-    path = Path(workdir)
-    config = complete(exports.read(path).config if os.path.isfile(path) else files.read_config(path)).lock()
+    read = (lambda path: exports.read(path).config) if os.path.isfile(workdir) else files.read_config
+    config = complete(read(Path(workdir))).lock()
     for text in changes:
-        if not text.startswith(OPEN):
+        if not text.startswith((*OPEN, *(f"method.{name}=" for name in getattr(method_of(config)[1], "drawn_by", ())))):
             raise ConfigError(
                 f"{text!r} would change a trained run; here only sampler, grid, denoiser, "
                 "guidance, sample and eval can be set."

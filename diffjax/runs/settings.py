@@ -91,9 +91,9 @@ def home(field: str) -> str:
     return HOMES.get(field, f"train.{field}")
 
 
-def defaults(groups: typing.Iterable[str]) -> ConfigDict:
-    """Makes the config that says nothing, of these groups and of all settings."""
-    config = ConfigDict({"name": "run", **{group: copy.deepcopy(GROUPS.get(group, NETWORK)) for group in groups}})
+def defaults(groups: typing.Iterable[str], own: dict[str, Any] = GROUPS) -> ConfigDict:
+    """Makes the config that says nothing, of these groups, some a method's `own`, and of all settings."""
+    config = ConfigDict({"name": "run", **{name: copy.deepcopy((GROUPS | own).get(name, NETWORK)) for name in groups}})
     for field, kind in typing.get_type_hints(Settings).items():
         parent, leaf = place(config, home(field), make=True)
         kinds = typing.get_args(kind)  # (int, NoneType) of `int | None`
