@@ -140,7 +140,7 @@ MISTAKES = {
     ),
     "unknown denoiser": (
         ["ddpm.py:tiny", "--config.denoiser.name=sigma_large"],
-        "it has analytic, large",
+        "it has analytic, energy, large",
     ),
     "unknown loss": (["ddpm.py:tiny", "--config.loss.name=hybird"], "nearest is 'hybrid'"),
     "unknown option": (["iddpm.py:tiny", "--config.loss.vlb_wieght=1"], "nearest is 'vlb_weight'"),

@@ -55,6 +55,7 @@ OTHER = {
     "nonfinite": "skip",
     "loggers": ("tensorboard",),
     "snapshot_every": 5,
+    "best_by": "held_out",
     "ema": "0.9",
     "label": 1,
 }  # of the integers the next one
