@@ -30,7 +30,6 @@ from diffjax.processes import categorical
 from diffjax.schedules import Rectified
 from diffjax.types import PyTree, Schedule
 
-
 EVENLY = partial(grids.uniform, n=None, t_min=0.0)  # pyright: ignore[reportArgumentType] (filled in, by size)
 
 
