@@ -12,7 +12,8 @@ from scipy import integrate, special
 from twice import assert_trains_and_resumes
 
 from diffjax import data, methods, models, optimizers, runs
-from diffjax.config import ConfigError
+from diffjax.commands import sample
+from diffjax.config import ConfigError, to_json
 from diffjax.data import source
 from diffjax.data.tokens import frequencies, joint, product_of_marginals
 from diffjax.data.tokens import judge as judge_of
@@ -20,6 +21,7 @@ from diffjax.likelihood import tokens
 from diffjax.method import Drawn, Example
 from diffjax.models.network import Network
 from diffjax.processes.categorical import Replaced
+from diffjax.runs import build, run
 from diffjax.types import Categorical
 
 A = unified_law(3, 3, 1, 0, 7)
@@ -302,6 +304,54 @@ def test_config_trains_and_resumes(tmp_path, capsys):
     assert found["tokens"]["floor"] > 0
 
 
+def changed(tmp_path, changes, steps=None):
+    """The method of a trained run of `configs/masked.py`, drawn with these changes of the command line."""
+    config = build.load("configs/masked.py", [] if steps is None else [f"method.steps={steps}"])
+    (tmp_path / "config.json").write_text(to_json(config))
+    return build._parts(build.complete(run.read_config(tmp_path, changes)))()
+
+
+@pytest.mark.parametrize(
+    ("flags", "overrides", "nfe", "how"),
+    [
+        ((None, None), [], 3, "one token a step, in a random order"),
+        ((None, None), ["method.steps=2"], 2, "2 ancestral steps"),
+        ((None, 2), [], 2, "categorical.mixture on the uniform grid of 2 steps"),
+        (("decoding.entropy", None), [], 3, "decoding.entropy, a step for each token"),
+        (("decoding.entropy", 2), ["sampler.k=2", "grid.name=uniform"], 2, "decoding.entropy on the uniform grid of 2"),
+        (("categorical.mixture", 9), [], 9, "categorical.mixture on the uniform grid of 9 steps"),
+    ],
+)
+def test_another_draw_of_a_trained_run_by_its_command_line(tmp_path, flags, overrides, nfe, how):
+    method = changed(tmp_path, sample.as_overrides(*flags, overrides))
+    assert method.plan((3,)).nfe == nfe
+    assert method.parts.how().startswith(how)
+
+
+def test_another_draw_by_words_replaces_the_number_of_steps(tmp_path):
+    two = changed(tmp_path, [], steps=2).parts
+    words = lambda **asked: two._replace(**two.worded(asked, build.drawn_by)).method().plan((3,)).nfe
+    assert [words(), words(nfe=3), words(steps=1)] == [2, 3, 1]
+    three = two._replace(**two.worded({"nfe": 3}, build.drawn_by))
+    assert three._replace(**three.worded({"steps": 1}, build.drawn_by)).method().plan((3,)).nfe == 1
+    net = exact(A)
+    of = methods.masked(net, 3, steps=2).parts
+    first = of._replace(**of.worded({"sampler": "decoding.position", "nfe": 3}, build.drawn_by)).method()
+    states = trajectories(first, net.init(None, None, None), 50)
+    assert np.all((states == 3) == np.tri(4, 3, -1)[None].astype(bool) ^ True)  # opened from the first place on
+
+
+def test_draws_that_cannot_be_are_refused_with_the_way_on(tmp_path):
+    with pytest.raises(ValueError, match=r"method.steps is 2 and the grid's n is 3, two names of one number: give one"):
+        changed(tmp_path, ["grid.n=3"], steps=2)
+    with pytest.raises(ConfigError, match=r"k = 2 is an option of samplers, but none is named"):
+        changed(tmp_path, ["sampler.k=2"])
+    with pytest.raises(ConfigError, match="would change a trained run"):
+        changed(tmp_path, ["method.t_min=0.1"])
+    with pytest.raises(ValueError, match=r"grid.n is 4, more than the 3 tokens of an example; take at most 3"):
+        changed(tmp_path, ["grid.n=4"]).plan((3,))
+
+
 # Bad input
 
 
@@ -332,13 +382,26 @@ def test_more_steps_than_tokens_are_refused_when_drawing_is_planned():
 
 def test_a_network_of_another_vocabulary_and_real_numbers_are_refused_before_training():
     example = Example(np.zeros(3, np.int32))
-    with pytest.raises(ValueError, match=r"logits of shape \(3, 4\) for tokens of shape \(3,\), expected \(3, 3\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"logits of shape \(3, 4\) for tokens of shape \(3,\), expected \(3, 3\).*model.vocabulary.*symbols",
+    ):
         jax.eval_shape(methods.masked(net(vocabulary=4), 3).init, jax.random.key(0), example)
     x = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
     with pytest.raises(ConfigError, match=r"float32 of shape \(3,\), expected integers: tokens from 0 on"):
         runs.Trainer(methods.masked(net(), 3), data.arrays(x), optimizer=optax.adam(1e-3))
     with pytest.raises(ValueError, match=r"takes sequences \(L,\) of integers, got float32"):
         net().init(jax.random.key(0), np.zeros(3, np.float32), jnp.zeros(()))
+
+
+def test_integers_of_64_bits_are_tokens_and_other_dtypes_are_told_of_int32():
+    x = np.arange(40).reshape(20, 2)
+    assert data.arrays(x).train.gather(np.arange(3)).x.dtype == np.int32
+    np.testing.assert_array_equal(source.Arrays(x.astype(np.uint64)).x, x)
+    with pytest.raises(ValueError, match=r"int64 from 0 to 4294967296, expected tokens of int32"):
+        data.arrays(np.array([[0], [2**32]]))
+    with pytest.raises(ValueError, match=r"dtype int16, expected uint8 .* or int32 \(tokens from 0 on\): x.astype"):
+        data.arrays(x.astype(np.int16))
 
 
 def test_a_token_outside_the_vocabulary_is_refused_before_the_first_step():

@@ -132,9 +132,8 @@ def discrete(
         if found != (*x.shape, target.width(process)):
             raise ValueError(
                 f"The network gives logits of shape {found} for tokens of shape {x.shape}, expected "
-                f"{(*x.shape, target.width(process))}: {_said(process, target)}. The network's vocabulary, the method's "
-                "and that of the data are one number (in a config model.vocabulary, method.vocabulary or "
-                "process.vocabulary, and data.vocabulary or of a text data.symbols)."
+                f"{(*x.shape, target.width(process))}: {_said(process, target)}. In a config model.vocabulary, "
+                "method.vocabulary or process.vocabulary, and data.vocabulary or a text's data.symbols are one number."
             )
         return params
 

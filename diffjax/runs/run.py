@@ -223,14 +223,12 @@ def of(built: Built, state: training.TrainState, workdir: str | Path | None = No
 
 def read_config(workdir: str | Path, changes: Iterable[str] = ()) -> Config:
     """Reads a run's config, complete, changed in what a trained run leaves open; or that of a weights file."""
-    read = (lambda path: exports.read(path).config) if os.path.isfile(workdir) else files.read_config
-    config = complete(read(Path(workdir))).lock()
+    path = Path(workdir)
+    config = complete(exports.read(path).config if os.path.isfile(path) else files.read_config(path)).lock()
     for text in changes:
-        if not text.startswith((*OPEN, *(f"method.{name}=" for name in getattr(method_of(config)[1], "drawn_by", ())))):
-            raise ConfigError(
-                f"{text!r} would change a trained run; here only sampler, grid, denoiser, "
-                "guidance, sample and eval can be set."
-            )
+        free = (*OPEN, *(f"method.{name}=" for name in getattr(method_of(config)[1], "drawn_by", ())))
+        if not text.startswith(free):
+            raise ConfigError(f"{text!r} would change a trained run; here only {', '.join(free)} can be set.")
         override(config, text)
     return config
 
