@@ -65,7 +65,9 @@ class Masked(NamedTuple):
         """Says how samples are made, for a report."""
         if self.sampler is None and (self.open or self.steps):
             return "one token a step, in a random order" if self.open else f"{self.steps} ancestral steps"
-        return f"{shared.spec_of(self.sampler)['name']}, a step for each token" if self.open else self.parts().how()
+        if self.sampler is not None and self.open:
+            return f"{shared.spec_of(self.sampler)['name']}, a step for each token"
+        return self.parts().how()
 
     def worded(self, words: dict[str, Any], make: Callable[[str, Any], Any]) -> dict[str, Any]:
         """Makes parts of the words of a draw, as `methods.parts.worded`; steps and grid: what is asked for replaces."""
@@ -84,7 +86,7 @@ class Masked(NamedTuple):
             losses.categorical.score_entropy,  # (masked.1)
             times=partial(losses.times.stratified, t_min=self.t_min),
             sampler=self.sampler or own,
-            grid=self.grid if counted else partial(self.grid, n=self.steps or size),
+            grid=self.grid if counted else partial(self.grid, n=self.steps or size),  # pyright: ignore
         ).parts
 
     def known(self, params: PyTree, given: dict, **options: Any) -> Known:

@@ -194,7 +194,7 @@ def complete(config: Config) -> Config:
 
 def method_of(config: Config) -> tuple[str, Callable, str, dict[str, Any]]:
     """Finds the function that makes the method of a config (`specs.member`)."""
-    return configs.member(methods, config.get("method") or configs.spec("denoising"))
+    return configs.member(methods, config.get("method") or configs.spec("denoising"))  # pyright: ignore
 
 
 def _build(config: Config, of: Callable[[Callable[[], Dataset]], Dataset]) -> Built:
