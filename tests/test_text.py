@@ -259,3 +259,14 @@ def test_a_file_that_is_no_text_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(text_of, "LARGEST", 3)
     with pytest.raises(ValueError, match="has 4 bytes, expected at most 3: cut it"):
         data.text(str(path))
+
+
+def test_a_text_that_is_cut_says_so_in_its_report(tmp_path):
+    file = tmp_path / "own.txt"
+    file.write_text("one two three four " * 60)
+    told = lambda **options: data.text(str(file), length=8, symbols=30, **options).judge
+    lines = lambda judge: judge(Drawn(np.zeros((2, 8), np.int32), {}), None)[0].text
+    assert "own.txt, the first 400 of 1,140 characters (data.most): 360 training and 40 held-out" in lines(
+        told(most=400)
+    )
+    assert "the first" not in lines(told()) + lines(told(most=5000))
