@@ -396,14 +396,12 @@ def test_a_network_of_another_vocabulary_and_real_numbers_are_refused_before_tra
         net().init(jax.random.key(0), np.zeros(3, np.float32), jnp.zeros(()))
 
 
-def test_integers_of_64_bits_are_tokens_and_other_dtypes_are_told_of_int32():
-    x = np.arange(40).reshape(20, 2)
+@pytest.mark.parametrize("kind", ["int64", "int16"])
+def test_tokens_of_other_dtypes_are_told_of_int32(kind):
+    x = np.arange(40, dtype=np.int32).reshape(20, 2)
     assert data.arrays(x).train.gather(np.arange(3)).x.dtype == np.int32
-    np.testing.assert_array_equal(source.Arrays(x.astype(np.uint64)).x, x)
-    with pytest.raises(ValueError, match=r"int64 from 0 to 4294967296, expected tokens of int32"):
-        data.arrays(np.array([[0], [2**32]]))
-    with pytest.raises(ValueError, match=r"dtype int16, expected uint8 .* or int32 \(tokens from 0 on\): x.astype"):
-        data.arrays(x.astype(np.int16))
+    with pytest.raises(ValueError, match=rf"dtype {kind}, expected uint8 .* or int32 \(tokens from 0 on\): x.astype"):
+        data.arrays(x.astype(kind))
 
 
 def test_a_token_outside_the_vocabulary_is_refused_before_the_first_step():

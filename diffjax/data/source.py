@@ -27,7 +27,7 @@ class Arrays:
     """A source held in memory: uint8 images are kept as bytes and become [-1, 1] when gathered.
 
     Args:
-        x: (N, ...) uint8 or floating, or integers of 32 or 64 bits, which are tokens and kept as int32.
+        x: (N, ...) uint8 or floating, or int32 tokens.
         label: (N,) integers, or None.
         z: of x's shape, the noise that each example belongs to, or None: it is drawn.
         given: (N, ...) what else is known of each example, by name; floating arrays are kept as float32, and uint8 of
@@ -43,8 +43,6 @@ class Arrays:
             raise ValueError("The data set holds no example.")
         if x.ndim == 0 or x.size == 0:
             raise ValueError(f"The examples x have shape {x.shape}, expected (N, ...) with some number in each.")
-        if x.dtype in (np.int64, np.uint32, np.uint64):
-            x = _tokens(x)
         if x.dtype not in (np.uint8, np.int32) and not np.issubdtype(x.dtype, np.floating):
             raise ValueError(
                 f"The examples have dtype {x.dtype}, expected uint8 (pixels 0 .. 255), floating (as they are) or int32 "
@@ -102,14 +100,6 @@ class Subset:
     def gather(self, indices: np.ndarray) -> Example:
         """Gathers the examples at `indices` (B,) of the subset."""
         return self.source.gather(self.at[indices])
-
-
-def _tokens(x: np.ndarray) -> np.ndarray:
-    """Makes int32 of wider integers, whose numbers have to fit."""
-    low, high = int(x.min()), int(x.max())
-    if low < np.iinfo(np.int32).min or high > np.iinfo(np.int32).max:
-        raise ValueError(f"The examples are {x.dtype} from {low} to {high}, expected tokens of int32, from 0 on.")
-    return x.astype(np.int32)
 
 
 def _labels(label: Any) -> np.ndarray:
