@@ -296,7 +296,7 @@ def test_malformed_seeds(tiny_run, tmp_path, seeds, capsys):
         (["--sampler=ancestral"], "is a module"),
         (["--nfe=0"], "expected an integer >= 1"),
         (["--step=35"], "it holds 30, 40|no step 35"),
-        (["--config.train.steps=80"], "only sampler, grid, denoiser, guidance, sample and eval"),
+        (["--config.train.steps=80"], "only sampler, grid, denoiser, guidance, sample, eval"),
         ([f"--config={TINY}"], "reads the config of --workdir: leave --config"),
         (["--mode=train", "--config.train.steps=80"], "--config.learning_rate.extend=stretch"),
         (["--mode=train", "--config.seed=1"], r"seed: 0 -> 1\), which is fixed once a run has begun"),

@@ -156,7 +156,7 @@ def test_normality_of_a_normal_sample_and_of_another():
     [
         ([], "needs --workdir"),
         (["--workdir=nowhere"], "holds no run"),
-        (["--workdir={run}", "--config.train.steps=3"], "only sampler, grid, denoiser, guidance, sample and eval"),
+        (["--workdir={run}", "--config.train.steps=3"], "only sampler, grid, denoiser, guidance, sample, eval"),
         (
             ["--workdir={run}", "--sampler=ode.probability_flow", "--config.grid.zero=False", "--nfe=0"],
             "expected an int",

@@ -228,7 +228,8 @@ def read_config(workdir: str | Path, changes: Iterable[str] = ()) -> Config:
     for text in changes:
         free = (*OPEN, *(f"method.{name}=" for name in getattr(method_of(config)[1], "drawn_by", ())))
         if not text.startswith(free):
-            raise ConfigError(f"{text!r} would change a trained run; here only {', '.join(free)} can be set.")
+            said = ", ".join(name.rstrip(".=") for name in free)
+            raise ConfigError(f"{text!r} would change a trained run; here only {said} can be set.")
         override(config, text)
     return config
 
