@@ -10,8 +10,8 @@ Then, of the same run, Metropolis-corrected steps, and two classes at once, whic
     python -m diffjax.main --mode=sample --workdir=runs/... --sampler=metropolis.hmc --config.grid.zero=False \\
         --config.guidance.name=all_of --config.guidance.labels="(3,8)"
 
-Other fields: configs/vpsde.py. A step costs about 2.5 of a plain network's. `experiments/energies` composes what the
-default has learned, and has the figures.
+Other fields: configs/vpsde.py. A step differentiates a gradient, and costs a few of a plain network's.
+`experiments/energies` composes what the default has learned.
 """
 
 from ml_collections import ConfigDict
