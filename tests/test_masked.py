@@ -346,9 +346,7 @@ def test_draws_that_cannot_be_are_refused_with_the_way_on(tmp_path):
         changed(tmp_path, ["grid.n=3"], steps=2)
     with pytest.raises(ConfigError, match=r"k = 2 is an option of samplers, but none is named"):
         changed(tmp_path, ["sampler.k=2"])
-    with pytest.raises(
-        ConfigError, match=r"would change a trained run; here only sampler, .*, eval, method.steps can"
-    ):
+    with pytest.raises(ConfigError, match=r"would change a trained run; here only sampler, .*, eval, method.steps can"):
         changed(tmp_path, ["method.t_min=0.1"])
     with pytest.raises(ValueError, match=r"grid.n is 4, more than the 3 tokens of an example; take at most 3"):
         changed(tmp_path, ["grid.n=4"]).plan((3,))
