@@ -199,7 +199,7 @@ class Batch(NamedTuple):
     learns = ()
 
     def init(self, key: Key, example: Example) -> dict[str, PyTree]:
-        """Makes no parameters."""
+        """Makes the parameters of a kernel's players: none, for it learns nothing."""
         return {}
 
     def field(self, data: Array, samples: Array, index: Array, gather: Callable) -> Array:

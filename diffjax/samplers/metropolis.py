@@ -155,7 +155,7 @@ def start(x: Array) -> State:
 
 
 def finish(model: Any, state: State) -> Array:
-    """Gives x."""
+    """Picks the sample out of a walk's last state."""
     return state.at.x
 
 

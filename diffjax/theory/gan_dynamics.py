@@ -239,7 +239,7 @@ def growth(play: Game, h: float, integrator: str = "simultaneous") -> float:
 
 
 def square(at: Point) -> Any:
-    """Computes |theta|^2 + |phi|^2, which games that are zero-sum and without penalty keep; numbers, or an orbit's."""
+    """Computes |theta|^2 + |phi|^2 of a point or of an orbit; zero-sum games without a penalty conserve it."""
     return at.theta**2 + at.phi**2 if np.ndim(at.theta) < 2 else np.sum(at.theta**2 + at.phi**2, -1)
 
 

@@ -24,7 +24,7 @@ from diffjax.denoisers import composition
 from diffjax.metrics import digits
 from diffjax.plots import style
 from diffjax.samplers import ancestral, metropolis, nfe, sampling_fn
-from diffjax.types import Posterior, pytree, static
+from diffjax.types import pytree, static
 
 UPPER, LOWER, SHARED = 3, 7, 2
 SIDE = 8
@@ -32,30 +32,21 @@ TALL = 2 * SIDE - SHARED
 
 
 @pytree
-class Window:
+class Window(composition.Composition):
     """The denoiser of an image by one window of it: the energy of its rows, none of the others.
 
     Attributes:
-        denoise: of images of 8 x 8 pixels, with an energy.
+        parts: the denoiser of images of 8 x 8 pixels, with an energy, alone.
         top: the window's first row.
     """
 
-    denoise: Any
+    parts: tuple[Any, ...]
     top: int = static()
-
-    @property
-    def schedule(self) -> Any:
-        """That of the windows' model."""
-        return self.denoise.schedule
 
     def energy_gradient(self, x: jax.Array, t: Any) -> tuple[jax.Array, jax.Array]:
         """E of the window, and its gradient, zero in the other rows."""
-        E, gradient = self.denoise.energy_gradient(x[self.top : self.top + SIDE], t)
+        E, gradient = self.parts[0].energy_gradient(x[self.top : self.top + SIDE], t)
         return E, jnp.pad(gradient, ((self.top, TALL - SIDE - self.top), (0, 0), (0, 0)))
-
-    def __call__(self, x: jax.Array, t: Any) -> Posterior:
-        """Not asked of a window alone."""
-        raise NotImplementedError
 
 
 def measures(x: np.ndarray, energies: np.ndarray) -> dict[str, float]:
@@ -87,7 +78,7 @@ def main() -> None:
     count, levels, steps = (8, 3, 2) if args.smoke else (128, 25, 10)
     parts, params = run.method.parts, run.params
     schedule = parts.schedule
-    window = lambda label, top: Window(parts.plain_denoiser(params, {"label": jnp.int32(label)}), top)
+    window = lambda label, top: Window((parts.plain_denoiser(params, {"label": jnp.int32(label)}),), top)
     both = composition.product(window(UPPER, 0), window(LOWER, TALL - SIDE))
     ladder = grids.log_snr(schedule, levels - 1, t_min=1e-3, zero=False)
     walk = jax.jit(lambda sample, keys, x: jax.vmap(partial(sample, both))(keys, x))
