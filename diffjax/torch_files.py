@@ -168,7 +168,7 @@ def _zipped(path: Path, book: _Book, size: int) -> tuple[Any, dict[str, np.ndarr
             pickled = [name for name in members if name == "data.pkl" or name.endswith("/data.pkl")]
             if len(pickled) != 1 or any(name.endswith("constants.pkl") for name in members):
                 raise ValueError(
-                    f"{path} is another zip, such as a TorchScript program, expected torch.save(model.state_dict(), file)."
+                    f"{path} is another zip, such as a TorchScript program, expected torch.save(state_dict, file)."
                 )
             folder = pickled[0].removesuffix("data.pkl")
             if any(info.flag_bits & 1 or info.compress_type for info in members.values()):

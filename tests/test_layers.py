@@ -95,7 +95,7 @@ NEIGHBOURS = {
     "standalone": {"data", "disk", "method", "specs"},
     "torch_files": {"pickles"},
     "weights": {"disk"},
-    "metrics": {"method"},
+    "metrics": {"disk", "members", "method", "specs", "torch_files"},
     "page": {"disk"},
     "summary": {"data", "disk", "environment", "ledger", "method"},
 }  # parts of one thing, in two files

@@ -17,8 +17,7 @@ from diffjax.runs.run import read_config
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> int:
     """Draws samples of the run of --workdir into a folder named after what was asked; 1 if some are not finite."""
-    require_workdir(flags)
-    changes = as_overrides(flags.sampler, flags.nfe, overrides)
+    changes = changes_of(flags, overrides)
     asked = changes if flags.step is None else [f"step={flags.step}", *changes]
     out = Path(flags.out or Path(files.folder(flags.workdir), "samples", files.named(asked) or "seeds"))
     images = run(flags.workdir, flags.seeds, out=out, step=flags.step, overrides=changes)
@@ -44,6 +43,12 @@ def as_overrides(sampler: str | None, nfe: int | None, overrides: Iterable[str] 
             raise ConfigError(f"{flag} and --config.{field} are two names of one thing: give one of them.")
     first = [] if sampler is None else [f"sampler.name={sampler}"]
     return [*first, *overrides, *([] if nfe is None else [f"grid.n={nfe}"])]
+
+
+def changes_of(flags: Namespace, overrides: Iterable[str]) -> list[str]:
+    """Gives what a mode changes in the run of --workdir, which it needs, in the words of --config."""
+    require_workdir(flags)
+    return as_overrides(flags.sampler, flags.nfe, overrides)
 
 
 def require_workdir(flags: Namespace) -> None:
