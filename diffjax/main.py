@@ -106,8 +106,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--by", help="restore: the method, such as pigdm, with options --by.w=1")
     parser.add_argument(
         "--features",
-        help="eval: a space to judge samples in, too: pixels, digits, efficientnet_lite0 with options --features.size=96, "
-        "or your own package.module:function of images (n, H, W, C) in [-1, 1]",
+        help="eval: a space to judge samples in, such as efficientnet_lite0, with options --features.size=96, or "
+        "your own package.module:function of images (n, H, W, C) in [-1, 1]",
     )
     parser.add_argument("--reference", help="eval: statistics of that space, mu and sigma in an .npz, to judge beside")
     return parser

@@ -46,15 +46,10 @@ def as_overrides(sampler: str | None, nfe: int | None, overrides: Iterable[str] 
 
 
 def changes_of(flags: Namespace, overrides: Iterable[str]) -> list[str]:
-    """Gives what a mode changes in the run of --workdir, which it needs, in the words of --config."""
-    require_workdir(flags)
-    return as_overrides(flags.sampler, flags.nfe, overrides)
-
-
-def require_workdir(flags: Namespace) -> None:
-    """Refuses a mode that works on a run without one."""
+    """Gives what a mode changes in the run of --workdir, in the words of --config; refuses one without a run."""
     if not flags.workdir:
         raise ConfigError(f"--mode={flags.mode} needs --workdir, the folder of a training run.")
+    return as_overrides(flags.sampler, flags.nfe, overrides)
 
 
 def run(

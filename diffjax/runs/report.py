@@ -18,9 +18,7 @@ MOST = 512  # held-out examples that those of each class are picked from
 TRACED = 2**22  # numbers of samples whose walks are all kept; of larger ones only the first WALKS are
 
 
-def evaluate(
-    run: Run, out: str | Path, times: Callable | None = None, also: judges.Judge | None = None
-) -> dict[str, Any]:
+def evaluate(run: Run, out: str | Path, times: Callable | None = None, also: Callable | None = None) -> dict[str, Any]:
     """Evaluates what a run draws, and writes report.md, report.html, eval.json and figures/ into the folder `out`.
 
     A part that fails is left out of it with a word ("left_out"). A notebook shows the picture of the samples.
