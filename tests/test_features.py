@@ -73,6 +73,13 @@ def test_manifold_is_its_definition(rng):
     assert manifold.manifold(real, fake, k) == pytest.approx(expected, abs=1e-12)
 
 
+def test_manifold_of_many_features_is_that_of_few(rng):
+    """400 features, of which all but four are 0: other sums, and no other numbers."""
+    real, fake = rng.normal(size=(2, 60, 4))
+    wide = lambda cloud: np.concatenate([cloud, np.zeros((60, 396))], 1)
+    assert manifold.manifold(wide(real), wide(fake)) == manifold.manifold(real, fake)
+
+
 def test_coverage_and_density_of_equal_laws(rng):
     """Coverage of N = M = 50 at k = 5 is .97334 for every continuous law, and density 1."""
     assert neighbours.covered(50, 50) == pytest.approx(0.97334, abs=5e-6)

@@ -39,9 +39,13 @@ def _by_products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.sqrt(np.where(squares > 1e-12 * size, squares, 0))
 
 
-def joint_distances(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
-    """Computes the distances (n + m, n + m) of real and fake samples together, in this order."""
-    if np.size(real[0]) > WIDE:
+def joint_distances(real: np.ndarray, fake: np.ndarray, wide: int = WIDE) -> np.ndarray:
+    """Computes the distances (n + m, n + m) of real and fake samples together, in this order.
+
+    Args:
+        wide: entries of an example from which on they are taken by inner products (`distances`).
+    """
+    if np.size(real[0]) > wide:
         return _by_products(real, fake)
     across = distances(real, fake)
     return np.block([[distances(real, real), across], [across.T, distances(fake, fake)]])
