@@ -55,11 +55,12 @@ def main() -> None:
     sets["a class is missing"] = without(np.concatenate(others), labels, len(real), images)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    found = {name: measured(space, sets) for name, space in ((network.name, network), *PIXELS.items())}
-    (out / "results.json").write_text(json.dumps({"n": len(real), "spaces": found}, indent=1))
-    text = "\n".join(table(name, rows) for name, rows in found.items())
-    (out / "table.md").write_text(text)
-    print(text)
+    found = {}
+    for name, space in ((network.name, network), *PIXELS.items()):
+        found[name] = measured(space, sets)
+        (out / "results.json").write_text(json.dumps({"n": len(real), "spaces": found}, indent=1))
+        (out / "table.md").write_text("\n".join(table(*of) for of in found.items()))
+        print(table(name, found[name]), flush=True)
 
 
 def read(path: str) -> tuple[np.ndarray, np.ndarray]:
