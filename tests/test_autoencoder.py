@@ -322,6 +322,10 @@ def test_refuses_bad_input_in_one_line():
         ValueError, match=r"^The encoder makes \(3,\), expected mean and log-variance: an even last axis"
     ):
         make(net(3), net(2))
+    with pytest.raises(
+        ValueError, match=r"^The encoder makes mean and log-variance of a latent of 3 numbers, expected 2"
+    ):
+        make(net(6), net(2))
     with pytest.raises(ValueError, match=r"^The decoder makes examples of shape \(5,\), expected \(2,\), the data's\."):
         make(net(2), net(5))
 
