@@ -11,7 +11,7 @@ import optax
 import pytest
 import scipy.optimize
 import scipy.stats
-from twice import assert_trainer_resumes, assert_trains_and_resumes
+from twice import assert_trainer_resumes, judged
 
 from diffjax import codecs, data, methods, models, runs
 from diffjax import main as command_line
@@ -351,14 +351,14 @@ def test_both_networks_are_told_that_they_train_and_get_keys():
     assert other is not None
 
 
-@pytest.mark.slow  # of a Trainer; the next test resumes by the command
+@pytest.mark.slow  # test_tiny_recipes resumes by the command
 def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path):
     small = dict(steps=40, sample_every=40, batch_size=16, steps_per_dispatch=1, log_every=10)
     assert_trainer_resumes(lambda workdir: trainer(workdir, **small), tmp_path)
 
 
-def test_the_config_trains_is_judged_and_resumed_from_the_command_line(tmp_path, capsys):
-    results = assert_trains_and_resumes("configs/autoencoder.py:tiny", tmp_path, capsys)
+def test_the_config_trains_and_is_judged_from_the_command_line(tmp_path):
+    results = judged("configs/autoencoder.py:tiny", tmp_path / "whole")
     run = runs.open(tmp_path / "whole")
     x, codec = run.data.held_out.gather(np.arange(64)).x, run.method.parts
 
