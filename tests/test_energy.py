@@ -10,6 +10,7 @@ from diffjax import analytic, denoisers, grids, losses, models, runs
 from diffjax.denoisers import Eps, V, composition, guidance, variance
 from diffjax.models import scalar
 from diffjax.processes import Gaussian
+from diffjax.runs import run as of_runs
 from diffjax.runs.build import load
 from diffjax.samplers import ancestral
 from diffjax.schedules import VE, VP, Rectified
@@ -88,7 +89,7 @@ def test_a_run_knows_its_log_density_up_to_a_constant(told):
     """Through the parts of its method, as the card says; before training that of N(0, 1) data, and of any label."""
     variant, small = ("tiny", []) if told else ("points", ["data.n=64", "data.held_out=8"])
     built = runs.build_run(load(f"configs/energy.py:{variant}", ["model.width=4", "model.depth=1", *small]))
-    run = runs.of(built, runs.run.init_state(built))
+    run = of_runs.of(built, of_runs.init_state(built))
     of = run.method.parts.plain_denoiser(run.params, told)
     x, y = np.float32(np.random.default_rng(0).normal(size=(2, *run.data.shape)))
     alpha, sigma = (float(a) for a in run.method.parts.schedule(0.3))
