@@ -76,7 +76,8 @@ def exact(schedule: Any, target: Any) -> models.Network:
 
 def train(way: Way, teacher: Path, small: bool) -> np.ndarray:
     """Trains a generator one way, and draws samples (n, 2)."""
-    config = load("configs/matching.py:scores", SMALL if small else [])
+    said = [f"method.critics={way.turns}", *(SMALL if small else [])]  # their rates decay by turns
+    config = load("configs/matching.py:scores", said)
     made = runs.build_run(config)
     parts = made.method.parts
     pair = parts.estimate._replace(teacher=True)
