@@ -12,9 +12,9 @@ Scores of a finished run: all networks begin with its parameters, and the one of
     python -m diffjax.main --config=configs/matching.py:distilled
 
 Expected of 4000 points, the share near a mode and the modes found (data: 0.99, 8; each about a minute of CPU time):
-kernel 0.92, 8; distilled 0.84, 8; scores 0.74, 8; the critic 0.51, 5, a miss. Of digits the gate's Frechet distance
-(bound 8.9; two to five minutes): the critic 12.8, distilled 15.7 of a teacher that has 8.77, kernel 59.5 and energies
-97.1, no better than a Gaussian fit's 63.7. All fail it.
+the critic 0.95, 8; kernel 0.92, 8; energies 0.86, 8; distilled 0.84, 8; scores 0.74, 8. Of digits the gate's Frechet
+distance (bound 8.9; two to five minutes): the critic 10.9, distilled 15.7 of a teacher that has 8.77, kernel 59.5 and
+energies 97.1, no better than a Gaussian fit's 63.7. All fail it.
 """
 
 from ml_collections import ConfigDict

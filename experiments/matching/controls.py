@@ -32,7 +32,13 @@ SMALL = [
     "train.steps_per_dispatch=10",
     "checkpoint.every=20",
 ]
-SHOWN = ("Frechet distance", "1-NN accuracy, real", "1-NN accuracy, fake", "coverage, k = 5", "rarest class, of its share")
+SHOWN = (
+    "Frechet distance",
+    "1-NN accuracy, real",
+    "1-NN accuracy, fake",
+    "coverage, k = 5",
+    "rarest class, of its share",
+)
 
 
 class Backwards(estimates.Critic):
@@ -44,7 +50,7 @@ class Backwards(estimates.Critic):
 
 
 def score_alone(real: Any, fake: Any, process: Any, target: Any, scale: str) -> fields.Field:
-    """Makes the field sigma grad log p_t: the difference of two scores, `fields.SCALES["noise"]`, without the second."""
+    """Makes the field sigma grad log p_t: `fields.SCALES["noise"]`, without the second score."""
     denoise = denoisers.denoiser(real, process.schedule, target)
 
     def field(x: jax.Array, t: Any) -> jax.Array:
