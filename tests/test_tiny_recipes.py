@@ -7,7 +7,13 @@ import pytest
 from diffjax import main as command_line
 from diffjax import runs
 
-TINY = ("configs/blurring.py:tiny", "configs/editing.py:tiny", "configs/energy.py:tiny", "configs/heat.py:tiny")
+TINY = (
+    "configs/blurring.py:tiny",
+    "configs/dit.py:tiny",
+    "configs/editing.py:tiny",
+    "configs/energy.py:tiny",
+    "configs/heat.py:tiny",
+)
 
 
 @pytest.mark.slow

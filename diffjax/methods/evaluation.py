@@ -53,7 +53,7 @@ def _unseen(classes: Any, dataset: Any) -> list[str]:
 
 
 def _flat(of: Any, shape: tuple[int, ...]) -> list[str]:
-    """Looks where samples start: by relative positions alone no network leaves an image of one colour (kexue 9105)."""
+    """Looks where samples start: by relative positions alone no network leaves an image of one colour."""
     if getattr(of.network, "tells_places", True) or of.process.conditions or len(shape) < 2:
         return []
     x = np.asarray(of.process.leave(of.process.prior(jax.random.key(0), shape)))
