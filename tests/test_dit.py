@@ -169,12 +169,14 @@ PUBLISHED = {  # millions as printed; DiT's with the fixed positions, 256 d
 }
 
 
-LATER = {("DiT", "B"), ("DiT", "L"), ("JiT", "L")}  # as the others, and a second of tracing each
+LATER = {("DiT", "B"), ("DiT", "L"), ("JiT", "B"), ("JiT", "L")}  # as the others, and a second of tracing each
 
 
-@pytest.mark.parametrize(
-    ("name", "preset"), [pytest.param(*k, marks=[pytest.mark.slow] * (k in LATER)) for k in PUBLISHED]
-)
+def later(key):
+    return pytest.param(*key, marks=[pytest.mark.slow] if key in LATER else [])
+
+
+@pytest.mark.parametrize(("name", "preset"), map(later, PUBLISHED))
 def test_parameters_and_flops_are_those_published(name, preset):
     """By the names that a config gives; giga multiply-adds of a forward pass within 1.5 %: norms and softmax are more."""
     millions, formula, giga = PUBLISHED[name, preset]
@@ -226,15 +228,15 @@ def test_show_says_what_a_forward_pass_costs(capsys):
 def test_the_fused_kernel_is_attention_in_float32():
     q, k, v = RNG.normal(size=(3, 2, 6, 2, 8)).astype(np.float32)
     mask = np.tri(6, dtype=bool)
-    for shape in ((2, 6, 2, 8), (1, 2, 6, 2, 8), (6, 2, 8)):
+    both = lambda *args: (blocks.fused(*args), layers.attention(*args))
+    for shape, seen in (((2, 6, 2, 8), None), ((6, 2, 8), jnp.asarray(mask))):
         args = [jnp.asarray(np.resize(a, shape)) for a in (q, k, v)]
-        for seen in (None, jnp.asarray(mask)):
-            found = blocks.fused(*args, seen)
-            np.testing.assert_allclose(found, layers.attention(*args, seen), atol=1e-6)
+        np.testing.assert_allclose(*jax.jit(both)(*args, seen), atol=1e-6)
     module = models.DiT(depth=1, width=16, heads=2)
     params, args = noise_like(module), (np.ones(SHAPE, np.float32), np.float32(0.3))
-    fast = models.network(module.clone(kernel="fused")).apply(params, *args)
-    np.testing.assert_allclose(fast, models.network(module).apply(params, *args), atol=1e-5)
+    nets = [models.network(net) for net in (module, module.clone(kernel="fused"))]
+    plain, fast = jax.jit(lambda params: [net.apply(params, *args) for net in nets])(params)
+    np.testing.assert_allclose(fast, plain, atol=1e-5)
 
 
 def test_the_fused_kernels_softmax_is_in_float32_whatever_its_arguments(x64):

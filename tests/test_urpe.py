@@ -84,11 +84,13 @@ def test_a_table_of_ones_is_attention_without_one_bit_for_bit():
     }
     bare = {name: {k: v for k, v in part.items() if k != "table"} for name, part in params.items()}
     x, c = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32), np.float32(0.3)
-    out = np.asarray(models.network(told).apply(ones, x, c))
-    np.testing.assert_array_equal(out, models.network(plain).apply(bare, x, c))
-    assert np.abs(out - models.network(told).apply(params, x, c)).max() > 1e-3
-    first = blocks.Block(2, table=(2, 2)).init(jax.random.key(0), jnp.ones((4, 16)), jnp.ones(16))["params"]
-    np.testing.assert_array_equal(first["table"], np.ones((2, 3, 3)))
+    nets = [models.network(net).apply for net in (told, plain, told)]
+    out, bare_out, other = jax.jit(lambda *p: [f(each, x, c) for f, each in zip(nets, p)])(ones, bare, params)
+    np.testing.assert_array_equal(out, bare_out)
+    assert np.abs(out - other).max() > 1e-3
+    block = blocks.Block(2, table=(2, 2))
+    first = jax.jit(lambda key: block.init(key, jnp.ones((4, 16)), jnp.ones(16))["params"]["table"])(jax.random.key(0))
+    np.testing.assert_array_equal(first, np.ones((2, 3, 3)))
 
 
 def run(process, positions):
