@@ -176,9 +176,9 @@ def later(key):
     return pytest.param(*key, marks=[pytest.mark.slow] if key in LATER else [])
 
 
-@pytest.mark.parametrize(("name", "preset"), map(later, PUBLISHED))
+@pytest.mark.parametrize(("name", "preset"), list(map(later, PUBLISHED)))
 def test_parameters_and_flops_are_those_published(name, preset):
-    """By the names that a config gives; giga multiply-adds of a forward pass within 1.5 %: norms and softmax are more."""
+    """By the names that a config gives; giga multiply-adds of an evaluation to 1.5 %: norms and softmax are more."""
     millions, formula, giga = PUBLISHED[name, preset]
     options = {"patch": 2, "outputs": 2} if name == "DiT" else {"patch": 16}
     module = specs.build(models, specs.spec(name, preset=preset, classes=1000, scan=True, **options))
