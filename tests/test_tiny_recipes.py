@@ -8,7 +8,13 @@ from twice import assert_trains_and_resumes
 from diffjax import main as command_line
 from diffjax import runs
 
-TINY = ("configs/blurring.py:tiny", "configs/editing.py:tiny", "configs/energy.py:tiny", "configs/heat.py:tiny")
+TINY = (
+    "configs/blurring.py:tiny",
+    "configs/dit.py:tiny",
+    "configs/editing.py:tiny",
+    "configs/energy.py:tiny",
+    "configs/heat.py:tiny",
+)
 
 
 @pytest.mark.slow
