@@ -14,6 +14,7 @@ from diffjax.models.network import init as init
 from diffjax.models.network import network as network
 from diffjax.models.network import parameter_table as parameter_table
 from diffjax.models.perceptron import Perceptron
+from diffjax.models.published_unet import PublishedUNet
 from diffjax.models.tokens import TokenMLP, TokenUNet
 from diffjax.models.transformer import Transformer
 from diffjax.models.unet import UNet
@@ -23,6 +24,7 @@ __all__ = [  # what a config may name
     "Decoder",
     "Encoder",
     "Perceptron",
+    "PublishedUNet",
     "TokenMLP",
     "TokenUNet",
     "Transformer",
