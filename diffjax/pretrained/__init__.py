@@ -15,13 +15,11 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from diffjax.pretrained import consistency, ddpm, score_sde
 from diffjax.pretrained.family import Family as Family
 from diffjax.pretrained.folder import convert as convert
 from diffjax.pretrained.folder import opened as opened
+from diffjax.pretrained.index import FAMILIES as FAMILIES
 from diffjax.pretrained.maps import WeightsError as WeightsError
-
-FAMILIES: dict[str, Family] = {**ddpm.FAMILIES, **score_sde.FAMILIES, **consistency.FAMILIES}
 
 __all__ = ["FAMILIES", "Family", "WeightsError", "convert", "opened"]
 

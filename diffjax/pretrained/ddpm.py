@@ -39,13 +39,9 @@ def place(part: str, levels: int) -> str:
     if not numbers or not numbers[0].isdecimal():
         return WHOLE.get(part, part)  # conv_in and conv_out are called so
     level = int(numbers[0])
+    side = f"down_blocks.{level}" if way in ("down", "encode") else f"up_blocks.{levels - 1 - level}"
     if way in ("down", "up"):
-        return (
-            f"down_blocks.{level}.downsamplers.0.conv"
-            if way == "down"
-            else f"up_blocks.{levels - 1 - level}.upsamplers.0.conv"
-        )
-    side = f"down_blocks.{level}" if way == "encode" else f"up_blocks.{levels - 1 - level}"
+        return f"{side}.{way}samplers.0.conv"
     return f"{side}.{'attentions' if part.endswith('_attention') else 'resnets'}.{numbers[1]}"
 
 

@@ -148,9 +148,8 @@ def _entry(path: Path, name: str, told: _Extension) -> Entry:
             f"{path}: {name} is no array of Flax, (shape, dtype, bytes): {host.one_line(str(error), 100)}."
         ) from error
     if not whole or math.prod(shape) * dtype.itemsize != len(content):
-        raise ConfigError(
-            f"{path}: {name} is {kind} of shape {host.one_line(str(shape), 60)}, which its {len(content):,} bytes are not."
-        )
+        said = str(shape)[:60]
+        raise ConfigError(f"{path}: {name} is {kind} of shape {said}, which is not what its bytes are.")
 
     def read() -> np.ndarray:
         array = np.frombuffer(content, dtype).reshape(shape)

@@ -16,18 +16,12 @@ from diffjax import data, host, models, runs, training, weights
 from diffjax.config import Config, ConfigError, build, overridden
 from diffjax.pretrained import files, maps
 from diffjax.pretrained.family import Family
+from diffjax.pretrained.index import FAMILIES
 from diffjax.runs import build as builders
 from diffjax.runs import run as runner
 from diffjax.runs import workdir
 
 LIKELY = 0.5  # the share of a network's arrays from which a file is said to look like it
-
-
-def families() -> dict[str, Family]:
-    """Gives the index of names."""
-    from diffjax import pretrained
-
-    return pretrained.FAMILIES
 
 
 def family(name: str) -> Family:
@@ -36,10 +30,9 @@ def family(name: str) -> Family:
     Raises:
         ConfigError: for none; they are listed.
     """
-    known = families()
-    if name not in known:
-        raise ConfigError(f"There are no published weights {name!r}: {host.nearest(name, known)}.")
-    return known[name]
+    if name not in FAMILIES:
+        raise ConfigError(f"There are no published weights {name!r}: {host.nearest(name, FAMILIES)}.")
+    return FAMILIES[name]
 
 
 def config_of(name: str, overrides: Iterable[str] = ()) -> Config:
@@ -94,7 +87,7 @@ def _leaves(name: str, found: Family, config: Config, file: files.File, like: An
 def _hint(name: str, file: files.File) -> str:
     """Says which other family a file looks like, where it does."""
     shares = {}
-    for other, found in families().items():
+    for other, found in FAMILIES.items():
         if other != name and file.format in found.maps:
             config = config_of(other)
             built = builders.build_run(config, lambda make, f=found, o=other, c=config: _card(f, o, c))
@@ -114,9 +107,7 @@ def _card(found: Family, name: str, config: Config) -> data.Dataset:
         **{"x": {"shape": list(found.shape), "dtype": "float32"}, "given": label, "chosen": {}, "units": None},
         **{"classes": found.classes, "labels": list(range(found.classes)) if found.classes else None, "levels": 256},
     }
-    return data.of_card(
-        card, name, f"{name} brings weights alone; name their data at the start, --config.data.name=..."
-    )
+    return data.of_card(card, name, f"{name} is weights alone, whose data --config.data.name=... names at the start")
 
 
 def _write(out: Path, built: Any, state: training.TrainState) -> None:

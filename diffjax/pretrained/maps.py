@@ -7,7 +7,7 @@ a line each. Nothing is filled in before the list is empty.
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -51,11 +51,12 @@ class WeightsError(ConfigError):
         self.faults = faults
 
 
-def leaf(
-    names: str | tuple[str, ...], shape: tuple[int, ...], axes: tuple[int, ...] | None = None, sign: int = 1
-) -> Leaf:
-    """Makes the leaf of one array whose axes are published in the order `axes` of ours; shape is ours."""
-    names, axes = (names,) if isinstance(names, str) else names, axes or tuple(range(len(shape)))
+Axes = tuple[int, ...] | None
+
+
+def leaf(names: tuple[str, ...], shape: tuple[int, ...], axes: Axes = None, sign: int = 1) -> Leaf:
+    """Makes the leaf of one array, whose axes are published in the order `axes` of ours; shape is ours."""
+    axes = axes or tuple(range(len(shape)))
     back = np.argsort(axes).tolist()
     make = lambda array: sign * np.transpose(array, back)
     return Leaf((names,), (tuple(shape[axis] for axis in axes),), make)
@@ -159,6 +160,3 @@ def share(file: File, leaves: Mapping[str, Leaf]) -> float:
         for names, shape in zip(made.sources, made.shapes)
     ]
     return sum(each) / max(len(each), 1)
-
-
-Params = Any
