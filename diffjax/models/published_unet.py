@@ -128,7 +128,9 @@ class GroupNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1]
         groups = min(channels // 4, self.groups)
-        scale, shift = (self.param(name, init, (channels,)) for name, init in (("scale", ONES), ("bias", ZEROS)))
+        scale, shift = (
+            self.param(name, init, (channels,), jnp.float32) for name, init in (("scale", ONES), ("bias", ZEROS))
+        )
 
         def mean(x: Array) -> Array:  # of places first, as in `layers.group_norm`
             places = jnp.mean(x, (-3, -2)).reshape(*x.shape[:-3], groups, channels // groups)
@@ -299,7 +301,9 @@ class PublishedUNet(nn.Module):
         """Embeds the noise level and the label: silu of a vector (4 channels,)."""
         told, half = published_time(self.clock, c), self.channels // 2
         if self.features == "fourier":
-            frequencies = 2 * math.pi * self.param("fourier", nn.initializers.normal(16.0), (self.channels,))
+            frequencies = (
+                2 * math.pi * self.param("fourier", nn.initializers.normal(16.0), (self.channels,), jnp.float32)
+            )
         else:
             frequencies = jnp.exp(
                 jnp.arange(half, dtype=c.dtype) * (-math.log(10_000) / (half - (self.features == "sin_cos")))

@@ -36,7 +36,7 @@ def place(part: str, levels: int) -> str:
     if part in MIDDLE:
         return f"mid_block.{MIDDLE[part]}"
     way, *numbers = part.removesuffix("_attention").split("_")
-    if not numbers or not numbers[0].isdecimal():
+    if way not in ("encode", "decode", "down", "up"):
         return WHOLE.get(part, part)  # conv_in and conv_out are called so
     level = int(numbers[0])
     side = f"down_blocks.{level}" if way in ("down", "encode") else f"up_blocks.{levels - 1 - level}"

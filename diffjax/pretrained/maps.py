@@ -18,7 +18,8 @@ from diffjax.pretrained.files import File
 from diffjax.types import PyTree
 
 SHOWN = 4  # problems of a kind that the one line names
-TURNS = {"convolution": (3, 2, 0, 1), "dense": (1, 0)}  # of our axes, to PyTorch's: (kh, kw, in, out), (in, out)
+# Of our axes, (kh, kw, in, out) and (in, out), to those of PyTorch.
+TURNS = {"convolution": (3, 2, 0, 1), "resampling": (3, 2, 0, 1), "dense": (1, 0)}
 
 
 class Leaf(NamedTuple):
