@@ -17,19 +17,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from diffjax import host
 from diffjax.models import layers
+from diffjax.models.clocks import CLOCKS, MOST_LOG_SNR, cos_sin, published_time
 from diffjax.models.layers import ONES, ZEROS, Conv, Dense
 from diffjax.types import Array
 
 RESAMPLING = ("convolution", "block")
 FEATURES = ("sin_cos", "cos_sin", "fourier")
-CLOCKS = ("chain", "cosine_chain", "vp", "ve", "edm")
-CHAIN = 1000  # steps of the published chains
-MOST_LOG_SNR = 60.0  # log-SNRs are infinite at the ends: beyond this every clock stands still
 
 _SONG: dict[str, Any] = dict(blocks=4, resample="block", everywhere=False, skip_scale=0.5**0.5)
 _SMOOTH: dict[str, Any] = dict(smooth=True, pyramid=True, features="fourier")
@@ -53,34 +50,6 @@ PRESETS: dict[str, dict[str, Any]] = {  # of what was published, by papers' name
         outputs=2,
     ),
 }
-
-
-def published_time(clock: str, c: Array) -> Array:
-    """Computes what a published network is told of the noise level, from the log-SNR c.
-
-    chain, cosine_chain: the index, 0 to 999, of the step of DDPM's linear chain, or of iDDPM's cosine chain, that has
-    this log-SNR, real between two steps; vp: 999 t of `schedules.VP`; ve: log(sigma / 2), sigma of data in [-1, 1],
-    theirs being of data in [0, 1]; edm: log(sigma) / 4.
-    """
-    c = jnp.clip(c, -MOST_LOG_SNR, MOST_LOG_SNR)
-    if clock in ("chain", "cosine_chain"):
-        table = jnp.asarray(_chain(clock), c.dtype)
-        decay = jax.nn.softplus(-c) / 2  # -log alpha of a variance-preserving chain
-        return jnp.clip(jnp.interp(decay, table, jnp.arange(CHAIN + 1, dtype=c.dtype)) - 1, 0, CHAIN - 1)
-    if clock == "vp":
-        low, rise, integral = 0.1, 19.9, jax.nn.softplus(-c)
-        return (CHAIN - 1) * 2 * integral / (low + jnp.sqrt(low**2 + 2 * rise * integral))
-    return -c / 2 - math.log(2.0) if clock == "ve" else -c / 8
-
-
-def _chain(clock: str) -> np.ndarray:
-    """Minus the logarithm of alpha after 0, 1, .. 1000 steps, in float64 on the host."""
-    if clock == "chain":
-        betas = np.linspace(1e-4, 0.02, CHAIN)
-    else:
-        bar = np.cos((np.arange(CHAIN + 1) / CHAIN + 0.008) / 1.008 * np.pi / 2) ** 2
-        betas = np.minimum(1 - bar[1:] / bar[:-1], 0.999)
-    return np.concatenate([[0.0], -0.5 * np.cumsum(np.log1p(-betas))])
 
 
 def smooth_up(x: Array) -> Array:
@@ -299,18 +268,17 @@ class PublishedUNet(nn.Module):
 
     def embedded(self, c: Array, label: Array | None) -> Array:
         """Embeds the noise level and the label: silu of a vector (4 channels,)."""
-        told, half = published_time(self.clock, c), self.channels // 2
-        if self.features == "fourier":
-            frequencies = (
-                2 * math.pi * self.param("fourier", nn.initializers.normal(16.0), (self.channels,), jnp.float32)
-            )
+        if self.features == "cos_sin":
+            h = cos_sin(self.clock, c, self.channels)
         else:
-            frequencies = jnp.exp(
-                jnp.arange(half, dtype=c.dtype) * (-math.log(10_000) / (half - (self.features == "sin_cos")))
-            )
-        angles = told[..., None] * layers.of_rank(jax.lax.stop_gradient(frequencies), told.ndim + 1)
-        waves = jnp.cos(angles), jnp.sin(angles)
-        h = jnp.concatenate(waves if self.features == "cos_sin" else waves[::-1], -1)
+            if self.features == "fourier":
+                init = nn.initializers.normal(16.0)
+                turns = 2 * math.pi * self.param("fourier", init, (self.channels,), jnp.float32)
+            else:
+                half = self.channels // 2
+                turns = jnp.exp(jnp.arange(half, dtype=c.dtype) * (-math.log(10_000) / (half - 1)))
+            angles = jnp.tensordot(published_time(self.clock, c), jax.lax.stop_gradient(turns), axes=0)
+            h = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
         h = Dense(4 * self.channels, name="time_1")(nn.silu(Dense(4 * self.channels, name="time_0")(h)))
         if self.classes:
             table = self.param("label", nn.initializers.normal(1.0), (self.classes + 1, 4 * self.channels), jnp.float32)

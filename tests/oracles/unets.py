@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Weights(dict):
-    """Arrays by name; one that is asked for with a shape and is not there is drawn, so that a walk makes a whole file."""
+    """Arrays by name; one that is asked for and is not there is drawn, so that a walk makes a whole file."""
 
     def __init__(self, seed=0):
         super().__init__()
@@ -17,9 +17,8 @@ class Weights(dict):
 
     def get_array(self, name, shape):
         if name not in self:
-            fan = np.prod(shape[1:]) if len(shape) > 1 else 1
-            values = self.rng.standard_normal(shape) / np.sqrt(fan) if len(shape) > 1 else 0.3 * self.rng.standard_normal(shape)
-            self[name] = values + (1.0 if name.endswith(("norm1.weight", "norm2.weight")) else 0.0)
+            scale = 1 / np.sqrt(np.prod(shape[1:])) if len(shape) > 1 else 0.3
+            self[name] = scale * self.rng.standard_normal(shape)
         assert self[name].shape == tuple(shape), name
         return self[name]
 
