@@ -200,8 +200,8 @@ def count(of, channels, own=False):
     attention = lambda c: 2 * c + 4 * dense(c, c)
     total = dense(of["channels"] * (2 if of["features"] == "fourier" else 1), wide) + dense(wide, wide)
     total += of["channels"] * (of["features"] == "fourier") + wide * ((of["classes"] or -1) + 1)
-    total += conv(channels, widths[0])
-    skips, at, shown = [widths[0]], widths[0], channels
+    total += conv(channels, of["channels"])
+    skips, at, shown = [of["channels"]], of["channels"], channels
     for level, width in enumerate(widths):
         for _ in range(of["blocks"]):
             total += block(at, width) + attention(width) * (level in of["attention"])
@@ -263,7 +263,7 @@ def test_adm_has_as_many_parameters_as_the_papers_network():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: models.PublishedUNet.preset("ddmp"), "There is no published U-Net 'ddmp': nearest is 'ddpm'"),
+        (lambda: models.PublishedUNet.preset("ncsn"), "There is no published U-Net 'ncsn': nearest is 'ncsnpp"),
         (lambda: models.PublishedUNet(attention=(4,)), "attention at levels [4]: expected some of 0 to 3"),
         (lambda: models.PublishedUNet(clock="karras"), "clock = 'karras' is unknown; choose from chain"),
         (lambda: models.PublishedUNet(resample="conv"), "resample = 'conv' is unknown"),

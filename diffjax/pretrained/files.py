@@ -133,9 +133,7 @@ def _entry(path: Path, name: str, told: _Extension) -> Entry:
     import msgpack
 
     if told.code not in (ARRAY, SCALAR):
-        raise ConfigError(
-            f"{path}: {name} is msgpack's extension type {told.code}, expected {ARRAY}, an array of Flax."
-        )
+        raise ConfigError(f"{path}: {name} is of msgpack's extension type {told.code}, expected {ARRAY}, an array.")
     try:
         triple = msgpack.unpackb(told.data, raw=True)
         shape, kind, content = triple
