@@ -38,7 +38,9 @@ class Consistency(Prediction):
         """Computes (c_skip / alpha, c_out), finite everywhere."""
         alpha, _ = schedule(t)
         _, past, total = self._levels(schedule, t)
-        return self.sigma_data**2 / (past**2 + self.sigma_data**2) / alpha, self.sigma_data * past / total
+        return self.sigma_data**2 / (
+            past**2 + self.sigma_data**2
+        ) / alpha, self.sigma_data * past / total  # (pretrained.3)
 
     def _levels(self, schedule: Schedule, t: Any) -> tuple[Any, Any, Any]:
         """The noise level, what it is above the least, and the standard deviation of x / alpha."""

@@ -32,9 +32,18 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Reads the flags, and the overrides "a.b=value" among them."""
+    made = parser()
+    flags, rest = made.parse_known_args(argv)
+    if unknown := [arg for arg in rest if not arg.startswith("--config.")]:
+        made.error(f"unknown argument {unknown[0]!r}; fields are written --config.field=value.")
+    return flags, [arg.removeprefix("--config.") for arg in rest]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; the exit status."""
-    flags, rest = parser().parse_known_args(sys.argv[1:] if argv is None else argv)
+    flags, overrides = parse(sys.argv[1:] if argv is None else argv)
     from diffjax import pretrained
     from diffjax.commands import sample
     from diffjax.config import ConfigError
@@ -46,15 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{name:<{width}}  {found.title}; {' or '.join(found.maps)}")
         return 0
     try:
-        if unknown := [arg for arg in rest if not arg.startswith("--config.")]:
-            raise ConfigError(f"unknown argument {unknown[0]!r}; fields are written --config.field=value.")
         family = folder.family(flags.name)
         if flags.file is None or flags.out is None:
             missing = "a FILE, the weights" if flags.file is None else "--out=FOLDER, for the run"
             raise ConfigError(f"{flags.name} needs {missing}: {family.title}.")
         seeds = sample.parse_seeds(flags.seeds) if flags.seeds else []
         folder.check_free(flags.out)
-        run = pretrained.opened(flags.name, flags.file, flags.out, [arg.removeprefix("--config.") for arg in rest])
+        run = pretrained.opened(flags.name, flags.file, flags.out, overrides)
         print(f"{flags.out}: {family.title}, {folder.parameters(run):,} parameters")
         if family.remark:
             print(f"{flags.name} {family.remark}")
