@@ -38,9 +38,8 @@ class Consistency(Prediction):
         """Computes (c_skip / alpha, c_out), finite everywhere."""
         alpha, _ = schedule(t)
         _, past, total = self._levels(schedule, t)
-        return self.sigma_data**2 / (
-            past**2 + self.sigma_data**2
-        ) / alpha, self.sigma_data * past / total  # (pretrained.3)
+        skip = self.sigma_data**2 / (past**2 + self.sigma_data**2)
+        return skip / alpha, self.sigma_data * past / total  # (pretrained.3)
 
     def _levels(self, schedule: Schedule, t: Any) -> tuple[Any, Any, Any]:
         """The noise level, what it is above the least, and the standard deviation of x / alpha."""

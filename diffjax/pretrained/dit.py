@@ -106,6 +106,8 @@ def dit() -> ConfigDict:
     """The recipe of DiT-XL/2: 250 steps of the chain, guidance 4."""
     network = spec("DiT", preset="XL", patch=2, classes=1000, outputs=2, embedding="chain")
     config = _config(network, spec("Tabulated.linear", steps=1000), spec("Eps"))
+    config.loss = spec("hybrid", vlb_weight=0.001, levels=None)  # what has trained the second map
+    config.times = spec("chain", evenly=True)
     config.denoiser = spec("learned_range")
     config.sampler = spec("ancestral.ddpm")
     config.grid = spec("linspace", n=250, steps=1000)
@@ -122,7 +124,7 @@ def sit() -> ConfigDict:
 
 
 REMARK = "draws latents, which the autoencoder of Stable Diffusion turns into pixels (divide them by 0.18215)"
-_latents = dict(data="latents", classes=1000, ignored="pos_embed", remark=REMARK)
+_latents: dict[str, Any] = dict(data="latents", classes=1000, levels=None, ignored="pos_embed", remark=REMARK)
 FAMILIES = {
     "dit-xl-2": Family("DiT-XL/2 at 256 x 256", dit, {"safetensors": leaves}, (32, 32, 4), **_latents),
     "dit-xl-2-512": Family("DiT-XL/2 at 512 x 512", dit, {"safetensors": leaves}, (64, 64, 4), **_latents),

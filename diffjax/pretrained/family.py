@@ -23,6 +23,7 @@ class Family(NamedTuple):
         shape: of an example, in [-1, 1] where it is an image.
         data: the name of the data that it was trained on.
         classes: of labels; None for none.
+        levels: of grey; None for what has none.
         ignored: a regular expression of names in its files that nobody needs.
         remark: what one has to know who draws with it; a line or none.
     """
@@ -33,6 +34,7 @@ class Family(NamedTuple):
     shape: tuple[int, ...]
     data: str
     classes: int | None = None
+    levels: int | None = 256
     ignored: str = r"(?!)"
     remark: str = ""
 

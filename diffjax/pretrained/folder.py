@@ -105,7 +105,11 @@ def _card(found: Family, name: str, config: Config) -> data.Dataset:
     card = {
         **{"format": 1, "name": found.data, "fingerprint": f"published, {name}", "unread": [], "names": None},
         **{"x": {"shape": list(found.shape), "dtype": "float32"}, "given": label, "chosen": {}, "units": None},
-        **{"classes": found.classes, "labels": list(range(found.classes)) if found.classes else None, "levels": 256},
+        **{
+            "classes": found.classes,
+            "labels": list(range(found.classes)) if found.classes else None,
+            "levels": found.levels,
+        },
     }
     return data.of_card(card, name, f"{name} is weights alone, whose data --config.data.name=... names at the start")
 
