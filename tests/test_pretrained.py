@@ -253,18 +253,27 @@ def test_the_list_of_families(capsys):
     assert [line.split()[0] for line in lines] == list(pretrained.FAMILIES)
 
 
+def build(name, **changes):
+    made, family = folder.config_of(name), pretrained.FAMILIES[name]
+    with made.unlocked():
+        made.model.update(changes)
+    return runs.build_run(made, lambda make: folder._card(family, name, made))
+
+
 @pytest.mark.parametrize("name", pretrained.FAMILIES)
 def test_every_recipe_is_one_that_builds(name):
-    """At its published size, without memory for it: schedule, target, sampler and grid go together, and it draws F."""
-    made = folder.config_of(name)
-    family = pretrained.FAMILIES[name]
-    if "preset" in made.model and made.model.preset in ("XL", "ddpm_256"):
-        changes = dict(depth=1) if made.model.preset == "XL" else dict(multipliers=(1, 2), attention=(1,))
-        with made.unlocked():
-            made.model.update(changes)
-    built = runs.build_run(made, lambda make: folder._card(family, name, made))
-    assert built.data.shape == family.shape
-    assert built.method.plan(family.shape).start.shape == ()
+    """With a small network: schedule, target, loss, denoiser, sampler, grid and the card of the data go together."""
+    small = dict(depth=1, width=8, heads=2) if "it-" in name else dict(channels=8, multipliers=(1, 2), blocks=1)
+    small |= {} if "it-" in name else {"attention": (1,)}
+    built = build(name, **small)
+    assert built.data.shape == pretrained.FAMILIES[name].shape
+    assert built.method.plan(built.data.shape).start.shape == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", pretrained.FAMILIES)
+def test_every_recipe_builds_at_its_size(name):
+    assert build(name).data.shape == pretrained.FAMILIES[name].shape
 
 
 def test_a_file_becomes_a_run_of_its_parameters(weights, tmp_path):
@@ -321,8 +330,7 @@ def test_the_target_of_consistency_models():
 
 def test_one_step_of_the_consistency_recipe_is_f():
     """From sigma = 80 the walk of one step is f(80 z, 80), whatever the rest of the schedule."""
-    made = folder.config_of("consistency-cifar10", ("model.channels=8", "model.multipliers=1,2", "model.blocks=1"))
-    built = runs.build_run(made, lambda make: folder._card(pretrained.FAMILIES["consistency-cifar10"], "c", made))
+    built = build("consistency-cifar10", channels=8, multipliers=(1, 2), blocks=1)
     parts = built.method.parts._replace(network=_Constant)
     method = parts.method()
     found = method.draw({}, method.plan((4, 4, 3)), jax.random.key(0), {})

@@ -102,14 +102,11 @@ def _hint(name: str, file: files.File) -> str:
 def _card(found: Family, name: str, config: Config) -> data.Dataset:
     """The data that a network was trained on, of which no example is here."""
     label = {"label": {"shape": [], "dtype": "int32"}} if found.classes else {}
+    labels = list(range(found.classes)) if found.classes else None
     card = {
         **{"format": 1, "name": found.data, "fingerprint": f"published, {name}", "unread": [], "names": None},
         **{"x": {"shape": list(found.shape), "dtype": "float32"}, "given": label, "chosen": {}, "units": None},
-        **{
-            "classes": found.classes,
-            "labels": list(range(found.classes)) if found.classes else None,
-            "levels": found.levels,
-        },
+        **{"classes": found.classes, "labels": labels, "levels": found.levels},
     }
     return data.of_card(card, name, f"{name} is weights alone, whose data --config.data.name=... names at the start")
 
