@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from diffjax.config import spec
 from diffjax.pretrained.family import Family, started
-from diffjax.pretrained.score_sde import flax_leaves
+from diffjax.pretrained.score_sde import MARKS, flax_leaves
 
 
 def _config(target: ConfigDict) -> ConfigDict:
@@ -42,6 +42,7 @@ FAMILIES = {
         distilled,
         {"msgpack": flax_leaves},
         (32, 32, 3),
+        MARKS,
         "cifar10",
         remark="draws in one step, or in several by ancestral.resampled alone: what it gives is no mean of data",
     ),
@@ -50,6 +51,7 @@ FAMILIES = {
         teacher,
         {"msgpack": flax_leaves},
         (32, 32, 3),
+        MARKS,
         "cifar10",
     ),
 }

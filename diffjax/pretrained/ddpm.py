@@ -27,6 +27,7 @@ SUBS = {
     "value": ("dense", ("value", "to_v")),
     "out": ("dense", ("proj_attn", "to_out.0")),
 }
+MARKS = r"(down|up)_blocks[.]"
 WHOLE = {"time_0": "time_embedding.linear_1", "time_1": "time_embedding.linear_2", "norm_out": "conv_norm_out"}
 MIDDLE = {"middle_0": "resnets.0", "middle_1": "resnets.1", "middle_attention": "attentions.0"}
 
@@ -76,13 +77,14 @@ def church() -> ConfigDict:
 
 FAMILIES = {
     "ddpm-cifar10": Family(
-        "DDPM on CIFAR-10 (google/ddpm-cifar10-32)", cifar10, {"safetensors": leaves}, (32, 32, 3), "cifar10"
+        "DDPM on CIFAR-10 (google/ddpm-cifar10-32)", cifar10, {"safetensors": leaves}, (32, 32, 3), MARKS, "cifar10"
     ),
     "ddpm-256": Family(
         "DDPM at 256 x 256 (google/ddpm-church-256, -bedroom-256, -celebahq-256)",
         church,
         {"safetensors": leaves},
         (256, 256, 3),
+        MARKS,
         "church",
     ),
 }

@@ -124,7 +124,14 @@ def sit() -> ConfigDict:
 
 
 REMARK = "draws latents, which the autoencoder of Stable Diffusion turns into pixels (divide them by 0.18215)"
-_latents: dict[str, Any] = dict(data="latents", classes=1000, levels=None, ignored="pos_embed", remark=REMARK)
+_latents: dict[str, Any] = dict(
+    marks=r"blocks[.]\d+[.](attn|mlp|adaLN)",
+    data="latents",
+    classes=1000,
+    levels=None,
+    ignored="pos_embed",
+    remark=REMARK,
+)
 FAMILIES = {
     "dit-xl-2": Family("DiT-XL/2 at 256 x 256", dit, {"safetensors": leaves}, (32, 32, 4), **_latents),
     "dit-xl-2-512": Family("DiT-XL/2 at 512 x 512", dit, {"safetensors": leaves}, (64, 64, 4), **_latents),

@@ -21,6 +21,7 @@ class Family(NamedTuple):
         config: () -> the recipe: network, schedule, target, and how it draws.
         maps: by the format of a file.
         shape: of an example, in [-1, 1] where it is an image.
+        marks: a regular expression that names in its files begin with: what a file looks like.
         data: the name of the data that it was trained on.
         classes: of labels; None for none.
         levels: of grey; None for what has none.
@@ -32,6 +33,7 @@ class Family(NamedTuple):
     config: Callable[[], ConfigDict]
     maps: Maps
     shape: tuple[int, ...]
+    marks: str
     data: str
     classes: int | None = None
     levels: int | None = 256

@@ -5,11 +5,13 @@ and average are the published weights. It draws without its data and is evaluate
 """
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffjax import data, host, models, runs, training, weights
@@ -88,11 +90,13 @@ def _hint(name: str, file: files.File) -> str:
     """Says which other family a file looks like, where it does."""
     shares = {}
     for other, found in FAMILIES.items():
-        if other != name and file.format in found.maps:
-            config = config_of(other)
-            built = builders.build_run(config, lambda make, f=found, o=other, c=config: _card(f, o, c))
-            like = jax.eval_shape(built.method.init, jax.random.key(0), data.blank(built.data))
-            shares[other] = maps.share(file, found.maps[file.format](build(models, config.model), like))
+        marked = sum(re.match(found.marks, entry) is not None for entry in file.entries)
+        if other != name and file.format in found.maps and marked > LIKELY * len(file.entries):
+            network = build(models, config_of(other).model)
+            given = {"label": jnp.int32(0)} if found.classes else {}
+            example = jnp.zeros(found.shape, jnp.float32), jnp.float32(0), given
+            like = jax.eval_shape(models.of(network).init, jax.random.key(0), *example)
+            shares[other] = maps.share(file, found.maps[file.format](network, like))
     best = max(shares, key=lambda other: shares[other], default="")
     if not best or shares[best] < LIKELY:
         return ""

@@ -30,6 +30,7 @@ SUBS = {
     "norm": ("norm", ("GroupNorm_0",)),
     **{name: ("nin", (f"NIN_{i}",)) for i, name in enumerate(("query", "key", "value", "out"))},
 }
+MARKS = r"(module[.])?all_modules[.]|ResnetBlockBigGANpp_"
 CLASSES = {  # of Flax, by the kinds of our parts
     "fourier": "GaussianFourierProjection",
     "dense": "Dense",
@@ -103,6 +104,7 @@ FAMILIES = {
         vp,
         _maps(False),
         (32, 32, 3),
+        MARKS,
         "cifar10",
         ignored="(module[.])?sigmas",
     ),
@@ -111,6 +113,7 @@ FAMILIES = {
         ve,
         _maps(True),
         (32, 32, 3),
+        MARKS,
         "cifar10",
         ignored="(module[.])?sigmas",
     ),
