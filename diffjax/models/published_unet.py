@@ -234,10 +234,13 @@ class PublishedUNet(nn.Module):
         """Makes a published network by its name, with other attributes in the place of some of its own.
 
         Raises:
-            ValueError: for a name that is none; they are listed.
+            ValueError: for a name that is none, or an attribute that is none; they are listed.
         """
         if preset not in PRESETS:
             raise ValueError(f"There is no published U-Net {preset!r}: {host.nearest(str(preset), PRESETS)}.")
+        own = [name for name in cls.__dataclass_fields__ if name not in ("name", "parent")]
+        if unknown := [name for name in changes if name not in own]:
+            raise ValueError(f"PublishedUNet has no attribute {unknown[0]!r}: {host.nearest(unknown[0], own)}.")
         return cls(**{**PRESETS[preset], **changes})
 
     @property

@@ -124,10 +124,13 @@ class UNet(nn.Module):
         """Makes the network of a size by its name, digits, mnist or cifar10, with some attributes changed.
 
         Raises:
-            ValueError: for a name that is none; they are listed.
+            ValueError: for a name that is none, or an attribute that is none; they are listed.
         """
         if preset not in PRESETS:
             raise ValueError(f"There is no U-Net {preset!r}: {host.nearest(str(preset), PRESETS)}.")
+        own = [name for name in cls.__dataclass_fields__ if name not in ("name", "parent")]
+        if unknown := [name for name in changes if name not in own]:
+            raise ValueError(f"UNet has no attribute {unknown[0]!r}: {host.nearest(unknown[0], own)}.")
         return cls(**{**PRESETS[preset], **changes})
 
     @classmethod

@@ -62,10 +62,14 @@ def convert(name: str, path: str | Path, out: str | Path, overrides: Iterable[st
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is there and not empty: give a new folder.")
     config, file = config_of(name, overrides), files.open_file(path)
+    if file.format not in found.maps:
+        raise ConfigError(
+            f"{path} is {file.format}, but {name} is read from {' or '.join(found.maps)}.{_hint(name, file)}"
+        )
     built = builders.build_run(config, lambda make: _card(found, name, config))
     example = data.blank(built.data)
     like = jax.eval_shape(built.method.init, jax.random.key(0), example)
-    leaves = _leaves(name, found, config, file, like)
+    leaves = found.maps[file.format](build(models, config.model), like)
     maps.check(file, leaves, found.title, found.ignored, _hint(name, file))
     params = maps.fill(file, leaves, like)
     state = training.init_state(params, built.optimizer, built.ema, jax.random.key(built.settings.seed), built.method)
@@ -76,14 +80,6 @@ def convert(name: str, path: str | Path, out: str | Path, overrides: Iterable[st
 def opened(name: str, path: str | Path, out: str | Path, overrides: Iterable[str] = ()) -> runs.Run:
     """Opens the run of published weights, after `convert` has written its folder."""
     return runs.open(convert(name, path, out, overrides))
-
-
-def _leaves(name: str, found: Family, config: Config, file: files.File, like: Any) -> dict[str, maps.Leaf]:
-    if file.format not in found.maps:
-        raise ConfigError(
-            f"{file.path} is {file.format}, but {name} is read from {' or '.join(found.maps)}.{_hint(name, file)}"
-        )
-    return found.maps[file.format](build(models, config.model), like)
 
 
 def _hint(name: str, file: files.File) -> str:
