@@ -15,7 +15,7 @@ from oracles import unets
 from safetensors.numpy import save_file
 
 import diffjax
-from diffjax import calculus, config, denoisers, models, pretrained, published, runs, schedules
+from diffjax import config, denoisers, models, pretrained, published, runs, schedules
 from diffjax.pretrained import ddpm, files, folder, maps
 from diffjax.pretrained.__main__ import main
 
@@ -366,14 +366,3 @@ def test_a_map_that_makes_another_shape_is_the_maps_fault(weights):
     wrong = {"kernel": maps.Leaf((("conv_in.weight",),), (shape,), lambda array: array)}
     with pytest.raises(ValueError, match=r"kernel became .* the map is wrong"):
         maps.fill(file, wrong, {"kernel": jax.ShapeDtypeStruct((3, 3, 3, 8), jnp.float32)})
-
-
-def test_log_snr_of_a_step_is_what_the_network_is_told(x64):
-    """The grid of the recipe stays on whole steps: 999, 979, ..., 19."""
-    from diffjax import grids
-    from diffjax.models.clocks import published_time
-
-    schedule = schedules.Tabulated.linear()
-    ts = grids.trailing(schedule, 50, steps=1000)[:-1]
-    told = [float(published_time("chain", jnp.asarray(calculus.log_snr(schedule, t)))) for t in ts]
-    np.testing.assert_allclose(told, np.arange(999, 0, -20), atol=1e-6)

@@ -241,7 +241,7 @@ def test_presets_of_our_own_u_net(preset, size, thousands):
 MILLIONS = {"ddpm": 35.7, "ddpm_256": 113.7, "ddpmpp": 61.8, "ddpmpp_edm": 55.7, "ncsnpp": 62.8, "adm_64": 295.9}
 
 
-@pytest.mark.parametrize("preset", [name if name in ("ddpm", "ncsnpp_edm") else slow(name) for name in PRESETS])
+@pytest.mark.parametrize("preset", [name if name == "ddpm" else slow(name) for name in PRESETS])
 def test_presets_have_as_many_parameters_as_the_papers_networks(preset):
     """The count by the structure; in millions those that the papers and their users report."""
     count = count_of(preset)
