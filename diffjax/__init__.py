@@ -94,7 +94,6 @@ _HOMES = {
     "Trainer": "runs",
     "doctor": "diagnosis",
     "open": "runs",
-    "pretrained": "published",
     "trust": "specs",
 }  # of the names that are no packages
 

@@ -16,6 +16,7 @@ from diffjax.models.network import init as init
 from diffjax.models.network import network as network
 from diffjax.models.network import parameter_table as parameter_table
 from diffjax.models.perceptron import Perceptron
+from diffjax.models.published_unet import PublishedUNet
 from diffjax.models.tokens import TokenMLP, TokenUNet
 from diffjax.models.transformer import Transformer
 from diffjax.models.unet import UNet
@@ -27,6 +28,7 @@ __all__ = [  # what a config may name
     "Encoder",
     "JiT",
     "Perceptron",
+    "PublishedUNet",
     "TokenMLP",
     "TokenUNet",
     "Transformer",

@@ -11,11 +11,12 @@ import numpy as np
 from flax import linen as nn
 
 from diffjax import host
+from diffjax.models import clocks
 from diffjax.types import Array
 
 MAX_LOG_SNR = 20.0  # the log-SNR is infinite at the ends of a schedule; beyond this float32 cannot tell x_t from x_0
 DTYPES = ("float32", "bfloat16")
-EMBEDDINGS = ("positional", "fourier", "angle")
+EMBEDDINGS = ("positional", "fourier", "angle", "chain", "signal")
 
 
 def _traced_once(initializer: Callable[..., Array]) -> Callable[..., Array]:
@@ -106,7 +107,7 @@ class Embedding(nn.Module):
         width: of the embedding.
         classes: number of labels; None for no table.
         features: number of features of the log-SNR; `angle` has its own.
-        kind: of these features: positional, fourier or angle.
+        kind: of these features: positional, fourier or angle; chain or signal, of the times that DiT and SiT are told.
         augment: entries of the augmentation label; 0 for none.
     """
 
@@ -131,7 +132,8 @@ class Embedding(nn.Module):
                 f"got an augmentation label of shape {augment.shape}, but the network has augment = {self.augment}."
             )
         kinds = {"positional": positional, "fourier": fourier, "angle": lambda c, width: angle(c)}
-        features = kinds[self.kind](c, self.features)
+        told = functools.partial(clocks.cos_sin, self.kind)  # by a clock of published networks
+        features = kinds.get(self.kind, told)(c, self.features)
         if self.augment:
             augmentation = jnp.zeros((*c.shape, self.augment), jnp.float32) if augment is None else augment
             features += Dense(features.shape[-1], use_bias=False, name="augment")(augmentation)
