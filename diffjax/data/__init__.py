@@ -20,6 +20,7 @@ from diffjax.data.inputs import inputs as inputs
 from diffjax.data.inputs import shown_to as shown_to
 from diffjax.data.looks import named as named
 from diffjax.data.looks import remarks as remarks
+from diffjax.data.mnist import mnist
 from diffjax.data.names import Rows as Rows
 from diffjax.data.names import check_classes as check_classes
 from diffjax.data.names import class_of as class_of
@@ -53,6 +54,7 @@ __all__ = [
     "digits",
     "eight_gaussians",
     "folder",
+    "mnist",
     "modes",
     "moons",
     "npz",
