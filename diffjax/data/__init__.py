@@ -2,11 +2,13 @@
 
 from diffjax.data.batches import Batches as Batches
 from diffjax.data.batches import batch_at as batch_at
+from diffjax.data.captioned import captioned
 from diffjax.data.card import card as card
 from diffjax.data.card import check_here as check_here
 from diffjax.data.card import here_or_kept as here_or_kept
 from diffjax.data.card import keep_card as keep_card
 from diffjax.data.card import of_card as of_card
+from diffjax.data.cifar10 import cifar10
 from diffjax.data.digits import digit_tokens, digits
 from diffjax.data.folder import folder
 from diffjax.data.given import asked as asked
@@ -49,7 +51,9 @@ from diffjax.data.units import undone as undone
 from diffjax.data.words import words
 
 __all__ = [
+    "captioned",
     "checkerboard",
+    "cifar10",
     "digit_tokens",
     "digits",
     "eight_gaussians",
