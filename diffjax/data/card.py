@@ -1,8 +1,8 @@
 """The card of a data set: what a draw has to know of it, as JSON, so that a run draws where its data are not.
 
-It has shapes and dtypes, the classes with their names, the texts of captions, the labels that training has seen, and the
-units that samples are brought back by; of examples it has none. A workdir keeps one, data.json, and a weights file has
-one in its header.
+It has shapes and dtypes, the classes with their names, the texts of captions, the labels that training has seen, and
+the units that samples are brought back by; of examples it has none. A workdir keeps one, data.json, and a weights file
+has one in its header.
 """
 
 import json

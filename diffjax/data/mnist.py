@@ -50,7 +50,7 @@ def located() -> Path:
     files = [folder / FILE for folder in folders if (folder / FILE).is_file()]
     if not files:
         raise ValueError(
-            f"The package {PACKAGE} in {str(folders[0])!r} has no file {FILE}: --force-reinstall it by {way}."
+            f"The package {PACKAGE} in {str(folders[0])!r} has no file {FILE}: remove it, and {way}."
         )
     return files[0]
 
