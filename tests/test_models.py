@@ -26,6 +26,11 @@ NETS = {
         models.UNet(8, (1, 2), 1, (8,), 4, 3, 0.3, 0.5**0.5, embedding="fourier", remat=True),
         (8, 12, 3),
     ),
+    "dit": (models.DiT(depth=1, width=16, heads=2, classes=3), (4, 4, 1)),
+    "jit, scan, bfloat16": (
+        models.JiT(depth=2, width=16, heads=2, classes=3, scan=True, remat=True, dtype="bfloat16"),
+        (4, 6, 2),
+    ),
     "unet patch bfloat16": (models.UNet(**TINY, classes=3, patch=2, dtype="bfloat16"), (8, 8, 2)),
 }
 ALL = pytest.mark.parametrize("name", NETS)

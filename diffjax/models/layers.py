@@ -116,8 +116,13 @@ class Embedding(nn.Module):
     kind: str = "positional"
     augment: int = 0
 
-    @nn.compact
     def __call__(self, c: Array, label: Array | None = None, augment: Array | None = None) -> Array:
+        """Computes the vector (width,)."""
+        return self.apart(c, label, augment)[0]
+
+    @nn.compact
+    def apart(self, c: Array, label: Array | None = None, augment: Array | None = None) -> tuple[Array, Array]:
+        """Computes the vector, and the label's own part of it, before they are added; zeros without classes."""
         if self.classes is None and label is not None:
             raise ValueError("got a label, but the network has classes = None: set classes to their number.")
         c = jnp.asarray(c, jnp.float32)
@@ -132,11 +137,13 @@ class Embedding(nn.Module):
             features += Dense(features.shape[-1], use_bias=False, name="augment")(augmentation)
         embedding = Dense(self.width, name="noise_0")(features)
         embedding = Dense(self.width, name="noise_1")(nn.silu(embedding))
+        own = jnp.zeros_like(embedding)
         if self.classes is not None:
             label = jnp.full(c.shape, self.classes, jnp.int32) if label is None else jnp.asarray(label, jnp.int32)
             init = nn.initializers.normal(1.0)  # as large as the entries of the noise embedding
-            embedding += nn.Embed(self.classes + 1, self.width, embedding_init=init, name="label")(label)
-        return nn.silu(embedding)
+            own = nn.Embed(self.classes + 1, self.width, embedding_init=init, name="label")(label)
+            embedding += own
+        return nn.silu(embedding), own
 
 
 def groups_of(channels: int, most: int = 32) -> int:
@@ -175,6 +182,12 @@ def group_norm(x: Array, groups: int, eps: float = 1e-6, rank: int = 2) -> Array
 def layer_norm(x: Array, eps: float = 1e-6) -> Array:
     """Normalises (..., C) over its last axis (layer norm, Ba et al. 2016); float32."""
     return normalize(x, lambda x: jnp.mean(x, -1, keepdims=True), eps)
+
+
+def rms_norm(x: Array, eps: float = 1e-6) -> Array:
+    """Scales (..., C) to unit mean square over its last axis (RMS norm, Zhang & Sennrich 2019); float32."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + eps)
 
 
 class Norm(nn.Module):
@@ -220,17 +233,19 @@ def of_rank(x: Array, rank: int) -> Array:
     return x.reshape((1,) * (rank - x.ndim) + x.shape)
 
 
-def attention(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
+def attention(q: Array, k: Array, v: Array, mask: Array | None = None, factors: Array | None = None) -> Array:
     """Computes softmax(q k^T / sqrt(D)) v over tokens, (..., T, heads, D) each, by a softmax in float32 at least.
 
     Source: Vaswani et al. 2017, eq. 1.
 
     Args:
         mask: (T, T), True where a query (row) sees a key (column), at least one each; None: everywhere.
+        factors: (heads, T, T), by which the softmax is multiplied: its rows then need not sum to 1 (`models.blocks`).
     """
     logits = jnp.einsum("...qhd,...khd->...hqk", q, k, preferred_element_type=fine(q.dtype)) / math.sqrt(q.shape[-1])
     logits = logits if mask is None else jnp.where(of_rank(mask, logits.ndim), logits, -jnp.inf)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    weights = jax.nn.softmax(logits, axis=-1)
+    weights = (weights if factors is None else weights * factors).astype(v.dtype)  # (urpe.2)
     return jnp.einsum("...hqk,...khd->...qhd", weights, v)
 
 
