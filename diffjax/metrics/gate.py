@@ -37,7 +37,7 @@ class Bound(NamedTuple):
 
     def interval(self, floor: float) -> tuple[float, float]:
         """Computes the interval (low, high) beside this floor."""
-        return self.low + self.times * floor, self.high + self.times * floor
+        return self.low + self.times * floor, self.high + self.times * floor  # (mnist.2)
 
 
 BOUNDS = {  # what is judged; the rest is only printed
