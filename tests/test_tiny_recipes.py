@@ -8,13 +8,8 @@ from twice import assert_trains_and_resumes
 from diffjax import main as command_line
 from diffjax import runs
 
-TINY = (
-    "configs/blurring.py:tiny",
-    "configs/dit.py:tiny",
-    "configs/editing.py:tiny",
-    "configs/energy.py:tiny",
-    "configs/heat.py:tiny",
-)
+NAMES = ("blurring", "cifar10", "dit", "editing", "energy", "heat", "mnist", "photos")
+TINY = tuple(f"configs/{name}.py:tiny" for name in NAMES)
 
 
 @pytest.mark.slow
