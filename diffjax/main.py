@@ -37,7 +37,10 @@ OWN = {  # flags of some modes alone
     "operator": ("restore",),
     "noise": ("restore",),
     "by": ("restore",),
+    "features": ("eval",),
+    "reference": ("eval",),
 }
+OPTIONS = ("--operator.", "--by.", "--features.")  # of what these flags name
 
 
 class _Parser(argparse.ArgumentParser):
@@ -101,6 +104,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--operator", help="restore: such as inpaint, with options --operator.box=2,6,2,6")
     parser.add_argument("--noise", type=float, help="restore: standard deviation of the noise of what is seen; 0")
     parser.add_argument("--by", help="restore: the method, such as pigdm, with options --by.w=1")
+    parser.add_argument(
+        "--features",
+        help="eval: a space to judge samples in, such as efficientnet_lite0, with options --features.size=96, or "
+        "your own package.module:function of images (n, H, W, C) in [-1, 1]",
+    )
+    parser.add_argument("--reference", help="eval: statistics of that space, mu and sigma in an .npz, to judge beside")
     return parser
 
 
@@ -111,8 +120,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if known.seeds is None and known.mode not in OWN["input"]:  # those choose by what they are given
         known.seeds = "0-63"
     overrides = [arg.removeprefix("--config.") for arg in rest if arg.startswith("--config.")]
-    known.options = [arg.removeprefix("--") for arg in rest if arg.startswith(("--operator.", "--by."))]
-    unknown = [arg for arg in rest if not arg.startswith(("--config.", "--operator.", "--by."))]
+    known.options = [arg.removeprefix("--") for arg in rest if arg.startswith(OPTIONS)]
+    unknown = [arg for arg in rest if not arg.startswith(("--config.", *OPTIONS))]
     if unknown:
         flags.error(f"unknown argument {unknown[0]!r}; config fields are written --config.field=value")
     return known, overrides

@@ -104,7 +104,7 @@ def test_a_logger_that_is_not_installed_is_named(tmp_path, monkeypatch):
 def evaluated(monkeypatch):
     """The folders that were to be evaluated, which takes seconds and is tested above."""
     folders = []
-    monkeypatch.setattr(report, "evaluate", lambda run, out, times=None: folders.append(out) or {})
+    monkeypatch.setattr(report, "evaluate", lambda run, out, **told: folders.append(out) or {})
     return folders
 
 

@@ -147,6 +147,7 @@ SMOKE = {
     "optimal_variance/steps": ("vpsde", "--workdir={run} --out={out} --smoke", "results.json"),
     "optimizers/digits": (None, "--out={out} --smoke", "results.json"),
     "matching/gaussians": ("matching", "--runs={run} --out={out}", "results.json"),
+    "metrics/damages": (None, "--out={out} --smoke", "results.json"),
     "prices/matching": (None, "--out={out} --smoke", "results.json"),
     "prices/langevin": (None, "--out={out} --smoke", "results.json"),
     "prices/tokens": (None, "--out={out} --smoke", "results.json"),

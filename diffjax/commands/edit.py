@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from diffjax import comparison, data, disk, editing, runs
-from diffjax.commands.sample import as_overrides, parse_seeds, require_workdir
+from diffjax.commands.sample import changes_of, parse_seeds
 from diffjax.config import Config, ConfigError, one_line
 from diffjax.metrics import judges
 from diffjax.runs import workdir as files
@@ -13,10 +13,9 @@ from diffjax.runs import workdir as files
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> int:
     """Edits examples by the run of --workdir; 1 if some results are not finite."""
-    require_workdir(flags)
+    overrides = changes_of(flags, overrides)
     if flags.strength is None:
         raise ConfigError("--mode=edit needs --strength, from 0 (the input itself) to 1 (a sample), such as 0.5.")
-    overrides = as_overrides(flags.sampler, flags.nfe, overrides)
     options = {"source": flags.input, "out": flags.out, "step": flags.step, "overrides": overrides}
     return int(judges.broken(run(flags.workdir, flags.strength, flags.seeds, **options).x).any())
 

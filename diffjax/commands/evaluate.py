@@ -4,9 +4,9 @@ from argparse import Namespace
 from pathlib import Path
 
 from diffjax import runs
-from diffjax.commands.sample import as_overrides, require_workdir
-from diffjax.config import Config
-from diffjax.metrics import judges
+from diffjax.commands.sample import changes_of
+from diffjax.config import Config, one_line, options
+from diffjax.metrics import judges, spaces
 from diffjax.runs import report
 from diffjax.runs import workdir as files
 
@@ -16,9 +16,10 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> int:
 
     Exit status 1 where samples are not finite.
     """
-    require_workdir(flags)
-    changes = as_overrides(flags.sampler, flags.nfe, overrides)
+    changes, told = changes_of(flags, overrides), options(text.removeprefix("features.") for text in flags.options)
     run = runs.open(flags.workdir, step=flags.step, overrides=changes)
-    asked = changes if flags.step is None else [f"step={flags.step}", *changes]
+    with one_line():
+        also, words = spaces.asked(flags.features, told, flags.reference, run.data.shape)
+    asked = [*words, *([] if flags.step is None else [f"step={flags.step}"]), *changes]
     own = Path(flags.workdir, "eval", files.named(asked)) if asked else flags.workdir
-    return judges.status(report.evaluate(run, flags.out or own))
+    return judges.status(report.evaluate(run, flags.out or own, also=also))

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from diffjax import disk, runs, standalone
-from diffjax.commands.sample import as_overrides, require_workdir
+from diffjax.commands.sample import changes_of
 from diffjax.config import Config, ConfigError
 from diffjax.runs import workdir as files
 
@@ -14,8 +14,7 @@ WEIGHTS = "model.safetensors"
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> int:
     """Writes the files of the run of --workdir into its folder `export`, or --out."""
-    require_workdir(flags)
-    changes = as_overrides(flags.sampler, flags.nfe, overrides)
+    changes = changes_of(flags, overrides)
     out = flags.out or files.folder(flags.workdir) / "export"
     for line in run(flags.workdir, out, step=flags.step, overrides=changes, compiled=flags.compiled):
         print(line)

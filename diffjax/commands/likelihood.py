@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from diffjax import disk, runs
-from diffjax.commands.sample import as_overrides, require_workdir
+from diffjax.commands.sample import changes_of
 from diffjax.config import Config, one_line
 from diffjax.methods import bound
 
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
     """Measures the likelihood of the run of --workdir."""
-    require_workdir(flags)
-    changes = as_overrides(flags.sampler, flags.nfe, overrides)
+    changes = changes_of(flags, overrides)
     run(flags.workdir, step=flags.step, overrides=changes, out=flags.out)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from diffjax import grids, runs
 from diffjax.calculus import amplitudes
-from diffjax.commands.sample import as_overrides, require_workdir
+from diffjax.commands.sample import changes_of
 from diffjax.config import Config, ConfigError
 from diffjax.denoisers import moments as measured
 from diffjax.methods import Denoising
@@ -35,9 +35,9 @@ LEVELS = 100
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
     """Measures the moments of the run of --workdir, and says how to use them."""
-    require_workdir(flags)
+    changes = changes_of(flags, overrides)
     path = Path(flags.out or flags.workdir) / "moments.npz"
-    moments = run(flags.workdir, path, step=flags.step, overrides=as_overrides(flags.sampler, flags.nfe, overrides))
+    moments = run(flags.workdir, path, step=flags.step, overrides=changes)
     print(f"{len(moments.ts)} levels in {path}; sample or eval with:")
     print(f"--config.denoiser.name=analytic --config.denoiser.moments={path}")
     axes = path.with_name("axes.npz")

@@ -5,7 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from diffjax import disk, runs
-from diffjax.commands.sample import require_workdir
+from diffjax.commands.sample import changes_of
 from diffjax.commands.train import starting
 from diffjax.config import Config, ConfigError
 from diffjax.runs import workdir as files
@@ -18,8 +18,7 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
 
     Without --step it is the one at which the run ended, as results.json says.
     """
-    require_workdir(flags)
-    if overrides or flags.sampler or flags.nfe is not None:
+    if changes_of(flags, overrides):
         raise ConfigError("--mode=replay makes a step as it was made: leave --config..., --sampler and --nfe out.")
     folder, step = Path(flags.workdir), flags.step
     built = build_run(files.read_config(folder))

@@ -6,19 +6,18 @@ from typing import Any
 
 from diffjax import comparison, editing, operators
 from diffjax.commands.edit import begun
-from diffjax.commands.sample import as_overrides, require_workdir
+from diffjax.commands.sample import changes_of
 from diffjax.config import Config, ConfigError, named, nearest, one_line, options, spec
 from diffjax.metrics import judges
 
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> int:
     """Restores examples by the run of --workdir; 1 if some results are not finite."""
-    require_workdir(flags)
+    changes = changes_of(flags, overrides)
     if flags.operator is None:
         raise ConfigError(f"--mode=restore needs --operator: {nearest('', operators.__all__)}.")
     own = lambda group: options(text.removeprefix(f"{group}.") for text in flags.options if text.startswith(group))
     operator, by = spec(flags.operator, **own("operator")), spec(flags.by or "pigdm", **own("by"))
-    changes = as_overrides(flags.sampler, flags.nfe, overrides)
     told = {"source": flags.input, "out": flags.out, "step": flags.step, "overrides": changes}
     return int(judges.broken(run(flags.workdir, operator, flags.seeds, flags.noise or 0.0, by, **told).x).any())
 

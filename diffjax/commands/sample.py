@@ -17,8 +17,7 @@ from diffjax.runs.run import read_config
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> int:
     """Draws samples of the run of --workdir into a folder named after what was asked; 1 if some are not finite."""
-    require_workdir(flags)
-    changes = as_overrides(flags.sampler, flags.nfe, overrides)
+    changes = changes_of(flags, overrides)
     asked = changes if flags.step is None else [f"step={flags.step}", *changes]
     out = Path(flags.out or Path(files.folder(flags.workdir), "samples", files.named(asked) or "seeds"))
     images = run(flags.workdir, flags.seeds, out=out, step=flags.step, overrides=changes)
@@ -46,10 +45,11 @@ def as_overrides(sampler: str | None, nfe: int | None, overrides: Iterable[str] 
     return [*first, *overrides, *([] if nfe is None else [f"grid.n={nfe}"])]
 
 
-def require_workdir(flags: Namespace) -> None:
-    """Refuses a mode that works on a run without one."""
+def changes_of(flags: Namespace, overrides: Iterable[str]) -> list[str]:
+    """Gives what a mode changes in the run of --workdir, in the words of --config; refuses one without a run."""
     if not flags.workdir:
         raise ConfigError(f"--mode={flags.mode} needs --workdir, the folder of a training run.")
+    return as_overrides(flags.sampler, flags.nfe, overrides)
 
 
 def run(

@@ -4,7 +4,7 @@ Every number stands beside its floor, the same number for training data, and bes
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from diffjax.method import Drawn, Section, attempt, left_out
 from diffjax.metrics import digits, gate, neighbours, wasserstein
 from diffjax.metrics.classifier import Classifier
 
+Judge = Callable[[Drawn, Any], list[Section]]  # (samples, their data set) -> sections
 MOST = 2000  # examples that metrics between all pairs look at
 TRIED = {"train": 32, "held_out": 12}  # examples of a trial
 NEEDS = {  # metrics between as many samples as examples: the fewest of each
@@ -30,15 +31,22 @@ NO_FRECHET = (
 
 
 @activity.doing("judging samples")
-def judged(drawn: Drawn, dataset: Any) -> list[Section]:
+def judged(drawn: Drawn, dataset: Any, also: Judge | None = None) -> list[Section]:
     """Judges samples as their data set says; those that are not finite are counted, named, and judged no further.
 
     A gate is not passed with any of these. Nor is an evaluation lost with its judge: what fails is left out.
+
+    Args:
+        also: a judge beside that of the data set.
     """
-    judge = dataset.judge or two_samples
+    judges = {"the judge": dataset.judge or two_samples, **({"the features": also} if also else {})}
+    told = lambda drawn: [
+        *(part for name, judge in judges.items() for part in attempt(name, lambda: judge(drawn, dataset))),  # noqa: B023
+        *outside(drawn, dataset),
+    ]
     bad = broken(drawn.x)
     if not bad.any():
-        return [*attempt("the judge", lambda: judge(drawn, dataset)), *outside(drawn, dataset)]
+        return told(drawn)
     at = np.flatnonzero(~bad)
     found = {"count": int(bad.sum()), "of": len(bad), "seeds": np.flatnonzero(bad)[:64].tolist()}
     counted = Section({"nonfinite": found}, f"**{said(drawn.x)}.** What follows is of the others.\n\n", passed=False)
@@ -46,7 +54,7 @@ def judged(drawn: Drawn, dataset: Any) -> list[Section]:
         return [counted, left_out({"the judge": "no sample is finite"})]
     pick = lambda part: np.asarray(part)[at]
     rest = Drawn(pick(drawn.x), {name: pick(part) for name, part in drawn.given.items()}, seeds=at)
-    return [counted, *attempt("the judge", lambda: judge(rest, dataset)), *outside(rest, dataset)]
+    return [counted, *told(rest)]
 
 
 def broken(x: Any) -> np.ndarray:

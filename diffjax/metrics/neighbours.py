@@ -84,17 +84,35 @@ def two_sample_accuracy(real: np.ndarray, fake: np.ndarray, joint: np.ndarray | 
     return float(correct[is_real].mean()), float(correct[~is_real].mean())
 
 
+def radii(within: np.ndarray, k: int, what: str = "real") -> np.ndarray:
+    """Computes the distance of each sample to its k-th neighbour, itself left out, of a cloud's distances (n, n).
+
+    Raises:
+        ValueError: unless 1 <= k < n.
+    """
+    if not 1 <= k < len(within):
+        raise ValueError(f"k = {k}; expected 1 <= k < {len(within)}, the number of {what} samples")
+    return np.partition(within, k, axis=1)[:, k]  # column 0 is the sample itself
+
+
 def coverage(real: np.ndarray, fake: np.ndarray, k: int = 5, joint: np.ndarray | None = None) -> float:
     """Computes the share of real samples with a fake one inside the ball that reaches their k-th real neighbour.
 
-    For equal laws and equal n its expectation is near 1 - 2^-k: 0.969 at k = 5. `joint` as of `two_sample_accuracy`.
+    Its mean for equal laws is `covered`. `joint` as of `two_sample_accuracy`.
     """
-    if not 1 <= k < len(real):
-        raise ValueError(f"k = {k}; expected 1 <= k < {len(real)}, the number of real samples")
     n = len(real)
     within, across = (distances(real, real), distances(real, fake)) if joint is None else (joint[:n, :n], joint[:n, n:])
-    radius = np.partition(within, k, axis=1)[:, k]  # column 0 is the sample itself
-    return float((across.min(1) <= radius).mean())
+    return float((across.min(1) <= radii(within, k)).mean())
+
+
+def covered(n: int, m: int, k: int = 5) -> float:
+    """Computes the mean coverage of n real samples by m of their own continuous law: 1 - prod_j (n - j) / (n + m - j).
+
+    A real sample is not covered where its k nearest, of all n - 1 + m others, are real: j = 1 .. k. With n = m it
+    falls to 1 - 2^-k, 0.969 at k = 5.
+    """
+    j = np.arange(1, k + 1)
+    return float(1 - np.prod((n - j) / (n + m - j)))  # (features.6)
 
 
 def train_neighbour_ratio(

@@ -18,13 +18,14 @@ MOST = 512  # held-out examples that those of each class are picked from
 TRACED = 2**22  # numbers of samples whose walks are all kept; of larger ones only the first WALKS are
 
 
-def evaluate(run: Run, out: str | Path, times: Callable[[], str] | None = None) -> dict[str, Any]:
+def evaluate(run: Run, out: str | Path, times: Callable | None = None, also: Callable | None = None) -> dict[str, Any]:
     """Evaluates what a run draws, and writes report.md, report.html, eval.json and figures/ into the folder `out`.
 
     A part that fails is left out of it with a word ("left_out"). A notebook shows the picture of the samples.
 
     Args:
         times: gives the section on where the time went; default as results.json of the run's workdir says.
+        also: judges samples, beside the data set's own judge (`metrics.spaces.judge`).
 
     Returns:
         What eval.json holds: step, number of samples, the results of all sections, and the verdict of the data set's
@@ -36,7 +37,7 @@ def evaluate(run: Run, out: str | Path, times: Callable[[], str] | None = None) 
     label = data.label_of(run.method, run.data, run.settings.label)
     drawn, seen = draw(run), data.undone(run.data.of_label(label))
     mine, x = run.method.report, run.data.to_data(drawn.x)
-    judged = judges.judged(drawn._replace(x=x), seen)
+    judged = judges.judged(drawn._replace(x=x), seen, also)
     told = [] if mine is None else attempt("the method's own report", lambda: mine(run, drawn))
     drawings = figures(out / "figures", run, drawn._replace(x=x), [*judged, *told])
     results = {"step": run.step, "samples": len(x), **merged([*told, *judged, *drawings])}

@@ -54,6 +54,7 @@ docstrings.""",
             "Other families": "其他类别",
             "Exact targets and theory": "精确目标与理论",
             "Training": "训练",
+            "Judging samples": "样本的评判",
         },
     },
 }
