@@ -28,12 +28,14 @@ class Network(NamedTuple):
             and is needed only where train is True.
         reads: names of `given` that the network reads, any other is passed over; None: it may read any.
         classes: labels that it has rows for, beside that of none; None: no one knows, or it reads no label.
+        energy: whether F is two maps, the gradient of a scalar and that scalar (`scalar.gradient`).
     """
 
     init: Callable[..., PyTree]
     apply: Callable[..., Array]
     reads: tuple[str, ...] | None = None
     classes: int | None = None
+    energy: bool = False
 
 
 def network(module: nn.Module) -> Network:
