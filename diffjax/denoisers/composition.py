@@ -100,6 +100,8 @@ def product(*parts: Denoiser) -> Weighted:
     Raises:
         ValueError: for no part at all, a part without an energy, or parts of different schedules.
     """
+    if len(parts) == 1 and isinstance(parts[0], Sequence):
+        raise ValueError("Got a list, expected denoisers one after the other: product(first, second).")
     return Weighted(_checked("A product", parts), (1.0,) * len(parts))
 
 
@@ -155,6 +157,8 @@ def mixture(parts: Sequence[Denoiser], weights: Any) -> Mixture:
     Raises:
         ValueError: for weights of another number, negative ones, or none above 0; and as `product`.
     """
+    if not isinstance(parts, Sequence):
+        raise ValueError(f"Got {type(parts).__name__}, expected a list of denoisers, and a weight for each.")
     parts, weights = _checked("A mixture", tuple(parts)), np.asarray(weights, np.float64)
     if weights.shape != (len(parts),) or not np.all(weights >= 0) or not 0 < weights.sum() < np.inf:
         raise ValueError(f"The weights are {weights.tolist()}, expected {len(parts)} numbers >= 0, not all 0.")

@@ -29,6 +29,7 @@ class Network(NamedTuple):
         reads: names of `given` that the network reads, any other is passed over; None: it may read any.
         classes: labels that it has rows for, beside that of none; None: no one knows, or it reads no label.
         tells_places: False where it gives a constant image the same answer at all places, whatever its parameters.
+        energy: whether F is two maps, the gradient of a scalar and that scalar (`scalar.gradient`).
     """
 
     init: Callable[..., PyTree]
@@ -36,6 +37,7 @@ class Network(NamedTuple):
     reads: tuple[str, ...] | None = None
     classes: int | None = None
     tells_places: bool = True
+    energy: bool = False
 
 
 def network(module: nn.Module) -> Network:

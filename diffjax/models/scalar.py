@@ -65,14 +65,15 @@ def scalar(network: Any, form: str = "sum") -> Network:
     return of._replace(init=_checked(of.init, apply), apply=apply)
 
 
-def gradient(network: Network, sigma_data: float = 1.0, form: str | None = None) -> Network:
+def gradient(network: Any, sigma_data: float = 1.0, form: str | None = None) -> Network:
     """Makes the network whose F is the gradient of a scalar: two maps, F = de/dx_in and e itself in every entry.
 
     `losses.energy` trains it, with the target Eps, and `denoisers.EnergyDenoiser` reads both maps; whatever reads one
     map, every denoiser and sampler, finds F.
 
     Args:
-        network: (params, x_in, c, given) -> e', one number, as `scalar` makes; e is e' and the Gaussian's beginning.
+        network: (params, x_in, c, given) -> e', one number, as `scalar` makes, or what `models.of` makes one of; e is
+            e' and the Gaussian's beginning.
         sigma_data: standard deviation of the data, that of the target.
         form: "square" where the scalar is that form: then e is the beginning's factor times e'.
 
@@ -81,6 +82,7 @@ def gradient(network: Network, sigma_data: float = 1.0, form: str | None = None)
             with an activation of `KINKED`: its gradient is constant between kinks, and training differentiates it.
     """
     host.check_positive("sigma_data", sigma_data, ": the standard deviation of the data")
+    of = adapters.of(network)
 
     def apply(
         params: PyTree, x: Array, c: Array, given: Given = NOTHING, *, train: bool = False, key: Key | None = None
@@ -88,7 +90,7 @@ def gradient(network: Network, sigma_data: float = 1.0, form: str | None = None)
         start = jnp.exp(-0.5 * jax.nn.softplus(c + 2 * jnp.log(sigma_data)))  # sigma / sqrt(V)
 
         def total(x: Array) -> tuple[Array, Array]:
-            e = network.apply(params, x, c, given, train=train, key=key)
+            e = of.apply(params, x, c, given, train=train, key=key)
             if e.shape != jnp.shape(c):
                 raise ValueError(
                     f"An energy is one number for an example, but the network gives shape {e.shape} for x of shape "
@@ -102,7 +104,7 @@ def gradient(network: Network, sigma_data: float = 1.0, form: str | None = None)
         e = jnp.broadcast_to(e.reshape(*e.shape, *(1,) * (x.ndim - e.ndim)), x.shape)
         return jnp.concatenate([F, e], axis=-1)
 
-    return network._replace(init=_checked(network.init, apply, network.apply), apply=apply)
+    return of._replace(init=_checked(of.init, apply, of.apply), apply=apply, energy=True)
 
 
 def _check_smooth(program: Any) -> None:
