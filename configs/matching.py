@@ -47,8 +47,7 @@ def _rates(config: ConfigDict, **rates: float) -> ConfigDict:
 def classifier() -> ConfigDict:
     """The default recipe: a critic of pairs, its slope penalised at data and at samples."""
     config = _players("classifier", pairs=True, r1=0.01, r2=0.01)
-    config.learning_rate.schedule = "constant"  # a critic whose rate decays lets the samples drift away
-    config.critic = spec("Perceptron", shape=(), width=128, depth=2)
+    config.critic = spec("Perceptron", shape=(), width=128, depth=2, weights="lecun")
     return _rates(config, critic=2e-3, generator=1e-3)
 
 
@@ -107,7 +106,6 @@ def _on_digits(config: ConfigDict, steps: int) -> ConfigDict:
 def digits() -> ConfigDict:
     """Digits by a critic of pairs."""
     config = _on_digits(classifier(), 6000)
-    config.learning_rate.schedule = "cosine"
     config.method.r1 = config.method.r2 = 1.0
     config.critic.width = 256
     return _rates(config, critic=1e-3, generator=5e-4)

@@ -176,7 +176,9 @@ def test_show_counts_parameters_and_batches(capsys):
     printed = capsys.readouterr().out
     assert costs["shapes"] == {"x": (32, 2)}
     assert costs["nfe"] == 5
-    assert costs["flops"] > 0
+    # 3 layers of width 16 and the embedding, 2 per multiply-add and more; a step is 3 forward passes of 32 points
+    assert 2 * (128 * 16 + 16 * 16) < costs["evaluation_flops"] < costs["flops"] / 32 < 5 * costs["evaluation_flops"]
+    assert f"5 evaluations per sample, {costs['evaluation_flops'] / 1e6:.2f} MFLOP each" in printed
     assert re.search(r"\nin/kernel +2x16 +float32 +32\n", printed)
     assert "10000 train, 2000 held out" in printed
 

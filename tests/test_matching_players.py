@@ -163,6 +163,25 @@ BAD = [
         lambda: fields.scores(mixture(P).denoiser(schedules.VP()), mixture(Q).denoiser(schedules.VP(beta_max=10.0))),
         r"one schedule\.$",
     ),
+    (
+        lambda: fields.energies(mixture(P).denoiser(schedules.VP()), mixture(Q).denoiser(schedules.EDM())),
+        r"^Got schedules of energy of data VP\(.*, energy of samples EDM\(.*; a difference of energies wants one",
+    ),
+    (
+        lambda: fields.energies(
+            mixture(P).denoiser(schedules.VP()), mixture(Q).denoiser(schedules.VP()), schedules.EDM()
+        ),
+        r"x_t EDM\(.*; a difference of energies wants one schedule\.$",
+    ),
+    (
+        lambda: made("classifier", h=lambda d: jnp.stack([d, d])),
+        r"^Got an h that makes shape \(2,\) of a logit, expected one number\.$",
+    ),
+    (lambda: made("classifier", h=lambda d: jnp.maximum(d, 0)), r"^Got an h with h'\(-20\) = 0, expected one that"),
+    (
+        lambda: made("classifier", generator=net(3)).init(jax.random.key(0), Example(jnp.zeros(2))),
+        r"^The generator makes examples of shape \(3,\), expected \(2,\), the data's\.",
+    ),
     (lambda: fields.energies(jnp.sum, jnp.sum, None, "published"), r"^Got scale = 'published' for two energies"),
     (lambda: fields.scores(None, None, "snr"), r"^There is no scale 'snr' of a field"),
 ]
@@ -173,6 +192,14 @@ def test_refuses_bad_input_in_one_line(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_refuses_energies_of_one_map():
+    method = methods.matching.energies(
+        net(), net(), net(), processes.Gaussian(schedules.Rectified()), denoisers.Velocity()
+    )
+    with pytest.raises(ValueError, match=r"^The network gives shape \(2,\) for x of shape \(2,\), expected \(4,\)"):
+        runs.Trainer(method, data.modes(n=64), optimizer=adams("real", "fake", "generator"), batch_size=8)
 
 
 def test_refuses_a_critic_of_other_data():

@@ -129,6 +129,8 @@ def negation(
             that are not positive; and as `product`.
     """
     parts = _checked("A negation", (first, second))
+    if np.shape(variances) != (2,):
+        raise ValueError(f"Got variances = {variances}, expected two numbers, of the data of the first and the second.")
     for name, value in (("gamma", gamma), ("variances[0]", variances[0]), ("variances[1]", variances[1])):
         host.check_positive(name, value)
     ts = np.linspace(0, float(first.schedule.t_max), 129) if ts is None else np.asarray(ts, np.float64)
@@ -166,7 +168,7 @@ def guided(cond: Denoiser, uncond: Denoiser, w: Any) -> Weighted:
     Raises:
         ValueError: as `product`.
     """
-    return Weighted(_checked("Guidance by energies takes parts that have", (uncond, cond)), (1 - w, w))
+    return Weighted(_checked("Guidance by energies", (uncond, cond)), (1 - w, w))
 
 
 def all_of(

@@ -78,12 +78,14 @@ def increasing(h: str | Callable) -> Callable:
     """Finds h as a function of the logit, and looks at its slope on logits of -20 to 20.
 
     Raises:
-        ValueError: for a name that is not in `H`, or a function that does not increase.
+        ValueError: for a name that is not in `H`, or a function that is not one number of a logit or does not increase.
     """
     if isinstance(h, str) and h not in H:
         why = " (a hinge or Wasserstein critic knows no density ratio, so that it has no h)" if h in NO_RATIO else ""
         raise ValueError(f"Got h = {h!r}{why}, expected one of {', '.join(H)}, or an increasing function of the logit.")
     climb = H[h] if isinstance(h, str) else h
+    if (made := jax.eval_shape(climb, jax.ShapeDtypeStruct((), jnp.float32)).shape) != ():
+        raise ValueError(f"Got an h that makes shape {made} of a logit, expected one number.")
     slopes = host.float64(jax.vmap(jax.grad(climb)), PROBED)
     if (bad := np.flatnonzero(~(slopes > 0))).size:
         at, slope = PROBED[bad[0]], slopes[bad[0]]

@@ -60,6 +60,8 @@ class Generator(NamedTuple):
         """Makes an example G(z) of noise z; `params` are the network's own."""
         schedule, t = self.process.schedule, self._time()
         F = self.network.apply(params, *self.target.inputs(schedule, z, t), given, **options)
+        if F.shape != z.shape:
+            raise ValueError(f"The generator makes examples of shape {F.shape}, expected {z.shape}, the data's.")
         return self.target.mean(schedule, z, F, t)
 
     def init(self, key: Key, example: Example) -> PyTree:

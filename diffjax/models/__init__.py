@@ -7,6 +7,7 @@ from diffjax.models.adapters import from_pytree as from_pytree
 from diffjax.models.adapters import of as of
 from diffjax.models.classifier import Classifier as Classifier
 from diffjax.models.convolutional import Decoder, Encoder
+from diffjax.models.counting import flops as flops
 from diffjax.models.dit import DiT, JiT
 from diffjax.models.mlp import MLP
 from diffjax.models.network import Network as Network

@@ -50,7 +50,7 @@ class Scaled(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return layers.rms_norm(x) * self.param("scale", ONES, (x.shape[-1],), jnp.float32)
+        return layers.rms_norm(x) * of_rank(self.param("scale", ONES, (x.shape[-1],), jnp.float32), x.ndim)
 
 
 def normed(norm: str, name: str, x: Array) -> Array:
@@ -129,6 +129,6 @@ class Block(nn.Module):
         if not self.table:
             return None
         table = self.param("table", ONES, (self.heads, *(2 * n - 1 for n in self.table)), jnp.float32)
-        factors = table.reshape(self.heads, -1)[:, offsets(self.table)]  # (urpe.3)
+        factors = table.reshape(self.heads, -1)[:, offsets(self.table)]  # (urpe.2)
         before = size - factors.shape[-1]
         return jnp.pad(factors, ((0, 0), (before, 0), (before, 0)), constant_values=1.0)

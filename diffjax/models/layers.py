@@ -247,7 +247,7 @@ def attention(q: Array, k: Array, v: Array, mask: Array | None = None, factors: 
     logits = jnp.einsum("...qhd,...khd->...hqk", q, k, preferred_element_type=fine(q.dtype)) / math.sqrt(q.shape[-1])
     logits = logits if mask is None else jnp.where(of_rank(mask, logits.ndim), logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1)
-    weights = (weights if factors is None else weights * factors).astype(v.dtype)  # (urpe.2)
+    weights = (weights if factors is None else weights * of_rank(factors, weights.ndim)).astype(v.dtype)  # (urpe.1)
     return jnp.einsum("...hqk,...khd->...qhd", weights, v)
 
 

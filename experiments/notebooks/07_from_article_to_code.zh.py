@@ -146,6 +146,13 @@ untrained = variance.energy(jax.tree_util.Partial(net.apply, jnp.zeros(())), vp,
 np.testing.assert_allclose(untrained.energy(x_7038, 0.4), x_7038 @ x_7038 / 2, rtol=1e-5)  # that of N(0, 1)
 
 # %% [markdown]
+# ## [9105](https://kexue.fm/archives/9105) 相对位置编码Transformer的一个理论缺陷与对策
+#
+# softmax 的每行之和为 1，token 全同时，不论 logits 上加什么，注意力处处相同。之后再乘 $C_{ij}=c_{i-j}$ 就能计数：
+
+# %%
+
+# %% [markdown]
 # ## [9119](https://kexue.fm/archives/9119) 生成扩散模型漫谈（一）：DDPM = 拆楼 + 建楼
 #
 # 拆楼一步一步来，$x_k=\alpha_kx_{k-1}+\beta_k\varepsilon$，$\alpha_k=\sqrt{1-0.02k/T}$；许多步合起来就是一步，系数是各 $\alpha_k$ 之积。建楼则是学习噪声。
