@@ -226,7 +226,7 @@ def count(of, channels, own=False):
 
 
 @pytest.mark.parametrize(
-    ("preset", "size", "thousands"), [("digits", 8, 204), ("mnist", 28, 340), ("cifar10", 32, 59786)]
+    ("preset", "size", "thousands"), [("digits", 8, 204), slow("mnist", 28, 340), slow("cifar10", 32, 59786)]
 )
 def test_presets_of_our_own_u_net(preset, size, thousands):
     """The count by the structure, and in thousands."""

@@ -4,8 +4,8 @@
 
 (Song et al. 2023, appendix C), s = sigma / alpha the noise level, d the data's standard deviation, e the least level:
 f(x, e) = x. f(x_s, s) is where the flow from x_s ends, no mean of x_0, though the formulas of a target hold: one step
-of DDIM from the noisiest level gives f, and `ancestral.resampled` is the paper's algorithm 1. Samplers that take f for
-E[x_0 | x_s] in several steps have no sense.
+of DDIM from the noisiest level gives f, and `ancestral.resampled` is the paper's algorithm 1 (which adds noise of
+variance s^2 - e^2 where this adds s^2). Samplers that take f for E[x_0 | x_s] in several steps have no sense.
 """
 
 from typing import Any
