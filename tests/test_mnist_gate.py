@@ -70,7 +70,6 @@ def test_real_digits_pass_and_stand_on_their_floor(few):
 
 FAR = {
     "one Gaussian per class": "Frechet distance",
-    "noise 0.2": "Frechet distance",
     "no eights": "rarest class, of its share",
     "copies, 0.15 of them": "copied share",
 }
@@ -99,6 +98,7 @@ def test_real_digits_pass_at_the_gates_own_size(seed):
 
 
 @needed
+@pytest.mark.slow
 def test_the_data_set_is_judged_by_its_gate(few):
     found = data.mnist()
     assert found.judge is judges.mnist_gate
