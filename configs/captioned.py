@@ -3,7 +3,7 @@
     python -m diffjax.main --config=configs/captioned.py --config.data.path=emoji.zip --config.data.label=category
     python -m diffjax.main --config=configs/captioned.py:tiny --config.data.path=emoji.zip    # small: for tests
 
-The file has captions.jsonl beside its images (`data/captioned.py`); `data.only=base` keeps the lines where that field is
+The file has captions.jsonl beside its images (`data/captioned.py`); `data.only=base` keeps lines where that field is
 true, and `data.caption` names the field with the text, which no network reads yet: samples follow the label alone. The
 default is a DiT of patches of 4 pixels. Distances stand in report.md beside their floor. Not measured yet.
 """

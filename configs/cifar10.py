@@ -7,7 +7,7 @@
 
 `data.path` is the archive of the binary or the python version, or a folder or zip of images with a sub-folder for each
 class, and then `data.test` a second one (`data/cifar10.py`). The default sees each image once in 10 minutes, where the
-published recipes see it 3,300 to 4,000 times: expect colours and layout, no objects. Distances stand in report.md beside
+published recipes see it 3,300 to 4,000 times: expect colours and layout, no objects. Distances are in report.md, beside
 their floor. Not measured yet; the published recipes were not run here.
 """
 

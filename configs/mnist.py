@@ -3,7 +3,7 @@
     pip install "diffjax[mnist]"
     python -m diffjax.main --config=configs/mnist.py          # a DiT of 0.7 M parameters: 10 minutes on 2 CPU cores
     python -m diffjax.main --config=configs/mnist.py:jit      # JiT, patches of 7 pixels: a step costs less than half
-    python -m diffjax.main --config=configs/mnist.py:unet     # a U-Net, a step of which costs nearly three times as much
+    python -m diffjax.main --config=configs/mnist.py:unet     # a U-Net, whose step costs nearly three times as much
     python -m diffjax.main --config=configs/mnist.py:tiny     # every part, on scikit-learn's digits: for tests
     python -m diffjax.main --config=configs/mnist.py:gpu      # EDM's recipe; needs an accelerator
 

@@ -5,7 +5,7 @@
     python -m diffjax.main --config=configs/photos.py:gpu      # 32 x 32 by EDM's recipe; needs an accelerator
 
 No patch that is held out shares a pixel with one that is trained on, but all are of two pictures: a judge of colour and
-texture, not of objects. There is no gate; distances stand beside their floor. The step is that of configs/bridge.py:photos,
+texture, not of objects. No gate; distances stand beside their floor. The step is that of configs/bridge.py:photos,
 whose 2000 take some 8 minutes; figures of this recipe: none yet. `:gpu` was not run here.
 """
 
