@@ -104,7 +104,7 @@ def test_a_logger_that_is_not_installed_is_named(tmp_path, monkeypatch):
 def evaluated(monkeypatch):
     """The folders that were to be evaluated, which takes seconds and is tested above."""
     folders = []
-    monkeypatch.setattr(report, "evaluate", lambda run, out, **told: folders.append(out) or {})
+    monkeypatch.setattr(report, "evaluate", lambda run, out, *_, **told: folders.append(out) or {})
     return folders
 
 
@@ -161,6 +161,17 @@ def test_eval_runs_from_the_workdir_alone(tiny_run, evaluated_again):
     assert again["metrics"].keys() == tiny_run[1]["metrics"].keys()
     losses = again["loss_by_time"]
     assert losses["Gaussian fit"]["mean"] < losses["held out"]["mean"], "forty steps do not beat a Gaussian fit"
+
+
+def test_eval_in_a_feature_space_has_a_folder_of_its_own(tiny_run, evaluated, capsys):
+    assert command_line.main(["--mode=eval", f"--workdir={tiny_run[0]}", "--features=pixels", "--nfe=3"]) == 0
+    assert evaluated == [tiny_run[0] / "eval" / "features=pixels,grid.n=3"]
+    for words, said in (
+        (["--mode=eval", "--features=pixels", "--reference=nowhere.npz"], "no file 'nowhere.npz'"),
+        (["--mode=sample", "--features=pixels"], "--features is for --mode=eval, not for --mode=sample"),
+    ):
+        assert command_line.main([f"--workdir={tiny_run[0]}", *words]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_eval_of_another_sampler_leaves_the_runs_report(tiny_run, evaluated_again):
