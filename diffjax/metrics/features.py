@@ -75,7 +75,7 @@ class Features(NamedTuple):
         grey = own is not None and own[-1] == 3 and len(shape) == 4 and shape[-1] == 1
         way = (
             ": give grey=True, which takes the one channel for all three"
-            if grey and _fits((*shape[1:3], 3), own)
+            if own is not None and grey and _fits((*shape[1:3], 3), own)
             else ""
         )
         wanted = "(n, ...)" if own is None else f"(n, {', '.join('any' if n is None else str(n) for n in own)})"

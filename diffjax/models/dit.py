@@ -248,7 +248,7 @@ class DiT(nn.Module):
                 lambda block, h, told: (block(h, *told), None),
                 variable_axes={"params": 0},
                 split_rngs={"params": True, "dropout": True},
-                in_axes=nn.broadcast,
+                in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
                 length=len(numbers),
             )
             h, _ = step(make(f"blocks_{numbers.start}"), h, (e, turns))
@@ -318,5 +318,6 @@ def unstacked(params: PyTree) -> PyTree:
     whole = {name: part for name, part in params.items() if not name.startswith("blocks_")}
     for name in params.keys() - whole.keys():
         start, length = int(name.removeprefix("blocks_")), jax.tree.leaves(params[name])[0].shape[0]
-        whole |= {f"block_{start + i}": jax.tree.map(lambda a: a[i], params[name]) for i in range(length)}  # noqa: B023
+        for i in range(length):
+            whole[f"block_{start + i}"] = jax.tree.map(lambda a, i=i: a[i], params[name])
     return whole

@@ -70,7 +70,7 @@ def smooth_down(x: Array, zeros: int = 1, stride: int = 2) -> Array:
         outer, inner = (
             sum(jax.lax.slice_in_dim(padded, k, k + n, stride, axis) for k in ks) for ks in ((0, 3), (1, 2))
         )
-        x = 0.125 * outer + 0.375 * inner
+        x = jnp.asarray(0.125 * outer + 0.375 * inner)
     return x
 
 

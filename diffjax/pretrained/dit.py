@@ -95,7 +95,7 @@ def _out(name: str, shape: tuple[int, ...], patch: int, outputs: int, there: int
 
 
 def _config(network: ConfigDict, schedule: ConfigDict, target: ConfigDict) -> ConfigDict:
-    config = started(network, schedule, target)
+    config: Any = started(network, schedule, target)
     config.data = spec("npz", path="data/latents.npz")
     config.train.label_dropout = 0.1  # as published: what guidance without a classifier needs
     config.guidance = spec("classifier_free", w=4.0)

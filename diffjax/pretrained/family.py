@@ -79,7 +79,7 @@ def unet_leaves(
 
 def started(model: ConfigDict, schedule: ConfigDict, target: ConfigDict) -> ConfigDict:
     """Makes the recipe of a network that is trained already: nothing of it is about training."""
-    config = recipe()
+    config: Any = recipe()
     config.model, config.schedule, config.target = model, schedule, target
     config.optimizer = spec("sgd")  # keeps no moments: who trains on says which, from this run (`train.start`)
     config.ema = spec("warm_up", decays=(0.9999,))

@@ -62,7 +62,7 @@ def flax_leaves(net: Any, params: PyTree, negative: bool = False) -> dict[str, m
 
 
 def _kinds(net: Any) -> dict[str, str]:
-    return {name: {"pyramid": "resampling"}.get(kind, kind) for kind, name in net.parts()}
+    return {name: "resampling" if kind == "pyramid" else kind for kind, name in net.parts()}
 
 
 def _flax_layer(kind: str, name: str, shape: tuple[int, ...], into: tuple[str, ...], sign: int = 1) -> maps.Leaf:
