@@ -48,7 +48,7 @@ def tiny() -> ConfigDict:
     for group in ("train", "learning_rate", "checkpoint", "sample", "eval"):
         config[group] = small[group]
     config.model = spec("JiT", depth=2, width=16, heads=2, bottleneck=2, prefix=1)
-    config.grid.n = small.grid.n
+    config.grid = spec("uniform", n=5, t_min=0.0)
     return config
 
 

@@ -19,7 +19,9 @@ name_of = lambda path: str(path.relative_to(ROOT))
 
 def links(path):
     """What a document links to or shows, without anchors and the web."""
-    plain = re.sub(r"\$\$.+?\$\$|\$[^$\n]+\$", "", path.read_text(), flags=re.DOTALL)  # v[i](t) of an equation is no link
+    plain = re.sub(
+        r"\$\$.+?\$\$|\$[^$\n]+\$", "", path.read_text(), flags=re.DOTALL
+    )  # v[i](t) of an equation is no link
     found = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", plain)
     return [link for link in found if not re.match(r"https?:", link)]
 

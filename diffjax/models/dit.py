@@ -248,7 +248,7 @@ class DiT(nn.Module):
                 lambda block, h, told: (block(h, *told), None),
                 variable_axes={"params": 0},
                 split_rngs={"params": True, "dropout": True},
-                in_axes=nn.broadcast,
+                in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
                 length=len(numbers),
             )
             h, _ = step(make(f"blocks_{numbers.start}"), h, (e, turns))
@@ -317,6 +317,7 @@ def unstacked(params: PyTree) -> PyTree:
     """Makes the parameters of a `DiT` without scan of those of one with scan=True: inverts `stacked`."""
     whole = {name: part for name, part in params.items() if not name.startswith("blocks_")}
     for name in params.keys() - whole.keys():
-        start, length = int(name.removeprefix("blocks_")), jax.tree.leaves(params[name])[0].shape[0]
-        whole |= {f"block_{start + i}": jax.tree.map(lambda a: a[i], params[name]) for i in range(length)}  # noqa: B023
+        for i in range(jax.tree.leaves(params[name])[0].shape[0]):
+            block = f"block_{int(name.removeprefix('blocks_')) + i}"
+            whole[block] = jax.tree.map(lambda leaf, i=i: leaf[i], params[name])
     return whole

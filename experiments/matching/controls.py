@@ -32,7 +32,13 @@ SMALL = [
     "train.steps_per_dispatch=10",
     "checkpoint.every=20",
 ]
-SHOWN = ("Frechet distance", "1-NN accuracy, real", "1-NN accuracy, fake", "coverage, k = 5", "rarest class, of its share")
+SHOWN = (
+    "Frechet distance",
+    "1-NN accuracy, real",
+    "1-NN accuracy, fake",
+    "coverage, k = 5",
+    "rarest class, of its share",
+)
 
 
 class Backwards(estimates.Critic):
