@@ -7,7 +7,9 @@
 
 The published sizes are names, `--config.model.preset=S` (B, L, XL; JiT's B, L, H), of 12 to 32 layers: with
 `--config.model.scan=true` one is compiled for all. `--mode=show` prints parameters and the FLOPs of an evaluation.
-Other fields: configs/vpsde.py. Expected of the first three: a pass of the gate in report.md. Not measured yet.
+Other fields: configs/vpsde.py. The default fails the gate so far (5c49670, 347 s of CPU time): a Frechet distance of
+11.7 (bound 8.9), coverage 0.906, train-neighbour ratio 1.295, where the U-Net of vpsde.py passes with 6.0 after as many
+steps. The others are not measured yet.
 """
 
 from ml_collections import ConfigDict
@@ -48,7 +50,7 @@ def tiny() -> ConfigDict:
     for group in ("train", "learning_rate", "checkpoint", "sample", "eval"):
         config[group] = small[group]
     config.model = spec("JiT", depth=2, width=16, heads=2, bottleneck=2, prefix=1)
-    config.grid.n = small.grid.n
+    config.grid = spec("uniform", n=5, t_min=0.0)
     return config
 
 

@@ -4,10 +4,8 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
-import image_files
 import numpy as np
 import pytest
 from run_command import UNET, environment, one_core, run
@@ -366,26 +364,6 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
 def test_the_published_cosine_table_works_with_eps():
     config = runs.load(TINY, [*MOONS, "schedule.name=Tabulated.cosine", "schedule.steps=1000"])
     assert build_run(config).method.parts.schedule.steps == 1000
-
-
-CONFIGS = [path.stem for path in sorted((Path(__file__).parents[1] / "configs").glob("*.py"))]
-ONLY_BUILT = ("guidance", "ncsn", "subvp", "ve")  # tiny ones that no test runs
-
-
-@pytest.mark.parametrize("name", [f"{name}.py" for name in CONFIGS] + [f"{name}.py:tiny" for name in ONLY_BUILT])
-def test_every_config_builds(name, tmp_path):
-    """Every name and option in it exists, and its sampler can be planned on its grid."""
-    image_files.fill(tmp_path, ["a/1.png", "a/2.png", "b/1.png", "b/2.png"])
-    config = runs.load(f"configs/{name}")
-    if config.data.name == "folder":
-        config.data.path = str(tmp_path)
-    assert build_run(config).data.shape
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_a_tiny_config_is_run_by_a_test_or_built(name):
-    tests = [path.read_text() for path in Path(__file__).parent.glob("test_*.py")]
-    assert (name in ONLY_BUILT) != any(f"configs/{name}.py:tiny" in text for text in tests)
 
 
 def test_the_networks_of_equal_models_are_one():

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.extend.core
-import numpy as np
+import jax.numpy as jnp
 
 # Data movement, integer bits and comparisons: no floating-point operation.
 _MOVES = """and argsort bitcast_convert_type broadcast_in_dim concatenate convert_element_type copy dynamic_slice
@@ -54,7 +54,7 @@ def _count_equation(eqn: Any) -> float:
         return 2.0 * out * math.prod(kernel) / kernel[numbers.rhs_spec[0]]
     if name.startswith(("reduce_", "cum", "arg")):
         return float(math.prod(eqn.invars[0].aval.shape))
-    return float(out) if np.issubdtype(eqn.outvars[0].aval.dtype, np.floating) else 0.0
+    return float(out) if jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.floating) else 0.0
 
 
 def _sub_jaxprs(eqn: Any) -> Iterator[Any]:

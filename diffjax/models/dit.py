@@ -317,7 +317,7 @@ def unstacked(params: PyTree) -> PyTree:
     """Makes the parameters of a `DiT` without scan of those of one with scan=True: inverts `stacked`."""
     whole = {name: part for name, part in params.items() if not name.startswith("blocks_")}
     for name in params.keys() - whole.keys():
-        start, length = int(name.removeprefix("blocks_")), jax.tree.leaves(params[name])[0].shape[0]
-        for i in range(length):
-            whole[f"block_{start + i}"] = jax.tree.map(lambda a, i=i: a[i], params[name])
+        for i in range(jax.tree.leaves(params[name])[0].shape[0]):
+            block = f"block_{int(name.removeprefix('blocks_')) + i}"
+            whole[block] = jax.tree.map(lambda leaf, i=i: leaf[i], params[name])
     return whole
