@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffjax import data
-from diffjax.method import Drawn, merged
+from diffjax.method import Drawn, Section, merged
 from diffjax.metrics import features, frechet, judges, kid, manifold, spaces, statistics
 
 
@@ -97,13 +97,13 @@ def test_the_floor_of_labelled_samples_has_their_labels(digits):
 
 
 def test_the_judge_of_features_stands_beside_that_of_the_data_set(digits, drawn):
-    sections = judges.judged(drawn, digits, spaces.judge(features.pixels()))
-    found = merged(sections)
+    digits = digits._replace(judge=lambda drawn, dataset: [Section({"judged": len(drawn.x)})])
+    found = merged(judges.judged(drawn, digits, spaces.judge(features.pixels())))
     assert found["features"]["space"] == "pixels"
-    assert "exact W2" in found["metrics"]
+    assert found["judged"] == 400
     broken = Drawn(np.where(np.arange(400).reshape(-1, 1, 1, 1) == 7, np.nan, drawn.x), {})
     again = merged(judges.judged(broken, digits, spaces.judge(features.pixels())))
-    assert again["nonfinite"]["seeds"] == [7]
+    assert (again["nonfinite"]["seeds"], again["judged"]) == ([7], 399)
     assert again["features"]["space"] == "pixels"
 
 

@@ -72,12 +72,8 @@ class Features(NamedTuple):
         own = self.shape
         if len(shape) >= 2 and shape[0] >= 1 and (own is None or _fits(shape[1:], own)):
             return
-        grey = own is not None and own[-1] == 3 and len(shape) == 4 and shape[-1] == 1
-        way = (
-            ": give grey=True, which takes the one channel for all three"
-            if own is not None and grey and _fits((*shape[1:3], 3), own)
-            else ""
-        )
+        grey = own is not None and len(shape) == 4 and shape[-1] == 1 and _fits((*shape[1:3], 3), own)
+        way = ": repeat the channel, np.repeat(images, 3, -1); efficientnet_lite0 does with grey=True" if grey else ""
         wanted = "(n, ...)" if own is None else f"(n, {', '.join('any' if n is None else str(n) for n in own)})"
         raise ValueError(f"{self.name} takes images {wanted}, n >= 1, got {shape}{way}.")
 
