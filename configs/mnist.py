@@ -7,8 +7,8 @@
     python -m diffjax.main --config=configs/mnist.py:tiny     # every part, on scikit-learn's digits: for tests
     python -m diffjax.main --config=configs/mnist.py:gpu      # EDM's recipe; needs an accelerator
 
-Other fields: configs/vpsde.py. Expected of the first three: report.md says what of the gate is passed, and by how much
-the rest is missed. Not measured yet.
+Other fields: configs/vpsde.py. The default (edf660e; 9 min 26 s) misses its gate by far: a Frechet distance of 191.6
+(floor 7.2, bound 15.5, a fitted Gaussian 321), coverage 0.277. The others are not measured yet.
 """
 
 from ml_collections import ConfigDict
