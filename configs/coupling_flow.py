@@ -9,8 +9,9 @@
 
 Expected of the default: 0.546 nats per dimension on held-out points, where a Gaussian fit has 0.948. Digits are spread
 over the bins of their 17 levels and taken to the whole line by a logit; a flow learns 1500 of them by heart, so that
-the state of the best held-out density is kept beside the last one (the log says which; `--step` opens it). 59 ms of CPU
-time a step, 2400 steps; what a flow of digits reaches is not measured yet (experiments/baselines).
+the state of the best held-out density is kept beside the last one (the log says which; `--step` opens it). Expected
+(experiments/baselines; 3.3 minutes): 2.108 bits per dimension at step 400, with a Frechet distance of 10.6; at the last
+step 2.855 bits and 8.03, which fails the gate by 1-NN alone. `:nice`: 2.308 bits and, at last, 11.4.
 """
 
 from ml_collections import ConfigDict

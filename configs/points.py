@@ -6,7 +6,8 @@ python -m diffjax.main --config=configs/points.py --config.data.name=checkerboar
 
 Expected of the default: an exact W2 of 0.25 from held-out points at 1024 samples, where real ones have 0.28, the floor,
 and a Gaussian fit 0.62: how many of so few points fall on each Gaussian decides about it. Coverage is that of real
-points, 0.97. Points of your own: `data.arrays` in the README, or --config.data.name=npz (docs/data.md).
+points, 0.97. Points of your own: `data.arrays` in the README, or --config.data.name=npz
+--config.data.path=FILE --config.data.label=None (docs/data.md).
 """
 
 from ml_collections import ConfigDict

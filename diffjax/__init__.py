@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from diffjax import optimizers as optimizers
     from diffjax import parallel as parallel
     from diffjax import plots as plots
+    from diffjax import pretrained as pretrained
     from diffjax import processes as processes
     from diffjax import runs as runs
     from diffjax import samplers as samplers
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from diffjax import training as training
     from diffjax import types as types
     from diffjax.diagnosis import doctor as doctor
-    from diffjax.published import pretrained as pretrained
     from diffjax.runs import Trainer as Trainer
     from diffjax.runs import open as open
     from diffjax.specs import trust as trust
@@ -94,7 +94,6 @@ _HOMES = {
     "Trainer": "runs",
     "doctor": "diagnosis",
     "open": "runs",
-    "pretrained": "published",
     "trust": "specs",
 }  # of the names that are no packages
 

@@ -54,8 +54,10 @@ def lift(function: Callable[..., PyTree], *args: PyTree) -> tuple[Callable[..., 
 def _place(equation: Any) -> Any:
     """The lines of code that an equation comes from: one number that they use for each of many parameters is one.
 
-    Two that are equal by chance, a rate and a decay, are two: with other rates the program would be another.
+    Two that are equal by chance, a rate and a decay, are two: with other rates the program would be another. So are
+    those of two players, whom the same lines move under a `jax.named_scope` for each.
     """
     source = getattr(equation, "source_info", None)  # None of what a function gives back as it is
     frames = getattr(getattr(source, "traceback", None), "frames", None) or ()
-    return tuple((frame.file_name, frame.line_num) for frame in frames)
+    scopes = str(getattr(source, "name_stack", ""))
+    return scopes, tuple((frame.file_name, frame.line_num) for frame in frames)

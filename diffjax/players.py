@@ -58,7 +58,10 @@ def _side_by_side(each: dict[str, optax.GradientTransformation]) -> optax.Gradie
 
     def update(grads: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         of = lambda name: None if params is None else params[name]
-        done = {name: one.update(grads[name], state[name], of(name)) for name, one in each.items()}
+        done = {}
+        for name, one in each.items():
+            with jax.named_scope(name):  # rates that two players have in common are two numbers (`constants`)
+                done[name] = one.update(grads[name], state[name], of(name))
         return tuple({name: pair[i] for name, pair in done.items()} for i in (0, 1))  # pyright: ignore
 
     return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]

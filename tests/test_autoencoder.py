@@ -11,7 +11,7 @@ import optax
 import pytest
 import scipy.optimize
 import scipy.stats
-from twice import assert_trainer_resumes, assert_trains_and_resumes
+from twice import assert_trainer_resumes, judged
 
 from diffjax import codecs, data, methods, models, runs
 from diffjax import main as command_line
@@ -322,6 +322,10 @@ def test_refuses_bad_input_in_one_line():
         ValueError, match=r"^The encoder makes \(3,\), expected mean and log-variance: an even last axis"
     ):
         make(net(3), net(2))
+    with pytest.raises(
+        ValueError, match=r"^The encoder makes mean and log-variance of a latent of 3 numbers, expected 2"
+    ):
+        make(net(6), net(2))
     with pytest.raises(ValueError, match=r"^The decoder makes examples of shape \(5,\), expected \(2,\), the data's\."):
         make(net(2), net(5))
 
@@ -347,14 +351,14 @@ def test_both_networks_are_told_that_they_train_and_get_keys():
     assert other is not None
 
 
-@pytest.mark.slow  # of a Trainer; the next test resumes by the command
+@pytest.mark.slow  # test_tiny_recipes resumes by the command
 def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path):
     small = dict(steps=40, sample_every=40, batch_size=16, steps_per_dispatch=1, log_every=10)
     assert_trainer_resumes(lambda workdir: trainer(workdir, **small), tmp_path)
 
 
-def test_the_config_trains_is_judged_and_resumed_from_the_command_line(tmp_path, capsys):
-    results = assert_trains_and_resumes("configs/autoencoder.py:tiny", tmp_path, capsys)
+def test_the_config_trains_and_is_judged_from_the_command_line(tmp_path):
+    results = judged("configs/autoencoder.py:tiny", tmp_path / "whole")
     run = runs.open(tmp_path / "whole")
     x, codec = run.data.held_out.gather(np.arange(64)).x, run.method.parts
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.stats
-from twice import assert_trainer_resumes, assert_trains_and_resumes
+from twice import assert_trainer_resumes, judged
 
 from diffjax import analytic, data, methods, models, runs, samplers, schedules
 from diffjax import main as command_line
@@ -191,6 +191,7 @@ def trainer(workdir=None, **settings):
     return runs.Trainer(method, data.arrays(x), optimizer=optimizer, workdir=workdir, **options | settings)
 
 
+@pytest.mark.slow  # trained to the end; its density is held above, its config trains below
 def test_trained_on_a_correlated_gaussian():
     with trainer() as made:
         run = made.train()
@@ -226,14 +227,14 @@ def test_refuses_bad_input_in_one_line():
         runs.Trainer(single, data.moons(n=64, held_out=8), optimizer=optax.adam(1e-3), batch_size=8)
 
 
-@pytest.mark.slow  # of a Trainer; the next test resumes by the command
+@pytest.mark.slow  # test_tiny_recipes resumes by the command
 def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path):
     small = dict(steps=40, sample_every=40, batch_size=16, steps_per_dispatch=1, log_every=10)
     assert_trainer_resumes(lambda workdir: trainer(workdir, **small), tmp_path)
 
 
-def test_the_config_trains_is_judged_and_resumed_from_the_command_line(tmp_path, capsys):
-    results = assert_trains_and_resumes("configs/coupling_flow.py:tiny", tmp_path, capsys)
+def test_the_config_trains_and_is_judged_from_the_command_line(tmp_path):
+    results = judged("configs/coupling_flow.py:tiny", tmp_path / "whole")
     run = runs.open(tmp_path / "whole")
     x = run.data.held_out.gather(np.arange(64)).x
     own = np.asarray(jax.jit(jax.vmap(run.method.parts.log_prob, (None, 0)))(run.params, x))

@@ -117,14 +117,26 @@ def test_a_linear_chain_names_its_scaling():
 # Weights.
 
 TARGETS = {"x0": X0(), "eps": Eps(), "v": V(), "velocity": Velocity(), "edm": EDMTarget(0.5)}
+
+
+def rate2(snr, fall, sigma):
+    """((alpha sigma' - sigma alpha') / sigma)^2, of SNR and -d SNR/dt."""
+    return (fall * sigma / 2) ** 2 / snr
+
+
 WEIGHTS = {
-    "simple": (weights.simple(), lambda snr, fall: snr),
-    "likelihood": (weights.likelihood(), lambda snr, fall: fall),
-    "min_snr": (weights.min_snr(), lambda snr, fall: np.minimum(snr, 5)),
-    "edm": (weights.edm(), lambda snr, fall: snr + 4),
-    "p2": (weights.p2(), lambda snr, fall: snr / (1 + snr)),
-    "p2, strong": (weights.p2(2.0, 0.5), lambda snr, fall: snr / (0.5 + snr) ** 2),
-    "p2, weak": (weights.p2(0.5), lambda snr, fall: snr / (1 + snr) ** 0.5),
+    "simple": (weights.simple(), lambda snr, fall, sigma: snr),
+    "likelihood": (weights.likelihood(), lambda snr, fall, sigma: fall),
+    "min_snr": (weights.min_snr(), lambda snr, fall, sigma: np.minimum(snr, 5)),
+    "edm": (weights.edm(), lambda snr, fall, sigma: snr + 4),
+    "p2": (weights.p2(), lambda snr, fall, sigma: snr / (1 + snr)),
+    "p2, strong": (weights.p2(2.0, 0.5), lambda snr, fall, sigma: snr / (0.5 + snr) ** 2),
+    "p2, weak": (weights.p2(0.5), lambda snr, fall, sigma: snr / (1 + snr) ** 0.5),
+    "velocity": (
+        weights.velocity(),
+        lambda snr, fall, sigma: rate2(snr, fall, sigma) * min(1, sigma / forms.wide("0.05")) ** 2,
+    ),
+    "velocity, plain": (weights.velocity(0.0), lambda snr, fall, sigma: rate2(snr, fall, sigma)),
 }
 FORMS = {
     "vp": (VP(), forms.VP),
@@ -149,7 +161,7 @@ def textbook(form, weigh, target, t):
         "edm": (sigma / (s * np.hypot(sigma, alpha * s)), -alpha * s / np.hypot(sigma, alpha * s)),
     }[target]
     snr, fall = (alpha / sigma) ** 2, 2 * alpha / sigma**3 * (alpha * d_sigma - sigma * d_alpha)
-    return weigh(snr, fall) * (sigma / (alpha * b - sigma * a)) ** 2
+    return weigh(snr, fall, sigma) * (sigma / (alpha * b - sigma * a)) ** 2
 
 
 @pytest.fixture(scope="module")

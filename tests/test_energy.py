@@ -1,20 +1,19 @@
 """Networks read as energies, and the algebra of energies, against closed forms, quadrature and NumPy."""
 
-from functools import partial
-
 import closed_forms as forms
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import analytic, denoisers, grids, losses, models
+from diffjax import analytic, denoisers, grids, losses, models, runs
 from diffjax.denoisers import Eps, V, composition, guidance, variance
-from diffjax.losses import score_matching
 from diffjax.models import scalar
 from diffjax.processes import Gaussian
+from diffjax.runs import run as of_runs
+from diffjax.runs.build import load
 from diffjax.samplers import ancestral
-from diffjax.schedules import EDM, VE, VP, Rectified
+from diffjax.schedules import VE, VP, Rectified
 from diffjax.types import pytree
 
 exact = pytest.mark.usefixtures("x64")
@@ -85,6 +84,21 @@ def test_the_loss_is_the_regression_of_the_gradient():
     np.testing.assert_allclose(got, np.mean((F - z) ** 2), rtol=1e-12)
 
 
+@pytest.mark.parametrize("told", [{}, {"label": jnp.int32(3)}])
+def test_a_run_knows_its_log_density_up_to_a_constant(told):
+    """Through the parts of its method, as the card says; before training that of N(0, 1) data, and of any label."""
+    variant, small = ("tiny", []) if told else ("points", ["data.n=64", "data.held_out=8"])
+    built = runs.build_run(load(f"configs/energy.py:{variant}", ["model.width=4", "model.depth=1", *small]))
+    run = of_runs.of(built, of_runs.init_state(built))
+    of = run.method.parts.plain_denoiser(run.params, told)
+    x, y = np.float32(np.random.default_rng(0).normal(size=(2, *run.data.shape)))
+    alpha, sigma = (float(a) for a in run.method.parts.schedule(0.3))
+    V = alpha**2 * of.target.sigma_data**2 + sigma**2
+    expected = (np.sum(y**2) - np.sum(x**2)) / (2 * V)
+    np.testing.assert_allclose(of.energy(y, 0.3) - of.energy(x, 0.3), expected, rtol=1e-4)
+    assert not hasattr(run.denoiser(told), "energy")
+
+
 # The algebra, on Gaussian mixtures in one dimension.
 
 FIRST = ((0.4, 0.6), (-1.0, 1.2), (0.3, 0.2))
@@ -100,6 +114,34 @@ def log_density(of, x, alpha, sigma):
     weights, means, variances = (np.asarray(a) for a in of)
     total = alpha**2 * variances + sigma**2
     return np.log(np.sum(weights * np.exp(-((x - alpha * means) ** 2) / 2 / total) / np.sqrt(2 * np.pi * total)))
+
+
+CENTRES = np.linspace(-5, 5, 41)
+BUMPS = lambda w, x, c, given: w * jnp.exp(-(((x - CENTRES) / 0.4) ** 2) / 2)  # their sum is a scalar, linear in w
+
+
+@exact
+def test_the_energy_of_least_loss_is_the_log_density():
+    """Of sums of bumps, by normal equations: the loss is a quadratic in w, exact by two nodes of x_0 given x_t."""
+    t, (alpha, sigma) = 0.1, (float(a) for a in forms.VP.amplitudes(forms.wide("0.1")))
+    weights, means, variances = (np.asarray(a)[:, None, None] for a in FIRST)
+    total = alpha**2 * variances + sigma**2
+    x = np.linspace(-5, 5, 201)[:, None]
+    x0 = means + alpha * variances / total * (x - alpha * means)
+    x0 = x0 + np.sqrt(variances * sigma**2 / total) * np.asarray([-1.0, 1.0])
+    joint = np.broadcast_to(weights * np.exp(-((x - alpha * means) ** 2) / 2 / total) / np.sqrt(total), x0.shape)
+    z = (x - alpha * x0) / sigma
+    network = scalar.gradient(scalar.scalar(models.from_function(BUMPS, np.zeros(CENTRES.shape)), "sum"), 0.8)
+    net = lambda w: jax.tree_util.Partial(network.apply, w)
+    one = lambda w, x0, z: losses.energy(net(w), Gaussian(VP()), Eps(0.8), x0[None], z[None], t)
+    mean = lambda w: joint.ravel() @ jax.vmap(one, (None, 0, 0))(w, x0.ravel(), z.ravel())
+    w = jnp.zeros(CENTRES.shape)
+    slope, curvature = jax.jit(lambda w: (jax.grad(mean)(w), jax.hessian(mean)(w)))(w)
+    w = jnp.asarray(np.linalg.lstsq(curvature, -slope, rcond=1e-12)[0])
+    found = jax.vmap(lambda x: variance.energy(net(w), VP(), Eps(0.8)).energy(x, t))(x)
+    gap = found + np.asarray([log_density(FIRST, at, alpha, sigma) for at in x[:, 0]])
+    near = joint.sum((0, 2)) > 1e-2 * joint.sum((0, 2)).max()
+    np.testing.assert_allclose(gap[near], gap[near].mean(), atol=1e-3)
 
 
 @exact
@@ -194,79 +236,11 @@ def test_a_negation_has_an_integral_or_is_refused(v, gamma, bad):
     assert composition.negation(one, one, gamma, v, fine).weights == (1.0, -gamma)
 
 
-# Annealed denoising score matching: what its published form converges to, and what the repairs do.
-
-MEANS, SPREAD, SHARES, LEVELS = np.asarray([[1.0, 0.0], [-0.5, 0.8]]), 0.05, np.asarray([0.3, 0.7]), (0.1, 0.6)
-NODES = np.asarray([[a, b] for a in (-1.0, 1.0) for b in (-1.0, 1.0)])  # exact for a quadratic under a standard normal
-
-
-def optimum(points, sigma_0):
-    """The g that minimises sum of p_sigma(x) E[loss | x_t = x], the energy being g . x: by the loss's own gradient."""
-    process = Gaussian(EDM())
-    loss = lambda g, x0, x, t: score_matching.annealed(lambda y: g @ y, process, x0, (x - x0) / t, t, sigma_0)
-
-    def of_level(g, x, sigma):
-        V = SPREAD + sigma**2
-        gap = x[None] - MEANS
-        joint = SHARES * jnp.exp(-jnp.sum(gap**2, 1) / 2 / V) / V
-        x0s = (MEANS + SPREAD / V * gap)[:, None] + jnp.sqrt(SPREAD * sigma**2 / V) * NODES[None]
-        each = jax.vmap(jax.vmap(lambda x0: loss(g, x0, x, sigma)))(x0s)
-        return joint @ each.mean(1)
-
-    def solve(x):
-        slope = jax.grad(lambda g: jnp.sum(jax.vmap(lambda sigma: of_level(g, x, sigma))(jnp.asarray(LEVELS))))
-        least, axes = slope(jnp.zeros(2)), jnp.eye(2)
-        return jnp.linalg.solve(jax.vmap(slope)(axes) - least[None], -least)  # of a quadratic
-
-    return np.asarray(jax.jit(jax.vmap(solve))(np.asarray(points)))
-
-
-def around(at, d=1e-4):
-    return [np.asarray(at) + s * e for e in d * np.eye(2) for s in (1, -1)]
-
-
-def curl(values, d=1e-4):
-    right, left, up, down = values
-    return (right[1] - left[1] - up[0] + down[0]) / (2 * d)
-
-
-@exact
-def test_the_published_annealed_loss_has_no_energy_as_its_optimum():
-    """f* and its curl at a point, from -grad P / (sigma_0^2 Q); the repair's is -grad log Q, without curl."""
-    found, *near = optimum([np.asarray([0.5, 0.5]), *around([0.5, 0.5])], 0.1)
-    np.testing.assert_allclose(found, [-0.0658, 7.7477], atol=6e-5)
-    np.testing.assert_allclose(curl(near), -45.48, atol=6e-3)
-    found, *near = optimum([np.asarray([0.5, 0.5]), *around([0.5, 0.5])], None)
-
-    def log_Q(x):
-        each = [
-            np.sum(SHARES * np.exp(-np.sum((x - MEANS) ** 2, 1) / 2 / (SPREAD + s**2)) / (SPREAD + s**2)) / s**2
-            for s in LEVELS
-        ]
-        return np.log(sum(each))
-
-    right, left, up, down = (log_Q(x) for x in around([0.5, 0.5]))
-    np.testing.assert_allclose(found, [-(right - left) / 2e-4, -(up - down) / 2e-4], rtol=1e-6)
-    assert abs(curl(near)) < 1e-5
-
-
-@exact
-@pytest.mark.parametrize(("sigma_0", "factor"), [(None, 1.0), (0.3, 0.25 / 0.09)])
-def test_one_level_of_gaussian_data_has_its_energy(sigma_0, factor):
-    """E = k x^2 / 2 with k = 1 / (v + sigma^2), at sigma = .5; sigma_0 in its place tempers it."""
-    v, sigma, process = 0.8, 0.5, Gaussian(EDM())
-    nodes, mass = np.polynomial.hermite_e.hermegauss(4)
-    x0, z = (a.ravel() for a in np.meshgrid(np.sqrt(v) * nodes, nodes))
-    mass = jnp.asarray(np.outer(mass, mass).ravel() / mass.sum() ** 2)
-    one = lambda k, x0, z: score_matching.annealed(lambda x: k * x**2 / 2, process, x0, z, sigma, sigma_0)
-    mean = lambda k: jnp.sum(mass * jax.vmap(partial(one, k))(jnp.asarray(x0), jnp.asarray(z)))
-    found = jax.jit(lambda k: -jax.grad(mean)(k) / jax.hessian(mean)(k))(0.0)
-    np.testing.assert_allclose(found, factor / (v + sigma**2), rtol=1e-12)
-
-
 # What is refused.
 
 PLAIN = denoisers.denoiser(lambda x, c: x, VP(), Eps())
+RELU = lambda params, x, c, given: jax.nn.relu(params * x)
+LEAKY = lambda params, x, c, given: jax.jit(jax.nn.leaky_relu)(params * x)
 KEY, C = jax.random.key(0), jnp.float32(0.3)
 REFUSED = {
     "form": (lambda: scalar.scalar(models.MLP(), "mean"), "no form 'mean' of a scalar; there is sum, inner, square"),
@@ -276,6 +250,14 @@ REFUSED = {
     "vector": (
         lambda: scalar.gradient(models.from_function(SCALED, 1.0)).init(KEY, jnp.zeros(2), C),
         r"An energy is one number .* gives shape \(2,\)",
+    ),
+    "kinked": (
+        lambda: scalar.gradient(scalar.scalar(models.from_function(RELU, 1.0))).init(KEY, jnp.zeros(2), C),
+        "the network has relu, which has no second derivative: take a smooth activation",
+    ),
+    "kinked in a call": (
+        lambda: scalar.gradient(scalar.scalar(models.from_function(LEAKY, 1.0))).init(KEY, jnp.zeros(2), C),
+        "the network has leaky_relu",
     ),
     "sigma_data": (lambda: scalar.energy("MLP", sigma_data=0.0), "sigma_data is 0.0, expected a positive number"),
     "target": (lambda: variance.energy(lambda x, c: x, VP(), V()), "the target is V; set target.name=Eps"),
@@ -291,11 +273,13 @@ REFUSED = {
     "count": (lambda: composition.mixture([mixture(FIRST)] * 2, [1]), "expected 2 numbers"),
     "power": (lambda: composition.power(mixture(FIRST), -1), "power w is -1, expected a positive number"),
     "gamma": (lambda: composition.negation(mixture(FIRST), mixture(FIRST), 0, (1, 1)), "gamma is 0"),
-    "labels": (lambda: composition.all_of(lambda given: mixture(FIRST), {}, {}), "labels = .*guidance.labels="),
-    "sigma_0": (
-        lambda: score_matching.annealed(jnp.sum, Gaussian(VP()), jnp.zeros(2), jnp.zeros(2), 0.5, 0.0),
-        "sigma_0 is 0.0, expected a positive number; None",
+    "variances": (lambda: composition.negation(mixture(FIRST), mixture(FIRST), 0.5, (1,)), "expected two numbers, of"),
+    "guided": (lambda: composition.guided(mixture(FIRST), PLAIN, 2.0), "^Guidance by energies is made of denoisers"),
+    "guided schedules": (
+        lambda: composition.guided(mixture(FIRST), mixture(FIRST, VE()), 2.0),
+        "Guidance by energies is",
     ),
+    "labels": (lambda: composition.all_of(lambda given: mixture(FIRST), {}, {}), "labels = .*guidance.labels="),
 }
 
 

@@ -133,6 +133,7 @@ SMOKE = {
     "benchmarks/import_time": (None, "--smoke", None),
     "benchmarks/judging": (None, "--smoke", None),
     "benchmarks/likelihood_cost": (None, "--smoke", None),
+    "benchmarks/networks": (None, "--smoke", None),
     "benchmarks/sampler_overhead": (None, "--smoke", None),
     "benchmarks/save_stall": (None, "--smoke", None),
     "benchmarks/train_step": (None, "--smoke", None),

@@ -146,6 +146,7 @@ def trainer(workdir=None, steps=STEPS, **settings):
     return runs.Trainer(method, MODES, optimizer=optimizer, workdir=workdir, sample_every=steps, **options)
 
 
+@pytest.mark.slow  # trained to the end; its loss, critic and turns are held above, its config below
 def test_four_modes_have_their_weights_and_spreads():
     with trainer() as made:
         first = made.state

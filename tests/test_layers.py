@@ -99,7 +99,7 @@ NEIGHBOURS = {
     "page": {"disk"},
     "summary": {"data", "disk", "environment", "ledger", "method"},
 }  # parts of one thing, in two files
-TOP = [{"runs"}, {"commands", "published", "sweeps"}, {"main"}]
+TOP = [{"runs"}, {"commands", "pretrained", "published", "sweeps"}, {"main"}]
 
 LIBRARIES = {"jax", "numpy", "optax"}  # what core and training may import at module level; flax is for models
 COMPUTING = [*CORE, {"training", "constants", "players", "ema", "parallel", "optimizers", "checksum", "models"}]

@@ -118,6 +118,13 @@ def snr_slope(form, t):
     return (low - high) / (2 * h)
 
 
+def speed(form, t, floor):
+    """The squared velocity of an error of 1 in x_0 at fixed x_t, by differences: z moves by -alpha / sigma for it."""
+    h, (alpha, sigma) = t * wide("1e-6"), form.amplitudes(t)
+    moved = [a - s * alpha / sigma for a, s in (form.amplitudes(t - h), form.amplitudes(t + h))]
+    return ((moved[1] - moved[0]) / (2 * h)) ** 2 * min(1, sigma / wide(floor) if floor != "0" else 1) ** 2
+
+
 WEIGHTS = {  # name: (weight, what it is on the error of x_0: (SNR, form, t) -> number)
     "simple": (weights.simple(), lambda snr, form, t: snr),
     "likelihood": (weights.likelihood(), lambda snr, form, t: snr_slope(form, t)),
@@ -126,6 +133,8 @@ WEIGHTS = {  # name: (weight, what it is on the error of x_0: (SNR, form, t) -> 
     "edm": (weights.edm(0.4), lambda snr, form, t: (1 / snr + wide("0.16")) / (1 / snr * wide("0.16"))),
     "p2": (weights.p2(), lambda snr, form, t: snr / (1 + snr)),
     "p2_half": (weights.p2(0.5, 2.0), lambda snr, form, t: snr / np.sqrt(2 + snr)),
+    "velocity": (weights.velocity(), lambda snr, form, t: speed(form, t, "0.05")),
+    "velocity, plain": (weights.velocity(0.0), lambda snr, form, t: speed(form, t, "0")),
 }
 OUT = {  # target: error of x_0 per error of F, from alpha, sigma and slopes
     X0(): lambda form, t: wide(1),
@@ -195,6 +204,9 @@ def test_bad_weights_are_refused(bad):
     for make in (weights.min_snr, weights.edm, weights.p2, lambda k: weights.p2(1.0, k)):
         with pytest.raises(ValueError, match="expected a positive number"):
             make(bad)
+    if bad:
+        with pytest.raises(ValueError, match=r"floor is .*, expected a number >= 0, of sigma"):
+            weights.velocity(bad)
 
 
 @jax.jit

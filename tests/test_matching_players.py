@@ -8,8 +8,8 @@ import pytest
 from test_matching import P, Q, mixture
 from twice import assert_trains_and_resumes
 
-from diffjax import data, denoisers, finetune, methods, models, processes, runs, schedules
-from diffjax.losses import fields
+from diffjax import data, denoisers, finetune, losses, methods, models, processes, runs, schedules
+from diffjax.losses import fields, matching
 from diffjax.method import Example, Method, Turn, per_example
 from diffjax.runs.build import load
 from diffjax.training import check_parts, init_state, make_step
@@ -27,9 +27,8 @@ def made(name, **options):
     if name == "energies":
         energy = models.scalar.gradient(models.scalar.scalar(net()))
         parts = {"real": energy, "fake": energy}
-    generator = options.pop("generator", net())
-    target = options.pop("target", denoisers.Velocity())
-    return getattr(methods.matching, name)(generator, **parts, process=flow, target=target, **options)
+    parts = {"generator": net(), "process": flow, "target": denoisers.Velocity(), **parts}
+    return getattr(methods.matching, name)(**{**parts, **options})
 
 
 def test_turns_and_what_each_moves():
@@ -144,6 +143,19 @@ BAD = [
     (lambda: made("scores", span=(0.0, 0.2)), r"^Got span = \(0\.0, 0\.2\), where sigma is 0"),
     (lambda: made("energies", scale="published"), r"^Got scale = 'published' for two energies"),
     (lambda: made("scores", target=denoisers.X0()), r"^X0 on Rectified keeps 0 of the noise .*Velocity"),
+    (
+        lambda: made("scores", target=denoisers.Eps()),
+        r"^Eps on Rectified keeps inf of .* divided by alpha = 0.*Velocity",
+    ),
+    (lambda: made("scores", process=schedules.Rectified()), r"^Got Rectified, expected a process: .*Gaussian"),
+    (lambda: made("classifier", critic=models.Perceptron(())), r"^Got .*Perceptron.* as the critic, .*models\.of"),
+    (lambda: made("classifier", generator=models.MLP()), r"^Got .*MLP.* as the generator, a module alone; models\.of"),
+    (
+        lambda: made("energies", real=models.of(models.MLP(width=4, depth=1, outputs=2))),
+        r"^The real reads its network as an energy's, .*scalar\.energy",
+    ),
+    (lambda: made("classifier", h=3), r"^Got h = 3, expected one of arcsinh, .*an increasing function of d\.$"),
+    (lambda: matching.toward(jnp.zeros(2), jnp.zeros(())), r"^The field of a sample has shape \(\), expected \(2,\)"),
     (lambda: made("scores", at=1.5), r"^Got at = 1\.5, expected a time in \(0, 1\]\.$"),
     (lambda: made("kernel", widths=(0.0,)), r"^A kernel's width is 0\.0, expected a positive number\.$"),
     (lambda: made("kernel", widths=()), r"^Got no width of a kernel"),
@@ -163,6 +175,25 @@ BAD = [
         lambda: fields.scores(mixture(P).denoiser(schedules.VP()), mixture(Q).denoiser(schedules.VP(beta_max=10.0))),
         r"one schedule\.$",
     ),
+    (
+        lambda: fields.energies(mixture(P).denoiser(schedules.VP()), mixture(Q).denoiser(schedules.EDM())),
+        r"^Got schedules of energy of data VP\(.*, energy of samples EDM\(.*; a difference of energies wants one",
+    ),
+    (
+        lambda: fields.energies(
+            mixture(P).denoiser(schedules.VP()), mixture(Q).denoiser(schedules.VP()), schedules.EDM()
+        ),
+        r"x_t EDM\(.*; a difference of energies wants one schedule\.$",
+    ),
+    (
+        lambda: made("classifier", h=lambda d: jnp.stack([d, d])),
+        r"^Got an h that makes shape \(2,\) of a logit, expected one number\.$",
+    ),
+    (lambda: made("classifier", h=lambda d: jnp.maximum(d, 0)), r"^Got an h with h'\(-20\) = 0, expected one that"),
+    (
+        lambda: made("classifier", generator=net(3)).init(jax.random.key(0), Example(jnp.zeros(2))),
+        r"^The generator makes examples of shape \(3,\), expected \(2,\), the data's\.",
+    ),
     (lambda: fields.energies(jnp.sum, jnp.sum, None, "published"), r"^Got scale = 'published' for two energies"),
     (lambda: fields.scores(None, None, "snr"), r"^There is no scale 'snr' of a field"),
 ]
@@ -173,6 +204,15 @@ def test_refuses_bad_input_in_one_line(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("part", "of"), [("loss", losses.energy), ("denoiser", denoisers.variance.energy)])
+def test_denoising_by_an_energy_wants_one(part, of):
+    """Two maps alone are none: the first has to be the other's gradient."""
+    process = processes.Gaussian(schedules.VP())
+    two = models.of(models.MLP(width=4, depth=1, outputs=2))
+    with pytest.raises(ValueError, match=f"^The {part} reads its network as an energy's, .*scalar.energy"):
+        methods.denoising(two, process, denoisers.Eps(), **{part: of})
 
 
 def test_refuses_a_critic_of_other_data():

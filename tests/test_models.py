@@ -26,6 +26,11 @@ NETS = {
         models.UNet(8, (1, 2), 1, (8,), 4, 3, 0.3, 0.5**0.5, embedding="fourier", remat=True),
         (8, 12, 3),
     ),
+    "dit": (models.DiT(depth=1, width=16, heads=2, classes=3), (4, 4, 1)),
+    "jit, scan, bfloat16": (
+        models.JiT(depth=2, width=16, heads=2, classes=3, scan=True, remat=True, dtype="bfloat16"),
+        (4, 6, 2),
+    ),
     "unet patch bfloat16": (models.UNet(**TINY, classes=3, patch=2, dtype="bfloat16"), (8, 8, 2)),
 }
 ALL = pytest.mark.parametrize("name", NETS)
@@ -321,9 +326,19 @@ def test_perceptron_without_hidden_layers_is_affine_and_counts_are_checked():
         (dict(depth=-1), "depth = -1: expected a positive integer"),
         (dict(shape=(2, 0)), "shape[1] = 0: expected a positive integer"),
         (dict(dtype="int8"), "dtype = 'int8' is unknown"),
+        (dict(weights="he"), "weights = 'he' is unknown; choose from glorot, lecun"),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             models.Perceptron(**options)
+
+
+@pytest.mark.parametrize(("weights", "variance"), [("glorot", 2 / (2 + 2000)), ("lecun", 1 / 2)])
+def test_the_first_weights_of_a_perceptron_have_the_variance_that_is_said(weights, variance):
+    net = models.network(models.Perceptron((1,), width=2000, depth=1, weights=weights))
+    params = jax.device_get(net.init(KEY, np.zeros(2, np.float32), np.float32(0)))
+    first, last = (params[name]["kernel"] for name in ("dense_0", "out"))
+    assert np.var(first) == pytest.approx(variance, rel=0.1)  # 4000 entries: 2 to 3 % of the variance
+    assert np.var(last) == pytest.approx(2 / 2001 if weights == "glorot" else 1 / 2000, rel=0.15)
 
 
 def test_mlp_parameter_count():

@@ -103,3 +103,18 @@ def test_patches():
     assert patches.shape == (2, 2, 3, 12)
     np.testing.assert_array_equal(patches[:, 1, 2], x[:, 2:4, 4:6].reshape(2, 12))
     np.testing.assert_array_equal(layers.depth_to_space(jnp.asarray(patches), 2), x)
+
+
+def test_embedding_is_that_of_numpy():
+    """Two layers of the log-SNR's features, the label's own vector added, silu over both; that vector apart."""
+    rng, c, label = np.random.default_rng(5), np.float32([-3.0, 0.5]), np.int32([2, 0])
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    params = {f"noise_{i}": {"kernel": draw(n, 6), "bias": draw(6)} for i, n in enumerate((8, 6))}
+    params["label"] = {"embedding": draw(4, 6)}
+    e, own = layers.Embedding(6, 3, 8).apply({"params": params}, c, label, method="apart")
+    silu = lambda x: x / (1 + np.exp(-x))
+    h = np.asarray(layers.positional(jnp.asarray(c), 8), np.float64)
+    first, second = (lambda x, p=params[f"noise_{i}"]: x @ p["kernel"] + p["bias"] for i in range(2))
+    vector = params["label"]["embedding"][label]
+    np.testing.assert_array_equal(own, vector)
+    np.testing.assert_allclose(e, silu(second(silu(first(h))) + vector), rtol=1e-4, atol=1e-5)

@@ -191,7 +191,19 @@ def test_alternatives_of_the_spaces_with_helpers_are_these():
         *(f"categorical.{name}" for name in ("cross_entropy", "d3pm", "flow_matching", "score_entropy")),
     }
     assert set(specs._paths(models)) == {
-        *("Decoder", "Encoder", "MLP", "Perceptron", "TokenMLP", "TokenUNet", "Transformer", "UNet"),
+        *(
+            "Decoder",
+            "DiT",
+            "Encoder",
+            "JiT",
+            "MLP",
+            "Perceptron",
+            "PublishedUNet",
+            "TokenMLP",
+            "TokenUNet",
+            "Transformer",
+            "UNet",
+        ),
         *("scalar.critic", "scalar.energy"),
     }
     assert {"Arrays", "Batches", "batch_at"}.isdisjoint(specs._paths(data))

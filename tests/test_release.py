@@ -57,7 +57,7 @@ def test_the_wheel_has_the_package_its_configs_and_notices_and_no_more(built):
     assert {name.partition("/")[0] for name in names} == {"diffjax", info.rstrip("/")}
     expected = {str(path.relative_to(ROOT)) for path in (ROOT / "diffjax").rglob("*.py")}
     expected |= {f"diffjax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
-    expected |= {"diffjax/py.typed", "diffjax/metrics/digits_classifier.npz"}
+    expected |= {"diffjax/py.typed", *(f"diffjax/metrics/{name}_classifier.npz" for name in ("digits", "mnist"))}
     assert {name for name in names if not name.startswith(info)} == expected
     assert {f"{info}licenses/LICENSE", f"{info}licenses/NOTICE"} <= set(names)
     assert f"\nVersion: {diffjax.__version__}\n" in metadata

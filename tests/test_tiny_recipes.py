@@ -1,13 +1,24 @@
-"""Recipes whose parts have exact tests of their own: each is trained and judged at its small size."""
+"""Recipes whose parts have exact tests of their own, at a small size: trained and judged, or resumed to the byte."""
 
 import json
 
 import pytest
+import test_captioned
+from twice import assert_trains_and_resumes
 
 from diffjax import main as command_line
 from diffjax import runs
 
-TINY = ("configs/blurring.py:tiny", "configs/editing.py:tiny", "configs/energy.py:tiny", "configs/heat.py:tiny")
+TINY = (
+    "configs/blurring.py:tiny",
+    "configs/cifar10.py:tiny",
+    "configs/dit.py:tiny",
+    "configs/editing.py:tiny",
+    "configs/energy.py:tiny",
+    "configs/heat.py:tiny",
+    "configs/mnist.py:tiny",
+    "configs/photos.py:tiny",
+)
 
 
 @pytest.mark.slow
@@ -15,3 +26,24 @@ TINY = ("configs/blurring.py:tiny", "configs/editing.py:tiny", "configs/energy.p
 def test_a_recipe_trains_and_is_judged(config, tmp_path):
     assert command_line.main([f"--config={config}", f"--workdir={tmp_path}"]) == 0
     assert json.loads((tmp_path / "eval.json").read_text())["step"] == runs.load(config).train.steps
+
+
+@pytest.mark.slow
+def test_captioned_images_are_trained_and_judged(tmp_path):
+    told = [
+        {"image": f"{n}.png", "name": f"image {n}", "category": ("round", "square")[n % 2], "base": True}
+        for n in range(48)
+    ]
+    test_captioned.write(tmp_path / "a", told, size=(8, 8))
+    args = [f"--config.data.path={tmp_path / 'a'}", "--config.data.label=category", "--config.eval.samples=8"]
+    assert command_line.main(["--config=configs/captioned.py:tiny", *args, f"--workdir={tmp_path / 'run'}"]) == 0
+    assert "step" in json.loads((tmp_path / "run/eval.json").read_text())
+
+
+RESUMED = ("autoencoder", "coupling_flow", "flow_map", "masked", "points")  # trained and judged by their own tests
+
+
+@pytest.mark.slow  # test_generators resumes by the command in every run, test_trainer and test_resume in other ways
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_recipe_is_resumed_to_the_byte(name, tmp_path, capsys):
+    assert_trains_and_resumes(f"configs/{name}.py:tiny", tmp_path, capsys)

@@ -13,6 +13,12 @@ from diffjax import runs
 from diffjax.checkpoint import Checkpoints
 
 
+def judged(config, workdir):
+    """Runs `config`, and gives eval.json of the run back."""
+    assert command_line.main([f"--config={config}", f"--workdir={workdir}"]) == 0
+    return json.loads((workdir / "eval.json").read_text())
+
+
 def assert_trains_and_resumes(config, tmp_path, capsys, steps=40):
     """Runs `config`, takes its last checkpoint away as a kill at half would have, and runs it again.
 
@@ -20,7 +26,7 @@ def assert_trains_and_resumes(config, tmp_path, capsys, steps=40):
         eval.json of the run.
     """
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert command_line.main([f"--config={config}", f"--workdir={whole}"]) == 0
+    found = judged(config, whole)
     capsys.readouterr()
     shutil.copytree(whole, stopped)
     shutil.rmtree(stopped / "checkpoints" / str(steps))
@@ -32,7 +38,6 @@ def assert_trains_and_resumes(config, tmp_path, capsys, steps=40):
     state = runs.open(whole).state
     with Checkpoints(stopped / "checkpoints", create=False) as checkpoints:
         assert_same_bytes(state, checkpoints.restore(state).state)
-    found = json.loads((whole / "eval.json").read_text())
     assert found["step"] == steps
     return found
 

@@ -40,12 +40,7 @@ def run(workdir: str | Path, strength: float, seeds: Any = None, **options: Any)
 
 
 def begun(
-    workdir: str | Path,
-    seeds: Any,
-    asked: list[str],
-    source: Any = None,
-    out: Any = None,
-    **options: Any,
+    workdir: str | Path, seeds: Any, asked: list[str], source: Any = None, out: Any = None, **options: Any
 ) -> tuple[runs.Run, Any, list[int], dict[str, Any], Path]:
     """Opens a run and finds its inputs (n, *shape), the seed of each, what is known of them, and a folder for results.
 

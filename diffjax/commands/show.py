@@ -20,12 +20,11 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Prints, and returns, a run's costs; memory and FLOPs are XLA's figures for one compiled step on one device."""
+    """Prints, and returns, a run's costs; FLOPs are counted, memory is XLA's figure for one compiled step."""
     with specs.noted() as book:
         built = build_run(config)
     state, config, data, size = abstract_state(built), built.config, built.data, built.settings.batch_size
-    costs = {**_step_costs(built, state), "nfe": getattr(built.method.plan(data.shape), "nfe", None)}
-    batch = _batch(built)
+    costs, batch = _costs(built, state), _batch(built)
     shapes = {name: leaf.shape for name, leaf in {"x": batch.x, **batch.given, **batch.chosen}.items()}
     gflop, kept, temporary = costs["flops"] / 1e9, costs["state_bytes"] / 2**20, costs["temporary_bytes"] / 2**20
     print(to_json(config))
@@ -38,7 +37,7 @@ def run(config: Config) -> dict[str, Any]:
     print(f"step       {gflop:.3f} GFLOP, {1e3 * gflop / size:.2f} MFLOP per image")
     print(f"memory     {kept:.1f} MiB state, {temporary:.1f} MiB temporaries")
     if costs["nfe"] is not None:
-        print(f"sampling   {costs['nfe']} evaluations per sample")
+        print(f"sampling   {costs['nfe']} evaluations per sample, {costs['evaluation_flops'] / 1e6:.2f} MFLOP each")
     return {"shapes": shapes, **costs}
 
 
@@ -50,13 +49,18 @@ def _batch(built: Built) -> Example:
     return whole._replace(given={name: leaf for name, leaf in whole.given.items() if name in read})
 
 
-def _step_costs(built: Built, state: Any) -> dict[str, Any]:
+def _costs(built: Built, state: Any) -> dict[str, Any]:
+    """Costs of a step, and of one sample, of which the network's evaluations are all but a small share."""
     step = training.make_step(built.method, built.optimizer, built.ema, accumulate=built.settings.accumulate)
+    example, request = sources.blank(built.data), built.method.plan(built.data.shape)
+    given = {name: example.given[name] for name in sources.asked(built.method, built.data)}
+    draw = lambda params: built.method.draw(params, request, jax.random.key(0), given)
     with activity.doing("compiling a training step"):
         compiled = jax.jit(step, donate_argnums=0).lower(state, _batch(built)).compile()
-    memory = compiled.memory_analysis()
     return {
-        "flops": (compiled.cost_analysis() or {}).get("flops", float("nan")),
+        "flops": models.flops(step, state, _batch(built)),
+        "nfe": (nfe := getattr(request, "nfe", None)),
+        "evaluation_flops": models.flops(draw, state.params) / (nfe or 1),
         "state_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
-        "temporary_bytes": getattr(memory, "temp_size_in_bytes", 0),
+        "temporary_bytes": getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0),
     }

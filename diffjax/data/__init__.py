@@ -2,11 +2,13 @@
 
 from diffjax.data.batches import Batches as Batches
 from diffjax.data.batches import batch_at as batch_at
+from diffjax.data.captioned import captioned
 from diffjax.data.card import card as card
 from diffjax.data.card import check_here as check_here
 from diffjax.data.card import here_or_kept as here_or_kept
 from diffjax.data.card import keep_card as keep_card
 from diffjax.data.card import of_card as of_card
+from diffjax.data.cifar10 import cifar10
 from diffjax.data.digits import digit_tokens, digits
 from diffjax.data.folder import folder
 from diffjax.data.given import asked as asked
@@ -20,6 +22,7 @@ from diffjax.data.inputs import inputs as inputs
 from diffjax.data.inputs import shown_to as shown_to
 from diffjax.data.looks import named as named
 from diffjax.data.looks import remarks as remarks
+from diffjax.data.mnist import mnist
 from diffjax.data.names import Rows as Rows
 from diffjax.data.names import check_classes as check_classes
 from diffjax.data.names import class_of as class_of
@@ -48,11 +51,14 @@ from diffjax.data.units import undone as undone
 from diffjax.data.words import words
 
 __all__ = [
+    "captioned",
     "checkerboard",
+    "cifar10",
     "digit_tokens",
     "digits",
     "eight_gaussians",
     "folder",
+    "mnist",
     "modes",
     "moons",
     "npz",

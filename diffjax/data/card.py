@@ -1,7 +1,8 @@
 """The card of a data set: what a draw has to know of it, as JSON, so that a run draws where its data are not.
 
-It has shapes and dtypes, the classes with their names, the labels that training has seen, and the units that samples
-are brought back by; of examples it has none. A workdir keeps one, data.json, and a weights file has one in its header.
+It has shapes and dtypes, the classes with their names, the texts of captions, the labels that training has seen, and
+the units that samples are brought back by; of examples it has none. A workdir keeps one, data.json, and a weights file
+has one in its header.
 """
 
 import json
@@ -65,6 +66,7 @@ def card(dataset: Dataset) -> dict[str, Any]:
         "chosen": {name: shapes(leaf) for name, leaf in example.chosen.items()},
         "classes": whole(dataset.classes),
         "names": None if dataset.names is None else list(dataset.names),
+        "texts": None if dataset.texts is None else list(dataset.texts),
         "labels": None if labels(dataset.train) is None else dataset.present.tolist(),
         "levels": whole(dataset.levels),
         "unread": list(dataset.unread),
@@ -165,6 +167,7 @@ def _dataset(found: dict[str, Any], why: str) -> Dataset:
         _text("fingerprint", found["fingerprint"]),
         unread=_texts("unread", found["unread"]),
         names=names,
+        texts=None if found.get("texts") is None else _texts("the text of a caption", found["texts"]),
         units=None if found["units"] is None else _units(found["units"], example.x.shape),
     )
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from diffjax.method import Drawn, Section
-from diffjax.metrics.judges import endpoint_error, labels_read, two_samples
+from diffjax.metrics.judges import Gated, endpoint_error, labels_read, two_samples
 
 
 def judge(drawn: Drawn, dataset: Any) -> list[Section]:
@@ -11,7 +11,7 @@ def judge(drawn: Drawn, dataset: Any) -> list[Section]:
     return [*two_samples(drawn, dataset), *endpoint_error(drawn, dataset)]
 
 
-def judge_labelled(drawn: Drawn, dataset: Any) -> list[Section]:
-    """Judges as `judge`, and digits by the labels that are read of them too."""
+def judge_labelled(own: Gated, drawn: Drawn, dataset: Any) -> list[Section]:
+    """Judges as `judge`, and by the labels that the classifier of the data's own gate reads of samples."""
     distances, *error = judge(drawn, dataset)
-    return [distances, *labels_read(drawn, dataset), *error]
+    return [distances, *labels_read(drawn, dataset, own.of.network), *error]

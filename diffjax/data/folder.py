@@ -86,13 +86,13 @@ def folder(
     apart = found.apart
     if apart is None:
         apart = splits.by_name(found.own, SHARE if held_out is None else held_out, found.label)
-    shape = _shape(files, found.names, size, _channels(files, found.names) if channels is None else channels)
+    shape = shape_of(files, found.names, size, channels)
     if flip:
         check_flip(shape)
-    reads = {"x": _reader(files, found.names, shape, background, fit=size is not None)}
+    reads = {"x": reader(files, found.names, shape, background, fit=size is not None)}
     second = None if y is None else _endpoints(y, found.names)
     if second is not None:
-        reads["y"] = _reader(*second, shape, background, fit=size is not None)
+        reads["y"] = reader(*second, shape, background, fit=size is not None)
     parts = [_records(reads, np.flatnonzero(apart == side), found.label) for side in (False, True)]
     fits = len(apart) * len(reads) * int(np.prod(shape)) <= IN_MEMORY if in_memory is None else in_memory
     classes = None if found.label is None else int(found.label.max()) + 1
@@ -203,8 +203,9 @@ def _endpoints(path: str, names: list[str]) -> tuple[Tree, list[str]]:
     return files, [found[stem(name)] for name in names]
 
 
-def _shape(files: Tree, names: list[str], size: int | None, channels: int) -> tuple[int, int, int]:
-    """Finds the shape (H, W, C) of every image, from the headers alone."""
+def shape_of(files: Tree, names: list[str], size: int | None, channels: int | None) -> tuple[int, int, int]:
+    """Finds the shape (H, W, C) of every image, from the headers alone; `size` and `channels` as of `folder`."""
+    channels = _channels(files, names) if channels is None else channels
     if size is not None:
         return (size, size, channels)
 
@@ -238,10 +239,10 @@ def _full(files: Tree, name: str) -> str:
     return f"{files.where}/{name}"
 
 
-def _reader(
+def reader(
     files: Tree, names: list[str], shape: tuple[int, int, int], background: Background, fit: bool
 ) -> Callable[[Sequence[int]], np.ndarray]:
-    """Makes `read(indices)` -> (b, H, W, C) uint8."""
+    """Makes `read(indices)` -> (b, H, W, C) uint8, of some images of a tree."""
     one = lambda name: images.decode(files.open(name), _full(files, name), shape, background, fit)
     return lambda indices: np.stack(images.each((names[i] for i in indices), one))
 

@@ -131,7 +131,12 @@ def _arrays(
 
 
 def _labels(file: Path, name: str, most_gib: float) -> np.ndarray:
-    labels = members.read(file, name, most_gib, " (label=None for a set without labels)" if name == "label" else "")
+    labels = members.read(
+        file,
+        name,
+        most_gib,
+        " (label=None, --config.data.label=None, for a set without labels)" if name == "label" else "",
+    )
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{file}: {name!r} is {labels.dtype} of shape {labels.shape}, expected integers (N,).")
     if labels.size and (labels.min() < 0 or labels.max() >= 2**31):

@@ -9,6 +9,7 @@ E[x | y] is blurred too, and a bridge draws one of the possible x.
 Pairs of one's own are `data.arrays(x, y=y)`, `data.npz(path, y="y")` and `data.folder(path, y=other_path)`.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,22 +18,24 @@ from diffjax import host
 from diffjax.data import endpoints
 from diffjax.data.digits import digits
 from diffjax.data.folder import folder
+from diffjax.data.mnist import mnist
 from diffjax.data.npz import npz
 from diffjax.data.photos import photos
 from diffjax.data.source import Dataset, Source, blank, fingerprint, labels
 from diffjax.data.tfds import tfds
 from diffjax.host import nearest
 from diffjax.method import Example
+from diffjax.metrics.judges import Gated
 
 DEGRADATIONS = ("average", "blur")
-MAKERS = {"digits": digits, "folder": folder, "npz": npz, "photos": photos, "tfds": tfds}
+MAKERS = {"digits": digits, "folder": folder, "mnist": mnist, "npz": npz, "photos": photos, "tfds": tfds}
 
 
 def pairs(of: str, degradation: str = "average", factor: int = 2, sigma: float = 1.0, **options: Any) -> Dataset:
     """Makes pairs of a named data set: its examples, and degraded copies as endpoints.
 
     Args:
-        of: digits, photos, folder, npz or tfds.
+        of: digits, mnist, photos, folder, npz or tfds.
         degradation, factor, sigma: as for `paired`.
         options: of that data set.
 
@@ -92,7 +95,8 @@ def paired(dataset: Dataset, degradation: str, factor: int = 2, sigma: float = 1
     degrade = _average(dataset.shape, factor) if degradation == "average" else _blur(dataset.shape, sigma)
     parts = [Pairs(source, degrade) for source in (dataset.train, dataset.held_out)]
     digest = fingerprint(dataset.fingerprint, degradation, factor, sigma)
-    judge = endpoints.judge_labelled if dataset.judge else endpoints.judge
+    own = dataset.judge
+    judge = partial(endpoints.judge_labelled, own) if isinstance(own, Gated) else endpoints.judge
     return dataset._replace(train=parts[0], held_out=parts[1], fingerprint=digest, judge=judge)
 
 

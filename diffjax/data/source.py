@@ -146,6 +146,7 @@ class Dataset(NamedTuple):
         least: the fewest samples that `judge` takes, and why.
         unread: names of `given` that no part of a run has to read: they serve the judge.
         names: of the classes, by number; None: they have numbers alone.
+        texts: of the captions, by the number given["caption"]; None: examples have no caption.
         mixed: the order of examples says nothing of them, so that the first n are as good as any n.
         units: what examples were standardised by and samples are brought back by (`data.units`), or None.
         decode: (file, its name) -> uint8 (H, W, C), as the data set reads its own images; None: it has no rule.
@@ -166,6 +167,7 @@ class Dataset(NamedTuple):
     mixed: bool = False
     units: Any = None
     decode: Callable[[Any, str], np.ndarray] | None = None
+    texts: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
         sizes = f"{len(self.train):,} training and {len(self.held_out):,} held-out examples of shape {self.shape}"

@@ -13,6 +13,7 @@ from diffjax.denoisers.bridge import DDBM
 from diffjax.denoisers.classifier import Classifier as Classifier
 from diffjax.denoisers.classifier import cross_entropy as cross_entropy
 from diffjax.denoisers.clipping import clipped as clipped
+from diffjax.denoisers.consistency import Consistency
 from diffjax.denoisers.coordinates import run_on as run_on
 from diffjax.denoisers.deblurring import Deblur
 from diffjax.denoisers.energy import EnergyDenoiser as EnergyDenoiser
@@ -20,4 +21,15 @@ from diffjax.denoisers.flow import flow as flow
 from diffjax.denoisers.targets import EDM, X0, Eps, Score, V, Velocity
 from diffjax.denoisers.targets import denoiser as denoiser
 
-__all__ = ["DDBM", "EDM", "X0", "Deblur", "Eps", "Score", "V", "Velocity", "categorical"]  # what a config may name
+__all__ = [
+    "DDBM",
+    "EDM",
+    "X0",
+    "Consistency",
+    "Deblur",
+    "Eps",
+    "Score",
+    "V",
+    "Velocity",
+    "categorical",
+]  # what a config may name

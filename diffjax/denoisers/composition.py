@@ -100,6 +100,8 @@ def product(*parts: Denoiser) -> Weighted:
     Raises:
         ValueError: for no part at all, a part without an energy, or parts of different schedules.
     """
+    if len(parts) == 1 and isinstance(parts[0], Sequence):
+        raise ValueError("Got a list, expected denoisers one after the other: product(first, second).")
     return Weighted(_checked("A product", parts), (1.0,) * len(parts))
 
 
@@ -129,6 +131,8 @@ def negation(
             that are not positive; and as `product`.
     """
     parts = _checked("A negation", (first, second))
+    if np.shape(variances) != (2,):
+        raise ValueError(f"Got variances = {variances}, expected two numbers, of the data of the first and the second.")
     for name, value in (("gamma", gamma), ("variances[0]", variances[0]), ("variances[1]", variances[1])):
         host.check_positive(name, value)
     ts = np.linspace(0, float(first.schedule.t_max), 129) if ts is None else np.asarray(ts, np.float64)
@@ -153,6 +157,8 @@ def mixture(parts: Sequence[Denoiser], weights: Any) -> Mixture:
     Raises:
         ValueError: for weights of another number, negative ones, or none above 0; and as `product`.
     """
+    if not isinstance(parts, Sequence):
+        raise ValueError(f"Got {type(parts).__name__}, expected a list of denoisers, and a weight for each.")
     parts, weights = _checked("A mixture", tuple(parts)), np.asarray(weights, np.float64)
     if weights.shape != (len(parts),) or not np.all(weights >= 0) or not 0 < weights.sum() < np.inf:
         raise ValueError(f"The weights are {weights.tolist()}, expected {len(parts)} numbers >= 0, not all 0.")
@@ -166,7 +172,7 @@ def guided(cond: Denoiser, uncond: Denoiser, w: Any) -> Weighted:
     Raises:
         ValueError: as `product`.
     """
-    return Weighted(_checked("Guidance by energies takes parts that have", (uncond, cond)), (1 - w, w))
+    return Weighted(_checked("Guidance by energies", (uncond, cond)), (1 - w, w))
 
 
 def all_of(

@@ -75,6 +75,9 @@ def energy(net: Network, schedule: Schedule, target: Target, chain: Chain | None
     return EnergyDenoiser(made.net, made.schedule, made.target)
 
 
+vars(energy)["of_energies"] = True  # `methods.kinds` asks whether the network is one
+
+
 def need(model: Any, what: str) -> None:
     """Refuses a denoiser that knows no energy.
 

@@ -27,3 +27,6 @@ def energy(
         ValueError: for a network of one map, which is no energy's.
     """
     return regression(lambda x, c: split_maps(net(x, c), x, 2)[0], process, target, x0, z, t, weight)
+
+
+vars(energy)["of_energies"] = True  # `methods.kinds` asks whether the network is one

@@ -23,6 +23,7 @@ averages the softmax over data with one over samples: none of which is here.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -97,11 +98,18 @@ def energies(
         scale: a name of `SCALES`.
 
     Raises:
-        ValueError: for another scale, or the published one, which is of denoisers.
+        ValueError: for another scale, or the published one, which is of denoisers; for two schedules, of denoisers that
+            know theirs or of x_t.
     """
     factor = _scale(scale).of_scores
     if factor is None:
         raise ValueError(f"Got scale = {scale!r} for two energies, which know no mean; expected kl, noise or mean.")
+    told = {"energy of data": energy_p, "energy of samples": energy_q}
+    known = {who: of.schedule for who, of in told.items() if hasattr(of, "schedule")}
+    known |= {} if schedule is None else {"x_t": schedule}
+    if any(not _alike(one, other) for one, other in pairwise(known.values())):
+        said = ", ".join(f"{who} {of}" for who, of in known.items())
+        raise ValueError(f"Got schedules of {said}; a difference of energies wants one schedule.")
 
     slope_p, slope_q = (_slope_of(energy) for energy in (energy_p, energy_q))
 

@@ -51,7 +51,12 @@ def toward(x: Array, V: Array, eps: float = 1.0) -> Array:
         x: a sample, with the gradient of what made it.
         V: the field at x, of x's shape; no gradient flows through it.
         eps: length of the step; Adam does not see it, a clipped gradient does.
+
+    Raises:
+        ValueError: for a field of another shape, which would be spread over x.
     """
+    if jnp.shape(V) != jnp.shape(x):
+        raise ValueError(f"The field of a sample has shape {jnp.shape(V)}, expected {jnp.shape(x)}, the sample's.")
     return 0.5 * jnp.sum((x - jax.lax.stop_gradient(x + eps * V)) ** 2)  # (matching.1), (monoflow.3)
 
 
@@ -78,12 +83,16 @@ def increasing(h: str | Callable) -> Callable:
     """Finds h as a function of the logit, and looks at its slope on logits of -20 to 20.
 
     Raises:
-        ValueError: for a name that is not in `H`, or a function that does not increase.
+        ValueError: for a name that is not in `H`, or a function that is not one number of a logit or does not increase.
     """
-    if isinstance(h, str) and h not in H:
+    if h not in H if isinstance(h, str) else not callable(h):
         why = " (a hinge or Wasserstein critic knows no density ratio, so that it has no h)" if h in NO_RATIO else ""
-        raise ValueError(f"Got h = {h!r}{why}, expected one of {', '.join(H)}, or an increasing function of the logit.")
+        raise ValueError(
+            f"Got h = {h!r}{why}, expected one of {', '.join(H)}, or, in Python, an increasing function of d."
+        )
     climb = H[h] if isinstance(h, str) else h
+    if (made := jax.eval_shape(climb, jax.ShapeDtypeStruct((), jnp.float32)).shape) != ():
+        raise ValueError(f"Got an h that makes shape {made} of a logit, expected one number.")
     slopes = host.float64(jax.vmap(jax.grad(climb)), PROBED)
     if (bad := np.flatnonzero(~(slopes > 0))).size:
         at, slope = PROBED[bad[0]], slopes[bad[0]]

@@ -102,12 +102,16 @@ def annealed(
         sigma_0: the constant of the published form, in units of x; None: sigma of each level, the repair.
 
     Raises:
-        ValueError: for a sigma_0 that is not positive.
+        ValueError: for a sigma_0, or a sigma_t, that is not positive, or an energy that is not one number.
     """
     if sigma_0 is not None:
         host.check_positive("sigma_0", sigma_0, "; None puts the sigma of each level in its place")
     sigma = process.schedule(t)[1]
-    slope = jax.grad(energy)(process.corrupt(x0, z, t))
+    host.check_positive("sigma_t", sigma, ", which the loss divides by: take a later t")
+    x = process.corrupt(x0, z, t)
+    if (made := jax.eval_shape(energy, x).shape) != ():
+        raise ValueError(f"An energy is one number for an example, but got shape {made} for x of shape {x.shape}.")
+    slope = jax.grad(energy)(x)
     told = sigma if sigma_0 is None else sigma_0
     return jnp.sum((slope - sigma * z / told**2) ** 2) / sigma**2  # (scorematching.7)
 

@@ -139,6 +139,11 @@ def autoencoder(
         if said.ndim < 1 or said.shape[-1] % 2:
             raise ValueError(f"The encoder makes {said.shape}, expected mean and log-variance: an even last axis.")
         z = jnp.zeros((*said.shape[:-1], said.shape[-1] // 2))
+        if z.size > x.size:
+            raise ValueError(
+                f"The encoder makes mean and log-variance of a latent of {z.size} numbers, expected {x.size} or fewer, "
+                f"as many as an example of shape {x.shape} has; half of its last axis is the latent's."
+            )
         params["decoder"] = decoder.init(jax.random.fold_in(key, 1), z, zero, given)
         made = jax.eval_shape(decoder.apply, params["decoder"], z, zero, given).shape
         if made != x.shape:

@@ -7,7 +7,7 @@ generator.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,40 @@ from diffjax.calculus import told
 from diffjax.denoisers.targets import Target
 from diffjax.losses import fields, matching
 from diffjax.method import Example, Keys
+from diffjax.methods import kinds
 from diffjax.types import Array, Key, PyTree, Schedule
 
 SPAN = (0.02, 0.98)  # of t / t_max, the noise that a field is looked at under: the published one (arXiv 2311.18828)
+
+
+class Estimate(Protocol):
+    """What an estimate of one's own has, to be played by `methods.matching.Matching(Generator(...), yours).method()`.
+
+    Where nobody learns the field, `learns` is empty, and `field` sees the batch at once, as `Batch.field` says.
+
+    Attributes:
+        learns: the players that it moves beside the generator, names of what `init` makes; () for none.
+    """
+
+    learns: tuple[str, ...]
+
+    def init(self, key: Key, example: Example) -> dict[str, PyTree]:
+        """Makes the first parameters of its players, by name; {} where there are none."""
+        ...
+
+    def learn(
+        self, params: PyTree, keys: Keys, example: Example, sample: Array, index: Array, size: int
+    ) -> tuple[Array, dict[str, Array]]:
+        """Computes the loss that its players go down, of a datum and a sample, and scalars to log."""
+        ...
+
+    def field(self, params: PyTree, keys: Keys, example: Example, sample: Array) -> Array:
+        """Computes V of a sample, of the sample's shape."""
+        ...
+
+    def check(self) -> None:
+        """Raises a ValueError for what cannot be played."""
+        ...
 
 
 class Critic(NamedTuple):
@@ -95,6 +126,7 @@ class Critic(NamedTuple):
 
     def check(self) -> None:
         """Raises a ValueError for numbers out of their range, or an h that does not increase."""
+        kinds.check_network("critic", self.critic)
         matching.increasing(self.h)
         for name in ("r1", "r2", "between"):
             if not 0 <= getattr(self, name) < np.inf:
@@ -179,6 +211,8 @@ class Pair(NamedTuple):
 
     def check(self) -> None:
         """Raises a ValueError for numbers out of their range, or a process whose field is no difference of scores."""
+        for who in ("real", "fake"):
+            kinds.check_network(who, getattr(self, who))
         if self.scale not in fields.SCALES:
             raise ValueError(f"Got scale = {self.scale!r}, expected one of {', '.join(fields.SCALES)}.")
         _check_span(self.span)

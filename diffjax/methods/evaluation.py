@@ -40,7 +40,7 @@ def report(run: Any, drawn: Drawn) -> list[Section]:
 def remarks(of: Any, dataset: Any) -> list[str]:
     """Says, a line each, what of a data set does not suit the parts of a denoising method."""
     rows = of.condition.none.get("label", getattr(of.network, "classes", None))
-    return [*_unseen(rows, dataset), *_scale(of.schedule, dataset)]
+    return [*_unseen(rows, dataset), *_scale(of.schedule, dataset), *_flat(of, dataset.shape)]
 
 
 def _unseen(classes: Any, dataset: Any) -> list[str]:
@@ -49,6 +49,19 @@ def _unseen(classes: Any, dataset: Any) -> list[str]:
     return [
         f"the model has {classes} classes, {dataset.name} has {dataset.classes}: the others have no training example, "
         "and samples have such a label only if asked for"
+    ]
+
+
+def _flat(of: Any, shape: tuple[int, ...]) -> list[str]:
+    """Looks where samples start: by relative positions alone no network leaves an image of one colour."""
+    if getattr(of.network, "tells_places", True) or of.process.conditions or len(shape) < 2:
+        return []
+    x = np.asarray(of.process.leave(of.process.prior(jax.random.key(0), shape)))
+    if np.ptp(x, axis=tuple(range(len(shape) - 1))).max() > 1e-5 * (1 + np.abs(x).max()):
+        return []
+    return [
+        "samples start from an image of one colour, and this network's positions are relative, so that it gives all of "
+        "its patches one answer: give the model positions=sincos, or urpe=true"
     ]
 
 

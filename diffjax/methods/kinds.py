@@ -1,7 +1,7 @@
 """What each part of a denoising method has to be, said in one line before any of them is called."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -31,13 +31,13 @@ def check_kinds(of: Any) -> None:
     Args:
         of: the parts of a denoising method.
     """
-    for name, members, instead in OBJECTS:  # a linen module has init and apply too; its own `reads` is a table
-        got = getattr(of, name)
-        if isinstance(got, type) or (missing := [member for member in members if not hasattr(got, member)]):
-            lacks = "a class, not an object of it" if isinstance(got, type) else f"without {', '.join(missing)}"
-            raise ValueError(f"Got {_shown(got)} as the {name}, {lacks}; {instead}.")
-    if isinstance(of.network.reads, Mapping):
-        raise ValueError(f"Got {_shown(of.network)} as the network, a module alone; {OBJECTS[0][-1]}.")
+    for name, members, instead in OBJECTS:
+        _check_object(name, getattr(of, name), members, instead)
+    check_network("network", of.network)
+    for name in ("loss", "denoiser"):
+        part = getattr(of, name)
+        if getattr(getattr(part, "func", part), "of_energies", False):
+            check_energy(name, of.network)
     if isinstance(schedule := of.process.schedule, type):
         name = schedule.__name__
         raise ValueError(f"The process has the class {name} as its schedule, expected an object of it: {name}().")
@@ -48,6 +48,37 @@ def check_kinds(of: Any) -> None:
         )
     for name, (arguments, such) in FUNCTIONS.items():
         _check_function(name, getattr(of, name), arguments, such)
+
+
+def check_network(name: str, got: Any) -> None:
+    """Raises a ValueError for what is no network: a class, or a module that `models.of` has not made one of.
+
+    Args:
+        name: whose network it is.
+    """
+    _check_object(name, got, OBJECTS[0][1], OBJECTS[0][2])
+    if isinstance(got.reads, Mapping):  # a linen module has init and apply too; its own `reads` is a table
+        raise ValueError(f"Got {_shown(got)} as the {name}, a module alone; {OBJECTS[0][2]}.")
+
+
+def check_energy(name: str, network: Any) -> None:
+    """Raises a ValueError for a network whose maps are not an energy's gradient and the energy.
+
+    Args:
+        name: what reads it as one.
+    """
+    if not getattr(network, "energy", False):
+        raise ValueError(
+            f"The {name} reads its network as an energy's, but the network's maps are no gradient of one: set "
+            "name=scalar.energy, of=MLP for its model, or make it by models.scalar.gradient of a "
+            "models.scalar.scalar(network, 'inner')."
+        )
+
+
+def _check_object(name: str, got: Any, members: Iterable[str], instead: str) -> None:
+    if isinstance(got, type) or (missing := [member for member in members if not hasattr(got, member)]):
+        lacks = "a class, not an object of it" if isinstance(got, type) else f"without {', '.join(missing)}"
+        raise ValueError(f"Got {_shown(got)} as the {name}, {lacks}; {instead}.")
 
 
 def _check_function(name: str, got: Any, arguments: str, such: str) -> None:

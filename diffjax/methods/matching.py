@@ -28,7 +28,7 @@ from diffjax import host, losses
 from diffjax.denoisers.targets import Eps, Target
 from diffjax.losses import fields, matching
 from diffjax.method import KEY_AXES, Example, Keys, Method, Turn, keys_of, per_example
-from diffjax.methods import codelength, shapes
+from diffjax.methods import codelength, kinds, shapes
 from diffjax.methods.estimates import SPAN, Batch, Critic, Pair, of_energies
 from diffjax.types import Array, Key, PyTree, Schedule
 
@@ -60,6 +60,8 @@ class Generator(NamedTuple):
         """Makes an example G(z) of noise z; `params` are the network's own."""
         schedule, t = self.process.schedule, self._time()
         F = self.network.apply(params, *self.target.inputs(schedule, z, t), given, **options)
+        if F.shape != z.shape:
+            raise ValueError(f"The generator makes examples of shape {F.shape}, expected {z.shape}, the data's.")
         return self.target.mean(schedule, z, F, t)
 
     def init(self, key: Key, example: Example) -> PyTree:
@@ -67,17 +69,23 @@ class Generator(NamedTuple):
         return self.network.init(key, example.x, jnp.zeros(()), example.given)
 
     def check(self) -> None:
-        """Raises a ValueError for a time out of range, or a target that keeps nothing of the noise."""
+        """Raises a ValueError for what is no network or process, a time out of range, or a target that is no use."""
+        kinds.check_network("generator", self.network)
+        if not hasattr(self.process, "schedule"):
+            raise ValueError(
+                f"Got {type(self.process).__name__}, expected a process: processes.Gaussian(schedule), say."
+            )
         schedule = self.process.schedule
         if self.at is not None and not 0 < self.at <= float(schedule.t_max):
             raise ValueError(f"Got at = {self.at!r}, expected a time in (0, {float(schedule.t_max):g}].")
         t = np.float64(schedule.t_max if self.at is None else self.at)
         skip, sigma = host.float64(lambda t: (self.target.skip_out(schedule, t)[0], schedule(t)[1]), t)
-        if not abs(skip * sigma) >= SKIP:
+        if not SKIP <= abs(skip * sigma) < np.inf:
+            point = "its first samples are one point, where no field is known"
+            why = point if abs(skip * sigma) < SKIP else "it is divided by alpha = 0"
             raise ValueError(
                 f"{type(self.target).__name__} on {type(schedule).__name__} keeps {abs(skip * sigma):.2g} of the noise "
-                "that a generator is given, so that its first samples are one point, where no field is known: set "
-                "target.name=Velocity with schedule.name=Rectified."
+                f"that a generator is given, so that {why}: set target.name=Velocity with schedule.name=Rectified."
             )
 
     def _time(self) -> Any:
@@ -211,6 +219,9 @@ def energies(
     """
     if scale == "published":
         raise ValueError("Got scale = 'published' for two energies, which know no mean; expected kl, noise or mean.")
+    for name, network in (("real", real), ("fake", fake)):
+        kinds.check_network(name, network)
+        kinds.check_energy(name, network)
     noise = Eps(target.sigma_data)
     of = Pair(real, fake, process, noise, times, False, scale, tuple(span), losses.energy, of_energies)
     return Matching(Generator(generator, process, target, at), of, critics, eps, simultaneous).method()

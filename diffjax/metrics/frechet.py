@@ -45,7 +45,7 @@ def distance(p: Gaussian, q: Gaussian) -> float:
     values, vectors = np.linalg.eigh(p.cov)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
     cross = np.sqrt(np.linalg.eigvalsh(root @ q.cov @ root).clip(0)).sum()
-    squared = np.sum((p.mean - q.mean) ** 2) + np.trace(p.cov) + np.trace(q.cov) - 2 * cross  # (features.1)
+    squared = np.sum((p.mean - q.mean) ** 2) + np.trace(p.cov) + np.trace(q.cov) - 2 * cross  # (features.1), (mnist.1)
     return max(float(squared), 0.0)  # rounding alone can leave -1e-14 for equal clouds
 
 

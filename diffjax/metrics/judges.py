@@ -12,6 +12,7 @@ import numpy as np
 from diffjax import activity
 from diffjax.method import Drawn, Section, attempt, left_out
 from diffjax.metrics import digits, gate, neighbours, wasserstein
+from diffjax.metrics.classifier import Classifier
 
 Judge = Callable[[Drawn, Any], list[Section]]  # (samples, their data set) -> sections
 MOST = 2000  # examples that metrics between all pairs look at
@@ -24,8 +25,8 @@ NEEDS = {  # metrics between as many samples as examples: the fewest of each
     "sliced W2": 1,
 }
 NO_FRECHET = (
-    "No Frechet distance: it compares what a classifier sees, and the only one here is that of the gate of the shipped "
-    "digits (all ten classes, without endpoints); these distances are between the examples themselves."
+    "No Frechet distance: it compares what a classifier sees, and there is one for the gate of the shipped digits, and "
+    "one for MNIST's (all ten classes, without endpoints); these distances are between the examples themselves."
 )
 
 
@@ -142,7 +143,7 @@ def trial(dataset: Any) -> dict[str, str]:
 
     As many examples as `TRIED` says, and those that the judge needs at least (`Dataset.least`).
     """
-    if dataset.judge is digit_gate:  # of the shipped digits alone, whose number and shape are known
+    if isinstance(dataset.judge, Gated):  # of shipped data alone, whose number and shape are known
         return {}
     return {name: why for part in _tried(dataset) for name, why in part.results.get("left_out", {}).items()}
 
@@ -153,7 +154,7 @@ def names(dataset: Any, given: Iterable[str]) -> list[str]:
     Args:
         given: names of what samples are given.
     """
-    if dataset.judge is digit_gate and len(dataset.present) == digits.CLASSES:
+    if isinstance(dataset.judge, Gated) and len(dataset.present) == digits.CLASSES:
         return [*gate.NAMES, *(["class accuracy"] if "label" in given else [])]
     return [name for part in _tried(dataset, given) for name in part.results.get("metrics", {})]
 
@@ -166,22 +167,38 @@ def _tried(dataset: Any, given: Iterable[str] | None = None) -> list[Section]:
     return judged(Drawn(examples.x, own), small)
 
 
-def digit_gate(drawn: Drawn, dataset: Any) -> list[Section]:
-    """Judges digits by the gate; and, where they were asked for, their labels by the evaluation classifier."""
-    if len(dataset.present) < digits.CLASSES:  # its bounds are those of all ten
-        return [*two_samples(drawn, dataset), *labels_read(drawn, dataset)]
-    train, held_out = (dataset.some(part, MOST).x for part in ("train", "held_out"))
-    report = gate.evaluate_digits(drawn.x, train, held_out)
-    verdict = Section({"metrics": report.as_dict()}, report.table(), passed=report.passed)
-    return [verdict, *labels_read(drawn, dataset)]
+class Gated:
+    """The judge of digits by a gate; and, where they were asked for, of their labels by its classifier.
+
+    Args:
+        of: the gate.
+    """
+
+    def __init__(self, of: gate.Gate):
+        self.of = of
+
+    def __call__(self, drawn: Drawn, dataset: Any) -> list[Section]:
+        """Judges samples: without a gate where the data set lacks a class, since its bounds are those of all ten."""
+        if len(dataset.present) < digits.CLASSES:
+            return [*two_samples(drawn, dataset), *labels_read(drawn, dataset, self.of.network)]
+        train, held_out = (self._part(dataset, part) for part in ("train", "held_out"))
+        report = gate.evaluate(self.of, drawn.x, train, held_out)
+        verdict = Section({"metrics": report.as_dict()}, report.table(), passed=report.passed)
+        return [verdict, *labels_read(drawn, dataset, self.of.network)]
+
+    def _part(self, dataset: Any, part: str) -> np.ndarray:
+        return dataset.some(part, len(getattr(dataset, part))).x
 
 
-def labels_read(drawn: Drawn, dataset: Any) -> list[Section]:
-    """Counts how often the evaluation classifier reads the label that a digit was asked for, and a real one's own."""
+digit_gate, mnist_gate = Gated(gate.DIGITS), Gated(gate.MNIST)
+
+
+def labels_read(drawn: Drawn, dataset: Any, network: Classifier) -> list[Section]:
+    """Counts how often a classifier reads the label that an image was asked for, and a real one's own."""
     if "label" not in drawn.given:
         return []
     held_out = dataset.held_out.gather(np.arange(len(dataset.held_out)))
-    share = lambda images, labels: float(np.mean(digits.read(images).logits.argmax(-1) == labels))
+    share = lambda images, labels: float(np.mean(network.read(images).logits.argmax(-1) == labels))
     found = {"value": share(drawn.x, drawn.given["label"]), "floor": share(held_out.x, held_out.given["label"])}
     text = (
         f"\nThe classifier reads the label asked for in {found['value']:.3f} of the samples; "

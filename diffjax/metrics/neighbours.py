@@ -8,7 +8,7 @@ import numpy as np
 
 from diffjax import host
 
-WIDE = 4096  # entries of an example from which on distances are taken by inner products
+WIDE = 512  # entries of an example from which on distances are taken by inner products
 
 
 def distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -23,9 +23,24 @@ def distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         shapes = f"{np.shape(x)} and {np.shape(y)}"
         raise ValueError(f"samples of shapes {shapes}; expected (n, ...) and (m, ...) with n, m >= 1")
     if np.size(x) // len(x) > WIDE:
-        return _by_products(x, y)[: len(x), len(x) :]
+        return _across(x, y)
     flat = [np.asarray(a, np.float64).reshape(len(a), -1) for a in (x, y)]
     return cdist(flat[0], flat[1])
+
+
+def nearest(x: np.ndarray, data: np.ndarray) -> np.ndarray:
+    """Computes the distance (n,) of each sample of x (n, ...) to the nearest of data (m, ...)."""
+    return distances(x, data).min(1)
+
+
+def _across(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    inner, sizes = np.zeros((len(x), len(y))), [np.zeros(len(x)), np.zeros(len(y))]
+    for parts in host.blocks(x, y):
+        mean = np.concatenate(parts).mean(0)
+        one, two = (part - mean for part in parts)
+        inner += one @ two.T
+        sizes = [size + np.einsum("ij,ij->i", part, part) for size, part in zip(sizes, (one, two))]
+    return _roots(sizes[0][:, None] + sizes[1], inner)
 
 
 def _by_products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -34,7 +49,10 @@ def _by_products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         both = np.concatenate(parts)
         both -= both.mean(0)
         inner += both @ both.T  # half the work: NumPy sees that it is symmetric
-    size = np.diag(inner)[:, None] + np.diag(inner)
+    return _roots(np.diag(inner)[:, None] + np.diag(inner), inner)
+
+
+def _roots(size: np.ndarray, inner: np.ndarray) -> np.ndarray:
     squares = size - 2 * inner
     return np.sqrt(np.where(squares > 1e-12 * size, squares, 0))
 
@@ -101,26 +119,38 @@ def covered(n: int, m: int, k: int = 5) -> float:
     return float(1 - np.prod((n - j) / (n + m - j)))  # (features.6)
 
 
-def train_neighbour_ratio(fake: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> float:
+def train_neighbour_ratio(
+    fake: np.ndarray, train: np.ndarray, held_out: np.ndarray, near: tuple[np.ndarray, np.ndarray] | None = None
+) -> float:
     """Computes the median distance to the nearest training sample: that of fakes over that of held-out data.
 
     1 for fresh data, 0 for copies of the training set, above 1 for samples off the data. ValueError when the held-out
     median is 0 (data with duplicates has no such ratio).
+
+    Args:
+        near: the `nearest` distances to train of fake and of held_out, where they are known.
     """
-    typical = np.median(distances(held_out, train).min(1))
+    fakes, fresh = (nearest(fake, train), nearest(held_out, train)) if near is None else near
+    typical = np.median(fresh)
     if typical == 0:
         raise ValueError("more than half of the held-out samples are in the training set: the split leaks")
-    return float(np.median(distances(fake, train).min(1)) / typical)
+    return float(np.median(fakes) / typical)
 
 
-def copied_share(fake: np.ndarray, train: np.ndarray, held_out: np.ndarray, quantile: float = 0.01) -> float:
+def copied_share(
+    fake: np.ndarray,
+    train: np.ndarray,
+    held_out: np.ndarray,
+    quantile: float = 0.01,
+    near: tuple[np.ndarray, np.ndarray] | None = None,
+) -> float:
     """Computes the share of fakes nearer to a training sample than all but `quantile` of the held-out data.
 
     It sees copies of a part of the training set, which leave the median of `train_neighbour_ratio` where it was.
 
-    Of fresh data about `quantile` are counted.
+    Of fresh data about `quantile` are counted. `near` as of `train_neighbour_ratio`.
     """
     if not 0 <= quantile <= 1:
         raise ValueError(f"quantile = {quantile}; expected a number in [0, 1]")
-    limit = np.quantile(distances(held_out, train).min(1), quantile)
-    return float((distances(fake, train).min(1) < limit).mean())
+    fakes, fresh = (nearest(fake, train), nearest(held_out, train)) if near is None else near
+    return float((fakes < np.quantile(fresh, quantile)).mean())

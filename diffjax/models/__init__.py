@@ -7,6 +7,8 @@ from diffjax.models.adapters import from_pytree as from_pytree
 from diffjax.models.adapters import of as of
 from diffjax.models.classifier import Classifier as Classifier
 from diffjax.models.convolutional import Decoder, Encoder
+from diffjax.models.counting import flops as flops
+from diffjax.models.dit import DiT, JiT
 from diffjax.models.mlp import MLP
 from diffjax.models.network import Network as Network
 from diffjax.models.network import format_table as format_table
@@ -14,6 +16,7 @@ from diffjax.models.network import init as init
 from diffjax.models.network import network as network
 from diffjax.models.network import parameter_table as parameter_table
 from diffjax.models.perceptron import Perceptron
+from diffjax.models.published_unet import PublishedUNet
 from diffjax.models.tokens import TokenMLP, TokenUNet
 from diffjax.models.transformer import Transformer
 from diffjax.models.unet import UNet
@@ -21,8 +24,11 @@ from diffjax.models.unet import UNet
 __all__ = [  # what a config may name
     "MLP",
     "Decoder",
+    "DiT",
     "Encoder",
+    "JiT",
     "Perceptron",
+    "PublishedUNet",
     "TokenMLP",
     "TokenUNet",
     "Transformer",

@@ -11,11 +11,12 @@ import numpy as np
 from flax import linen as nn
 
 from diffjax import host
+from diffjax.models import clocks
 from diffjax.types import Array
 
 MAX_LOG_SNR = 20.0  # the log-SNR is infinite at the ends of a schedule; beyond this float32 cannot tell x_t from x_0
 DTYPES = ("float32", "bfloat16")
-EMBEDDINGS = ("positional", "fourier", "angle")
+EMBEDDINGS = ("positional", "fourier", "angle", "chain", "signal")
 
 
 def _traced_once(initializer: Callable[..., Array]) -> Callable[..., Array]:
@@ -106,7 +107,7 @@ class Embedding(nn.Module):
         width: of the embedding.
         classes: number of labels; None for no table.
         features: number of features of the log-SNR; `angle` has its own.
-        kind: of these features: positional, fourier or angle.
+        kind: of these features: positional, fourier or angle; chain or signal, of the times that DiT and SiT are told.
         augment: entries of the augmentation label; 0 for none.
     """
 
@@ -116,8 +117,13 @@ class Embedding(nn.Module):
     kind: str = "positional"
     augment: int = 0
 
-    @nn.compact
     def __call__(self, c: Array, label: Array | None = None, augment: Array | None = None) -> Array:
+        """Computes the vector (width,)."""
+        return self.apart(c, label, augment)[0]
+
+    @nn.compact
+    def apart(self, c: Array, label: Array | None = None, augment: Array | None = None) -> tuple[Array, Array]:
+        """Computes the vector, and the label's own part of it, before they are added; zeros without classes."""
         if self.classes is None and label is not None:
             raise ValueError("got a label, but the network has classes = None: set classes to their number.")
         c = jnp.asarray(c, jnp.float32)
@@ -126,17 +132,20 @@ class Embedding(nn.Module):
                 f"got an augmentation label of shape {augment.shape}, but the network has augment = {self.augment}."
             )
         kinds = {"positional": positional, "fourier": fourier, "angle": lambda c, width: angle(c)}
-        features = kinds[self.kind](c, self.features)
+        told = functools.partial(clocks.cos_sin, self.kind)  # by a clock of published networks
+        features = kinds.get(self.kind, told)(c, self.features)
         if self.augment:
             augmentation = jnp.zeros((*c.shape, self.augment), jnp.float32) if augment is None else augment
             features += Dense(features.shape[-1], use_bias=False, name="augment")(augmentation)
         embedding = Dense(self.width, name="noise_0")(features)
         embedding = Dense(self.width, name="noise_1")(nn.silu(embedding))
+        own = jnp.zeros_like(embedding)
         if self.classes is not None:
             label = jnp.full(c.shape, self.classes, jnp.int32) if label is None else jnp.asarray(label, jnp.int32)
             init = nn.initializers.normal(1.0)  # as large as the entries of the noise embedding
-            embedding += nn.Embed(self.classes + 1, self.width, embedding_init=init, name="label")(label)
-        return nn.silu(embedding)
+            own = nn.Embed(self.classes + 1, self.width, embedding_init=init, name="label")(label)
+            embedding += own
+        return nn.silu(embedding), own
 
 
 def groups_of(channels: int, most: int = 32) -> int:
@@ -175,6 +184,12 @@ def group_norm(x: Array, groups: int, eps: float = 1e-6, rank: int = 2) -> Array
 def layer_norm(x: Array, eps: float = 1e-6) -> Array:
     """Normalises (..., C) over its last axis (layer norm, Ba et al. 2016); float32."""
     return normalize(x, lambda x: jnp.mean(x, -1, keepdims=True), eps)
+
+
+def rms_norm(x: Array, eps: float = 1e-6) -> Array:
+    """Scales (..., C) to unit mean square over its last axis (RMS norm, Zhang & Sennrich 2019); float32."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + eps)
 
 
 class Norm(nn.Module):
@@ -220,17 +235,19 @@ def of_rank(x: Array, rank: int) -> Array:
     return x.reshape((1,) * (rank - x.ndim) + x.shape)
 
 
-def attention(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
+def attention(q: Array, k: Array, v: Array, mask: Array | None = None, factors: Array | None = None) -> Array:
     """Computes softmax(q k^T / sqrt(D)) v over tokens, (..., T, heads, D) each, by a softmax in float32 at least.
 
     Source: Vaswani et al. 2017, eq. 1.
 
     Args:
         mask: (T, T), True where a query (row) sees a key (column), at least one each; None: everywhere.
+        factors: (heads, T, T), by which the softmax is multiplied: its rows then need not sum to 1 (`models.blocks`).
     """
     logits = jnp.einsum("...qhd,...khd->...hqk", q, k, preferred_element_type=fine(q.dtype)) / math.sqrt(q.shape[-1])
     logits = logits if mask is None else jnp.where(of_rank(mask, logits.ndim), logits, -jnp.inf)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    weights = jax.nn.softmax(logits, axis=-1)
+    weights = (weights if factors is None else weights * of_rank(factors, weights.ndim)).astype(v.dtype)  # (urpe.1)
     return jnp.einsum("...hqk,...khd->...qhd", weights, v)
 
 

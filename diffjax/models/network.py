@@ -28,12 +28,16 @@ class Network(NamedTuple):
             and is needed only where train is True.
         reads: names of `given` that the network reads, any other is passed over; None: it may read any.
         classes: labels that it has rows for, beside that of none; None: no one knows, or it reads no label.
+        tells_places: False where it gives a constant image the same answer at all places, whatever its parameters.
+        energy: whether F is two maps, the gradient of a scalar and that scalar (`scalar.gradient`).
     """
 
     init: Callable[..., PyTree]
     apply: Callable[..., Array]
     reads: tuple[str, ...] | None = None
     classes: int | None = None
+    tells_places: bool = True
+    energy: bool = False
 
 
 def network(module: nn.Module) -> Network:
@@ -76,7 +80,7 @@ def network(module: nn.Module) -> Network:
 
     classes = getattr(module, "classes", None)
     known = classes if "label" in arguments and host.is_int(classes, 1) else None
-    return Network(init_params, apply, tuple(arguments), known)
+    return Network(init_params, apply, tuple(arguments), known, getattr(module, "tells_places", True))
 
 
 def init(net: Network, key: Key, shape: tuple[int, ...], given: Given = NOTHING) -> PyTree:

@@ -31,6 +31,7 @@ from diffjax.types import Array, Key, PyTree
 __all__ = ["critic", "energy"]  # what a config may name
 
 FORMS = ("sum", "inner", "square")
+KINKED = ("relu", "relu6", "leaky_relu", "hard_tanh", "hard_sigmoid")  # functions without a second derivative
 
 
 def scalar(network: Any, form: str = "sum") -> Network:
@@ -64,21 +65,24 @@ def scalar(network: Any, form: str = "sum") -> Network:
     return of._replace(init=_checked(of.init, apply), apply=apply)
 
 
-def gradient(network: Network, sigma_data: float = 1.0, form: str | None = None) -> Network:
+def gradient(network: Any, sigma_data: float = 1.0, form: str | None = None) -> Network:
     """Makes the network whose F is the gradient of a scalar: two maps, F = de/dx_in and e itself in every entry.
 
     `losses.energy` trains it, with the target Eps, and `denoisers.EnergyDenoiser` reads both maps; whatever reads one
     map, every denoiser and sampler, finds F.
 
     Args:
-        network: (params, x_in, c, given) -> e', one number, as `scalar` makes; e is e' and the Gaussian's beginning.
+        network: (params, x_in, c, given) -> e', one number, as `scalar` makes, or what `models.of` makes one of; e is
+            e' and the Gaussian's beginning.
         sigma_data: standard deviation of the data, that of the target.
         form: "square" where the scalar is that form: then e is the beginning's factor times e'.
 
     Raises:
-        ValueError: for sigma_data that is not positive; in `init`, for an output that is not one number.
+        ValueError: for sigma_data that is not positive; in `init`, for an output that is not one number, or a network
+            with an activation of `KINKED`: its gradient is constant between kinks, and training differentiates it.
     """
     host.check_positive("sigma_data", sigma_data, ": the standard deviation of the data")
+    of = adapters.of(network)
 
     def apply(
         params: PyTree, x: Array, c: Array, given: Given = NOTHING, *, train: bool = False, key: Key | None = None
@@ -86,7 +90,7 @@ def gradient(network: Network, sigma_data: float = 1.0, form: str | None = None)
         start = jnp.exp(-0.5 * jax.nn.softplus(c + 2 * jnp.log(sigma_data)))  # sigma / sqrt(V)
 
         def total(x: Array) -> tuple[Array, Array]:
-            e = network.apply(params, x, c, given, train=train, key=key)
+            e = of.apply(params, x, c, given, train=train, key=key)
             if e.shape != jnp.shape(c):
                 raise ValueError(
                     f"An energy is one number for an example, but the network gives shape {e.shape} for x of shape "
@@ -100,15 +104,41 @@ def gradient(network: Network, sigma_data: float = 1.0, form: str | None = None)
         e = jnp.broadcast_to(e.reshape(*e.shape, *(1,) * (x.ndim - e.ndim)), x.shape)
         return jnp.concatenate([F, e], axis=-1)
 
-    return network._replace(init=_checked(network.init, apply), apply=apply)
+    return of._replace(init=_checked(of.init, apply, of.apply), apply=apply, energy=True)
 
 
-def _checked(init: Callable[..., PyTree], apply: Callable[..., Array]) -> Callable[..., PyTree]:
-    """`init` that asks for the shape of what `apply` gives, and so for its errors, before anything is computed."""
+def _check_smooth(program: Any) -> None:
+    """Refuses a traced network with an activation of `KINKED`."""
+    if kinked := [name for name in KINKED if name in _called(program)]:
+        raise ValueError(
+            f"An energy is trained by the derivative of its gradient, but the network has {kinked[0]}, which has no "
+            "second derivative: take a smooth activation, such as jax.nn.silu or jax.nn.softplus."
+        )
+
+
+def _called(program: Any) -> set[str]:
+    """Names of the functions that a traced program calls, at any depth."""
+    inner = [value for one in program.eqns for value in one.params.values()]
+    programs = [getattr(value, "jaxpr", value) for value in inner]
+    names = {one.params["name"] for one in program.eqns if "name" in one.params}
+    return names.union(*(_called(each) for each in programs if hasattr(each, "eqns")))
+
+
+def _checked(
+    init: Callable[..., PyTree], apply: Callable[..., Array], smooth: Callable[..., Array] | None = None
+) -> Callable[..., PyTree]:
+    """`init` that asks for the shape of what `apply` gives, and so for its errors, before anything is computed.
+
+    Args:
+        smooth: what has to have two derivatives; None: nothing.
+    """
 
     def checked(key: Key, x: Array, c: Array, given: Given = NOTHING) -> PyTree:
         told = dict(given)
-        jax.eval_shape(apply, jax.eval_shape(init, key, x, c, told), x, c, told)
+        params = jax.eval_shape(init, key, x, c, told)
+        jax.eval_shape(apply, params, x, c, told)
+        if smooth is not None:
+            _check_smooth(jax.make_jaxpr(smooth)(params, x, c, told).jaxpr)
         return init(key, x, c, given)
 
     return checked

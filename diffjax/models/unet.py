@@ -10,10 +10,16 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from diffjax import host
 from diffjax.models import layers
 from diffjax.models.layers import DTYPES, EMBEDDINGS, ZEROS, Conv, Dense, Embedding, Norm, SelfAttention
 from diffjax.types import Array
 
+PRESETS: dict[str, dict[str, Any]] = {  # `PublishedUNet` has those of the papers to the number
+    "digits": dict(channels=16, multipliers=(1, 2), blocks=1, attention=(4,)),
+    "mnist": dict(channels=16, multipliers=(1, 2, 2), blocks=1, attention=(7,)),
+    "cifar10": dict(channels=128, multipliers=(2, 2, 2), blocks=4, attention=(16,), dropout=0.13, skip_scale=0.5**0.5),
+}
 WIDTHS = ((1,), (1, 2), (1, 2, 2), (1, 2, 2, 2), (1, 1, 2, 3, 4), (1, 1, 2, 2, 4, 4))  # multipliers of so many levels
 
 
@@ -112,6 +118,20 @@ class UNet(nn.Module):
         layers.check_choice("embedding", self.embedding, EMBEDDINGS)
         layers.check_choice("dtype", self.dtype, DTYPES)
         super().__post_init__()
+
+    @classmethod
+    def preset(cls, preset: str, **changes: Any) -> "UNet":
+        """Makes the network of a size by its name, digits, mnist or cifar10, with some attributes changed.
+
+        Raises:
+            ValueError: for a name that is none, or an attribute that is none; they are listed.
+        """
+        if preset not in PRESETS:
+            raise ValueError(f"There is no U-Net {preset!r}: {host.nearest(str(preset), PRESETS)}.")
+        own = [name for name in cls.__dataclass_fields__ if name not in ("name", "parent")]
+        if unknown := [name for name in changes if name not in own]:
+            raise ValueError(f"UNet has no attribute {unknown[0]!r}: {host.nearest(unknown[0], own)}.")
+        return cls(**{**PRESETS[preset], **changes})
 
     @classmethod
     def of_data(cls, shape: tuple[int, ...], classes: int | None) -> dict[str, Any]:

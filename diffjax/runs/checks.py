@@ -51,7 +51,7 @@ def check_settings(settings: Settings) -> None:
         if getattr(settings, field) % settings.steps_per_dispatch:
             raise ConfigError(
                 f"train.{field} = {getattr(settings, field)} is not a multiple of train.steps_per_dispatch, "
-                f"{settings.steps_per_dispatch}."
+                f"{settings.steps_per_dispatch}: set that to a divisor of it."
             )
     for name in settings.loggers:
         if name not in LOGGERS:

@@ -123,7 +123,7 @@ def hmc(
         if not np.all(sigma > 0):
             raise ValueError(
                 f"There is no energy at t = {ts[np.argmin(sigma)]:g}, where sigma = 0; end the ladder above it "
-                "(--config.grid.zero=False)."
+                "(--config.grid.zero=False, and a t_min above 0)."
             )
         if not np.all(alpha > 0):
             raise ValueError(f"The mean is infinite at t = {ts[np.argmin(alpha)]:g}, where alpha = 0; start below it.")

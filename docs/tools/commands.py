@@ -93,10 +93,11 @@ def of_fields() -> str:
 def page() -> str:
     """The page, as Markdown."""
     from diffjax import main
+    from diffjax.pretrained import __main__ as pretrained
     from diffjax.sweeps import __main__ as sweeps
 
     text = "Made from the parsers when the site is built. What a command writes is in [runs](../runs.md)."
-    parts = [of_parser(main.parser()), of_parser(sweeps.parser()), of_fields()]
+    parts = [of_parser(main.parser()), of_parser(sweeps.parser()), of_parser(pretrained.parser()), of_fields()]
     return "\n".join(["# Commands", "", text, "", *parts])
 
 

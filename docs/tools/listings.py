@@ -48,13 +48,33 @@ def wrong_shell(line: str, root: Path = ROOT) -> Iterator[str]:
     except ValueError as error:
         yield f"no shell reads it: {error}"
         return
-    if words[:2] == ["python", "-m"] and len(words) > 2 and words[2] in ("diffjax.main", "diffjax.sweeps"):
+    if words[:3] == ["python", "-m", "diffjax.pretrained"]:
+        yield from _unknown_weights(words[3:])
+    elif words[:2] == ["python", "-m"] and len(words) > 2 and words[2] in ("diffjax.main", "diffjax.sweeps"):
         yield from _refused(words[2], words[3:], root)
     elif words[:1] == ["python"] and len(words) > 1 and words[1].endswith(".py"):
         if not (root / words[1]).is_file():
             yield f"{words[1]} is not there"
     else:
         yield "it takes `python -m diffjax.main ...`, `python -m diffjax.sweeps ...` or `python FILE.py ...`"
+
+
+def _unknown_weights(argv: list[str]) -> Iterator[str]:
+    """Gives what the command of published weights says against its arguments, the file itself left out."""
+    from diffjax.config import ConfigError
+    from diffjax.pretrained import __main__ as command
+    from diffjax.pretrained import folder
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            flags, overrides = command.parse(argv)
+        if flags.name is not None:
+            folder.config_of(flags.name, overrides)
+    except SystemExit:
+        yield said.getvalue().strip()
+    except ConfigError as error:
+        yield str(error)
 
 
 def _refused(module: str, argv: list[str], root: Path) -> Iterator[str]:

@@ -39,7 +39,7 @@ RATE = 1e-3
 class Case(NamedTuple):
     """A network, the size of its images and of a batch."""
 
-    network: models.UNet
+    network: Any
     shape: tuple[int, int, int]
     batch: int
 
@@ -55,7 +55,7 @@ SMOKE = {"8 x 8, 8 channels": Case(models.UNet(8, (1, 1), 1, (4,)), (8, 8, 1), 8
 class Twin:
     """The forward pass of `models.UNet` in PyTorch, of one map and no labels, over parameters under flax's names."""
 
-    def __init__(self, network: models.UNet, params: Any) -> None:
+    def __init__(self, network: Any, params: Any) -> None:
         self.network = network
         leaves = jax.tree_util.tree_leaves_with_path(params)
         self.params = {"/".join(key.key for key in path): self._tensor(leaf) for path, leaf in leaves}
@@ -130,7 +130,7 @@ class Twin:
         return self.conv("conv_out", F.silu(self.norm("norm_out", h)))
 
 
-def compare(case: Case, repeats: int) -> dict[str, Any]:
+def compare(case: Case, repeats: int, kind: type[Twin] = Twin) -> dict[str, Any]:
     """Ratios of the medians and of the best times, PyTorch over ours, and the distance of the outputs."""
     rng = np.random.default_rng(0)
     net = models.network(case.network)
@@ -138,7 +138,7 @@ def compare(case: Case, repeats: int) -> dict[str, Any]:
     params = jax.tree.map(lambda leaf: jnp.asarray(0.1 * rng.normal(size=leaf.shape), leaf.dtype), shapes)
     x, z = rng.normal(size=(2, case.batch, *case.shape)).astype(np.float32)
     c = rng.uniform(-8, 8, case.batch).astype(np.float32)
-    twin = Twin(case.network, params)
+    twin = kind(case.network, params)
     last = lambda a: torch.tensor(a).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     tx, tz, tc = last(x), last(z), torch.tensor(c)
 

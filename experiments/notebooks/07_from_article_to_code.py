@@ -153,6 +153,22 @@ untrained = variance.energy(jax.tree_util.Partial(net.apply, jnp.zeros(())), vp,
 np.testing.assert_allclose(untrained.energy(x_7038, 0.4), x_7038 @ x_7038 / 2, rtol=1e-5)  # that of N(0, 1)
 
 # %% [markdown]
+# ## [9105](https://kexue.fm/archives/9105) What relative positions cannot do
+#
+# Rows of a softmax sum to 1, so that attention over equal tokens says the same everywhere, whatever is added to its
+# logits. Multiplied afterwards by $C_{ij}=c_{i-j}$ it can count:
+
+# %%
+# kexue 9105
+from diffjax.models import layers
+
+offset = np.arange(5)[:, None] - np.arange(5)
+queries, keys = np.eye(5)[:, None] * np.sqrt(5), -0.3 * np.abs(offset).T[:, None]  # logits -0.3 |i - j|
+count = lambda C: np.ravel(layers.attention(jnp.asarray(queries), jnp.asarray(keys), jnp.ones((5, 1, 1)), factors=C))
+np.testing.assert_allclose(count(None), 1, rtol=1e-6)
+np.testing.assert_allclose(count(jnp.asarray(1 + offset[None] / 10)), [0.857779, 0.932577, 1, 1.067423, 1.142221], 1e-5)
+
+# %% [markdown]
 # ## [9119](https://kexue.fm/archives/9119) DDPM = demolish + rebuild
 #
 # Demolish step by step, $x_k=\alpha_kx_{k-1}+\beta_k\varepsilon$ with $\alpha_k=\sqrt{1-0.02k/T}$: all steps at once

@@ -146,6 +146,21 @@ untrained = variance.energy(jax.tree_util.Partial(net.apply, jnp.zeros(())), vp,
 np.testing.assert_allclose(untrained.energy(x_7038, 0.4), x_7038 @ x_7038 / 2, rtol=1e-5)  # that of N(0, 1)
 
 # %% [markdown]
+# ## [9105](https://kexue.fm/archives/9105) 相对位置编码Transformer的一个理论缺陷与对策
+#
+# softmax 的每行之和为 1，token 全同时，不论 logits 上加什么，注意力处处相同。之后再乘 $C_{ij}=c_{i-j}$ 就能计数：
+
+# %%
+# kexue 9105
+from diffjax.models import layers
+
+offset = np.arange(5)[:, None] - np.arange(5)
+queries, keys = np.eye(5)[:, None] * np.sqrt(5), -0.3 * np.abs(offset).T[:, None]  # logits -0.3 |i - j|
+count = lambda C: np.ravel(layers.attention(jnp.asarray(queries), jnp.asarray(keys), jnp.ones((5, 1, 1)), factors=C))
+np.testing.assert_allclose(count(None), 1, rtol=1e-6)
+np.testing.assert_allclose(count(jnp.asarray(1 + offset[None] / 10)), [0.857779, 0.932577, 1, 1.067423, 1.142221], 1e-5)
+
+# %% [markdown]
 # ## [9119](https://kexue.fm/archives/9119) 生成扩散模型漫谈（一）：DDPM = 拆楼 + 建楼
 #
 # 拆楼一步一步来，$x_k=\alpha_kx_{k-1}+\beta_k\varepsilon$，$\alpha_k=\sqrt{1-0.02k/T}$；许多步合起来就是一步，系数是各 $\alpha_k$ 之积。建楼则是学习噪声。
