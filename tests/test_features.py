@@ -218,6 +218,10 @@ def test_the_spaces_that_are_here(rng):
     found = features.digits().of(images)
     np.testing.assert_allclose(found, classifier.read(images).features, rtol=1e-5, atol=1e-5)
     assert found.dtype == np.float64
-    named = {name: features.of(name) for name in ("pixels", "digits")}
-    assert json.dumps([space.said for space in named.values()]).count("preprocessing: none") == 2
-    assert named["pixels"].fingerprint != named["digits"].fingerprint
+    large = rng.uniform(-1, 1, size=(3, 28, 28, 1))
+    np.testing.assert_allclose(
+        features.of("mnist").of(large), classifier.MNIST.read(large).features, rtol=1e-5, atol=1e-5
+    )
+    named = [features.of(name) for name in ("pixels", "digits", "mnist")]
+    assert json.dumps([space.said for space in named]).count("preprocessing: none") == 3
+    assert len({space.fingerprint for space in named}) == 3

@@ -125,7 +125,7 @@ SHAPE = (8, 8, 1)
         (("digits", {}, None, (28, 28, 1)), r"digits takes images \(n, 8, 8, 1\), n >= 1, got \(1, 28, 28, 1\)"),
         (
             (None, {"size": 96}, None, SHAPE),
-            "--features.size needs --features, .*it may be digits, efficientnet_lite0, pixels",
+            "--features.size needs --features, .*it may be digits, efficientnet_lite0, mnist, pixels",
         ),
         ((None, {}, "stats.npz", SHAPE), "--reference=stats.npz needs --features"),
         (("pixels", {}, "nowhere.npz", SHAPE), "no file 'nowhere.npz'"),

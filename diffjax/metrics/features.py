@@ -4,7 +4,7 @@ A space says what it is: its name, a fingerprint of what computes it, and what i
 of one fingerprint and one preprocessing may be compared, no others: a distance in one space says nothing of another.
 
     pixels               the entries themselves
-    digits               48, of the classifier of the shipped digits (`metrics.digits`)
+    digits, mnist        48, of the classifier of the shipped digits, or of MNIST's (`metrics.digits`)
     efficientnet_lite0   1,280, of a classifier of ImageNet (`metrics.efficientnet`; extra `features`)
     package.module:f     your own function of images (n, *shape) in [-1, 1], giving (n, d)
 """
@@ -24,8 +24,9 @@ import numpy as np
 from diffjax import host, specs
 from diffjax.metrics import digits as classifier
 from diffjax.metrics import efficientnet
+from diffjax.metrics.classifier import Classifier
 
-__all__ = ["digits", "efficientnet_lite0", "pixels"]
+__all__ = ["digits", "efficientnet_lite0", "mnist", "pixels"]
 
 TOGETHER = 64  # images whose features are computed at a time
 
@@ -110,9 +111,12 @@ def pixels() -> Features:
 
 def digits() -> Features:
     """Makes the space of the hidden layer of the digits' classifier, 48 features of images (8, 8, 1)."""
-    weights = classifier.load()
-    apply = lambda images: classifier.read(images).features
-    return Features("digits", classifier.SHAPE, apply, _digest(*(weights[name] for name in sorted(weights))))
+    return _hidden("digits", classifier.NETWORK)
+
+
+def mnist() -> Features:
+    """Makes the space of the hidden layer of MNIST's classifier, 48 features of images (28, 28, 1)."""
+    return _hidden("mnist", classifier.MNIST)
 
 
 def efficientnet_lite0(size: int = 224, grey: bool = False) -> Features:
@@ -158,6 +162,12 @@ def own(name: str) -> Features:
                 f"{name} has no source to know it by: give it an attribute fingerprint, a text."
             ) from error
     return Features(name, getattr(function, "shape", None), function, str(told), "its own")
+
+
+def _hidden(name: str, network: Classifier) -> Features:
+    weights = network.load()
+    apply = lambda images: network.read(images).features
+    return Features(name, network.shape, apply, _digest(*(weights[key] for key in sorted(weights))))
 
 
 @partial(jax.jit, static_argnames="size")
