@@ -64,7 +64,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def do(self, code: str, value: Any) -> None:
-        """Does one instruction."""
+        """Carries one instruction of a pickle out on the stack."""
         stack = self.stack
         if code in VALUES:
             stack.append(value)

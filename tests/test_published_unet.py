@@ -256,7 +256,7 @@ def test_presets_have_as_many_parameters_as_the_papers_networks(preset):
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: models.PublishedUNet.preset("ncsn"), "There is no published U-Net 'ncsn': nearest is 'ncsnpp"),
+        (lambda: models.PublishedUNet.preset("ncsn"), "There is no PublishedUNet 'ncsn': nearest is 'ncsnpp"),
         (lambda: models.PublishedUNet(attention=(4,)), "attention at levels [4]: expected some of 0 to 3"),
         (lambda: models.PublishedUNet(clock="karras"), "clock = 'karras' is unknown; choose from chain"),
         (lambda: models.PublishedUNet(resample="conv"), "resample = 'conv' is unknown"),
@@ -265,7 +265,7 @@ def test_presets_have_as_many_parameters_as_the_papers_networks(preset):
         (lambda: models.PublishedUNet(blocks=0), "blocks = 0: expected a positive integer"),
         (lambda: shapes(models.PublishedUNet(**SMALL), (9, 8, 3)), "whose sides 2 divides, got shape (9, 8, 3)"),
         (lambda: shapes(models.PublishedUNet(**SMALL), (8, 3)), "takes images (H, W, C)"),
-        (lambda: models.UNet.preset("cifar"), "There is no U-Net 'cifar': nearest is 'cifar10'"),
+        (lambda: models.UNet.preset("cifar"), "There is no UNet 'cifar': nearest is 'cifar10'"),
     ],
 )
 def test_what_is_refused(make, text):

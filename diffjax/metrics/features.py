@@ -32,7 +32,7 @@ TOGETHER = 64  # images whose features are computed at a time
 
 
 class Features(NamedTuple):
-    """A feature space.
+    """A space in which images are compared: a function of images, and what tells it from any other.
 
     Attributes:
         name: of the space.

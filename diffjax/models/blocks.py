@@ -32,7 +32,7 @@ KERNELS = ("einsum", "fused")
 
 
 def fused(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
-    """Computes `layers.attention` by `jax.nn.dot_product_attention`: cuDNN's kernel on a GPU in bfloat16, else XLA's.
+    """Computes attention by one kernel of jax: cuDNN's on a GPU in bfloat16, XLA's elsewhere (`layers.attention`).
 
     Its softmax is in float32 also where q is float64, so that exact tests use `layers.attention`.
 

@@ -28,7 +28,7 @@ POSITIONS = ("sincos", "rotary", "both", "learned", "none")
 
 
 class Size(NamedTuple):
-    """The sizes of a preset; the last three, bottleneck, tokens of the label and the block they enter at, are JiT's."""
+    """The sizes that a preset names; JiT alone has the last three: bottleneck, tokens of the label, their block."""
 
     depth: int
     width: int

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -33,6 +33,24 @@ Dense = functools.partial(nn.Dense, kernel_init=UNIFORM, bias_init=ZEROS)
 def Conv(features: int, rank: int = 2, **options: Any) -> nn.Conv:
     """Makes the convolution of 3 places along each of `rank` axes: 2 of images (H, W, C), 1 of sequences (L, C)."""
     return nn.Conv(features, **{"kernel_size": (3,) * rank, "kernel_init": UNIFORM, "bias_init": ZEROS, **options})
+
+
+def preset_of(cls: Any, presets: Mapping[str, Any], preset: str, changes: Mapping[str, Any]) -> Any:
+    """Makes a network by the name of its size, with other attributes in the place of some of the preset's.
+
+    Args:
+        cls: the module's class.
+        presets: attributes of each size, by name.
+
+    Raises:
+        ValueError: for a name that is none, or an attribute that is none; they are listed.
+    """
+    if preset not in presets:
+        raise ValueError(f"There is no {cls.__name__} {preset!r}: {host.nearest(str(preset), presets)}.")
+    own = [name for name in cls.__dataclass_fields__ if name not in ("name", "parent")]
+    if unknown := [name for name in changes if name not in own]:
+        raise ValueError(f"{cls.__name__} has no attribute {unknown[0]!r}: {host.nearest(unknown[0], own)}.")
+    return cls(**{**presets[preset], **changes})
 
 
 def check_choice(field: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -236,12 +236,7 @@ class PublishedUNet(nn.Module):
         Raises:
             ValueError: for a name that is none, or an attribute that is none; they are listed.
         """
-        if preset not in PRESETS:
-            raise ValueError(f"There is no published U-Net {preset!r}: {host.nearest(str(preset), PRESETS)}.")
-        own = [name for name in cls.__dataclass_fields__ if name not in ("name", "parent")]
-        if unknown := [name for name in changes if name not in own]:
-            raise ValueError(f"PublishedUNet has no attribute {unknown[0]!r}: {host.nearest(unknown[0], own)}.")
-        return cls(**{**PRESETS[preset], **changes})
+        return layers.preset_of(cls, PRESETS, preset, changes)
 
     @property
     def reads(self) -> dict[str, str]:

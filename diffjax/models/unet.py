@@ -10,7 +10,6 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffjax import host
 from diffjax.models import layers
 from diffjax.models.layers import DTYPES, EMBEDDINGS, ZEROS, Conv, Dense, Embedding, Norm, SelfAttention
 from diffjax.types import Array
@@ -126,12 +125,7 @@ class UNet(nn.Module):
         Raises:
             ValueError: for a name that is none, or an attribute that is none; they are listed.
         """
-        if preset not in PRESETS:
-            raise ValueError(f"There is no U-Net {preset!r}: {host.nearest(str(preset), PRESETS)}.")
-        own = [name for name in cls.__dataclass_fields__ if name not in ("name", "parent")]
-        if unknown := [name for name in changes if name not in own]:
-            raise ValueError(f"UNet has no attribute {unknown[0]!r}: {host.nearest(unknown[0], own)}.")
-        return cls(**{**PRESETS[preset], **changes})
+        return layers.preset_of(cls, PRESETS, preset, changes)
 
     @classmethod
     def of_data(cls, shape: tuple[int, ...], classes: int | None) -> dict[str, Any]:
