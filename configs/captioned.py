@@ -2,6 +2,7 @@
 
     python -m diffjax.main --config=configs/captioned.py --config.data.path=emoji.zip --config.data.label=category
     python -m diffjax.main --config=configs/captioned.py:tiny --config.data.path=emoji.zip    # small: for tests
+    python -m diffjax.main --config=configs/captioned.py:gpu --config.data.path=emoji.zip     # 64 x 64 by ADM's network
 
 The file has captions.jsonl beside its images (`data/captioned.py`); `data.only=base` keeps lines where that field is
 true, and `data.caption` names the field with the text, which no network reads yet: samples follow the label alone. The
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 
 from diffjax.config import beside, spec
 
-_cifar10 = beside(__file__, "cifar10.py")
+_cifar10, _edm = beside(__file__, "cifar10.py"), beside(__file__, "edm.py")
 
 
 def images() -> ConfigDict:
@@ -20,6 +21,19 @@ def images() -> ConfigDict:
     config = _cifar10.small()
     config.data = spec("captioned", path="", size=32, background=127)
     config.model = spec("DiT", preset="small", patch=4, classes="data")
+    return config
+
+
+def gpu() -> ConfigDict:
+    """Karras et al.'s (2022) ImageNet-64 recipe by classes, ADM's network, for a hundredth of its images."""
+    config = _edm.cifar10()
+    config.data = spec("captioned", path="", size=64, background=127)
+    config.augment = spec("none")
+    config.model = spec("PublishedUNet.preset", preset="adm_64", clock="edm", classes="data", outputs=1, dropout=0.1)
+    batch = 512
+    config.learning_rate.update(dict(peak=1e-4, warmup_steps=100_000 // batch))
+    config.ema = spec("half_life", updates=500_000 / batch, ramp=0.05)
+    config.train.update(dict(steps=25_000_000 // batch // 10 * 10, batch_size=batch))
     return config
 
 
@@ -31,4 +45,4 @@ def tiny() -> ConfigDict:
     return config
 
 
-VARIANTS = {"images": images, "tiny": tiny}
+VARIANTS = {"images": images, "tiny": tiny, "gpu": gpu}

@@ -30,9 +30,10 @@ def small() -> ConfigDict:
 
 
 def gpu() -> ConfigDict:
-    """Karras et al.'s (2022), unconditional: configs/edm.py:cifar10 on these files."""
+    """Karras et al.'s (2022), unconditional: configs/edm.py:cifar10 on these files, by their network of DDPM++."""
     config = _edm.cifar10()
     config.data = spec("cifar10", path="")  # mirrored by the augmentation
+    config.model = spec("PublishedUNet.preset", preset="ddpmpp_edm", dropout=0.13, augment=9)
     return config
 
 
@@ -40,6 +41,7 @@ def gpu_ddpmpp() -> ConfigDict:
     """Song et al.'s (2021) DDPM++: configs/vpsde.py:cifar10 on these files."""
     config = _base.cifar10()
     config.data = spec("cifar10", path="", flip=True)
+    config.model = spec("PublishedUNet.preset", preset="ddpmpp", dropout=0.1)
     return config
 
 

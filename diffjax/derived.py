@@ -2,8 +2,8 @@
 
     config.model = spec("UNet", channels=32, multipliers="data", attention="data", classes="data")
 
-A network of `models` that offers this has `of_data(shape, classes)` -> options. What a run has begun with stays: its
-config.json holds numbers, and a start that says "data" again goes on with those.
+A network of `models` that offers this has `of_data(shape, classes)` -> options, and its `preset`, too, takes the word.
+What a run has begun with stays: its config.json holds numbers, and a start that says "data" again goes on with those.
 """
 
 import copy
@@ -63,6 +63,7 @@ def kept(asked: Any, saved: Any) -> Any:
 
 def _rule(group: str, spec: Any, namespace: Any) -> Callable[..., dict[str, Any]]:
     title, make, path, _ = specs.member(namespace, spec)
+    make = getattr(make, "__self__", make)  # a network's own constructor, such as `preset`
     if not hasattr(make, "of_data"):
         raise specs.ConfigError(
             f"{group} asks for an option by the data, but {title}.{path} derives none: give numbers."

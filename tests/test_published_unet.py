@@ -272,3 +272,23 @@ def test_what_is_refused(make, text):
     with pytest.raises(ValueError, match=re.escape(text)) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_the_augmentation_joins_the_features_of_the_noise_level():
+    """Of features h + A' a the first layer W' makes W' h plus a constant, which its bias can hold as well."""
+    sizes = dict(SMALL, groups=2)
+    told, untold = (models.PublishedUNet.preset("ddpmpp_edm", augment=n, **sizes) for n in (3, 0))
+    label, c, x = jnp.asarray([0.5, -1.0, 2.0]), jnp.float32(0.3), jnp.asarray(IMAGE.transpose(1, 2, 0), jnp.float32)
+    params = told.init(jax.random.key(0), x, c)["params"]
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    params = tree.unflatten([0.2 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)])
+    plain = {name: part for name, part in params.items() if name != "augment"}
+    shift = label @ params["augment"]["kernel"] @ plain["time_0"]["kernel"]
+    moved = plain | {"time_0": plain["time_0"] | {"bias": plain["time_0"]["bias"] + shift}}
+    expected = untold.apply({"params": moved}, x, c)
+    np.testing.assert_allclose(told.apply({"params": params}, x, c, augment=label), expected, atol=1e-4)
+    assert np.abs(expected - untold.apply({"params": plain}, x, c)).max() > 1e-2
+    np.testing.assert_array_equal(told.apply({"params": params}, x, c), untold.apply({"params": plain}, x, c))
+    with pytest.raises(ValueError, match=r"label of shape \(2,\), but the network has augment = 3"):
+        told.apply({"params": params}, x, c, augment=jnp.zeros(2))

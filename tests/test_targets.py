@@ -287,3 +287,18 @@ def test_gradients_reach_the_hyper_parameters_of_a_target():
     """d/d sd of c_skip = sd^2 / (sigma^2 + sd^2) is 2 sd sigma^2 / (sigma^2 + sd^2)^2."""
     slope = jax.grad(lambda sd: EDM(sd).skip_out(EDMSchedule(), 1.5)[0])(0.7)
     np.testing.assert_allclose(slope, 2 * 0.7 * 1.5**2 / (1.5**2 + 0.7**2) ** 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("target", "excess"),
+    [(X0(), (1.559402, 0.140578, 0.0)), (Eps(), (26.253846, 22.698290, 19.142735))],  # of rank 0, 2, 4 (Eckart-Young)
+)
+def test_a_bottleneck_lets_x_0_of_low_rank_pass_and_no_noise(x64, target, excess):
+    """The error of x_0 that a linear network of rank r adds to the best one, for N(0, diag(2, 1, .5, .25, 0, ..))."""
+    schedule, t = VP(0.0, 20.0), np.sqrt(-np.log(0.6) / 5)  # alpha = 0.6, sigma = 0.8
+    covariance = np.diag([2, 1, 0.5, 0.25, *[0.0] * 12])
+    a, b, alpha, sigma, c_out = map(float, (*target(schedule, t), *schedule(t), target.skip_out(schedule, t)[1]))
+    root = np.sqrt(alpha**2 * np.diag(covariance) + sigma**2)
+    best = (a * alpha * covariance + b * sigma * np.eye(16)) / root  # E[F x_t'] S^-1/2, S the covariance of x_t
+    missed = np.cumsum(np.linalg.svd(best, compute_uv=False)[::-1] ** 2)[::-1]
+    np.testing.assert_allclose([c_out**2 * [*missed, 0][r] for r in (0, 2, 4)], excess, atol=1e-6)

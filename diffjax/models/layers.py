@@ -114,6 +114,28 @@ def _waves(position: Array, frequencies: Array) -> Array:
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
 
 
+def with_augment(features: Array, augment: Array | None, entries: int) -> Array:
+    """Adds a linear map of the augmentation label to features (..., F), inside a module; a label None is zeros.
+
+    Source: Karras et al. 2022, appendix F.2.
+
+    Args:
+        augment: (..., entries).
+        entries: of a label, the network's `augment`; 0 for a network that takes none.
+
+    Raises:
+        ValueError: for a label of another length.
+    """
+    if augment is not None and augment.shape[-1:] != (entries,):
+        raise ValueError(
+            f"got an augmentation label of shape {augment.shape}, but the network has augment = {entries}."
+        )
+    if not entries:
+        return features
+    label = jnp.zeros((*features.shape[:-1], entries), features.dtype) if augment is None else augment
+    return features + Dense(features.shape[-1], use_bias=False, name="augment")(label)
+
+
 class Embedding(nn.Module):
     """The embedding of the log-SNR and, with classes, of the label: the vector (width,) that modulates every block.
 
@@ -145,16 +167,9 @@ class Embedding(nn.Module):
         if self.classes is None and label is not None:
             raise ValueError("got a label, but the network has classes = None: set classes to their number.")
         c = jnp.asarray(c, jnp.float32)
-        if augment is not None and augment.shape[-1:] != (self.augment,):
-            raise ValueError(
-                f"got an augmentation label of shape {augment.shape}, but the network has augment = {self.augment}."
-            )
         kinds = {"positional": positional, "fourier": fourier, "angle": lambda c, width: angle(c)}
         told = functools.partial(clocks.cos_sin, self.kind)  # by a clock of published networks
-        features = kinds.get(self.kind, told)(c, self.features)
-        if self.augment:
-            augmentation = jnp.zeros((*c.shape, self.augment), jnp.float32) if augment is None else augment
-            features += Dense(features.shape[-1], use_bias=False, name="augment")(augmentation)
+        features = with_augment(kinds.get(self.kind, told)(c, self.features), augment, self.augment)
         embedding = Dense(self.width, name="noise_0")(features)
         embedding = Dense(self.width, name="noise_1")(nn.silu(embedding))
         own = jnp.zeros_like(embedding)

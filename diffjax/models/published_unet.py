@@ -162,7 +162,7 @@ class Attention(nn.Module):
 
 
 class PublishedUNet(nn.Module):
-    """A U-Net of published weights, called as `unet(x, c, label=None, train=False)` with x an image (H, W, C).
+    """A U-Net of published weights, called as `unet(x, c, label=None, train=False, augment=None)`: x is (H, W, C).
 
     c is the log-SNR (may be infinite) and becomes what the published network is told (`published_time`). Returns F of
     x's shape, with `outputs` times its channels, zero at initialisation.
@@ -184,6 +184,7 @@ class PublishedUNet(nn.Module):
         raw: take x_t itself and not, as any network here is given it, x_t / sqrt(1 + sigma^2), alpha being 1.
         groups, eps: of the norms.
         classes: number of labels; None for an unconditional network.
+        augment: entries of the augmentation label (`data.augment`); 0 for a network that takes none.
         dropout: its rate, only where train is True.
         outputs: maps of x's shape that are returned, one after the other in the channels.
 
@@ -208,6 +209,7 @@ class PublishedUNet(nn.Module):
     groups: int = 32
     eps: float = 1e-6
     classes: int | None = None
+    augment: int = 0
     dropout: float = 0.0
     outputs: int = 1
 
@@ -215,6 +217,7 @@ class PublishedUNet(nn.Module):
         optional = {f: v for f in ("head_width", "classes") if (v := getattr(self, f)) is not None}
         counts = {f"multipliers[{i}]": m for i, m in enumerate(self.multipliers)}
         sizes = {f: getattr(self, f) for f in ("channels", "blocks", "groups", "outputs")}
+        sizes |= {"augment": self.augment} if self.augment else {}
         layers.check_counts(**sizes, **counts, **optional)
         layers.check_rate("dropout", self.dropout)
         for name, choices in (("resample", RESAMPLING), ("features", FEATURES), ("clock", CLOCKS)):
@@ -238,14 +241,20 @@ class PublishedUNet(nn.Module):
         """
         return layers.preset_of(cls, PRESETS, preset, changes)
 
+    @classmethod
+    def of_data(cls, shape: tuple[int, ...], classes: int | None) -> dict[str, Any]:
+        """Chooses the classes for data of so many: what the word "data" stands for."""
+        return {"classes": classes}
+
     @property
     def reads(self) -> dict[str, str]:
         """The names of `given` that the network has room for, and its arguments for them."""
-        return {"label": "label"} if self.classes else {}
+        return {name: name for name, has in (("label", self.classes), ("augment", self.augment)) if has}
 
     def parts(self) -> list[tuple[str, str]]:
         """Lists (kind, name) of all that has parameters, in the order of its calls, which published files keep."""
         last, found = len(self.multipliers) - 1, [("fourier", "fourier")] * (self.features == "fourier")
+        found += [("augment", "augment")] * bool(self.augment)
         found += [("dense", "time_0"), ("dense", "time_1"), ("label", "label"), ("convolution", "conv_in")]
         found = [part for part in found if part[0] != "label" or self.classes]
         for level in range(last + 1):
@@ -264,8 +273,8 @@ class PublishedUNet(nn.Module):
             found += [(self.resample, f"up_{level}")] * (level > 0)
         return [*found, ("norm", "norm_out"), ("convolution", "conv_out")]
 
-    def embedded(self, c: Array, label: Array | None) -> Array:
-        """Embeds the noise level and the label: silu of a vector (4 channels,)."""
+    def embedded(self, c: Array, label: Array | None, augment: Array | None) -> Array:
+        """Embeds the noise level, the label and the augmentation: silu of a vector (4 channels,)."""
         if self.features == "cos_sin":
             h = cos_sin(self.clock, c, self.channels)
         else:
@@ -277,6 +286,7 @@ class PublishedUNet(nn.Module):
                 turns = jnp.exp(jnp.arange(half, dtype=c.dtype) * (-math.log(10_000) / (half - 1)))
             angles = jnp.tensordot(published_time(self.clock, c), jax.lax.stop_gradient(turns), axes=0)
             h = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
+        h = layers.with_augment(h, augment, self.augment)
         h = Dense(4 * self.channels, name="time_1")(nn.silu(Dense(4 * self.channels, name="time_0")(h)))
         if self.classes:
             table = self.param("label", nn.initializers.normal(1.0), (self.classes + 1, 4 * self.channels), jnp.float32)
@@ -284,10 +294,13 @@ class PublishedUNet(nn.Module):
         return nn.silu(h)
 
     @nn.compact
-    def __call__(self, x: Array, c: Array, label: Array | None = None, train: bool = False) -> Array:
+    def __call__(
+        self, x: Array, c: Array, label: Array | None = None, train: bool = False, augment: Array | None = None
+    ) -> Array:
         c = jnp.asarray(c).astype(x.dtype)
         self.check_shape(x, c)
-        embedding, last, channels = self.embedded(c, label), len(self.multipliers) - 1, x.shape[-1] * self.outputs
+        embedding = self.embedded(c, label, augment)
+        last, channels = len(self.multipliers) - 1, x.shape[-1] * self.outputs
         inside = self.resample == "block"
         down, up = (smooth_down, smooth_up) if self.smooth else (layers.down, layers.up)
         if self.raw:
