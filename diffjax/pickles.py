@@ -23,6 +23,13 @@ class Name(NamedTuple):
     text: str
 
 
+class Built:
+    """What a reader's function makes of a call, where the pickle goes on to give the object its state."""
+
+    def build(self, state: Any) -> None:
+        """Takes the state; raises a ValueError, a clause, for one that the reader has no use for."""
+
+
 def load(
     stream: BinaryIO,
     where: str,
@@ -102,9 +109,12 @@ class _Machine:
             stack.append(self.call(name.text, arguments))
         elif code == "BINPERSID":
             stack.append(self.reference(self.pop()))
-        elif code == "BUILD":  # attributes of a dict, such as torch's versions of modules: left out
-            self.pop()
-            self.top(dict)
+        elif code == "BUILD":
+            state = self.pop()
+            if isinstance(self.top(), Built):
+                self.top().build(state)
+            else:  # attributes of a dict, such as torch's versions of modules: left out
+                self.top(dict)
         elif code not in ("PROTO", "FRAME"):
             raise ValueError(f"{self.where}: the instruction {code} is refused, since it builds no plain data.")
 
@@ -138,7 +148,7 @@ class _Machine:
 
     def set_items(self, table: dict[Any, Any], items: list[Any]) -> None:
         """Puts keys and values, in turn, into a dict."""
-        if len(items) % 2 or not all(isinstance(key, str | int | float | None) for key in items[::2]):
+        if len(items) % 2 or not all(isinstance(key, str | bytes | int | float | None) for key in items[::2]):
             self.damaged("an entry of a dict has no value, or a key that is neither text nor number")
         table.update(zip(items[::2], items[1::2]))
 

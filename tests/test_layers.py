@@ -90,7 +90,7 @@ NEIGHBOURS = {
     "ledger": {"disk", "environment", "logs"},
     "snapshots": {"config", "disk", "ema", "members"},
     "logs": {"config", "disk", "notebook"},
-    "data": {"disk", "members", "method", "metrics", "specs"},
+    "data": {"disk", "members", "method", "metrics", "pickles", "specs"},
     "exports": {"config", "data", "disk", "environment", "weights"},
     "standalone": {"data", "disk", "method", "specs"},
     "torch_files": {"pickles"},

@@ -2,7 +2,7 @@
 
     binary version   cifar-10-binary.tar.gz, or the folder in it: records of 1 + 3072 bytes, a class and an image,
                      channel by channel; data_batch_1.bin to data_batch_5.bin are trained on, test_batch.bin is held out
-    python version   cifar-10-python.tar.gz, by an unpickler that makes nothing but byte arrays (`data.prepare`)
+    python version   cifar-10-python.tar.gz, of which no pickle is run (`pickles`)
     images           a folder or a zip with a sub-folder for each class; a second one, `test`, is held out
 
 The two published versions hold the same images in the same order. Copies of images as JPEG are other images: a distance

@@ -6,7 +6,7 @@ TFDS itself read it. CIFAR-10 is Krizhevsky's (2009), from https://www.cs.toront
 
 import argparse
 import io
-import pickle
+import math
 import sys
 import tarfile
 import zlib
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffjax import host, pickles
 from diffjax.data.tfds import ARCHIVES, default_dir
 
 VERSION = "3.0.2"  # TFDS's own version of the same images, features and label names
@@ -97,21 +98,16 @@ def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 def _batch(content: bytes, where: str, count: int) -> Split:
     """Reads one batch file: a dictionary with b"data" (N, 3072) uint8, channel by channel, and N b"labels"."""
     try:
-        batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        OverflowError,
-    ) as error:
-        raise ValueError(f"{where} is not a batch of CIFAR-10: {error}.") from error
-    if not isinstance(batch, dict) or not {b"data", b"labels"} <= batch.keys():
+        batch = pickles.load(io.BytesIO(content), where, CALLS, frozenset({"numpy.ndarray"}))
+    except ValueError as error:
+        raise ValueError(f"{error} It is not a batch of CIFAR-10.") from error
+    if isinstance(batch, dict):  # Python 3 reads the texts of Python 2 as bytes, and writes them so
+        batch = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in batch.items()}
+    if not isinstance(batch, dict) or not {"data", "labels"} <= batch.keys():
         raise ValueError(f"{where} holds no 'data' and 'labels'; expected a batch of CIFAR-10.")
-    data, labels = batch[b"data"], np.asarray(batch[b"labels"])
+    data, labels = batch["data"], batch["labels"]
+    data = data.array if isinstance(data, _Pixels) else data
+    labels = np.asarray(labels if _integers(labels) else [], np.int64)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape != (count, 3072):
         raise ValueError(f"{where}: data is {_describe(data)}, expected uint8 of shape ({count}, 3072).")
     if labels.shape != (count,) or labels.dtype.kind != "i" or labels.min() < 0 or labels.max() > 9:
@@ -126,25 +122,42 @@ def _describe(value: Any) -> str:
     return f"{value.dtype} of shape {value.shape}{span}"
 
 
-class _Unpickler(pickle.Unpickler):
-    """An unpickler of dictionaries, lists, texts, numbers and byte arrays; it refuses all else that a pickle names."""
+class _Bytes(pickles.Built):
+    """The dtype of an array, which has to be bytes; the state that follows says how NumPy would order them."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            return lambda *_: np.empty(0, np.uint8)  # shape and bytes come next; NumPy holds one against the other
-        if (module, name) == ("numpy", "ndarray"):
-            return name  # only named in the call above
-        if (module, name) == ("numpy", "dtype"):
-            return _byte_dtype
-        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
-            return lambda text, encoding: text.encode("latin1")
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which image data has no use for")
+    def __init__(self, code: Any, *_: Any):
+        if code not in (b"u1", "u1"):
+            raise ValueError(f"it holds an array of dtype {str(code)[:80]!r}, expected bytes")
 
 
-def _byte_dtype(code: Any, *_: Any) -> np.dtype:
-    if code not in (b"u1", "u1"):
-        raise pickle.UnpicklingError(f"it holds an array of dtype {code!r}, expected bytes")
-    return np.dtype("u1", copy=True)  # a state follows, which must not reach NumPy's own
+class _Pixels(pickles.Built):
+    """An array of bytes, empty until its state gives shape and content."""
+
+    def __init__(self, *_: Any):
+        self.array = np.empty(0, np.uint8)
+
+    def build(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise ValueError("the state of an array has not five parts")
+        _, shape, dtype, by_columns, content = state
+        content = content.encode("latin1") if isinstance(content, str) else content
+        if not (isinstance(dtype, _Bytes) and isinstance(content, bytes) and _integers(shape) and not by_columns):
+            raise ValueError("the state of an array is no shape and bytes, row after row")
+        if math.prod(shape) != len(content) or min(shape, default=0) < 0:
+            raise ValueError(f"an array of {len(content)} bytes says that its shape is {shape}")
+        self.array = np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _integers(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(host.is_int(n) and abs(n) < 2**31 for n in value)
+
+
+CALLS = {
+    "numpy.core.multiarray._reconstruct": _Pixels,
+    "numpy._core.multiarray._reconstruct": _Pixels,
+    "numpy.dtype": _Bytes,
+    "_codecs.encode": lambda text, _: str.encode(text, "latin1"),  # how Python 3 writes bytes for Python 2
+}
 
 
 def _builder(splits: dict[str, Split], data_dir: str) -> Any:
