@@ -7,7 +7,7 @@
 
 The published sizes are names, `--config.model.preset=S` (B, L, XL; JiT's B, L, H), of 12 to 32 layers: with
 `--config.model.scan=true` one is compiled for all. `--mode=show` prints parameters and the FLOPs of an evaluation.
-Other fields: configs/vpsde.py. The default passes the gate (73efd35 with these options, 569 s of CPU time): a Frechet
+Other fields: configs/vpsde.py. The default passes the gate (7aaa26b, 569 s of CPU time): a Frechet
 distance of 6.25 (bound 8.9), coverage 0.976, train-neighbour ratio 1.104; after 3200 steps 6.76, on the bound of two
 others. The U-Net of vpsde.py has 6.0 after half of the steps. `:jit` and `:sit` are not measured yet.
 """

@@ -11,10 +11,16 @@ from diffjax import runs
 from diffjax.runs import build_run
 
 CONFIGS = [path.stem for path in sorted((Path(__file__).parents[1] / "configs").glob("*.py"))]
+PUBLISHED = ("cifar10.py:gpu", "cifar10.py:gpu_ddpmpp", "photos.py:gpu")  # for accelerators, as is captioned.py:gpu
 ONLY_BUILT = ("guidance", "ncsn", "subvp", "ve")  # tiny ones that no test runs
 
 
-@pytest.mark.parametrize("name", [f"{name}.py" for name in CONFIGS] + [f"{name}.py:tiny" for name in ONLY_BUILT])
+@pytest.mark.parametrize(
+    "name",
+    [f"{name}.py" for name in CONFIGS]
+    + [f"{name}.py:tiny" for name in ONLY_BUILT]
+    + ["captioned.py:gpu", *(pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED)],
+)
 def test_every_config_builds(name, tmp_path):
     """Every name and option in it exists, and its sampler can be planned on its grid."""
     image_files.fill(tmp_path, ["a/1.png", "a/2.png", "b/1.png", "b/2.png"])
