@@ -77,8 +77,8 @@ def asked(
         shape: of one image of the data.
 
     Raises:
-        ValueError: for a space that there is not, or that does not take these images; a file that is none, or is of
-            another space; options or a reference without a space.
+        ValueError: for a space that there is not, or that makes no features of these images; a file that is none, or
+            is of another space, or of another number of features; options or a reference without a space.
     """
     if name is None:
         if options or reference:
@@ -87,10 +87,13 @@ def asked(
         return None, []
     space = features.of(name, **options)
     space.check((1, *shape))
+    # Two images that nobody drew: what would fail after all samples fails before the first.
+    found = space.of(np.random.default_rng(0).uniform(-1, 1, (2, *shape)))
     words = [f"features={name}", *(f"{key}={value}" for key, value in options.items())]
     if reference is None:
         return judge(space), words
     read, file = statistics.read(reference, space), Path(reference).name
+    read.check_features(found, f"The statistics in {file}")
     return judge(space, read, file), [*words, f"reference={file}"]
 
 
