@@ -151,5 +151,8 @@ def test_statistics_of_another_space_are_refused_and_the_folder_is_named(tmp_pat
 
 def test_statistics_without_a_name_are_refused_by_their_number_before_anything_is_drawn(tmp_path):
     np.savez(tmp_path / "stats.npz", mu=np.zeros(7), sigma=np.eye(7))
-    with pytest.raises(ValueError, match=r"statistics in stats\.npz are of 7 features, and the space has 64"):
+    with (
+        pytest.warns(UserWarning, match="does not say n, features"),
+        pytest.raises(ValueError, match=r"statistics in stats\.npz are of 7 features, and the space has 64"),
+    ):
         spaces.asked("pixels", {}, str(tmp_path / "stats.npz"), SHAPE)
