@@ -5,8 +5,9 @@
     python -m diffjax.main --config=configs/photos.py:gpu      # 32 x 32 by EDM's recipe; needs an accelerator
 
 No patch that is held out shares a pixel with one that is trained on, but all are of two pictures: a judge of colour and
-texture, not of objects. No gate; distances stand beside their floor. The step is that of configs/bridge.py:photos,
-whose 2000 take some 8 minutes; figures of this recipe: none yet. `:gpu` was not run here.
+texture, not of objects. No gate; distances stand beside their floor. With --config.train.steps=2000 (73efd35, 876 s of
+CPU time): exact W2 11.75 (floor 11.33, a fitted Gaussian 13.72), coverage 0.416 (0.570, 0.182), 1-NN accuracy of real
+and drawn 0.740 and 0.904 (0.695 and 0.871). `:gpu` was not run here.
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +23,7 @@ def patches() -> ConfigDict:
     config.data = spec("photos", size=16, stride=4)
     config.target = spec("V")
     config.model.attention = (8,)
-    config.train.update(dict(steps=2000, batch_size=64))
+    config.train.update(dict(steps=1600, batch_size=64))
     config.eval.samples = 512
     return config
 
