@@ -20,7 +20,7 @@ def images() -> ConfigDict:
     """The default recipe."""
     config = _cifar10.small()
     config.data = spec("captioned", path="", size=32, background=127)
-    config.model = spec("DiT", preset="small", patch=4, classes="data")
+    config.model = spec("DiT", preset="small", patch=4, classes="data", positions="both")
     return config
 
 

@@ -22,9 +22,9 @@ def small() -> ConfigDict:
     """The default recipe."""
     config = _dit.digits()
     config.data = spec("cifar10", path="", flip=True)
-    config.model = spec("DiT", preset="small", patch=4, classes=10)
-    config.learning_rate.peak = 1e-3
-    config.train.update(dict(steps=1600, batch_size=32, sample_every=800))
+    config.model = spec("DiT", preset="small", patch=4, classes=10, positions="both")
+    config.learning_rate.peak = 4e-3
+    config.train.update(dict(steps=1300, batch_size=32, sample_every=1300))
     config.eval.samples = 512
     return config
 

@@ -19,9 +19,9 @@ from diffjax.method import Drawn, Example, Figure, Keys, Losses, Section, attemp
 from diffjax.methods import bound
 from diffjax.types import Array, Denoiser, Key, PyTree
 
-REPEATS = 16  # noise draws per example in the loss by time
+REPEATS, NUMBERS = 16, 2**24  # noise draws per example in the loss by time, of so many numbers in all or in one draw
 TOGETHER = 2**23  # numbers of examples whose loss is taken together; of more in parts,
-ENTRIES = 2**25  # and of no more numbers in all draws and examples: 170 examples of 256 x 256 x 3, one draw of each
+ENTRIES = 2**25  # and of no more numbers in all: 170 examples of 256 x 256 x 3
 MOST, FITTED = 2048, 10_000  # examples whose loss is taken, and that the Gaussian is fitted to
 LOOKED = 1024  # examples whose scale is looked at, and
 DROWNED = 0.25  # the share of sigma(t_max) that may be left of them; of the configs here at most 0.13 is (VE, NCSN)
@@ -183,7 +183,8 @@ def curve(run: Any, losses_of: Losses) -> Callable[[PyTree, Example], dict[str, 
 
     def curve(params: PyTree, examples: Example) -> dict[str, Any]:
         entries = len(examples.x) * d
-        whole, repeats = (one_pass, REPEATS) if entries <= TOGETHER else (in_parts, max(ENTRIES // entries, 1))
+        whole = one_pass if entries <= TOGETHER else in_parts
+        repeats = min(REPEATS, max(NUMBERS // entries, 1))
         passes = [whole(params, examples, jax.random.key(i)) for i in range(repeats)]
         losses, t01 = (np.concatenate([np.asarray(p[i], np.float64) for p in passes]) for i in range(2))
         at = np.minimum((t01 * bins).astype(int), bins - 1)
