@@ -252,7 +252,7 @@ def _parse(path: str, text: str, group: Any, leaf: str, is_spec: bool) -> Any:
         return text if present != DERIVED else _literal(text)
     if kind is float:
         return number(f"{path!r} got", text, present)
-    value = text.lower() == "true" if kind is bool and text.lower() in ("true", "false") else _literal(text)
+    value = _literal(text)
     if kind in (tuple, list):
         value = tuple(value) if isinstance(value, tuple | list) else (value,)
         first = next(iter(present or ()), None)
@@ -268,6 +268,8 @@ def _describe(kind: type) -> str:
 
 
 def _literal(text: str) -> Any:
+    if text.lower() in ("true", "false"):  # also of an option that a recipe leaves out, whose type nobody has said
+        return text.lower() == "true"
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

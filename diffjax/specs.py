@@ -85,6 +85,8 @@ def maker(namespace: Any, spec: Mapping[str, Any], count: int) -> functools.part
         default = parameters[key].default if key in parameters else None
         if isinstance(value, str) and isinstance(default, int | float) and not isinstance(default, bool):
             keywords[key] = number(f"{title}.{path}: {key} is", value, default)
+        if isinstance(value, str) and isinstance(default, bool):  # any text would count as true
+            raise ConfigError(f"{title}.{path}: {key} is {value!r}, expected true or false.")
     given = {*list(parameters)[:count], *keywords}
     _note(spec, make, count)  # better than `member`, which does not know what it is called with
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from diffjax import config as C
-from diffjax import grids, losses, runs, samplers, schedules
+from diffjax import grids, losses, models, runs, samplers, schedules, specs
 
 VPSDE = "configs/vpsde.py"
 
@@ -197,3 +197,17 @@ def test_a_config_without_a_group_has_its_default():
 def test_what_is_used_late_is_refused_early(change, match):
     with pytest.raises(C.ConfigError, match=match):
         runs.build_run(runs.load(f"{VPSDE}:tiny", change.split(";")))
+
+
+@pytest.mark.parametrize(("text", "value"), [("false", False), ("False", False), ("true", True), ("TRUE", True)])
+def test_true_and_false_are_read_of_an_option_that_the_recipe_leaves_out(text, value):
+    config = runs.load("configs/dit.py", [f"model.urpe={text}"])
+    assert config.model.urpe is value
+    assert runs.load("configs/folder.py", [f"data.flip={text}"]).data.flip is value
+
+
+@pytest.mark.parametrize("text", ["no", "off", "0.0.0"])
+def test_a_text_is_neither_true_nor_false(text):
+    config = runs.load("configs/dit.py", [f"model.urpe={text}"])
+    with pytest.raises(C.ConfigError, match=f"models.DiT: urpe is '{text}', expected true or false"):
+        specs.build(models, config.model)
