@@ -18,8 +18,8 @@ scores and energies scale and span; of a kernel widths, kind and scale. `diffjax
 Expected of 4000 points on a ring of radius sqrt 2, the share within 0.3 of a mode and the modes found, as
 `experiments/matching/gaussians.py` counts (data: 0.99, 8; each about a minute of CPU time):
 the critic 0.95, 8; kernel 0.92, 8; energies 0.86, 8; distilled 0.84, 8; scores 0.74, 8. Of digits the gate's Frechet
-distance (bound 8.9; two to five minutes): the critic 10.9, distilled 15.7 of a teacher that has 8.77, kernel 59.5 and
-energies 97.1, no better than a Gaussian fit's 63.7. All fail it.
+distance (bound 8.9; two to five minutes): the critic 10.9, distilled 15.7 of a teacher that has 8.77, kernel 39.6 and
+energies 97.1, worse than a Gaussian fit's 63.7. All fail it.
 """
 
 from ml_collections import ConfigDict
@@ -118,7 +118,7 @@ def digits() -> ConfigDict:
 
 def digits_kernel() -> ConfigDict:
     """Digits by a Laplace kernel between pixels, each width's drift over its root mean square."""
-    config = _on_digits(kernel(), 4000)
+    config = _on_digits(kernel(), 16000)
     config.method.update(widths=(1.0, 2.0, 4.0), kind="laplace", scale="rms")
     return config
 
