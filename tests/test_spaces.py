@@ -156,3 +156,8 @@ def test_statistics_without_a_name_are_refused_by_their_number_before_anything_i
         pytest.raises(ValueError, match=r"statistics in stats\.npz are of 7 features, and the space has 64"),
     ):
         spaces.asked("pixels", {}, str(tmp_path / "stats.npz"), SHAPE)
+
+
+def test_a_function_of_ones_own_that_makes_no_features_is_refused_before_anything_is_drawn():
+    with pytest.raises(ValueError, match=r"makes \(\) of 64 images, expected \(64, d\)"):
+        spaces.asked("numpy:mean", {}, None, SHAPE)

@@ -85,6 +85,8 @@ class Features(NamedTuple):
         if n < TOGETHER:
             images = np.concatenate([images, np.repeat(images[-1:], TOGETHER - n, axis=0)])
         found = np.asarray(self.apply(images))
+        if not found.ndim:  # one number for all, which no image can be found in
+            raise ValueError(f"{self.name} makes {found.shape} of {len(images)} images, expected ({len(images)}, d).")
         return found[:n] if len(found) == TOGETHER else found
 
 
