@@ -26,7 +26,7 @@ def images() -> ConfigDict:
 
 
 def gpu() -> ConfigDict:
-    """Karras et al.'s (2022) ImageNet-64 recipe by classes, ADM's network, for a hundredth of its images."""
+    """Karras et al.'s (2022) ImageNet-64 recipe by classes, ADM's network, a hundredth of its images, 512 a step."""
     config = _edm.cifar10()
     config.data = spec("captioned", path="", size=64, background=127)
     config.augment = spec("none")

@@ -18,7 +18,8 @@ from scipy.stats import multivariate_normal
 from diffjax import analytic, data, denoisers, ema, host, methods, models, processes, runs, schedules
 from diffjax.commands import sample
 from diffjax.data.given import given_of
-from diffjax.method import Drawn, Method, Section, Turn, attempt, per_example
+from diffjax.method import Drawn, Example, Method, Section, Turn, attempt, per_example
+from diffjax.methods import evaluation
 from diffjax.methods.autoencoder import pca_error
 from diffjax.metrics import gate, judges, neighbours, wasserstein
 from diffjax.runs import report
@@ -331,3 +332,17 @@ def test_digits_have_the_accuracy_of_classes_where_samples_have_labels():
     digits = data.digits()
     assert judges.names(digits, ()) == [*gate.NAMES]
     assert judges.names(digits, ("label",)) == [*gate.NAMES, "class accuracy"]
+
+
+@pytest.mark.parametrize(("numbers", "repeats", "passes"), [(30, 16, 3), (30, 2, 2), (9, 16, 1), (10**6, 16, 16)])
+def test_losses_of_large_examples_take_fewer_draws(monkeypatch, numbers, repeats, passes):
+    """Five examples of two numbers: no more passes than fit, one at least; each has a key of its own."""
+    monkeypatch.setattr(evaluation, "NUMBERS", numbers)
+    monkeypatch.setattr(evaluation, "REPEATS", repeats)
+    drawn = lambda params, key, batch, index, size: (jnp.full(size, jax.random.uniform(key)), {"t01": jnp.zeros(size)})
+    settings, method = types.SimpleNamespace(time_bins=2), types.SimpleNamespace(prepare=None)
+    run = types.SimpleNamespace(settings=settings, method=method, data=types.SimpleNamespace(shape=(2,)))
+    found = evaluation.curve(run, drawn)(None, Example(np.zeros((5, 2), np.float32)))
+    expected = [float(jax.random.uniform(jax.random.key(i))) for i in range(passes)]
+    assert found["mean"] == pytest.approx(np.mean(expected), rel=1e-6)
+    assert found["bins"] == [pytest.approx(np.mean(expected), rel=1e-6), None]

@@ -19,7 +19,8 @@ from diffjax.method import Drawn, Example, Figure, Keys, Losses, Section, attemp
 from diffjax.methods import bound
 from diffjax.types import Array, Denoiser, Key, PyTree
 
-REPEATS, NUMBERS = 16, 2**24  # noise draws per example in the loss by time, of so many numbers in all or in one draw
+REPEATS = 16  # noise draws per example in the loss by time,
+NUMBERS = 2**24  # and fewer, down to one, where all draws would be of more numbers
 TOGETHER = 2**23  # numbers of examples whose loss is taken together; of more in parts,
 ENTRIES = 2**25  # and of no more numbers in all: 170 examples of 256 x 256 x 3
 MOST, FITTED = 2048, 10_000  # examples whose loss is taken, and that the Gaussian is fitted to

@@ -36,7 +36,7 @@ def Conv(features: int, rank: int = 2, **options: Any) -> nn.Conv:
 
 
 def preset_of(cls: Any, presets: Mapping[str, Any], preset: str, changes: Mapping[str, Any]) -> Any:
-    """Makes a network by the name of its size, with other attributes in the place of some of the preset's.
+    """Makes the network that a preset names, with some attributes of the preset replaced.
 
     Args:
         cls: the module's class.
