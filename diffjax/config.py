@@ -239,6 +239,19 @@ def override(config: Config, text: str) -> None:
             group[leaf] = parsed
 
 
+def dropped(before: Config, after: Config) -> list[str]:
+    """Lists, a line for each group that another name was given, the options of the old name that went with it."""
+    lines = []
+    for name, old in before.items():
+        new = after.get(name)
+        if not is_spec(old) or not is_spec(new) or old.name == new.name:
+            continue
+        gone = [f"{key}={value}" for key, value in old.items() if key not in new]
+        if gone:
+            lines.append(f"{name}.name={new.name} leaves the recipe's options of {old.name} out: {', '.join(gone)}")
+    return lines
+
+
 def _no_field(path: str, group: Config, part: str, parents: list[str]) -> None:
     where = f"config.{'.'.join(parents)}" if parents else "the config"
     raise ConfigError(f"There is no field {path!r}: {part!r} is not in {where}; {nearest(part, group)}.")

@@ -175,7 +175,7 @@ def main(argv: Sequence[str] | None = None, process: bool = False) -> int:
 
 def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
     from diffjax import diagnosis, profiling, programs
-    from diffjax.config import ConfigError, trust
+    from diffjax.config import ConfigError, dropped, trust
     from diffjax.runs import load
     from diffjax.training import NonFiniteError
 
@@ -186,6 +186,9 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
         source = flags.config or (f"{flags.workdir}/config.json" if made else None)
         trust(name for name in flags.trust.split(",") if name)
         config = load(source, overrides) if source else None
+        if config is not None and any(".name=" in text for text in overrides):
+            for line in dropped(load(source), config):
+                print(line, file=sys.stderr)
         if made and (flags.sampler or flags.nfe is not None or flags.step is not None):
             raise ConfigError(
                 f"--sampler, --nfe and --step are for sample, eval and likelihood; --mode={flags.mode} takes "

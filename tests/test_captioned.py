@@ -91,7 +91,12 @@ def test_another_caption_is_another_data_set(tmp_path):
         (
             ['{"image": "0.png", "name": "a", "base": 1}'],
             {"only": "base"},
-            "line 1: 'base' is 1, expected true or false",
+            "line 1: 'base' is 1, expected a field that is true or false",
+        ),
+        (
+            ['{"image": "0.png", "name": "a", "base": true}'],
+            {"only": "basic"},
+            "line 1: 'basic' is not there, expected a field that is true or false: nearest is 'base'",
         ),
         (['{"image": "0.png", "name": "a", "base": false}'], {"only": "base"}, "has no line whose 'base' is true"),
         (['{"image": "7.png", "name": "a"}'], {}, "names the image '7.png', which is not there"),

@@ -101,6 +101,15 @@ def test_images_in_folders_of_classes(tmp_path):
     assert (len(alone.train) + len(alone.held_out), alone.names) == (20, LABELS)
 
 
+def test_a_held_out_file_that_is_not_there_is_told_before_the_other_is_read(tmp_path):
+    """What is at `path` is no image at all, which reading it would say."""
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    with pytest.raises(
+        FileNotFoundError, match=r"no file or folder '.*test.zip', the images that data.cifar10 holds out"
+    ):
+        data.cifar10(str(tmp_path / "train"), test=str(tmp_path / "test.zip"))
+
+
 def wrong_class(body):
     return body[: 3073 * 2] + b"\x0b" + body[3073 * 2 + 1 :]
 

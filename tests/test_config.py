@@ -137,6 +137,17 @@ def test_json_round_trip_keeps_tuples_and_none(recipe):
     assert json.loads(C.to_json(config))["pair"] == [3, 4]
 
 
+def test_what_another_name_drops_is_listed():
+    """A group that keeps its name drops nothing, nor does one whose new name was given the option again."""
+    before = C.load(VPSDE, ["model.name=UNet", "model.channels=8", "model.classes=2"])
+    after = C.load(VPSDE, ["model.name=DiT", "model.classes=2", "schedule.beta_max=10.0"])
+    (line,) = C.dropped(before, after)
+    assert line.startswith("model.name=DiT leaves the recipe's options of UNet out: attention=(4,), ")
+    assert "channels=8" in line
+    assert "classes" not in line
+    assert C.dropped(before, before) == []
+
+
 def test_build_calls_what_the_name_says():
     assert C.build(schedules, {"name": "VP", "beta_max": 10.0}) == schedules.VP(beta_max=10.0)
     assert C.build(schedules, ConfigDict({"name": "Tabulated.linear", "steps": 100})).steps == 100

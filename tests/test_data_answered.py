@@ -51,6 +51,14 @@ def test_arrays_of_other_types_are_refused(tmp_path, kind):
         data.npz(saved(tmp_path / "x.npz", x=np.zeros((12, 2)).astype(kind)), label=None)
 
 
+def test_latents_are_told_how_they_are_read(tmp_path):
+    """As any floating images beyond [-1, 1]; with the option that the message names they are read."""
+    x = 5 * np.random.default_rng(0).normal(size=(40, 4, 4, 4)).astype(np.float32)
+    with pytest.raises(ValueError, match=r"expected \[-1, 1\], or uint8 pixels; with standardize=channels"):
+        data.npz(saved(tmp_path / "x.npz", x=x), label=None)
+    assert data.npz(str(tmp_path / "x.npz"), label=None, standardize="channels").shape == (4, 4, 4)
+
+
 @pytest.mark.parametrize("shape", [(12,), (), (3, 2, 2, 2, 2, 2), (12, 3, 32, 32)])
 def test_arrays_of_other_shapes_are_refused(tmp_path, shape):
     with pytest.raises(ValueError, match=r"x\.npz: 'x' has shape .*expected \(N, H, W, C\)"):

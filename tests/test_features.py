@@ -46,6 +46,26 @@ def test_kid_is_the_same_in_blocks(clouds, monkeypatch):
     assert kid.kid(*clouds) == pytest.approx(whole, rel=1e-12)
 
 
+def test_the_error_of_kid_is_its_jackknife(rng):
+    """By leaving each sample out, one distance each, of unlike numbers; beside the value itself."""
+    x, y = rng.normal(size=(7, 3)), 0.5 + rng.normal(size=(5, 3))
+    spread = 0.0
+    for left in (
+        [kid.kid(np.delete(x, i, 0), y) for i in range(7)],
+        [kid.kid(x, np.delete(y, i, 0)) for i in range(5)],
+    ):
+        spread += (len(left) - 1) / len(left) * np.sum((np.asarray(left) - np.mean(left)) ** 2)
+    assert kid.estimate(x, y) == pytest.approx((kid.kid(x, y), spread**0.5), rel=1e-12)
+
+
+@pytest.mark.parametrize(("shift", "low", "high"), [(0.0, 1.25, 1.6), (0.5, 0.9, 1.15)])
+def test_the_error_of_kid_is_the_spread_of_many(rng, shift, low, high):
+    """For laws that are apart; for equal ones it is 2^1/2 of that, since only the second order is left."""
+    draw = lambda: kid.estimate(rng.normal(size=(60, 3)), shift + rng.normal(size=(60, 3)))
+    values, errors = np.asarray([draw() for _ in range(800)]).T
+    assert low < np.sqrt(np.mean(errors**2)) / np.std(values) < high
+
+
 def test_kid_of_equal_laws_is_0_in_the_mean_and_may_be_negative(rng):
     found = [kid.kid(rng.normal(size=(40, 3)), rng.normal(size=(40, 3))) for _ in range(300)]
     assert abs(np.mean(found)) < 4 * np.std(found) / np.sqrt(300)
@@ -151,7 +171,12 @@ def test_distances_do_not_turn_and_scale_with_the_square(clouds, rng):
     [
         (lambda: kid.kid(np.ones((1, 3)), np.ones((4, 3))), "expected .n, d. and .m, d. with n, m >= 2"),
         (lambda: kid.kid(np.ones((4, 3)), np.ones((4, 2))), "expected .n, d. and .m, d."),
-        (lambda: kid.check_size(1), "1 sample has no pair"),
+        (
+            lambda: kid.check_size(2),
+            "2 samples have no standard error of a distance between pairs: expected at least 3",
+        ),
+        (lambda: kid.estimate(np.ones((2, 3)), np.ones((4, 3))), "with n, m >= 3"),
+        (lambda: frechet.distance(np.eye(3), np.eye(3)), r"got ndarray; of two arrays it is frechet\(x, y\)"),  # pyright: ignore
         (lambda: manifold.manifold(np.eye(5), np.eye(5), 5), "expected 1 <= k < 5, the number of real samples"),
         (lambda: manifold.manifold(np.eye(9), np.eye(9)[:4], 5), "expected 1 <= k < 4, the number of fake samples"),
         (lambda: manifold.check_size(5), "5 samples have no 5-th neighbour each: expected at least 6"),

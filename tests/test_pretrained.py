@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import msgpack
 import numpy as np
 import pytest
-from oracles import unets
+from oracles import transformers, unets
 from safetensors.numpy import save_file
 
 import diffjax
 from diffjax import config, denoisers, models, pretrained, published, runs, schedules
-from diffjax.pretrained import ddpm, files, folder, maps
+from diffjax.pretrained import ddpm, dit, files, folder, maps
 from diffjax.pretrained.__main__ import main
 
 SIZES = ("model.channels=8", "model.multipliers=1,2", "model.blocks=1", "grid.n=2")
@@ -214,6 +214,32 @@ def test_weights_of_another_network_say_which(weights, monkeypatch):
     assert folder._hint("ddpm-cifar10", file) == ""
 
 
+def test_the_positions_in_a_file_of_dit_have_to_be_the_sines_of_this_library(tmp_path):
+    """The oracle's table, where the axis that comes last has the first half of the entries, is taken; any other not."""
+    net = models.DiT(preset="tiny", width=16, patch=2)
+    own = transformers.positions(3, 16)  # of 6 x 6 places in patches of 2
+
+    def of(table):
+        save_file({"pos_embed": table.astype(np.float32)}, tmp_path / "x.safetensors")
+        file = files.open_file(tmp_path / "x.safetensors")
+        maps.check_computed(file, dit.positions(net, (6, 6, 4)), "DiT")
+
+    of(own[None])
+    with pytest.raises(pretrained.WeightsError, match=r"pos_embed differs by 0\.0003 from the table that DiT computes"):
+        of((own + 3e-4)[None])
+    with pytest.raises(pretrained.WeightsError, match="pos_embed differs"):  # the other axis first
+        of(own.reshape(3, 3, 16).swapaxes(0, 1).reshape(1, 9, 16))
+    with pytest.raises(pretrained.WeightsError, match=r"pos_embed is of shape \(1, 4, 16\), expected \(9, 16\)"):
+        of(own[None, :4])
+
+
+def test_names_of_another_network_have_no_nearest(tmp_path):
+    """Beside a network of which a file has next to nothing, a resemblance of two names says nothing."""
+    save_file({"conv_in.weigth": np.zeros((3,), np.float32)}, tmp_path / "x.safetensors")
+    with pytest.raises(pretrained.WeightsError, match=r"1 not wanted \(conv_in.weigth\)"):
+        maps.check(files.open_file(tmp_path / "x.safetensors"), small_ddpm(), "DDPM")
+
+
 @pytest.mark.slow
 def test_a_run_of_another_network_is_refused_before_anything_is_written(weights, tmp_path, capsys):
     flags = [f"--config.{text}" for text in SIZES]
@@ -295,11 +321,12 @@ def test_every_recipe_builds_at_its_size(name):
     assert build(name).data.shape == pretrained.FAMILIES[name].shape
 
 
-def test_a_file_becomes_a_run_of_its_parameters(weights, tmp_path):
-    """PyTorch's tensors with DataParallel's prefix and a buffer; opened again, without data, at step 0."""
+def test_a_file_becomes_a_run_of_its_parameters(weights, tmp_path, capsys):
+    """PyTorch's tensors with DataParallel's prefix and a buffer; opened again, without data and a word on it."""
     out = folder.convert("score-sde-vp", weights[0] / "vp.safetensors", tmp_path / "run", SIZES)
     run = runs.open(out)
     assert (run.step, run.name, run.data.shape) == (0, "score-sde-vp", (32, 32, 3))
+    assert "not here" not in capsys.readouterr().out
     file = files.open_file(weights[0] / "vp.safetensors")
     kernel = file.entries["module.all_modules.2.weight"].read()
     np.testing.assert_array_equal(run.params["conv_in"]["kernel"], kernel.transpose(2, 3, 1, 0))

@@ -74,7 +74,11 @@ def test_what_so_few_samples_cannot_say_is_left_out_with_a_word(digits, judged):
         "40 samples have no full covariance of 48 features: expected at least 49"
         in found["left_out"]["Frechet distance"]
     )
-    assert set(found["features"]["metrics"]) == {"KID", *(f"{name}, k = 5" for name in manifold.Manifold._fields)}
+    assert set(found["features"]["metrics"]) == {
+        "KID",
+        "KID, standard error",
+        *(f"{name}, k = 5" for name in manifold.Manifold._fields),
+    }
     assert "5 samples have no 5-th neighbour each" in few(5)["left_out"]["precision, k = 5"]
 
 
@@ -85,6 +89,18 @@ def test_a_reference_without_n_has_no_floor_and_one_of_too_few_images_is_left_ou
     assert row["expected"] is None
     left = merged(judge(64)(drawn, digits))["left_out"]["Frechet distance to edm.npz"]
     assert left == "64 images of edm.npz have no full covariance of 64 features: expected at least 65"
+
+
+def test_the_report_says_what_a_reader_cannot_know(digits, drawn, judged):
+    """Nobody knows of which space moments in a file are; and of pixels a Gaussian's moments are no baseline."""
+    law = frechet.Gaussian(np.zeros(64), np.eye(64))
+    unknown = statistics.Statistics(law, None, None, None, None)
+    told = "".join(section.text for section in spaces.judge(features.pixels(), unknown, "edm.npz")(drawn, digits))
+    assert "edm.npz does not say of which space its moments are" in told
+    assert "In pixels the Gaussian fit has the data's own mean and covariance" in told
+    text = "".join(section.text for section in judged)
+    assert "is not checked" not in text
+    assert "In pixels" not in text
 
 
 def test_the_floor_of_labelled_samples_has_their_labels(digits):

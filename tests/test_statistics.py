@@ -76,7 +76,10 @@ GOOD = {"mu": np.zeros(3), "sigma": np.eye(3)}
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"mu": np.zeros(3)}, "has no array 'sigma'"),
+        (
+            {"mu": np.zeros(3)},
+            r"has no array 'sigma', expected arrays mu \(d,\) and sigma \(d, d\)",
+        ),
         ({**GOOD, "sigma": np.eye(4)}, r"mu of shape \(3,\) and sigma of shape \(4, 4\)"),
         ({**GOOD, "mu": np.zeros((3, 1))}, r"mu of shape \(3, 1\)"),
         ({**GOOD, "mu": np.full(3, np.nan)}, "mu is float64 of shape .3,., expected finite numbers"),

@@ -3,6 +3,7 @@
 from diffjax.data.batches import Batches as Batches
 from diffjax.data.batches import batch_at as batch_at
 from diffjax.data.captioned import captioned
+from diffjax.data.card import PUBLISHED as PUBLISHED
 from diffjax.data.card import card as card
 from diffjax.data.card import check_here as check_here
 from diffjax.data.card import here_or_kept as here_or_kept

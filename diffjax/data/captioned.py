@@ -98,7 +98,12 @@ def _entries(files: Tree, fields: list[str], only: str | None) -> list[Entry]:
             has = ", ".join(entry) if isinstance(entry, dict) else type(entry).__name__
             raise ValueError(f"{where}, line {count}: no text {missing[0]!r}; it has {has[:200]}.")
         if only is not None and not isinstance(entry.get(only), bool):
-            raise ValueError(f"{where}, line {count}: {only!r} is {entry.get(only)!r}, expected true or false.")
+            may = [field for field, value in entry.items() if isinstance(value, bool)]
+            known = f": {host.nearest(only, may)}" if may and only not in entry else ""
+            got = repr(entry[only])[:60] if only in entry else "not there"
+            raise ValueError(
+                f"{where}, line {count}: {only!r} is {got}, expected a field that is true or false{known}."
+            )
         if only is None or entry[only]:
             found.append(entry)
     if not found:

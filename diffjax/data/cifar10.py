@@ -104,6 +104,8 @@ def _split(where: Path, names: list[str], found: dict[str, bytes], per_batch: in
 
 def _images(path: str, test: str | None, flip: bool) -> Dataset:
     """Reads images in a sub-folder for each class; those of `test`, where it is given, are held out, all of them."""
+    if test is not None and not Path(test).expanduser().exists():  # before all of `path` is read
+        raise FileNotFoundError(f"There is no file or folder {test!r}, the images that data.cifar10 holds out (test=).")
     train = _checked(path, flip)
     if test is None:
         return train._replace(name="cifar10")

@@ -125,7 +125,8 @@ def _arrays(
         if not free and part is not None and part.ndim == 4 and part.dtype != np.uint8 and np.abs(part).max() > 1:
             low, high = part.min(), part.max()
             raise ValueError(
-                f"{file}: floating images {name!r} span [{low:g}, {high:g}], expected [-1, 1], or uint8 pixels."
+                f"{file}: floating images {name!r} span [{low:g}, {high:g}], expected [-1, 1], or uint8 pixels; "
+                "with standardize=channels (--config.data.standardize=channels) they may be of any scale: latents."
             )
     return arrays
 

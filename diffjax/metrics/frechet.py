@@ -39,7 +39,16 @@ def fit(features: np.ndarray) -> Gaussian:
 
 
 def distance(p: Gaussian, q: Gaussian) -> float:
-    """Computes the squared W2 distance of the Gaussians p and q, in squared feature units, >= 0."""
+    """Computes the squared W2 distance of the Gaussians p and q, in squared feature units, >= 0.
+
+    Raises:
+        ValueError: for features of unlike dimensions, or arrays of features, whose distance is `frechet`.
+    """
+    if not isinstance(p, Gaussian) or not isinstance(q, Gaussian):
+        got = next(type(a).__name__ for a in (p, q) if not isinstance(a, Gaussian))
+        raise ValueError(
+            f"distance takes two Gaussians, fit(x) of features x (n, d), got {got}; of two arrays it is frechet(x, y)"
+        )
     if p.mean.shape != q.mean.shape:
         raise ValueError(f"features of {p.mean.size} and of {q.mean.size} dimensions have no distance")
     values, vectors = np.linalg.eigh(p.cov)

@@ -55,7 +55,12 @@ MEASURES = (
         lambda real, fake: (frechet.infinity(fake, real),),
         lambda law, n: (0.0,),
     ),
-    Measure(("KID",), kid.check_size, lambda real, fake: (kid.kid(fake, real),), lambda law, n: (0.0,)),
+    Measure(
+        ("KID", "KID, standard error"),
+        kid.check_size,
+        lambda real, fake: kid.estimate(fake, real),
+        lambda law, n: (0.0, None),
+    ),
     Measure(
         tuple(f"{name}, k = {K}" for name in manifold.Manifold._fields),
         lambda n, d: manifold.check_size(n),
@@ -117,10 +122,12 @@ def judge(space: Features, reference: Statistics | None = None, file: str = "a f
     def judged(drawn: Drawn, dataset: Any) -> list[Section]:
         clouds = {name: space.of(part) for name, part in _images(drawn, dataset).items()}
         rows, left = compared(clouds)
+        untold = ""
         if reference is not None:
             reference.check_features(clouds["value"], f"The statistics in {file}")
             found, why = beside(clouds, reference, file)
             rows, left = rows | found, left | why
+            untold = "" if reference.fingerprint is not None else _untold(file)
         told = {"space": space.name, "fingerprint": space.fingerprint, "preprocessing": space.preprocessing}
         text = f"""
 ## Features: {space.name}
@@ -129,11 +136,25 @@ def judge(space: Features, reference: Statistics | None = None, file: str = "a f
 
 {table(rows)}
 n samples beside n held-out examples. Floor: training examples in the place of the samples; expected: the mean of two
-samples of one law, as theory has it.
+samples of one law, as theory has it.{_moments_alone(space)}{untold}
 """
         return [Section({"features": {**told, "metrics": rows}}, text), *([left_out(left)] if left else [])]
 
     return judged
+
+
+def _untold(file: str) -> str:
+    return f" {file} does not say of which space its moments are: that it is this one is not checked."
+
+
+def _moments_alone(space: Features) -> str:
+    """Says what the Gaussian fit is where features are the examples themselves: their moments are all it has."""
+    if space.name != "pixels":
+        return ""
+    return (
+        " In pixels the Gaussian fit has the data's own mean and covariance, all that a Frechet distance looks at: "
+        "there it is a second floor, and no baseline."
+    )
 
 
 def compared(clouds: dict[str, np.ndarray]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:

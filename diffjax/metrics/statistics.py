@@ -100,7 +100,7 @@ def read(path: str | Path, space: Features | None = None) -> Statistics:
     path = Path(path)
     if path.suffix in (".pkl", ".pickle"):
         raise ValueError(f"{path} is a pickle, which is never loaded: {WRITTEN}.")
-    found = members.several(path, ["mu", "sigma"])
+    found = members.several(path, ["mu", "sigma"], note=f", {WRITTEN}")
     mu, sigma = (_moments(path, name, found[name]) for name in ("mu", "sigma"))
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
         raise ValueError(f"{path} has mu of shape {mu.shape} and sigma of shape {sigma.shape}: {WRITTEN}.")

@@ -117,7 +117,9 @@ class DiT(nn.Module):
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
-            raise ValueError(f"preset = {self.preset!r} is unknown: {nearest(str(self.preset), PRESETS)}.")
+            size, slash, patch = str(self.preset).partition("/")
+            way = f"preset={size} with patch={patch}" if slash else nearest(str(self.preset), PRESETS)
+            raise ValueError(f"preset = {self.preset!r} is unknown: {way}.")
         _check(self)
         super().__post_init__()
 
@@ -290,8 +292,10 @@ def _check(net: DiT) -> None:
     ):
         layers.check_choice(field, getattr(net, field), choices)
     if size.width % size.heads:
-        fits = min((n for n in range(1, size.width + 1) if size.width % n == 0), key=lambda n: abs(n - size.heads))
-        raise ValueError(f"heads = {size.heads} does not divide the width {size.width}: take {fits}, or another width.")
+        fits = ", ".join(str(n) for n in range(1, size.width // 4 + 1) if size.width % n == 0)
+        raise ValueError(
+            f"heads = {size.heads} does not divide the width {size.width}: take one of {fits}, or another width."
+        )
     if size.prefix and size.prefix_from >= size.depth:
         raise ValueError(f"prefix_from = {size.prefix_from}: expected less than depth = {size.depth}.")
     if net.urpe and net.kernel == "fused":

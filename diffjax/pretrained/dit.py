@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from diffjax import weights
 from diffjax.config import spec
+from diffjax.models.positions import sincos
 from diffjax.pretrained import maps
 from diffjax.pretrained.family import Family, started
 from diffjax.types import PyTree
@@ -123,19 +124,28 @@ def sit() -> ConfigDict:
     return config
 
 
-REMARK = "draws latents, which the autoencoder of Stable Diffusion turns into pixels (divide them by 0.18215)"
+REMARK = (
+    "draws latents, which the autoencoder of Stable Diffusion turns into pixels (divide them by 0.18215); files of DiT "
+    "and SiT have the same names and shapes: that this one is of {} is taken from you"
+)
+
+
+def positions(net: Any, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Computes the table of positions that files of DiT and SiT hold beside what was learned."""
+    return {"pos_embed": sincos(tuple(n // net.patch for n in shape[:-1]), net.sizes.width)}
+
+
 _latents: dict[str, Any] = dict(
     marks=r"blocks[.]\d+[.](attn|mlp|adaLN)",
     data="latents",
     classes=1000,
     levels=None,
     ignored="pos_embed",
-    remark=REMARK,
+    computed=positions,
 )
+_dit, _sit = ({**_latents, "remark": REMARK.format(name)} for name in ("DiT", "SiT"))
 FAMILIES = {
-    "dit-xl-2": Family("DiT-XL/2 at 256 x 256", dit, {"safetensors": leaves}, (32, 32, 4), **_latents),
-    "dit-xl-2-512": Family("DiT-XL/2 at 512 x 512", dit, {"safetensors": leaves}, (64, 64, 4), **_latents),
-    "sit-xl-2": Family(
-        "SiT-XL/2 at 256 x 256", sit, {"safetensors": partial(leaves, sign=-1)}, (32, 32, 4), **_latents
-    ),
+    "dit-xl-2": Family("DiT-XL/2 at 256 x 256", dit, {"safetensors": leaves}, (32, 32, 4), **_dit),
+    "dit-xl-2-512": Family("DiT-XL/2 at 512 x 512", dit, {"safetensors": leaves}, (64, 64, 4), **_dit),
+    "sit-xl-2": Family("SiT-XL/2 at 256 x 256", sit, {"safetensors": partial(leaves, sign=-1)}, (32, 32, 4), **_sit),
 }

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from diffjax import weights
@@ -26,6 +27,8 @@ class Family(NamedTuple):
         classes: of labels; None for none.
         levels: of grey; None for what has none.
         ignored: a regular expression of names in its files that nobody needs.
+        computed: (module, shape of an example) -> arrays that the network computes itself, which its files may hold,
+            too: there they have to be these.
         remark: what one has to know who draws with it; a line or none.
     """
 
@@ -38,6 +41,7 @@ class Family(NamedTuple):
     classes: int | None = None
     levels: int | None = 256
     ignored: str = r"(?!)"
+    computed: Callable[[Any, tuple[int, ...]], dict[str, np.ndarray]] = lambda net, shape: {}
     remark: str = ""
 
 

@@ -69,8 +69,10 @@ def convert(name: str, path: str | Path, out: str | Path, overrides: Iterable[st
     built = builders.build_run(config, lambda make: _card(found, name, config))
     example = data.blank(built.data)
     like = jax.eval_shape(built.method.init, jax.random.key(0), example)
-    leaves = found.maps[file.format](build(models, config.model), like)
+    network = build(models, config.model)
+    leaves = found.maps[file.format](network, like)
     maps.check(file, leaves, found.title, found.ignored, _hint(name, file))
+    maps.check_computed(file, found.computed(network, found.shape), found.title)
     params = maps.fill(file, leaves, like)
     state = training.init_state(params, built.optimizer, built.ema, jax.random.key(built.settings.seed), built.method)
     _write(out, built, state)
@@ -104,7 +106,7 @@ def _card(found: Family, name: str, config: Config) -> data.Dataset:
     label = {"label": {"shape": [], "dtype": "int32"}} if found.classes else {}
     labels = list(range(found.classes)) if found.classes else None
     card = {
-        **{"format": 1, "name": found.data, "fingerprint": f"published, {name}", "unread": [], "names": None},
+        **{"format": 1, "name": found.data, "fingerprint": f"{data.PUBLISHED}{name}", "unread": [], "names": None},
         **{"x": {"shape": list(found.shape), "dtype": "float32"}, "given": label, "chosen": {}, "units": None},
         **{"classes": found.classes, "labels": labels, "levels": found.levels},
     }
