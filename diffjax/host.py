@@ -155,6 +155,15 @@ def nearest(name: str, options: Iterable[str]) -> str:
     return ("" if close is None else f"nearest is {close!r}; ") + f"it has {', '.join(options) or 'none'}"
 
 
+def check_rows(name: str, rows: np.ndarray) -> None:
+    """Raises a ValueError that names the first row which is not finite, of rows (n, ...)."""
+    bad = np.flatnonzero(~np.isfinite(rows).reshape(len(rows), -1).all(1))
+    if bad.size:
+        raise ValueError(
+            f"{name}: row {bad[0]} of {len(rows)} is not finite{f', and {len(bad) - 1} more' * (len(bad) > 1)}."
+        )
+
+
 def is_decimal(text: str) -> bool:
     """Tells whether a text is a number in ASCII digits, of a length that Python reads."""
     return text.isascii() and text.isdecimal() and len(text) <= 1000

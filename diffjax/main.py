@@ -186,7 +186,7 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
         source = flags.config or (f"{flags.workdir}/config.json" if made else None)
         trust(name for name in flags.trust.split(",") if name)
         config = load(source, overrides) if source else None
-        if config is not None and any(".name=" in text for text in overrides):
+        if source and config is not None and any(".name=" in text for text in overrides):
             for line in dropped(load(source), config):
                 print(line, file=sys.stderr)
         if made and (flags.sampler or flags.nfe is not None or flags.step is not None):

@@ -51,6 +51,22 @@ def test_arrays_of_other_types_are_refused(tmp_path, kind):
         data.npz(saved(tmp_path / "x.npz", x=np.zeros((12, 2)).astype(kind)), label=None)
 
 
+def test_pixels_that_are_no_bytes_are_told_how_they_are_saved(tmp_path):
+    x = np.random.default_rng(0).uniform(0, 255, (12, 4, 4, 1))
+    with pytest.raises(ValueError, match=r"or uint8 pixels; pixels 0 .. 255 are saved by x.round"):
+        data.npz(saved(tmp_path / "x.npz", x=x), label=None)
+
+
+def test_another_name_and_a_folder_are_told_the_way(tmp_path):
+    np.savez(tmp_path / "x.npz", latents=np.zeros((12, 4)))
+    with pytest.raises(
+        ValueError, match=r"has no array 'x' \(x=NAME, --config.data.x=NAME, for another\): it has latents"
+    ):
+        data.npz(str(tmp_path / "x.npz"), label=None)
+    with pytest.raises(ValueError, match=r"is a folder, expected a file written by numpy.savez: data.folder reads"):
+        data.npz(str(tmp_path))
+
+
 def test_latents_are_told_how_they_are_read(tmp_path):
     """As any floating images beyond [-1, 1]; with the option that the message names they are read."""
     x = 5 * np.random.default_rng(0).normal(size=(40, 4, 4, 4)).astype(np.float32)

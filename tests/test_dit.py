@@ -268,7 +268,8 @@ def test_products_are_of_the_compute_dtype():
 
 BAD = [
     ({"preset": "M"}, (4, 4, 1), "preset = 'M' is unknown: .*mini"),
-    ({"preset": "B/2"}, (4, 4, 1), "preset = 'B/2' is unknown: preset=B with patch=2"),
+    ({"preset": "DiT-B/2"}, (4, 4, 1), "preset = 'DiT-B/2' is unknown: preset=B with patch=2"),
+    ({"preset": "DiT-C/2"}, (4, 4, 1), "preset = 'DiT-C/2' is unknown: .*it has B, H"),
     ({"patch": 3}, (8, 4, 1), "patch = 3 does not divide the sides of an example 8x4: take one of 1, 2, 4, or another"),
     ({"heads": 3, "width": 16}, (4, 4, 1), "heads = 3 does not divide the width 16: take one of 1, 2, 4, or another"),
     ({"width": 18, "heads": 3}, (4, 4, 1), "on 2 axes take a width that is a multiple of 4, got 18"),

@@ -46,6 +46,9 @@ def test_kid_is_the_same_in_blocks(clouds, monkeypatch):
     assert kid.kid(*clouds) == pytest.approx(whole, rel=1e-12)
 
 
+HOLED = np.where(np.arange(12).reshape(4, 3) % 7 == 4, np.nan, 1.0)  # rows 1 and 3
+
+
 def test_the_error_of_kid_is_its_jackknife(rng):
     """By leaving each sample out, one distance each, of unlike numbers; beside the value itself."""
     x, y = rng.normal(size=(7, 3)), 0.5 + rng.normal(size=(5, 3))
@@ -175,6 +178,8 @@ def test_distances_do_not_turn_and_scale_with_the_square(clouds, rng):
             lambda: kid.check_size(2),
             "2 samples have no standard error of a distance between pairs: expected at least 3",
         ),
+        (lambda: kid.kid(np.ones((4, 3)), HOLED), "features y: row 1 of 4 is not finite, and 1 more"),
+        (lambda: frechet.frechet(HOLED, np.ones((4, 3))), "features: row 1 of 4 is not finite, and 1 more"),
         (lambda: kid.estimate(np.ones((2, 3)), np.ones((4, 3))), "with n, m >= 3"),
         (lambda: frechet.distance(np.eye(3), np.eye(3)), r"got ndarray; of two arrays it is frechet\(x, y\)"),  # pyright: ignore
         (lambda: manifold.manifold(np.eye(5), np.eye(5), 5), "expected 1 <= k < 5, the number of real samples"),

@@ -234,10 +234,13 @@ def test_the_positions_in_a_file_of_dit_have_to_be_the_sines_of_this_library(tmp
 
 
 def test_names_of_another_network_have_no_nearest(tmp_path):
-    """Beside a network of which a file has next to nothing, a resemblance of two names says nothing."""
+    """Of a file that has next to nothing of a network; and what is missing stands in the order of numbers."""
     save_file({"conv_in.weigth": np.zeros((3,), np.float32)}, tmp_path / "x.safetensors")
     with pytest.raises(pretrained.WeightsError, match=r"1 not wanted \(conv_in.weigth\)"):
         maps.check(files.open_file(tmp_path / "x.safetensors"), small_ddpm(), "DDPM")
+    blocks = {f"block_{i}/bias": maps.leaf((f"b{i}",), (3,)) for i in range(12)}
+    found = maps.problems(files.open_file(tmp_path / "x.safetensors"), dict(sorted(blocks.items())))
+    assert [fault.name for fault in found if fault.kind == "missing"] == [f"b{i}" for i in range(12)]
 
 
 @pytest.mark.slow

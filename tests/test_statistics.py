@@ -116,3 +116,8 @@ def test_too_few_images_have_no_covariance(n):
         ValueError, match="no image, expected" if n == 0 else f"{n} images have no full covariance of 9"
     ):
         statistics.measure(PIXELS, IMAGES[:n])
+
+
+def test_a_whole_data_set_is_asked_for_its_part():
+    with pytest.raises(ValueError, match=r"Got a whole data set \(digits\), expected images or one part of it"):
+        statistics.measure(features.digits(), data.digits())

@@ -49,6 +49,8 @@ def npz(
         ValueError: for a truncated file, an array that is missing, or values outside of what is stated here.
     """
     file = Path(path).expanduser()
+    if os.path.isdir(file):
+        raise ValueError(f"{path!r} is a folder, expected a file written by numpy.savez: data.folder reads folders.")
     if not os.path.isfile(file):
         raise FileNotFoundError(f"There is no file {path!r}; data.npz needs path=, a file written by numpy.savez.")
     host.check_positive("npz: most_gib", most_gib)
@@ -94,7 +96,7 @@ def _arrays(
     most_gib: float,
     rank: int | None = None,
 ) -> Arrays:
-    examples = members.read(file, x, most_gib)
+    examples = members.read(file, x, most_gib, "" if x != "x" else " (x=NAME, --config.data.x=NAME, for another)")
     shape = examples.shape
     if rank is not None and len(shape) not in (rank + 2, 3 if rank == 2 else rank + 2):
         raise ValueError(f"{file}: {x!r} has shape {shape}, expected {rank + 2} axes of examples of rank={rank}.")
@@ -124,9 +126,11 @@ def _arrays(
     for name, part in ((x, arrays.x), (y, arrays.given.get("y"))):
         if not free and part is not None and part.ndim == 4 and part.dtype != np.uint8 and np.abs(part).max() > 1:
             low, high = part.min(), part.max()
+            ways = "with standardize=channels (--config.data.standardize=channels) they may be of any scale: latents"
+            if low >= 0 and 1 < high <= 255:
+                ways = "pixels 0 .. 255 are saved by x.round().astype(np.uint8)"
             raise ValueError(
-                f"{file}: floating images {name!r} span [{low:g}, {high:g}], expected [-1, 1], or uint8 pixels; "
-                "with standardize=channels (--config.data.standardize=channels) they may be of any scale: latents."
+                f"{file}: floating images {name!r} span [{low:g}, {high:g}], expected [-1, 1], or uint8 pixels; {ways}."
             )
     return arrays
 

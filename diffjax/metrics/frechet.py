@@ -31,10 +31,15 @@ class Gaussian(NamedTuple):
 
 
 def fit(features: np.ndarray) -> Gaussian:
-    """Fits a Gaussian to features (n, d). ValueError unless n >= 2."""
+    """Fits a Gaussian to features (n, d).
+
+    Raises:
+        ValueError: unless n >= 2 and all are finite.
+    """
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(f"features have shape {features.shape}; expected (n, d) with n >= 2")
+    host.check_rows("features", features)
     return Gaussian(features.mean(0), np.atleast_2d(np.cov(features, rowvar=False)))
 
 
@@ -59,7 +64,10 @@ def distance(p: Gaussian, q: Gaussian) -> float:
 
 
 def frechet(x: np.ndarray, y: np.ndarray) -> float:
-    """Computes the Frechet distance (the squared one, as FID is printed) of features x (n, d) and y (m, d)."""
+    """Computes the Frechet distance (the squared one, as FID is printed) of features x (n, d) and y (m, d).
+
+    With n or m not above d a covariance is singular, and the distance far from that of many samples (`check_size`).
+    """
     return distance(fit(x), fit(y))
 
 

@@ -7,6 +7,8 @@ mean for equal laws is 0, and negative values are legal. No covariance is formed
 
 import numpy as np
 
+from diffjax import host
+
 BLOCK = 1024  # rows of the kernel matrix that are in memory at a time
 FEWEST = 3  # samples whose distance has a standard error
 
@@ -21,7 +23,7 @@ def kid(x: np.ndarray, y: np.ndarray, degree: int = 3) -> float:
     """Computes the unbiased squared MMD of features x (n, d) and y (m, d) under (x'y / d + 1)^degree.
 
     Raises:
-        ValueError: for features of other shapes, unequal d, or fewer than 2 samples of either.
+        ValueError: for features of other shapes or not finite, unequal d, or fewer than 2 samples of either.
     """
     return _value(*_sums(x, y, degree, 2))
 
@@ -57,6 +59,8 @@ def _sums(x: np.ndarray, y: np.ndarray, degree: int, fewest: int) -> tuple[np.nd
         raise ValueError(
             f"features have shapes {x.shape} and {y.shape}; expected (n, d) and (m, d) with n, m >= {fewest}"
         )
+    for name, part in (("x", x), ("y", y)):
+        host.check_rows(f"features {name}", part)
     within = lambda a: _rows(a, a, degree)[0] - (np.sum(a**2, 1) / a.shape[1] + 1) ** degree
     return within(x), within(y), *_rows(x, y, degree)
 

@@ -63,6 +63,8 @@ def measure(space: Features, images: Any) -> Statistics:
     Raises:
         ValueError: for images that are not those of the space (`Features.of`), or too few for a full covariance.
     """
+    if hasattr(images, "held_out"):
+        raise ValueError(f"Got a whole data set ({images.name}), expected images or one part of it: its .train.")
     n, centre, total, squares = 0, None, 0.0, 0.0
     for part in _batches(images):
         found = space.of(part)

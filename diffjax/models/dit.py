@@ -117,8 +117,9 @@ class DiT(nn.Module):
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
-            size, slash, patch = str(self.preset).partition("/")
-            way = f"preset={size} with patch={patch}" if slash else nearest(str(self.preset), PRESETS)
+            size, slash, patch = str(self.preset).rpartition("-")[2].partition("/")  # as the papers write it: DiT-B/2
+            known = size in PRESETS
+            way = f"preset={size}{f' with patch={patch}' * bool(slash)}" if known else nearest(size, PRESETS)
             raise ValueError(f"preset = {self.preset!r} is unknown: {way}.")
         _check(self)
         super().__post_init__()

@@ -19,6 +19,7 @@ from diffjax.types import PyTree
 
 SHOWN = 4  # problems of a kind that the one line names
 NEAR = 0.25  # the share of a network's arrays in a file from which names in it may be misspelt ones of that network
+NUMBER = re.compile(r"(\d+)")
 CLOSE = 1e-4  # by how much a table in a file may differ from the one that the network computes
 # Of our axes, (kh, kw, in, out) and (in, out), to those of PyTorch.
 TURNS = {"convolution": (3, 2, 0, 1), "resampling": (3, 2, 0, 1), "dense": (1, 0)}
@@ -93,7 +94,10 @@ def of_flax(kind: str, name: str, shape: tuple[int, ...], into: tuple[str, ...],
 def problems(file: File, leaves: Mapping[str, Leaf], ignored: str = r"(?!)") -> list[Fault]:
     """Lists all that is wrong with a file for these leaves; what `ignored` matches may be there."""
     found, wanted, faults = file.entries, set(), []
-    for ours, made in leaves.items():
+    in_order = lambda leaf: [
+        (part.isdecimal(), int(part) if part.isdecimal() else part) for part in NUMBER.split(leaf[0])
+    ]
+    for ours, made in sorted(leaves.items(), key=in_order):  # block_2 before block_10
         for names, shape in zip(made.sources, made.shapes, strict=True):
             name = next((name for name in names if name in found), None)
             wanted.update(names)
