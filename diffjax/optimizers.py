@@ -190,6 +190,10 @@ def _mask_names(name: str, allowed: Mapping[str, Any]) -> list[str]:
 
 def _dry_run(name: str, make: Callable, arguments: dict[str, Any]) -> optax.GradientTransformation:
     """Makes the optimizer and tries one abstract update: some need more than a gradient, better said before the run."""
+    for key, value in arguments.items():
+        usual = inspect.signature(make).parameters[key].default
+        if isinstance(value, str) and isinstance(usual, int | float):
+            raise ValueError(f"Optimizer {name!r}: {key} is {value!r}, expected a number, such as {usual}.")
     params = {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32), "b": jax.ShapeDtypeStruct((2,), jnp.float32)}
     try:
         optimizer = make(**arguments)

@@ -163,6 +163,10 @@ SPEC = {"name": "adam", "learning_rate": 1e-3}
         ({"nestrov": True}, "takes no 'nestrov', did you mean 'nesterov'"),
         ({"weight_decay": 0.1}, "takes no 'weight_decay'"),
         ({"mask_1d": True}, "takes no mask"),
+        (
+            {"name": "adamw", "weight_decay": "lots"},
+            "'adamw': weight_decay is 'lots', expected a number, such as 0.0001",
+        ),
         ({"warmup_steps": 100}, "0 <= warmup_steps < 100"),
         ({"warmup_steps": -1}, "0 <= warmup_steps"),
         ({"clip_norm": 0}, "clip_norm = 0"),
