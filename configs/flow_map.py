@@ -1,17 +1,51 @@
-"""A flow map of two times (MeanFlow: Geng et al. 2025) on eight Gaussians: noise to data in one evaluation.
+"""Flow maps of two times on eight Gaussians and on digits: noise to data in one evaluation, or in several.
 
-    python -m diffjax.main --config=configs/flow_map.py           # one step: a minute on 2 CPU cores
+    python -m diffjax.main --config=configs/flow_map.py           # MeanFlow, one step: a minute on 2 CPU cores
     python -m diffjax.main --config=configs/flow_map.py:adaptive  # the published weight, p = 1
     python -m diffjax.main --config=configs/flow_map.py:tiny      # every part, small
 
 More steps of a trained run, in Python: `runs.open(workdir).draw(1000, steps=4)`. Expected of
 the default: an exact W2 under its floor (0.22 for 0.28 at 1024 samples; one Euler step of a velocity would end in the
 centre, at 1.4), and samples of one and of four steps apart by a tenth of their standard deviation.
+
+Digits by the U-Net of configs/vpsde.py, from scratch, by a loss of each kind (`losses.eulerian`, `lagrangian`,
+`progressive`): digits_meanflow, digits_improved, digits_pixel, digits_scm, digits_lagrangian, digits_terminal,
+digits_shortcut, digits_progressive, digits_consistency:
+
+    python -m diffjax.main --config=configs/flow_map.py:digits_improved
+
+From a finished flow digits_NAME begins with its parameters, and taught_NAME has it as the teacher too, whose velocity
+stands in the place of the data's. The flow wants the embedding of the angle, as the maps do: its slope in t is smooth.
+
+    python -m diffjax.main --config=configs/flow_map.py:digits_teacher --workdir=runs/digits_flow
+    python -m diffjax.main --config=configs/flow_map.py:digits_improved --config.train.start=runs/digits_flow
+    python -m diffjax.main --config=configs/flow_map.py:taught_lagrangian
+
+Progressive distillation is taught_halved, of two steps to one (method.steps=1, pairs.n=1). Samples in 1, 2, 4 steps:
+`--config.method.steps=4` with --mode=eval, or `run.draw(1024, steps=4)`.
 """
+
+import copy
 
 from ml_collections import ConfigDict
 
-from diffjax.config import recipe, spec
+from diffjax.config import beside, recipe, spec
+
+_flows = beside(__file__, "rectified.py")
+
+TEACHER = "runs/digits_flow"
+LOSSES = {  # the loss, and the law of its pairs
+    "meanflow": (spec("eulerian.meanflow"), spec("log_normal", same=0.75)),
+    "improved": (spec("eulerian.improved"), spec("log_normal", same=0.5)),
+    "pixel": (spec("eulerian.pixel"), spec("log_normal", same=0.5)),
+    "scm": (spec("eulerian.scm", warm_up=800, sigma_data=0.5), spec("log_normal", mean=-0.4, std=1.2, same=0.0)),
+    "lagrangian": (spec("lagrangian.self_distillation"), spec("uniform", same=0.5)),
+    "terminal": (spec("lagrangian.terminal"), spec("terminal")),
+    "shortcut": (spec("progressive.shortcut", steps=32), spec("dyadic", steps=32, same=0.5)),
+    "progressive": (spec("progressive.self_distillation", at=None), spec("uniform", same=0.5)),
+    "consistency": (spec("progressive.consistency"), spec("consistency", total=2400, last=160, spacing="even")),
+    "halved": (spec("progressive.distillation"), spec("grid", n=1)),
+}
 
 
 def gaussians() -> ConfigDict:
@@ -36,9 +70,39 @@ def adaptive() -> ConfigDict:
     return config
 
 
-def tiny() -> ConfigDict:
-    """The default at a small size, for tests."""
-    config = gaussians()
+def digits_teacher() -> ConfigDict:
+    """The flow that others begin with."""
+    config = _flows.digits()
+    config.model.embedding = "angle"
+    return config
+
+
+def _digits(name: str) -> ConfigDict:
+    """From scratch."""
+    flow = digits_teacher()
+    config = recipe()
+    config.method = spec("flow_map")
+    config.data = spec("digits")
+    config.schedule, config.target = flow.schedule, flow.target
+    config.model, config.learning_rate = flow.model, flow.learning_rate
+    config.model.gap = 17
+    config.rule, config.pairs = copy.deepcopy(LOSSES[name])
+    if name == "pixel":
+        config.target = spec("X0", sigma_data=0.5)
+    return config
+
+
+def _taught(name: str) -> ConfigDict:
+    """From the parameters of a finished flow, with that flow as the teacher."""
+    config = _digits(name)
+    config.train.start = TEACHER
+    config.method.distil = True
+    config.optimizer = {"map": spec("adam")}
+    config.learning_rate.peak = 1e-3
+    return config
+
+
+def _small(config: ConfigDict) -> ConfigDict:
     config.data.n, config.data.held_out = 2000, 400
     config.model.width = 16
     config.train.update(dict(steps=40, batch_size=32, steps_per_dispatch=1, log_every=10, sample_every=40))
@@ -48,4 +112,29 @@ def tiny() -> ConfigDict:
     return config
 
 
-VARIANTS = dict(gaussians=gaussians, adaptive=adaptive, tiny=tiny)
+def tiny() -> ConfigDict:
+    """The default at a small size, for tests."""
+    return _small(gaussians())
+
+
+def tiny_shortcut() -> ConfigDict:
+    """A loss without a derivative, at a small size, for tests."""
+    config = _small(gaussians())
+    config.method = spec("flow_map")
+    config.rule, config.pairs = spec("progressive.shortcut", steps=8), spec("dyadic", steps=8, same=0.5)
+    return config
+
+
+def tiny_consistency() -> ConfigDict:
+    """A grid that grows with the updates, on noise levels, at a small size, for tests."""
+    config = _small(gaussians())
+    config.method = spec("flow_map", gamma=1.0, steps=2)
+    config.target = spec("V")
+    config.rule, config.pairs = spec("progressive.consistency"), spec("consistency", total=40, last=20)
+    return config
+
+
+VARIANTS = dict(gaussians=gaussians, adaptive=adaptive, digits_teacher=digits_teacher)
+VARIANTS |= {f"digits_{name}": (lambda name=name: _digits(name)) for name in LOSSES if name != "halved"}
+VARIANTS |= {f"taught_{name}": (lambda name=name: _taught(name)) for name in LOSSES if name != "pixel"}
+VARIANTS |= dict(tiny=tiny, tiny_shortcut=tiny_shortcut, tiny_consistency=tiny_consistency)

@@ -1,7 +1,8 @@
 """Training that starts from the parameters of another run: which are taken over, and which are trained.
 
 A leaf is named by its path, as `show` lists it: "conv_out/kernel". A network with more outputs than the one it starts
-from (`models.UNet.outputs`) takes over the first of them; the others begin as they were initialised.
+from (`models.UNet.outputs`) takes over the first of them; the others begin as they were initialised. A network that is
+told more, a second time (`gap`) or an augmentation, begins with zeros there: what it is told changes nothing yet.
 """
 
 import re
@@ -13,9 +14,11 @@ import optax
 
 from diffjax.types import PyTree
 
+TOLD = re.compile(r"(^|/)embedding/(gap|augment)/kernel$")  # linear, without a bias: zeros say nothing
+
 
 def take_over(params: PyTree, given: PyTree) -> PyTree:
-    """Puts the leaves of `given` in the place of those of `params`.
+    """Puts the leaves of `given` in the place of those of `params`; layers of what only these are told are zeros.
 
     Of players of one network each, every one whose leaves are named as those of `given` takes them over; the others
     begin as they were initialised.
@@ -25,14 +28,17 @@ def take_over(params: PyTree, given: PyTree) -> PyTree:
     """
     old = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(given)}
     names = _names(params)
-    players = [who for who, own in params.items() if _names(own) == set(old)] if isinstance(params, dict) else []
+    alike = lambda own: own >= set(old) and all(map(TOLD.search, own - set(old)))
+    players = [who for who, own in params.items() if alike(_names(own))] if isinstance(params, dict) else []
     if players:
         return {**params, **{who: take_over(params[who], given) for who in players}}
-    if alone := sorted(names ^ set(old)):
+    if not alike(names) and (alone := sorted(set(old) ^ {n for n in names if n in old or not TOLD.search(n)})):
         where = "this network" if alone[0] in names else "the one it starts from"
         raise ValueError(f"Only {where} has the parameter {alone[0]}; their models must be alike.")
 
     def place(path: Any, leaf: Any) -> Any:
+        if _name(path) not in old:
+            return jnp.zeros_like(leaf)
         taken = old[_name(path)]
         *lead, last = (*leaf.shape,) or (1,)
         if taken.shape == leaf.shape:

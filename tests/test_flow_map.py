@@ -11,8 +11,10 @@ from scipy import stats
 from twice import judged
 
 from diffjax import data, losses, methods, models, optimizers, processes, runs, samplers, schedules
+from diffjax.denoisers.flow_map import GAP, gap
+from diffjax.losses.flow_map import eulerian
+from diffjax.losses.pairs import in_order
 from diffjax.method import Drawn, Example, Keys
-from diffjax.methods.flow_map import GAP, gap, pair, residual
 from diffjax.models.layers import angle
 from diffjax.models.network import Network
 from diffjax.processes.path import rectified
@@ -72,8 +74,8 @@ def test_two_times_reach_the_network(x64):
 
 def test_residual_vanishes_at_the_exact_map_and_is_the_maps_slope_elsewhere(x64):
     """For the velocity v it is 0; for v + d it is -dX/dx d, dX/dx = sqrt(V_r / V_t)."""
-    rng, u = np.random.default_rng(1), EXACT.velocity(PARAMS, {})
-    at = jax.jit(lambda x, t, r, v: residual(lambda x, t: u(x, t, r), x, t, r, v))
+    rng, flow = np.random.default_rng(1), EXACT.map(PARAMS, {})
+    at = jax.jit(lambda x, t, r, v: jnp.subtract(*eulerian(flow, x, t, r, v)))
     for t, r in np.array([*POINTS, *np.sort(rng.uniform(0.02, 0.98, (20, 2)))[:, ::-1]]):
         x, d = rng.normal(size=(2, 2))
         v, landed = velocity(x, t), np.sqrt(variance(r) / variance(t))
@@ -261,7 +263,7 @@ def test_angle_embedding_is_smooth_to_both_ends():
 @pytest.mark.parametrize("law", [losses.times.uniform, losses.times.stratified, methods.flow_map.__defaults__[0]])
 def test_pairs_are_two_draws_in_order_and_a_share_of_one_time(law):
     size, same, schedule = 4096, 0.3, schedules.Rectified()
-    one = lambda i: pair(law(schedule), same, Keys(jax.random.key(9), jax.random.key(i)), i, size)
+    one = lambda i: in_order(law(schedule), same)(Keys(jax.random.key(9), jax.random.key(i)), i, size)
     t, r = jax.device_get(jax.jit(jax.vmap(one))(np.arange(size, dtype=np.int32)))
     equal = t == r
     assert np.all(r <= t)
@@ -352,7 +354,7 @@ def test_config_trains(tmp_path):
         ({"same": 1.5}, r"same = 1.5, expected a number in \[0, 1\]"),
         ({"power": -1.0}, "power = -1.0, expected a number in"),
         ({"floor": 0.0}, "floor = 0.0, expected a positive number"),
-        ({"sigma_data": np.inf}, "sigma_data = inf, expected a positive number"),
+        ({"sigma_data": np.inf}, "sigma_data is inf, expected a positive number"),
         ({"network": mlp(gap=0)}, r"reads nothing of `given`: set the model's gap=17"),
         ({"process": processes.Gaussian(schedules.VP())}, "VP starts or ends with an infinite slope"),
         ({"process": processes.bridge(schedules.VP())}, "also depends on y"),

@@ -2,6 +2,7 @@
 
 from diffjax.denoisers import categorical as categorical
 from diffjax.denoisers import composition as composition
+from diffjax.denoisers import flow_map as flow_map
 from diffjax.denoisers import guidance as guidance
 from diffjax.denoisers import inverse as inverse
 from diffjax.denoisers import joint as joint

@@ -6,10 +6,15 @@ else stands in `losses/variational.py` is imported by `from diffjax.losses.varia
 """
 
 from diffjax.losses import categorical as categorical
+from diffjax.losses import eulerian as eulerian
 from diffjax.losses import fields as fields
+from diffjax.losses import flow_map as flow_map
+from diffjax.losses import lagrangian as lagrangian
 from diffjax.losses import matching as matching
+from diffjax.losses import pairs as pairs
 from diffjax.losses import poisson as poisson
 from diffjax.losses import prepare as prepare
+from diffjax.losses import progressive as progressive
 from diffjax.losses import times as times
 from diffjax.losses import weights as weights
 from diffjax.losses.energy import energy
@@ -21,8 +26,11 @@ from diffjax.losses.variational import hybrid, variational
 __all__ = [  # what a config may name
     "categorical",
     "energy",
+    "eulerian",
     "hybrid",
+    "lagrangian",
     "npr",
+    "progressive",
     "regression",
     "restoration",
     "sn",

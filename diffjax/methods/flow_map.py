@@ -1,27 +1,26 @@
-"""A flow map (MeanFlow): a network of two times learns the mean velocity of a flow from t to r; one evaluation draws.
+"""Flow maps: a network of two times learns where a flow leads from t to r; one evaluation draws, or several.
 
-Along the flow dx/dt = v(x, t) = E[alpha' x_0 + sigma' z | x_t = x], noise at t_max and data at 0, the mean velocity
-from t to r < t
+X_{t -> r}(x) = A x + B F, F the network's (`denoisers.flow_map`), is learned by a loss of one of three identities
+(`losses.eulerian`, `losses.lagrangian`, `losses.progressive`) at pairs of times (`losses.pairs`). Without a word of
+either it is MeanFlow: on Rectified with Velocity F is the mean velocity from t to r < t
 
     u(x_t, t, r) = 1 / (t - r) * integral of v(x_s, s) over s from r to t,        x_r = x_t - (t - r) u(x_t, t, r)
                    (kexue 10958 (6))
 
-satisfies, by d/dt of (t - r) u along the flow, the Eulerian identity (Geng et al. 2025, eq. 6; kexue 10958 (8))
+of dx/dt = v(x, t) = E[alpha' x_0 + sigma' z | x_t = x], which by d/dt of (t - r) u along the flow satisfies the
+Eulerian identity (Geng et al. 2025, eq. 6; kexue 10958 (8))
 
     u = v - (t - r) du/dt,        du/dt = v . grad_x u + d/dt u,
 
 so u is regressed on its right side with the gradient stopped, v being that of the example, alpha' x_0 + sigma' z
 (eq. 10, 11; kexue 10958 (17)). r = t is plain flow matching: the diagonal u(x, t, t) is v.
 
-Two times are told as one and a distance. c is the log-SNR of t, as for every network; `given["gap"]` is
-psi(phi_t) - psi(phi_r), psi(phi) = (phi, cos 2j phi, sin 2j phi; j = 1 .. 8) of the angle phi = arctan(sigma / alpha),
-which is smooth and finite at both ends, where a second log-SNR would be infinite (r = 0 always is). The gap is 0 for
-r = t, and enters without a bias: on the diagonal the network is one of one time to the last bit, so a velocity network
-may be its start and every sampler takes its diagonal. It is signed: r > t is told apart. The derivative is taken by t,
-hence `embedding="angle"`: those of the log-SNR wave hundreds of times between t = 0.9 and 1.
+A network of one time may be the start: `train.start` with `model.gap=17` takes over the parameters of a run of one
+target with it, and the layer of the gap begins with zeros, so that the first map is DDIM's step. With `distil=True` the
+run at train.start is the teacher too: a second network that stands still, of which the loss takes the velocity.
 """
 
-import math
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -31,47 +30,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from diffjax import calculus, denoisers, host, losses
-from diffjax.denoisers.targets import Velocity
+from diffjax import calculus, denoisers, host, losses, samplers
+from diffjax.denoisers.flow_map import GAP, Guided, TwoTime, shares
+from diffjax.denoisers.flow_map import flow_map as map_of
+from diffjax.denoisers.targets import Target, Velocity
+from diffjax.losses import pairs as laws
+from diffjax.losses.flow_map import Rule, Way
 from diffjax.method import Drawn, Example, Keys, Method, Section, Turn, drawing, per_example
-from diffjax.types import Array, Denoiser, Key, PyTree, Schedule, pytree, static
+from diffjax.methods import kinds
+from diffjax.methods.conditions import Condition
+from diffjax.methods.parts import Request
+from diffjax.types import Array, Denoiser, Key, Prepare, PyTree, Schedule
 
-WAVES = 8
-GAP = 1 + 2 * WAVES  # entries of given["gap"]
-END = 19.9  # networks clip the log-SNR at 20
 JUDGED = 512  # samples that a report draws again in more steps
 STEPS = (1, 2, 4)
 TIMES = partial(losses.times.log_normal, mean=-0.4, std=1.0)  # the published law: logit t ~ N(-0.4, 1), rectified
-
-
-def gap(schedule: Schedule, t: Any, r: Any) -> Array:
-    """Computes what a network is told of the way from t to r, (GAP,): 0 for r = t."""
-    return _features(schedule, t) - _features(schedule, r)
-
-
-def _features(schedule: Schedule, t: Any) -> Array:
-    alpha, sigma = schedule(t)
-    phi = jnp.arctan2(sigma, alpha)
-    waves = 2 * phi * jnp.arange(1, WAVES + 1, dtype=phi.dtype)
-    return jnp.concatenate([phi[None], jnp.cos(waves), jnp.sin(waves)])  # (meanflow.4)
-
-
-def _log_snr(schedule: Schedule, t: Array) -> Array:
-    """The log-SNR of the nearest time where it is within +-END, and its derivative there: both finite at all times."""
-    ends = [jnp.asarray(calculus.time_of(schedule, end), t.dtype) for end in (END, -END)]
-    inside = jnp.clip(t, ends[0], jnp.minimum(ends[1], schedule.t_max))
-    return calculus.log_snr(schedule, t + jax.lax.stop_gradient(inside - t))
-
-
-def residual(u: Callable, x: Array, t: Array, r: Array, v: Array) -> Array:
-    """Computes u - (v - (t - r) du/dt), of x's shape, the gradient stopped through the second term.
-
-    Args:
-        u: (x, t) -> the mean velocity from t to r.
-        v: the velocity that x moves with: of the example, or of a teacher.
-    """
-    said, slope = jax.jvp(u, (x, t), (v, jnp.ones_like(t)))
-    return said - jax.lax.stop_gradient(v - (t - r) * slope)  # (meanflow.1)
+NONE = Condition({})
 
 
 class FlowMap(NamedTuple):
@@ -80,13 +54,22 @@ class FlowMap(NamedTuple):
     Attributes:
         network: init, apply; reads `given`, "gap" among it.
         process: what x_t is.
-        times: schedule -> the law of one time; the later of two draws is t, the earlier r.
-        same: the share of examples with r = t.
+        times: schedule -> the law of one time; the later of two draws is t, the earlier r. Of `pairs` None alone.
+        same: the share of examples with r = t. Of `pairs` None alone.
         power: p of the weight 1 / (|e|^2 + floor)^p of an example's own residual e, |e|^2 a sum. The published p is 1;
-            any p > 0 moves the minimum from the mean of v towards its mode, and takes mass from small modes.
-        floor: c of that weight.
+            any p > 0 moves the minimum from the mean of v towards its mode, and takes mass from small modes. Of `rule`
+            None alone.
+        floor: c of that weight. Of `rule` None alone.
         steps: of a draw, evenly spaced; each is one evaluation.
-        sigma_data: the standard deviation of data, which the network's input is scaled by.
+        sigma_data: the standard deviation of data, which the network's input is scaled by; None: the target's.
+        target: what the network predicts of the way from t to r, on the diagonal that of one time.
+        rule: the loss, made in `losses.eulerian`, `lagrangian` or `progressive`; None: MeanFlow's.
+        pairs: schedule -> the law of (t, r), of `losses.pairs`; None: two draws of `times`, in order.
+        condition: what of `given` is hidden from a share of the examples, for guidance inside.
+        teacher: whether the run begins from a finished one: a config sets it by train.start.
+        distil: whether that one is the teacher of the loss.
+        w: guidance of the teacher; 1 is off.
+        gamma: share of a draw's noise that is new at each step (`samplers.flow_map`).
     """
 
     network: Any
@@ -96,57 +79,47 @@ class FlowMap(NamedTuple):
     power: float = 0.0
     floor: float = 1e-2
     steps: int = 1
-    sigma_data: float = 1.0
+    sigma_data: float | None = None
+    target: Target = Velocity()
+    rule: Rule | None = None
+    pairs: Callable[[Schedule], Callable] | None = None
+    condition: Condition = NONE
+    teacher: bool = False
+    distil: bool = False
+    w: float = 1.0
+    gamma: float = 0.0
 
-    drawn_by = ("steps",)  # what another draw may change
-
-    @property
-    def target(self) -> Velocity:
-        """What the network predicts for r = t."""
-        return Velocity(self.sigma_data)
+    drawn_by = ("steps", "gamma")  # what another draw may change
 
     def how(self) -> str:
         """Says how samples are made, for a report."""
         return f"the flow map in {self.steps} step{'s' * (self.steps > 1)} of one evaluation each"
 
+    def own(self, params: PyTree) -> PyTree:
+        """Picks the parameters of the network that is trained."""
+        return params["map"] if self.distil else params
+
+    def map(self, params: PyTree, given: dict, **options: Any) -> TwoTime:
+        """Makes the flow map of one network's parameters, told what is given."""
+        apply = lambda params, given, x, c, gap: self.network.apply(params, x, c, {**given, "gap": gap}, **options)
+        return map_of(Partial(apply, params, given), self.process.schedule, self.target)
+
     def velocity(self, params: PyTree, given: dict, **options: Any) -> Callable:
-        """Makes u: (x, t, r) -> the mean velocity from t to r, of x's shape."""
-        schedule = self.process.schedule
-
-        def u(x: Array, t: Array, r: Array) -> Array:
-            x_in, _ = self.target.inputs(schedule, x, t)
-            told = {**given, "gap": gap(schedule, t, r)}
-            return self.network.apply(params, x_in, _log_snr(schedule, t), told, **options)
-
-        return u
+        """Makes F: (x, t, r) -> what the network predicts of the way from t to r: of Velocity the mean velocity u."""
+        return self.map(self.own(params), given, **options).predict
 
     def mean_denoiser(self, params: PyTree, given: dict) -> Denoiser:
         """Makes the denoiser of the diagonal u(x, t, t) = v: what samplers, likelihoods and guidance take."""
         none = {**given, "gap": jnp.zeros(GAP)}
         apply = lambda params, given, x, c: self.network.apply(params, x, c, given)
-        return denoisers.denoiser(Partial(apply, params, none), self.process.schedule, self.target)
+        return denoisers.denoiser(Partial(apply, self.own(params), none), self.process.schedule, self.target)
 
     def method(self) -> Method:
         """Makes the method: what these parts train, and how they draw."""
         return flow_map(**self._asdict())
 
 
-@pytree
-class Jumps:
-    """How to draw: the times before and after each step, (n,) each; what is drawn, and what is kept of it."""
-
-    t: Array
-    r: Array
-    shape: tuple[int, ...] = static()
-    trace: Callable | None = static(default=None)
-
-    @property
-    def nfe(self) -> int:
-        """The network's evaluations in one draw."""
-        return len(self.t)
-
-
-@drawing("steps")
+@drawing("steps", "gamma", target={"name": "Velocity"}, rule={"name": None}, pairs={"name": None})
 def flow_map(
     network: Any,
     process: Any,
@@ -155,105 +128,189 @@ def flow_map(
     power: float = 0.0,
     floor: float = 1e-2,
     steps: int = 1,
-    sigma_data: float = 1.0,
+    sigma_data: float | None = None,
+    target: Target = Velocity(),  # noqa: B008
+    rule: Rule | None = None,
+    pairs: Callable[[Schedule], Callable] | None = None,
+    condition: Condition = NONE,
+    teacher: bool = False,
+    distil: bool = False,
+    w: float = 1.0,
+    gamma: float = 0.0,
 ) -> Method:
     """Makes the method of these parts (`FlowMap`).
 
     Raises:
         ValueError: for numbers out of their range, a network that is told of no second time, a process whose x_t has
-            conditions, or a schedule without an inverse or whose alpha', sigma' are infinite at an end.
+            conditions or is no flow, a schedule without an inverse, or a target, loss or law of pairs that cannot be
+            had on it; a loss by a derivative of a network in bfloat16; guidance without hidden conditions; a teacher
+            that is asked for and not given.
     """
-    of = FlowMap(network, process, times, same, power, floor, steps, sigma_data)
-    _check(of)
-    schedule, times = process.schedule, of.times(process.schedule)
+    if sigma_data is not None:
+        host.check_positive("sigma_data", sigma_data)
+        target = dataclasses.replace(target, sigma_data=sigma_data)  # pyright: ignore[reportArgumentType]
+    of = FlowMap(
+        network,
+        process,
+        times,
+        same,
+        power,
+        floor,
+        steps,
+        None,
+        target,
+        rule,
+        pairs,
+        condition,
+        teacher,
+        distil,
+        w,
+        gamma,
+    )
+    schedule = process.schedule
+    learned = losses.eulerian.meanflow(power, floor) if rule is None else rule
+    drawn = (lambda schedule: laws.in_order(times(schedule), same)) if pairs is None else pairs
+    needs = getattr(learned, "needs", set())
+    _check(of, needs)
+    law = drawn(schedule)
+    _check_law(law, schedule, needs)
+    hides = bool(condition.share and condition.none)
+    counts = getattr(law, "counted", False) or "counted" in needs
 
     def init(key: Key, example: Example) -> PyTree:
-        return network.init(key, example.x, jnp.zeros(()), {**example.given, "gap": jnp.zeros(GAP)})
+        make = lambda key: network.init(key, example.x, jnp.zeros(()), {**example.given, "gap": jnp.zeros(GAP)})
+        return {"map": make(key), "teacher": make(key)} if distil else make(key)
+
+    def taught(params: PyTree, given: dict) -> Any:
+        if not distil:
+            return None
+        one = lambda given: of.map(params["teacher"], given)
+        return one(given) if w == 1 else Guided(one(given), one(dict(condition.hidden(given))), w)
 
     def loss(params: PyTree, keys: Keys, example: Example, index: Array, size: int) -> tuple[Array, dict[str, Array]]:
         key_pair, key_noise, key_dropout = jax.random.split(keys.example, 3)
-        x, chosen = example.x, example.chosen
-        t, r = pair(times, of.same, Keys(keys.step, key_pair), index, size)
+        key_hide, key_rule = (jax.random.fold_in(keys.example, n) for n in (3, 4))
+        x, chosen, step = example.x, example.chosen, example.chosen.get("step")
+        t, r = (
+            law(Keys(keys.step, key_pair), index, size, step) if counts else law(Keys(keys.step, key_pair), index, size)
+        )
         t, r = chosen.get("t", t), chosen.get("r", r)
         z = chosen["z"] if "z" in chosen else process.noise(key_noise, x)
-        (x0, z1), (a, b) = process.ends(x, z, t), of.target(schedule, t)
-        u = of.velocity(params, example.given, train=True, key=key_dropout)
-        e = residual(lambda x, t: u(x, t, r), process.corrupt(x, z, t), t, r, a * x0 + b * z1)
-        error = jnp.mean(e**2)
-        weight = jax.lax.stop_gradient((jnp.sum(e**2) + of.floor) ** -of.power) if of.power else 1.0  # (meanflow.3)
-        return weight * error, {"t01": t / schedule.t_max, "unweighted": error}
+        given = condition.drop(key_hide, example.given)
+        hidden = jax.random.bernoulli(key_hide, condition.share) if hides else False  # the draw that `drop` makes
+        at = lambda given: of.map(of.own(params), given, train=True, key=key_dropout)
+        unseen = at(dict(condition.hidden(given))) if "hidden" in needs else None
+        way = Way(process, x, z, t, r, key_rule, unseen, hidden, step)
+        value, error = learned(at(given), way, taught(params, example.given))
+        return value, {"t01": t / schedule.t_max, "unweighted": error}
 
-    def plan(shape: tuple[int, ...], trace: Callable | None = None) -> Jumps:
-        ts = jnp.asarray(np.linspace(float(schedule.t_max), 0, of.steps + 1), jnp.float32)
-        return Jumps(ts[:-1], ts[1:], shape, trace)
+    def plan(shape: tuple[int, ...], trace: Callable | None = None) -> Request:
+        ts = np.linspace(float(schedule.t_max), 0, of.steps + 1)
+        walk = samplers.sampling_fn(samplers.flow_map.jumps(schedule, of.gamma), ts, trace)
+        return Request(walk, jnp.asarray(ts[0], jnp.float32), None, shape)
 
-    def draw(params: PyTree, request: Jumps, key: Key, given: dict) -> Any:
-        u = of.velocity(params, given)
-
-        def jump(x: Array, row: tuple[Array, Array]) -> tuple[Array, Any]:
-            t, r = row
-            x = x - (t - r) * u(x, t, r)  # (meanflow.2)
-            return x, (request.trace(x) if request.trace else None)
-
-        x, trajectory = jax.lax.scan(jump, process.prior(key, request.shape), (request.t, request.r))
-        return (x, trajectory) if request.trace else x
+    def draw(params: PyTree, request: Request, key: Key, given: dict) -> Any:
+        x = process.prior(key, request.shape)
+        return request.walk(of.map(of.own(params), given), jax.random.fold_in(key, 1), x)  # (meanflow.2)
 
     def report(run: Any, drawn: Drawn) -> list[Section]:
         return [_agreement(of, run, drawn)]
 
     read = None if network.reads is None else tuple(name for name in network.reads if name != "gap")
-    return Method(init, (Turn(per_example(loss)),), draw, plan, asks=read, parts=of, report=report)
+    turn = Turn(per_example(loss), "map" if distil else None)
+    served = ("map",) if distil else None
+    counter = _counter() if counts else None
+    return Method(init, (turn,), draw, plan, prepare=counter, served=served, asks=read, parts=of, report=report)
 
 
-def pair(times: Callable, same: float, keys: Keys, index: Array, size: int) -> tuple[Array, Array]:
-    """Draws (t, r): two draws of a law of one time, the later first; r = t for the share `same`.
-
-    The second has another order of the batch, i -> i stride mod size: of stratified times the pairs are a lattice in
-    the square, where one order would give all of them one distance.
-    """
-    fold = lambda n: Keys(jax.random.fold_in(keys.step, n), jax.random.fold_in(keys.example, n))
-    one, other = times(fold(0), index, size), times(fold(1), index * _stride(size) % size, size)
-    t, r = jnp.maximum(one, other), jnp.minimum(one, other)
-    return t, jnp.where(jax.random.bernoulli(fold(2).example, same), t, r)
-
-
-def _stride(size: int) -> int:
-    """The number next to the golden section of a batch's size that has no factor in common with it."""
-    return next(n for n in range(max(round(0.618 * size), 1), size + 2) if math.gcd(n, size) == 1)
+def _counter() -> Prepare:
+    """Gives every example the number of updates made, as its chosen "step"."""
+    tell = lambda count, key, batch: batch.choose(step=jnp.full(len(batch.x), count))
+    return Prepare(lambda: jnp.zeros((), jnp.int32), tell, lambda count, losses, logged: count + 1)
 
 
 def _slopes_at(schedule: Schedule, t: Array) -> tuple[Array, Array]:
     return calculus.derivatives(schedule, t)[1]
 
 
-def _check(of: FlowMap) -> None:
+def _shares_at(of: tuple[Schedule, Target], t: Array) -> Any:
+    return [jnp.asarray(share) + 0 * t for pair in shares(*of, t) for share in pair]
+
+
+def _check(of: FlowMap, needs: set[str]) -> None:
     host.check_int("steps", of.steps, most=100_000)
-    for name, value, low, high in (("same", of.same, 0, 1), ("power", of.power, 0, 4)):
+    for name, value, low, high in (("same", of.same, 0, 1), ("gamma", of.gamma, 0, 1)):
         if not low <= value <= high:
             raise ValueError(f"Got {name} = {value!r}, expected a number in [{low}, {high}].")
-    for name, value in (("floor", of.floor), ("sigma_data", of.sigma_data)):
-        if not 0 < value < np.inf:
-            raise ValueError(f"Got {name} = {value!r}, expected a positive number.")
-    if of.network.reads is not None and "gap" not in of.network.reads:
-        raise ValueError(
-            f"A flow map tells its network a second time as given['gap'], {GAP} numbers, but this one reads "
-            f"{', '.join(of.network.reads) or 'nothing'} of `given`: set the model's gap={GAP} (MLP)."
-        )
+    if of.rule is not None and (of.power, of.floor) != (0.0, 1e-2):
+        raise ValueError("Got power or floor beside a rule, expected them of the rule: rule.power, rule.floor.")
+    losses.flow_map.check_guidance(of.w)
+    _check_network(of, needs)
     if of.process.conditions:
         raise ValueError(
             f"A flow map goes from noise to data, but x_t of {type(of.process).__name__} also depends on "
             f"{', '.join(of.process.conditions)}: take processes.gaussian or path.rectified."
         )
     schedule = of.process.schedule
+    name = type(schedule).__name__
+    calculus.need_scalar(schedule, "A flow map")
+    if calculus.clock_only(schedule):
+        raise ValueError(
+            f"A flow map follows a flow, but {type(of.process).__name__} has a clock alone, no alpha and sigma "
+            "that x_t is made of: take processes.gaussian or path.rectified."
+        )
     calculus.time_of(schedule, 0.0)  # refuses a schedule without an inverse
     ends = np.asarray([0.0, float(schedule.t_max)])
-    slopes = np.stack(host.along(_slopes_at, schedule, ends))
-    if not np.all(np.isfinite(slopes)):
+    if isinstance(of.target, Velocity):
+        slopes = np.stack(host.along(_slopes_at, schedule, ends))
+        if not np.all(np.isfinite(slopes)):
+            raise ValueError(
+                f"{name} starts or ends with an infinite slope (alpha', sigma' = {slopes[:, 0].tolist()} at 0, "
+                f"{slopes[:, 1].tolist()} at t_max), which no mean velocity has: take schedule.name=Rectified, EDM or "
+                "VDM, or target.name=V or EDM."
+            )
+    known = np.stack(host.along(_shares_at, (schedule, of.target), ends))
+    for i, t in enumerate(ends):
+        if (i or "landing" in needs) and not np.all(np.isfinite(known[:, i])):
+            raise ValueError(
+                f"{type(of.target).__name__} on {name} does not say both ends of a way at t = {t:g}, x_0 and z: take "
+                "target.name=V, EDM or Velocity."
+            )
+    samplers.flow_map.jumps(schedule, of.gamma)
+
+
+def _check_network(of: FlowMap, needs: set[str]) -> None:
+    kinds.check_network("network", of.network)
+    reads = of.network.reads
+    if reads is not None and "gap" not in reads:
         raise ValueError(
-            f"{type(schedule).__name__} starts or ends with an infinite slope (alpha', sigma' = "
-            f"{slopes[:, 0].tolist()} at 0, {slopes[:, 1].tolist()} at t_max), which no mean velocity has: take "
-            "schedule.name=Rectified, EDM or VDM."
+            f"A flow map tells its network a second time as given['gap'], {GAP} numbers, but this one reads "
+            f"{', '.join(reads) or 'nothing'} of `given`: set the model's gap={GAP} (MLP, UNet, DiT)."
         )
+    if "derivative" in needs and getattr(of.network, "dtype", "float32") == "bfloat16":
+        raise ValueError(
+            "This loss takes the network's derivative in time, which drifts to NaN in bfloat16: set "
+            "model.dtype=float32, or take a loss of losses.progressive, which has none."
+        )
+    of.condition.check(reads)
+    if ("hidden" in needs or of.w != 1) and not (of.condition.share and of.condition.none):
+        raise ValueError(f"This guidance {denoisers.guidance.NEVER}")
+    if "teacher" in needs and not of.distil:
+        raise ValueError("This loss has a teacher: set method.distil=True, and train.start to the teacher's run.")
+    if of.distil and not of.teacher:
+        raise ValueError("Got distil = True without a run to begin from: set train.start to the teacher's run.")
+    if of.w != 1 and not of.distil:
+        raise ValueError(
+            f"Got w = {of.w}, guidance of a teacher, without one: set method.distil=True, or the rule's w."
+        )
+
+
+def _check_law(law: Callable, schedule: Schedule, needs: set[str]) -> None:
+    if "derivative" in needs and getattr(law, "same", 0.0) == 1:
+        raise ValueError(
+            "Got same = 1, r = t always, where no map is learned: take a share below 1, or methods.denoising."
+        )
+    laws.check(law, schedule)
 
 
 def _agreement(of: FlowMap, run: Any, drawn: Drawn) -> Section:

@@ -53,10 +53,10 @@ PRESETS = {
 class DiT(nn.Module):
     """The transformer of patches. `DiT(preset="XL", patch=2, classes=1000, outputs=2)` is the published DiT-XL/2.
 
-    Called as `dit(x, c, label=None, train=False, augment=None, condition=None)` with x an image (H, W, C), a sequence
-    (L, C) or a volume (D, H, W, C): patches have as many axes as there are places. c is the scalar log-SNR (may be
-    infinite), label an integer scalar, `classes` or None for "no label"; augment and condition are those of `UNet`.
-    Returns F of x's shape, with `outputs` times its channels, float32, zero at initialisation.
+    Called as `dit(x, c, label=None, train=False, augment=None, condition=None, gap=None)` with x an image (H, W, C), a
+    sequence (L, C) or a volume (D, H, W, C): patches have as many axes as there are places. c is the scalar log-SNR
+    (may be infinite), label an integer scalar, `classes` or None for "no label"; augment, condition and gap are those
+    of `UNet`. Returns F of x's shape, with `outputs` times its channels, float32, zero at initialisation.
 
     Attributes:
         preset: names depth, width, heads, and what of JiT is None: tiny, mini, small (for CPUs), S, B, L, XL, H.
@@ -78,6 +78,7 @@ class DiT(nn.Module):
         outputs: maps of x's shape that are returned, one after the other in the channels (2: F and a variance).
         embedding: of the log-SNR: positional, fourier or angle; features: their number.
         augment: entries of the augmentation label (`data.augment`); 0 for a network that takes none.
+        gap: entries of the vector that says how far in time to go (`denoisers.flow_map`), 17; 0: a network of one time.
         condition: channels of the image that enters beside x; 0 for a network that takes none.
         kernel: of the attention: einsum, or fused: cuDNN's on a GPU in bfloat16, XLA's elsewhere (`blocks.fused`).
         scan: compile one block for all, with stacked parameters (`stacked`, `unstacked`): shorter to compile, on a CPU
@@ -110,6 +111,7 @@ class DiT(nn.Module):
     features: int = 256
     augment: int = 0
     condition: int = 0
+    gap: int = 0
     kernel: str = "einsum"
     scan: bool = False
     remat: bool = False
@@ -158,6 +160,7 @@ class DiT(nn.Module):
             "label": ("label", self.classes),
             "y": ("condition", self.condition),
             "augment": ("augment", self.augment),
+            "gap": ("gap", self.gap),
         }
         return {name: argument for name, (argument, has) in room.items() if has}
 
@@ -193,14 +196,15 @@ class DiT(nn.Module):
         train: bool = False,
         augment: Array | None = None,
         condition: Array | None = None,
+        gap: Array | None = None,
     ) -> Array:
         shape, batch = self.check_shape(x, c), x.shape[: jnp.ndim(c)]
         rank, size, width, normal = len(shape), self.sizes, self.sizes.width, nn.initializers.normal(1.0)
         dtype = jnp.dtype(self.dtype)
         channels = x.shape[-1] * self.patch**rank * self.outputs
         x = layers.space_to_depth(layers.with_condition(x, condition, self.condition), self.patch, rank)
-        embed = Embedding(width, self.classes, self.features, self.embedding, self.augment, name="embedding")
-        e, own = embed.apart(c, label, augment)
+        embed = Embedding(width, self.classes, self.features, self.embedding, self.augment, self.gap, name="embedding")
+        e, own = embed.apart(c, label, augment, gap)
 
         h = x.reshape(*batch, math.prod(shape), -1).astype(dtype)
         if size.bottleneck:
@@ -278,7 +282,7 @@ def _check(net: DiT) -> None:
     """Raises a ValueError that names the first attribute out of its range."""
     size = net.sizes
     counts = {f: getattr(net, f) for f in ("patch", "outputs", "features")}
-    optional = {f: getattr(net, f) for f in ("augment", "condition")}
+    optional = {f: getattr(net, f) for f in ("augment", "condition", "gap")}
     optional |= {f: getattr(size, f) for f in ("bottleneck", "prefix", "prefix_from")}
     layers.check_counts(**counts, depth=size.depth, width=size.width, heads=size.heads)
     layers.check_counts(**{f: v for f, v in optional.items() if v}, classes=1 if net.classes is None else net.classes)

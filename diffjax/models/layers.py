@@ -114,7 +114,7 @@ def _waves(position: Array, frequencies: Array) -> Array:
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
 
 
-def with_augment(features: Array, augment: Array | None, entries: int) -> Array:
+def with_augment(features: Array, augment: Array | None, entries: int, name: str = "augment") -> Array:
     """Adds a linear map of the augmentation label to features (..., F), inside a module; a label None is zeros.
 
     Source: Karras et al. 2022, appendix F.2.
@@ -122,18 +122,18 @@ def with_augment(features: Array, augment: Array | None, entries: int) -> Array:
     Args:
         augment: (..., entries).
         entries: of a label, the network's `augment`; 0 for a network that takes none.
+        name: of the layer, and of the network's attribute: "gap" of a vector that says how far in time to go.
 
     Raises:
         ValueError: for a label of another length.
     """
     if augment is not None and augment.shape[-1:] != (entries,):
-        raise ValueError(
-            f"got an augmentation label of shape {augment.shape}, but the network has augment = {entries}."
-        )
+        what = {"augment": "an augmentation label"}.get(name, f"a {name}")
+        raise ValueError(f"got {what} of shape {augment.shape}, but the network has {name} = {entries}.")
     if not entries:
         return features
     label = jnp.zeros((*features.shape[:-1], entries), features.dtype) if augment is None else augment
-    return features + Dense(features.shape[-1], use_bias=False, name="augment")(label)
+    return features + Dense(features.shape[-1], use_bias=False, name=name)(label)
 
 
 class Embedding(nn.Module):
@@ -141,7 +141,7 @@ class Embedding(nn.Module):
 
     The table of labels has one row more than there are classes: label == classes, or None, means "no label". If
     `augment` is not 0, a vector of that many entries joins the features of the log-SNR linearly, without a bias, so
-    that None means zeros (Karras et al. 2022, appendix F.2).
+    that None means zeros (Karras et al. 2022, appendix F.2). So does a vector of `gap` entries, by a layer of its own.
 
     Attributes:
         width: of the embedding.
@@ -149,6 +149,7 @@ class Embedding(nn.Module):
         features: number of features of the log-SNR; `angle` has its own.
         kind: of these features: positional, fourier or angle; chain or signal, of the times that DiT and SiT are told.
         augment: entries of the augmentation label; 0 for none.
+        gap: entries of the vector that says how far in time to go; 0 for a network of one time.
     """
 
     width: int
@@ -156,13 +157,18 @@ class Embedding(nn.Module):
     features: int = 128
     kind: str = "positional"
     augment: int = 0
+    gap: int = 0
 
-    def __call__(self, c: Array, label: Array | None = None, augment: Array | None = None) -> Array:
+    def __call__(
+        self, c: Array, label: Array | None = None, augment: Array | None = None, gap: Array | None = None
+    ) -> Array:
         """Computes the vector (width,)."""
-        return self.apart(c, label, augment)[0]
+        return self.apart(c, label, augment, gap)[0]
 
     @nn.compact
-    def apart(self, c: Array, label: Array | None = None, augment: Array | None = None) -> tuple[Array, Array]:
+    def apart(
+        self, c: Array, label: Array | None = None, augment: Array | None = None, gap: Array | None = None
+    ) -> tuple[Array, Array]:
         """Computes the vector, and the label's own part of it, before they are added; zeros without classes."""
         if self.classes is None and label is not None:
             raise ValueError("got a label, but the network has classes = None: set classes to their number.")
@@ -170,6 +176,7 @@ class Embedding(nn.Module):
         kinds = {"positional": positional, "fourier": fourier, "angle": lambda c, width: angle(c)}
         told = functools.partial(clocks.cos_sin, self.kind)  # by a clock of published networks
         features = with_augment(kinds.get(self.kind, told)(c, self.features), augment, self.augment)
+        features = with_augment(features, gap, self.gap, name="gap")
         embedding = Dense(self.width, name="noise_0")(features)
         embedding = Dense(self.width, name="noise_1")(nn.silu(embedding))
         own = jnp.zeros_like(embedding)

@@ -30,6 +30,7 @@ class Network(NamedTuple):
         classes: labels that it has rows for, beside that of none; None: no one knows, or it reads no label.
         tells_places: False where it gives a constant image the same answer at all places, whatever its parameters.
         energy: whether F is two maps, the gradient of a scalar and that scalar (`scalar.gradient`).
+        dtype: of its computation, as far as it says.
     """
 
     init: Callable[..., PyTree]
@@ -38,6 +39,7 @@ class Network(NamedTuple):
     classes: int | None = None
     tells_places: bool = True
     energy: bool = False
+    dtype: str = "float32"
 
 
 def network(module: nn.Module) -> Network:
@@ -80,7 +82,8 @@ def network(module: nn.Module) -> Network:
 
     classes = getattr(module, "classes", None)
     known = classes if "label" in arguments and host.is_int(classes, 1) else None
-    return Network(init_params, apply, tuple(arguments), known, getattr(module, "tells_places", True))
+    dtype = str(getattr(module, "dtype", "float32"))
+    return Network(init_params, apply, tuple(arguments), known, getattr(module, "tells_places", True), dtype=dtype)
 
 
 def init(net: Network, key: Key, shape: tuple[int, ...], given: Given = NOTHING) -> PyTree:

@@ -59,11 +59,12 @@ class ResidualBlock(nn.Module):
 class UNet(nn.Module):
     """A U-Net: residual blocks on the way down and up again, joined by skip connections, self-attention in between.
 
-    Called as `unet(x, c, label=None, train=False, augment=None, condition=None)` with x an image (H, W, C), a sequence
-    (L, C) or a volume (D, H, W, C): kernels have as many axes as there are places. c is the scalar log-SNR (may be
-    infinite), label an integer scalar, `classes` or None for "no label", augment the label of what was done to
-    x, or None for nothing, condition an image that enters beside x (a bridge's endpoint), or None for zeros. Returns F
-    of x's shape, with `outputs` times its channels, float32, zero at initialisation.
+    Called as `unet(x, c, label=None, train=False, augment=None, condition=None, gap=None)` with x an image (H, W, C), a
+    sequence (L, C) or a volume (D, H, W, C): kernels have as many axes as there are places. c is the scalar log-SNR
+    (may be infinite), label an integer scalar, `classes` or None for "no label", augment the label of what was done to
+    x, or None for nothing, condition an image that enters beside x (a bridge's endpoint), gap what a flow map is told
+    of its second time, or None for zeros. Returns F of x's shape, with `outputs` times its channels, float32, zero at
+    initialisation.
 
     Attributes:
         channels: of the first level.
@@ -79,6 +80,7 @@ class UNet(nn.Module):
         patch: an image enters as blocks of patch x patch pixels, (H / patch, W / patch, patch^2 C).
         embedding: of the log-SNR: positional or fourier.
         augment: entries of the augmentation label (`data.augment`); 0 for a network that takes none.
+        gap: entries of the vector that says how far in time to go (`denoisers.flow_map`), 17; 0: a network of one time.
         condition: channels of the image that enters beside x; 0 for a network that takes none.
         dtype: of the computation, float32 or bfloat16; parameters, normalisation and output are float32.
         remat: recompute each block on the way back instead of storing it: less memory, a third more time.
@@ -100,6 +102,7 @@ class UNet(nn.Module):
     embedding: str = "positional"
     augment: int = 0
     condition: int = 0
+    gap: int = 0
     dtype: str = "float32"
     remat: bool = False
 
@@ -110,7 +113,7 @@ class UNet(nn.Module):
         layers.check_counts(**sizes, **counts, **optional)
         if not self.multipliers:
             raise ValueError("multipliers = (): expected one positive integer per level.")
-        for name in ("augment", "condition"):
+        for name in ("augment", "condition", "gap"):
             if getattr(self, name):
                 layers.check_counts(**{name: getattr(self, name)})
         layers.check_rate("dropout", self.dropout)
@@ -159,6 +162,7 @@ class UNet(nn.Module):
             "label": ("label", self.classes),
             "y": ("condition", self.condition),
             "augment": ("augment", self.augment),
+            "gap": ("gap", self.gap),
         }
         return {name: argument for name, (argument, has) in room.items() if has}
 
@@ -191,16 +195,15 @@ class UNet(nn.Module):
         train: bool = False,
         augment: Array | None = None,
         condition: Array | None = None,
+        gap: Array | None = None,
     ) -> Array:
         self.check_shape(x, c)
         rank = x.ndim - 1 - jnp.ndim(c)
         channels = x.shape[-1] * self.patch**rank * self.outputs
         x = layers.with_condition(x, condition, self.condition)
         dtype = jnp.dtype(self.dtype)
-        embed = Embedding(
-            4 * self.channels, self.classes, self.channels, self.embedding, self.augment, name="embedding"
-        )
-        embedding = embed(c, label, augment)
+        sizes = (4 * self.channels, self.classes, self.channels, self.embedding, self.augment, self.gap)
+        embedding = Embedding(*sizes, name="embedding")(c, label, augment, gap)
         wrap: Any = nn.remat if self.remat else lambda cls: cls
         Block, Attention = wrap(ResidualBlock), wrap(SelfAttention)
 

@@ -22,6 +22,7 @@ from diffjax.samplers import (
     trigflow,
     unipc,
 )
+from diffjax.samplers import flow_map as flow_map
 from diffjax.samplers.base import Sampler as Sampler
 from diffjax.samplers.base import nfe as nfe
 from diffjax.samplers.base import sampling_fn as sampling_fn
