@@ -19,9 +19,11 @@ FILES = sorted(
     path for path in FOLDER.rglob("*.py") if not path.with_suffix(".ipynb").exists()
 )  # no twins of notebooks
 SHARED = (
+    "capacity",
     "common",
     "counting",
     "crafted",
+    "distances",
     "first_cell",
     "inputs",
     "inputs_data",
@@ -29,6 +31,7 @@ SHARED = (
     "inputs_runs",
     "mutants",
     "rates",
+    "robust",
 )  # imported, never called
 name_of = lambda path: f"{path.parent.name}/{path.stem}"
 
@@ -150,6 +153,7 @@ SMOKE = {
     "matching/gaussians": ("matching", "--runs={run} --out={out}", "results.json"),
     "metrics/damages": (None, "--out={out} --smoke", "results.json"),
     "prices/matching": (None, "--out={out} --smoke", "results.json"),
+    "prices/flow_maps": (None, "--out={out} --smoke", "results.json"),
     "prices/langevin": (None, "--out={out} --smoke", "results.json"),
     "prices/tokens": (None, "--out={out} --smoke", "results.json"),
     "wasserstein_bound/training": (None, "--out={out} --smoke", "results.json"),
