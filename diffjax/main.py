@@ -186,9 +186,8 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
         source = flags.config or (f"{flags.workdir}/config.json" if made else None)
         trust(name for name in flags.trust.split(",") if name)
         config = load(source, overrides) if source else None
-        if source and config is not None and any(".name=" in text for text in overrides):
-            for line in dropped(load(source), config):
-                print(line, file=sys.stderr)
+        renamed = source and config is not None and any(".name=" in text for text in overrides)
+        flags.dropped = dropped(load(source), config) if renamed else []
         if made and (flags.sampler or flags.nfe is not None or flags.step is not None):
             raise ConfigError(
                 f"--sampler, --nfe and --step are for sample, eval and likelihood; --mode={flags.mode} takes "
@@ -213,6 +212,8 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
         )
         with traced:
             status = command.main(config, overrides, flags) or 0
+        if flags.mode == "show":
+            print("".join(f"{line}\n" for line in flags.dropped), end="", file=sys.stderr)
         if flags.mode == "show" and (lost := screen.lost()):  # whose text is all that it makes
             print(f"error: stdout cannot be written: {lost}", file=sys.stderr)
             return 1

@@ -263,6 +263,10 @@ MISTAKES = {
         [f"--config={TINY}", "--config.train.steps=41", "--config.train.steps_per_dispatch=2"],
         "not a multiple",
     ),
+    "a mistake after a new name": (
+        [f"--config={TINY}", "--config.model.name=MLP", "--config.model.width=0"],
+        "width = 0",
+    ),
     "indivisible image": ([f"--config={TINY}", "--config.model.multipliers=1,1,1,1,1"], "not divisible"),
     "eps where alpha is 0": ([f"--config={TINY}", "--config.schedule.name=Cosine"], "predict V, X0 or EDM"),
     "unknown flag": (["--frobnicate=1"], "unknown argument"),

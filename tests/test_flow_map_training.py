@@ -228,7 +228,7 @@ LABELLED = models.of(NETWORKS["MLP"](gap=GAP, classes=8))
         ({"distil": True}, "distil = True without a run to begin from: set train.start"),
         ({"w": 2.0, "network": LABELLED, "condition": methods.Condition({"label": 8}, 0.1)}, "guidance of a teacher"),
         ({"process": processes.bridge(schedules.VP())}, "also depends on y"),
-        ({"pairs": lambda schedule: lambda keys, i, n: (0.1 + 0.0 * i, 0.5 + 0.0 * i)}, r"\(t, r\) = \(0.1, 0.5\)"),
+        ({"pairs": lambda schedule: lambda keys, i, n: (jnp.asarray(0.1), jnp.asarray(0.5))}, r"\(t, r\) = \(0.1, 0.5\)"),
     ],
 )
 def test_parts_that_make_no_flow_map_are_refused(parts, match):

@@ -27,8 +27,9 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> int:
     Exit status 128 + signal if asked to stop, 1 if samples of the trained run are not finite.
     """
     assert config is not None
+    said = "".join(f"{line}\n" for line in flags.dropped)
+    named = lambda folder: (setattr(flags, "workdir", folder), print(said, end="", flush=True))
     try:
-        named = lambda folder: setattr(flags, "workdir", folder)
         return judges.status(run(config, flags.workdir, flags.began, named, flags.profile))
     except runs.Stopped as stopped:
         return 128 + stopped.signal

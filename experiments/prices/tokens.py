@@ -331,6 +331,15 @@ def figure(results: dict[str, Any], path: Path) -> None:
     style.save(drawing, path)
 
 
+def plain(tree: Any) -> Any:
+    """Makes plain JSON of results, which has no infinity: null stands for it."""
+    if isinstance(tree, dict):
+        return {key: plain(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [plain(value) for value in tree]
+    return None if isinstance(tree, float) and np.isinf(tree) else tree
+
+
 def main() -> None:
     """Computes all tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -341,7 +350,7 @@ def main() -> None:
     results = measured(args.smoke)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(json.dumps(results, indent=1))
+    (out / "results.json").write_text(json.dumps(plain(results), indent=1))
     (out / "table.md").write_text(table(results))
     figure(results, out / "figure.png")
 
