@@ -134,6 +134,7 @@ def test_in_many_dimensions_the_shift_is_the_skewness_over_the_noise(prices):
     law = prices.flow_maps.TARGET.posterior(0.1, 0.7)
     v, p = conditional(0.1, 0.7, RECTIFIED)
     third = p @ (v - p @ v) ** 3
+    assert abs(law.skewness() * law.std**3 - third) < 1e-9
     for power in (0.5, 1.0):
         for d in (10_000, 100_000):
             shift = float(prices.robust.shift(law, prices.robust.adaptive(power, 0.01), d)) * float(law.std)
@@ -211,6 +212,17 @@ def test_levels_of_distances(prices):
     assert abs(square["share"] - 0.4026) < 1e-3
 
 
+def test_a_vanishing_c_is_a_walk_along_the_median(prices):
+    """One step from t = 1 is the data's median; several are what the recursion tends to."""
+    middle = brentq(lambda y: np.array([0.4, 0.6]) @ norm.cdf((y - MEANS) / 0.5) - 0.5, -2, 2)
+    x = np.array([-1.4, -0.2, 0.0, 0.7, 1.9])
+    assert np.allclose(prices.distances.medians(1)(x), middle, atol=1e-10)
+    limit = prices.distances.medians(3)(x)
+    gaps = [np.abs(prices.distances.trained(3, 1, c, (161, 1201))[0](x) - limit).max() for c in (0.1, 0.01, 0.002)]
+    assert gaps[2] < 3e-3 < 0.02 < gaps[0]
+    assert gaps[2] < gaps[1] < gaps[0]
+
+
 def test_an_affine_network_is_solved(prices):
     """Descent with a stopped target, as rounds of least squares on nodes that have the moments of (x_0, z) exactly."""
     rng = np.random.default_rng(1)
@@ -254,7 +266,7 @@ def test_the_variance_of_the_residual(prices):
     V = 0.3**2 * 0.25 + 0.7**2
     p = norm.pdf(x[:, None], 0.3 * MEANS, np.sqrt(V)) @ WEIGHTS
     p /= p.sum()
-    laws = [conditional(y, t, RECTIFIED, s=0.5) for y in x]
+    laws = [conditional(y, t, RECTIFIED, s=0.5, x0=X0[::20]) for y in x]
     var = np.array([c @ v**2 - (c @ v) ** 2 for v, c in laws])
     tau2 = 0.25 / V
     other = (0.8**2 * 0.25 + 0.2**2) / V

@@ -40,6 +40,24 @@ def trained(N: int, d: int, c: float | None, size: tuple[int, int] = (241, 401))
     return f, slope
 
 
+def medians(N: int) -> Callable:
+    """The limit c = 0 of `trained` in one dimension: N Euler steps along the median of v_c given x_t, from t = 1 to 0.
+
+    The minimiser is a median, and f_n rises: the median of f_n(x_n) is f_n of the median of x_n.
+    """
+
+    def f(x: Any) -> np.ndarray:
+        x = np.asarray(x, float)
+        for n in range(N, 0, -1):
+            law = TARGET.posterior(x, n / N)
+            std = np.sqrt(law.var)
+            above = lambda v, law=law, std=std: np.sum(law.weights * ndtr((v[..., None] - law.means) / std), -1) - 0.5
+            x = x - robust.root(above, law.means.min(-1) - 9 * std, law.means.max(-1) + 9 * std) / N
+        return x
+
+    return f
+
+
 def huber_weight(c: float, d: int, noise: float) -> Callable:
     """E[(q + |r|^2 + c^2)^(-1/2)] as a function of q, r ~ N(0, noise^2 I) on the other d - 1 axes."""
     if d == 1:
@@ -75,6 +93,7 @@ def levels(smoke: bool, dimensions: tuple[int, ...]) -> dict[str, Any]:
             name(c): {str(N): judged(trained(N, 1, c, fine)[0]) for N in counts} for c in (None, 1.0, 0.03, 0.00054)
         }
     }
+    found["line"]["c to 0"] = {str(N): judged(medians(N)) for N in counts}
     size, last = ((61, 101), counts[-1:]) if smoke else ((161, 201), (8, 32))
     found["dimensions"] = {
         f"c = {c:g} sqrt(d)": {

@@ -269,15 +269,15 @@ def figure(results: dict[str, Any], path: Path) -> None:
     curves = {**weights, **{f"tangent, c{n[6:]}": rows for n, rows in results["tangent"].items()}}
     ends: tuple[list, list, list] = ([], [], [])
     for i, (name, rows) in enumerate(curves.items()):
-        color, x = style.ACCENT if name == "p = 1" else style.GREYS[min(i, 3)], [int(d) for d in rows]
+        color, x = style.ACCENT if name == "p = 1" else style.GREYS[i % 3], [int(d) for d in rows]
         for k, (axes, what) in enumerate(((left, "median"), (middle, "mass"))):
             y = [row[what] for row in rows.values()]
             axes.plot(x, y, "--" if "tangent" in name else "-", color=color, lw=1.2)
             ends[k].append((name, x[-1], y[-1], color))
     for i, (name, rows) in enumerate(results["levels"]["line"].items()):
-        color, x = style.ACCENT if i == 3 else style.GREYS[i], [int(N) for N in rows]
+        color, x = style.ACCENT if i == 3 else style.GREYS[min(i, 2)], [int(N) for N in rows]
         y = [row["rms"] for row in rows.values()]
-        right.plot(x, y, color=color, lw=1.2)
+        right.plot(x, y, ":" if name == "c to 0" else "-", color=color, lw=1.2)
         ends[2].append((name, x[-1], y[-1], color))
     right.set_xticks(x, list(map(str, x)))
     right.set_xticks([], minor=True)
