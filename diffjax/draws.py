@@ -23,12 +23,18 @@ def drawer(
 
     Args:
         trace: as `Method.plan` takes it; then what is drawn may be (samples, trajectory).
+
+    `draw` raises a ValueError, before anything is traced, for parameters other than those that the method's sampler is
+    fitted to (`Sampler.fitted_to`).
     """
     one = lambda shared, own: method.draw(*shared, *own)
     chunked = parallel.map_chunks(jax.vmap(one, in_axes=(None, 0)), chunk, mesh)
     request = method.plan(shape, trace)
+    check = getattr(method.parts, "check_model", None)
 
     def draw(params: PyTree, seeds: Iterable[int], given: dict) -> Any:
+        if check is not None:
+            check(params, request, jax.tree.map(lambda of_each: of_each[0], given))
         keys = jax.vmap(jax.random.key)(np.asarray(list(seeds), np.uint32))
         with activity.doing(f"drawing {len(keys)} samples"):
             return chunked((params, request), (keys, given))

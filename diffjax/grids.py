@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from diffjax import calculus, host, schedules
+from diffjax.calibrated import times as calibrated
 from diffjax.types import Derived, Discrete, Schedule
 
 __all__ = [  # what a config may name
     "angle",
+    "calibrated",
     "counts",
     "iddpm",
     "karras",

@@ -17,6 +17,7 @@ CORE = [
     {"method", "roots", "operators"},
     {"tabulated", "spectral"},
     {"schedules", "calculus", "divergence"},
+    {"calibrated"},
     {"grids", "clock"},
     {"chains"},
     {"processes", "analytic", "denoisers"},

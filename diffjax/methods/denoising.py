@@ -50,6 +50,7 @@ class Denoising(NamedTuple):
     schedule = property(parts.schedule)
     needs = property(parts.needs)
     net, completed, worded, how = parts.net, parts.completed, parts.worded, parts.how
+    check_model = parts.check_model
 
     def mean_denoiser(self, params: PyTree, given: dict) -> Denoiser:
         """Makes the denoiser that knows x_0's mean alone, without options."""
@@ -168,7 +169,8 @@ def denoising(
         ts, sampler = of.grid(schedule), planned_sampler(of.sampler, process)
         walked = ts[1:] if samplers.pinned(schedule, ts) else ts  # the chain of the steps between two noise levels
         chain = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), chains.chain(schedule, walked))
-        return parts.Request(samplers.walking_fn(sampler, ts, trace), jnp.asarray(ts[0], jnp.float32), chain, shape)
+        walk, start = samplers.walking_fn(sampler, ts, trace), jnp.asarray(ts[0], jnp.float32)
+        return parts.Request(walk, start, chain, shape, sampler.fitted_to)
 
     def draw(params: PyTree, request: parts.Request, key: Key, given: dict) -> Any:
         key_prior, key_walk = jax.random.split(key)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from diffjax import chains, denoisers, samplers
@@ -17,12 +18,17 @@ from diffjax.types import Array, Key, Network, PyTree, Schedule, pytree, static
 
 @pytree
 class Request:
-    """A planned walk: its rows and first time; a pytree, so that another of its length is no retrace."""
+    """A planned walk: its rows and first time; a pytree, so that another of its length is no retrace.
+
+    Attributes:
+        fitted_to: the fingerprint of the one model that the rows are for, or None (`Sampler.fitted_to`).
+    """
 
     walk: Partial
     start: Array
     chain: chains.Chain | None
     shape: tuple[int, ...] = static()
+    fitted_to: Any = None
 
     @property
     def nfe(self) -> int | None:
@@ -45,6 +51,13 @@ def net(of: Any, params: PyTree, given: dict, **options: Any) -> Network:
     """Closes the network over its parameters and what is given: (x_in, c) -> F, of x as the process shows it."""
     apply = lambda params, given, x, c: of.network.apply(params, x, c, given, **options)
     return of.process.seen(Partial(apply, params, given))
+
+
+def check_model(of: Any, params: PyTree, request: Request, given: dict) -> None:
+    """Refuses parameters that are not those that the rows of a draw are fitted to; given: of one example, by kind."""
+    if request.fitted_to is not None:
+        blank = completed(of, jax.random.key(0), jax.tree.map(jnp.zeros_like, given), request.shape)
+        request.fitted_to.check(of.guided_denoiser(params, blank, request.chain))
 
 
 def completed(of: Any, key: Key, given: dict, shape: tuple[int, ...]) -> dict:

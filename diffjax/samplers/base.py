@@ -44,6 +44,7 @@ class Sampler(NamedTuple):
         order: of the formula inside a walk, with an exact history (a walk may be of a lower one by its start or its
             end); for a random sampler the weak order, that of means and variances. None: it has none.
         tokens: whether x is of tokens, int32 in the walk, and the model says a law over them.
+        fitted_to: the `calibrated.Fingerprint` of the one model that its rows are fitted to; None: they serve any.
     """
 
     step: Callable[..., PyTree]
@@ -53,6 +54,7 @@ class Sampler(NamedTuple):
     schedule: Schedule | None = None
     order: int | None = None
     tokens: bool = False
+    fitted_to: Any = None
 
 
 class _Scan(NamedTuple):

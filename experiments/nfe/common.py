@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 from sklearn.mixture import GaussianMixture
 
 from diffjax import analytic, grids, runs, samplers
-from diffjax.samplers import ancestral, deis, heun, multistep, pndm, principal, singlestep, table, trigflow, unipc
+from diffjax.samplers import ancestral, base, deis, heun, multistep, pndm, principal, singlestep, table, trigflow, unipc
 from diffjax.schedules import VP
 from diffjax.types import Schedule
 
@@ -33,11 +33,16 @@ class Target(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A sampler, its evaluations per step of the grid, and whether it is one of the baselines to beat."""
+    """A sampler, its evaluations per step of the grid, and whether it is one of the baselines to beat.
+
+    Attributes:
+        inner: the sampler of steps that do not begin the walk, where that is another one.
+    """
 
     make: Callable[[Schedule], samplers.Sampler]
     per_step: int = 1
     baseline: bool = False
+    inner: Callable[[Schedule], samplers.Sampler] | None = None
 
 
 METHODS = {
@@ -74,7 +79,9 @@ GRIDS: dict[str, Callable[[Schedule, int], np.ndarray]] = {
 
 def methods(axes: Any) -> dict[str, Method]:
     """All of them, for data of these moments."""
-    return METHODS | {f"principal Adams {p}": Method(lambda s, p=p: principal.adams(s, axes, p)) for p in (1, 2, 3)}
+    along = lambda p, free: lambda s: principal.adams(s, axes, p, free)
+    ours = {f"principal Adams {p}": Method(along(p, True), inner=along(p, False)) for p in (1, 2, 3)}
+    return METHODS | ours | {f"principal Adams {p}, asked at the start": Method(along(p, False)) for p in (2,)}
 
 
 def target(name: str, digits: np.ndarray) -> Target:
@@ -141,13 +148,19 @@ def reference(target: Target, x: jax.Array) -> jax.Array:
 
 def walk(method: Method, grid: Callable, nfe: int) -> Partial | None:
     """The method on the longest such grid of at most `nfe` evaluations, padded; None if there is none."""
+    found = longest(method, grid, nfe)
+    return None if found is None else samplers.sampling_fn(method.make(SCHEDULE), found, max_rows=LONGEST)
+
+
+def longest(method: Method, grid: Callable, nfe: int) -> np.ndarray | None:
+    """The longest such grid on which the method makes at most `nfe` evaluations; None if there is none."""
     for n in range(nfe // method.per_step + 1, 0, -1):
         try:
-            sample = samplers.sampling_fn(method.make(SCHEDULE), grid(SCHEDULE, n), max_rows=LONGEST)
+            ts = grid(SCHEDULE, n)
+            if len(jax.tree.leaves(base.rows_of(method.make(SCHEDULE), ts))[0]) <= nfe:
+                return ts
         except ValueError:  # a grid or a sampler that needs more steps
             continue
-        if samplers.nfe(sample) <= nfe:
-            return sample
     return None
 
 

@@ -4,6 +4,7 @@ The error is the distance to the end of the model's own probability flow from th
 free of what the model does. Every sampler is tried on every grid, at each number of evaluations, and keeps its best.
 
     python experiments/nfe/study.py --out=OUT [--networks=WORKDIR,...] [--fitted=FITTED.npz] [--smoke]
+    python experiments/nfe/study.py --out=OUT --calibrate [--nfes=5,6,8,10] [--targets=TITLE,...] [--networks=...]
     python experiments/nfe/study.py --out=OUT --redraw=experiments/nfe/README.md
 
 OUT is a sweep's folder, its points are calls of `best`: what is there is not walked again.
@@ -14,6 +15,7 @@ import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import calibrate
 import common
 import jax
 import numpy as np
@@ -23,6 +25,10 @@ from diffjax import plots, samplers, sweeps
 from diffjax.samplers import table
 
 SEEDS, FITTED = (11, 12, 13), "fitted on mixtures"
+CALIBRATED = ", calibrated"  # after the name of a sampler whose grid and rows are the model's own (`calibrate`)
+OURS = ("principal Adams 2", "principal Adams 2, asked at the start")
+RIVALS = ("iPNDM 2", "iPNDM 3", "UniPC-2", "UniPC-3", "DPM-Solver++(3M)")
+FEW = (5, 6, 8, 10)
 SMALLEST = 5e-5  # errors below are rounding: the ideal denoiser ends exactly in an example
 
 
@@ -41,25 +47,39 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     parser.add_argument("--networks", default="", help="workdirs of digits runs, with commas between them")
     parser.add_argument("--fitted", default="", help="what fit.py has written")
+    parser.add_argument(
+        "--calibrate", action="store_true", help="every sampler on its own, and calibrated; 10 and fewer"
+    )
+    parser.add_argument("--targets", help="exact targets, with semicolons between them; default all")
+    parser.add_argument("--nfes", help="with commas between them")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--redraw", help="a file with such a table: draws OUT/figure.png from it, and runs nothing")
     args = parser.parse_args()
     out, text = Path(args.out), Path(args.redraw).read_text() if args.redraw else ""
     if not text:
-        targets = [*common.EXACT, *(workdir for workdir in args.networks.split(",") if workdir)]
-        names = [*common.methods(None), *([FITTED] if args.fitted else [])]
-        grid = {"target": targets, "nfe": (5, 10) if args.smoke else common.NFES, "sampler": names}
-        grid |= {"fitted": args.fitted, "smoke": args.smoke}
-        text = markdown(sweeps.Sweep(best, grid, root=out).run(args.workers).table(["title", "miss", "grid"]).rows)
+        exact = common.EXACT if args.targets is None else [name for name in args.targets.split(";") if name]
+        targets = [*exact, *(workdir for workdir in args.networks.split(",") if workdir)]
+        names, nfes = [*common.methods(None), *([FITTED] if args.fitted else [])], common.NFES
+        if args.calibrate:
+            baselines = [name for name, method in common.METHODS.items() if method.baseline]
+            names, nfes = [*baselines, *OURS, *(name + CALIBRATED for name in (*RIVALS, *OURS))], FEW
+        nfes = (5, 10) if args.smoke else nfes
+        grid = {"target": targets, "nfe": [int(n) for n in args.nfes.split(",")] if args.nfes else nfes}
+        grid |= {"sampler": names, "fitted": args.fitted, "smoke": args.smoke}
+        rows = sweeps.Sweep(best, grid, root=out).run(args.workers).table(["title", "miss", "grid"]).rows
+        text = (beside if args.calibrate else markdown)(rows)
         (out / "table.md").write_text(text)
-    figure(rows_of(text), out / "figure.png")
+    if not args.calibrate:
+        figure(rows_of(text), out / "figure.png")
 
 
 def best(target: str, nfe: int, sampler: str, fitted: str, smoke: bool) -> dict[str, Any]:
     """Gives the error of a sampler on the best of its grids of so many evaluations; {} where it has none."""
     of, x, exact = prepared(target, smoke)
-    if sampler == FITTED:
+    if sampler.endswith(CALIBRATED):
+        walks = calibrated_walks(target, sampler.removesuffix(CALIBRATED), nfe, smoke)
+    elif sampler == FITTED:
         walks = {"fitted": load_fitted(fitted, nfe)}
     else:
         walks = {name: common.walk(common.methods(of.axes)[sampler], grid, nfe) for name, grid in common.GRIDS.items()}
@@ -69,6 +89,16 @@ def best(target: str, nfe: int, sampler: str, fitted: str, smoke: bool) -> dict[
             errors = [common.error(common.run(walk, of.model, part), end) for part, end in zip(x, exact)]
             tried.append({"title": of.title, "miss": float(np.mean(errors)), "grid": grid, "by seed": errors})
     return min(tried, key=lambda result: result["miss"], default={})
+
+
+def calibrated_walks(target: str, sampler: str, nfe: int, smoke: bool) -> dict[str, Any]:
+    """The walk of a sampler that was calibrated on a target's own starts, by where its grid comes from."""
+    if shared := set(SEEDS) & set(calibrate.SEEDS):
+        raise ValueError(f"The seeds {shared} are both calibrated on and tested on.")
+    found = calibrate.calibrated(target, sampler, nfe, smoke)
+    if found is None:
+        return {}
+    return {found.origin: samplers.sampling_fn(found.sampler, found.ts, max_rows=common.LONGEST)}
 
 
 @functools.cache
@@ -109,6 +139,31 @@ def markdown(rows: list[dict]) -> str:
         cells = [target, str(nfe), f"{lead['sampler']} ({lead['grid']})", f"{lead['miss']:.4f}", *cells]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def beside(rows: list[dict]) -> str:
+    """Per target and number of evaluations: the best baseline, the best calibrated one, ours calibrated over both."""
+    found: dict[tuple[str, int], dict] = {}
+    for row in (row for row in rows if row["miss"] is not None):
+        found.setdefault((row["title"], row["nfe"]), {})[row["sampler"]] = row
+    baselines = [name for name, method in common.METHODS.items() if method.baseline]
+    head = "target | NFE | best baseline | the best calibrated | ours | ours, calibrated | of the first | of the second"
+    lines = [f"| {head} |", "|---" * 8 + "|"]
+    for (target, nfe), each in found.items():
+        kinds = (baselines, [r + CALIBRATED for r in RIVALS], OURS, [name + CALIBRATED for name in OURS])
+        leads = [
+            min((each[n] for n in names if n in each), key=lambda row: row["miss"], default=None) for names in kinds
+        ]
+        cells = ["" if lead is None else f"{said(lead)} {lead['miss']:.4f}" for lead in leads]
+        shares = [f"{leads[3]['miss'] / lead['miss']:.2f}" if leads[3] and lead and lead["miss"] > SMALLEST else ""
+                  for lead in leads[:2]]  # fmt: skip
+        lines.append(f"| {' | '.join([target, str(nfe), *cells, *shares])} |")
+    return "\n".join(lines) + "\n"
+
+
+def said(row: dict) -> str:
+    """A sampler and its grid."""
+    return f"{row['sampler'].removesuffix(CALIBRATED)} ({row['grid']})"
 
 
 def ratio(error: float, best: float) -> str:

@@ -1,0 +1,286 @@
+"""Tables of coefficients fitted to one model, by gradients through the walk: a short walk that knows its flow.
+
+A row of `table` or `principal` is a time at which the model is asked and a linear update; all of its numbers are
+differentiable. From the rows theta of a known sampler on a grid, with X the end of the model's own probability flow,
+
+    minimise log mean_x |walk_theta(x) - X(x)|^2                                                         (calibrated.3)
+
+over starts x whose seeds no test sees: a solver with coefficients of its own at each step, as bespoke solvers are
+(Shaul et al. 2023, 2024), on top of rows that are exact on the data's Gaussian fit. The last row is then refitted by
+least squares, for which it is linear: one row on Gaussian data of one scale is exact. A part of the walks is held out
+of the descent and chooses the step of it that is kept, which may be the first: then nothing was gained, and it is said.
+
+A fitted table serves its model alone; `Sampler.fitted_to` is that model's fingerprint, and another one is refused.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from diffjax import activity, calibrated, host
+from diffjax.samplers import precision, principal
+from diffjax.samplers import table as linear
+from diffjax.samplers.base import Sampler, rows_of
+from diffjax.types import Array, Denoiser, PyTree, Schedule
+
+__all__ = ["table"]  # what a config may name
+
+FIELDS = tuple(dict.fromkeys([*linear.Row._fields, *principal.AxisRow._fields]))
+HELD_OUT = 4  # every so many walks one is held out
+KINDS: tuple[Any, ...] = (linear.Row, principal.AxisRow)  # rows that can be fitted
+RIDGE = 1e-8  # of the last row's least squares, in units of the features' power
+
+
+class Fit(NamedTuple):
+    """Fitted rows, and what they make of walks that were held out of the descent.
+
+    Attributes:
+        rows: of the sampler's own kind, float64 on the host.
+        before: the error of the sampler's own rows: root mean square distance from the ends, in units of the standard
+            deviation of the ends.
+        after: of the fitted rows; <= before.
+    """
+
+    rows: PyTree
+    before: float
+    after: float
+
+
+def table(schedule: Schedule, file: str | Path | None = None, model: Denoiser | None = None) -> Sampler:
+    """Makes the sampler of the tables in a file; the grid is `grids.calibrated` with that file.
+
+    Args:
+        file: that `save` has written.
+        model: the model of the walks to come, compared at once; a run compares its own before each draw.
+
+    Raises:
+        ValueError: for no file, one of another schedule or model, or rows of no kind of sampler; (at planning) for
+            another grid, or a number of steps that was not calibrated.
+    """
+    if file is None:
+        raise ValueError(f"A fitted table needs the file that holds it, sampler.file; {calibrated.MADE}.")
+    kept = calibrated.read(file, schedule, FIELDS)
+    kinds = {_names(kind): kind for kind in KINDS}
+    of = {kinds.get(frozenset(found.rows)) for found in kept.tables.values()}
+    if len(of) != 1 or None in of:
+        raise ValueError(f"{str(file)!r} holds rows of no sampler that can be fitted; {calibrated.MADE}.")
+    if model is not None:
+        kept.model.check(model)
+    kind: Any = of.pop()
+
+    def plan(ts: np.ndarray) -> PyTree:
+        alike = [n for n, (own, _) in kept.tables.items() if len(own) == len(ts) and np.allclose(own, ts, atol=1e-9)]
+        if not alike:
+            there = ", ".join(map(str, kept.tables))
+            raise ValueError(
+                f"The grid of {len(ts) - 1} steps is none that {str(file)!r} was calibrated on: take grids.calibrated "
+                f"(grid.name=calibrated, grid.file) with that file, and {there} as grid.n (--nfe)."
+            )
+        return kind(**kept.tables[alike[0]].rows)
+
+    history = {len(found.rows["ys"][0]) for found in kept.tables.values()}
+    if len(history) != 1:
+        raise ValueError(f"The tables in {str(file)!r} look back over {history} evaluations, expected one number.")
+    first: Any = linear.Init(history.pop())
+    if kind is principal.AxisRow:
+        first = Partial(principal.Init(first.history), kept.basis)
+    step = principal.step if kind is principal.AxisRow else linear.step
+    return Sampler(
+        step, plan, first, linear.final if kind is linear.Row else principal.final, schedule, 1, False, kept.model
+    )
+
+
+def save(path: str | Path, schedule: Schedule, model: Denoiser, shape: tuple[int, ...], fits: dict[int, Any]) -> None:
+    """Writes tables for one model to a file, .npz.
+
+    Args:
+        shape: of an example.
+        fits: evaluations -> (grid, sampler that was fitted, its fitted rows).
+
+    Raises:
+        ValueError: for rows of no kind that can be fitted, or tables of unlike samplers.
+    """
+    tables, bases = {}, []
+    for n, (ts, sampler, rows) in fits.items():
+        if _names(type(rows)) not in map(_names, KINDS):
+            raise ValueError(f"Got rows of {type(rows).__name__}, expected those of a linear multistep sampler.")
+        bases.append(sampler.init.args[0] if isinstance(sampler.init, Partial) else None)
+        tables[n] = calibrated.Table(np.asarray(ts, np.float64), rows._asdict())
+    if any((basis is None) != (bases[0] is None) for basis in bases):
+        raise ValueError("Got tables with axes and without, expected those of one sampler.")
+    calibrated.write(path, calibrated.Kept(tables, calibrated.Fingerprint.of(model, shape), bases[0]), schedule)
+
+
+@activity.doing("fitting a table")
+def fit(
+    sampler: Sampler,
+    ts: Any,
+    model: Denoiser,
+    x: Array,
+    ends: Array,
+    steps: int = 300,
+    batch: int = 64,
+    rate: float = 3e-3,
+    seed: int = 0,
+) -> Fit:
+    """Fits the rows of a sampler on a grid so that its walks end where the flow does.
+
+    Args:
+        sampler: deterministic, with rows of `table` or `principal`.
+        model: the denoiser whose flow it is, a pytree.
+        x: starts, (n, *shape), n >= 8.
+        ends: of the flow from there, (n, *shape).
+        steps: of the descent; 0: the last row alone is refitted.
+        batch: walks a step.
+        rate: of Adam at first, in units of each number's own size; it falls to 0 as a cosine.
+        seed: of the batches.
+
+    Raises:
+        ValueError: for a sampler whose rows are of another kind or add noise; starts and ends of unlike shapes, too
+            few, or not finite.
+    """
+    first, x, ends = rows_of(sampler, ts), precision.widened(x), precision.widened(ends, "The ends")
+    if _names(type(first)) not in map(_names, KINDS):
+        raise ValueError(f"Got rows of {type(first).__name__}, expected those of a linear multistep sampler.")
+    if np.any(getattr(first, "noise", 0.0)):
+        raise ValueError("The sampler adds noise: only a deterministic walk can end where the flow does.")
+    if x.shape != ends.shape or len(x) < 8 or not bool(jnp.isfinite(ends).all()):
+        raise ValueError(f"Got starts {x.shape} and ends {ends.shape}, expected at least 8 of one shape, all finite.")
+    steps, batch = host.check_int("steps", steps, 0), host.check_int("batch", batch, 1)
+    held = np.arange(len(x)) % HELD_OUT == 0
+    seen = np.flatnonzero(~held)
+    t_max = np.inf if sampler.schedule is None else float(sampler.schedule.t_max)
+    base = precision.like(jax.tree.map(jnp.asarray, first), x)
+    units, scale = _units(sampler, base, model, x[held]), jnp.sqrt(jnp.mean(jnp.var(ends, axis=0)))
+
+    def rows(change: PyTree) -> PyTree:
+        moved = {name: getattr(base, name) + units[name] * (own + shared) for name, (own, shared) in change.items()}
+        moved["t"] = jnp.minimum(base.t * jnp.exp(change["t"][0]), t_max)
+        return base._replace(**moved)
+
+    def loss(change: PyTree, model: Denoiser, x: Array, ends: Array) -> Array:
+        apart = (_walked(sampler, rows(change), model, x) - ends) / scale
+        return 0.5 * jnp.log(jnp.mean(apart**2) + jnp.finfo(x.dtype).eps ** 2)  # (calibrated.3)
+
+    @jax.jit
+    def descend(change: PyTree, state: _Adam, rate: Array, model: Denoiser, x: Array, ends: Array) -> Any:
+        slope = jax.tree.map(jnp.nan_to_num, jax.grad(loss)(change, model, x, ends))
+        return _adam(change, slope, state, rate)
+
+    judge = jax.jit(loss)
+    error = lambda change: float(jnp.exp(judge(change, model, x[held], ends[held])))
+    change = {name: (jnp.zeros_like(getattr(base, name)), _shared(getattr(base, name))) for name in units}
+    none, one, rng = jax.tree.map(jnp.zeros_like, change), jnp.ones((), x.dtype), np.random.default_rng(seed)
+    state = _Adam(none, none, one, one)
+    before = error(change)
+    best, kept = before, change
+    for i in range(steps):
+        some = rng.choice(seen, min(batch, len(seen)), replace=False)
+        now = jnp.asarray(rate * np.cos(np.pi / 2 * i / steps) ** 2, x.dtype)
+        change, state = descend(change, state, now, model, x[some], ends[some])
+        if (i + 1) % max(steps // 10, 1) == 0 and (found := error(change)) < best:
+            best, kept = found, change
+    found = jax.tree.map(lambda a: np.asarray(a, np.float64), rows(kept))
+    last = _refitted(sampler, precision.like(jax.tree.map(jnp.asarray, found), x), model, x[seen], ends[seen])
+    end = _walked(sampler, precision.like(jax.tree.map(jnp.asarray, last), x), model, x[held])
+    again = float(jnp.sqrt(jnp.mean((end - ends[held]) ** 2)) / scale)
+    return Fit(last, before, again) if again < best else Fit(found, before, best)
+
+
+class _Adam(NamedTuple):
+    mean: PyTree
+    square: PyTree
+    left: Array  # 0.9^k, 0.999^k: what is left of the start from 0
+    left_square: Array
+
+
+def _adam(change: PyTree, slope: PyTree, state: _Adam, rate: Array) -> tuple[PyTree, _Adam]:
+    """Takes a step of Adam (Kingma & Ba 2015, algorithm 1), slopes cut to a norm of 1: a few walks may end far away."""
+    norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(slope)))
+    slope = jax.tree.map(lambda leaf: leaf / jnp.maximum(norm, 1.0), slope)
+    mean = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, state.mean, slope)
+    square = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, state.square, slope)
+    left, left_square = 0.9 * state.left, 0.999 * state.left_square
+    moved = lambda c, m, v: c - rate * m / (1 - left) / (jnp.sqrt(v / (1 - left_square)) + 1e-8)
+    return jax.tree.map(moved, change, mean, square), _Adam(mean, square, left, left_square)
+
+
+def _names(kind: Any) -> frozenset[str]:
+    return frozenset(getattr(kind, "_fields", ()))
+
+
+def _shared(part: Array) -> Array:
+    """Makes zeros that change all entries of a row at once."""
+    kept = min(part.ndim, 2) if part.ndim > 1 else 1
+    return jnp.zeros((*part.shape[:kept], *(1,) * (part.ndim - kept)), part.dtype)
+
+
+def _walked(sampler: Sampler, rows: PyTree, model: Denoiser, x: Array) -> Array:
+    """Walks from starts (n, *shape) along rows that may be traced."""
+
+    def one(x: Array) -> Array:
+        body = lambda state, row: (sampler.step(model, jax.random.key(0), state, row), None)
+        return sampler.final(model, jax.lax.scan(body, sampler.init(x), rows)[0])
+
+    return jax.vmap(one)(x)
+
+
+def _units(sampler: Sampler, rows: PyTree, model: Denoiser, x: Array) -> dict[str, Array]:
+    """Finds in which units each number of the rows is changed: its own size, or the size of x that it adds to."""
+
+    def one(x: Array) -> Array:
+        def body(state: PyTree, row: PyTree) -> tuple[PyTree, Array]:
+            state = sampler.step(model, jax.random.key(0), state, row)
+            return state, jnp.mean(state.x**2)
+
+        return jnp.append(jnp.mean(x**2), jax.lax.scan(body, sampler.init(x), rows)[1])
+
+    size = jnp.sqrt(jnp.mean(jax.jit(lambda x: jax.vmap(one)(x))(x), 0))
+    after = lambda part: size[1:].reshape(-1, *(1,) * (part.ndim - 1))
+    own = {name: jnp.abs(getattr(rows, name)) for name in rows._fields if name not in ("noise", "y_shift", "ys", "x")}
+    own["ys"] = jnp.broadcast_to(jnp.abs(rows.ys).max(1, keepdims=True), rows.ys.shape)
+    ratio = size[1:] / size[:-1]
+    own["x"] = jnp.ones_like(rows.x) * ratio.reshape(-1, *(1,) * (rows.x.ndim - 1))
+    for name in ("shift", "lead_shift"):
+        if name in own:
+            own[name] = jnp.ones_like(own[name]) * (after(own[name]) if name == "shift" else size[0])
+    if "lead_x" in own:  # of the first row alone: the others have no step before them
+        for name in ("lead_x", "lead_shift"):
+            own[name] = own[name].at[1:].set(0.0)
+    return own
+
+
+def _refitted(sampler: Sampler, rows: PyTree, model: Denoiser, x: Array, ends: Array) -> PyTree:
+    """Refits the last row's update by least squares: for each axis where rows have axes, else for all entries."""
+    last = jax.tree.map(lambda a: a[-1], rows)
+    shifts, each = hasattr(last, "shift"), np.ndim(last.x) > 0
+
+    def one(x: Array, end: Array) -> tuple[Array, Array]:
+        body = lambda state, row: (sampler.step(model, jax.random.key(0), state, row), None)
+        state = jax.lax.scan(body, sampler.init(x), jax.tree.map(lambda a: a[:-1], rows))[0]
+        ys = sampler.step(model, jax.random.key(0), state, last).ys
+        if not shifts:
+            return jnp.stack([state.x, *ys]), end
+        before = last.lead_x * state.along + last.lead_shift
+        return jnp.stack([before, *ys, jnp.ones_like(before)]), principal.along(state.basis, end)
+
+    seen, goal = (np.asarray(a, np.float64) for a in jax.jit(jax.vmap(one))(x, ends))
+    entries, k = goal[0].shape if each else (), seen.shape[1]
+    columns = int(np.prod(entries))
+    pieces = np.moveaxis(seen, 1, 0).reshape(k, -1, columns)
+    gram = np.einsum("kne,lne->ekl", pieces, pieces)
+    right = np.einsum("kne,ne->ek", pieces, goal.reshape(-1, columns))
+    power = np.einsum("ekk->ek", gram)
+    diagonal = RIDGE * power + (power == 0)  # a history that the walk does not have stays at weight 0
+    weights = np.linalg.solve(gram + diagonal[:, :, None] * np.eye(k), right[..., None])[..., 0].T.reshape(k, *entries)
+    changed = {"x": weights[0], "ys": weights[1:-1] if shifts else weights[1:]}
+    if shifts:
+        changed["shift"] = weights[-1]
+    whole = jax.tree.map(lambda a: np.array(a, np.float64), rows)
+    for name, value in changed.items():
+        getattr(whole, name)[-1] = value
+    return whole

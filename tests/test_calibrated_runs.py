@@ -1,0 +1,145 @@
+"""A calibrated table in a run: loaded by name, refused for other parameters, grids and lengths; the study's seeds."""
+
+import importlib.util
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import run_command
+
+from diffjax import denoisers, draws, grids, methods, models, processes
+from diffjax.samplers import fitted, multistep
+from diffjax.samplers.base import rows_of
+from diffjax.schedules import VP
+
+FOLDER = run_command.ROOT / "experiments" / "nfe"
+
+
+def script(name, *args):
+    """(exit status, output) of a script of the study."""
+    command = [sys.executable, str(FOLDER / f"{name}.py"), *args]
+    done = subprocess.run(command, env=run_command.environment(), capture_output=True, text=True, timeout=1800)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A method that draws by a saved table, its file, and the parameters that this is for."""
+    network = models.from_function(lambda params, x, c, given: params["w"] * x, {"w": jnp.float32(0.5)}, reads=())
+    plain = methods.denoising(network, processes.Gaussian(VP()), denoisers.X0())
+    params, path = {"w": jnp.float32(0.5)}, tmp_path / "table.npz"
+    ts, sampler = np.array([1.0, 0.4, 0.0]), multistep.adams(VP(), 2)
+    rows = rows_of(sampler, ts)
+    model = plain.parts.mean_denoiser(params, {})
+    fitted.save(path, VP(), model, (3,), {2: (ts, sampler, rows._replace(x=1.1 * rows.x))})
+    by = dict(sampler=partial(fitted.table, file=path), grid=partial(grids.calibrated, n=2, file=path))
+    return plain.parts._replace(**by).method(), path, params, 1.1 * rows.x, rows
+
+
+def test_a_draw_walks_by_the_table_of_its_model(saved):
+    """By NumPy, of x_T as the process draws it."""
+    method, _, params, x_weights, rows = saved
+    drawn = draws.drawer(method, (3,), 2)(params, [4], {})
+    key = jax.random.split(jax.random.key(np.uint32(4)))[0]
+    x, ys = np.asarray(VP()(1.0)[1] * jax.random.normal(key, (3,))), np.zeros((2, 3))
+    for k in range(2):
+        ys = np.stack([0.5 * x, ys[0]])
+        x = x_weights[k] * x + rows.ys[k] @ ys
+    np.testing.assert_allclose(drawn[0], x, rtol=1e-4)
+
+
+def test_a_draw_of_other_parameters_is_refused_before_it_is_traced(saved):
+    method, *_ = saved
+    draw = draws.drawer(method, (3,), 2)
+    with pytest.raises(ValueError, match=r"calibrated on another model: .* differ by"):
+        draw({"w": jnp.float32(0.51)}, [4], {})
+
+
+def test_a_number_of_steps_that_was_not_calibrated_is_refused(saved):
+    method, path, *_ = saved
+    other = method.parts._replace(grid=partial(grids.calibrated, n=3, file=path)).method()
+    with pytest.raises(ValueError, match=r"has no table of 3 evaluations, but of 2: set --nfe"):
+        draws.drawer(other, (3,), 2)
+    other = method.parts._replace(grid=partial(grids.uniform, n=2)).method()
+    with pytest.raises(ValueError, match=r"none that .* was calibrated on: take grids\.calibrated"):
+        draws.drawer(other, (3,), 2)
+
+
+@pytest.fixture
+def study(monkeypatch):
+    """The study's modules, as a script would find them."""
+    monkeypatch.syspath_prepend(FOLDER)
+    names = {path.stem for path in FOLDER.glob("*.py")}
+    for name in names & set(sys.modules):
+        monkeypatch.delitem(sys.modules, name)
+    spec = importlib.util.spec_from_file_location("study", FOLDER / "study.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "study", module)
+    spec.loader.exec_module(module)
+    yield module
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def test_what_is_calibrated_on_is_not_tested_on(study):
+    calibrate, common = study.calibrate, study.common
+    assert not set(study.SEEDS) & set(calibrate.SEEDS)
+    assert len({*study.SEEDS, *calibrate.SEEDS}) == len(study.SEEDS) + len(calibrate.SEEDS)
+    first = [float(common.starts(seed, 1, (1,))[0, 0]) for seed in (*study.SEEDS, *calibrate.SEEDS)]
+    assert len(set(first)) == len(first)
+
+
+def test_equal_seeds_are_refused(study, monkeypatch):
+    monkeypatch.setattr(study.calibrate, "SEEDS", (11, 1012))
+    with pytest.raises(ValueError, match=r"The seeds \{11\} are both calibrated on and tested on"):
+        study.calibrated_walks("mixture, 2-D", "iPNDM 3", 5, True)
+
+
+def test_the_table_of_the_study_names_the_best_of_each_kind(study):
+    rows = [
+        dict(title="a", nfe=5, sampler="iPNDM 3", miss=0.2, grid="g"),
+        dict(title="a", nfe=5, sampler="UniPC-3", miss=0.4, grid="h"),
+        dict(title="a", nfe=5, sampler="UniPC-3, calibrated", miss=0.1, grid="i"),
+        dict(title="a", nfe=5, sampler="principal Adams 2", miss=0.15, grid="j"),
+        dict(title="a", nfe=5, sampler="principal Adams 2, calibrated", miss=0.05, grid="k"),
+        dict(title="a", nfe=5, sampler="iPNDM 3, calibrated", miss=None, grid=None),
+    ]
+    cells = study.beside(rows).splitlines()[2]
+    assert cells == (
+        "| a | 5 | iPNDM 3 (g) 0.2000 | UniPC-3 (i) 0.1000 | principal Adams 2 (j) 0.1500 | "
+        "principal Adams 2 (k) 0.0500 | 0.25 | 0.50 |"
+    )
+
+
+@pytest.mark.slow
+def test_a_run_is_calibrated_and_drawn_by_name(tmp_path):
+    """The smoke mode from end to end: calibrate, sample, and the two refusals, of another checkpoint and length."""
+    run, table = tmp_path / "run", tmp_path / "table.npz"
+    status, output = run_command.run("--config=configs/vpsde.py:tiny", f"--workdir={run}")
+    assert status == 0, output
+    arguments = [f"--workdir={run}", "--nfe=3", f"--out={table}", "--smoke"]
+    status, output = script("calibrate", *arguments)
+    assert status == 0, output
+    assert "3 evaluations: " in output
+    by = ["--sampler=fitted.table", f"--config.sampler.file={table}", "--config.grid.name=calibrated"]
+    by = ["--mode=sample", f"--workdir={run}", "--seeds=0-3", *by, f"--config.grid.file={table}"]
+    status, output = run_command.run(*by, "--nfe=3")
+    assert status == 0, output
+    status, output = run_command.run(*by, "--nfe=3", "--step=20")
+    assert status != 0, output
+    assert "calibrated on another model" in output
+    status, output = run_command.run(*by, "--nfe=4")
+    assert status != 0, output
+    assert "has no table of 4 evaluations, but of 3" in output
+
+
+@pytest.mark.slow
+def test_the_study_calibrates_in_smoke_mode(tmp_path):
+    arguments = ["--calibrate", "--targets=mixture, 2-D", "--nfes=5", f"--out={tmp_path}", "--smoke"]
+    status, output = script("study", *arguments)
+    assert status == 0, output
+    assert (tmp_path / "table.md").read_text().splitlines()[2].startswith("| mixture, 2-D | 5 | ")
