@@ -41,7 +41,7 @@ PROBLEMS = {
 RESAMPLED = "replacement, resampled"  # by 8 Langevin steps at every time, in the manner of RePaint
 DDIM = {"sampler.name": "ancestral.ddim", "sampler.eta": 1.0}
 ALD = {"sampler.name": "predictor_corrector", "sampler.rule": "ald", "sampler.strength": 0.5, "sampler.corrections": 8}
-PARTS, SHOWN = ("error", "residual", "label"), 8
+PARTS, SHOWN = ("rms", "residual", "label"), 8
 
 
 def main() -> None:
@@ -96,7 +96,7 @@ def restored(run: runs.Run, problem: str, by: str, count: int) -> dict[str, Any]
     found = jax.jit(jax.vmap(one, in_axes=(None, 0)))((run.method.plan(run.data.shape), denoise), rows)
     rms = lambda a: float(jnp.sqrt(jnp.mean(a**2)))
     label = float(np.mean(digits.read(np.asarray(found)).logits.argmax(-1) == truth.given["label"]))
-    errors = {"error": rms(found - truth.x), "residual": rms(jax.vmap(operator)(found) - y), "label": label}
+    errors = {"rms": rms(found - truth.x), "residual": rms(jax.vmap(operator)(found) - y), "label": label}
     return {**errors, "shown": found[:SHOWN].tolist()}
 
 
@@ -118,7 +118,7 @@ def table(results: dict) -> str:
     names = list(next(iter(results.values())))
     lines = ["| problem | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for problem, rows in results.items():
-        cells = [f"{rows[n]['error']:.3f} / {rows[n]['residual']:.3f} / {rows[n]['label']:.2f}" for n in names]
+        cells = [f"{rows[n]['rms']:.3f} / {rows[n]['residual']:.3f} / {rows[n]['label']:.2f}" for n in names]
         lines.append(f"| {problem} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
