@@ -198,11 +198,11 @@ def table(tmp_path_factory):
             fits[n] = (ts, sampler, fitted.fit(sampler, ts, model, x, fine(x), steps=100, batch=64, rate=5e-3))
         path = tmp_path_factory.mktemp("table") / "table.npz"
         fitted.save(path, schedule, model, (2,), {n: (ts, s, fit.rows) for n, (ts, s, fit) in fits.items()})
-        return path, model, fits, new, fine(new)
+        return path, model, fits, new, fine(new), x, fine(x)
 
 
 def test_what_is_fitted_on_some_starts_is_better_on_others(table):
-    path, model, fits, new, ends = table
+    path, model, fits, new, ends, *_ = table
     for n, (ts, sampler, fit) in fits.items():
         assert fit.after < 0.7 * fit.before
         errors = []
@@ -212,6 +212,25 @@ def test_what_is_fitted_on_some_starts_is_better_on_others(table):
             walk = jax.jit(jax.vmap(lambda x, s: s(model, jax.random.key(0), x), in_axes=(0, None)))
             errors.append(float(jnp.sqrt(jnp.mean((walk(new, sampling_fn(made, grid)) - ends) ** 2))))
         assert errors[1] < 0.8 * errors[0]
+
+
+def test_the_descent_goes_below_what_the_last_row_alone_reaches(table):
+    _, model, fits, *_, x, ends = table
+    ts, sampler, fit = fits[2]
+    alone = fitted.fit(sampler, ts, model, x, ends, steps=0)
+    assert alone.before == fit.before
+    assert fit.after < 0.85 * alone.after < 0.85 * fit.before
+
+
+def test_without_numbers_for_each_axis_all_change_alike(table):
+    """Weights of one evaluation stay in proportion over the axes; the axes here differ in nothing else."""
+    _, model, fits, *_, x, ends = table
+    ts, sampler, _ = fits[2]
+    both = [fitted.fit(sampler, ts, model, x, ends, steps=10, axes=axes) for axes in (True, False)]
+    spread = [np.abs(fit.rows.ys[..., 0] - fit.rows.ys[..., 1]).max() for fit in both]
+    assert spread[0] > 1e-4
+    assert spread[1] < 1e-12
+    assert both[1].after < both[1].before
 
 
 def test_a_file_gives_back_the_rows(table):

@@ -126,6 +126,7 @@ def fit(
     batch: int = 64,
     rate: float = 3e-3,
     seed: int = 0,
+    axes: bool = True,
 ) -> Fit:
     """Fits the rows of a sampler on a grid so that its walks end where the flow does.
 
@@ -138,6 +139,8 @@ def fit(
         batch: walks a step.
         rate: of Adam at first, in units of each number's own size; it falls to 0 as a cosine.
         seed: of the batches.
+        axes: whether each axis gets numbers of its own, where rows have axes: more to gain, and to learn by heart from
+            few walks. Without, the last row is not refitted there either.
 
     Raises:
         ValueError: for a sampler whose rows are of another kind or add noise; starts and ends of unlike shapes, too
@@ -158,7 +161,10 @@ def fit(
     units, scale = _units(sampler, base, model, x[held]), jnp.sqrt(jnp.mean(jnp.var(ends, axis=0)))
 
     def rows(change: PyTree) -> PyTree:
-        moved = {name: getattr(base, name) + units[name] * (own + shared) for name, (own, shared) in change.items()}
+        moved = {}
+        for name, (own, shared) in change.items():
+            own = own if axes or own.shape == shared.shape else 0.0 * own
+            moved[name] = getattr(base, name) + units[name] * (own + shared)
         moved["t"] = jnp.minimum(base.t * jnp.exp(change["t"][0]), t_max)
         return base._replace(**moved)
 
@@ -173,7 +179,7 @@ def fit(
 
     judge = jax.jit(loss)
     error = lambda change: float(jnp.exp(judge(change, model, x[held], ends[held])))
-    change = {name: (jnp.zeros_like(getattr(base, name)), _shared(getattr(base, name))) for name in units}
+    change = {name: (jnp.zeros_like(getattr(base, name)), _shared(name, getattr(base, name))) for name in units}
     none, one, rng = jax.tree.map(jnp.zeros_like, change), jnp.ones((), x.dtype), np.random.default_rng(seed)
     state = _Adam(none, none, one, one)
     before = error(change)
@@ -185,6 +191,8 @@ def fit(
         if (i + 1) % max(steps // 10, 1) == 0 and (found := error(change)) < best:
             best, kept = found, change
     found = jax.tree.map(lambda a: np.asarray(a, np.float64), rows(kept))
+    if not axes and found.x.ndim > 1:
+        return Fit(found, before, best)
     last = _refitted(sampler, precision.like(jax.tree.map(jnp.asarray, found), x), model, x[seen], ends[seen])
     end = _walked(sampler, precision.like(jax.tree.map(jnp.asarray, last), x), model, x[held])
     again = float(jnp.sqrt(jnp.mean((end - ends[held]) ** 2)) / scale)
@@ -213,9 +221,9 @@ def _names(kind: Any) -> frozenset[str]:
     return frozenset(getattr(kind, "_fields", ()))
 
 
-def _shared(part: Array) -> Array:
-    """Makes zeros that change all entries of a row at once."""
-    kept = min(part.ndim, 2) if part.ndim > 1 else 1
+def _shared(name: str, part: Array) -> Array:
+    """Makes zeros that change all entries of a row, or of a weight in it, at once."""
+    kept = 2 if name == "ys" else 1
     return jnp.zeros((*part.shape[:kept], *(1,) * (part.ndim - kept)), part.dtype)
 
 

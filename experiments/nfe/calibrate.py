@@ -2,8 +2,8 @@
 
 From starts whose seeds no test sees: the sampler is tried on the study's grids and on the grid whose measured local
 errors are least in sum (`samplers.local_errors`); from the better one of each kind its rows are fitted to end where the
-flow does (`samplers.fitted`), and the fit that is best on walks held out is kept. Any linear sampler is calibrated so:
-the study gives the baselines the same right.
+flow does (`samplers.fitted`), with numbers for each axis and without, and the fit that is best on walks held out is
+kept. Any linear sampler is calibrated so: the study gives the baselines the same right.
 
     python experiments/nfe/calibrate.py --workdir=RUN [--nfe=5,6,8,10] [--out=RUN/table.npz] [--smoke]
     python -m diffjax.main --mode=sample --workdir=RUN --nfe=5 --sampler=fitted.table \\
@@ -89,12 +89,17 @@ def effort(of: common.Target, smoke: bool) -> Effort:
     return Effort(1536, 128, 400, 128) if of.title in common.EXACT else Effort(384, 48, 200, 64)
 
 
+def begun(of: common.Target, seed: int, n: int) -> jax.Array:
+    """Starts in the precision in which a model is asked: float32 of a network, which is twice as fast."""
+    x = common.starts(seed, n, of.shape)
+    return x if of.title in common.EXACT else x.astype(jnp.float32)
+
+
 @functools.cache
 def walks(name: str, smoke: bool) -> tuple[jax.Array, jax.Array]:
     """Starts of the fit, and where the flow ends from there."""
     of = target(name)
-    x = common.starts(SEEDS[0], effort(of, smoke).walks, of.shape)
-    part = of.starts
+    x, part = begun(of, SEEDS[0], effort(of, smoke).walks), of.starts
     return x, jnp.concatenate([common.reference(of, x[i : i + part]) for i in range(0, len(x), part)])
 
 
@@ -102,7 +107,7 @@ def walks(name: str, smoke: bool) -> tuple[jax.Array, jax.Array]:
 def flow(name: str, smoke: bool) -> local_errors.Flow:
     """The flow at the candidate times, from other starts, with what errors there do to its ends."""
     of = target(name)
-    x = common.starts(SEEDS[1], effort(of, smoke).measured, of.shape)
+    x = begun(of, SEEDS[1], effort(of, smoke).measured)
     size = float(np.sqrt(np.mean(of.axes.variances)))
     ts = grids.angle(common.SCHEDULE, 8 if smoke else CANDIDATES, sigma_data=2 * size, power=1.0)
     return local_errors.flow(of.model, common.SCHEDULE, x, ts, fine=2 if smoke else 4)
@@ -122,9 +127,10 @@ def calibrated(name: str, sampler: str, nfe: int, smoke: bool = False) -> Calibr
     method, much = common.methods(of.axes)[sampler], effort(of, smoke)
     made, found = method.make(common.SCHEDULE), []
     for origin, ts in starting_grids(name, sampler, nfe, smoke).items():
-        fit = fitted.fit(made, ts, of.model, x, ends, much.steps, much.batch)
-        own = samplers.Sampler(made.step, lambda ts, fit=fit: fit.rows, made.init, made.final, made.schedule)
-        found.append(Calibrated(own, ts, origin, fit))
+        for axes in (True, False) if hasattr(made.plan(ts), "lead_x") else (True,):
+            fit = fitted.fit(made, ts, of.model, x, ends, much.steps, much.batch, axes=axes)
+            own = samplers.Sampler(made.step, lambda ts, fit=fit: fit.rows, made.init, made.final, made.schedule)
+            found.append(Calibrated(own, ts, origin, fit))
     return min(found, key=lambda each: each.fit.after, default=None)
 
 

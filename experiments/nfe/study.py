@@ -27,7 +27,7 @@ from diffjax.samplers import table
 SEEDS, FITTED = (11, 12, 13), "fitted on mixtures"
 CALIBRATED = ", calibrated"  # after the name of a sampler whose grid and rows are the model's own (`calibrate`)
 OURS = ("principal Adams 2", "principal Adams 2, asked at the start")
-RIVALS = ("iPNDM 2", "iPNDM 3", "UniPC-2", "UniPC-3", "DPM-Solver++(3M)")
+RIVALS = ("iPNDM 3", "UniPC-2", "UniPC-3", "DPM-Solver++(3M)")
 FEW = (5, 6, 8, 10)
 SMALLEST = 5e-5  # errors below are rounding: the ideal denoiser ends exactly in an example
 

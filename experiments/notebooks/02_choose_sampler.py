@@ -33,7 +33,7 @@ from sklearn.mixture import GaussianMixture
 
 from diffjax import analytic, data, grids, samplers, schedules
 from diffjax.metrics import digits, frechet
-from diffjax.samplers import ancestral, heun, multistep, pndm, principal, sde, unipc
+from diffjax.samplers import ancestral, fitted, heun, multistep, pndm, principal, sde, unipc
 
 # %% [markdown]
 # ## The exact model
@@ -150,6 +150,20 @@ plt.show()
 # **What to see.** Every method comes down towards the dotted floor; the question is with how many evaluations. With few
 # of them noise hurts: $\eta=1$ lies above $\eta=0$, and Euler-Maruyama, which takes coefficients for constant within a
 # step, far above both. Second order is there first.
+
+# %% [markdown]
+# ## Calibrated on the model
+#
+# A model that is drawn from often can have coefficients of its own: those of a known sampler, fitted by gradients
+# through the walk on starts of other seeds. The error is that of walks that the fit has not seen. A trained run is
+# calibrated by `experiments/nfe/calibrate.py`, which saves a table that `--sampler=fitted.table` loads.
+
+# %%
+others = schedule(1.0)[1] * jax.random.normal(jax.random.key(7), starts.shape)
+five = grids.log_snr(schedule, 5, t_min=1e-3)
+table = fitted.fit(multistep.dpmpp_2m(schedule), five, model, others, walk(fine, keys, others), 30 if FAST else 200)
+print(f"DPM-Solver++(2M) in 5 evaluations: {table.before:.3f}, its coefficients fitted: {table.after:.3f}")
+assert table.after < table.before
 
 # %% [markdown]
 # ## With a network
