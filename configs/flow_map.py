@@ -24,7 +24,7 @@ stands in the place of the data's. The flow wants the embedding of the angle, as
 Measured (b682b72, 2400 steps): digits_improved has Frechet distances of 6.95, 5.29, 7.55 in 1, 2, 4 evaluations (640 s
 of CPU time), taught_lagrangian 8.15, 6.02, 5.27 (916 s); the gate's bound is 8.9, and it passes in 2 and 4.
 
-Progressive distillation is taught_halved, of two steps to one (method.steps=1, pairs.n=1). Samples in 1, 2, 4 steps:
+Progressive distillation is taught_halved, of two steps to one (method.steps=1, two_times.n=1). Samples in 1, 2, 4 steps:
 `--config.method.steps=4` with --mode=eval, or `run.draw(1024, steps=4)`.
 """
 
@@ -89,7 +89,7 @@ def _digits(name: str) -> ConfigDict:
     config.schedule, config.target = flow.schedule, flow.target
     config.model, config.learning_rate = flow.model, flow.learning_rate
     config.model.gap = 17
-    config.rule, config.pairs = copy.deepcopy(LOSSES[name])
+    config.rule, config.two_times = copy.deepcopy(LOSSES[name])
     if name == "pixel":
         config.target = spec("X0", sigma_data=0.5)
     return config
@@ -124,7 +124,7 @@ def tiny_shortcut() -> ConfigDict:
     """A loss without a derivative, at a small size, for tests."""
     config = _small(gaussians())
     config.method = spec("flow_map")
-    config.rule, config.pairs = spec("progressive.shortcut", steps=8), spec("dyadic", steps=8, same=0.5)
+    config.rule, config.two_times = spec("progressive.shortcut", steps=8), spec("dyadic", steps=8, same=0.5)
     return config
 
 
@@ -133,7 +133,7 @@ def tiny_consistency() -> ConfigDict:
     config = _small(gaussians())
     config.method = spec("flow_map", gamma=1.0, steps=2)
     config.target = spec("V")
-    config.rule, config.pairs = spec("progressive.consistency"), spec("consistency", total=40, last=20)
+    config.rule, config.two_times = spec("progressive.consistency"), spec("consistency", total=40, last=20)
     return config
 
 

@@ -247,7 +247,10 @@ def test_consistency_pairs_are_neighbours():
         (lambda: pairs.consistency(RECTIFIED), "n = None and total = None, expected one"),
         (lambda: pairs.consistency(RECTIFIED, n=4, spacing="evenly"), "spacing = 'evenly'; nearest is 'even'"),
         (lambda: pairs.consistency(RECTIFIED, total=10, first=1), "first is 1, expected an integer >= 2"),
-        (lambda: pairs.check(lambda keys, i, n: (jnp.zeros(()), jnp.asarray(0.1)), RECTIFIED), r"\(t, r\) = \(0, 0.1\)"),
+        (
+            lambda: pairs.check(lambda keys, i, n: (jnp.zeros(()), jnp.asarray(0.1)), RECTIFIED),
+            r"\(t, r\) = \(0, 0.1\)",
+        ),
         (lambda: flow_map(lambda x, c, gap: x, RECTIFIED, Eps()), "Eps-prediction does not determine x_0"),
     ],
 )

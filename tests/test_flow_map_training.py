@@ -138,7 +138,7 @@ def test_a_teacher_stands_still_and_says_the_velocity(x64):
 def test_updates_are_counted_where_a_law_reads_them():
     network = models.of(NETWORKS["MLP"](gap=GAP))
     law = partial(pairs.consistency, total=10, first=2, last=4)
-    counting = methods.flow_map(network, PROCESS, target=V(), rule=progressive.consistency(), pairs=law)
+    counting = methods.flow_map(network, PROCESS, target=V(), rule=progressive.consistency(), two_times=law)
     batch = counting.prepare.apply(jnp.int32(7), jax.random.key(0), Example(jnp.zeros((3, 2))))
     np.testing.assert_array_equal(batch.chosen["step"], [7, 7, 7])
     assert int(counting.prepare.update(jnp.int32(7), None, {})) == 8
@@ -188,7 +188,7 @@ def test_derivatives_are_finite_from_the_end_to_the_data():
         loss = methods.flow_map(network, processes.Gaussian(schedule), target=V()).turns[0].losses
         end = np.float32(schedule.t_max)
         chosen = {"t": np.stack([end, end]), "r": np.float32([0, 0.5 * end])}
-        batch = Example(np.stack([IMAGE, IMAGE]), {}, chosen)
+        batch = jax.tree.map(jnp.asarray, Example(np.stack([IMAGE, IMAGE]), {}, chosen))
         of = lambda p, b=batch, f=loss: f(p, jax.random.key(0), b, jnp.arange(2, dtype=jnp.int32), 2)[0].mean()
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(jax.jit(jax.value_and_grad(of))(params)))
 
@@ -222,13 +222,16 @@ LABELLED = models.of(NETWORKS["MLP"](gap=GAP, classes=8))
             "X0 on Rectified does not say both ends .* at t = 0",
         ),
         ({"power": 1.0, "rule": eulerian.meanflow()}, "Got power or floor beside a rule"),
-        ({"pairs": partial(pairs.uniform, same=1.0)}, "same = 1, r = t always"),
+        ({"two_times": partial(pairs.uniform, same=1.0)}, "same = 1, r = t always"),
         ({"rule": eulerian.meanflow(w=2.0)}, "This guidance needs a network that was trained without"),
         ({"rule": progressive.distillation()}, "This loss has a teacher: set method.distil=True"),
         ({"distil": True}, "distil = True without a run to begin from: set train.start"),
         ({"w": 2.0, "network": LABELLED, "condition": methods.Condition({"label": 8}, 0.1)}, "guidance of a teacher"),
         ({"process": processes.bridge(schedules.VP())}, "also depends on y"),
-        ({"pairs": lambda schedule: lambda keys, i, n: (jnp.asarray(0.1), jnp.asarray(0.5))}, r"\(t, r\) = \(0.1, 0.5\)"),
+        (
+            {"two_times": lambda schedule: lambda keys, i, n: (jnp.asarray(0.1), jnp.asarray(0.5))},
+            r"\(t, r\) = \(0.1, 0.5\)",
+        ),
     ],
 )
 def test_parts_that_make_no_flow_map_are_refused(parts, match):

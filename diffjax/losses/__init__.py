@@ -2,7 +2,7 @@
 
 A config names objectives by function, so `losses.variational` is the loss of that name, which hides its module: what
 else stands in `losses/variational.py` is imported by `from diffjax.losses.variational import kl`. `importance`,
-`learned`, `score_matching` and `transport` are modules.
+`learned`, `score_matching` and `transport` are modules. Losses of flow maps are named in `rules`.
 """
 
 from diffjax.losses import categorical as categorical
@@ -15,6 +15,7 @@ from diffjax.losses import pairs as pairs
 from diffjax.losses import poisson as poisson
 from diffjax.losses import prepare as prepare
 from diffjax.losses import progressive as progressive
+from diffjax.losses import rules as rules
 from diffjax.losses import times as times
 from diffjax.losses import weights as weights
 from diffjax.losses.energy import energy
@@ -26,11 +27,8 @@ from diffjax.losses.variational import hybrid, variational
 __all__ = [  # what a config may name
     "categorical",
     "energy",
-    "eulerian",
     "hybrid",
-    "lagrangian",
     "npr",
-    "progressive",
     "regression",
     "restoration",
     "sn",

@@ -54,8 +54,8 @@ class FlowMap(NamedTuple):
     Attributes:
         network: init, apply; reads `given`, "gap" among it.
         process: what x_t is.
-        times: schedule -> the law of one time; the later of two draws is t, the earlier r. Of `pairs` None alone.
-        same: the share of examples with r = t. Of `pairs` None alone.
+        times: schedule -> the law of one time; the later of two draws is t, the earlier r. Of `two_times` None alone.
+        same: the share of examples with r = t. Of `two_times` None alone.
         power: p of the weight 1 / (|e|^2 + floor)^p of an example's own residual e, |e|^2 a sum. The published p is 1;
             any p > 0 moves the minimum from the mean of v towards its mode, and takes mass from small modes. Of `rule`
             None alone.
@@ -64,7 +64,7 @@ class FlowMap(NamedTuple):
         sigma_data: the standard deviation of data, which the network's input is scaled by; None: the target's.
         target: what the network predicts of the way from t to r, on the diagonal that of one time.
         rule: the loss, made in `losses.eulerian`, `lagrangian` or `progressive`; None: MeanFlow's.
-        pairs: schedule -> the law of (t, r), of `losses.pairs`; None: two draws of `times`, in order.
+        two_times: schedule -> the law of (t, r), of `losses.pairs`; None: two draws of `times`, in order.
         condition: what of `given` is hidden from a share of the examples, for guidance inside.
         teacher: whether the run begins from a finished one: a config sets it by train.start.
         distil: whether that one is the teacher of the loss.
@@ -82,7 +82,7 @@ class FlowMap(NamedTuple):
     sigma_data: float | None = None
     target: Target = Velocity()
     rule: Rule | None = None
-    pairs: Callable[[Schedule], Callable] | None = None
+    two_times: Callable[[Schedule], Callable] | None = None
     condition: Condition = NONE
     teacher: bool = False
     distil: bool = False
@@ -119,7 +119,7 @@ class FlowMap(NamedTuple):
         return flow_map(**self._asdict())
 
 
-@drawing("steps", "gamma", target={"name": "Velocity"}, rule={"name": None}, pairs={"name": None})
+@drawing("steps", "gamma", target={"name": "Velocity"}, rule={"name": None}, two_times={"name": None})
 def flow_map(
     network: Any,
     process: Any,
@@ -131,7 +131,7 @@ def flow_map(
     sigma_data: float | None = None,
     target: Target = Velocity(),  # noqa: B008
     rule: Rule | None = None,
-    pairs: Callable[[Schedule], Callable] | None = None,
+    two_times: Callable[[Schedule], Callable] | None = None,
     condition: Condition = NONE,
     teacher: bool = False,
     distil: bool = False,
@@ -160,7 +160,7 @@ def flow_map(
         None,
         target,
         rule,
-        pairs,
+        two_times,
         condition,
         teacher,
         distil,
@@ -169,7 +169,7 @@ def flow_map(
     )
     schedule = process.schedule
     learned = losses.eulerian.meanflow(power, floor) if rule is None else rule
-    drawn = (lambda schedule: laws.in_order(times(schedule), same)) if pairs is None else pairs
+    drawn = (lambda schedule: laws.in_order(times(schedule), same)) if two_times is None else two_times
     needs = getattr(learned, "needs", set())
     _check(of, needs)
     law = drawn(schedule)

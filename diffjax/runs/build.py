@@ -96,8 +96,8 @@ PARTS = {
     "target": Part(("target",), lambda config: build(denoisers, config.target)),
     "teacher": Part(("train",), lambda config: config.train.start is not None),  # whether the run begins from one
     "loss": _later("loss", losses, 7),
-    "rule": Part(("rule",), lambda config: build(losses, config.rule) if config.rule.name else None),
-    "pairs": _later("pairs", losses.pairs, 1),
+    "rule": Part(("rule",), lambda config: build(losses.rules, config.rule) if config.rule.name else None),
+    "two_times": _later("two_times", losses.pairs, 1),
     "weight": Part(("weight",), lambda config: build(losses.weights, config.weight)),
     "times": _later("times", losses.times, 1),
     "prepare": _later("prepare", losses.prepare, 1),
