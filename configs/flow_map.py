@@ -24,8 +24,8 @@ stands in the place of the data's. The flow wants the embedding of the angle, as
 Measured (b682b72, 2400 steps): digits_improved has Frechet distances of 6.95, 5.29, 7.55 in 1, 2, 4 evaluations (640 s
 of CPU time), taught_lagrangian 8.15, 6.02, 5.27 (916 s); the gate's bound is 8.9, and it passes in 2 and 4.
 
-Progressive distillation is taught_halved, of two steps to one (method.steps=1, two_times.n=1). Samples in 1, 2, 4 steps:
-`--config.method.steps=4` with --mode=eval, or `run.draw(1024, steps=4)`.
+Progressive distillation is taught_halved, of two steps to one (method.steps=1, two_times.n=1). Samples in 1, 2, 4
+steps: `--config.method.steps=4` with --mode=eval, or `run.draw(1024, steps=4)`.
 """
 
 import copy

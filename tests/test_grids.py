@@ -355,7 +355,7 @@ def test_the_counter_counts():
     assert len(COMPILED) > before
 
 
-@pytest.mark.parametrize("name", sorted({*grids.__all__} - {"counts", "of_base"}))  # those are of other schedules
+@pytest.mark.parametrize("name", sorted({*grids.__all__} - {"calibrated", "counts", "of_base"}))  # of other schedules, and of a file
 @pytest.mark.parametrize("schedule", [VP(), Cosine(t_max=0.999), CHAIN], ids=lambda s: type(s).__name__)
 def test_another_number_of_steps_compiles_nothing(name, schedule):
     """The times are padded to one length: what was made for n = 7 serves every n up to 64."""
@@ -368,4 +368,4 @@ def test_another_number_of_steps_compiles_nothing(name, schedule):
 
 
 def test_every_grid_but_those_of_another_grid_can_be_rounded():
-    assert list(grids.BASES) == [name for name in grids.__all__ if name not in ("of_base", "rounded")]
+    assert list(grids.BASES) == [name for name in grids.__all__ if name not in ("calibrated", "of_base", "rounded")]

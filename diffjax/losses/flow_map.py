@@ -184,7 +184,7 @@ def settled(e: Array, power: float = 0.0, floor: float = 1e-2) -> tuple[Array, A
     """Computes (loss, error) of a residual: its mean square, over (|e|^2 + floor)^power, |e|^2 a sum.
 
     The published power is 1, off is 0. Any power > 0 moves the minimum from the mean of what F is regressed on towards
-    its mode, and takes mass from small modes (Geng et al. 2025, eq. 22; kexue 10958).
+    its mode, and takes mass from small modes (Geng et al. 2025, eq. 22).
     """
     error = jnp.mean(e**2)
     if not power:

@@ -1,4 +1,4 @@
-"""What a flow map is learned by: the losses of its three identities, by family and name, such as `eulerian.improved`."""
+"""Losses that flow maps are learned by, one of three identities each, by family and name: `eulerian.improved`."""
 
 from diffjax.losses import eulerian as eulerian
 from diffjax.losses import lagrangian as lagrangian
