@@ -355,7 +355,7 @@ def test_the_counter_counts():
     assert len(COMPILED) > before
 
 
-@pytest.mark.parametrize("name", sorted({*grids.__all__} - {"calibrated", "counts", "of_base"}))  # of other schedules, and of a file
+@pytest.mark.parametrize("name", sorted({*grids.__all__} - {"calibrated", "counts", "of_base"}))  # of others, of a file
 @pytest.mark.parametrize("schedule", [VP(), Cosine(t_max=0.999), CHAIN], ids=lambda s: type(s).__name__)
 def test_another_number_of_steps_compiles_nothing(name, schedule):
     """The times are padded to one length: what was made for n = 7 serves every n up to 64."""
