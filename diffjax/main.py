@@ -185,9 +185,9 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
             raise ConfigError(f"--mode={flags.mode} needs --config, such as --config=configs/vpsde.py.")
         source = flags.config or (f"{flags.workdir}/config.json" if made else None)
         trust(name for name in flags.trust.split(",") if name)
-        config = load(source, overrides) if source else None
-        renamed = source and config is not None and any(".name=" in text for text in overrides)
-        flags.dropped = dropped(load(source), config) if renamed else []
+        config, flags.dropped = load(source, overrides) if source else None, []
+        if source and config is not None and any(".name=" in text for text in overrides):
+            flags.dropped = dropped(load(source), config)
         if made and (flags.sampler or flags.nfe is not None or flags.step is not None):
             raise ConfigError(
                 f"--sampler, --nfe and --step are for sample, eval and likelihood; --mode={flags.mode} takes "

@@ -169,9 +169,8 @@ def consistency(
         raise ValueError(f"Got least = {least} and most = {most}, expected levels with least < most.")
     if drawn == "log_normal" and spacing == "even":
         raise ValueError("Got drawn = 'log_normal' with spacing = 'even', expected spacing = 'karras', levels.")
-    size_at = (
-        (lambda step: jnp.asarray(float(n))) if n else partial(GROWTHS[growth], total=total, first=first, last=last)
-    )
+    grown = partial(GROWTHS[growth], total=total or 0, first=first, last=last)  # one of n and total is given
+    size_at = (lambda step: jnp.asarray(float(n))) if n else grown
 
     def time(i: Array, N: Array) -> Array:
         """t_i, i = 0 .. N."""

@@ -63,7 +63,7 @@ def self_distillation(at: float | None = 0.5) -> Rule:
         raise ValueError(f"Got at = {at!r}, expected a number in (0, 1), or None for a draw.")
 
     def loss(flow: TwoTime, way: Way, teacher: TwoTime | None = None) -> tuple[Array, Array]:
-        share = jax.random.uniform(way.key, dtype=way.t.dtype) if at is None else at
+        share = at if at is not None else jax.random.uniform(way.key, dtype=way.t.dtype)  # pyright: ignore
         return _squared(_composed(flow, way, teacher, flow.land, way.r + share * (way.t - way.r)))
 
     return loss
