@@ -184,6 +184,8 @@ def test_dyadic_pairs():
     np.testing.assert_allclose(found, [0.25, 0.5, 1.0])
     assert stats.chisquare(count).pvalue > 1e-3
     np.testing.assert_allclose(t[~alone] % gap, 0, atol=1e-6)
+    assert set(t[~alone][gap == 0.25]) == {0.25, 0.5, 0.75, 1.0}
+    assert np.all((r >= 0) & (t <= 1))
     assert stats.kstest(t[alone], "uniform").pvalue > 1e-3
 
 
@@ -247,7 +249,10 @@ def test_consistency_pairs_are_neighbours():
         (lambda: pairs.consistency(RECTIFIED), "n = None and total = None, expected one"),
         (lambda: pairs.consistency(RECTIFIED, n=4, spacing="evenly"), "spacing = 'evenly'; nearest is 'even'"),
         (lambda: pairs.consistency(RECTIFIED, total=10, first=1), "first is 1, expected an integer >= 2"),
-        (lambda: pairs.check(lambda keys, i, n: (jnp.zeros(()), jnp.asarray(0.1)), RECTIFIED), r"\(t, r\) = \(0, 0.1\)"),
+        (
+            lambda: pairs.check(lambda keys, i, n: (jnp.zeros(()), jnp.asarray(0.1)), RECTIFIED),
+            r"\(t, r\) = \(0, 0.1\)",
+        ),
         (lambda: flow_map(lambda x, c, gap: x, RECTIFIED, Eps()), "Eps-prediction does not determine x_0"),
     ],
 )
