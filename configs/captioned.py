@@ -7,7 +7,7 @@
 The file has captions.jsonl beside its images (`data/captioned.py`); `data.only=base` keeps lines where that field is
 true, and `data.caption` names the field with the text, which no network reads yet: samples follow the label alone. The
 default is a DiT of patches of 4 pixels. Distances stand in report.md beside their floor: on Twemoji by category exact
-W2 is 21.89 (floor 23.78, a fitted Gaussian 26.15; b115b48, 540 s of CPU time). `:gpu` was not run here.
+W2 is 21.89 (floor 23.78, a fitted Gaussian 26.15; 8346c09, 6 min 18 s). `:gpu` was not run here.
 """
 
 from ml_collections import ConfigDict

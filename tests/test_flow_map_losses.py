@@ -184,6 +184,8 @@ def test_dyadic_pairs():
     np.testing.assert_allclose(found, [0.25, 0.5, 1.0])
     assert stats.chisquare(count).pvalue > 1e-3
     np.testing.assert_allclose(t[~alone] % gap, 0, atol=1e-6)
+    assert set(t[~alone][gap == 0.25]) == {0.25, 0.5, 0.75, 1.0}
+    assert np.all((r >= 0) & (t <= 1))
     assert stats.kstest(t[alone], "uniform").pvalue > 1e-3
 
 

@@ -11,8 +11,9 @@ from twice import judged
 
 from diffjax import finetune, methods, models, processes, schedules
 from diffjax.denoisers import X0, Eps, V, Velocity
-from diffjax.denoisers.flow_map import GAP
+from diffjax.denoisers.flow_map import GAP, flow_map
 from diffjax.losses import eulerian, lagrangian, pairs, progressive
+from diffjax.losses.flow_map import Way
 from diffjax.method import Example
 from diffjax.models.counting import flops
 from diffjax.samplers import ancestral, sampling_fn
@@ -112,6 +113,58 @@ def test_gradients_vanish_in_mean_at_the_exact_map_alone(x64, name):
     ]
     assert max(size.max() for size in (sizes[0], sizes[1], sizes[3])) < 1e-9
     assert sizes[2].min() > 1e-5
+
+
+OFF = {"mean": MEAN + 0.4, "std": np.asarray(STD * 2)}  # another map than the data's
+
+
+def one(rule, t, r):
+    """(loss, gradient) of one example, at the wrong map."""
+    loss, place = methods.flow_map(exact(), PROCESS, rule=rule).turns[0].losses, jnp.zeros(1, jnp.int32)
+    chosen = {"t": jnp.full(1, t), "r": jnp.full(1, r), "z": jnp.asarray([[0.3, -1.2]])}
+    batch = Example(jnp.asarray([[0.9, -0.2]]), {}, chosen)
+    value, slope = jax.jit(jax.value_and_grad(lambda p: loss(p, jax.random.key(0), batch, place, 1)[0].sum()))(OFF)
+    return float(value), np.concatenate([slope["mean"], slope["std"][None]])
+
+
+def test_every_loss_is_the_regression_on_the_diagonal(x64):
+    """|u(x, t, t) - (z - x_0)|^2, by hand; two of them have one gradient."""
+    t, x0, z = 0.6, np.array([0.9, -0.2]), np.array([0.3, -1.2])
+    x, V_t = (1 - t) * x0 + t * z, (1 - t) ** 2 * 0.25 + t**2
+    away = (x - (1 - t) * OFF["mean"]) / V_t
+    expected = np.mean((t * away - OFF["mean"] - (1 - t) * 0.25 * away - (z - x0)) ** 2)
+    found = {name: one(rule, t, t) for name, rule in RULES.items() if name != "scm"}
+    np.testing.assert_allclose([value for value, _ in found.values()], expected, rtol=1e-9)
+    np.testing.assert_allclose(found["lagrangian"][1], found["progressive"][1], rtol=1e-9, atol=1e-12)
+
+
+def test_the_consistency_loss_goes_down_as_meanflow_does(x64):
+    """Its gradient is cos^2 of the angle times that of MeanFlow to r = 0."""
+    t = 0.6
+    share = (1 - t) ** 2 / (t**2 + (1 - t) ** 2)
+    (_, whole), (_, slope) = one(eulerian.meanflow(), t, 0.0), one(eulerian.scm(sigma_data=1.0), t, 0.3)
+    np.testing.assert_allclose(slope, share * whole, rtol=1e-9, atol=1e-12)
+
+
+def test_the_lagrangian_residual_by_time_is_that_of_the_map(x64):
+    """|d/dr (x - (t - r) u(x, t, r)) - u(X, r, r)|^2, differentiated here as it is written."""
+    t, r = np.float64(0.7), np.float64(0.2)
+    u = methods.flow_map(exact(), PROCESS).parts.velocity(OFF, {})
+    bent = lambda x, t, r: u(x, t, r) + (t - r) * x * r  # no flow's map
+    x = jnp.asarray([0.4, -0.7])
+    land = lambda r: x - (t - r) * bent(x, t, r)
+    X, turn = jax.jvp(land, (r,), (jnp.ones_like(r),))
+    expected = np.mean((np.asarray(turn) - np.asarray(u(X, r, r))) ** 2)
+    assert expected > 1e-4
+
+    def net(x_in, c, gap):
+        phi = jnp.arctan(jnp.exp(-c / 2))
+        t, r = (jnp.sin(a) / (jnp.sin(a) + jnp.cos(a)) for a in (phi, phi - gap[0]))
+        return bent(x_in * jnp.hypot(t, 1 - t), t, r)
+
+    flow = flow_map(net, PROCESS.schedule, Velocity())
+    way = Way(PROCESS, jnp.zeros(2), x / t, t, r)
+    np.testing.assert_allclose(lagrangian.self_distillation(by_time=True)(flow, way)[0], expected, rtol=1e-8)
 
 
 # Teachers and guidance
@@ -229,7 +282,11 @@ LABELLED = models.of(NETWORKS["MLP"](gap=GAP, classes=8))
         ({"w": 2.0, "network": LABELLED, "condition": methods.Condition({"label": 8}, 0.1)}, "guidance of a teacher"),
         ({"process": processes.bridge(schedules.VP())}, "also depends on y"),
         (
+<<<<<<< HEAD
             {"two_times": lambda schedule: lambda keys, i, n: (jnp.asarray(0.1), jnp.asarray(0.5))},
+=======
+            {"pairs": lambda schedule: lambda keys, i, n: (jnp.asarray(0.1), jnp.asarray(0.5))},
+>>>>>>> s13-flow
             r"\(t, r\) = \(0.1, 0.5\)",
         ),
     ],
