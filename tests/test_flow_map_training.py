@@ -282,11 +282,7 @@ LABELLED = models.of(NETWORKS["MLP"](gap=GAP, classes=8))
         ({"w": 2.0, "network": LABELLED, "condition": methods.Condition({"label": 8}, 0.1)}, "guidance of a teacher"),
         ({"process": processes.bridge(schedules.VP())}, "also depends on y"),
         (
-<<<<<<< HEAD
             {"two_times": lambda schedule: lambda keys, i, n: (jnp.asarray(0.1), jnp.asarray(0.5))},
-=======
-            {"pairs": lambda schedule: lambda keys, i, n: (jnp.asarray(0.1), jnp.asarray(0.5))},
->>>>>>> s13-flow
             r"\(t, r\) = \(0.1, 0.5\)",
         ),
     ],
