@@ -129,7 +129,7 @@ def test_a_run_is_calibrated_and_drawn_by_name(tmp_path):
     by = ["--mode=sample", f"--workdir={run}", "--seeds=0-3", *by, f"--config.grid.file={table}"]
     status, output = run_command.run(*by, "--nfe=3")
     assert status == 0, output
-    status, output = run_command.run(*by, "--nfe=3", "--step=20")
+    status, output = run_command.run(*by, "--nfe=3", "--step=30")
     assert status != 0, output
     assert "calibrated on another model" in output
     status, output = run_command.run(*by, "--nfe=4")
