@@ -34,9 +34,9 @@ from ml_collections import ConfigDict
 
 from diffjax.config import beside, recipe, spec
 
-_flows = beside(__file__, "rectified.py")
+_flows, _mnist_of = (beside(__file__, name) for name in ("rectified.py", "mnist.py"))
 
-TEACHER = "runs/digits_flow"
+TEACHER, MNIST_TEACHER = "runs/digits_flow", "runs/mnist"
 LOSSES = {  # the loss, and the law of its pairs
     "meanflow": (spec("eulerian.meanflow"), spec("log_normal", same=0.75)),
     "improved": (spec("eulerian.improved"), spec("log_normal", same=0.5)),
@@ -105,6 +105,29 @@ def _taught(name: str) -> ConfigDict:
     return config
 
 
+def _mnist(name: str) -> ConfigDict:
+    """From scratch, by class, by the transformer of configs/mnist.py."""
+    config, of = _digits(name), _mnist_of.digits()
+    config.data, config.model = of.data, of.model
+    config.model.update(dict(embedding="angle", gap=17))
+    config.learning_rate.peak = 4e-3
+    config.train.update(dict(steps=3000, batch_size=of.train.batch_size, sample_every=3000))
+    if "total" in config.two_times:
+        config.two_times.total = config.train.steps
+    return config
+
+
+def _mnist_taught(name: str) -> ConfigDict:
+    """From a finished run of configs/mnist.py, on its schedule, with that run as the teacher."""
+    config, of = _mnist(name), _mnist_of.digits()
+    config.schedule, config.target = of.schedule, of.target
+    config.model.embedding = "positional"
+    config.train.start, config.method.distil = MNIST_TEACHER, True
+    config.optimizer = {"map": spec("adam")}
+    config.learning_rate.peak = 1e-3
+    return config
+
+
 def _small(config: ConfigDict) -> ConfigDict:
     config.data.n, config.data.held_out = 2000, 400
     config.model.width = 16
@@ -140,4 +163,6 @@ def tiny_consistency() -> ConfigDict:
 VARIANTS = dict(gaussians=gaussians, adaptive=adaptive, digits_teacher=digits_teacher)
 VARIANTS |= {f"digits_{name}": (lambda name=name: _digits(name)) for name in LOSSES if name != "halved"}
 VARIANTS |= {f"taught_{name}": (lambda name=name: _taught(name)) for name in LOSSES if name != "pixel"}
+VARIANTS |= {f"mnist_{name}": (lambda name=name: _mnist(name)) for name in ("improved", "meanflow", "shortcut")}
+VARIANTS |= {f"mnist_taught_{name}": (lambda name=name: _mnist_taught(name)) for name in ("lagrangian", "shortcut")}
 VARIANTS |= dict(tiny=tiny, tiny_shortcut=tiny_shortcut, tiny_consistency=tiny_consistency)
