@@ -81,7 +81,7 @@ def watched(last: Callable[[], float]) -> Iterator[None]:
     Args:
         last: gives `time.monotonic()` of when something was last written.
     """
-    allowed, over, moved = silence(), threading.Event(), [0.0]  # when a bar last did
+    allowed, over, moved = silence(), threading.Event(), [0.0]  # when a bar or this thread last spoke
     if allowed is None:
         yield
         return
@@ -92,10 +92,9 @@ def watched(last: Callable[[], float]) -> Iterator[None]:
             if quiet() < allowed:
                 continue
             found = [move() for move in _bars]  # all of them
-            if any(found):
-                moved[0] = time.monotonic()
-            else:
+            if not any(found):
                 _say(line())
+            moved[0] = time.monotonic()  # what is said may go elsewhere than to the streams that `last` looks at
 
     thread = threading.Thread(target=watch, args=(allowed,), daemon=True, name="diffjax-activity")
     with doing("starting"):

@@ -1,5 +1,6 @@
 """Silences end in a line that says what is being done, on stderr, and only where nothing else was said."""
 
+import contextlib
 import io
 import sys
 import threading
@@ -39,6 +40,17 @@ def test_a_silence_ends_in_a_line(spoken):
     assert lines[0].startswith("... judging: ")
     assert lines[-1].startswith("... compiling: ")
     assert 2 <= len(lines) <= 5  # one in each 0.1 s, if the machine has time
+
+
+def test_a_line_that_goes_elsewhere_ends_a_silence_too(spoken):
+    elsewhere = io.StringIO()
+
+    def act():
+        with contextlib.redirect_stderr(elsewhere):  # as the log of a sweep's evaluation
+            time.sleep(0.55)
+
+    assert spoken(act) == []
+    assert 1 <= len(elsewhere.getvalue().splitlines()) <= 5  # one in each 0.1 s
 
 
 def test_a_step_that_moves_is_said_as_it_is_then(spoken):
