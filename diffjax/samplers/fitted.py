@@ -126,7 +126,7 @@ def fit(
     batch: int = 64,
     rate: float = 3e-3,
     seed: int = 0,
-    axes: bool = True,
+    axes: bool | int = True,
 ) -> Fit:
     """Fits the rows of a sampler on a grid so that its walks end where the flow does.
 
@@ -139,8 +139,9 @@ def fit(
         batch: walks a step.
         rate: of Adam at first, in units of each number's own size; it falls to 0 as a cosine.
         seed: of the batches.
-        axes: whether each axis gets numbers of its own, where rows have axes: more to gain, and to learn by heart from
-            few walks. Without, the last row is not refitted there either.
+        axes: in what a number changes from axis to axis, where rows have axes. True: each has its own change: most to
+            gain, and to learn by heart from few walks. k: a polynomial of degree k - 1 in the logarithm of the axis's
+            variance. False: one change for all. The last row is refitted for True alone.
 
     Raises:
         ValueError: for a sampler whose rows are of another kind or add noise; starts and ends of unlike shapes, too
@@ -156,15 +157,21 @@ def fit(
     steps, batch = host.check_int("steps", steps, 0), host.check_int("batch", batch, 1)
     held = np.arange(len(x)) % HELD_OUT == 0
     seen = np.flatnonzero(~held)
+    if not isinstance(axes, bool):
+        host.check_int("axes", axes)
     t_max = np.inf if sampler.schedule is None else float(sampler.schedule.t_max)
     base = precision.like(jax.tree.map(jnp.asarray, first), x)
     units, scale = _units(sampler, base, model, x[held]), jnp.sqrt(jnp.mean(jnp.var(ends, axis=0)))
 
+    smooth = jnp.asarray(_polynomials(first, int(axes) or 1), x.dtype)
+
+    def spread(own: Array | None, shared: Array) -> Array:
+        if own is not None and own.shape == shared.shape:
+            return own + shared
+        return jnp.tensordot(shared, smooth, 1) + (0.0 if own is None else own)
+
     def rows(change: PyTree) -> PyTree:
-        moved = {}
-        for name, (own, shared) in change.items():
-            own = own if axes or own.shape == shared.shape else 0.0 * own
-            moved[name] = getattr(base, name) + units[name] * (own + shared)
+        moved = {name: getattr(base, name) + units[name] * spread(*parts) for name, parts in change.items()}
         moved["t"] = jnp.minimum(base.t * jnp.exp(change["t"][0]), t_max)
         return base._replace(**moved)
 
@@ -179,7 +186,7 @@ def fit(
 
     judge = jax.jit(loss)
     error = lambda change: float(jnp.exp(judge(change, model, x[held], ends[held])))
-    change = {name: (jnp.zeros_like(getattr(base, name)), _shared(name, getattr(base, name))) for name in units}
+    change = {name: _unchanged(name, getattr(base, name), axes) for name in units}
     none, one, rng = jax.tree.map(jnp.zeros_like, change), jnp.ones((), x.dtype), np.random.default_rng(seed)
     state = _Adam(none, none, one, one)
     before = error(change)
@@ -191,7 +198,7 @@ def fit(
         if (i + 1) % max(steps // 10, 1) == 0 and (found := error(change)) < best:
             best, kept = found, change
     found = jax.tree.map(lambda a: np.asarray(a, np.float64), rows(kept))
-    if not axes and found.x.ndim > 1:
+    if axes is not True and found.x.ndim > 1:
         return Fit(found, before, best)
     last = _refitted(sampler, precision.like(jax.tree.map(jnp.asarray, found), x), model, x[seen], ends[seen])
     end = _walked(sampler, precision.like(jax.tree.map(jnp.asarray, last), x), model, x[held])
@@ -221,10 +228,24 @@ def _names(kind: Any) -> frozenset[str]:
     return frozenset(getattr(kind, "_fields", ()))
 
 
-def _shared(name: str, part: Array) -> Array:
-    """Makes zeros that change all entries of a row, or of a weight in it, at once."""
-    kept = 2 if name == "ys" else 1
-    return jnp.zeros((*part.shape[:kept], *(1,) * (part.ndim - kept)), part.dtype)
+def _unchanged(name: str, part: Array, axes: bool | int) -> tuple[Array | None, Array]:
+    """Makes the zeros of both changes of a number: each entry's own, None if there is none, and what entries share."""
+    lead = part.shape[: 2 if name == "ys" else 1]
+    if len(lead) == part.ndim:
+        return jnp.zeros_like(part), jnp.zeros_like(part)
+    shared = jnp.zeros((*lead, 1 if isinstance(axes, bool) else axes), part.dtype)
+    return jnp.zeros_like(part) if axes is True else None, shared
+
+
+def _polynomials(rows: PyTree, k: int) -> np.ndarray:
+    """Computes Legendre's polynomials of degree < k, (k, *entries), in the logarithm of each axis's variance.
+
+    From noise to data the Gaussian's flow stretches an axis in proportion to its standard deviation, so that rows tell
+    which axis is how wide; the logarithm is laid on [-1, 1].
+    """
+    stretch = np.log(np.abs(np.prod(rows.x, 0) * np.prod(getattr(rows, "lead_x", 1.0), 0)) + np.finfo(np.float64).tiny)
+    low, wide = stretch.min(), max(np.ptp(stretch), 1e-12)
+    return np.moveaxis(np.polynomial.legendre.legvander(2 * (stretch - low) / wide - 1, k - 1), -1, 0)
 
 
 def _walked(sampler: Sampler, rows: PyTree, model: Denoiser, x: Array) -> Array:
@@ -232,7 +253,8 @@ def _walked(sampler: Sampler, rows: PyTree, model: Denoiser, x: Array) -> Array:
 
     def one(x: Array) -> Array:
         body = lambda state, row: (sampler.step(model, jax.random.key(0), state, row), None)
-        return sampler.final(model, jax.lax.scan(body, sampler.init(x), rows)[0])
+        # Unrolled: on a CPU convolutions are slow in a loop of XLA's, and the walks are short.
+        return sampler.final(model, jax.lax.scan(body, sampler.init(x), rows, unroll=True)[0])
 
     return jax.vmap(one)(x)
 

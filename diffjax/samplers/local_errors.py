@@ -68,34 +68,25 @@ def flow(model: Denoiser, schedule: Schedule, x: Array, ts: Any, fine: int = 4, 
     rows = precision.like(jax.tree.map(lambda *parts: jnp.asarray(np.stack(parts)), *planned), x)
     signs = np.sign(np.random.default_rng(seed).standard_normal(x.shape))
 
-    @jax.checkpoint
-    def between(model: Denoiser, x: Array, part: Any) -> Array:
-        """Begins anew at a candidate: a history that knows nothing of a push there would extrapolate it."""
+    def one(model: Denoiser, x: Array, part: Any) -> Array:
+        """Walks to the next candidate, unrolled: on a CPU convolutions are slow in a loop of XLA's."""
         step = lambda state, row: (sampler.step(model, jax.random.key(0), state, row), None)
-        return jax.lax.scan(step, sampler.init(x), part)[0].x
+        return jax.lax.scan(step, sampler.init(x), part, unroll=fine <= 8)[0].x
 
-    @jax.jit
-    def one(model: Denoiser, x: Array, u: Array) -> tuple[Array, Array]:
-        def end(moved: Array) -> tuple[Array, Array]:
-            def body(x: Array, given: Any) -> tuple[Array, Array]:
-                part, push = given
-                x = between(model, x + push, part)
-                return x, x
-
-            last, seen = jax.lax.scan(body, x, (rows, moved[:-1]))
-            return jnp.sum(u * (last + moved[-1])), seen
-
-        (_, seen), pulls = jax.value_and_grad(end, has_aux=True)(jnp.zeros((len(ts), *x.shape), x.dtype))
-        return jnp.concatenate([x[None], seen]), pulls
-
-    walks = jax.jit(jax.vmap(one, in_axes=(None, 0, 0), out_axes=1))
+    ahead = jax.vmap(one, in_axes=(None, 0, None))
+    on = jax.jit(ahead)
+    back = jax.jit(lambda model, x, part, pull: jax.vjp(lambda x: ahead(model, x, part), x)[1](pull)[0])
     ask = jax.jit(lambda model, x, t: jax.vmap(lambda x: model(x, t).mean)(x))
-    found = []
+    parts, found = [jax.tree.map(lambda a, k=k: a[k], rows) for k in range(len(ts) - 1)], []
     for i in range(0, len(x), batch):
-        states, pulls = walks(model, x[i : i + batch], jnp.asarray(signs[i : i + batch], x.dtype))
-        means = np.stack([np.asarray(ask(model, s, jnp.asarray(t, x.dtype))) for s, t in zip(states[:-1], ts)])
-        found.append((np.asarray(states), means, np.asarray(pulls)))
-    return Flow(ts, *(np.concatenate(parts, 1).astype(np.float64) for parts in zip(*found)))
+        states, pulls = [x[i : i + batch]], [jnp.asarray(signs[i : i + batch], x.dtype)]
+        for part in parts:
+            states.append(on(model, states[-1], part))
+        for state, part in zip(states[-2::-1], parts[::-1]):
+            pulls.append(back(model, state, part, pulls[-1]))
+        means = [ask(model, state, jnp.asarray(t, x.dtype)) for state, t in zip(states[:-1], ts)]
+        found.append([np.stack([np.asarray(a, np.float64) for a in each]) for each in (states, means, pulls[::-1])])
+    return Flow(ts, *(np.concatenate(each, 1) for each in zip(*found)))
 
 
 @activity.doing("measuring local errors")

@@ -2,8 +2,8 @@
 
 From starts whose seeds no test sees: the sampler is tried on the study's grids and on the grid whose measured local
 errors are least in sum (`samplers.local_errors`); from the better of these grids its rows are fitted to end where the
-flow does (`samplers.fitted`), with numbers for each axis and without, and the fit that is best on walks held out is
-kept. Any linear sampler is calibrated so: the study gives the baselines the same right.
+flow does (`samplers.fitted`), each axis by itself and as a polynomial in the axes' variances, and the fit that is best
+on walks held out is kept. Any linear sampler is calibrated so: the study gives the baselines the same right.
 
     python experiments/nfe/calibrate.py --workdir=RUN [--nfe=5,6,8,10] [--out=RUN/table.npz] [--smoke]
     python -m diffjax.main --mode=sample --workdir=RUN --nfe=5 --sampler=fitted.table \\
@@ -31,12 +31,27 @@ NAMED, MEASURED = "the best grid by name", "dynamic programming"
 
 
 class Effort(NamedTuple):
-    """How much is walked: starts of the fit and of the local errors, steps of the descent, walks in each."""
+    """How much is walked.
+
+    Attributes:
+        walks: starts of the fit.
+        reference: steps of the flow from there.
+        measured: starts of the local errors.
+        steps: of the descent.
+        batch: walks in each.
+        rate: at first.
+    """
 
     walks: int
+    reference: int
     measured: int
     steps: int
     batch: int
+    rate: float = 3e-3
+
+
+NETWORK = Effort(512, 100, 48, 60, 24, 1e-2)  # asked less often than an exact model
+AXES = (True, 3)  # in what rows may change from axis to axis: the fit that is best on walks held out is kept
 
 
 class Calibrated(NamedTuple):
@@ -83,10 +98,10 @@ def target(name: str) -> common.Target:
 
 
 def effort(of: common.Target, smoke: bool) -> Effort:
-    """A network is asked less often than an exact model."""
+    """How much is walked on a target."""
     if smoke:
-        return Effort(32, 8, 5, 8)
-    return Effort(1536, 128, 400, 128) if of.title in common.EXACT else Effort(768, 48, 200, 32)
+        return Effort(32, 100, 8, 5, 8)
+    return Effort(1536, of.reference_steps, 128, 400, 128) if of.title in common.EXACT else NETWORK
 
 
 def begun(of: common.Target, seed: int, n: int) -> jax.Array:
@@ -99,8 +114,9 @@ def begun(of: common.Target, seed: int, n: int) -> jax.Array:
 def walks(name: str, smoke: bool) -> tuple[jax.Array, jax.Array]:
     """Starts of the fit, and where the flow ends from there."""
     of = target(name)
-    x, part = begun(of, SEEDS[0], effort(of, smoke).walks), of.starts
-    return x, jnp.concatenate([common.reference(of, x[i : i + part]) for i in range(0, len(x), part)])
+    much, part = effort(of, smoke), max(of.starts, 64)
+    x = begun(of, SEEDS[0], much.walks)
+    return x, jnp.concatenate([common.reference(of, x[i : i + part], much.reference) for i in range(0, len(x), part)])
 
 
 @functools.cache
@@ -129,8 +145,8 @@ def calibrated(name: str, sampler: str, nfe: int, smoke: bool = False) -> Calibr
     begins = lambda ts: common.error(end_of(of, made, ts, x[: 4 * of.starts]), ends[: 4 * of.starts])
     offered = starting_grids(name, sampler, nfe, smoke)
     for origin, ts in sorted(offered.items(), key=lambda grid: begins(grid[1]))[:1]:
-        for axes in (True, False) if hasattr(made.plan(ts), "lead_x") else (True,):
-            fit = fitted.fit(made, ts, of.model, x, ends, much.steps, much.batch, axes=axes)
+        for axes in AXES if hasattr(made.plan(ts), "lead_x") else AXES[:1]:
+            fit = fitted.fit(made, ts, of.model, x, ends, much.steps, much.batch, much.rate, axes=axes)
             own = samplers.Sampler(made.step, lambda ts, fit=fit: fit.rows, made.init, made.final, made.schedule)
             found.append(Calibrated(own, ts, origin, fit))
     return min(found, key=lambda each: each.fit.after, default=None)
@@ -148,7 +164,7 @@ def starting_grids(name: str, sampler: str, nfe: int, smoke: bool) -> dict[str, 
     if method.per_step != 1:
         return {}
     tried = {}
-    for title, grid in common.GRIDS.items():
+    for title, grid in (common.GRIDS | common.LEAPS).items():
         walk, ts = common.walk(method, grid, nfe), common.longest(method, grid, nfe)
         if walk is not None and samplers.nfe(walk) == nfe:
             tried[title] = (common.error(common.run(walk, of.model, x[some]), ends[some]), ts)
