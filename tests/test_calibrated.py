@@ -233,6 +233,25 @@ def test_without_numbers_for_each_axis_all_change_alike(table):
     assert both[1].after < both[1].before
 
 
+@pytest.mark.parametrize("k", [2, 3])
+def test_changes_along_the_axes_are_polynomials_in_the_logarithm_of_the_variance(k, x64):
+    """Five axes of unlike variances, of which no rows are told; the changes of x have one unit for all of them."""
+    schedule, variances = VP(), np.array([0.02, 0.9, 0.1, 0.3, 0.05])
+    mixture = analytic.gaussian_mixture([0.5, 0.5], [[0.4] * 5, [-0.4] * 5], [0.05, 0.1])
+    sampler = principal.adams(schedule, principal.Axes(np.zeros(5), variances, np.eye(5)), 2)
+    ts, x = grids.angle(schedule, 4, sigma_data=0.7), jax.random.normal(jax.random.key(2), (32, 5))
+    model = mixture.denoiser(schedule)
+    walk = sampling_fn(multistep.adams(schedule, 3), grids.angle(schedule, 60))
+    ends = jax.vmap(lambda x: walk(model, jax.random.key(0), x))(x)
+    fit = fitted.fit(sampler, ts, model, x, ends, steps=10, batch=16, axes=k)
+    assert fit.after < fit.before
+    changed = fit.rows.x - rows_of(sampler, ts).x
+    for row in changed:
+        smooth = lambda d, row=row: np.polyval(np.polyfit(np.log(variances), row, d), np.log(variances))
+        left = [np.abs(row - smooth(d)).max() for d in (k - 1, k - 2)]
+        assert left[0] < 1e-6 < 1e-4 < left[1]  # alpha is not quite 0 where the walk starts
+
+
 def test_a_file_gives_back_the_rows(table):
     path, model, fits, *_ = table
     for ts, _, fit in fits.values():
@@ -287,9 +306,10 @@ def test_a_fingerprint_is_of_the_answers_not_of_the_precision():
         (dict(ends=np.zeros((9, 2))), "expected at least 8 of one shape"),
         (dict(ends=np.full((8, 2), np.nan)), "all finite"),
         (dict(sampler=multistep.adams(VP(), 1, tau=1.0)), "adds noise"),
+        (dict(axes=0), "axes"),
     ],
 )
 def test_what_cannot_be_fitted(change, said):
     given = dict(sampler=multistep.adams(VP(), 1), x=np.zeros((8, 2)), ends=np.zeros((8, 2))) | change
     with pytest.raises(ValueError, match=said):
-        fitted.fit(given["sampler"], [0.9, 0.5], gaussian(0.5).denoiser(VP()), given["x"], given["ends"], steps=0)
+        fitted.fit(given["sampler"], [0.9, 0.5], gaussian(0.5).denoiser(VP()), given["x"], given["ends"], steps=0, axes=given.get("axes", True))
