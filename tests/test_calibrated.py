@@ -312,4 +312,12 @@ def test_a_fingerprint_is_of_the_answers_not_of_the_precision():
 def test_what_cannot_be_fitted(change, said):
     given = dict(sampler=multistep.adams(VP(), 1), x=np.zeros((8, 2)), ends=np.zeros((8, 2))) | change
     with pytest.raises(ValueError, match=said):
-        fitted.fit(given["sampler"], [0.9, 0.5], gaussian(0.5).denoiser(VP()), given["x"], given["ends"], steps=0, axes=given.get("axes", True))
+        fitted.fit(
+            given["sampler"],
+            [0.9, 0.5],
+            gaussian(0.5).denoiser(VP()),
+            given["x"],
+            given["ends"],
+            steps=0,
+            axes=given.get("axes", True),
+        )

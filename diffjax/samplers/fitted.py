@@ -13,6 +13,7 @@ of the descent and chooses the step of it that is kept, which may be the first: 
 A fitted table serves its model alone; `Sampler.fitted_to` is that model's fingerprint, and another one is refused.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,17 +176,21 @@ def fit(
         moved["t"] = jnp.minimum(base.t * jnp.exp(change["t"][0]), t_max)
         return base._replace(**moved)
 
-    def loss(change: PyTree, model: Denoiser, x: Array, ends: Array) -> Array:
-        apart = (_walked(sampler, rows(change), model, x) - ends) / scale
-        return 0.5 * jnp.log(jnp.mean(apart**2) + jnp.finfo(x.dtype).eps ** 2)  # (calibrated.3)
+    planned = jax.jit(rows)
+    undo = jax.jit(lambda change, pull: jax.vjp(rows, change)[1](pull)[0])
 
     @jax.jit
-    def descend(change: PyTree, state: _Adam, rate: Array, model: Denoiser, x: Array, ends: Array) -> Any:
-        slope = jax.tree.map(jnp.nan_to_num, jax.grad(loss)(change, model, x, ends))
-        return _adam(change, slope, state, rate)
+    def loss(x: Array, ends: Array) -> Array:
+        return 0.5 * jnp.log(jnp.mean(((x - ends) / scale) ** 2) + jnp.finfo(x.dtype).eps ** 2)  # (calibrated.3)
 
-    judge = jax.jit(loss)
-    error = lambda change: float(jnp.exp(judge(change, model, x[held], ends[held])))
+    def slope(change: PyTree, x: Array, ends: Array) -> PyTree:
+        _, pull = _pulled(sampler, planned(change), model, x, lambda x: loss(x, ends))
+        return undo(change, pull)
+
+    descend = jax.jit(
+        lambda change, slope, state, rate: _adam(change, jax.tree.map(jnp.nan_to_num, slope), state, rate)
+    )
+    error = lambda change: float(jnp.exp(loss(_walked(sampler, planned(change), model, x[held]), ends[held])))
     change = {name: _unchanged(name, getattr(base, name), axes) for name in units}
     none, one, rng = jax.tree.map(jnp.zeros_like, change), jnp.ones((), x.dtype), np.random.default_rng(seed)
     state = _Adam(none, none, one, one)
@@ -194,7 +199,7 @@ def fit(
     for i in range(steps):
         some = rng.choice(seen, min(batch, len(seen)), replace=False)
         now = jnp.asarray(rate * np.cos(np.pi / 2 * i / steps) ** 2, x.dtype)
-        change, state = descend(change, state, now, model, x[some], ends[some])
+        change, state = descend(change, slope(change, x[some], ends[some]), state, now)
         if (i + 1) % max(steps // 10, 1) == 0 and (found := error(change)) < best:
             best, kept = found, change
     found = jax.tree.map(lambda a: np.asarray(a, np.float64), rows(kept))
@@ -248,28 +253,66 @@ def _polynomials(rows: PyTree, k: int) -> np.ndarray:
     return np.moveaxis(np.polynomial.legendre.legvander(2 * (stretch - low) / wide - 1, k - 1), -1, 0)
 
 
+def _states(sampler: Sampler, rows: PyTree, model: Denoiser, x: Array) -> list[PyTree]:
+    """Walks from starts (n, *shape), and gives the states before each row and after the last.
+
+    Each step is a program of its own: one is compiled for all rows of a sampler and all its walks, and on a CPU the
+    convolutions of a network are slow in a loop of XLA's.
+    """
+    begin = lambda x: sampler.init(x)  # a NamedTuple cannot be traced itself
+    states = [jax.vmap(begin, out_axes=_walks(jax.eval_shape(begin, x[0])))(x)]
+    for i in range(len(rows.t)):
+        states.append(_on(sampler.step, model, states[-1], _row(rows, i)))
+    return states
+
+
 def _walked(sampler: Sampler, rows: PyTree, model: Denoiser, x: Array) -> Array:
-    """Walks from starts (n, *shape) along rows that may be traced."""
+    """Finds where walks from starts (n, *shape) end."""
+    return _ended(sampler.final, model, _states(sampler, rows, model, x)[-1])
 
-    def one(x: Array) -> Array:
-        body = lambda state, row: (sampler.step(model, jax.random.key(0), state, row), None)
-        # Unrolled: on a CPU convolutions are slow in a loop of XLA's, and the walks are short.
-        return sampler.final(model, jax.lax.scan(body, sampler.init(x), rows, unroll=True)[0])
 
-    return jax.vmap(one)(x)
+def _pulled(sampler: Sampler, rows: PyTree, model: Denoiser, x: Array, loss: Any) -> tuple[Array, PyTree]:
+    """Computes a loss of the ends of walks, and its gradient by their rows, from the last one back."""
+    states = _states(sampler, rows, model, x)
+    end, back = jax.vjp(lambda state: _ended(sampler.final, model, state), states[-1])
+    value, slope = jax.value_and_grad(loss)(end)
+    (pull,), found = back(slope), []
+    for i in reversed(range(len(rows.t))):
+        pull, by_row = _back(sampler.step, model, states[i], _row(rows, i), pull)
+        found.append(by_row)
+    return value, jax.tree.map(lambda *parts: jnp.stack(parts), *found[::-1])
+
+
+def _walks(state: PyTree) -> Any:
+    """Tells which axis of a state counts the walks; the axes of the data are one matrix for all of them."""
+    return principal.State(0, 0, None) if isinstance(state, principal.State) else 0  # pyright: ignore
+
+
+def _row(rows: PyTree, i: int) -> PyTree:
+    return jax.tree.map(lambda a: a[i], rows)
+
+
+@partial(jax.jit, static_argnums=0)
+def _on(step: Any, model: Denoiser, state: PyTree, row: PyTree) -> PyTree:
+    along = _walks(state)
+    return jax.vmap(lambda state: step(model, jax.random.key(0), state, row), (along,), along)(state)
+
+
+@partial(jax.jit, static_argnums=0)
+def _back(step: Any, model: Denoiser, state: PyTree, row: PyTree, pull: PyTree) -> tuple[PyTree, PyTree]:
+    return jax.vjp(lambda state, row: _on(step, model, state, row), state, row)[1](pull)
+
+
+@partial(jax.jit, static_argnums=0)
+def _ended(final: Any, model: Denoiser, state: PyTree) -> Array:
+    return jax.vmap(lambda state: final(model, state), (_walks(state),))(state)
 
 
 def _units(sampler: Sampler, rows: PyTree, model: Denoiser, x: Array) -> dict[str, Array]:
     """Finds in which units each number of the rows is changed: its own size, or the size of x that it adds to."""
-
-    def one(x: Array) -> Array:
-        def body(state: PyTree, row: PyTree) -> tuple[PyTree, Array]:
-            state = sampler.step(model, jax.random.key(0), state, row)
-            return state, jnp.mean(state.x**2)
-
-        return jnp.append(jnp.mean(x**2), jax.lax.scan(body, sampler.init(x), rows)[1])
-
-    size = jnp.sqrt(jnp.mean(jax.jit(lambda x: jax.vmap(one)(x))(x), 0))
+    _, *states = _states(sampler, rows, model, x)
+    seen = [x, *(jax.vmap(lambda state: state.x, (_walks(state),))(state) for state in states)]
+    size = jnp.sqrt(jnp.stack([jnp.mean(x**2) for x in seen]))
     after = lambda part: size[1:].reshape(-1, *(1,) * (part.ndim - 1))
     own = {name: jnp.abs(getattr(rows, name)) for name in rows._fields if name not in ("noise", "y_shift", "ys", "x")}
     own["ys"] = jnp.broadcast_to(jnp.abs(rows.ys).max(1, keepdims=True), rows.ys.shape)
@@ -289,16 +332,16 @@ def _refitted(sampler: Sampler, rows: PyTree, model: Denoiser, x: Array, ends: A
     last = jax.tree.map(lambda a: a[-1], rows)
     shifts, each = hasattr(last, "shift"), np.ndim(last.x) > 0
 
-    def one(x: Array, end: Array) -> tuple[Array, Array]:
-        body = lambda state, row: (sampler.step(model, jax.random.key(0), state, row), None)
-        state = jax.lax.scan(body, sampler.init(x), jax.tree.map(lambda a: a[:-1], rows))[0]
-        ys = sampler.step(model, jax.random.key(0), state, last).ys
+    def one(state: PyTree, ys: Array, end: Array) -> tuple[Array, Array]:
         if not shifts:
             return jnp.stack([state.x, *ys]), end
         before = last.lead_x * state.along + last.lead_shift
         return jnp.stack([before, *ys, jnp.ones_like(before)]), principal.along(state.basis, end)
 
-    seen, goal = (np.asarray(a, np.float64) for a in jax.jit(jax.vmap(one))(x, ends))
+    *_, before, after = _states(sampler, rows, model, x)
+    seen, goal = (
+        np.asarray(a, np.float64) for a in jax.jit(jax.vmap(one, (_walks(before), 0, 0)))(before, after.ys, ends)
+    )
     entries, k = goal[0].shape if each else (), seen.shape[1]
     columns = int(np.prod(entries))
     pieces = np.moveaxis(seen, 1, 0).reshape(k, -1, columns)
