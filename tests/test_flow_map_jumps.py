@@ -73,6 +73,19 @@ def test_walks_are_those_of_ddim_and_of_resampled():
     np.testing.assert_allclose(walk(jumps(RECTIFIED), flow), landed, atol=3e-3)  # at t = 1 it is told 1 - 5e-5
 
 
+@pytest.mark.parametrize("schedule", [schedules.VE(), schedules.VDM(), schedules.VP()])
+@pytest.mark.parametrize("gamma", [0.5, 0.9])
+def test_noise_brings_back_what_the_map_went_below(schedule, gamma):
+    """Each row ends with sigma_s^2 beside the data's variance; the last one where sigma_0 > 0, too."""
+    ts = np.linspace(float(schedule.t_max), 0, 5)
+    rows = jumps(schedule, gamma).plan(ts)
+    (alpha_s, sigma_s), (alpha_q, sigma_q) = (
+        np.stack([schedule(t) for t in at]).astype(float).T for at in (ts[1:], rows.to)
+    )
+    np.testing.assert_allclose((alpha_s / alpha_q * sigma_q) ** 2 + rows.noise_var, sigma_s**2, rtol=1e-4, atol=1e-9)
+    assert rows.noise_var[-1] == 0
+
+
 class Plain:
     """A denoiser of one time."""
 

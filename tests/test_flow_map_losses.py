@@ -227,6 +227,16 @@ def test_consistency_pairs_are_neighbours():
     np.testing.assert_allclose(t - r, 1 / 3, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "least"), [(schedules.VE(), 0.02), (schedules.VDM(), 0.002), (schedules.EDM(t_max=20.0), 0.002)]
+)
+def test_consistency_pairs_stay_apart_where_the_schedule_ends_early(schedule, least):
+    """Levels of the published grid go to 80; those of a schedule that ends below are of its own end."""
+    t, r = drawn(pairs.consistency(schedule, n=40, least=least))
+    assert np.all(t > r)
+    assert np.max(t) <= float(schedule.t_max) * (1 + 1e-6)
+
+
 # Bad input
 
 
@@ -247,6 +257,11 @@ def test_consistency_pairs_are_neighbours():
         (lambda: pairs.dyadic(RECTIFIED, 12), "expected a power of 2 .as 8 or 16"),
         (lambda: pairs.grid(RECTIFIED, 0), "n is 0, expected an integer >= 1"),
         (lambda: pairs.consistency(RECTIFIED), "n = None and total = None, expected one"),
+        (lambda: pairs.consistency(RECTIFIED, total=9, first=20, last=10), "first = 20 and last = 10, expected a grid"),
+        (lambda: pairs.consistency(RECTIFIED, n=4, mean=np.nan), "mean = nan, expected a finite number"),
+        (lambda: pairs.consistency(schedules.VE(), n=4), "Got least = 0.002 .* between 0.01 and 50"),
+        (lambda: pairs.terminal(RECTIFIED, mean=np.inf), "mean = inf, expected a finite number"),
+        (lambda: pairs.consistency(schedules.VE(), n=4, least=60.0), "least between 0.01 and 50, where VE begins"),
         (lambda: pairs.consistency(RECTIFIED, n=4, spacing="evenly"), "spacing = 'evenly'; nearest is 'even'"),
         (lambda: pairs.consistency(RECTIFIED, total=10, first=1), "first is 1, expected an integer >= 2"),
         (

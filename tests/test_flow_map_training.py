@@ -215,10 +215,10 @@ def test_a_step_costs_what_is_said_in_regressions():
         )
         return flops(jax.value_and_grad(one), params, batch.x)
 
-    of = lambda rule: cost(methods.flow_map(two, PROCESS, rule=rule))
+    of = lambda rule, **parts: cost(methods.flow_map(two, PROCESS, rule=rule, **parts))
     base = cost(methods.denoising(plain, PROCESS, Velocity()))
     assert 1.2 < of(None) / base <= 1.45
-    assert 1.5 < of(progressive.shortcut()) / base <= 1.75
+    assert 1.5 < of(progressive.shortcut(8), two_times=partial(pairs.dyadic, steps=8)) / base <= 1.75
 
 
 def test_draws_cost_their_evaluations():
@@ -256,6 +256,7 @@ def test_config_trains(config, tmp_path):
 
 MLP = models.of(NETWORKS["MLP"](gap=GAP))
 LABELLED = models.of(NETWORKS["MLP"](gap=GAP, classes=8))
+HIDDEN, TAUGHT = methods.Condition({"label": 8}, 0.5), {"distil": True, "teacher": True}
 
 
 @pytest.mark.parametrize(
@@ -281,6 +282,22 @@ LABELLED = models.of(NETWORKS["MLP"](gap=GAP, classes=8))
         ({"distil": True}, "distil = True without a run to begin from: set train.start"),
         ({"w": 2.0, "network": LABELLED, "condition": methods.Condition({"label": 8}, 0.1)}, "guidance of a teacher"),
         ({"process": processes.bridge(schedules.VP())}, "also depends on y"),
+        ({"rule": progressive.shortcut(8)}, r"finest of 8 steps .* \(of no such steps\): take two_times.name=dyadic"),
+        ({"rule": progressive.shortcut(8), "two_times": partial(pairs.dyadic, steps=4)}, r"pairs \(4\): take"),
+        ({"rule": progressive.consistency()}, "wants neighbours of a grid"),
+        ({"rule": eulerian.scm(), "steps": 2}, "way to data alone: 2 steps of it need gamma = 1"),
+        ({"two_times": pairs.uniform, "same": 0.25}, "Got same or times beside two_times"),
+        ({"rule": lagrangian.terminal(), "network": models.of(NETWORKS["MLP"](gap=GAP, dtype="bfloat16"))}, "to NaN"),
+        ({"rule": eulerian.pixel(), "process": processes.Gaussian(schedules.VP()), "target": X0()}, "infinite slope"),
+        ({"times": lambda schedule: lambda keys, i, n: jnp.asarray(1.7)}, r"\(t, r\) = \(1.7, 1.7\), expected 0 <= r"),
+        (
+            {"rule": progressive.distillation(), "two_times": partial(pairs.grid, n=4), "steps": 3, **TAUGHT},
+            "teaches 4 even steps, and method.steps is 3",
+        ),
+        (
+            {"rule": eulerian.meanflow(w=2.0), "network": LABELLED, "condition": HIDDEN, **TAUGHT},
+            "guidance in the rule beside a teacher",
+        ),
         (
             {"two_times": lambda schedule: lambda keys, i, n: (jnp.asarray(0.1), jnp.asarray(0.5))},
             r"\(t, r\) = \(0.1, 0.5\)",
@@ -290,6 +307,23 @@ LABELLED = models.of(NETWORKS["MLP"](gap=GAP, classes=8))
 def test_parts_that_make_no_flow_map_are_refused(parts, match):
     with pytest.raises(ValueError, match=match):
         methods.flow_map(**{"network": MLP, "process": PROCESS, **parts})
+
+
+def test_a_hidden_student_is_taught_by_a_hidden_teacher():
+    """Where the label is hidden the loss is that of no label, in the student and in what teaches it."""
+    rule = lagrangian.self_distillation()
+    loss = methods.flow_map(LABELLED, PROCESS, rule=rule, condition=HIDDEN, w=2.0, **TAUGHT).turns[0].losses
+    own, teacher = (filled(LABELLED, {"gap": np.zeros(GAP, np.float32), "label": np.int32(0)}) for _ in range(2))
+    params = {"map": own, "teacher": jax.tree.map(lambda a: 0.7 * a, teacher)}
+    chosen = {"t": np.full(16, 0.7, np.float32), "r": np.full(16, 0.2, np.float32)}
+
+    def values(label):
+        batch = Example(np.stack([IMAGE] * 16), {"label": np.asarray(label, np.int32)}, chosen)
+        run = jax.jit(lambda p: loss(p, jax.random.key(0), batch, jnp.arange(16, dtype=jnp.int32), 16)[0])
+        return np.asarray(run(params))
+
+    alike = np.isclose(values(np.arange(16) % 8), values(np.full(16, 8)), rtol=1e-5)
+    assert 2 <= alike.sum() <= 14
 
 
 def test_guidance_inside_is_of_hidden_conditions():

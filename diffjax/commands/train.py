@@ -96,7 +96,7 @@ def _parameters_of(built: Built) -> PyTree:
     """What the run, or the weights file, at train.start samples with."""
     start, config = built.config.train.start, built.config
     other = runs.open(start)
-    kept = config.train.only is not None or players.names(built.method)
+    kept = config.train.only is not None or players.names(built.method) or getattr(built.method.parts, "teacher", False)
     for group in ("process", "schedule", "target"):
         if kept and group in config and other.config.get(group) != config[group]:  # pyright: ignore
             raise ConfigError(

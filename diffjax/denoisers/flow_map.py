@@ -13,7 +13,8 @@ with sigma_0 = 0, m is the end of the flow. Written as the way from x, with F's 
 
 A is 1 and B is 0 at r = t to the last bit, for every schedule and target: the boundary condition needs no further
 factor. Rectified with Velocity has (1, r - t), F the mean velocity (Geng et al. 2025, eq. 3); EDM with EDM at r = 0 has
-EDM's (c_skip, c_out) (Song et al. 2023, eq. 5); VP with V has cosine and sine of the angle between (Lu & Song 2024).
+EDM's (c_skip, c_out) (Song et al. 2023, eq. 5); VP with V has the cosine and minus the sine of the angle
+between (Lu & Song 2024).
 
 Two times are told as one and a distance. c is the log-SNR of t, as for every network; the gap is psi(phi_t) -
 psi(phi_r), psi(phi) = (phi, cos 2j phi, sin 2j phi; j = 1 .. 8) of the angle phi = arctan(sigma / alpha), which is

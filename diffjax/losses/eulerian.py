@@ -48,7 +48,7 @@ def improved(power: float = 0.0, floor: float = 1e-2, w: float = 1.0) -> Rule:
     """Makes improved MeanFlow's loss: v the example's, the derivative along the network's own velocity.
 
     On Rectified with Velocity that is |u + (t - r) sg(du/dt) - v_c|^2 (Geng et al. 2025b). The tangent is the diagonal
-    u(x, t, t), by an evaluation of its own: the paper's second head is not here. With a teacher it is meanflow's.
+    u(x, t, t), by an evaluation of its own: the paper's second head is not here. With a teacher this is `meanflow`.
 
     Args:
         power, floor: as for `meanflow`.
@@ -87,7 +87,7 @@ def pixel(power: float = 0.0, floor: float = 1e-2, w: float = 1.0, least: float 
         raise ValueError(f"Got least = {least!r}, expected a number of sigma in [0, 1): 0.05 as published.")
     inner = improved(power, floor, w)
 
-    @needing(derivative=True, hidden=w != 1)
+    @needing(derivative=True, hidden=w != 1, velocity=True)
     def loss(flow: TwoTime, way: Way, teacher: TwoTime | None = None) -> tuple[Array, Array]:
         sigma = flow.schedule(way.t)[1]
         value, error = inner(flow.recast(Velocity()), way, teacher)
@@ -101,11 +101,12 @@ def scm(normalise: float = 0.0, warm_up: int = 0, sigma_data: float = 0.5) -> Ru
 
     theta = arctan(sigma / (alpha sigma_data)) is TrigFlow's angle; F* of the EDM target is that of TrigFlow with the
     other sign. way.r is passed over. The learned weight e^{w(t)} is not here, nor the prior weight 1 / sigma, which the
-    law of the times can have.
+    law of the times can have. With the EDM target weights are the paper's; an error of another target has other units.
 
     Args:
-        normalise: c of g / (|g| + c), |g| of the sum over entries; 0 is off, 0.1 published. From scratch it moves the
-            minimum; with a teacher, whose g is 0 at the exact map, it does not.
+        normalise: c of g / (|g| + c), |g| of the sum over entries; 0 is off, 0.1 / sigma_data published, where g is
+            sigma_data times this one. From scratch it moves the minimum; with a teacher, whose g is 0 at the exact map,
+            it does not.
         warm_up: updates in which F* is reached from the diagonal's aim, linearly (published: 10000); 0: at once.
         sigma_data: the data's standard deviation.
 
@@ -116,7 +117,7 @@ def scm(normalise: float = 0.0, warm_up: int = 0, sigma_data: float = 0.5) -> Ru
     host.check_int("warm_up", warm_up, 0)
     host.check_positive("sigma_data", sigma_data)
 
-    @needing(derivative=True, counted=warm_up > 0)
+    @needing(derivative=True, counted=warm_up > 0, data=True)
     def loss(flow: TwoTime, way: Way, teacher: TwoTime | None = None) -> tuple[Array, Array]:
         t = way.t
         ends = way.ends if teacher is None else stop(teacher.ends(way.x, t))

@@ -14,7 +14,7 @@ along (tangent, 1) the Eulerian one is e = E / B', which no change of the clock 
 The published losses are functions of these, `(flow, way, teacher) -> (loss, error)`, made in a file for each family:
 `losses.eulerian`, `losses.lagrangian`, `losses.progressive`. With a teacher, a flow map that stands still and whose
 diagonal is known, a loss is the distilled one; without, v is the example's own, or the network's. The error is the
-mean square of e, whatever the loss makes of it.
+mean square of e in most, whatever the loss makes of it.
 """
 
 from collections.abc import Callable
@@ -57,7 +57,7 @@ class Way(NamedTuple):
 
     @property
     def x(self) -> Array:
-        """x_t."""
+        """Computes x_t."""
         return self.seen(self.t)
 
     @property
@@ -74,8 +74,10 @@ def needing(**what: bool) -> Callable:
     """Marks a loss with what its method has to bring, which is looked at before anything is traced.
 
     Args:
-        what: teacher: a flow map that stands still; derivative: of the network by x and t, in float32; landing: the
-            network at r = 0; hidden: examples whose condition is; counted: the number of updates made.
+        what: teacher: a flow map that stands still; derivative: of the network by x, t or the gap, in float32; landing:
+            the network at r = 0; hidden: examples whose condition is; counted: the number of updates made; velocity:
+            finite slopes of the schedule; neighbours: pairs that are neighbours of a grid; data: draws that go to data
+            at each step, the one way that is taught; grid: draws in the steps of the law.
     """
 
     def marked(rule: Rule) -> Rule:
@@ -110,7 +112,7 @@ def eulerian(flow: TwoTime, x: Array, t: Array, r: Any, v: Array, tangent: Array
     F, slope = jax.jvp(lambda x, t: flow.predict(x, t, r), (x, t), (along, jnp.ones_like(t)))
     of = lambda t: coefficients(flow.schedule, flow.target, t, r)
     (A, B), (dA, dB) = jax.jvp(of, (t,), (jnp.ones_like(t),))
-    still = dB == 0
+    still = jnp.abs(dB) <= 16 * jnp.finfo(dB.dtype).eps * jnp.abs(dA)  # 0 but for rounding
     aim = -(dA * x + A * v + B * slope) / jnp.where(still, 1.0, dB)  # (meanflow.1)
     return F, stop(jnp.where(still, F, aim))
 

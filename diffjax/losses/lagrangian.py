@@ -3,8 +3,9 @@
     self_distillation   v is the network's own where X lands; its diagonal is regressed where r = t (Boffi et al. 2025)
     terminal            the diagonal is regressed at (x_r, r) of every example beside it       (TVM, Zhou et al. 2025b)
 
-With a teacher v is the teacher's, no diagonal is regressed, and both are flow map distillation (Boffi et al. 2024).
-Unlike the Eulerian ones they go to 0 off the diagonal. Cost: 7/3 of a regression off the diagonal; terminal 10/3.
+With a teacher v is the teacher's, on which the diagonal is regressed where r = t, and both are flow map distillation
+(Boffi et al. 2024). Unlike the Eulerian ones they go to 0 off the diagonal. Cost: 7/3 of a regression off the diagonal;
+terminal 10/3.
 """
 
 from collections.abc import Callable
@@ -28,7 +29,7 @@ def self_distillation(by_time: bool = False) -> Rule:
             where sigma' is. Rectified: the other times sqrt(alpha^2 + sigma^2) at t over that at r, in (0.7, 1.42).
     """
 
-    @needing(landing=True)
+    @needing(landing=True, derivative=True)
     def loss(flow: TwoTime, way: Way, teacher: TwoTime | None = None) -> tuple[Array, Array]:
         known = teacher.ends if teacher is not None else lambda x, r: on_diagonal(way, way.ends, flow.ends(x, r))
         error = jnp.mean(_residual(flow, way, known, by_time) ** 2)
@@ -45,7 +46,7 @@ def terminal(by_time: bool = False) -> Rule:
     """
     taught = self_distillation(by_time)
 
-    @needing(landing=True)
+    @needing(landing=True, derivative=True)
     def loss(flow: TwoTime, way: Way, teacher: TwoTime | None = None) -> tuple[Array, Array]:
         if teacher is not None:
             return taught(flow, way, teacher)

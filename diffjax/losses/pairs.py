@@ -24,11 +24,14 @@ __all__ = ["consistency", "dyadic", "grid", "log_normal", "stratified", "termina
 Pairs = Callable[..., tuple[Array, Array]]
 
 
-def in_order(law: times.Times, same: float) -> Pairs:
+def in_order(law: times.Times, same: float, inside: bool = False) -> Pairs:
     """Draws two times of a law of one, the later first; r = t for the share `same`.
 
     The second has another order of the batch, i -> i stride mod size: of stratified times the pairs are a lattice in
     the square, where one order would give all of them one distance.
+
+    Args:
+        inside: whether the law is known to stay in [0, t_max]; if not, `check` looks.
 
     Raises:
         ValueError: for a share outside [0, 1].
@@ -40,7 +43,7 @@ def in_order(law: times.Times, same: float) -> Pairs:
         t, r = jnp.maximum(one, other), jnp.minimum(one, other)
         return t, jnp.where(jax.random.bernoulli(_fold(keys, 2).example, same), t, r)
 
-    return _marked(draw, same)
+    return _marked(draw, same, inside=inside)
 
 
 def log_normal(schedule: Schedule, mean: float = -0.4, std: float = 1.0, same: float = 0.5) -> Pairs:
@@ -49,17 +52,17 @@ def log_normal(schedule: Schedule, mean: float = -0.4, std: float = 1.0, same: f
     Args:
         same: share of r = t; published 0.75 for MeanFlow, 0.5 for improved MeanFlow.
     """
-    return in_order(times.log_normal(schedule, mean, std), same)
+    return in_order(times.log_normal(schedule, mean, std), same, True)
 
 
 def uniform(schedule: Schedule, same: float = 0.5, t_min: float = 1e-5) -> Pairs:
     """Draws (t, r) uniformly on the triangle t_min <= r <= t <= t_max (Boffi et al. 2025)."""
-    return in_order(times.uniform(schedule, t_min), same)
+    return in_order(times.uniform(schedule, t_min), same, True)
 
 
 def stratified(schedule: Schedule, same: float = 0.5, t_min: float = 1e-5) -> Pairs:
     """Draws pairs of two stratified times: each time is uniform, and the pairs of a batch are a lattice."""
-    return in_order(times.stratified(schedule, t_min), same)
+    return in_order(times.stratified(schedule, t_min), same, True)
 
 
 def terminal(schedule: Schedule, mean: float = -0.8, std: float = 1.0, same: float = 0.0) -> Pairs:
@@ -71,6 +74,7 @@ def terminal(schedule: Schedule, mean: float = -0.8, std: float = 1.0, same: flo
         ValueError: for a std that is not positive, or a share outside [0, 1].
     """
     host.check_positive("std", std)
+    _check_finite(mean)
     _check_share("same", same)
 
     def draw(keys: Keys, index: Array, size: int, step: Any = None) -> tuple[Array, Array]:
@@ -103,7 +107,7 @@ def dyadic(schedule: Schedule, steps: int = 128, same: float = 0.875) -> Pairs:
         t, r = jnp.where(alone, v, place / cut), jnp.where(alone, v, (place - 1) / cut)
         return schedule.t_max * t, schedule.t_max * r
 
-    return _marked(draw, same)
+    return _marked(draw, same, steps=steps)
 
 
 def grid(schedule: Schedule, n: int) -> Pairs:
@@ -118,7 +122,7 @@ def grid(schedule: Schedule, n: int) -> Pairs:
         k = jnp.minimum(jnp.floor(jax.random.uniform(keys.example) * n), n - 1)
         return schedule.t_max * (k + 1) / n, schedule.t_max * k / n
 
-    return _marked(draw)
+    return _marked(draw, neighbours=True, n=n)
 
 
 def consistency(
@@ -165,8 +169,16 @@ def consistency(
             host.check_int(name, value, low)
     for name, value in (("rho", rho), ("least", least), ("std", std)):
         host.check_positive(name, value)
-    if not least < most < np.inf:
-        raise ValueError(f"Got least = {least} and most = {most}, expected levels with least < most.")
+    _check_finite(mean)
+    begin, end = (_noise(schedule, t) for t in (0.0, float(schedule.t_max)))
+    if not begin < least < min(most, end) or most == np.inf:
+        raise ValueError(
+            f"Got least = {least} and most = {most}, expected levels with least < most, and least between {begin:g} "
+            f"and {end:g}, where {type(schedule).__name__} begins and ends."
+        )
+    most = min(most, end)
+    if last < first:
+        raise ValueError(f"Got first = {first} and last = {last}, expected a grid that grows: first <= last.")
     if drawn == "log_normal" and spacing == "even":
         raise ValueError("Got drawn = 'log_normal' with spacing = 'even', expected spacing = 'karras', levels.")
     grown = partial(GROWTHS[growth], total=total or 0, first=first, last=last)  # one of n and total is given
@@ -191,7 +203,13 @@ def consistency(
             i = jnp.minimum(i, N)
         return time(i, N), time(i - 1, N)
 
-    return _marked(draw, counted=n is None)
+    return _marked(draw, counted=n is None, neighbours=True)
+
+
+def _noise(schedule: Schedule, t: float) -> float:
+    """Computes sigma / alpha at t, which may be infinite."""
+    alpha, sigma = (float(a[0]) for a in host.along(calculus.amplitudes_at, schedule, np.asarray([t])))
+    return sigma / alpha if alpha else np.inf
 
 
 def _level(share: Array, rho: float, least: float, most: float) -> Array:
@@ -212,8 +230,8 @@ def squared(step: Array, total: int, first: int = 2, last: int = 150) -> Array:
 GROWTHS = {"doubled": doubled, "squared": squared}
 
 
-def _marked(draw: Pairs, same: float = 0.0, counted: bool = False) -> Pairs:
-    vars(draw).update(same=same, counted=counted, inside=True)
+def _marked(draw: Pairs, same: float = 0.0, counted: bool = False, inside: bool = True, **known: Any) -> Pairs:
+    vars(draw).update(same=same, counted=counted, inside=inside, **known)
     return draw
 
 
@@ -225,10 +243,11 @@ def check(draw: Pairs, schedule: Schedule, count: int = 64) -> None:
     """
     if getattr(draw, "inside", False):
         return
-    keys = Keys(jax.random.key(0), jax.random.split(jax.random.key(1), count))  # pyright: ignore[reportArgumentType]
-    step = (jnp.zeros((), jnp.int32),) if getattr(draw, "counted", False) else ()
-    one = lambda key, i: draw(Keys(keys.step, key), i, count, *step)
-    t, r = map(np.asarray, jax.jit(jax.vmap(one))(keys.example, jnp.arange(count, dtype=jnp.int32)))
+    with jax.ensure_compile_time_eval():  # a method may be made where something is traced
+        keys = Keys(jax.random.key(0), jax.random.split(jax.random.key(1), count))  # pyright: ignore[reportArgumentType]
+        step = (jnp.zeros((), jnp.int32),) if getattr(draw, "counted", False) else ()
+        one = lambda key, i: draw(Keys(keys.step, key), i, count, *step)
+        t, r = map(np.asarray, jax.vmap(one)(keys.example, jnp.arange(count, dtype=jnp.int32)))
     end = float(schedule.t_max)
     if (bad := np.flatnonzero(~((r >= 0) & (r <= t) & (t <= end * (1 + 1e-6))))).size:
         i = bad[0]
@@ -245,6 +264,11 @@ def _fold(keys: Keys, n: int) -> Keys:
 def _stride(size: int) -> int:
     """The number next to the golden section of a batch's size that has no factor in common with it."""
     return next(n for n in range(max(round(0.618 * size), 1), size + 2) if math.gcd(n, size) == 1)
+
+
+def _check_finite(mean: float) -> None:
+    if not np.isfinite(mean):
+        raise ValueError(f"Got mean = {mean!r}, expected a finite number.")
 
 
 def _check_share(name: str, value: float) -> None:

@@ -6,9 +6,9 @@
     consistency         r = 0, way.r the time q next below t: data and noise, or a step of a teacher, lead there
                                                                (Song et al. 2023; Song & Dhariwal 2023)
 
-The first three may reach 0. The networks of the two legs are those of this step, with the gradient stopped: the papers
-take an average of the parameters for shortcut and for the first consistency models. Cost: 5/3 of a regression;
-consistency 4/3, or 2 with Heun's step of a teacher.
+The first three may reach 0 off the diagonal. The networks of the two legs are those of this step, with the gradient
+stopped: the papers take an average of the parameters for shortcut and for the first consistency models. Cost: 5/3 of a
+regression; consistency 4/3, or 2 with Heun's step of a teacher.
 """
 
 from collections.abc import Callable
@@ -47,6 +47,7 @@ def shortcut(steps: int = 128) -> Rule:
 
         return _squared(_composed(flow, way, teacher, leg, (way.t + way.r) / 2))
 
+    vars(loss).update(steps=steps)  # compared with those of the pairs
     return loss
 
 
@@ -83,7 +84,7 @@ def distillation(mapped: bool = False, snr: str = "truncated") -> Rule:
     if snr not in SNR:
         raise ValueError(f"Got snr = {snr!r}; {host.nearest(str(snr), SNR)}.")
 
-    @needing(teacher=True)
+    @needing(teacher=True, grid=True)
     def loss(flow: TwoTime, way: Way, teacher: TwoTime) -> tuple[Array, Array]:
         leg = teacher.land if mapped else lambda x, t, r: moved(flow.schedule, x, teacher.ends(x, t), t, r)
         _, error = _squared(_composed(flow, way, teacher, leg, (way.t + way.r) / 2))
@@ -118,7 +119,7 @@ def consistency(huber: float = 0.0, weighted: bool = False, heun: bool = True) -
     """
     flow_map.check_positive_or_zero("huber", huber)
 
-    @needing(landing=True)
+    @needing(landing=True, neighbours=True, data=True)
     def loss(flow: TwoTime, way: Way, teacher: TwoTime | None = None) -> tuple[Array, Array]:
         t, q, end = way.t, way.r, jnp.zeros_like(way.t)
         x_q = way.seen(q) if teacher is None else flow_step(teacher, way.x, t, q, heun)

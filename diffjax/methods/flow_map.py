@@ -173,7 +173,7 @@ def flow_map(
     needs = getattr(learned, "needs", set())
     _check(of, needs)
     law = drawn(schedule)
-    _check_law(law, schedule, needs)
+    _check_law(of, law, learned)
     hides = bool(condition.share and condition.none)
     counts = getattr(law, "counted", False) or "counted" in needs
 
@@ -201,7 +201,7 @@ def flow_map(
         at = lambda given: of.map(of.own(params), given, train=True, key=key_dropout)
         unseen = at(dict(condition.hidden(given))) if "hidden" in needs else None
         way = Way(process, x, z, t, r, key_rule, unseen, hidden, step)
-        value, error = learned(at(given), way, taught(params, example.given))
+        value, error = learned(at(given), way, taught(params, given))
         return value, {"t01": t / schedule.t_max, "unweighted": error}
 
     def plan(shape: tuple[int, ...], trace: Callable | None = None) -> Request:
@@ -214,7 +214,8 @@ def flow_map(
         return request.walk(of.map(of.own(params), given), jax.random.fold_in(key, 1), x)  # (meanflow.2)
 
     def report(run: Any, drawn: Drawn) -> list[Section]:
-        return [_agreement(of, run, drawn)]
+        # New noise parts walks of an exact map too, and a way that nobody taught says nothing.
+        return [] if of.gamma or needs & {"data", "grid"} else [_agreement(of, run, drawn)]
 
     read = None if network.reads is None else tuple(name for name in network.reads if name != "gap")
     turn = Turn(per_example(loss), "map" if distil else None)
@@ -244,6 +245,13 @@ def _check(of: FlowMap, needs: set[str]) -> None:
             raise ValueError(f"Got {name} = {value!r}, expected a number in [{low}, {high}].")
     if of.rule is not None and (of.power, of.floor) != (0.0, 1e-2):
         raise ValueError("Got power or floor beside a rule, expected them of the rule: rule.power, rule.floor.")
+    if of.two_times is not None and (of.same, of.times) != (0.5, TIMES):
+        raise ValueError("Got same or times beside two_times, expected them of that law: two_times.same, ...")
+    if "data" in needs and of.steps > 1 and of.gamma != 1:
+        raise ValueError(
+            f"This loss teaches the way to data alone: {of.steps} steps of it need gamma = 1, noise anew after each "
+            f"(method.gamma=1), got gamma = {of.gamma}."
+        )
     losses.flow_map.check_guidance(of.w)
     _check_network(of, needs)
     if of.process.conditions:
@@ -261,7 +269,7 @@ def _check(of: FlowMap, needs: set[str]) -> None:
         )
     calculus.time_of(schedule, 0.0)  # refuses a schedule without an inverse
     ends = np.asarray([0.0, float(schedule.t_max)])
-    if isinstance(of.target, Velocity):
+    if isinstance(of.target, Velocity) or "velocity" in needs:
         slopes = np.stack(host.along(_slopes_at, schedule, ends))
         if not np.all(np.isfinite(slopes)):
             raise ValueError(
@@ -297,6 +305,8 @@ def _check_network(of: FlowMap, needs: set[str]) -> None:
         raise ValueError(f"This guidance {denoisers.guidance.NEVER}")
     if "teacher" in needs and not of.distil:
         raise ValueError("This loss has a teacher: set method.distil=True, and train.start to the teacher's run.")
+    if of.distil and "hidden" in needs:
+        raise ValueError("Got guidance in the rule beside a teacher, expected that of the teacher: set method.w.")
     if of.distil and not of.teacher:
         raise ValueError("Got distil = True without a run to begin from: set train.start to the teacher's run.")
     if of.w != 1 and not of.distil:
@@ -305,7 +315,20 @@ def _check_network(of: FlowMap, needs: set[str]) -> None:
         )
 
 
-def _check_law(law: Callable, schedule: Schedule, needs: set[str]) -> None:
+def _check_law(of: FlowMap, law: Callable, rule: Rule) -> None:
+    needs, schedule = getattr(rule, "needs", set()), of.process.schedule
+    fine, n = (getattr(part, "steps", None) for part in (rule, law))
+    if fine and fine != n:
+        raise ValueError(
+            f"The shortcut's finest of {fine} steps are not those of the law of pairs ({n or 'of no such steps'}): "
+            f"take two_times.name=dyadic, two_times.steps={fine}."
+        )
+    if "neighbours" in needs and not getattr(law, "neighbours", False):
+        raise ValueError(
+            "This loss wants neighbours of a grid, and the law of pairs draws others: take two_times.name=consistency."
+        )
+    if "grid" in needs and (n := getattr(law, "n", None)) not in (None, of.steps):
+        raise ValueError(f"This loss teaches {n} even steps, and method.steps is {of.steps}: a draw takes {n} too.")
     if "derivative" in needs and getattr(law, "same", 0.0) == 1:
         raise ValueError(
             "Got same = 1, r = t always, where no map is learned: take a share below 1, or methods.denoising."

@@ -62,7 +62,9 @@ def jumps(schedule: Schedule, gamma: float = 0.0) -> Sampler:
             alpha_q, sigma_q = amplitudes(schedule, to)
         k = sigma_q / sigma_t
         back = alpha_s / alpha_q
-        noise = gamma**2 * sigma_s**2
+        noise = np.maximum(
+            sigma_s**2 - (back * sigma_q) ** 2, 0.0
+        )  # gamma^2 sigma_s^2 where q is no end of the schedule
         return Row(ts[:-1], back * k, back * (alpha_q - k * alpha_t), noise, np.zeros_like(k), to)  # (flow-maps.8)
 
     return Sampler(jump, plan, schedule=schedule, order=None if gamma else 1)

@@ -8,7 +8,8 @@ of u . x_0 gives all u^T J_j, and
 
     c(i, j)^2 = mean over walks of (u^T J_j e_ij)^2 = mean |J_j e_ij|^2                             (calibrated.2)
 
-without a (d, d) matrix. The sum of the c bounds the root mean square error at the end to first order (triangle).
+without a (d, d) matrix. Without history the sum of the c bounds the root mean square error at the end to first
+order (triangle); with history it stands for it: a cost is of two steps, the first of which has no past.
 """
 
 from collections.abc import Callable

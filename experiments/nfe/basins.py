@@ -56,7 +56,7 @@ def measured(n: int, steps: int) -> dict[float, list[tuple[float, float]]]:
     for noise in NOISE:
         cut = int(np.searchsorted(-np.asarray(whole), -float(calculus.time_of(common.SCHEDULE, -2 * np.log(noise)))))
         state, rest = end(x, whole[: cut + 1]), whole[cut:]
-        size = jnp.sqrt(jnp.mean(state**2))
+        size = jnp.sqrt(jnp.mean(jnp.var(state, axis=0)))
         found[noise] = []
         for push in PUSHES:
             apart = (end(state + push * size * u, rest) - end(state, rest)) / scale

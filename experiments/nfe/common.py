@@ -10,7 +10,7 @@ import numpy as np
 from jax.tree_util import Partial
 from sklearn.mixture import GaussianMixture
 
-from diffjax import analytic, grids, runs, samplers
+from diffjax import analytic, calculus, grids, runs, samplers
 from diffjax.samplers import ancestral, base, deis, heun, multistep, pndm, principal, singlestep, table, trigflow, unipc
 from diffjax.schedules import VP
 from diffjax.types import Schedule
@@ -112,7 +112,7 @@ def target(name: str, digits: np.ndarray) -> Target:
 
 
 def axes_of(mixture: analytic.GaussianMixture) -> principal.Axes:
-    """Its moments: what is known of x_0 where alpha = 0."""
+    """Computes the moments of a mixture: what is known of x_0 where alpha = 0."""
     x = jnp.zeros(mixture.shape)
     variances, basis = np.linalg.eigh(mixture.covariance(x, 0.0, 1.0))
     return principal.Axes(np.asarray(mixture.posterior(x, 0.0, 1.0).mean) @ basis, variances, basis)
@@ -121,6 +121,8 @@ def axes_of(mixture: analytic.GaussianMixture) -> principal.Axes:
 def network_target(workdir: str) -> Target:
     """A trained digits network, by what it predicts: what `python -m diffjax.main --config=configs/vpsde.py` leaves."""
     run = runs.open(workdir)
+    if not calculus.same(run.denoiser().schedule, SCHEDULE):
+        raise ValueError(f"The study walks {SCHEDULE}, but {workdir} has {run.denoiser().schedule}.")
     axes = principal.Axes.of(run.data.train.gather(np.arange(len(run.data.train))).x)
     predicts = type(run.method.parts.target).__name__
     return Target(f"digits, {predicts}-network", run.denoiser(), run.data.shape, axes, 300, 16)
