@@ -63,7 +63,7 @@ def main() -> None:
         names, nfes = [*common.methods(None), *([FITTED] if args.fitted else [])], common.NFES
         if args.calibrate:
             baselines = [name for name, method in common.METHODS.items() if method.baseline]
-            names, nfes = [*baselines, *OURS, *(name + CALIBRATED for name in (*RIVALS, OURS[0]))], FEW
+            names, nfes = [*baselines, *OURS, *(name + CALIBRATED for name in (*RIVALS, *OURS))], FEW
         nfes = (5, 10) if args.smoke else nfes
         grid = {"target": targets, "nfe": [int(n) for n in args.nfes.split(",")] if args.nfes else nfes}
         grid |= {"sampler": names, "fitted": args.fitted, "smoke": args.smoke}
