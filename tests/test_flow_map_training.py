@@ -286,7 +286,7 @@ HIDDEN, TAUGHT = methods.Condition({"label": 8}, 0.5), {"distil": True, "teacher
         ({"rule": progressive.shortcut(8), "two_times": partial(pairs.dyadic, steps=4)}, r"pairs \(4\): take"),
         ({"rule": progressive.consistency()}, "wants neighbours of a grid"),
         ({"rule": eulerian.scm(), "steps": 2}, "way to data alone: 2 steps of it need gamma = 1"),
-        ({"two_times": pairs.uniform, "same": 0.25}, "Got same or times beside two_times"),
+        ({"two_times": pairs.uniform, "same": 0.25}, "Got same = 0.25 beside two_times"),
         ({"rule": lagrangian.terminal(), "network": models.of(NETWORKS["MLP"](gap=GAP, dtype="bfloat16"))}, "to NaN"),
         ({"rule": eulerian.pixel(), "process": processes.Gaussian(schedules.VP()), "target": X0()}, "infinite slope"),
         ({"times": lambda schedule: lambda keys, i, n: jnp.asarray(1.7)}, r"\(t, r\) = \(1.7, 1.7\), expected 0 <= r"),

@@ -245,8 +245,8 @@ def _check(of: FlowMap, needs: set[str]) -> None:
             raise ValueError(f"Got {name} = {value!r}, expected a number in [{low}, {high}].")
     if of.rule is not None and (of.power, of.floor) != (0.0, 1e-2):
         raise ValueError("Got power or floor beside a rule, expected them of the rule: rule.power, rule.floor.")
-    if of.two_times is not None and (of.same, of.times) != (0.5, TIMES):
-        raise ValueError("Got same or times beside two_times, expected them of that law: two_times.same, ...")
+    if of.two_times is not None and of.same != 0.5:
+        raise ValueError(f"Got same = {of.same} beside two_times, expected it of that law: two_times.same.")
     if "data" in needs and of.steps > 1 and of.gamma != 1:
         raise ValueError(
             f"This loss teaches the way to data alone: {of.steps} steps of it need gamma = 1, noise anew after each "
