@@ -26,7 +26,7 @@ from diffjax.samplers import multistep
 
 NOISE = (10.0, 3.0, 1.0, 0.5, 0.3)  # sigma / alpha at the push; data has 0.5 to 0.6
 PUSHES = (0.1, 0.03, 0.01, 0.003, 0.001)
-SEED, STEPS = 2011, 200
+SEED, STEPS = 2011, 100
 APART = 0.1  # in standard deviations of the data, root mean square over entries: two of the points are further apart
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    rows = measured(*((64, 60) if args.smoke else (2048, STEPS)))
+    rows = measured(*((64, 60) if args.smoke else (1024, STEPS)))
     Path(args.out).mkdir(parents=True, exist_ok=True)
     (Path(args.out) / "table.md").write_text(table(rows))
     print(table(rows), end="")
