@@ -26,8 +26,8 @@ taught_lagrangian 7.49, 5.42, 4.76 (1ca38da with these options, 497 s); the gate
 4, in one neither does: coverage or the train-neighbour ratio. docs/results.md has meanflow, shortcut, taught_improved.
 
 MNIST by class, by the transformer of configs/mnist.py: mnist_improved, mnist_meanflow, mnist_shortcut from scratch (of
-them improved is measured: 93, 36, 39), and mnist_taught_lagrangian (54, 47, 30; 801 s), mnist_taught_shortcut from a run
-of that config, at runs/mnist; the gate's bound is 14.4. They are too short yet:
+them improved is measured: 93, 36, 39), and mnist_taught_lagrangian (54, 47, 30; 801 s), mnist_taught_shortcut from a
+run of that config, at runs/mnist; the gate's bound is 14.4. They are too short yet:
 
     python -m diffjax.main --config=configs/mnist.py --workdir=runs/mnist
     python -m diffjax.main --config=configs/flow_map.py:mnist_taught_lagrangian
