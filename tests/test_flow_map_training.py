@@ -1,6 +1,7 @@
 """Flow maps as a method: networks told two times, warm starts, teachers, gradients in mean, costs, what is refused."""
 
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +10,18 @@ import pytest
 from test_flow_map import MEAN, PARAMS, PROCESS, STD, exact
 from twice import judged
 
-from diffjax import finetune, methods, models, processes, schedules
+from diffjax import finetune, methods, models, processes, runs, schedules
+from diffjax.config import beside
 from diffjax.denoisers import X0, Eps, V, Velocity
 from diffjax.denoisers.flow_map import GAP, flow_map
 from diffjax.losses import eulerian, lagrangian, pairs, progressive
 from diffjax.losses.flow_map import Way
 from diffjax.method import Example
 from diffjax.models.counting import flops
+from diffjax.runs import build_run
 from diffjax.samplers import ancestral, sampling_fn
 
+FLOWS = beside(Path(__file__).parents[1] / "configs" / "__init__.py", "flow_map.py")
 IMAGE, CLOCK = np.random.default_rng(0).normal(size=(8, 8, 1)).astype(np.float32), np.float32(0.4)
 NETWORKS = {
     "UNet": partial(models.UNet, channels=4, multipliers=(1,), attention=(), embedding="angle"),
@@ -246,10 +250,22 @@ def test_derivatives_are_finite_from_the_end_to_the_data():
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(jax.jit(jax.value_and_grad(of))(params)))
 
 
+@pytest.mark.parametrize("name", [name for name in FLOWS.VARIANTS if name.split("_")[-1] in FLOWS.LOSSES])
+def test_recipe_builds(name):
+    """Rule, pairs, steps and teacher of each belong together; those of MNIST stand in the digits' place."""
+    config = runs.load(f"configs/flow_map.py:{name}")
+    if config.data.name == "mnist":
+        config.data = {"name": "digits"}
+    assert build_run(config).method.parts.rule is not None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["configs/flow_map.py:tiny_shortcut", "configs/flow_map.py:tiny_consistency"])
 def test_config_trains(config, tmp_path):
-    assert judged(config, tmp_path)["flow_map"]["apart"]["1"] > 0
+    """The agreement of steps is reported where ways other than that to data are taught."""
+    found = judged(config, tmp_path)
+    assert found.get("flow_map", {"apart": {"1": 1.0}})["apart"]["1"] > 0
+    assert ("flow_map" in found) == config.endswith("shortcut")
 
 
 # Bad input
