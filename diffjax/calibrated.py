@@ -25,9 +25,7 @@ from diffjax.types import Schedule
 __all__ = ["Fingerprint", "Table", "read", "shortest", "times", "write"]
 
 SHARES = np.asarray([0.15, 0.4, 0.7])  # of t_max, where a model is asked for its fingerprint
-AGREES = (
-    2e-3  # of the size of an answer: float32's rounding is below; two checkpoints that are closer than this both pass
-)
+AGREES = 2e-3  # of the size of an answer: float32's rounding is below; checkpoints that are closer both pass
 MADE = "experiments/nfe/calibrate.py --workdir=RUN writes such a file"
 
 

@@ -57,7 +57,7 @@ class Way(NamedTuple):
 
     @property
     def x(self) -> Array:
-        """Computes x_t."""
+        """Computes x at the time t, of this pair of data and noise."""
         return self.seen(self.t)
 
     @property

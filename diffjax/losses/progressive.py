@@ -152,7 +152,7 @@ def check_power_of_two(steps: int) -> None:
 
 
 def _composed(flow: TwoTime, way: Way, teacher: TwoTime | None, leg: Callable, q: Array) -> Array:
-    """The residual of two legs by way of q; where r = t that of the example's ends, or the teacher's."""
+    """Computes the residual of two legs by way of q; where r = t that of the example's ends, or the teacher's."""
     ends = way.ends if teacher is None else teacher.ends(way.x, way.t)
     landed = leg(leg(way.x, way.t, q), q, way.r)
     return flow_map.semigroup(flow, way.x, way.t, way.r, landed, flow_map.regressed(flow, ends, way.t))

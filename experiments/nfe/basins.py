@@ -2,9 +2,8 @@
 
 The flow of data that is 600 points ends in one of them, and an error on the way is forgotten, or ends in another point.
 A state is pushed by delta in a random direction, in units of its own standard deviation, at several noise levels; the
-exact flow goes on from there. If p of the walks end elsewhere, the root mean square error at the end is about
-sqrt(2 p) standard deviations of the data. With p as delta^q, half of an error at the end takes 2^(-2/q) of the errors
-on the way: a quarter at q = 1.
+exact flow goes on from there. If p of the walks end elsewhere, the root mean square error at the end is as sqrt(p), at
+most about sqrt(2 p) standard deviations of the data: points of neighbouring basins are nearer than any two.
 
     python experiments/nfe/basins.py --out=OUT [--smoke]
 
