@@ -9,13 +9,14 @@ import pytest
 
 from diffjax import analytic, calibrated, grids
 from diffjax.calculus import amplitudes
-from diffjax.samplers import fitted, local_errors, multistep, principal, sampling_fn
+from diffjax.samplers import fitted, local_errors, multistep, pndm, principal, sampling_fn, unipc
 from diffjax.samplers.base import rows_of
 from diffjax.schedules import VP, Cosine
 from diffjax.types import Posterior, pytree
 
 pytestmark = pytest.mark.usefixtures("x64")
 RNG = np.random.default_rng(3)
+ALONG = principal.lifted(multistep.adams(VP(), 1), principal.Axes(np.zeros(2), np.ones(2), np.eye(2)))
 
 
 def enumerated(costs, n, after=None):
@@ -181,6 +182,29 @@ def test_axes_are_refitted_each_by_itself():
     assert found.after < 1e-5
 
 
+def test_rows_fitted_by_states_pass_through_the_state_and_the_end():
+    """Two axes of unlike scales, two evaluations: the first row is exact to the state between, the last to the end."""
+    schedule, scales, mean = VP(), np.array([0.2, 0.9]), np.array([0.5, -0.4])
+    target = analytic.gaussian_mixture([1.0], mean[None], np.diag(scales**2)[None])
+    x = float(schedule(1.0)[1]) * jax.random.normal(jax.random.key(1), (64, 2))
+
+    def flow(t):
+        (a, s), (alpha, sigma) = ((float(v) for v in schedule(u)) for u in (t, 1.0))
+        return a * mean + np.hypot(s, a * scales) / np.hypot(sigma, alpha * scales) * (np.asarray(x) - alpha * mean)
+
+    axes = principal.Axes(np.zeros(2), np.ones(2), np.eye(2))
+    sampler = principal.lifted(multistep.adams(schedule, 1), axes)
+    given = (sampler, [1.0, 0.4, 0.0], target.denoiser(schedule), x, jnp.asarray(flow(0.0)))
+    found = fitted.fit_by_states(*given, jnp.asarray(flow(0.4)), steps=0)
+    assert found.before > 0.3
+    assert found.after < 1e-5
+    first = sampler._replace(plan=lambda ts: jax.tree.map(lambda a: a[:1], found.rows))
+    middle = jax.vmap(lambda x: sampling_fn(first, [1.0, 0.4])(given[2], jax.random.key(0), x))(x)
+    np.testing.assert_allclose(middle, flow(0.4), atol=1e-5)
+    with pytest.raises(ValueError, match="Got a walk of 1 evaluations"):
+        fitted.fit_by_states(sampler, [1.0, 0.0], *given[2:], given[4])
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     """A file of two tables for a mixture of two points, its model, and starts that no fit saw."""
@@ -235,7 +259,7 @@ def test_without_numbers_for_each_axis_all_change_alike(table):
 
 @pytest.mark.parametrize("k", [2, 3])
 def test_changes_along_the_axes_are_polynomials_in_the_logarithm_of_the_variance(k, x64):
-    """Five axes of unlike variances, of which no rows are told; the changes of x have one unit for all of them."""
+    """Five axes of unlike variances; the changes of x have one unit for all of them."""
     schedule, variances = VP(), np.array([0.02, 0.9, 0.1, 0.3, 0.05])
     mixture = analytic.gaussian_mixture([0.5, 0.5], [[0.4] * 5, [-0.4] * 5], [0.05, 0.1])
     sampler = principal.adams(schedule, principal.Axes(np.zeros(5), variances, np.eye(5)), 2)
@@ -243,13 +267,37 @@ def test_changes_along_the_axes_are_polynomials_in_the_logarithm_of_the_variance
     model = mixture.denoiser(schedule)
     walk = sampling_fn(multistep.adams(schedule, 3), grids.angle(schedule, 60))
     ends = jax.vmap(lambda x: walk(model, jax.random.key(0), x))(x)
-    fit = fitted.fit(sampler, ts, model, x, ends, steps=10, batch=16, axes=k)
+    fit = fitted.fit(sampler, ts, model, x, ends, steps=10, batch=16, axes=k, variances=variances)
     assert fit.after < fit.before
     changed = fit.rows.x - rows_of(sampler, ts).x
     for row in changed:
         smooth = lambda d, row=row: np.polyval(np.polyfit(np.log(variances), row, d), np.log(variances))
         left = [np.abs(row - smooth(d)).max() for d in (k - 1, k - 2)]
-        assert left[0] < 1e-6 < 1e-4 < left[1]  # alpha is not quite 0 where the walk starts
+        assert left[0] < 1e-12 < 1e-4 < left[1]
+
+
+@pytest.mark.parametrize("made", [lambda s: multistep.dpmpp_2m(s), lambda s: unipc.unipc(s, 3), pndm.ipndm])
+def test_a_sampler_with_numbers_for_each_axis_walks_as_before(made, x64):
+    schedule, turn = VP(), np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
+    model = analytic.gaussian_mixture([0.5, 0.5], [[0.4] * 3, [-0.4] * 3], [0.05, 0.1]).denoiser(schedule)
+    sampler, axes = made(schedule), principal.Axes(np.array([0.1, 0.0, -0.2]), np.array([0.2, 0.9, 0.1]), turn)
+    x, ts = jax.random.normal(jax.random.key(2), (5, 3)), grids.angle(schedule, 6, sigma_data=0.7)
+    walk = lambda made: jax.vmap(lambda x: sampling_fn(made, ts)(model, jax.random.key(0), x))(x)
+    lifted = principal.lifted(sampler, axes)
+    np.testing.assert_allclose(walk(lifted), walk(sampler), rtol=1e-12)
+    ends = walk(multistep.adams(schedule, 3))
+    alike = fitted.fit(sampler, ts, model, x := jnp.tile(x, (4, 1)), ends := jnp.tile(ends, (4, 1)), steps=20)
+    each = fitted.fit(lifted, ts, model, x, ends, steps=20)
+    assert each.before == pytest.approx(alike.before, rel=1e-9)
+    assert each.after < 0.8 * alike.after
+
+
+def test_what_has_no_numbers_for_axes():
+    axes = principal.Axes(np.zeros(3), np.ones(3), np.eye(3))
+    with pytest.raises(ValueError, match="rows are those of `samplers"):
+        principal.lifted(principal.adams(VP(), axes), axes)
+    with pytest.raises(ValueError, match="adds noise: along axes"):
+        principal.lifted(multistep.dpmpp_2m_sde(VP()), axes).plan(grids.angle(VP(), 4))
 
 
 def test_a_file_gives_back_the_rows(table):
@@ -307,6 +355,9 @@ def test_a_fingerprint_is_of_the_answers_not_of_the_precision():
         (dict(ends=np.full((8, 2), np.nan)), "all finite"),
         (dict(sampler=multistep.adams(VP(), 1, tau=1.0)), "adds noise"),
         (dict(axes=0), "axes"),
+        (dict(sampler=ALONG, axes=2), "of degree 1 need the variances that they are of: got none"),
+        (dict(sampler=ALONG, axes=3, variances=np.ones(3)), r"got an array of shape \(3,\), expected \(2,\)"),
+        (dict(sampler=ALONG, axes=3, variances=-np.ones(2)), "none of them negative"),
     ],
 )
 def test_what_cannot_be_fitted(change, said):
@@ -320,4 +371,5 @@ def test_what_cannot_be_fitted(change, said):
             given["ends"],
             steps=0,
             axes=given.get("axes", True),
+            variances=given.get("variances"),
         )

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.tree_util import Partial
 
 from diffjax import activity, calibrated, host
@@ -128,6 +129,7 @@ def fit(
     rate: float = 3e-3,
     seed: int = 0,
     axes: bool | int = True,
+    variances: Any = None,
 ) -> Fit:
     """Fits the rows of a sampler on a grid so that its walks end where the flow does.
 
@@ -138,33 +140,27 @@ def fit(
         ends: of the flow from there, (n, *shape).
         steps: of the descent; 0: the last row alone is refitted.
         batch: walks a step.
-        rate: of Adam at first, in units of each number's own size; it falls to 0 as a cosine.
+        rate: of Adam at first, in units of each number's own size; it falls to 0 as a cosine. Slopes are cut to a norm
+            of 1: a few walks may end far away.
         seed: of the batches.
         axes: in what a number changes from axis to axis, where rows have axes. True: each has its own change: most to
             gain, and to learn by heart from few walks. k: a polynomial of degree k - 1 in the logarithm of the axis's
             variance. False: one change for all. The last row is refitted for True alone.
+        variances: of the data along the axes, of the shape of an axis's numbers; where axes is more than 1.
 
     Raises:
         ValueError: for a sampler whose rows are of another kind or add noise; starts and ends of unlike shapes, too
-            few, or not finite.
+            few, or not finite; polynomials without the variances they are of.
     """
     first, x, ends = rows_of(sampler, ts), precision.widened(x), precision.widened(ends, "The ends")
-    if _names(type(first)) not in map(_names, KINDS):
-        raise ValueError(f"Got rows of {type(first).__name__}, expected those of a linear multistep sampler.")
-    if np.any(getattr(first, "noise", 0.0)):
-        raise ValueError("The sampler adds noise: only a deterministic walk can end where the flow does.")
-    if x.shape != ends.shape or len(x) < 8 or not bool(jnp.isfinite(ends).all()):
-        raise ValueError(f"Got starts {x.shape} and ends {ends.shape}, expected at least 8 of one shape, all finite.")
+    _need_walks(first, x, ends)
     steps, batch = host.check_int("steps", steps, 0), host.check_int("batch", batch, 1)
+    smooth = jnp.asarray(_polynomials(first, axes, variances), x.dtype)
     held = np.arange(len(x)) % HELD_OUT == 0
     seen = np.flatnonzero(~held)
-    if not isinstance(axes, bool):
-        host.check_int("axes", axes)
     t_max = np.inf if sampler.schedule is None else float(sampler.schedule.t_max)
     base = precision.like(jax.tree.map(jnp.asarray, first), x)
     units, scale = _units(sampler, base, model, x[held]), jnp.sqrt(jnp.mean(jnp.var(ends, axis=0)))
-
-    smooth = jnp.asarray(_polynomials(first, int(axes) or 1), x.dtype)
 
     def spread(own: Array | None, shared: Array) -> Array:
         if own is not None and own.shape == shared.shape:
@@ -187,19 +183,21 @@ def fit(
         _, pull = _pulled(sampler, planned(change), model, x, lambda x: loss(x, ends))
         return undo(change, pull)
 
-    descend = jax.jit(
-        lambda change, slope, state, rate: _adam(change, jax.tree.map(jnp.nan_to_num, slope), state, rate)
-    )
+    adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(rate, max(steps, 1))))
+
+    @jax.jit
+    def descend(change: PyTree, slope: PyTree, state: Any) -> tuple[PyTree, Any]:
+        with jax.numpy_dtype_promotion("standard"):  # optax multiplies integer counts by floats
+            updates, state = adam.update(jax.tree.map(jnp.nan_to_num, slope), state)
+        return optax.apply_updates(change, updates), state
+
     error = lambda change: float(jnp.exp(loss(_walked(sampler, planned(change), model, x[held]), ends[held])))
-    change = {name: _unchanged(name, getattr(base, name), axes) for name in units}
-    none, one, rng = jax.tree.map(jnp.zeros_like, change), jnp.ones((), x.dtype), np.random.default_rng(seed)
-    state = _Adam(none, none, one, one)
-    before = error(change)
+    change: PyTree = {name: _unchanged(name, getattr(base, name), axes) for name in units}
+    state, before, rng = adam.init(change), error(change), np.random.default_rng(seed)
     best, kept = before, change
     for i in range(steps):
         some = rng.choice(seen, min(batch, len(seen)), replace=False)
-        now = jnp.asarray(rate * np.cos(np.pi / 2 * i / steps) ** 2, x.dtype)
-        change, state = descend(change, slope(change, x[some], ends[some]), state, now)
+        change, state = descend(change, slope(change, x[some], ends[some]), state)
         if (i + 1) % max(steps // 10, 1) == 0 and (found := error(change)) < best:
             best, kept = found, change
     found = jax.tree.map(lambda a: np.asarray(a, np.float64), rows(kept))
@@ -211,22 +209,50 @@ def fit(
     return Fit(last, before, again) if again < best else Fit(found, before, best)
 
 
-class _Adam(NamedTuple):
-    mean: PyTree
-    square: PyTree
-    left: Array  # 0.9^k, 0.999^k: what is left of the start from 0
-    left_square: Array
+def fit_by_states(
+    sampler: Sampler, ts: Any, model: Denoiser, x: Array, ends: Array, states: Array, **effort: Any
+) -> Fit:
+    """Fits the rows before the last one to states of the flow, then the last row to the ends, by least squares.
+
+    For flows that end in a few points (data's own examples, under their exact denoiser): the slope of an end by a row
+    is 0, or huge where the walk nearly ends in another point, and a descent on ends learns nothing. A state where the
+    last evaluation is made still moves smoothly with the rows. The last row has its own numbers for each axis.
+
+    Args:
+        ends: of the flow from the starts x, (n, *shape).
+        states: of the flow at ts[-2], (n, *shape).
+        effort: `steps`, `batch`, `rate`, `seed`, `axes` and `variances` of `fit`, for the rows before the last.
+
+    Raises:
+        ValueError: as `fit`; for a walk of one evaluation, or one whose last evaluation is not at ts[-2].
+    """
+    ts, first = np.asarray(ts, np.float64), rows_of(sampler, ts)
+    _need_walks(first, precision.widened(x), precision.widened(ends, "The ends"))
+    if len(first.t) < 2 or not np.isclose(first.t[-1], ts[-2]):
+        raise ValueError(
+            f"Got a walk of {len(first.t)} evaluations, the last at t = {first.t[-1]:.6g}: expected 2 or more, the "
+            f"last at ts[-2] = {ts[-2]:.6g}, where the states are."
+        )
+    before = sampler._replace(plan=lambda ts: jax.tree.map(lambda a: np.asarray(a)[:-1], first))
+    led = fit(before, ts[:-1], model, x, states, **effort).rows
+    rows = jax.tree.map(lambda led, own: np.concatenate([led, np.asarray(own)[-1:]]), led, first)
+    begun = fit(sampler, ts, model, x, ends, steps=0)
+    found = fit(sampler._replace(plan=lambda ts: rows), ts, model, x, ends, steps=0)
+    return Fit(found.rows, begun.before, found.after) if found.after < begun.after else begun
 
 
-def _adam(change: PyTree, slope: PyTree, state: _Adam, rate: Array) -> tuple[PyTree, _Adam]:
-    """Takes a step of Adam (Kingma & Ba 2015, algorithm 1), slopes cut to a norm of 1: a few walks may end far away."""
-    norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(slope)))
-    slope = jax.tree.map(lambda leaf: leaf / jnp.maximum(norm, 1.0), slope)
-    mean = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, state.mean, slope)
-    square = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, state.square, slope)
-    left, left_square = 0.9 * state.left, 0.999 * state.left_square
-    moved = lambda c, m, v: c - rate * m / (1 - left) / (jnp.sqrt(v / (1 - left_square)) + 1e-8)
-    return jax.tree.map(moved, change, mean, square), _Adam(mean, square, left, left_square)
+def _need_walks(rows: PyTree, x: Array, ends: Array) -> None:
+    """Checks that rows can be fitted to walks from x to the ends.
+
+    Raises:
+        ValueError: as `fit`.
+    """
+    if _names(type(rows)) not in map(_names, KINDS):
+        raise ValueError(f"Got rows of {type(rows).__name__}, expected those of a linear multistep sampler.")
+    if np.any(getattr(rows, "noise", 0.0)):
+        raise ValueError("The sampler adds noise: only a deterministic walk can end where the flow does.")
+    if x.shape != ends.shape or len(x) < 8 or not bool(jnp.isfinite(ends).all()):
+        raise ValueError(f"Got starts {x.shape} and ends {ends.shape}, expected at least 8 of one shape, all finite.")
 
 
 def _names(kind: Any) -> frozenset[str]:
@@ -242,15 +268,26 @@ def _unchanged(name: str, part: Array, axes: bool | int) -> tuple[Array | None, 
     return jnp.zeros_like(part) if axes is True else None, shared
 
 
-def _polynomials(rows: PyTree, k: int) -> np.ndarray:
+def _polynomials(rows: PyTree, axes: bool | int, variances: Any) -> np.ndarray:
     """Computes Legendre's polynomials of degree < k, (k, *entries), in the logarithm of each axis's variance.
 
-    From noise to data the Gaussian's flow stretches an axis in proportion to its standard deviation, so that rows tell
-    which axis is how wide; the logarithm is laid on [-1, 1].
+    The logarithm is laid on [-1, 1]; entries that never vary count as the narrowest that do in float64.
+
+    Raises:
+        ValueError: as `fit`.
     """
-    stretch = np.log(np.abs(np.prod(rows.x, 0) * np.prod(getattr(rows, "lead_x", 1.0), 0)) + np.finfo(np.float64).tiny)
-    low, wide = stretch.min(), max(np.ptp(stretch), 1e-12)
-    return np.moveaxis(np.polynomial.legendre.legvander(2 * (stretch - low) / wide - 1, k - 1), -1, 0)
+    k, entries = (1 if isinstance(axes, bool) else host.check_int("axes", axes)), np.shape(rows.x)[1:]
+    if k == 1 or not entries:
+        return np.ones((k, *entries))
+    if variances is None or np.shape(variances) != entries or not np.all(np.asarray(variances) >= 0):
+        raise ValueError(
+            f"Polynomials of degree {k - 1} need the variances that they are of: got "
+            f"{'none' if variances is None else f'an array of shape {np.shape(variances)}'}, expected {entries}, none "
+            "of them negative; the `Axes` of the sampler have them."
+        )
+    logs = np.log(np.maximum(variances, principal.FLOOR * np.mean(variances)))
+    place = 2 * (logs - logs.min()) / max(np.ptp(logs), 1e-12) - 1
+    return np.moveaxis(np.polynomial.legendre.legvander(place, k - 1), -1, 0)
 
 
 def _states(sampler: Sampler, rows: PyTree, model: Denoiser, x: Array) -> list[PyTree]:

@@ -24,8 +24,8 @@ import numpy as np
 
 from diffjax import host, members
 from diffjax.calculus import amplitudes, need_scalar
-from diffjax.samplers import quadrature
-from diffjax.samplers.base import Sampler
+from diffjax.samplers import quadrature, table
+from diffjax.samplers.base import Sampler, rows_of
 from diffjax.types import Array, Denoiser, Key, Schedule
 
 __all__ = ["adams"]  # what a config may name
@@ -165,6 +165,41 @@ def adams(
 
     basis = None if axes.basis is None else np.asarray(axes.basis, np.float64)
     return Sampler(step, plan, jax.tree_util.Partial(Init(order + 1), basis), final, schedule, order + 1)
+
+
+def lifted(sampler: Sampler, axes: Axes, history: int | None = None) -> Sampler:
+    """Gives each axis its own numbers in the rows of a sampler of `table`: its walk as it was, until they are fitted.
+
+    What a fit may then change from axis to axis are numbers of any linear sampler; `samplers.fitted` does it.
+
+    Args:
+        sampler: deterministic, with rows of `table`.
+        axes: of the data.
+        history: evaluations that a row may use, the newest included, at weight 0 beyond those of the sampler; None:
+            as many as there.
+
+    Raises:
+        ValueError: for moments as in `adams`, a history shorter than the sampler's, or a sampler of another kind; (at
+            planning) for rows that add noise.
+    """
+    _, c, _ = _checked(axes)
+    if not isinstance(sampler.init, table.Init):
+        raise ValueError("Only a sampler whose rows are those of `samplers.table` has numbers for axes to share.")
+    own = sampler.init.history
+    kept = own if history is None else host.check_int("history", history, own)
+
+    def plan(ts: np.ndarray) -> AxisRow:
+        rows = rows_of(sampler, ts)
+        if np.any(rows.noise):
+            raise ValueError("The sampler adds noise: along axes only a deterministic walk is planned.")
+        each = lambda numbers: np.multiply.outer(numbers, np.ones_like(c))
+        none = np.zeros((len(rows.t), *c.shape))
+        ys = np.pad(rows.ys, ((0, 0), (0, kept - own)))
+        return AxisRow(rows.t, none + 1, none, each(rows.y_x), each(rows.y_mean), none, each(rows.x), none, each(ys))
+
+    basis = None if axes.basis is None else np.asarray(axes.basis, np.float64)
+    begin = jax.tree_util.Partial(Init(kept), basis)
+    return Sampler(step, plan, begin, final, sampler.schedule, sampler.order)
 
 
 class State(NamedTuple):

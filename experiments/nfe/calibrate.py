@@ -13,6 +13,7 @@ on walks held out is kept. Any linear sampler is calibrated so: the study gives 
 import argparse
 import functools
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +24,11 @@ import numpy as np
 from fit import training_digits
 
 from diffjax import grids, samplers
-from diffjax.samplers import fitted, local_errors
+from diffjax.samplers import fitted, local_errors, principal
 
 SEEDS = (1011, 1012)  # of starts: for the fit, for the local errors; the study's are others
 CANDIDATES = 24  # steps of the walk whose times a grid is chosen from
+HISTORY = 10  # evaluations that a row along axes may use: all of them; one compile serves every number of rows
 NAMED, MEASURED = "the best grid by name", "dynamic programming"
 
 
@@ -40,6 +42,7 @@ class Effort(NamedTuple):
         steps: of the descent.
         batch: walks in each.
         rate: at first.
+        by_states: `fitted.fit_by_states` in place of `fitted.fit`: for a flow that ends in a few points.
     """
 
     walks: int
@@ -48,6 +51,7 @@ class Effort(NamedTuple):
     steps: int
     batch: int
     rate: float = 3e-3
+    by_states: bool = False
 
 
 NETWORK = Effort(512, 100, 48, 60, 24, 1e-2)  # asked less often than an exact model
@@ -101,6 +105,8 @@ def effort(of: common.Target, smoke: bool) -> Effort:
     """How much is walked on a target."""
     if smoke:
         return Effort(32, 100, 8, 5, 8)
+    if of.title == common.IDEAL:
+        return Effort(1024, 200, 128, 80, 64, by_states=True)
     return Effort(1536, of.reference_steps, 128, 400, 128) if of.title in common.EXACT else NETWORK
 
 
@@ -117,6 +123,13 @@ def walks(name: str, smoke: bool) -> tuple[jax.Array, jax.Array]:
     much, part = effort(of, smoke), max(of.starts, 64)
     x = begun(of, SEEDS[0], much.walks)
     return x, jnp.concatenate([common.reference(of, x[i : i + part], much.reference) for i in range(0, len(x), part)])
+
+
+@functools.cache
+def states(name: str, t: float, smoke: bool) -> jax.Array:
+    """Where the flow from the starts of the fit is at t."""
+    of, (x, _) = target(name), walks(name, smoke)
+    return common.reference(of, x, effort(of, smoke).reference, t)
 
 
 @functools.cache
@@ -137,46 +150,65 @@ def costs(name: str, sampler: str, smoke: bool) -> tuple[Any, Any]:
     return local_errors.costs(flow(name, smoke), method.make(common.SCHEDULE), inner(common.SCHEDULE))
 
 
+@functools.cache
 def calibrated(name: str, sampler: str, nfe: int, smoke: bool = False) -> Calibrated | None:
     """Calibrates a sampler of the study on a target for so many evaluations; None where it has no such walk."""
-    of, (x, ends) = target(name), walks(name, smoke)
-    method, much = common.methods(of.axes)[sampler], effort(of, smoke)
-    made, found = method.make(common.SCHEDULE), []
-    begins = lambda ts: common.error(end_of(of, made, ts, x[: 4 * of.starts]), ends[: 4 * of.starts])
-    offered = starting_grids(name, sampler, nfe, smoke)
-    for origin, ts in sorted(offered.items(), key=lambda grid: begins(grid[1]))[:1]:
+    of, found = target(name), []
+    for made, ts, origin in beginnings(name, sampler, nfe, smoke):
+        (x, ends), much = walks(name, smoke), effort(of, smoke)
+        by = partial(fitted.fit, made, ts, of.model, x, ends)
+        if much.by_states:
+            by = partial(fitted.fit_by_states, made, ts, of.model, x, ends, states(name, ts[-2], smoke))
         for axes in AXES if hasattr(made.plan(ts), "lead_x") else AXES[:1]:
-            fit = fitted.fit(made, ts, of.model, x, ends, much.steps, much.batch, much.rate, axes=axes)
-            own = samplers.Sampler(made.step, lambda ts, fit=fit: fit.rows, made.init, made.final, made.schedule)
+            fit = by(steps=much.steps, batch=much.batch, rate=much.rate, axes=axes, variances=of.axes.variances)
+            own = made._replace(plan=lambda ts, fit=fit: fit.rows)
             found.append(Calibrated(own, ts, origin, fit))
     return min(found, key=lambda each: each.fit.after, default=None)
 
 
-def end_of(of: common.Target, sampler: samplers.Sampler, ts: np.ndarray, x: jax.Array) -> jax.Array:
-    """Where a sampler's own walk along a grid ends."""
-    return common.run(samplers.sampling_fn(sampler, ts, max_rows=common.LONGEST), of.model, x)
+def beginnings(name: str, sampler: str, nfe: int, smoke: bool) -> list[tuple[samplers.Sampler, np.ndarray, str]]:
+    """What a fit starts from, at most one: a sampler, a grid, and where that came from."""
+    of = target(name)
+    if sampler.endswith(common.ALONG):
+        found = calibrated(name, sampler.removesuffix(common.ALONG), nfe, smoke)
+        return [] if found is None else [(principal.lifted(found.sampler, of.axes, HISTORY), found.ts, found.origin)]
+    made, offered = common.methods(of.axes)[sampler].make(common.SCHEDULE), offers(name, sampler, nfe, smoke)
+    if effort(of, smoke).by_states:  # a refitted last row says more than the walk as it is; of the best five
+        x, ends = walks(name, smoke)
+        refitted = lambda offer: fitted.fit(made, offer.ts, of.model, x, ends, steps=0).after
+        offered = sorted(offered[:5], key=refitted)
+    return [(made, offer.ts, offer.origin) for offer in offered[:1]]
 
 
-def starting_grids(name: str, sampler: str, nfe: int, smoke: bool) -> dict[str, np.ndarray]:
-    """The best grid by name on the starts of the fit, and that of the least sum of local errors."""
+class Offer(NamedTuple):
+    """A grid, where it came from, and the error of a sampler's walk along it on the starts of the fit."""
+
+    error: float
+    origin: str
+    ts: np.ndarray
+
+
+def offers(name: str, sampler: str, nfe: int, smoke: bool) -> list[Offer]:
+    """The grids by name, and that of the least sum of local errors in as many steps, in order of their errors."""
     of, (x, ends) = target(name), walks(name, smoke)
     method, some = common.methods(of.axes)[sampler], slice(0, 4 * of.starts)
     if method.per_step != 1:
-        return {}
-    tried = {}
-    for title, grid in (common.GRIDS | common.LEAPS).items():
-        walk, ts = common.walk(method, grid, nfe), common.longest(method, grid, nfe)
-        if walk is not None and samplers.nfe(walk) == nfe:
-            tried[title] = (common.error(common.run(walk, of.model, x[some]), ends[some]), ts)
-    best = min(tried.values(), key=lambda found: found[0], default=None)
-    found = {} if best is None else {NAMED: best[1]}
-    steps = nfe if best is None else len(best[1]) - 1
+        return []
+
+    def offer(origin: str, ts: np.ndarray) -> Offer:
+        walk = samplers.sampling_fn(method.make(common.SCHEDULE), ts, max_rows=common.LONGEST)
+        return Offer(common.error(common.run(walk, of.model, x[some]), ends[some]), origin, ts)
+
+    named = [common.longest(method, grid, nfe) for grid in (common.GRIDS | common.LEAPS).values()]
+    rows = lambda ts: len(method.make(common.SCHEDULE).plan(ts).t)
+    found = [offer(NAMED, ts) for ts in named if ts is not None and rows(ts) == nfe]
+    steps = len(min(found, key=lambda offer: offer.error).ts) - 1 if found else nfe
     try:
         chosen = flow(name, smoke).ts[local_errors.cheapest(costs(name, sampler, smoke), steps)]
-        rows = method.make(common.SCHEDULE).plan(chosen)
+        found += [offer(MEASURED, chosen)] * (rows(chosen) == nfe)
     except ValueError:  # of a sampler that does not start there, or more steps than candidates
-        return found
-    return {**found, MEASURED: chosen} if len(rows.t) == nfe else found
+        pass
+    return sorted(found, key=lambda offer: offer.error)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,9 @@ GRIDS: dict[str, Callable[[Schedule, int], np.ndarray]] = {
 }  # fmt: skip
 
 
+ALONG = " along axes"  # after the name of a sampler whose calibrated rows then have numbers for each axis
+
+
 def methods(axes: Any) -> dict[str, Method]:
     """All of them, for data of these moments."""
     along = lambda p, free: lambda s: principal.adams(s, axes, p, free)
@@ -156,10 +159,10 @@ def run(sample: Partial, model: Any, x: jax.Array) -> jax.Array:
     return jax.vmap(lambda x: sample(model, jax.random.key(0), x))(x)
 
 
-def reference(target: Target, x: jax.Array, steps: int | None = None) -> jax.Array:
-    """The end of the probability flow, by Adams(3) in many steps, each of its own: a network is slow in XLA's loops."""
-    sampler = multistep.adams(SCHEDULE, 3)
-    rows = base.rows_of(sampler, grids.karras(SCHEDULE, steps or target.reference_steps, t_min=1e-5))
+def reference(target: Target, x: jax.Array, steps: int | None = None, t: float = 0.0) -> jax.Array:
+    """The probability flow down to t, by Adams(3) in many steps, each of its own: a network is slow in XLA's loops."""
+    sampler, ts = multistep.adams(SCHEDULE, 3), grids.karras(SCHEDULE, steps or target.reference_steps, t_min=1e-5)
+    rows = base.rows_of(sampler, np.append(ts[ts > t * (1 + 1e-9)], t) if t else ts)
     state = jax.vmap(sampler.init)(x)
     for i in range(len(rows.t)):
         state = _one_step(target.model, state, jax.tree.map(lambda a, i=i: jnp.asarray(a[i], x.dtype), rows))

@@ -26,8 +26,9 @@ from diffjax.samplers import table
 
 SEEDS, FITTED = (11, 12, 13), "fitted on mixtures"
 CALIBRATED = ", calibrated"  # after the name of a sampler whose grid and rows are the model's own (`calibrate`)
-OURS = ("principal Adams 2", "principal Adams 2, asked at the start")
 RIVALS = ("iPNDM 3", "UniPC-2", "UniPC-3", "DPM-Solver++(3M)")
+OURS = ("principal Adams 2", "principal Adams 2, asked at the start")
+ALONG = tuple(name + common.ALONG for name in ("iPNDM 3", "UniPC-2", "UniPC-3"))  # calibrated alone
 FEW = (5, 6, 8, 10)
 SMALLEST = 5e-5  # errors below are rounding: the ideal denoiser ends exactly in an example
 
@@ -63,7 +64,7 @@ def main() -> None:
         names, nfes = [*common.methods(None), *([FITTED] if args.fitted else [])], common.NFES
         if args.calibrate:
             baselines = [name for name, method in common.METHODS.items() if method.baseline]
-            names, nfes = [*baselines, *OURS, *(name + CALIBRATED for name in (*RIVALS, *OURS))], FEW
+            names, nfes = [*baselines, *OURS, *(name + CALIBRATED for name in (*RIVALS, *OURS, *ALONG))], FEW
         nfes = (5, 10) if args.smoke else nfes
         grid = {"target": targets, "nfe": [int(n) for n in args.nfes.split(",")] if args.nfes else nfes}
         grid |= {"sampler": names, "fitted": args.fitted, "smoke": args.smoke}
@@ -150,7 +151,7 @@ def beside(rows: list[dict]) -> str:
     head = "target | NFE | best baseline | the best calibrated | ours | ours, calibrated | of the first | of the second"
     lines = [f"| {head} |", "|---" * 8 + "|"]
     for (target, nfe), each in found.items():
-        kinds = (baselines, [r + CALIBRATED for r in RIVALS], OURS, [name + CALIBRATED for name in OURS])
+        kinds = (baselines, [r + CALIBRATED for r in RIVALS], OURS, [name + CALIBRATED for name in (*OURS, *ALONG)])
         leads = [
             min((each[n] for n in names if n in each), key=lambda row: row["miss"], default=None) for names in kinds
         ]
