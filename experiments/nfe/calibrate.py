@@ -72,7 +72,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", required=True, help="of a trained run, or the name of an exact target")
     parser.add_argument("--nfe", default="5,6,8,10")
-    parser.add_argument("--sampler", default="principal Adams 2", help="of the study's table")
+    names = [name + after for name in common.methods(None) for after in ("", common.ALONG)]
+    parser.add_argument("--sampler", default="principal Adams 2", choices=names, metavar="NAME", help="of the study")
     parser.add_argument("--out", help="default WORKDIR/table.npz")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()

@@ -4,7 +4,7 @@ The error is the distance to the end of the model's own probability flow from th
 free of what the model does. Every sampler is tried on every grid, at each number of evaluations, and keeps its best.
 
     python experiments/nfe/study.py --out=OUT [--networks=WORKDIR,...] [--fitted=FITTED.npz] [--smoke]
-    python experiments/nfe/study.py --out=OUT --calibrate [--nfes=5,6,8,10] [--targets=TITLE,...] [--networks=...]
+    python experiments/nfe/study.py --out=OUT --calibrate [--nfes=5,6,8,10] [--targets=TITLE;...] [--networks=...]
     python experiments/nfe/study.py --out=OUT --redraw=experiments/nfe/README.md
 
 OUT is a sweep's folder, its points are calls of `best`: what is there is not walked again.
@@ -53,6 +53,7 @@ def main() -> None:
     )
     parser.add_argument("--targets", help="exact targets, with semicolons between them; default all")
     parser.add_argument("--nfes", help="with commas between them")
+    parser.add_argument("--samplers", help="of the table, with semicolons between them; default all")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--redraw", help="a file with such a table: draws OUT/figure.png from it, and runs nothing")
@@ -65,6 +66,8 @@ def main() -> None:
         if args.calibrate:
             baselines = [name for name, method in common.METHODS.items() if method.baseline]
             names, nfes = [*baselines, *OURS, *(name + CALIBRATED for name in (*RIVALS, *OURS, *ALONG))], FEW
+        if args.samplers:
+            names = known(args.samplers.split(";"), names)
         nfes = (5, 10) if args.smoke else nfes
         grid = {"target": targets, "nfe": [int(n) for n in args.nfes.split(",")] if args.nfes else nfes}
         grid |= {"sampler": names, "fitted": args.fitted, "smoke": args.smoke}
@@ -73,6 +76,13 @@ def main() -> None:
         (out / "table.md").write_text(text)
     if not args.calibrate:
         figure(rows_of(text), out / "figure.png")
+
+
+def known(asked: list[str], names: list[str]) -> list[str]:
+    """The samplers asked for, all of them of the table."""
+    if unknown := sorted(set(asked) - set(names)):
+        raise SystemExit(f"There is no sampler {unknown[0]!r} in this table; there are {'; '.join(names)}.")
+    return asked
 
 
 def best(target: str, nfe: int, sampler: str, fitted: str, smoke: bool) -> dict[str, Any]:
