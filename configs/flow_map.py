@@ -135,9 +135,9 @@ def _mnist_taught(name: str) -> ConfigDict:
     config.schedule, config.target = of.schedule, of.target
     config.model.embedding = "positional"
     config.train.start, config.method.distil = MNIST_TEACHER, True
-    config.optimizer = {"map": spec("adam")}
+    config.optimizer, config.train.steps = {"map": spec("adam")}, 2000
     if name == "lagrangian":  # as on digits
-        config.two_times.same, config.learning_rate.peak, config.train.steps = 0.1, 2e-3, 2000
+        config.two_times.same, config.learning_rate.peak = 0.1, 2e-3
     return config
 
 

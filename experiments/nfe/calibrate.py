@@ -56,6 +56,7 @@ class Effort(NamedTuple):
 
 NETWORK = Effort(512, 100, 48, 60, 24, 1e-2)  # asked less often than an exact model
 AXES = (True, 3)  # in what rows may change from axis to axis: the fit that is best on walks held out is kept
+ALONG_AXES = (3,)  # of rows that were fitted without axes before
 
 
 class Calibrated(NamedTuple):
@@ -160,11 +161,35 @@ def calibrated(name: str, sampler: str, nfe: int, smoke: bool = False) -> Calibr
         by = partial(fitted.fit, made, ts, of.model, x, ends)
         if much.by_states:
             by = partial(fitted.fit_by_states, made, ts, of.model, x, ends, states(name, ts[-2], smoke))
-        for axes in AXES if hasattr(made.plan(ts), "lead_x") else AXES[:1]:
+        for axes in kinds(sampler, made.plan(ts)):
             fit = by(steps=much.steps, batch=much.batch, rate=much.rate, axes=axes, variances=of.axes.variances)
             own = made._replace(plan=lambda ts, fit=fit: fit.rows)
             found.append(Calibrated(own, ts, origin, fit))
     return min(found, key=lambda each: each.fit.after, default=None)
+
+
+def kinds(sampler: str, rows: Any) -> tuple[bool | int, ...]:
+    """In what the rows of a sampler may change from axis to axis."""
+    if sampler.endswith(common.ALONG):
+        return ALONG_AXES
+    return AXES if hasattr(rows, "lead_x") else AXES[:1]
+
+
+def by_heart(name: str, sampler: str, nfe: int, x: Any, ends: Any, smoke: bool = False) -> Calibrated | None:
+    """Fits calibrated rows on, to the very walks that test them: what is missed then, the kind of row misses.
+
+    The held-out part of a fit chooses the step that is kept: each walk is there four times, once held out.
+    """
+    found, of = calibrated(name, sampler, nfe, smoke), target(name)
+    if found is None:
+        return None
+    much, x = effort(of, smoke), jnp.asarray(x, walks(name, smoke)[0].dtype)
+    again = [jnp.repeat(jnp.asarray(part, x.dtype), fitted.HELD_OUT, axis=0) for part in (x, ends)]
+    fit = fitted.fit(
+        found.sampler, found.ts, of.model, *again, much.steps, much.batch, much.rate,
+        axes=AXES[-1], variances=of.axes.variances,
+    )  # fmt: skip
+    return found._replace(sampler=found.sampler._replace(plan=lambda ts: fit.rows), fit=fit)
 
 
 def beginnings(name: str, sampler: str, nfe: int, smoke: bool) -> list[tuple[samplers.Sampler, np.ndarray, str]]:

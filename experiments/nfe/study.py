@@ -26,6 +26,7 @@ from diffjax.samplers import table
 
 SEEDS, FITTED = (11, 12, 13), "fitted on mixtures"
 CALIBRATED = ", calibrated"  # after the name of a sampler whose grid and rows are the model's own (`calibrate`)
+BY_HEART = ", by heart"  # whose rows were then fitted on to the walks of the test: no result, but a bound
 RIVALS = ("iPNDM 3", "UniPC-2", "UniPC-3", "DPM-Solver++(3M)")
 OURS = ("principal Adams 2", "principal Adams 2, asked at the start")
 ALONG = tuple(name + common.ALONG for name in ("iPNDM 3", "UniPC-2", "UniPC-3"))  # calibrated alone
@@ -67,7 +68,7 @@ def main() -> None:
             baselines = [name for name, method in common.METHODS.items() if method.baseline]
             names, nfes = [*baselines, *OURS, *(name + CALIBRATED for name in (*RIVALS, *OURS, *ALONG))], FEW
         if args.samplers:
-            names = known(args.samplers.split(";"), names)
+            names = known(args.samplers.split(";"), [*names, *(name + BY_HEART for name in (*RIVALS, *OURS, *ALONG))])
         nfes = (5, 10) if args.smoke else nfes
         grid = {"target": targets, "nfe": [int(n) for n in args.nfes.split(",")] if args.nfes else nfes}
         grid |= {"sampler": names, "fitted": args.fitted, "smoke": args.smoke}
@@ -90,6 +91,9 @@ def best(target: str, nfe: int, sampler: str, fitted: str, smoke: bool) -> dict[
     of, x, exact = prepared(target, smoke)
     if sampler.endswith(CALIBRATED):
         walks = calibrated_walks(target, sampler.removesuffix(CALIBRATED), nfe, smoke)
+    elif sampler.endswith(BY_HEART):
+        name, walked = sampler.removesuffix(BY_HEART), (np.concatenate(x), np.concatenate(exact))
+        walks = walk_of(calibrate.by_heart(target, name, nfe, *walked, smoke))
     elif sampler == FITTED:
         walks = {"fitted": load_fitted(fitted, nfe)}
     else:
@@ -106,7 +110,11 @@ def calibrated_walks(target: str, sampler: str, nfe: int, smoke: bool) -> dict[s
     """The walk of a sampler that was calibrated on a target's own starts, by where its grid comes from."""
     if shared := set(SEEDS) & set(calibrate.SEEDS):
         raise ValueError(f"The seeds {shared} are both calibrated on and tested on.")
-    found = calibrate.calibrated(target, sampler, nfe, smoke)
+    return walk_of(calibrate.calibrated(target, sampler, nfe, smoke))
+
+
+def walk_of(found: calibrate.Calibrated | None) -> dict[str, Any]:
+    """The walk of calibrated rows, by where its grid comes from."""
     if found is None:
         return {}
     return {found.origin: samplers.sampling_fn(found.sampler, found.ts, max_rows=common.LONGEST)}
