@@ -184,9 +184,9 @@ def by_heart(name: str, sampler: str, nfe: int, x: Any, ends: Any, smoke: bool =
     if found is None:
         return None
     much, x = effort(of, smoke), jnp.asarray(x, walks(name, smoke)[0].dtype)
-    again = [jnp.repeat(jnp.asarray(part, x.dtype), fitted.HELD_OUT, axis=0) for part in (x, ends)]
+    starts, goals = (jnp.repeat(jnp.asarray(part, x.dtype), fitted.HELD_OUT, axis=0) for part in (x, ends))
     fit = fitted.fit(
-        found.sampler, found.ts, of.model, *again, much.steps, much.batch, much.rate,
+        found.sampler, found.ts, of.model, starts, goals, much.steps, much.batch, much.rate,
         axes=AXES[-1], variances=of.axes.variances,
     )  # fmt: skip
     return found._replace(sampler=found.sampler._replace(plan=lambda ts: fit.rows), fit=fit)
