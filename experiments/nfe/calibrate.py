@@ -56,7 +56,7 @@ class Effort(NamedTuple):
 
 NETWORK = Effort(512, 100, 48, 60, 24, 1e-2)  # asked less often than an exact model
 AXES = (True, 3)  # in what rows may change from axis to axis: the fit that is best on walks held out is kept
-ALONG_AXES = (3,)  # of rows that were fitted without axes before
+ALONG_AXES = (True,)  # of rows that were fitted without axes before
 
 
 class Calibrated(NamedTuple):
