@@ -113,6 +113,15 @@ def test_the_table_of_the_study_names_the_best_of_each_kind(study):
         "| a | 5 | iPNDM 3 (g) 0.2000 | UniPC-3 (i) 0.1000 | principal Adams 2 (j) 0.1500 | "
         "principal Adams 2 (k) 0.0500 | 0.25 | 0.50 |"
     )
+    rows += [
+        dict(title="a", nfe=5, sampler=f"UniPC-3 along axes, {how}", miss=miss, grid="l")
+        for how, miss in (("calibrated", 0.04), ("by heart", 0.02))
+    ]
+    assert (
+        study.beside(rows)
+        .splitlines()[2]
+        .endswith("| UniPC-3 along axes (l) 0.0400 | 0.20 | 0.40 | 0.0200 (0.10, 0.20) |")
+    )
 
 
 @pytest.mark.slow

@@ -161,13 +161,17 @@ def markdown(rows: list[dict]) -> str:
 
 
 def beside(rows: list[dict]) -> str:
-    """Per target and number of evaluations: the best baseline, the best calibrated one, ours calibrated over both."""
+    """Per target and number of evaluations: the best baseline, the best calibrated one, ours calibrated over both.
+
+    By heart is ours fitted on to the walks of the test, with its error over both: where that misses too, rows miss.
+    """
     found: dict[tuple[str, int], dict] = {}
     for row in (row for row in rows if row["miss"] is not None):
         found.setdefault((row["title"], row["nfe"]), {})[row["sampler"]] = row
     baselines = [name for name, method in common.METHODS.items() if method.baseline]
     head = "target | NFE | best baseline | the best calibrated | ours | ours, calibrated | of the first | of the second"
-    lines = [f"| {head} |", "|---" * 8 + "|"]
+    head += " | by heart" if (learned := any(row["sampler"].endswith(BY_HEART) for row in rows)) else ""
+    lines = [f"| {head} |", "|---" * (8 + learned) + "|"]
     for (target, nfe), each in found.items():
         kinds = (baselines, [r + CALIBRATED for r in RIVALS], OURS, [name + CALIBRATED for name in (*OURS, *ALONG)])
         leads = [
@@ -176,6 +180,10 @@ def beside(rows: list[dict]) -> str:
         cells = ["" if lead is None else f"{said(lead)} {lead['miss']:.4f}" for lead in leads]
         shares = [f"{leads[3]['miss'] / lead['miss']:.2f}" if leads[3] and lead and lead["miss"] > SMALLEST else ""
                   for lead in leads[:2]]  # fmt: skip
+        if learned:
+            found_out = [row["miss"] for name, row in each.items() if name.endswith(BY_HEART)]
+            over = [f"{min(found_out) / lead['miss']:.2f}" for lead in leads[:2] if found_out and lead]
+            shares.append(f"{min(found_out):.4f} ({', '.join(over)})" if found_out else "")
         lines.append(f"| {' | '.join([target, str(nfe), *cells, *shares])} |")
     return "\n".join(lines) + "\n"
 
