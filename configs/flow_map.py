@@ -2,9 +2,12 @@
 
     python -m diffjax.main --config=configs/flow_map.py           # MeanFlow, one step: a minute on 2 CPU cores
     python -m diffjax.main --config=configs/flow_map.py:adaptive  # the published weight, p = 1
+    python -m diffjax.main --config=configs/flow_map.py:flow --workdir=runs/flow   # a flow of these points, and
+    python -m diffjax.main --config=configs/flow_map.py:taught                     # a map that has it as its teacher
     python -m diffjax.main --config=configs/flow_map.py:tiny      # every part, small
 
-More steps of a trained run, in Python: `runs.open(workdir).draw(1000, steps=4)`. Expected of
+More steps of a trained run: `--mode=sample --workdir=... --config.method.steps=4`, in Python
+`diffjax.open(workdir).draw(1000, steps=4)`. Expected of
 the default: an exact W2 under its floor (0.22 for 0.28 at 1024 samples; one Euler step of a velocity would end in the
 centre, at 1.4), and samples of one and of four steps apart by a tenth of their standard deviation.
 
@@ -44,7 +47,7 @@ from diffjax.config import beside, recipe, spec
 
 _flows, _mnist_of = (beside(__file__, name) for name in ("rectified.py", "mnist.py"))
 
-TEACHER, MNIST_TEACHER = "runs/digits_flow", "runs/mnist"
+TEACHER, MNIST_TEACHER, PLANE_TEACHER = "runs/digits_flow", "runs/mnist", "runs/flow"
 LOSSES = {  # the loss, and the law of its pairs
     "meanflow": (spec("eulerian.meanflow"), spec("log_normal", same=0.75)),
     "improved": (spec("eulerian.improved"), spec("log_normal", same=0.5)),
@@ -78,6 +81,27 @@ def adaptive() -> ConfigDict:
     """Each example's loss over its own size: steadier, and it thins small modes (`methods.flow_map`)."""
     config = gaussians()
     config.method.power = 1.0
+    return config
+
+
+def flow() -> ConfigDict:
+    """A flow of one time of these points, that `taught` begins with."""
+    config = gaussians()
+    del config.method
+    config.target = spec("Velocity")
+    config.model.gap = 0
+    config.sampler, config.grid = spec("multistep.adams", order=2), spec("uniform", n=40)
+    return config
+
+
+def taught() -> ConfigDict:
+    """From the parameters of a run of `flow`, with that run as the teacher, by the Lagrangian loss."""
+    config = gaussians()
+    config.method = spec("flow_map", distil=True)
+    config.rule, config.two_times = spec("lagrangian.self_distillation"), spec("uniform", same=0.1)
+    config.optimizer = {"map": spec("adam")}
+    config.train.start = PLANE_TEACHER
+    config.train.steps = 3000
     return config
 
 
@@ -173,7 +197,7 @@ def tiny_consistency() -> ConfigDict:
     return config
 
 
-VARIANTS = dict(gaussians=gaussians, adaptive=adaptive, digits_teacher=digits_teacher)
+VARIANTS = dict(gaussians=gaussians, adaptive=adaptive, flow=flow, taught=taught, digits_teacher=digits_teacher)
 VARIANTS |= {f"digits_{name}": (lambda name=name: _digits(name)) for name in LOSSES if name != "halved"}
 VARIANTS |= {f"taught_{name}": (lambda name=name: _taught(name)) for name in LOSSES if name != "pixel"}
 VARIANTS |= {f"mnist_{name}": (lambda name=name: _mnist(name)) for name in ("improved", "meanflow", "shortcut")}

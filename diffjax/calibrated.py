@@ -26,7 +26,7 @@ __all__ = ["Fingerprint", "Table", "read", "shortest", "times", "write"]
 
 SHARES = np.asarray([0.15, 0.4, 0.7])  # of t_max, where a model is asked for its fingerprint
 AGREES = 2e-3  # of the size of an answer: float32's rounding is below; checkpoints that are closer both pass
-MADE = "experiments/nfe/calibrate.py --workdir=RUN writes such a file"
+MADE = "experiments/nfe/calibrate.py --workdir=RUN writes such a file for a run on schedule VP(0.1, 20)"
 
 
 def shortest(costs: Any, n: int, after: Any = None) -> np.ndarray:

@@ -302,9 +302,12 @@ HIDDEN, TAUGHT = methods.Condition({"label": 8}, 0.5), {"distil": True, "teacher
         ({"rule": progressive.shortcut(8), "two_times": partial(pairs.dyadic, steps=4)}, r"pairs \(4\): take"),
         ({"rule": progressive.consistency()}, "wants neighbours of a grid"),
         ({"rule": eulerian.scm(), "steps": 2}, "way to data alone: 2 steps of it need gamma = 1"),
-        ({"two_times": pairs.uniform, "same": 0.25}, "Got same = 0.25 beside two_times"),
+        ({"two_times": pairs.uniform, "same": 0.25}, "Got method.same = 0.25 beside two_times"),
         ({"rule": lagrangian.terminal(), "network": models.of(NETWORKS["MLP"](gap=GAP, dtype="bfloat16"))}, "to NaN"),
         ({"rule": eulerian.pixel(), "process": processes.Gaussian(schedules.VP()), "target": X0()}, "infinite slope"),
+        ({"two_times": pairs.uniform(schedules.Rectified())}, r"as the two_times, expected a function of \(schedule\)"),
+        ({"two_times": lambda schedule: lambda keys, i, n: jnp.zeros(())}, r"expected two times, \(t, r\)"),
+        ({"rule": "eulerian.improved"}, "'eulerian.improved' as the rule, expected a function of"),
         ({"times": lambda schedule: lambda keys, i, n: jnp.asarray(1.7)}, r"\(t, r\) = \(1.7, 1.7\), expected 0 <= r"),
         (
             {"rule": progressive.distillation(), "two_times": partial(pairs.grid, n=4), "steps": 3, **TAUGHT},
@@ -323,6 +326,18 @@ HIDDEN, TAUGHT = methods.Condition({"label": 8}, 0.5), {"distil": True, "teacher
 def test_parts_that_make_no_flow_map_are_refused(parts, match):
     with pytest.raises(ValueError, match=match):
         methods.flow_map(**{"network": MLP, "process": PROCESS, **parts})
+
+
+def test_a_network_of_ones_own_that_reads_no_gap_is_refused():
+    own = lambda says: models.Network(lambda key, x, c, given: jnp.ones(2), says, None)
+    deaf, told = (
+        own(lambda params, x, c, given: params * x),
+        own(lambda params, x, c, given: params * x + given["gap"][:2]),
+    )
+    example = Example(jnp.zeros(2), {}, {})
+    with pytest.raises(ValueError, match=r"what this network says does not depend on it"):
+        methods.flow_map(deaf, PROCESS).init(jax.random.key(0), example)
+    assert methods.flow_map(told, PROCESS).init(jax.random.key(0), example).shape == (2,)
 
 
 def test_a_hidden_student_is_taught_by_a_hidden_teacher():

@@ -97,14 +97,10 @@ def _parameters_of(built: Built) -> PyTree:
     start, config = built.config.train.start, built.config
     other = runs.open(start)
     kept = config.train.only is not None or players.names(built.method) or getattr(built.method.parts, "teacher", False)
-    for group in ("process", "schedule", "target"):
-        if kept and group in config and other.config.get(group) != config[group]:  # pyright: ignore
-            raise ConfigError(
-                f"parts of {start} stay as they are, whose {group} is {dict(other.config.get(group, {}))}; "  # pyright: ignore
-                f"this one's is {dict(config[group])}."
-            )
     params = other.params
     try:
+        if kept:
+            finetune.need_alike(other.method.parts, built.method.parts)
         jax.eval_shape(finetune.take_over, abstract_state(built).params, params)
     except ValueError as error:
         raise ConfigError(f"cannot start from {start}: {error}") from error

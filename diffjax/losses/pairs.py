@@ -239,14 +239,20 @@ def check(draw: Pairs, schedule: Schedule, count: int = 64) -> None:
     """Looks at some pairs of a law of one's own.
 
     Raises:
-        ValueError: for a pair with r > t, or outside [0, t_max].
+        ValueError: for a pair with r > t, or outside [0, t_max]; for something else than a pair.
     """
     if getattr(draw, "inside", False):
         return
     with jax.ensure_compile_time_eval():  # a method may be made where something is traced
         keys = Keys(jax.random.key(0), jax.random.split(jax.random.key(1), count))  # pyright: ignore[reportArgumentType]
         step = (jnp.zeros((), jnp.int32),) if getattr(draw, "counted", False) else ()
-        one = lambda key, i: draw(Keys(keys.step, key), i, count, *step)
+
+        def one(key: Any, i: Array) -> tuple[Array, Array]:
+            found = draw(Keys(keys.step, key), i, count, *step)
+            if not isinstance(found, tuple) or len(found) != 2:
+                raise ValueError(f"The law of pairs gives {type(found).__name__}, expected two times, (t, r).")
+            return found
+
         t, r = map(np.asarray, jax.vmap(one)(keys.example, jnp.arange(count, dtype=jnp.int32)))
     end = float(schedule.t_max)
     if (bad := np.flatnonzero(~((r >= 0) & (r <= t) & (t <= end * (1 + 1e-6))))).size:

@@ -179,6 +179,8 @@ def flow_map(
 
     def init(key: Key, example: Example) -> PyTree:
         make = lambda key: network.init(key, example.x, jnp.zeros(()), {**example.given, "gap": jnp.zeros(GAP)})
+        if network.reads is None:
+            _need_gap(network, make(key), example)
         return {"map": make(key), "teacher": make(key)} if distil else make(key)
 
     def taught(params: PyTree, given: dict) -> Any:
@@ -201,7 +203,10 @@ def flow_map(
         at = lambda given: of.map(of.own(params), given, train=True, key=key_dropout)
         unseen = at(dict(condition.hidden(given))) if "hidden" in needs else None
         way = Way(process, x, z, t, r, key_rule, unseen, hidden, step)
-        value, error = learned(at(given), way, taught(params, given))
+        found = learned(at(given), way, taught(params, given))
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise ValueError(f"The rule gives {type(found).__name__}, expected two numbers, (loss, unweighted error).")
+        value, error = found
         return value, {"t01": t / schedule.t_max, "unweighted": error}
 
     def plan(shape: tuple[int, ...], trace: Callable | None = None) -> Request:
@@ -246,13 +251,20 @@ def _check(of: FlowMap, needs: set[str]) -> None:
     if of.rule is not None and (of.power, of.floor) != (0.0, 1e-2):
         raise ValueError("Got power or floor beside a rule, expected them of the rule: rule.power, rule.floor.")
     if of.two_times is not None and of.same != 0.5:
-        raise ValueError(f"Got same = {of.same} beside two_times, expected it of that law: two_times.same.")
+        raise ValueError(
+            f"Got method.same = {of.same:g} beside two_times, whose own share it is: set two_times.same, and "
+            "method.same back to 0.5, where it says nothing."
+        )
     if "data" in needs and of.steps > 1 and of.gamma != 1:
         raise ValueError(
             f"This loss teaches the way to data alone: {of.steps} steps of it need gamma = 1, noise anew after each "
             f"(method.gamma=1), got gamma = {of.gamma}."
         )
     losses.flow_map.check_guidance(of.w)
+    if of.rule is not None:
+        kinds.check_function("rule", of.rule, "flow, way, teacher", "losses.eulerian.improved()")
+    if of.two_times is not None:
+        kinds.check_function("two_times", of.two_times, "schedule", "losses.pairs.uniform")
     _check_network(of, needs)
     if of.process.conditions:
         raise ValueError(
@@ -304,14 +316,32 @@ def _check_network(of: FlowMap, needs: set[str]) -> None:
     if ("hidden" in needs or of.w != 1) and not (of.condition.share and of.condition.none):
         raise ValueError(f"This guidance {denoisers.guidance.NEVER}")
     if "teacher" in needs and not of.distil:
-        raise ValueError("This loss has a teacher: set method.distil=True, and train.start to the teacher's run.")
+        raise ValueError(
+            "This loss has a teacher: set method.distil=True, train.start to the teacher's run, and an optimizer of "
+            "the map alone (optimizer={'map': spec('adam')}), as configs/flow_map.py:taught does."
+        )
     if of.distil and "hidden" in needs:
         raise ValueError("Got guidance in the rule beside a teacher, expected that of the teacher: set method.w.")
     if of.distil and not of.teacher:
-        raise ValueError("Got distil = True without a run to begin from: set train.start to the teacher's run.")
+        raise ValueError(
+            "Got distil = True without a run to begin from: set train.start to the teacher's run (in Python "
+            "teacher=True, and its parameters where training starts)."
+        )
     if of.w != 1 and not of.distil:
         raise ValueError(
             f"Got w = {of.w}, guidance of a teacher, without one: set method.distil=True, or the rule's w."
+        )
+
+
+def _need_gap(network: Any, params: PyTree, example: Example) -> None:
+    """Raises the ValueError of `_check_network` for a network that does not say what it reads, and reads no gap."""
+    apply = lambda gap: network.apply(params, example.x, jnp.zeros(()), {**example.given, "gap": gap})
+    traced = jax.make_jaxpr(apply)(jnp.zeros(GAP)).jaxpr
+    read = {id(var) for equation in traced.eqns for var in equation.invars}
+    if id(traced.invars[0]) not in read:
+        raise ValueError(
+            f"A flow map tells its network a second time as given['gap'], {GAP} numbers, and what this network says "
+            f"does not depend on it: add a linear layer of it without a bias, as models.MLP(gap={GAP}) has."
         )
 
 

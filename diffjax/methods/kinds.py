@@ -47,7 +47,7 @@ def check_kinds(of: Any) -> None:
             "methods.Condition({}) where nothing is hidden."
         )
     for name, (arguments, such) in FUNCTIONS.items():
-        _check_function(name, getattr(of, name), arguments, such)
+        check_function(name, getattr(of, name), arguments, such)
 
 
 def check_network(name: str, got: Any) -> None:
@@ -81,7 +81,8 @@ def _check_object(name: str, got: Any, members: Iterable[str], instead: str) -> 
         raise ValueError(f"Got {_shown(got)} as the {name}, {lacks}; {instead}.")
 
 
-def _check_function(name: str, got: Any, arguments: str, such: str) -> None:
+def check_function(name: str, got: Any, arguments: str, such: str) -> None:
+    """Raises a ValueError for what is no function of these arguments, named with commas between them."""
     wanted = f"expected a function of ({arguments}), such as {such}"
     if not callable(got) or isinstance(got, ModuleType):
         raise ValueError(f"Got {_shown(got)} as the {name}, {wanted}.")

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from fit import training_digits
 
-from diffjax import grids, samplers
+from diffjax import grids, host, samplers
 from diffjax.samplers import fitted, local_errors, principal
 
 SEEDS = (1011, 1012)  # of starts: for the fit, for the local errors; the study's are others
@@ -73,13 +73,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", required=True, help="of a trained run, or the name of an exact target")
     parser.add_argument("--nfe", default="5,6,8,10")
-    names = [name + after for name in common.methods(None) for after in ("", common.ALONG)]
-    parser.add_argument("--sampler", default="principal Adams 2", choices=names, metavar="NAME", help="of the study")
+    parser.add_argument("--sampler", default="principal Adams 2", help="a name of the study's table")
     parser.add_argument("--out", help="default WORKDIR/table.npz")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     out, fits = Path(args.out or Path(args.workdir) / "table.npz"), {}
-    of = target(args.workdir)
+    names = [name + after for name in common.methods(None) for after in ("", common.ALONG)]
+    if args.sampler not in names:
+        raise SystemExit(f"There is no sampler {args.sampler!r} in the study: {host.nearest(args.sampler, names)}.")
+    try:
+        of = target(args.workdir)
+    except ValueError as error:  # no run, or one of another schedule than the study's
+        raise SystemExit(str(error)) from error
+    print(
+        f"walking the flow of {args.workdir}, then fitting: a minute or more for each number of evaluations", flush=True
+    )
     for nfe in map(int, args.nfe.split(",")):
         begun = time.perf_counter()
         found = calibrated(args.workdir, args.sampler, nfe, args.smoke)
