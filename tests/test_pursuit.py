@@ -6,8 +6,8 @@ target's line, separation and arc are
     rho = (x^(1 - 1/k) D^(1/k) + x^(1 + 1/k) D^(-1/k)) / 2,    s = int_0^x rho / u du,    time (s(D) - s(x)) / k v,
 
 capture at D k / (v (k^2 - 1)). An event at the separation epsilon comes earlier, by epsilon / (v (k - 1)) to first
-order: an event is compared with the exact time *to epsilon*. The mirror that gathers parallel light at the origin solves
-y' = (sqrt(x^2 + y^2) - x) / y, y^2 = 2 c x + c^2.
+order: an event is compared with the exact time *to epsilon*. The mirror that gathers parallel light at the origin
+solves y' = (sqrt(x^2 + y^2) - x) / y, y^2 = 2 c x + c^2.
 
 What is tried is what `samplers.ode` builds on, diffrax's adaptive Tsit5, with an event: a level of a norm.
 """

@@ -3,8 +3,8 @@
     python experiments/schroedinger/table.py runs/schroedinger/moons-* --out=runs/schroedinger/table [--n=1000]
 
 One Markdown row per run: the exact W2 of its samples from held-out examples, with its floor (training examples), and
-the cost E|x - y|^2 beside that of Sinkhorn's plan between as many held-out points with the reference's entropy, of optimal
-transport, and of independent pairs.
+the cost E|x - y|^2 beside that of Sinkhorn's plan between as many held-out points with the reference's entropy, of
+optimal transport, and of independent pairs.
 """
 
 import argparse
