@@ -1,4 +1,4 @@
-"""Pursuit curve and solar furnace (kexue 1045; Bouguer 1732): ODEs that end at an event, with the exact time of it.
+"""Pursuit curve (kexue 1045; Bouguer 1732): an ODE that ends at an event, with the exact time of it.
 
 A pursuer at speed k v runs from the distance D straight at a target that crosses at speed v. With x the distance to the
 target's line, separation and arc are
@@ -6,8 +6,7 @@ target's line, separation and arc are
     rho = (x^(1 - 1/k) D^(1/k) + x^(1 + 1/k) D^(-1/k)) / 2,    s = int_0^x rho / u du,    time (s(D) - s(x)) / k v,
 
 capture at D k / (v (k^2 - 1)). An event at the separation epsilon comes earlier, by epsilon / (v (k - 1)) to first
-order: an event is compared with the exact time *to epsilon*. The mirror that gathers parallel light at the origin
-solves y' = (sqrt(x^2 + y^2) - x) / y, y^2 = 2 c x + c^2.
+order: an event is compared with the exact time *to epsilon*.
 
 What is tried is what `samplers.ode` builds on, diffrax's adaptive Tsit5, with an event: a level of a norm.
 """
@@ -21,7 +20,7 @@ from scipy import optimize
 diffrax = pytest.importorskip("diffrax")
 import optimistix  # noqa: E402  # comes with diffrax
 
-pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.slow]  # three programs of an adaptive solver
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.slow]  # a program of an adaptive solver
 RTOL = 1e-9
 
 
@@ -36,7 +35,7 @@ def until(field, level, start, t_max, args):
         start,
         args,
         stepsize_controller=diffrax.PIDController(RTOL, RTOL),
-        event=diffrax.Event(lambda t, state, args, **_: level(state, args), optimistix.Newton(1e-12, 1e-12)),
+        event=diffrax.Event(lambda t, y, args, **_: level(y, args), optimistix.Newton(1e-12, 1e-12)),
         max_steps=4096,
     )
     return solution.ts[-1], solution.ys[-1], solution.event_mask
@@ -54,11 +53,11 @@ def exact(k, D, eps):
     """The time until the separation is eps: from rho(x) = eps, whose root is sought in log x."""
     rho = lambda x: (x ** (1 - 1 / k) * D ** (1 / k) + x ** (1 + 1 / k) * D ** (-1 / k)) / 2
     s = lambda x: (D ** (1 / k) * x ** (1 - 1 / k) / (1 - 1 / k) + D ** (-1 / k) * x ** (1 + 1 / k) / (1 + 1 / k)) / 2
-    x = np.exp(optimize.brentq(lambda u: np.log(rho(np.exp(u)) / eps), -80, np.log(D), xtol=1e-14))
+    x = np.exp(optimize.brentq(lambda u: np.log(rho(np.exp(u)) / eps), -600, np.log(D), xtol=1e-14))
     return (s(D) - s(x)) / k
 
 
-@pytest.mark.parametrize(("k", "D", "eps"), [(2.0, 1.0, 1e-6), (1.5, 1.0, 1e-3), (3.0, 2.5, 1e-2), (1.1, 0.7, 1e-4)])
+@pytest.mark.parametrize(("k", "D", "eps"), [(2.0, 1.0, 1e-6), (1.5, 1.0, 1e-3), (3.0, 2.5, 1e-2)])
 def test_the_event_comes_at_the_exact_time_to_its_level(k, D, eps):
     time, r, caught = chase(k, D, eps, 20.0)
     assert bool(caught)
@@ -80,23 +79,3 @@ def test_without_an_event_the_walk_ends_at_its_time_and_says_so():
     assert float(time) == 6.0
     assert float(jnp.linalg.norm(r)) == pytest.approx(0.5, abs=1e-4)
     assert float(jnp.linalg.norm(r) - r[1]) == pytest.approx(1.0, abs=1e-7)
-
-
-def test_the_time_is_differentiable():
-    """By D, through the event: k / (k^2 - 1) as eps -> 0; here against differences of the exact time."""
-    slope = jax.grad(lambda D: chase(2.0, D, 1e-3, 20.0)[0])(1.0)
-    h = 1e-5
-    assert float(slope) == pytest.approx((exact(2.0, 1 + h, 1e-3) - exact(2.0, 1 - h, 1e-3)) / (2 * h), rel=1e-6)
-    assert float(slope) == pytest.approx(2 / 3, abs=2e-3)
-
-
-def test_the_mirror_is_a_parabola():
-    """From (0, c) until y = 3 c, at x = 4 c; the distance to the focus is x + c: light arrives in one phase."""
-    c = 0.8
-    field = lambda state, args: jnp.array([1.0, (jnp.hypot(state[0], state[1]) - state[0]) / state[1]])
-    go = jax.jit(lambda start: until(field, lambda state, args: state[1] - args, start, 50.0, 3 * c))
-    x, (x_again, y), reached = go(jnp.array([0.0, c]))
-    assert bool(reached)
-    assert (float(x), float(x_again)) == (pytest.approx(4 * c, rel=10 * RTOL), pytest.approx(4 * c, rel=10 * RTOL))
-    assert float(y**2) == pytest.approx(2 * c * float(x) + c**2, rel=1e-8)
-    assert float(jnp.hypot(x_again, y)) == pytest.approx(float(x) + c, rel=1e-8)
