@@ -229,6 +229,9 @@ def test_on_a_table_it_is_sinkhorn_s_iteration():
         (lambda: theory.gaussian(*LINE[:2], *LAWS[2:], 1.0), r"means have shapes \(1,\) and \(2,\)"),
         (lambda: theory.fit_table(np.ones((2, 3)), np.ones(3), 0), r"mass of shape \(3,\) for axis 0 of a table"),
         (lambda: theory.projected(FREE, 1.0, steps=0), "steps is 0"),
+        (lambda: theory.projected(FREE, -1.0), "epsilon is -1.0, expected a positive number"),
+        (lambda: theory.reference(*LAWS[:2], 0.0), "epsilon is 0.0, expected a positive number"),
+        (lambda: theory.forward(FREE, 1.1, 1.0), "t is 1.1, expected a time of the reference, from 0 to 1"),
     ],
 )
 def test_bad_input(call, message):

@@ -9,6 +9,7 @@ from test_schroedinger import BRIDGE, EPSILON, FREE, LAWS, LINE
 
 from diffjax import calculus, denoisers, grids, losses, methods, models, processes, samplers
 from diffjax.denoisers import DDBM
+from diffjax.method import Example
 from diffjax.processes import BridgeSchedule
 from diffjax.processes.schroedinger import MarkovSchedule
 from diffjax.samplers import ancestral, bridging_fn, heun, hybrid, multistep, ode, sde
@@ -191,13 +192,29 @@ def test_no_network_is_shown_the_endpoint():
     """A function that would read all of `given` gets the rest; a module with room for y is refused."""
     asked = []
     network = models.from_function(lambda params, x, c, given: asked.append(set(given)) or x, {})
-    method = methods.denoising(network, PROCESS, TARGET)
-    method.parts.net({}, {"y": np.ones(2), "label": 3})(np.ones(2), np.float32(0.1))
-    assert asked == [{"label"}]
-    assert method.asks is None or "y" in method.asks
+    begun = network._replace(init=lambda key, x, c, given: asked.append(set(given)) or {})
+    method, given = methods.denoising(begun, PROCESS, TARGET), {"y": np.ones(2), "label": 3}
+    method.init(jax.random.key(0), Example(np.ones(2), given))
+    method.parts.net({}, given)(np.ones(2), np.float32(0.1))
+    assert asked == [{"label"}, {"label"}]
+    assert method.asks is None  # a function may read all
+    silent = models.from_function(lambda params, x, c, given: x, {}, reads=())
+    assert methods.denoising(silent, PROCESS, TARGET).asks == ("y",)  # the process reads it
     with pytest.raises(ValueError, match="reads y, which Schroedinger hides from it: the drift of a Markov process"):
         methods.denoising(models.of(models.MLP(width=8, condition=2)), PROCESS, TARGET)
     methods.denoising(models.of(models.MLP(width=8, condition=2)), processes.bridge(BROWNIAN), TARGET)
+
+
+def test_a_denoiser_stays_in_its_own_sde():
+    """On another schedule nothing would refuse the flow; a second moment of the noise is no variance here."""
+    exact = theory.exact(SCHEDULE, BRIDGE, LAWS[2])
+    with pytest.raises(ValueError, match="MarkovSchedule is right in the reverse SDE of its own schedule alone"):
+        denoisers.coordinates.run_on(exact, EDM(0.2))
+    found = denoisers.moments.measure(
+        lambda example: exact, PROCESS, jax.random.key(0), {"x": np.ones((4, 2), np.float32)}, [0.3, 0.1]
+    )
+    assert np.isnan(found.noise).all()
+    assert np.isfinite(found.error).all()
 
 
 def test_the_process_says_its_static_problem():

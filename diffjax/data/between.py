@@ -62,9 +62,8 @@ def _crossed(end: Any, start: Any) -> Arrays:
 
 def _read(path: str, shape: tuple[int, ...]) -> Arrays:
     file = Path(path).expanduser()
-    if not file.is_file():
-        raise ValueError(f"There is no file {path!r} of pairs: python experiments/schroedinger/pairs.py makes one.")
-    x, y = (members.read(file, name, members.MOST_GIB) for name in ("x", "y"))
+    made = members.tables(file, ("x", "y"), "pairs", "python experiments/schroedinger/pairs.py makes them")
+    x, y = made["x"], made["y"]
     if x.shape != y.shape or x.shape[1:] != shape:
         raise ValueError(f"{file}: x has shape {x.shape} and y {y.shape}, expected (N, {', '.join(map(str, shape))}).")
     found = Arrays(x, y=y)

@@ -8,8 +8,9 @@ data sets give none, so a first one is chosen, among the examples of a batch, la
                    sigma_T^2: the cheap alternative to further turns (Tong et al. 2023, arXiv:2307.03672)
     exact          the assignment of the least |alpha_T x_0 - y|^2: the limit of no noise
 
-The larger the batch, the nearer the last two are to the coupling of the whole laws; on a small one pi* is too close.
-Where the network reads a label of x_0, y keeps its law given the label: it is exchanged within labels alone.
+The larger the batch, the nearer the last two are to the coupling of the whole laws. In the mean over batches pairs of
+a small one are nearer to independent ones (those of a batch of one are), so that more is left to later turns. Where the
+network reads a label of x_0, y keeps its law given the label: it is exchanged within labels alone.
 """
 
 import jax
@@ -50,9 +51,9 @@ def pairing(process: Process, method: str = "independent", iterations: int = 100
                 "The data's pairs were made by a walk, and prepare.pairing would part them: set prepare.name=nothing."
             )
         y = batch.given["y"]
-        if method == "independent":
-            return _given(batch, jax.random.permutation(key, y))
         same = couplings.alike({name: part for name, part in batch.given.items() if name != "y"})
+        if method == "independent":
+            return _given(batch, y[_exchanged(key, len(y), same)])
         cost = couplings.squared_distances(process.carried(batch.x), y)
         cost = cost if same is None else jnp.where(same, cost, jnp.inf)
         if method == "exact":
@@ -65,6 +66,15 @@ def pairing(process: Process, method: str = "independent", iterations: int = 100
         return memory
 
     return Prepare(lambda: (), apply, update)
+
+
+def _exchanged(key: Key, n: int, same: Array | None) -> Array:
+    """Draws a permutation (n,) that keeps to examples that are given the same."""
+    if same is None:
+        return jax.random.permutation(key, n)
+    kind = jnp.argmax(same, axis=1)  # the first example of its kind
+    ordered = jnp.lexsort((jax.random.uniform(key, (n,)), kind))
+    return jnp.zeros(n, jnp.int32).at[jnp.argsort(kind)].set(ordered.astype(jnp.int32))
 
 
 def _given(batch: PyTree, y: Array) -> PyTree:

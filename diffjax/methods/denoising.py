@@ -151,7 +151,7 @@ def denoising(
     prepared, drawn_times = _shown_what_is_read(made_for(of.prepare, process), read), of.times(schedule)
 
     def init(key: Key, example: Example) -> PyTree:
-        return network.init(key, example.x, jnp.zeros((), jnp.float32), example.given)
+        return network.init(key, example.x, jnp.zeros((), jnp.float32), parts.shown(of, example.given))
 
     def one_loss(
         params: PyTree, keys: Keys, example: Example, index: Array, size: int

@@ -236,12 +236,13 @@ def transported(drawn: Drawn, dataset: Any) -> list[Section]:
     n, norm = min(len(real), len(y)), lambda part: np.mean(np.sum(part**2, 1))
     found = {
         "value": float(norm(x - y)),
-        "floor": wasserstein.exact(y[:n], real[:n]) ** 2,
+        "least": wasserstein.exact(y[:n], real[:n]) ** 2,
         "independent": float(norm(real) + norm(y) - 2 * real.mean(0) @ y.mean(0)),
     }
     text = (
         f"\nTransport cost, the mean squared distance of a sample from its endpoint: {found['value']:.4f}; the least "
-        f"between {n} endpoints and held-out examples {found['floor']:.4f}, of independent ones "
-        f"{found['independent']:.4f}.\n"
+        f"between {n} endpoints and held-out examples {found['least']:.4f}, of independent ones "
+        f"{found['independent']:.4f}. Held-out endpoints belong to no example: the held-out loss is that of independent"
+        " pairs, whatever those of training are.\n"
     )
     return [Section({"metrics": {"transport cost": found}}, text)]

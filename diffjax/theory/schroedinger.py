@@ -91,7 +91,12 @@ def gaussian(mean0: Any, cov0: Any, mean1: Any, cov1: Any, epsilon: float) -> Pa
 
 
 def reference(mean0: Any, cov0: Any, epsilon: float) -> Pair:
-    """Computes the pair of the reference itself, x_1 = x_0 + sqrt(epsilon) z: where proportional fitting begins."""
+    """Computes the pair of the reference itself, x_1 = x_0 + sqrt(epsilon) z: where proportional fitting begins.
+
+    Raises:
+        ValueError: as `gaussian`.
+    """
+    host.check_positive("epsilon", epsilon)
     mean0, cov0 = _law("x_0", mean0, cov0)
     return Pair(mean0, mean0, cov0, cov0 + epsilon * np.eye(len(cov0)), cov0)
 
@@ -103,7 +108,14 @@ def independent(mean0: Any, cov0: Any, mean1: Any, cov1: Any) -> Pair:
 
 
 def marginal(pair: Pair, t: float, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
-    """Computes the mean (d,) and the covariance V_t (d, d) of x_t of the bridges between a pair."""
+    """Computes the mean (d,) and the covariance V_t (d, d) of x_t of the bridges between a pair.
+
+    Raises:
+        ValueError: for a time outside [0, 1], or an epsilon that is not positive.
+    """
+    host.check_positive("epsilon", epsilon)
+    if not 0 <= t <= 1:
+        raise ValueError(f"t is {t}, expected a time of the reference, from 0 to 1.")
     S = (1 - t) ** 2 * pair.cov0 + t * (1 - t) * (pair.cross + pair.cross.T) + t**2 * pair.cov1
     return (1 - t) * pair.mean0 + t * pair.mean1, S + epsilon * t * (1 - t) * np.eye(len(S))
 

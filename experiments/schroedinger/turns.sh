@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
 # Iterative Markovian fitting: halves in turn, each from where it stood, on the pairs of the other's walks.
 #     bash experiments/schroedinger/turns.sh runs/schroedinger 3
+# What follows is given to every run: to see that all goes through, in small,
+#     bash experiments/schroedinger/turns.sh /tmp/turns 1 --config.train.steps=40 --config.data.n=500 --config.eval.samples=64
 set -euo pipefail
 folder=${1:?a folder} turns=${2:-3}
-run() { python -m diffjax.main "$@"; }
+shift $(($# < 2 ? $# : 2))
+more=("$@")
+run() { python -m diffjax.main "$@" ${more[@]+"${more[@]}"}; }
 recipe=configs/schroedinger.py
-[ -d "$folder/moons-1" ] || run --config=$recipe:moons --workdir="$folder/moons-1"
+run --config=$recipe:moons --workdir="$folder/moons-1"
 for ((turn = 1; turn <= turns; turn++)); do
   python experiments/schroedinger/pairs.py --workdir="$folder/moons-$turn" --out="$folder/of-moons-$turn.npz"
   if ((turn == 1)); then
