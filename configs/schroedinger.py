@@ -1,8 +1,8 @@
 """Schroedinger bridges between two sets of points (Shi et al. 2023): moons from eight Gaussians, and back.
 
-    python -m diffjax.main --config=configs/schroedinger.py             # moons from Gaussians: a minute on 2 CPU cores
+    python -m diffjax.main --config=configs/schroedinger.py             # moons from Gaussians: minutes on 2 CPU cores
     python -m diffjax.main --config=configs/schroedinger.py:gaussians   # the other half, Gaussians from moons
-    python -m diffjax.main --config=configs/schroedinger.py:sinkhorn    # each batch paired by Sinkhorn, moons
+    python -m diffjax.main --config=configs/schroedinger.py:sinkhorn    # each batch paired by Sinkhorn, in 28 rounds
     python -m diffjax.main --config=configs/schroedinger.py:tiny        # every part, small: not for pictures
 
 The reference is Brownian motion whose end has the variance schedule.t_max^2 = 0.25. The first turn is bridge matching
@@ -12,8 +12,9 @@ on independent pairs; each later one trains a half on the pairs of the other hal
     python -m diffjax.main --config=configs/schroedinger.py:moons_again --config.data.pairs=pairs.npz \\
         --config.train.start=runs/moons-1
 
-`experiments/schroedinger/turns.sh` takes several turns; its README has their table. Expected: the end law is that of
-held-out points at every turn, and the transport cost falls to that of the entropic optimum.
+`experiments/schroedinger/turns.sh` takes several turns and makes their table. Expected: at every turn an end law near
+that of held-out points, and a transport cost that falls from turn to turn towards that of the entropic optimum: 0.757
+between 1,000 held-out points of each, where optimal transport has 0.486 and independent pairs 3.015 (`table.py`).
 """
 
 from ml_collections import ConfigDict
