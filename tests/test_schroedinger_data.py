@@ -70,7 +70,10 @@ def test_with_little_noise_sinkhorn_pairs_as_the_assignment_and_with_much_indepe
 
 
 def test_sinkhorn_s_pairs_of_normal_points_have_the_exact_bridge_s_covariance():
-    """Batches of 256, variance 1 and 2.25, epsilon = 0.5: three standard errors of 16 batches are 0.05, their bias 0.01."""
+    """On a line, variance 1 and 2.25, epsilon = 0.5: three standard errors of 16 batches of n = 256 are 0.05.
+
+    The mean falls short by some 2 / n besides: 0.52 at n = 4, 0.13 at 16, by NumPy.
+    """
     pair, found = pairer(processes.schroedinger(EDM(np.sqrt(0.5))), "sinkhorn"), []
     for seed in range(16):
         x, y = points(256, 1, seed)
