@@ -203,7 +203,7 @@ def test_later_turns_begin_from_pairs():
         (["process.name=bridge"], "Bridge has pairs that belong together"),
         (["process.from_noise=True"], "endpoints that it draws itself"),
         (["process.from_noise=True", "prepare.name=nothing"], "has endpoints, but process.from_noise draws them"),
-        (["target.name=Eps"], "A bridge needs target.name=DDBM, got Eps"),
+        (["target.name=Eps"], "Eps-prediction does not determine x_0 .* predict DDBM"),
         (["data.start=spiral"], "no data set 'spiral' to go between"),
         (["denoiser.name=large"], "only the reverse SDE is right"),
     ],
