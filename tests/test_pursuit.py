@@ -35,13 +35,18 @@ def rho(k, D, x):
     return (x ** (1 - 1 / k) * D ** (1 / k) + x ** (1 + 1 / k) * D ** (-1 / k)) / 2
 
 
-def exact(k, D, eps):
-    """The time until the separation is eps: from rho(x) = eps, whose root is sought in log x."""
+def place(k, D, eps):
+    """The distance x from the target's line where rho(x) = eps, a root that is sought in log x."""
     if not (k > 1 and 0 < eps < D):
         raise ValueError(f"Got k = {k}, eps = {eps}, D = {D}; a capture needs k > 1 and 0 < eps < D.")
+    return np.exp(optimize.brentq(lambda u: np.log(rho(k, D, np.exp(u)) / eps), -600, np.log(D), xtol=1e-14))
+
+
+def exact(k, D, eps):
+    """The time until the separation is eps."""
+    x_end = place(k, D, eps)
     s = lambda x: (D ** (1 / k) * x ** (1 - 1 / k) / (1 - 1 / k) + D ** (-1 / k) * x ** (1 + 1 / k) / (1 + 1 / k)) / 2
-    x = np.exp(optimize.brentq(lambda u: np.log(rho(k, D, np.exp(u)) / eps), -600, np.log(D), xtol=1e-14))
-    return (s(D) - s(x)) / k
+    return (s(D) - s(x_end)) / k
 
 
 def towards(k, r):
@@ -154,6 +159,6 @@ def test_the_library_s_walk_stands_on_the_level_at_the_exact_time(k, D, eps, x64
     field = denoisers.flow(jax.tree_util.Partial(lambda args, r, t: -args[1] * towards(args[0], r), (k, length)))
     sample = sampling_fn(ode.probability_flow(schedule, rtol=RTOL, atol=RTOL), np.array([1.0, AWAY]))
     r = jax.jit(lambda sample, field, r: sample(field, jax.random.key(0), r))(sample, field, jnp.array([D, 0.0]))
+    x = place(k, D, eps)
+    np.testing.assert_allclose(r, [x, x * np.sinh(np.log(x / D) / k)], atol=1e-7)
     assert float(jnp.linalg.norm(r)) == pytest.approx(eps, abs=1e-7)
-    x, p = float(r[0]), np.sinh(np.log(float(r[0]) / D) / k)
-    assert float(r[1]) == pytest.approx(x * p, abs=1e-7)
