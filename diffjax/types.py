@@ -284,6 +284,11 @@ class Process(Protocol):
         """Those of `conditions` that data has to bring; the process draws the others. Default ()."""
         ...
 
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Those of `conditions` that no network may read: ("y",) of a Markovian projection; default ()."""
+        ...
+
     def given(self, key: Key, given: dict, shape: tuple[int, ...], x0: Array | None = None) -> dict:
         """Completes what network, target and guidance are told, with what the process itself draws; default: `given`.
 

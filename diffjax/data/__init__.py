@@ -2,6 +2,8 @@
 
 from diffjax.data.batches import Batches as Batches
 from diffjax.data.batches import batch_at as batch_at
+from diffjax.data.between import between
+from diffjax.data.between import crossed as crossed
 from diffjax.data.captioned import captioned
 from diffjax.data.card import PUBLISHED as PUBLISHED
 from diffjax.data.card import card as card
@@ -52,6 +54,7 @@ from diffjax.data.units import undone as undone
 from diffjax.data.words import words
 
 __all__ = [
+    "between",
     "captioned",
     "checkerboard",
     "cifar10",

@@ -2,10 +2,11 @@
 
 from diffjax.losses.importance import importance
 from diffjax.losses.learned import learned
+from diffjax.losses.pairing import pairing
 from diffjax.losses.transport import optimal_transport
 from diffjax.types import Schedule
 
-__all__ = ["importance", "learned", "nothing", "optimal_transport"]
+__all__ = ["importance", "learned", "nothing", "optimal_transport", "pairing"]
 
 
 def nothing(schedule: Schedule) -> None:

@@ -220,3 +220,29 @@ def endpoint_error(drawn: Drawn, dataset: Any) -> list[Section]:
         f"of the endpoint itself {found['endpoint']:.4f}.\n"
     )
     return [Section({"metrics": {"squared error": found}}, text)]
+
+
+def transported(drawn: Drawn, dataset: Any) -> list[Section]:
+    """Measures the mean |x - y|^2 between samples and the endpoints "y" they began at.
+
+    Beside it the least that any map needs between as many held-out examples and endpoints, by an assignment, and what
+    independent pairs of the two have.
+    """
+    if "y" not in drawn.given:
+        return []
+    y, x = (np.asarray(part, np.float64).reshape(len(part), -1) for part in (drawn.given["y"], drawn.x))
+    real = np.asarray(dataset.some("held_out", MOST).x, np.float64)
+    real = real.reshape(len(real), -1)
+    n, norm = min(len(real), len(y)), lambda part: np.mean(np.sum(part**2, 1))
+    found = {
+        "value": float(norm(x - y)),
+        "least": wasserstein.exact(y[:n], real[:n]) ** 2,
+        "independent": float(norm(real) + norm(y) - 2 * real.mean(0) @ y.mean(0)),
+    }
+    text = (
+        f"\nTransport cost, the mean squared distance of a sample from its endpoint: {found['value']:.4f}; the least "
+        f"between {n} endpoints and held-out examples {found['least']:.4f}, of independent ones "
+        f"{found['independent']:.4f}. Held-out endpoints belong to no example: the held-out loss is that of independent"
+        " pairs, whatever those of training are.\n"
+    )
+    return [Section({"metrics": {"transport cost": found}}, text)]

@@ -13,6 +13,7 @@ from diffjax.theory import (
     ladders,
     linear,
     residuals,
+    schroedinger,
     straightness,
     wasserstein_bound,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "ladders",
     "linear",
     "residuals",
+    "schroedinger",
     "straightness",
     "wasserstein_bound",
 ]
