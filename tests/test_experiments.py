@@ -156,6 +156,8 @@ SMOKE = {
     "prices/flow_maps": (None, "--out={out} --smoke", "results.json"),
     "prices/langevin": (None, "--out={out} --smoke", "results.json"),
     "prices/tokens": (None, "--out={out} --smoke", "results.json"),
+    "sparsity/attention": ("dit", "--workdir={run} --out={out} --smoke", "results.json"),
+    "sparsity/latents": ("autoencoder", "--workdir={run} --out={out} --smoke", "results.json"),
     "wasserstein_bound/training": (None, "--out={out} --smoke", "results.json"),
 }
 

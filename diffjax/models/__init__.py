@@ -5,6 +5,7 @@ from diffjax.models.adapters import from_function as from_function
 from diffjax.models.adapters import from_nnx as from_nnx
 from diffjax.models.adapters import from_pytree as from_pytree
 from diffjax.models.adapters import of as of
+from diffjax.models.attending import attention_rows as attention_rows
 from diffjax.models.classifier import Classifier as Classifier
 from diffjax.models.convolutional import Decoder, Encoder
 from diffjax.models.counting import flops as flops

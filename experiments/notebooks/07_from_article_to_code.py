@@ -572,6 +572,23 @@ gap = each(lambda z: score_matching.gap(two.denoiser(vp, with_var=True)(at(z), t
 np.testing.assert_allclose(weights @ (known - sought), weights @ gap, rtol=1e-3)
 
 # %% [markdown]
+# ## [9595](https://kexue.fm/archives/9595) How to measure sparsity
+#
+# A ratio of norms is small where few entries hold most of a vector; of a row of attention it is how many tokens the
+# row attends to, $nS^2=1/\sum_i a_i^2$.
+
+# %%
+# kexue 9595
+from diffjax.metrics import sparsity
+
+row = np.array([0.7, 0.1, 0.1, 0.1])
+np.testing.assert_allclose(4 * sparsity.evenness(row) ** 2, 1 / np.sum(row**2), rtol=1e-12)
+np.testing.assert_allclose(sparsity.evenness(np.tile(row, 3)), sparsity.evenness(row), rtol=1e-12)  # clones
+assert sparsity.evenness([0.6, 0.2, 0.1, 0.1]) > sparsity.evenness(row)  # Robin Hood
+normal = sparsity.evenness(np.random.default_rng(0).normal(size=(4000, 64)))
+np.testing.assert_allclose(normal.mean(), sparsity.gaussian(64), atol=5 * normal.std() / 4000**0.5)
+
+# %% [markdown]
 # ## [9662](https://kexue.fm/archives/9662) GANs as diffusion ODEs
 #
 # With $d=\log p/q$, points that move by $\nabla h(d)$ carry $q$ to $p$ for every increasing $h$:

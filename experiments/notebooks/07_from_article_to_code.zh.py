@@ -537,6 +537,22 @@ gap = each(lambda z: score_matching.gap(two.denoiser(vp, with_var=True)(at(z), t
 np.testing.assert_allclose(weights @ (known - sought), weights @ gap, rtol=1e-3)
 
 # %% [markdown]
+# ## [9595](https://kexue.fm/archives/9595) 如何度量数据的稀疏程度？
+#
+# 少数分量承担大部分时，范数之比就小；对注意力的一行，它说出这一行关注了多少个 token：$nS^2=1/\sum_i a_i^2$。
+
+# %%
+# kexue 9595
+from diffjax.metrics import sparsity
+
+row = np.array([0.7, 0.1, 0.1, 0.1])
+np.testing.assert_allclose(4 * sparsity.evenness(row) ** 2, 1 / np.sum(row**2), rtol=1e-12)
+np.testing.assert_allclose(sparsity.evenness(np.tile(row, 3)), sparsity.evenness(row), rtol=1e-12)  # clones
+assert sparsity.evenness([0.6, 0.2, 0.1, 0.1]) > sparsity.evenness(row)  # Robin Hood
+normal = sparsity.evenness(np.random.default_rng(0).normal(size=(4000, 64)))
+np.testing.assert_allclose(normal.mean(), sparsity.gaussian(64), atol=5 * normal.std() / 4000**0.5)
+
+# %% [markdown]
 # ## [9662](https://kexue.fm/archives/9662) 生成扩散模型漫谈（十九）：作为扩散ODE的GAN
 #
 # 记 $d=\log p/q$，则对任何增函数 $h$，点按 $\nabla h(d)$ 运动就把 $q$ 推向 $p$：$\frac{d}{d\tau}\mathrm{KL}(q\,\|\,p)=-E_q[h'(d)\|\nabla d\|^2]$。这里 $q=N(1,1)$，$p=N(0,1)$，于是 $d=\frac12-x$；取 $h=d$ 时均值以速率 1 下降，而 KL $=m^2/2$。
