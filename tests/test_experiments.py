@@ -146,6 +146,7 @@ SMOKE = {
     "flows/trajectories": (None, "--out={out}.png --steps=100", None),
     "gan_dynamics/draw": (None, "--out={out}.png --smoke", None),
     "guidance/scales": ("guidance", "--workdir={run} --out={out} --smoke", "results.json"),
+    "hubness/starts": ("vpsde", "--workdir={run} --out={out} --smoke", "results.json"),
     "interpolation/interpolate": ("vpsde", "--workdir={run} --out={out}.png --steps=10,20", None),
     "inverse/digits": ("vpsde", "--workdir={run} --out={out} --smoke", "results.json"),
     "optimal_variance/steps": ("vpsde", "--workdir={run} --out={out} --smoke", "results.json"),

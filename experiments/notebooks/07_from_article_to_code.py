@@ -185,6 +185,22 @@ np.testing.assert_allclose([alpha, sigma], [product, np.sqrt(1 - product**2)], r
 assert float(chain(1.0)[0]) < 0.01  # nothing is left of the building
 
 # %% [markdown]
+# ## [9147](https://kexue.fm/archives/9147) Hubness
+#
+# In many dimensions some points are among the nearest neighbours of many others. Of normal noise these are the short
+# ones: to choose them is to lower the temperature.
+
+# %%
+# kexue 9147
+from diffjax.metrics import hubness
+
+pool = np.random.default_rng(0).normal(size=(1000, 64))
+assert hubness.counts(pool, 10).mean() == 10
+kept = pool[hubness.hubs(pool, 10, most=100)]
+assert np.linalg.norm(kept, axis=1).mean() < np.linalg.norm(pool, axis=1).mean()
+assert 0.6 < hubness.shrunk(kept, pool) < 0.85
+
+# %% [markdown]
 # ## [9152](https://kexue.fm/archives/9152) DDPM = autoregressive VAE
 #
 # The joint KL of the whole chain falls apart into steps, each a KL of two Gaussians of one variance: half the squared

@@ -176,6 +176,21 @@ np.testing.assert_allclose([alpha, sigma], [product, np.sqrt(1 - product**2)], r
 assert float(chain(1.0)[0]) < 0.01  # nothing is left of the building
 
 # %% [markdown]
+# ## [9147](https://kexue.fm/archives/9147) “维度灾难”之Hubness现象浅析
+#
+# 高维空间里，有些点会成为许多其他点的近邻。正态噪声中的这些点就是范数小的点：挑选它们，就是降温。
+
+# %%
+# kexue 9147
+from diffjax.metrics import hubness
+
+pool = np.random.default_rng(0).normal(size=(1000, 64))
+assert hubness.counts(pool, 10).mean() == 10
+kept = pool[hubness.hubs(pool, 10, most=100)]
+assert np.linalg.norm(kept, axis=1).mean() < np.linalg.norm(pool, axis=1).mean()
+assert 0.6 < hubness.shrunk(kept, pool) < 0.85
+
+# %% [markdown]
 # ## [9152](https://kexue.fm/archives/9152) 生成扩散模型漫谈（二）：DDPM = 自回归式VAE
 #
 # 整条链的联合KL散度拆成逐步的各项，每一项是两个方差相同的高斯的KL：均值误差的平方除以两倍方差，也就是 $x_0$ 误差的平方乘以这一步信噪比增量的一半。
