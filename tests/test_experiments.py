@@ -147,6 +147,7 @@ SMOKE = {
     "gan_dynamics/draw": (None, "--out={out}.png --smoke", None),
     "guidance/scales": ("guidance", "--workdir={run} --out={out} --smoke", "results.json"),
     "hubness/starts": ("vpsde", "--workdir={run} --out={out} --smoke", "results.json"),
+    "infomax/spaces": ("infomax", "--workdir={run} --out={out} --smoke", "results.json"),
     "interpolation/interpolate": ("vpsde", "--workdir={run} --out={out}.png --steps=10,20", None),
     "inverse/digits": ("vpsde", "--workdir={run} --out={out} --smoke", "results.json"),
     "optimal_variance/steps": ("vpsde", "--workdir={run} --out={out} --smoke", "results.json"),

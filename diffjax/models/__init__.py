@@ -10,6 +10,7 @@ from diffjax.models.classifier import Classifier as Classifier
 from diffjax.models.convolutional import Decoder, Encoder
 from diffjax.models.counting import flops as flops
 from diffjax.models.dit import DiT, JiT
+from diffjax.models.maps import Maps
 from diffjax.models.mlp import MLP
 from diffjax.models.network import Network as Network
 from diffjax.models.network import format_table as format_table
@@ -28,6 +29,7 @@ __all__ = [  # what a config may name
     "DiT",
     "Encoder",
     "JiT",
+    "Maps",
     "Perceptron",
     "PublishedUNet",
     "TokenMLP",

@@ -99,6 +99,25 @@ np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], atol=1e-4)
 np.testing.assert_allclose(flow.backward(params, image), x, atol=1e-5)
 
 # %% [markdown]
+# ## [6024](https://kexue.fm/archives/6024) Mutual information in deep learning
+#
+# A score tells pairs of one draw from pairs of two. At its best it is $\log p(x,z)/(p(x)p(z))$, and its mean
+# $2\,\mathrm{JSD}-2\log 2$: a bound that needs samples alone, and that Deep InfoMax climbs.
+
+# %%
+# kexue 6024
+from diffjax.losses import information
+
+pairs = np.array([[3, 1], [1, 3]]) / 8  # p(x, z), and 1/4 apart
+best = jnp.log(pairs / 0.25)
+both = information.jensen_shannon(best[:, :, None, None], best[None, None])  # (x, z) of one draw, (x, z) of two
+J = np.einsum("ij,ijkl->", pairs, np.asarray(both)) / 4
+kl = lambda p, q: np.sum(p * np.log(p / q))
+jsd = (kl(pairs, (pairs + 0.25) / 2) + kl(0.25 * np.ones((2, 2)), (pairs + 0.25) / 2)) / 2
+np.testing.assert_allclose(J, 2 * jsd - 2 * np.log(2), atol=1e-6)
+np.testing.assert_allclose(information.divergence(J), jsd, atol=1e-6)
+
+# %% [markdown]
 # ## [6583](https://kexue.fm/archives/6583) The third stage of GANs
 #
 # Data is at 0, the fake at $\theta$, the critic is $\varphi x$: the saturating game goes round for ever, a penalty

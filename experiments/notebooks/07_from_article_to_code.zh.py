@@ -95,6 +95,25 @@ np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], atol=1e-4)
 np.testing.assert_allclose(flow.backward(params, image), x, atol=1e-5)
 
 # %% [markdown]
+# ## [6024](https://kexue.fm/archives/6024) 深度学习的互信息:无监督提取特征
+#
+# 打分函数分辨同一次采样的对与错配的对。最优打分是 $\log p(x,z)/(p(x)p(z))$，它的均值是 $2\,\mathrm{JSD}-2\log 2$：
+# 只需样本就能算的下界，Deep InfoMax 就是在爬它。
+
+# %%
+# kexue 6024
+from diffjax.losses import information
+
+pairs = np.array([[3, 1], [1, 3]]) / 8  # p(x, z), and 1/4 apart
+best = jnp.log(pairs / 0.25)
+both = information.jensen_shannon(best[:, :, None, None], best[None, None])  # (x, z) of one draw, (x, z) of two
+J = np.einsum("ij,ijkl->", pairs, np.asarray(both)) / 4
+kl = lambda p, q: np.sum(p * np.log(p / q))
+jsd = (kl(pairs, (pairs + 0.25) / 2) + kl(0.25 * np.ones((2, 2)), (pairs + 0.25) / 2)) / 2
+np.testing.assert_allclose(J, 2 * jsd - 2 * np.log(2), atol=1e-6)
+np.testing.assert_allclose(information.divergence(J), jsd, atol=1e-6)
+
+# %% [markdown]
 # ## [6583](https://kexue.fm/archives/6583) 从动力学角度看优化算法（四）：GAN的第三个阶段
 #
 # 数据在 0，假样本在 $\theta$，判别器为 $\varphi x$：饱和的游戏永远绕圈，对判别器斜率的惩罚（R1）使它静止，而同时下降的步长至多 $4\gamma$。
