@@ -5,7 +5,7 @@ import pytest
 import rows
 from closed_forms import Form
 from scipy import stats
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from diffjax import grids
 from diffjax.metrics import hubness
@@ -26,7 +26,7 @@ def found(pool):
 def test_counts_are_those_of_a_tree(monkeypatch):
     """In 3 dimensions, where a tree of SciPy finds neighbours; in blocks of 7 rows as of all."""
     pool = np.random.default_rng(1).normal(size=(100, 3))
-    at = cKDTree(pool).query(pool, k=5)[1][:, 1:]
+    at = KDTree(pool).query(pool, k=5)[1][:, 1:]
     expected = np.bincount(at.ravel(), minlength=100)
     np.testing.assert_array_equal(hubness.counts(pool, 4), expected)
     monkeypatch.setattr(hubness, "ROWS", 7)

@@ -51,7 +51,7 @@ def test_jensen_shannon_on_a_table():
 @pytest.mark.usefixtures("x64")
 def test_donsker_varadhan_on_a_table():
     """Pairs in the multiplicity of their probability: the bound is I at the best T up to a constant, below else."""
-    repeat = lambda table, times: np.repeat(table.ravel(), times.ravel())
+    repeat = lambda table, times: jnp.asarray(np.repeat(table.ravel(), times.ravel()))
     times = np.rint(256 * APART).astype(int)
     found = lambda T: float(information.donsker_varadhan(repeat(T, COUNTS), repeat(T, times)))
     best = np.where(P > 0, np.log(P / APART, where=P > 0, out=np.zeros_like(P)), -700.0)
@@ -204,7 +204,7 @@ def test_its_features_are_a_space_known_by_its_parameters(trained, monkeypatch):
     other = {**params, "scores": jax.tree.map(lambda a: a + 1, params["scores"])}
     assert space.fingerprint != features.learned(Run(method, other)).fingerprint
     module = types.ModuleType("somebodys_space")
-    module.space = space
+    vars(module)["space"] = space
     monkeypatch.setitem(sys.modules, "somebodys_space", module)
     named = features.of("somebodys_space:space")  # as --features names it
     assert (named.name, named.fingerprint, named.shape) == ("somebodys_space:space", space.fingerprint, (4, 4, 1))

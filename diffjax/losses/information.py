@@ -12,6 +12,7 @@ gradient is unbiased; DV's is biased by the logarithm of a mean over few pairs, 
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ def jensen_shannon(joint: Array, apart: Array) -> Array:
     return jax.nn.log_sigmoid(joint) + jax.nn.log_sigmoid(-apart)  # (infomax.1)
 
 
-def divergence(value: Array) -> Array:
+def divergence(value: Any) -> Any:
     """Computes the Jensen-Shannon divergence that J bounds from below, J / 2 + log 2, in nats; log 2 at most."""
     return value / 2 + math.log(2)
 

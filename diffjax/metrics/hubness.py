@@ -66,7 +66,7 @@ def hubs(pool: Any, k: int, most: int | None = None, least: int | None = None) -
     if most is not None:
         host.check_int("most", most, 1, most=n)
         return np.sort(np.argsort(-counts(pool, k), kind="stable")[:most])
-    host.check_int("least", least, 1)
+    least = host.check_int("least", least, 1)
     if least <= k:
         raise ValueError(f"least = {least} is not above k = {k}, which is the mean of N: it would keep no hubs alone.")
     found = counts(pool, k)

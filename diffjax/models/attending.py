@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from diffjax import host
 from diffjax.models import layers
 
 
@@ -37,11 +38,11 @@ def attention_rows(function: Callable, *args: Any) -> dict[str, np.ndarray]:
             values = jnp.broadcast_to(one, (*k.shape[:-1], k.shape[-3]))
             found = jnp.swapaxes(layers.attention(q, k, values, *rest), -3, -2)
             name = "/".join(context.module.path[:-1])
-            again.extend([name] if name in rows or isinstance(found, jax.core.Tracer) else [])
+            again.extend([name] if name in rows or not host.concrete(found) else [])
             rows[name] = found
         return call(*given, **options)
 
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
+    if not host.concrete(args):
         raise ValueError("attention_rows looks at numbers, and these are traced: call it outside jit and vmap.")
     with jax.disable_jit(), nn.intercept_methods(look):
         function(*args)
