@@ -146,6 +146,8 @@ SMOKE = {
     "flows/trajectories": (None, "--out={out}.png --steps=100", None),
     "gan_dynamics/draw": (None, "--out={out}.png --smoke", None),
     "guidance/scales": ("guidance", "--workdir={run} --out={out} --smoke", "results.json"),
+    "hubness/starts": ("vpsde", "--workdir={run} --out={out} --smoke", "results.json"),
+    "infomax/spaces": ("infomax", "--workdir={run} --out={out} --smoke", "results.json"),
     "interpolation/interpolate": ("vpsde", "--workdir={run} --out={out}.png --steps=10,20", None),
     "inverse/digits": ("vpsde", "--workdir={run} --out={out} --smoke", "results.json"),
     "optimal_variance/steps": ("vpsde", "--workdir={run} --out={out} --smoke", "results.json"),
@@ -156,6 +158,8 @@ SMOKE = {
     "prices/flow_maps": (None, "--out={out} --smoke", "results.json"),
     "prices/langevin": (None, "--out={out} --smoke", "results.json"),
     "prices/tokens": (None, "--out={out} --smoke", "results.json"),
+    "sparsity/attention": ("dit", "--workdir={run} --out={out} --smoke", "results.json"),
+    "sparsity/latents": ("autoencoder", "--workdir={run} --out={out} --smoke", "results.json"),
     "wasserstein_bound/training": (None, "--out={out} --smoke", "results.json"),
 }
 

@@ -40,7 +40,8 @@ def test_captioned_images_are_trained_and_judged(tmp_path):
     assert "step" in json.loads((tmp_path / "run/eval.json").read_text())
 
 
-RESUMED = ("autoencoder", "coupling_flow", "flow_map", "masked", "points")  # trained and judged by their own tests
+# Trained and judged by their own tests.
+RESUMED = ("autoencoder", "coupling_flow", "flow_map", "infomax", "masked", "points")
 
 
 @pytest.mark.slow  # test_generators resumes by the command in every run, test_trainer and test_resume in other ways

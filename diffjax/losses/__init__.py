@@ -9,6 +9,7 @@ from diffjax.losses import categorical as categorical
 from diffjax.losses import eulerian as eulerian
 from diffjax.losses import fields as fields
 from diffjax.losses import flow_map as flow_map
+from diffjax.losses import information as information
 from diffjax.losses import lagrangian as lagrangian
 from diffjax.losses import matching as matching
 from diffjax.losses import pairs as pairs

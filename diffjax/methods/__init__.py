@@ -22,6 +22,8 @@ from diffjax.methods.flow_map import flow_map as flow_map
 from diffjax.methods.freezing import freezing as freezing
 from diffjax.methods.generators import MonoFlow as MonoFlow
 from diffjax.methods.generators import monoflow as monoflow
+from diffjax.methods.infomax import InfoMax as InfoMax
+from diffjax.methods.infomax import infomax as infomax
 from diffjax.methods.masked import Masked as Masked
 from diffjax.methods.masked import masked as masked
 from diffjax.methods.matching import Matching as Matching
@@ -34,6 +36,7 @@ __all__ = [  # what config.method may name
     "encoded",
     "flow_map",
     "generators",
+    "infomax",
     "masked",
     "matching",
 ]

@@ -5,10 +5,12 @@ from diffjax.models.adapters import from_function as from_function
 from diffjax.models.adapters import from_nnx as from_nnx
 from diffjax.models.adapters import from_pytree as from_pytree
 from diffjax.models.adapters import of as of
+from diffjax.models.attending import attention_rows as attention_rows
 from diffjax.models.classifier import Classifier as Classifier
 from diffjax.models.convolutional import Decoder, Encoder
 from diffjax.models.counting import flops as flops
 from diffjax.models.dit import DiT, JiT
+from diffjax.models.maps import Maps
 from diffjax.models.mlp import MLP
 from diffjax.models.network import Network as Network
 from diffjax.models.network import format_table as format_table
@@ -27,6 +29,7 @@ __all__ = [  # what a config may name
     "DiT",
     "Encoder",
     "JiT",
+    "Maps",
     "Perceptron",
     "PublishedUNet",
     "TokenMLP",

@@ -99,6 +99,25 @@ np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], atol=1e-4)
 np.testing.assert_allclose(flow.backward(params, image), x, atol=1e-5)
 
 # %% [markdown]
+# ## [6024](https://kexue.fm/archives/6024) Mutual information in deep learning
+#
+# A score tells pairs of one draw from pairs of two. At its best it is $\log p(x,z)/(p(x)p(z))$, and its mean
+# $2\,\mathrm{JSD}-2\log 2$: a bound that needs samples alone, and that Deep InfoMax climbs.
+
+# %%
+# kexue 6024
+from diffjax.losses import information
+
+pairs = np.array([[3, 1], [1, 3]]) / 8  # p(x, z), and 1/4 apart
+best = jnp.log(pairs / 0.25)
+both = information.jensen_shannon(best[:, :, None, None], best[None, None])  # (x, z) of one draw, (x, z) of two
+J = np.einsum("ij,ijkl->", pairs, np.asarray(both)) / 4
+kl = lambda p, q: np.sum(p * np.log(p / q))
+jsd = (kl(pairs, (pairs + 0.25) / 2) + kl(0.25 * np.ones((2, 2)), (pairs + 0.25) / 2)) / 2
+np.testing.assert_allclose(J, 2 * jsd - 2 * np.log(2), atol=1e-6)
+np.testing.assert_allclose(information.divergence(J), jsd, atol=1e-6)
+
+# %% [markdown]
 # ## [6583](https://kexue.fm/archives/6583) The third stage of GANs
 #
 # Data is at 0, the fake at $\theta$, the critic is $\varphi x$: the saturating game goes round for ever, a penalty
@@ -183,6 +202,22 @@ product = np.prod(np.sqrt(1 - 0.02 * np.arange(1, 501) / 1000))
 alpha, sigma = chain(0.5)
 np.testing.assert_allclose([alpha, sigma], [product, np.sqrt(1 - product**2)], rtol=1e-5)
 assert float(chain(1.0)[0]) < 0.01  # nothing is left of the building
+
+# %% [markdown]
+# ## [9147](https://kexue.fm/archives/9147) Hubness
+#
+# In many dimensions some points are among the nearest neighbours of many others. Of normal noise these are the short
+# ones: to choose them is to lower the temperature.
+
+# %%
+# kexue 9147
+from diffjax.metrics import hubness
+
+pool = np.random.default_rng(0).normal(size=(1000, 64))
+assert hubness.counts(pool, 10).mean() == 10
+kept = pool[hubness.hubs(pool, 10, most=100)]
+assert np.linalg.norm(kept, axis=1).mean() < np.linalg.norm(pool, axis=1).mean()
+assert 0.6 < hubness.shrunk(kept, pool) < 0.85
 
 # %% [markdown]
 # ## [9152](https://kexue.fm/archives/9152) DDPM = autoregressive VAE
@@ -570,6 +605,23 @@ known = each(lambda z: score_matching.denoising(wrong, processes.Gaussian(vp), j
 sought = each(lambda z: score_matching.explicit(wrong, lambda x: two.score(x, *vp(t)), at(z)))
 gap = each(lambda z: score_matching.gap(two.denoiser(vp, with_var=True)(at(z), t), vp, t))
 np.testing.assert_allclose(weights @ (known - sought), weights @ gap, rtol=1e-3)
+
+# %% [markdown]
+# ## [9595](https://kexue.fm/archives/9595) How to measure sparsity
+#
+# A ratio of norms is small where few entries hold most of a vector; of a row of attention it is how many tokens the
+# row attends to, $nS^2=1/\sum_i a_i^2$.
+
+# %%
+# kexue 9595
+from diffjax.metrics import sparsity
+
+row = np.array([0.7, 0.1, 0.1, 0.1])
+np.testing.assert_allclose(4 * sparsity.evenness(row) ** 2, 1 / np.sum(row**2), rtol=1e-12)
+np.testing.assert_allclose(sparsity.evenness(np.tile(row, 3)), sparsity.evenness(row), rtol=1e-12)  # clones
+assert sparsity.evenness([0.6, 0.2, 0.1, 0.1]) > sparsity.evenness(row)  # Robin Hood
+normal = sparsity.evenness(np.random.default_rng(0).normal(size=(4000, 64)))
+np.testing.assert_allclose(normal.mean(), sparsity.gaussian(64), atol=5 * normal.std() / 4000**0.5)
 
 # %% [markdown]
 # ## [9662](https://kexue.fm/archives/9662) GANs as diffusion ODEs

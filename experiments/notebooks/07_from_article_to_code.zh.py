@@ -95,6 +95,25 @@ np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], atol=1e-4)
 np.testing.assert_allclose(flow.backward(params, image), x, atol=1e-5)
 
 # %% [markdown]
+# ## [6024](https://kexue.fm/archives/6024) 深度学习的互信息:无监督提取特征
+#
+# 打分函数分辨同一次采样的对与错配的对。最优打分是 $\log p(x,z)/(p(x)p(z))$，它的均值是 $2\,\mathrm{JSD}-2\log 2$：
+# 只需样本就能算的下界，Deep InfoMax 就是在爬它。
+
+# %%
+# kexue 6024
+from diffjax.losses import information
+
+pairs = np.array([[3, 1], [1, 3]]) / 8  # p(x, z), and 1/4 apart
+best = jnp.log(pairs / 0.25)
+both = information.jensen_shannon(best[:, :, None, None], best[None, None])  # (x, z) of one draw, (x, z) of two
+J = np.einsum("ij,ijkl->", pairs, np.asarray(both)) / 4
+kl = lambda p, q: np.sum(p * np.log(p / q))
+jsd = (kl(pairs, (pairs + 0.25) / 2) + kl(0.25 * np.ones((2, 2)), (pairs + 0.25) / 2)) / 2
+np.testing.assert_allclose(J, 2 * jsd - 2 * np.log(2), atol=1e-6)
+np.testing.assert_allclose(information.divergence(J), jsd, atol=1e-6)
+
+# %% [markdown]
 # ## [6583](https://kexue.fm/archives/6583) 从动力学角度看优化算法（四）：GAN的第三个阶段
 #
 # 数据在 0，假样本在 $\theta$，判别器为 $\varphi x$：饱和的游戏永远绕圈，对判别器斜率的惩罚（R1）使它静止，而同时下降的步长至多 $4\gamma$。
@@ -174,6 +193,21 @@ product = np.prod(np.sqrt(1 - 0.02 * np.arange(1, 501) / 1000))
 alpha, sigma = chain(0.5)
 np.testing.assert_allclose([alpha, sigma], [product, np.sqrt(1 - product**2)], rtol=1e-5)
 assert float(chain(1.0)[0]) < 0.01  # nothing is left of the building
+
+# %% [markdown]
+# ## [9147](https://kexue.fm/archives/9147) “维度灾难”之Hubness现象浅析
+#
+# 高维空间里，有些点会成为许多其他点的近邻。正态噪声中的这些点就是范数小的点：挑选它们，就是降温。
+
+# %%
+# kexue 9147
+from diffjax.metrics import hubness
+
+pool = np.random.default_rng(0).normal(size=(1000, 64))
+assert hubness.counts(pool, 10).mean() == 10
+kept = pool[hubness.hubs(pool, 10, most=100)]
+assert np.linalg.norm(kept, axis=1).mean() < np.linalg.norm(pool, axis=1).mean()
+assert 0.6 < hubness.shrunk(kept, pool) < 0.85
 
 # %% [markdown]
 # ## [9152](https://kexue.fm/archives/9152) 生成扩散模型漫谈（二）：DDPM = 自回归式VAE
@@ -535,6 +569,22 @@ known = each(lambda z: score_matching.denoising(wrong, processes.Gaussian(vp), j
 sought = each(lambda z: score_matching.explicit(wrong, lambda x: two.score(x, *vp(t)), at(z)))
 gap = each(lambda z: score_matching.gap(two.denoiser(vp, with_var=True)(at(z), t), vp, t))
 np.testing.assert_allclose(weights @ (known - sought), weights @ gap, rtol=1e-3)
+
+# %% [markdown]
+# ## [9595](https://kexue.fm/archives/9595) 如何度量数据的稀疏程度？
+#
+# 少数分量承担大部分时，范数之比就小；对注意力的一行，它说出这一行关注了多少个 token：$nS^2=1/\sum_i a_i^2$。
+
+# %%
+# kexue 9595
+from diffjax.metrics import sparsity
+
+row = np.array([0.7, 0.1, 0.1, 0.1])
+np.testing.assert_allclose(4 * sparsity.evenness(row) ** 2, 1 / np.sum(row**2), rtol=1e-12)
+np.testing.assert_allclose(sparsity.evenness(np.tile(row, 3)), sparsity.evenness(row), rtol=1e-12)  # clones
+assert sparsity.evenness([0.6, 0.2, 0.1, 0.1]) > sparsity.evenness(row)  # Robin Hood
+normal = sparsity.evenness(np.random.default_rng(0).normal(size=(4000, 64)))
+np.testing.assert_allclose(normal.mean(), sparsity.gaussian(64), atol=5 * normal.std() / 4000**0.5)
 
 # %% [markdown]
 # ## [9662](https://kexue.fm/archives/9662) 生成扩散模型漫谈（十九）：作为扩散ODE的GAN
