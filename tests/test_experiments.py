@@ -144,6 +144,7 @@ SMOKE = {
     "bridges/compare": ("bridge", "--workdir={run} --out={out} --smoke", "results.json"),
     "energies/compose": ("energy", "--workdir={run} --out={out} --smoke", "results.json"),
     "flows/trajectories": (None, "--out={out}.png --steps=100", None),
+    "finetune/counts": (None, "--out={out} --smoke", "results.json"),
     "gan_dynamics/draw": (None, "--out={out}.png --smoke", None),
     "guidance/scales": ("guidance", "--workdir={run} --out={out} --smoke", "results.json"),
     "interpolation/interpolate": ("vpsde", "--workdir={run} --out={out}.png --steps=10,20", None),

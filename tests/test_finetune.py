@@ -106,6 +106,36 @@ def test_a_head_is_trained_on_a_frozen_network(run_of_v, tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, still, given)
 
 
+SIDE = ["model.base.name=MLP", "model.base.width=16", "model.base.depth=1", "model.where=^dense", "model.classes=2"]
+
+
+def test_a_side_learns_classes_beside_a_frozen_network(run_of_v, tmp_path, monkeypatch):
+    """By its config: the base is that of the run, to the bit; what moves is the side, its table of labels too."""
+    without_samples(monkeypatch)
+    changes = [change for change in SMALL if not change.startswith("model.")] + SIDE
+    train.run(runs.load("configs/finetune.py:tiny", [*changes, f"train.start={run_of_v}"]), tmp_path / "side")
+    old, new = runs.open(run_of_v), runs.open(tmp_path / "side")
+    jax.tree.map(np.testing.assert_array_equal, new.params["base"], old.params)
+    assert np.abs(new.params["side"]["label"][:2]).max() > 0
+    assert np.abs(new.params["side"]["lora"]["dense_0_0"]["B"]).max() > 0
+    x, given = np.float32([0.3, -0.8]), {"label": np.int32(1)}
+    F = jax.jit(new.method.parts.network.apply)(new.params, x, CLOCK, given)
+    whole = models.network(models.MLP(width=16, depth=1, classes=2))
+    merged = models.side.merged(new.method.parts.network, new.params)
+    np.testing.assert_allclose(F, jax.jit(whole.apply)(merged, x, CLOCK, given), atol=1e-5)
+    assert np.abs(F - jax.jit(old.method.parts.network.apply)(old.params, x, CLOCK)).max() > 1e-4
+
+
+def test_classes_begin_at_zero_in_a_network_that_had_none():
+    of = lambda classes: models.network(models.MLP(width=4, depth=1, classes=classes))
+    shapes = [jax.eval_shape(of(classes).init, jax.random.key(0), X[0, 0], CLOCK) for classes in (None, 3)]
+    draw = np.random.default_rng(0).normal
+    old, new = (jax.tree.map(lambda leaf: np.asarray(draw(size=leaf.shape), leaf.dtype), tree) for tree in shapes)
+    got = finetune.take_over(new, old)
+    assert not np.any(got["embedding"].pop("label")["embedding"])
+    jax.tree.map(np.testing.assert_array_equal, got, old)
+
+
 @pytest.fixture(scope="module")
 def kept(run_of_v, tmp_path_factory):
     """Where --mode=moments left its files, and what it printed."""

@@ -19,6 +19,7 @@ from diffjax.data.given import held_out as held_out
 from diffjax.data.given import known as known
 from diffjax.data.given import label_of as label_of
 from diffjax.data.given import told as told
+from diffjax.data.hints import hinted
 from diffjax.data.inputs import inputs as inputs
 from diffjax.data.inputs import shown_to as shown_to
 from diffjax.data.looks import named as named
@@ -59,6 +60,7 @@ __all__ = [
     "digits",
     "eight_gaussians",
     "folder",
+    "hinted",
     "mnist",
     "modes",
     "moons",

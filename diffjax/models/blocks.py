@@ -108,10 +108,8 @@ class Block(nn.Module):
         if turns is not None:
             q, k = turned(q, turns), turned(k, turns)
         q, k = q.astype(self.dtype), k.astype(self.dtype)
-        if self.kernel == "fused":
-            y = fused(q, k, v, mask)
-        else:
-            y = layers.attention(q, k, v, mask, self._factors(h.shape[-2]))
+        told = (mask,) if self.kernel == "fused" else (mask, self._factors(h.shape[-2]))
+        y = layers.Attend(fused if self.kernel == "fused" else layers.attention, name="attention")(q, k, v, *told)
         y = Dense(channels, dtype=self.dtype, name="out")(y.reshape(*y.shape[:-2], channels))
         h = h + gate_1 * drop(y).astype(h.dtype)  # (transformer.1) (dit.1)
 

@@ -291,6 +291,28 @@ def attention(q: Array, k: Array, v: Array, mask: Array | None = None, factors: 
     return jnp.einsum("...hqk,...khd->...qhd", weights, v)
 
 
+class Attend(nn.Module):
+    """Attention as a layer without parameters: a place in a network that has a path, as `models.side` wants it.
+
+    Attributes:
+        by: what computes it, `attention` or a kernel.
+    """
+
+    by: Callable[..., Array] = attention
+
+    def __call__(self, q: Array, k: Array, v: Array, *rest: Any) -> Array:
+        """Computes attention over tokens, (..., T, heads, D) each."""
+        return self.by(q, k, v, *rest)
+
+
+class Tap(nn.Module):
+    """A layer that gives back what it gets: a map's place in a network that has a path."""
+
+    def __call__(self, h: Array) -> Array:
+        """Gives h."""
+        return h
+
+
 class SelfAttention(nn.Module):
     """The layer x + projected attention over all positions of (..., H, W, C); the projection starts at zero.
 
@@ -318,7 +340,7 @@ class SelfAttention(nn.Module):
         h = Norm(self.rank, name="norm")(x).astype(self.dtype).reshape(*batch, places, channels)
         qkv = Dense(3 * channels, dtype=self.dtype, name="qkv")(h)
         q, k, v = (a.reshape(*a.shape[:-1], channels // head, head) for a in jnp.split(qkv, 3, axis=-1))
-        h = attention(q, k, v).reshape(h.shape)
+        h = Attend(name="attention")(q, k, v).reshape(h.shape)
         h = Dense(channels, dtype=self.dtype, kernel_init=ZEROS, name="out")(h)
         return (x + h.reshape(x.shape)) * self.skip_scale
 

@@ -157,7 +157,7 @@ class Attention(nn.Module):
         h = h.reshape(*x.shape[:-3], x.shape[-3] * x.shape[-2], channels)
         split = lambda a: a.reshape(*a.shape[:-1], channels // head, head)
         q, k, v = (split(Dense(channels, name=name)(h)) for name in ("query", "key", "value"))
-        h = Dense(channels, kernel_init=ZEROS, name="out")(layers.attention(q, k, v).reshape(h.shape))
+        h = Dense(channels, kernel_init=ZEROS, name="out")(layers.Attend(name="attention")(q, k, v).reshape(h.shape))
         return (x + h.reshape(x.shape)) * self.net.skip_scale
 
 

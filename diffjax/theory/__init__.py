@@ -14,6 +14,7 @@ from diffjax.theory import (
     linear,
     residuals,
     straightness,
+    tilting,
     wasserstein_bound,
 )
 
@@ -31,5 +32,6 @@ __all__ = [
     "linear",
     "residuals",
     "straightness",
+    "tilting",
     "wasserstein_bound",
 ]
