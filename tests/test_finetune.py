@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,9 @@ from unjudged import without_samples
 from diffjax import finetune, models, runs
 from diffjax import main as command_line
 from diffjax.commands import sample, train
+from diffjax.config import beside
 from diffjax.denoisers import moments
+from diffjax.runs import build_run
 from diffjax.samplers import principal
 
 X, CLOCK = np.random.default_rng(1).normal(size=(8, 8, 1)).astype(np.float32), np.float32(0.3)
@@ -124,6 +127,30 @@ def test_a_side_learns_classes_beside_a_frozen_network(run_of_v, tmp_path, monke
     merged = models.side.merged(new.method.parts.network, new.params)
     np.testing.assert_allclose(F, jax.jit(whole.apply)(merged, x, CLOCK, given), atol=1e-5)
     assert np.abs(F - jax.jit(old.method.parts.network.apply)(old.params, x, CLOCK)).max() > 1e-4
+
+
+RECIPES = beside(Path(__file__).parents[1] / "configs" / "__init__.py", "finetune.py").VARIANTS
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_begins_at_the_run_of_its_base(name):
+    """By shapes: what the network reads the data gives, the side is small, and the base is the network of the run that
+    it begins from, of whose sizes it is a copy."""
+    config = runs.load(f"configs/finetune.py:{name}")
+    of = {"dit": "dit.py", "points": "points.py", "tiny": "vpsde.py:tiny"}.get(name, "vpsde.py")
+    method, data = build_run(config).method, build_run(config).data
+    example = jax.tree.map(lambda leaf: leaf[0], data.train.gather(np.arange(1)))
+    assert set(method.asks) <= set(example.given)
+    start = build_run(runs.load(f"configs/{of}", [] if of in ("dit.py", "points.py") else ["target.name=V"])).method
+    assert start.parts.target == method.parts.target
+    old = jax.eval_shape(start.init, jax.random.key(0), example)
+    params = jax.eval_shape(method.init, jax.random.key(0), example)
+    got = jax.eval_shape(finetune.take_over, params, old)
+    assert jax.tree.structure(got) == jax.tree.structure(params)
+    mask = jax.tree.leaves(finetune.trained(params, config.train.only))
+    sizes = [(leaf.size, moves) for leaf, moves in zip(jax.tree.leaves(params), mask)]
+    share = sum(size for size, moves in sizes if moves) / sum(size for size, _ in sizes)
+    assert share == 1 if name == "whole" else 0 < share < 0.5
 
 
 def test_classes_begin_at_zero_in_a_network_that_had_none():

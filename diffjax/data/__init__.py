@@ -32,6 +32,8 @@ from diffjax.data.names import describe as describe
 from diffjax.data.names import keep_names as keep_names
 from diffjax.data.names import numbered as numbered
 from diffjax.data.npz import npz
+from diffjax.data.others import of_others as of_others
+from diffjax.data.others import shuffled
 from diffjax.data.pairs import pairs
 from diffjax.data.photos import photos
 from diffjax.data.records import Records as Records
@@ -67,6 +69,7 @@ __all__ = [
     "npz",
     "pairs",
     "photos",
+    "shuffled",
     "spirals",
     "swiss_roll",
     "text",

@@ -2,9 +2,10 @@
 
     p*(x) = p(x) exp(r(x) / beta) / Z,     r(x) / beta = g^T x - x^T H x / 2,
 
-turns each component w N(m, C) into w' N(m', C'), C'^-1 = C^-1 + H, m' = C' (C^-1 m + g) and
+turns each component w N(m, C) into w' N(m', C'),
 
-    log w' = log w + (m'^T C'^-1 m' - m^T C^-1 m) / 2 - log det(I + C H) / 2 - log Z:
+    C' = (I + C H)^-1 C,     m' = (I + C H)^-1 (m + C g),
+    log w' = log w + g^T m - m^T H m / 2 + (g - H m)^T C' (g - H m) / 2 - log det(I + C H) / 2 - log Z:
 
 what fine-tuning to that reward reaches (`losses.reward`), and the target of the h-transform with h(x_t) = E[exp(r(x_0)
 / beta) | x_t], whose guidance is mean + sigma^2 / alpha grad log h (`denoisers.guidance`).

@@ -25,7 +25,7 @@ from diffjax.models import side
 
 UNET = dict(channels=16, multipliers=(1, 2), blocks=1, attention=(4,))
 DIT = dict(preset="tiny", patch=2, positions="both")
-KERNELS = "(qkv|out|conv_0|conv_1)$"
+KERNELS = "/(qkv|out|conv_0|conv_1)$"
 WAYS: dict[str, tuple[Callable[[Any], Any], str | None]] = {  # a network of the base, and what of it is trained
     "whole": (lambda base: models.of(base.clone(classes=10)), None),
     "label alone": (lambda base: side.lora(base, rank=1, where=KERNELS, classes=10), "^side/label$"),

@@ -170,7 +170,7 @@ def sided(module: Any, part: Part, classes: int | None = None, hint: int = 0) ->
 
 def of_module(make: Callable[..., Network]) -> Callable[..., Network]:
     """Marks a maker of networks with a side: it is called with the base's module, and made again finds its traces."""
-    kept = functools.lru_cache(64)(make)
+    kept = functools.lru_cache(64, typed=True)(make)  # rank=True is not rank=1
     return functools.wraps(make)(lambda base, *args, **options: kept(module_of(base), *args, **options))
 
 

@@ -28,7 +28,7 @@ __all__ = ["lora"]
 def lora(
     base: Any,
     rank: int = 4,
-    where: str = "(qkv|out|conv_0|conv_1)$",
+    where: str = "/(qkv|out|conv_0|conv_1)$",
     gamma: float = 4.0,
     stabilised: bool = False,
     classes: int | None = None,

@@ -2,10 +2,13 @@
 
     O = softmax(Q K^T / sqrt(D)) V + tanh(g) softmax(Q P_k^T / sqrt(D)) P_v,     P_k, P_v (m, heads, D),  g = 0 first,
 
-one gate g for each head (the form of Zhang et al. 2023b, LLaMA-Adapter). m keys and values in one softmax with those of
-the layer, as published, take mass at once, whatever their values: O is then (1 - l) times the base's, l their share
-(He et al. 2022). Two softmaxes and a gate begin at the base; at the first step dP = 0 and dg != 0. With `where` at the
-first block alone this is what P-tuning's tokens at the input come to for later layers, but for that softmax.
+one gate g for each head (the form of Zhang et al. 2023b, LLaMA-Adapter). P_k ~ N(0, 1) and P_v ~ N(0, 1 / D) at first.
+m keys and values in one softmax with those of the layer, as published, take mass at once, whatever their values: O is
+then (1 - l) times the base's and l times the prefix's, l their share (He et al. 2022). Two softmaxes and a gate begin
+at the base; at the first step dP = 0 and dg != 0. Keys here have no position: rotated queries see them as they are.
+
+P-tuning (Liu et al. 2021), learned tokens at the input alone, is not here: its tokens are in every softmax of all
+layers, which no zero of theirs undoes, so that it does not begin at the base, and a U-Net has no tokens to put them by.
 """
 
 import math

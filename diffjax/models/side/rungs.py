@@ -5,9 +5,10 @@ With h_1 .. h_n what n blocks of the base give, their taps,
     s_i = Block_i(g_i stop(h_i) D_i + (1 - g_i) s_{i-1}),     g_i = sigmoid(a_i / T),  T = 0.1,  a_i = 0 at first,
     h_n becomes h_n + s_n U,     U = 0 at first,
 
-s of few channels, Block the base's own kind of block, told stop(e) and the label. Taps are stopped, as are the base's
-parameters: nothing goes back through the base but for what stands behind its last tap, and what the way back keeps are
-the n taps and the narrow blocks. n, not the base's depth, is what that memory grows with.
+s of few channels, s_0 = Z hint or 0, Block the base's own kind of block, told stop(e) + L[label], e as the tapped block
+is told it. Taps are stopped, as are the base's parameters: nothing goes back through the base but for what stands
+behind its last tap, and what the way back keeps are the n taps and the narrow blocks. n, not the base's depth, is what
+that memory grows with. Between taps of other sizes the state is averaged over two places a side, or repeated.
 """
 
 import math
