@@ -305,8 +305,8 @@ class Attend(nn.Module):
         return self.by(q, k, v, *rest)
 
 
-class Tap(nn.Module):
-    """A layer that gives back what it gets: a map's place in a network that has a path."""
+class Identity(nn.Module):
+    """A layer that gives back what it gets: a place in a network that has a path, as `models.side` wants it."""
 
     def __call__(self, h: Array) -> Array:
         """Gives h."""

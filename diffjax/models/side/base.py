@@ -72,8 +72,8 @@ class Call(NamedTuple):
     hint: Callable[[Site], Array | None]
 
 
-class Part(NamedTuple):
-    """A side: its first parameters, and what it makes of a call; `sided` makes the network.
+class Kind(NamedTuple):
+    """A kind of side: its first parameters, and what it makes of a call; `sided` makes the network.
 
     Attributes:
         name: of its entry of params["side"].
@@ -92,7 +92,7 @@ class Part(NamedTuple):
     width: int | None = None
 
 
-def sided(module: Any, part: Part, classes: int | None = None, hint: int = 0) -> Network:
+def sided(module: Any, kind: Kind, classes: int | None = None, hint: int = 0) -> Network:
     """Makes the network of a frozen base and a side.
 
     Args:
@@ -101,11 +101,11 @@ def sided(module: Any, part: Part, classes: int | None = None, hint: int = 0) ->
         hint: channels of the image given["hint"] (*places, hint), of x's places; 0: none.
 
     Returns:
-        The network, whose `merge` is the part's (`merged`).
+        The network, whose `merge` is the side's (`merged`).
 
     Raises:
         ValueError: for other classes than the base's own; in `init`, for a base that cannot be told what it should be,
-            and for what the part refuses of its layers.
+            and for what the side refuses of its layers.
     """
     own = getattr(module, "classes", None)
     layers.check_counts(**{"classes": classes} if classes is not None else {}, **{"hint": hint} if hint else {})
@@ -119,13 +119,13 @@ def sided(module: Any, part: Part, classes: int | None = None, hint: int = 0) ->
     @jax.jit
     def first(key: Key, x: Array, c: Array, told: dict[str, Any]) -> PyTree:
         found = sites(module, x.shape)
-        part.check(found)
+        kind.check(found)
         params = dict(module.init(key, x, c, **told))["params"]
-        side = {part.name: part.init(jax.random.fold_in(key, 1), found, params)}
+        side = {kind.name: kind.init(jax.random.fold_in(key, 1), found, params)}
         if labels:
             side["label"] = jnp.zeros((labels + 1, _site(found, TOLD, "a label").out.shape[-1]), jnp.float32)
         if hint:
-            width = part.width or _enters(found)[1].out.shape[-1]
+            width = kind.width or _enters(found)[1].out.shape[-1]
             side["hint"] = jnp.zeros((getattr(module, "patch", 1) ** (x.ndim - 1) * hint, width), jnp.float32)
         return {"base": params, "side": side}
 
@@ -137,11 +137,11 @@ def sided(module: Any, part: Part, classes: int | None = None, hint: int = 0) ->
         drawn = _arranged(module, x, nd, more["hint"], hint) if hint and more.get("hint") is not None else None
         hinted = lambda site: None if drawn is None else _matrix(drawn, side["hint"], site, x.shape[:nd])
         hooks: Hooks = {} if label is None else {TOLD: adding(lambda y: label)}
-        if drawn is not None and part.width is None:
+        if drawn is not None and kind.width is None:
             path, site = _enters(found)
             hooks = joined(hooks, {path: adding(lambda y: hinted(site))})
         run = functools.partial(call_with, module, x, c, told, train, key)
-        return part.act(side[part.name], Call(stopped, found, run, hooks, label, hinted))
+        return kind.act(side[kind.name], Call(stopped, found, run, hooks, label, hinted))
 
     def init(key: Key, x: Array, c: Array, given: Given = NOTHING) -> PyTree:
         return first(key, x, c, read(given))
@@ -153,11 +153,11 @@ def sided(module: Any, part: Part, classes: int | None = None, hint: int = 0) ->
         return forward(params, x, c, read(given), more, train, key)
 
     def merge(params: PyTree) -> PyTree:
-        assert part.merge is not None
+        assert kind.merge is not None
         if hint or (labels and getattr(getattr(module, "sizes", None), "prefix", 0)):
             what = "a hint" if hint else "a label beside tokens of the label"
             raise ValueError(f"The side net is told of {what}, for which its base has no room: it cannot be merged.")
-        whole = part.merge(params["side"][part.name], params["base"])
+        whole = kind.merge(params["side"][kind.name], params["base"])
         if not labels:
             return whole
         table = {"label": {"embedding": params["side"]["label"]}}  # where a base with classes has it
@@ -165,7 +165,7 @@ def sided(module: Any, part: Part, classes: int | None = None, hint: int = 0) ->
 
     places, dtype = getattr(module, "tells_places", True), str(getattr(module, "dtype", "float32"))
     known = own if classes is None else classes
-    return Network(init, apply, reads, known, places, dtype=dtype, merge=None if part.merge is None else merge)
+    return Network(init, apply, reads, known, places, dtype=dtype, merge=None if kind.merge is None else merge)
 
 
 def of_module(make: Callable[..., Network]) -> Callable[..., Network]:
@@ -225,7 +225,7 @@ def sites(module: nn.Module, shape: tuple[int, ...]) -> dict[str, Site]:
     """
     found: dict[str, Site] = {}
     entered: list[str] = []
-    told = lambda value: jax.ShapeDtypeStruct(value.shape, value.dtype) if hasattr(value, "shape") else value
+    shape_of = lambda value: jax.ShapeDtypeStruct(value.shape, value.dtype) if hasattr(value, "shape") else value
 
     def note(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         path = "/".join(context.module.path)
@@ -233,7 +233,9 @@ def sites(module: nn.Module, shape: tuple[int, ...]) -> dict[str, Site]:
         out = next_fun(*args, **kwargs)
         if context.method_name == "__call__" and path not in found:
             copy = context.module.clone(parent=None, name=None)
-            found[path] = Site(copy, tuple(map(told, args)), jax.tree.map(told, out), tuple(dict.fromkeys(entered)))
+            found[path] = Site(
+                copy, tuple(map(shape_of, args)), jax.tree.map(shape_of, out), tuple(dict.fromkeys(entered))
+            )
         return out
 
     with nn.intercept_methods(note):

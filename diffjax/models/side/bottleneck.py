@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from diffjax.models import layers
 from diffjax.models.network import Network
-from diffjax.models.side.base import Call, Part, Site, adding, at, chosen, joined, nested, of_module, sided
+from diffjax.models.side.base import Call, Kind, Site, adding, at, chosen, joined, nested, of_module, sided
 from diffjax.types import Array, Key, PyTree
 
 __all__ = ["adapter"]
@@ -57,4 +57,4 @@ def adapter(base: Any, width: int = 8, where: str = BLOCKS, classes: int | None 
         own = {path: adding(perceptron(at(params, path)["adapter"])) for path in picked(call.sites)}
         return call.run(call.base, joined(call.told, own))
 
-    return sided(base, Part("adapters", picked, init, act), classes, hint)
+    return sided(base, Kind("adapters", picked, init, act), classes, hint)

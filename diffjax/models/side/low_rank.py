@@ -18,7 +18,7 @@ from flax import linen as nn
 
 from diffjax import host
 from diffjax.models.network import Network
-from diffjax.models.side.base import Call, Part, Site, at, chosen, joined, nested, of_module, sided
+from diffjax.models.side.base import Call, Kind, Site, at, chosen, joined, nested, of_module, sided
 from diffjax.types import Array, Key, PyTree
 
 __all__ = ["lora"]
@@ -98,7 +98,7 @@ def lora(
 
         return whole(base, params)
 
-    return sided(base, Part("lora", check, init, act, merge), classes, hint)
+    return sided(base, Kind("lora", check, init, act, merge), classes, hint)
 
 
 def scale(rank: int, gamma: float, stabilised: bool) -> float:

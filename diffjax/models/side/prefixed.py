@@ -20,7 +20,7 @@ from flax import linen as nn
 
 from diffjax.models import layers
 from diffjax.models.network import Network
-from diffjax.models.side.base import Call, Part, Site, at, chosen, joined, nested, of_module, sided
+from diffjax.models.side.base import Call, Kind, Site, at, chosen, joined, nested, of_module, sided
 from diffjax.types import Array, Key, PyTree
 
 __all__ = ["prefix"]
@@ -68,4 +68,4 @@ def prefix(base: Any, tokens: int = 4, where: str = "", classes: int | None = No
         own = {path: hook(at(params, path)) for path in picked(call.sites)}
         return call.run(call.base, joined(call.told, own))
 
-    return sided(base, Part("prefixes", picked, init, act), classes, hint)
+    return sided(base, Kind("prefixes", picked, init, act), classes, hint)

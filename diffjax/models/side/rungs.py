@@ -21,7 +21,7 @@ from flax import linen as nn
 from diffjax.models import layers
 from diffjax.models.blocks import Block
 from diffjax.models.network import Network
-from diffjax.models.side.base import Call, Part, Site, chosen, of_module, sided
+from diffjax.models.side.base import Call, Kind, Site, chosen, of_module, sided
 from diffjax.models.unet import ResidualBlock
 from diffjax.types import Array, Key, PyTree
 
@@ -43,14 +43,14 @@ def ladder(base: Any, width: int = 8, where: str = "", classes: int | None = Non
 
     Raises:
         ValueError: for a width that is no positive integer, and as `sided`; in `init`, for a pattern that no block has,
-            or maps whose places are not twice, once or half as many from one tap to the next.
+            or blocks whose places are not twice, once or half as many from one tap to the next.
     """
     layers.check_counts(width=width)
 
     def taps(sites: dict[str, Site]) -> dict[str, Site]:
         found = chosen(sites, where, lambda site: isinstance(site.module, Block | ResidualBlock), "block")
-        maps = [_places(site) for site in found.values()]
-        for (path, _), before, now in zip(list(found.items())[1:], maps, maps[1:]):
+        sizes = [_places(site) for site in found.values()]
+        for (path, _), before, now in zip(list(found.items())[1:], sizes, sizes[1:]):
             if not any(now == tuple(n * 2**k // 2**j for n in before) for k, j in _SIZES):
                 raise ValueError(
                     f"{path} has {now} places, the tap before it {before}: no `down` or `up` between them."
@@ -92,7 +92,7 @@ def ladder(base: Any, width: int = 8, where: str = "", classes: int | None = Non
 
         return call.run(call.base, {path: hook(i, path, site) for i, (path, site) in enumerate(found.items())})
 
-    return sided(base, Part("ladder", taps, init, act, width=width), classes, hint)
+    return sided(base, Kind("ladder", taps, init, act, width=width), classes, hint)
 
 
 def climb(gate: Array, read: Array, before: Array) -> Array:
