@@ -134,6 +134,28 @@ def test_control(where):
     np.testing.assert_allclose(got, h, rtol=1e-4, atol=1e-5)
 
 
+class Wide(nn.Module):
+    """x W, then attention of four heads of 16."""
+
+    @nn.compact
+    def __call__(self, x, c):
+        y = nn.Dense(64, use_bias=False, name="dense")(x).reshape(*x.shape[:-1], 4, 16)
+        return layers.Attend(name="attention")(y, y, y)
+
+
+def test_what_is_drawn_at_first_keeps_the_size_of_what_it_meets():
+    """Standard deviations of 1 / sqrt(inputs); of a prefix's keys 1. Of 1600 numbers or more, within 4 of their own."""
+    x = np.zeros((2, 100), np.float32)
+    with jax.disable_jit():
+        first = lambda net, name: net.init(jax.random.key(1), x, C)["side"][name]
+        low = first(side.lora(Wide(), rank=20, where="dense"), "lora")["dense"]["A"]
+        into = first(side.adapter(Wide(), width=30, where="dense"), "adapters")["dense"]["adapter"]["into"]
+        own = first(side.prefix(Wide(), tokens=40), "prefixes")["attention"]
+    for leaf, std in ((low, 0.1), (into, 1 / 8), (own["keys"], 1.0), (own["values"], 0.25)):
+        assert abs(np.std(leaf) / std - 1) < 4 / np.sqrt(2 * leaf.size), (leaf.shape, std)
+    assert np.std(own["keys"] - 4 * own["values"]) > 1  # not one draw
+
+
 def test_a_hint_enters_behind_the_layer_that_x_enters_by():
     net = side.lora(Two(), rank=1, where="last", hint=2)
     hint = RNG.normal(size=(3, 2)).astype(np.float32)
