@@ -132,7 +132,10 @@ def test_a_side_learns_classes_beside_a_frozen_network(run_of_v, tmp_path, monke
 RECIPES = beside(Path(__file__).parents[1] / "configs" / "__init__.py", "finetune.py").VARIANTS
 
 
-@pytest.mark.parametrize("name", RECIPES)
+QUICK = ("lora", "edges", "points")  # one of each base and data; the others take as long
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in RECIPES])
 def test_recipe_begins_at_the_run_of_its_base(name):
     """By shapes: what the network reads the data gives, the side is small, and the base is the network of the run that
     it begins from, of whose sizes it is a copy."""

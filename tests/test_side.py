@@ -75,7 +75,7 @@ def test_a_side_begins_at_the_base_to_the_bit(of, name):
         np.testing.assert_array_equal(none, net.apply(moved, X, C, {"hint": GIVEN["hint"]}))
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", [n if n == "control" else pytest.param(n, marks=pytest.mark.slow) for n in MAKERS])
 def test_init_draws_what_is_not_zero_at_first(name):
     base = models.DiT(depth=1, width=8, heads=2)
     with jax.disable_jit():
