@@ -2,7 +2,8 @@
 
 A leaf is named by its path, as `show` lists it: "conv_out/kernel". A network with more outputs than the one it starts
 from (`models.UNet.outputs`) takes over the first of them; the others begin as they were initialised. A network that is
-told more, a second time (`gap`) or an augmentation, begins with zeros there: what it is told changes nothing yet.
+told more, a second time (`gap`), an augmentation or a label, begins with zeros there: what it is told changes nothing
+yet. The base of a network with a side (`models.side`) is the whole network of the run it starts from.
 """
 
 import re
@@ -15,14 +16,15 @@ import optax
 from diffjax import calculus
 from diffjax.types import PyTree
 
-TOLD = re.compile(r"(^|/)embedding/(gap|augment)/kernel$")  # linear, without a bias: zeros say nothing
+# Linear, without a bias, and a table that is added: zeros say nothing.
+TOLD = re.compile(r"(^|/)embedding/((gap|augment)/kernel|label/embedding)$")
 
 
 def take_over(params: PyTree, given: PyTree) -> PyTree:
     """Puts the leaves of `given` in the place of those of `params`; layers of what only these are told are zeros.
 
     Of players of one network each, every one whose leaves are named as those of `given` takes them over; the others
-    begin as they were initialised.
+    begin as they were initialised. So does the base of a network with a side, whose parameters are {"base", "side"}.
 
     Raises:
         ValueError: for a leaf that only one of them has, or whose shapes differ otherwise than by a longer last axis.
@@ -33,8 +35,11 @@ def take_over(params: PyTree, given: PyTree) -> PyTree:
     players = [who for who, own in params.items() if alike(_names(own))] if isinstance(params, dict) else []
     if players:
         return {**params, **{who: take_over(params[who], given) for who in players}}
+    sided = not alike(names) and isinstance(params, dict) and set(params) == {"base", "side"}  # `models.side`
+    names = _names(params["base"]) if sided else names
     if not alike(names) and (alone := sorted(set(old) ^ {n for n in names if n in old or not TOLD.search(n)})):
-        where = "this network" if alone[0] in names else "the one it starts from"
+        own = "this network's base" if sided else "this network"
+        where = own if alone[0] in names else "the one it starts from"
         raise ValueError(f"Only {where} has the parameter {alone[0]}; their models must be alike.")
 
     def place(path: Any, leaf: Any) -> Any:

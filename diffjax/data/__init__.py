@@ -21,6 +21,7 @@ from diffjax.data.given import held_out as held_out
 from diffjax.data.given import known as known
 from diffjax.data.given import label_of as label_of
 from diffjax.data.given import told as told
+from diffjax.data.hints import hinted
 from diffjax.data.inputs import inputs as inputs
 from diffjax.data.inputs import shown_to as shown_to
 from diffjax.data.looks import named as named
@@ -33,6 +34,8 @@ from diffjax.data.names import describe as describe
 from diffjax.data.names import keep_names as keep_names
 from diffjax.data.names import numbered as numbered
 from diffjax.data.npz import npz
+from diffjax.data.others import of_others as of_others
+from diffjax.data.others import shuffled
 from diffjax.data.pairs import pairs
 from diffjax.data.photos import photos
 from diffjax.data.records import Records as Records
@@ -62,12 +65,14 @@ __all__ = [
     "digits",
     "eight_gaussians",
     "folder",
+    "hinted",
     "mnist",
     "modes",
     "moons",
     "npz",
     "pairs",
     "photos",
+    "shuffled",
     "spirals",
     "swiss_roll",
     "text",

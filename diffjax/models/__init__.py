@@ -1,6 +1,7 @@
 """Networks F(x, c, given): linen modules for one example, and what turns anything into a pure (init, apply) pair."""
 
 from diffjax.models import scalar as scalar
+from diffjax.models import side as side
 from diffjax.models.adapters import from_function as from_function
 from diffjax.models.adapters import from_nnx as from_nnx
 from diffjax.models.adapters import from_pytree as from_pytree
@@ -9,6 +10,7 @@ from diffjax.models.attending import attention_rows as attention_rows
 from diffjax.models.classifier import Classifier as Classifier
 from diffjax.models.convolutional import Decoder, Encoder
 from diffjax.models.counting import flops as flops
+from diffjax.models.counting import residual_bytes as residual_bytes
 from diffjax.models.dit import DiT, JiT
 from diffjax.models.maps import Maps
 from diffjax.models.mlp import MLP
@@ -37,4 +39,5 @@ __all__ = [  # what a config may name
     "Transformer",
     "UNet",
     "scalar",
+    "side",
 ]

@@ -292,7 +292,7 @@ def attention(q: Array, k: Array, v: Array, mask: Array | None = None, factors: 
 
 
 class Attend(nn.Module):
-    """Attention as a layer without parameters: a place in a network that has a path, as `models.attention_rows` reads.
+    """Attention as a layer without parameters: a place in a network that has a path, by which it is read or changed.
 
     Attributes:
         by: what computes it, `attention` or a kernel.
@@ -303,6 +303,14 @@ class Attend(nn.Module):
     def __call__(self, q: Array, k: Array, v: Array, *rest: Any) -> Array:
         """Computes attention over tokens, (..., T, heads, D) each."""
         return self.by(q, k, v, *rest)
+
+
+class Identity(nn.Module):
+    """A layer that gives back what it gets: a place in a network that has a path, as `models.side` wants it."""
+
+    def __call__(self, h: Array) -> Array:
+        """Gives h."""
+        return h
 
 
 class SelfAttention(nn.Module):

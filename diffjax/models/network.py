@@ -31,6 +31,7 @@ class Network(NamedTuple):
         tells_places: False where it gives a constant image the same answer at all places, whatever its parameters.
         energy: whether F is two maps, the gradient of a scalar and that scalar (`scalar.gradient`).
         dtype: of its computation, as far as it says.
+        merge: of a base with a side net, params -> those of the base alone that compute as much; None: there are none.
     """
 
     init: Callable[..., PyTree]
@@ -40,6 +41,7 @@ class Network(NamedTuple):
     tells_places: bool = True
     energy: bool = False
     dtype: str = "float32"
+    merge: Callable[[PyTree], PyTree] | None = None
 
 
 def network(module: nn.Module) -> Network:

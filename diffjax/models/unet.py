@@ -216,16 +216,16 @@ class UNet(nn.Module):
 
         pixels = layers.space_to_depth(x.astype(dtype), self.patch, rank)
         h = Conv(self.channels, rank, dtype=dtype, name="conv_in")(pixels)
-        skips = [h]
+        skips = [layers.Identity(name="skip_0")(h)]
         levels = range(len(self.multipliers))
         for level in levels:
             if level > 0:
                 h = block(f"down_{level}", h, level - 1, layers.down)
-                skips.append(h)
+                skips.append(layers.Identity(name=f"skip_{len(skips)}")(h))
             for i in range(self.blocks):
                 h = block(f"encode_{level}_{i}", h, level)
                 h = attend(f"encode_{level}_{i}_attention", h) if h.shape[-1 - rank] in self.attention else h
-                skips.append(h)
+                skips.append(layers.Identity(name=f"skip_{len(skips)}")(h))
 
         h = block("middle_0", h, levels[-1])
         h = attend("middle_attention", h) if self.attention else h

@@ -15,6 +15,7 @@ from diffjax.theory import (
     residuals,
     schroedinger,
     straightness,
+    tilting,
     wasserstein_bound,
 )
 
@@ -33,5 +34,6 @@ __all__ = [
     "residuals",
     "schroedinger",
     "straightness",
+    "tilting",
     "wasserstein_bound",
 ]

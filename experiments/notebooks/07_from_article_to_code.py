@@ -204,6 +204,30 @@ np.testing.assert_allclose([alpha, sigma], [product, np.sqrt(1 - product**2)], r
 assert float(chain(1.0)[0]) < 0.01  # nothing is left of the building
 
 # %% [markdown]
+# ## [9138](https://kexue.fm/archives/9138) Ladder side-tuning
+#
+# A narrow network reads the blocks of a frozen one, $s_i=\mathrm{Block}_i(g_ih_iD_i+(1-g_i)s_{i-1})$, and adds to the
+# last. Nothing goes back through the frozen blocks: what the way back keeps grows with the number of taps, not with the
+# depth.
+
+# %%
+# kexue 9138
+from diffjax import models
+from diffjax.models import side
+
+
+def kept(depth, blocks):
+    net = side.ladder(models.DiT(depth=depth, width=16, heads=2), width=4, where=blocks)
+    image, told = jnp.ones((8, 8, 1)), jnp.zeros(())
+    shapes = jax.eval_shape(net.init, jax.random.key(0), image, told)
+    frozen = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes["base"])
+    return models.residual_bytes(lambda own: net.apply({"base": frozen, "side": own}, image, told), shapes["side"])
+
+
+assert kept(2, "block_(0|1)$") == kept(4, "block_(1|3)$")
+assert kept(2, "") < kept(4, "")
+
+# %% [markdown]
 # ## [9147](https://kexue.fm/archives/9147) Hubness
 #
 # In many dimensions some points are among the nearest neighbours of many others. Of normal noise these are the short

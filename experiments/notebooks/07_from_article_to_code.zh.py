@@ -195,6 +195,28 @@ np.testing.assert_allclose([alpha, sigma], [product, np.sqrt(1 - product**2)], r
 assert float(chain(1.0)[0]) < 0.01  # nothing is left of the building
 
 # %% [markdown]
+# ## [9138](https://kexue.fm/archives/9138) Ladder Side-Tuning：预训练模型的过墙梯
+#
+# 一个窄网络读取冻结网络的各块，$s_i=\mathrm{Block}_i(g_ih_iD_i+(1-g_i)s_{i-1})$，再加到最后一块上。反向传播不经过冻结的块：需要保留的量随抽头的个数增长，与深度无关。
+
+# %%
+# kexue 9138
+from diffjax import models
+from diffjax.models import side
+
+
+def kept(depth, blocks):
+    net = side.ladder(models.DiT(depth=depth, width=16, heads=2), width=4, where=blocks)
+    image, told = jnp.ones((8, 8, 1)), jnp.zeros(())
+    shapes = jax.eval_shape(net.init, jax.random.key(0), image, told)
+    frozen = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes["base"])
+    return models.residual_bytes(lambda own: net.apply({"base": frozen, "side": own}, image, told), shapes["side"])
+
+
+assert kept(2, "block_(0|1)$") == kept(4, "block_(1|3)$")
+assert kept(2, "") < kept(4, "")
+
+# %% [markdown]
 # ## [9147](https://kexue.fm/archives/9147) “维度灾难”之Hubness现象浅析
 #
 # 高维空间里，有些点会成为许多其他点的近邻。正态噪声中的这些点就是范数小的点：挑选它们，就是降温。
