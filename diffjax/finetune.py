@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from diffjax import calculus
 from diffjax.types import PyTree
 
 # Linear, without a bias, and a table that is added: zeros say nothing.
@@ -91,23 +90,6 @@ def frozen(optimizer: optax.GradientTransformation, only: str | None) -> optax.G
         return optimizer
     rest = lambda params: jax.tree.map(lambda train: not train, trained(params, only))
     return optax.chain(optimizer, optax.masked(optax.set_to_zero(), rest))  # (finetune.1)
-
-
-def need_alike(theirs: Any, own: Any) -> None:
-    """Compares the parts of two methods, of which parameters of the first serve in the second as they are.
-
-    Raises:
-        ValueError: for a process, a schedule or a target that is another one.
-    """
-    process = [getattr(parts, "process", None) for parts in (theirs, own)]
-    pairs = {
-        "process": [type(part).__name__ for part in process],
-        "schedule": [getattr(part, "schedule", None) for part in process],
-        "target": [getattr(parts, "target", None) for parts in (theirs, own)],
-    }
-    for name, (its, this) in pairs.items():
-        if its != this if name == "process" else not calculus.same(its, this):
-            raise ValueError(f"Its parameters stay as they are, whose {name} is {its}; this one's is {this}.")
 
 
 def _names(params: PyTree) -> set[str]:

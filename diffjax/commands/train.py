@@ -11,6 +11,7 @@ import jax
 from diffjax import finetune, players, profiling, runs
 from diffjax.config import Config, ConfigError, nearest
 from diffjax.ledger import Ledger
+from diffjax.methods import parts
 from diffjax.metrics import judges
 from diffjax.resume import FixedError
 from diffjax.runs import workdir as files
@@ -100,7 +101,7 @@ def _parameters_of(built: Built) -> PyTree:
     params = other.params
     try:
         if kept:
-            finetune.need_alike(other.method.parts, built.method.parts)
+            parts.need_alike(other.method.parts, built.method.parts)
         jax.eval_shape(finetune.take_over, abstract_state(built).params, params)
     except ValueError as error:
         raise ConfigError(f"cannot start from {start}: {error}") from error

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from diffjax import chains, denoisers, samplers
+from diffjax import calculus, chains, denoisers, samplers
 from diffjax.types import Array, Key, Network, PyTree, Schedule, pytree, static
 
 
@@ -106,3 +106,20 @@ def spec_of(make: Callable) -> dict[str, Any]:
     if isinstance(make, partial):
         return getattr(make, "spec", None) or {**spec_of(make.func), **make.keywords}
     return {"name": f"{make.__module__.rpartition('.')[2]}.{getattr(make, '__qualname__', repr(make))}"}
+
+
+def need_alike(theirs: Any, own: Any) -> None:
+    """Compares the parts of two methods, of which parameters of the first serve in the second as they are.
+
+    Raises:
+        ValueError: for a process, a schedule or a target that is another one.
+    """
+    process = [getattr(of, "process", None) for of in (theirs, own)]
+    pairs = {
+        "process": [type(part).__name__ for part in process],
+        "schedule": [getattr(part, "schedule", None) for part in process],
+        "target": [getattr(of, "target", None) for of in (theirs, own)],
+    }
+    for name, (its, this) in pairs.items():
+        if its != this if name == "process" else not calculus.same(its, this):
+            raise ValueError(f"Its parameters stay as they are, whose {name} is {its}; this one's is {this}.")
