@@ -13,7 +13,7 @@ ROOT = Path(diffjax.__file__).parent
 # From the ground up; a part may import its own files and any layer below. grids are made of schedules.
 CORE = [
     {"types", "host", "activity"},
-    {"members", "gumbel", "codecs", "verbs"},
+    {"members", "gumbel", "codecs", "quantise", "verbs"},
     {"method", "roots", "operators"},
     {"tabulated", "spectral"},
     {"schedules", "calculus", "divergence"},
@@ -91,7 +91,7 @@ NEIGHBOURS = {
     "ledger": {"disk", "environment", "logs"},
     "snapshots": {"config", "disk", "ema", "members"},
     "logs": {"config", "disk", "notebook"},
-    "data": {"disk", "members", "method", "metrics", "pickles", "specs"},
+    "data": {"codecs", "disk", "members", "method", "metrics", "pickles", "specs"},
     "exports": {"config", "data", "disk", "environment", "weights"},
     "standalone": {"data", "disk", "method", "specs"},
     "torch_files": {"pickles"},

@@ -21,6 +21,8 @@ from diffjax.data.given import label_of as label_of
 from diffjax.data.given import told as told
 from diffjax.data.inputs import inputs as inputs
 from diffjax.data.inputs import shown_to as shown_to
+from diffjax.data.latents import latents
+from diffjax.data.latents import opens as opens
 from diffjax.data.looks import named as named
 from diffjax.data.looks import remarks as remarks
 from diffjax.data.mnist import mnist
@@ -59,6 +61,7 @@ __all__ = [
     "digits",
     "eight_gaussians",
     "folder",
+    "latents",
     "mnist",
     "modes",
     "moons",

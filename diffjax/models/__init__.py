@@ -6,7 +6,7 @@ from diffjax.models.adapters import from_nnx as from_nnx
 from diffjax.models.adapters import from_pytree as from_pytree
 from diffjax.models.adapters import of as of
 from diffjax.models.classifier import Classifier as Classifier
-from diffjax.models.convolutional import Decoder, Encoder
+from diffjax.models.convolutional import Decoder, Encoder, GridDecoder, GridEncoder
 from diffjax.models.counting import flops as flops
 from diffjax.models.dit import DiT, JiT
 from diffjax.models.mlp import MLP
@@ -26,6 +26,8 @@ __all__ = [  # what a config may name
     "Decoder",
     "DiT",
     "Encoder",
+    "GridDecoder",
+    "GridEncoder",
     "JiT",
     "Perceptron",
     "PublishedUNet",
