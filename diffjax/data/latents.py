@@ -78,7 +78,7 @@ def latents(
     coder = codecs.of(run) if run is not None else codec
     base = _base(of, run, path)
     checked(coder, base, path)
-    how = _How(coder, sampled)
+    how = _Encoding(coder, sampled)
     whole = jnp.issubdtype(jax.eval_shape(coder.encode, blank(base).x).dtype, jnp.integer)
     if sampled and coder.std is None:
         raise ValueError("sampled is True, but this codec's codes are points, drawn around nothing: leave it out.")
@@ -92,7 +92,7 @@ def latents(
     units = Coordinate(scaled, base, base.shape, low, high, facts, keep)
     if stored:
         assert parts is not None
-        sources = [Codes(_of(source, (code - shift) / size if not whole else code), source)
+        sources = [Codes(_arrays_of(source, (code - shift) / size if not whole else code), source)
                    for source, code in zip((base.train, base.held_out), parts)]  # fmt: skip
     else:
         sources = [Coded(source, how, shift, size, whole) for source in (base.train, base.held_out)]
@@ -103,7 +103,7 @@ def latents(
         held_out=sources[1],
         shape=shape,
         levels=None,
-        fingerprint=fingerprint(mark, np.asarray(shift), np.asarray(size)),
+        fingerprint=fingerprint(mark, scale),  # not what was measured, whose last bits depend on the machine
         judge=Floored(base.judge, units.trip),
         units=units,
         decode=None,
@@ -131,7 +131,7 @@ def checked(codec: Any, base: Dataset, path: Any = None) -> None:
         raise ValueError(f"{name} takes no examples {example.x.shape} of {base.name}: {said}") from error
 
 
-class _How(NamedTuple):
+class _Encoding(NamedTuple):
     """How examples become codes before their scale."""
 
     codec: codecs.Codec
@@ -240,9 +240,11 @@ class Coordinate:
         """Writes codec and facts into the folder of a run, once; says what is wrong where others are there."""
         path = folder / FACTS
         if path.is_file():
-            kept = disk.read_json(path)
-            same = kept == self.card()["codec"]
-            return "" if same else f"{path}: the codec or its scale are others than when this run began."
+            return (
+                ""
+                if self._is(disk.read_json(path))
+                else f"{path}: the codec or its scale are others than when this run began."
+            )
         if self.export is None:
             print(f"the codec is an object that no file holds: {folder} draws with it at hand alone", flush=True)
             return ""
@@ -252,10 +254,18 @@ class Coordinate:
 
     def kept(self, dataset: Dataset, folder: Path) -> Dataset:
         """Gives the data set with the codec that is kept in a run's folder, where another stands in its place now."""
-        if not (folder / FACTS).is_file() or (told := disk.read_json(folder / FACTS)) == self.card()["codec"]:
+        if not (folder / FACTS).is_file() or self._is(told := disk.read_json(folder / FACTS)):
             return dataset
         print(f"the codec is not the one this run was trained with, which is taken: {folder / FILE}", flush=True)
         return dataset._replace(units=of_card(told, folder))
+
+    def _is(self, told: Any) -> bool:
+        """Tells whether these facts are of this codec, and of this scale up to what machines differ by."""
+        own = self.card()["codec"]
+        alike = lambda name: (
+            np.shape(told[name]) == np.shape(own[name]) and np.allclose(told[name], own[name], 1e-3, 1e-3)
+        )
+        return told["checksum"] == own["checksum"] and alike("shift") and alike("scale")
 
 
 def of_card(told: Any, folder: Path) -> Coordinate:
@@ -287,7 +297,7 @@ class Codes(Arrays):
 class Coded:
     """Codes that are made whenever they are gathered."""
 
-    def __init__(self, plain: Any, how: _How, shift: Any, scale: Any, whole: bool):
+    def __init__(self, plain: Any, how: _Encoding, shift: Any, scale: Any, whole: bool):
         self.plain, self.how, self.shift, self.scale, self.whole = plain, how, shift, scale, whole
         self.labels = labels(plain)
 
@@ -322,7 +332,7 @@ def _base(of: Any, run: Any, path: Any) -> Dataset:
     return run.data
 
 
-def _cached(base: Dataset, how: _How, cache: str | None, mark: str) -> list[np.ndarray]:
+def _cached(base: Dataset, how: _Encoding, cache: str | None, mark: str) -> list[np.ndarray]:
     """Codes of both parts before their scale, from the cache where there is one."""
     names, file = ("train", "held_out"), None if cache is None else Path(cache).expanduser()
     if file is not None and file.exists():
@@ -340,7 +350,7 @@ def _cached(base: Dataset, how: _How, cache: str | None, mark: str) -> list[np.n
     return parts
 
 
-def _all(source: Any, how: _How) -> np.ndarray:
+def _all(source: Any, how: _Encoding) -> np.ndarray:
     rows = [np.arange(at, min(at + 16 * CHUNK, len(source))) for at in range(0, len(source), 16 * CHUNK)]
     code = np.concatenate([how(source.gather(at).x, at) for at in rows])
     if np.issubdtype(code.dtype, np.floating) and not np.isfinite(code).all():
@@ -349,7 +359,7 @@ def _all(source: Any, how: _How) -> np.ndarray:
     return code
 
 
-def _of(source: Any, code: np.ndarray) -> Arrays:
+def _arrays_of(source: Any, code: np.ndarray) -> Arrays:
     given = source.gather(np.arange(len(source))).given if not isinstance(source, Arrays) else source.given
     return Arrays(code.astype(np.int32 if np.issubdtype(code.dtype, np.integer) else np.float32), **given)
 
