@@ -10,9 +10,9 @@ import optax
 import pytest
 import scipy.optimize
 
-from diffjax import codecs, ema, methods, models, training
+from diffjax import codecs, data, ema, methods, models, training
 from diffjax.losses import autoencode
-from diffjax.method import Example
+from diffjax.method import Drawn, Example, Section
 from diffjax.methods.bottlenecks import Normal, Scalar, Vector
 from diffjax.methods.compression import Compression
 
@@ -186,6 +186,32 @@ def test_rounded_codes_pass_and_come_back():
     assert code.shape == (8, 2)
     assert codec.std is None
     assert np.asarray(jax.eval_shape(jax.vmap(codec.decode), code)).item().shape == (8, 4)
+
+
+def test_a_report_has_errors_beside_pca_and_mixed_codes_and_the_judges_numbers():
+    """A codec that forgets nothing: no error, and mixed codes have the error of mixed entries."""
+    square = lambda p, x, c, given: p["V"] @ x
+    encoder, decoder = (models.from_function(square, {"V": np.eye(4, dtype=np.float32)}, ()) for _ in range(2))
+    same = lambda p, h: h
+    told = dict(codes=None, follows=False, init=lambda key, h: None, bits=lambda p, h: {"bits": 32.0 * h.shape[1]})
+    bottleneck = SimpleNamespace(encode=same, decode=same, **told)
+    method = Compression(encoder, decoder, bottleneck).method()
+    judge = lambda drawn, dataset: [Section({"metrics": {"mean": {"value": float(drawn.x.mean())}}})]
+    x = RNG.normal(size=(60, 4)).astype(np.float32)
+    dataset = data.arrays(x, held_out=0.5)._replace(judge=judge)
+    run = SimpleNamespace(params=method.init(jax.random.key(0), Example(x[0])), data=dataset)
+    codec, floor = method.report(run, Drawn(np.zeros((9, 4)), {}))
+    held_out = dataset.some("held_out", 99).x
+    found = codec.results["reconstruction_error"]
+    assert found["value"] < 1e-12
+    assert found["pca"] is None  # as many numbers as entries
+    flat = np.random.default_rng(0).permuted(held_out, axis=0)
+    assert found["mixed"] == pytest.approx(np.mean((flat - held_out) ** 2), rel=1e-5)
+    assert codec.results["codes"] == {"bits": 128.0}
+    assert codec.figures[0].kind == "samples"
+    first = dataset.train.gather(dataset.places("train", 9)).x
+    assert floor.results == {"decoded": {"mean": {"value": pytest.approx(first.mean(), rel=1e-4)}}}
+    assert method.parts.held_out(run) < 1e-12
 
 
 ENCODER, DECODER = nets(3)

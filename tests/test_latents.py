@@ -51,20 +51,21 @@ def test_the_probabilistic_codec_by_its_numbers():
 
 
 @pytest.mark.usefixtures("x64")
-def test_latent_diffusion_by_principal_axes_is_that_of_the_law_of_their_rank():
+@pytest.mark.parametrize("q", [Q, D])  # of all axes the codec is orthogonal
+def test_latent_diffusion_by_principal_axes_is_that_of_the_law_of_their_rank(q):
     """DDIM in 20 steps by exact denoisers of codes and of examples: decoded, the walks are one, row by row."""
     schedule = schedules.VP()
-    ts, U, mean = grids.log_snr(schedule, n=20, t_min=1e-3), AXES[:, :Q].copy(), np.linspace(-1, 1, D)
+    ts, U, mean = grids.log_snr(schedule, n=20, t_min=1e-3), AXES[:, :q].copy(), np.linspace(-1, 1, D)
     law = lambda mean, basis: analytic.GaussianMixture(
-        np.zeros(1), mean[None], LAM[None, :Q], basis[None], mean.shape
+        np.zeros(1), mean[None], LAM[None, :q], basis[None], mean.shape
     ).denoiser(schedule)
     walk = samplers.sampling_fn(samplers.ancestral.ddim(schedule), ts, draws.visible)
     z, (alpha, _) = np.random.default_rng(0).normal(size=D), (np.asarray(a) for a in schedule(ts[0]))
-    u, codes = walk(law(np.zeros(Q), np.eye(Q)), jax.random.key(0), U.T @ z)
+    u, codes = walk(law(np.zeros(q), np.eye(q)), jax.random.key(0), U.T @ z)
     x, states = walk(law(mean, U), jax.random.key(0), z + alpha * mean)
     codec = codecs.linear(U, mean, (D,))
     np.testing.assert_allclose(codec.decode(u), x, atol=1e-12)
-    assert codes.shape == (20, Q)
+    assert codes.shape == (20, q)
     alphas = np.array([float(schedule(t)[0]) for t in ts[1:]])
     along = (np.asarray(states) - alphas[:, None] * mean) @ U
     np.testing.assert_allclose(codes, along, atol=1e-12)

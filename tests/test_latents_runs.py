@@ -7,14 +7,37 @@ import numpy as np
 import pytest
 from twice import assert_trains_and_resumes, judged
 
-from diffjax import codecs, runs
+from diffjax import codecs, data, runs
 from diffjax import main as command_line
+from diffjax.config import spec
+from diffjax.runs import run as opened
 
 
 @pytest.mark.parametrize("name", ["tiny_vq", "tiny_fsq", "tiny_gan"])
 def test_a_small_codec_builds(name):
     built = runs.build_run(runs.load(f"configs/latents.py:{name}"))
     assert built.method.parts.bottleneck.codes == {"tiny_vq": 16, "tiny_fsq": 240, "tiny_gan": None}[name]
+
+
+def test_a_weights_file_of_a_codec_is_a_coordinate_and_goes_along(tmp_path):
+    """By the files of a real run that was not trained: opened, kept in a workdir, and found again by a card."""
+    config = runs.load("configs/latents.py:tiny_fsq")
+    with config.unlocked():
+        config.method = spec("compression.fsq", levels=(3, 2))
+        config.encoder = spec("Perceptron", shape=(4, 2), depth=0)
+        config.decoder = spec("Perceptron", shape=(8, 8, 1), depth=0)
+    built = runs.build_run(config)
+    run = opened.of(built, opened.init_state(built))
+    run.export(tmp_path / "first.safetensors")
+    with pytest.raises(ValueError, match=r"^This needs examples of the data, which are not here: .* of=spec\(\.\.\.\)"):
+        data.latents(tmp_path / "first.safetensors")
+    made = data.latents(str(tmp_path / "first.safetensors"), of=spec("digits"))
+    code = made.held_out.gather(np.arange(5)).x
+    assert (code.dtype, made.shape, made.seen_shape) == (np.int32, (4,), (8, 8, 1))
+    assert made.fingerprint != data.latents(codecs.identity(), built.data, scale=None).fingerprint
+    assert data.keep(made, tmp_path) == data.keep(made, tmp_path) == ""
+    gone = data.of_card(json.loads(json.dumps(data.card(made))), str(tmp_path / "data.json"), "it is gone")
+    np.testing.assert_array_equal(gone.to_data(code), made.to_data(code))
 
 
 @pytest.mark.slow
