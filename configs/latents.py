@@ -1,4 +1,4 @@
-"""Codecs of MNIST (extra `mnist`), 28 x 28 to 7 x 7, and models of their codes, judged in pixels beside their codec.
+"""Codecs of MNIST (extra `mnist`), 28 x 28 to 7 x 7, and of emoji; models of their codes, judged in pixels.
 
     python -m diffjax.main --config=configs/latents.py --workdir=runs/kl               # real codes, 7 x 7 x 4
     python -m diffjax.main --config=configs/latents.py:codes                           # a DiT on them, by class
@@ -7,6 +7,8 @@
     python -m diffjax.main --config=configs/latents.py:tokens                          # masked tokens, which they are
     python -m diffjax.main --config=configs/latents.py:fsq --workdir=runs/fsq          # whole codes: levels 8, 6, 5
     python -m diffjax.main --config=configs/latents.py:fsq_tokens
+    python -m diffjax.main --config=configs/latents.py:emoji --config.data.path=emoji.zip --workdir=runs/emoji
+    python -m diffjax.main --config=configs/latents.py:emoji_vq --config.data.path=emoji.zip --workdir=runs/emoji_vq
     python -m diffjax.main --config=configs/latents.py:tiny                            # a codec, small: for tests
 
 `codes`, `tokens` and `fsq_tokens` read the runs of those names (`--config.data.codec=...` another, or its weights
@@ -45,7 +47,6 @@ def vq() -> ConfigDict:
     """A table of 256 vectors of 8 entries, that follows running means."""
     config = kl()
     config.method = spec("compression.vq", codes=256)
-    config.optimizer = ConfigDict(dict(codec=spec("adam"), codebook=spec("sgd", learning_rate=1.0)))
     return config
 
 
@@ -66,6 +67,24 @@ def kl_gan() -> ConfigDict:
     config.optimizer = ConfigDict(dict(codec=adam(5e-4), critic=adam(5e-4)))
     config.train.update(dict(start="runs/kl", steps=400, batch_size=32, sample_every=400))
     config.checkpoint.every = 400
+    return config
+
+
+def emoji() -> ConfigDict:
+    """The default on emoji of configs/captioned.py, 32 x 32 in colour to 8 x 8 x 4."""
+    return _emoji(kl())
+
+
+def emoji_vq() -> ConfigDict:
+    """`vq` on emoji: 512 vectors at 64 places."""
+    config = _emoji(vq())
+    config.method.codes = 512
+    return config
+
+
+def _emoji(config: ConfigDict) -> ConfigDict:
+    config.data = spec("captioned", path="", size=32, background=127)
+    config.decoder.shape = (32, 32, 3)
     return config
 
 
@@ -165,6 +184,8 @@ VARIANTS = dict(
     vq=vq,
     fsq=fsq,
     kl_gan=kl_gan,
+    emoji=emoji,
+    emoji_vq=emoji_vq,
     codes=codes,
     tokens=tokens,
     fsq_tokens=fsq_tokens,

@@ -10,11 +10,12 @@ import optax
 import pytest
 import scipy.optimize
 
-from diffjax import codecs, data, ema, methods, models, training
+from diffjax import codecs, data, ema, methods, models, players, training
 from diffjax.losses import autoencode
-from diffjax.method import Drawn, Example, Section
+from diffjax.method import Drawn, Example, Section, Turn
 from diffjax.methods.bottlenecks import Normal, Scalar, Vector
 from diffjax.methods.compression import Compression
+from diffjax.methods.estimates import Critic
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(8, 4))
@@ -102,16 +103,17 @@ def test_the_loss_and_the_codec_of_a_table(decay):
 
 @pytest.mark.usefixtures("x64")
 def test_a_step_moves_the_table_to_its_running_means():
-    """Gradient descent of rate 1, by the trainer's own step: 2 turns, whose examples are the even and the odd ones."""
+    """By the trainer's own step and the codec's optimizer: 2 turns, whose examples are the even and the odd ones."""
     encoder, decoder = nets(3)
     method = methods.compression.vq(encoder, decoder, codes=3, decay=0.8, dead=0.0)
-    each = {"codec": optax.set_to_zero(), "codebook": optax.sgd(1.0)}
+    codec = optax.set_to_zero()  # the table has no other than its own
     averages = ema.warm_up((0.9,))
     params = method.init(jax.random.key(1), Example(X[0]))
     params["codebook"]["share"] = jnp.full(3, 1 / 3)
     params["codebook"]["total"] = jnp.asarray(RNG.normal(size=(3, 3)) / 3)
-    state = training.init_state(params, each, averages, jax.random.key(2), method)
-    after, _ = jax.jit(training.make_step(method, each, averages))(state, Example(X))
+    players.check_optimizers(method, codec)
+    state = training.init_state(params, codec, averages, jax.random.key(2), method)
+    after, _ = jax.jit(training.make_step(method, codec, averages))(state, Example(X))
     params = jax.device_get(params)
     z = (X[1::2] @ params["codec"]["encoder"]["V"].T).reshape(-1, 3)
     table = 3 * np.asarray(params["codebook"]["total"])
@@ -231,6 +233,14 @@ READER = models.from_function(lambda p, x, c, given: x, {}, reads=("label",))
         (lambda: methods.compression.kl(ENCODER, DECODER, distance="l3"), r"distance is 'l3', expected l1 or l2\."),
         (lambda: methods.compression.kl(READER, DECODER), r"The encoder reads label, but a codec .*"),
         (lambda: Compression(ENCODER, DECODER, Normal(), factor=-1).method(), r"Got factor = -1, expected that of .*"),
+        (lambda: methods.compression.kl_gan(ENCODER, DECODER, READER), r"The critic reads label, but a .*"),
+        (lambda: Compression(ENCODER, DECODER, Normal(), critic=Critic(CRITIC, pairs=True)).method(),
+         r"A codec's critic sees each example as it is: leave its pairs and its schedule out\."),
+        (lambda: players.check_optimizers(methods.compression.vq(ENCODER, DECODER, 5),
+                                          {"codec": optax.adam(1.0), "codebook": optax.adam(1.0)}),
+         r"Got an optimizer for codebook, which the method moves by its own: leave it out\."),
+        (lambda: players.check_players(methods.compression.vq(ENCODER, DECODER, 5)._replace(
+            turns=(Turn(None, by=optax.sgd(1.0)),)), {}), r"A turn has an optimizer of its own, but moves all .*"),
     ],
 )  # fmt: skip
 def test_refuses_bad_numbers(make, message):

@@ -7,10 +7,11 @@ Rombach et al. 2022 (`kl`), van den Oord et al. 2017 (`vq`), Mentzer et al. 2023
 with a bound of the likelihood, that such a codec is none.
 
 A table that follows running means is a player, "codebook", whose turn has the loss 1/2 |p - sg(p')|^2 of its parameters
-p and the next ones p': plain gradient descent of rate 1 moves it there, and a rate that falls makes it slower. Give it
-`spec("sgd", learning_rate=1.0)`. The adversary is the player "critic" (`estimates.Critic`, a logistic one), and the
-codec then the player "codec"; begin such a run from a finished one without it (train.start), since an adversary of bad
-reconstructions teaches nothing.
+p and the next ones p': plain gradient descent of rate 1 moves it there, by an optimizer of the turn's own, so that a
+run's optimizer is the codec's alone. Deviation: the table follows examples of its own, encoded after the codec's turn;
+published are those that moved the codec. The adversary is the player "critic" (`estimates.Critic`, a logistic one), and
+the codec then the player "codec"; begin such a run from a finished one without it (train.start), since an adversary of
+bad reconstructions teaches nothing.
 """
 
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.tree_util import Partial
 
 from diffjax import host
@@ -33,6 +35,7 @@ from diffjax.methods.estimates import Critic
 from diffjax.types import Array, Key, PyTree
 
 __all__ = ["fsq", "kl", "kl_gan", "vq", "vq_gan"]  # what a config may name
+FOLLOWING = optax.sgd(1.0)  # the one that moves a table to its next running means
 DISTANCES = {"l1": autoencode.l1, "l2": autoencode.l2}
 MOST, SHOWN = 2000, 32  # held-out examples that a report looks at, and that it shows
 
@@ -172,6 +175,8 @@ def vq_gan(
 ) -> Method:
     """Makes the method of `vq`, its table moved by a gradient, against a critic of examples and reconstructions.
 
+    It begins from a run of `vq` with decay=None (train.start), whose parameters are those of its player "codec".
+
     Args:
         critic: network of an example whose outputs add up to the log density ratio.
         h: a name of `matching.H`, or an increasing function of the logit: the codec climbs it.
@@ -181,7 +186,7 @@ def vq_gan(
         encoder, decoder, codes, commitment, distance: as of `vq`.
 
     Raises:
-        ValueError: as of `kl`, and for a last layer that the decoder has not.
+        ValueError: as of `kl`, for a last layer that the decoder has not, or a critic that reads what is given.
     """
     bottleneck = Vector(codes, commitment, None)
     return Compression(encoder, decoder, bottleneck, distance, Critic(critic, h, r1=r1), factor, last).method()
@@ -214,7 +219,7 @@ def _method(of: Compression) -> Method:
                 "reads nothing of what is given."
             )
     if of.critic is not None:
-        of.critic.check()
+        _check_critic(of.critic)
     climb = None if of.critic is None else matching.increasing(of.critic.h)
     distance, bottleneck = DISTANCES[of.distance], of.bottleneck
 
@@ -297,11 +302,22 @@ def _method(of: Compression) -> Method:
     turns = () if of.critic is None else (Turn(per_example(learn), "critic"),)
     own = Turn(per_example(plain)) if of.critic is None else Turn(against, coupled=True)
     turns += (own._replace(moves="codec" if apart else None),)
-    turns += (Turn(follow, "codebook", coupled=True),) if bottleneck.follows else ()
+    turns += (Turn(follow, "codebook", coupled=True, by=FOLLOWING),) if bottleneck.follows else ()
     served = ("codec", "codebook") if bottleneck.follows else ("codec",)
     return Method(
         init, turns, draw, shapes.plan, served=served if apart else None, parts=of, report=partial(_report, of)
     )
+
+
+def _check_critic(critic: Critic) -> None:
+    critic.check()
+    if critic.critic.reads:
+        raise ValueError(
+            f"The critic reads {', '.join(critic.critic.reads)}, but a reconstruction is judged by itself: take a "
+            "network that reads nothing of what is given."
+        )
+    if critic.pairs or critic.schedule is not None:
+        raise ValueError("A codec's critic sees each example as it is: leave its pairs and its schedule out.")
 
 
 def _leaf(tree: PyTree, path: str) -> Array:
