@@ -11,7 +11,7 @@ autoencoder's is its two means, that of `methods.encoded` a vector for each toke
     codecs.principal(x, 16)                    the first 16 principal axes: the best linear codec of its size
     codecs.probabilistic(x, 16)                the codec of probabilistic PCA (Tipping & Bishop 1999), and its s^2
     codecs.standardised(codec, x)              codes of mean 0 and variance 1 (Rombach et al. 2022, appendix G)
-    codecs.of(run)                             that of an autoencoder's run
+    codecs.of(run)                             that of a run that trained one, such as an autoencoder's
 """
 
 import hashlib
@@ -135,7 +135,7 @@ def probabilistic(x: Any, size: int) -> tuple[Codec, float]:
     code = (l)^-1 W' (x - mean), whose draws have the variances s^2 / l, x ~ mean + W code (Tipping & Bishop 1999).
 
     Raises:
-        ValueError: for a size outside 1 .. d - 1, or no more examples than entries.
+        ValueError: for a size outside 1 .. d - 1, no more examples than entries, or nothing beside the first axes.
     """
     x = np.asarray(x, np.float64)
     d = int(np.prod(x.shape[1:]))
@@ -145,6 +145,10 @@ def probabilistic(x: Any, size: int) -> tuple[Codec, float]:
     mean, axes = principal_axes(x, d)
     spread = (((x.reshape(len(x), d) - mean) @ axes) ** 2).sum(0) / (len(x) - 1)
     kept, s2 = spread[:size], float(spread[size:].mean())  # (latents.8)
+    if not s2 > 1e-12 * kept[0]:
+        raise ValueError(
+            f"The examples have no variance beside their first {size} axes: take fewer, or codecs.principal."
+        )
     W = (axes[:, :size] * np.sqrt(kept - s2)).astype(np.float32)
     back, mean, std = (a.astype(np.float32) for a in (W / kept, mean, np.sqrt(s2 / kept)))
     decode = Partial(_Spanned(tuple(x.shape[1:])), W, mean)
@@ -180,7 +184,9 @@ def of(run: Any) -> Codec:
     make = getattr(run.method.parts, "codec", None)
     if make is None:
         name = type(run.method.parts).__name__
-        raise ValueError(f"This run's method ({name}) trains no codec; methods.compression and methods.autoencoder do.")
+        raise ValueError(
+            f"This run's method ({name}) trains no codec; methods.compression, autoencoder and encoded do."
+        )
     return make(run.params)
 
 

@@ -122,7 +122,7 @@ def check_levels(levels: tuple[int, ...]) -> tuple[int, ...]:
     return levels
 
 
-class Scalar(NamedTuple):
+class Constants(NamedTuple):
     """The constants of FSQ for each channel: half-range H, offset o, shift s, floor(L / 2), weight of the index."""
 
     half: np.ndarray
@@ -133,12 +133,12 @@ class Scalar(NamedTuple):
     levels: np.ndarray
 
 
-def constants(levels: tuple[int, ...]) -> Scalar:
+def constants(levels: tuple[int, ...]) -> Constants:
     """Computes the constants of FSQ, each (d,), on the host."""
     L = np.asarray(levels)
     half, offset = (L - 1) * (1 - MARGIN) / 2, np.where(L % 2, 0.0, 0.5)
     shift = np.arctanh(np.where(L > 2, offset / half, 0.0))
-    return Scalar(half, offset, shift, L // 2, np.concatenate([[1], np.cumprod(L[:-1])]), L)
+    return Constants(half, offset, shift, L // 2, np.concatenate([[1], np.cumprod(L[:-1])]), L)
 
 
 def rounded(h: Array, levels: tuple[int, ...]) -> Array:
@@ -171,6 +171,6 @@ def values(number: Array, levels: tuple[int, ...]) -> Array:
     return jnp.where(of.levels == 2, 2 * digit - 1, (digit - of.middle) / of.middle)
 
 
-def _beside(h: Array, levels: tuple[int, ...]) -> Scalar:
+def _beside(h: Array, levels: tuple[int, ...]) -> Constants:
     """The constants with the places of h (..., d) as axes of length 1, of the dtype of h."""
     return jax.tree.map(lambda a: jnp.expand_dims(jnp.asarray(a, h.dtype), range(h.ndim - 1)), constants(levels))

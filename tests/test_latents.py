@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
+import diffjax
 from diffjax import analytic, codecs, data, draws, grids, samplers, schedules
-from diffjax.data.latents import CHUNK, OPENERS
+from diffjax.data.latents import CHUNK
 from diffjax.method import Drawn, Section
 from diffjax.metrics.judges import Floored
 
@@ -43,6 +45,12 @@ def test_the_probabilistic_codec_by_its_numbers():
     lost = np.trace(W @ np.diag(std**2) @ W.T)
     assert lost == pytest.approx(0.2679134, abs=2e-6)  # of means alone
     assert lost == pytest.approx(float(((LAM[:Q] - s2) * s2 / LAM[:Q]).sum()), abs=1e-6)
+    x = points()[3]  # E_q log p(x | u) less KL(q || N(0, I)) is log p(x): the bound of a linear autoencoder has no gap
+    code = np.asarray(codec.encode(x))
+    square = np.sum((x - codec.decode(code)) ** 2) + np.sum((std * np.linalg.norm(W, axis=0)) ** 2)
+    kl = 0.5 * np.sum(code**2 + std**2 - 1 - 2 * np.log(std))
+    bound = -0.5 * (D * np.log(2 * np.pi * s2) + square / s2) - kl
+    assert bound == pytest.approx(scipy.stats.multivariate_normal(np.zeros(D), model).logpdf(x), abs=1e-4)
     best = codecs.principal(points(), Q)
     A = np.asarray(jax.jacobian(lambda x: best.decode(best.encode(x)))(jnp.zeros(D)))
     floor = np.trace(C - A @ C @ A.T)  # W2^2 of two Gaussians of the same axes: the discarded eigenvalues
@@ -117,14 +125,17 @@ def test_drawn_codes_have_the_variance_that_means_lack():
     own = base(n=4000)
     x = own.train.gather(np.arange(len(own.train))).x
     codec, _ = codecs.probabilistic(x, Q)
-    mean, drawn = (data.latents(codec, own, sampled=s, scale=None).train for s in (False, True))
-    at = np.arange(len(own.train))
+    means, drawns = (data.latents(codec, own, sampled=s, scale=None) for s in (False, True))
+    mean, drawn, at = means.train, drawns.train, np.arange(len(own.train))
     lam = np.linalg.eigvalsh(np.cov(x.T))[::-1]
     s2 = lam[Q:].mean()
     np.testing.assert_allclose(mean.gather(at).x.var(0), 1 - s2 / lam[:Q], atol=1e-3)
     np.testing.assert_allclose(drawn.gather(at).x.var(0), 1, atol=0.06)
-    late = data.latents(codec, own, sampled=True, scale=None, stored=False).train
-    np.testing.assert_array_equal(late.gather(at[70:75]).x, drawn.gather(at[70:75]).x)  # by place, whoever is beside
+    late = data.latents(codec, own, sampled=True, scale=None, stored=False)
+    np.testing.assert_array_equal(late.train.gather(at[70:75]).x, drawn.gather(at[70:75]).x)  # by place, whoever else
+    noise = lambda part: getattr(late, part).gather(at[:100]).x - getattr(means, part).gather(at[:100]).x
+    both = noise("train") * noise("held_out") / (s2 / lam[:Q])
+    assert abs(np.mean(both)) < 4 / np.sqrt(300)  # of variance 1 each, and of examples apart
 
 
 def _parity():
@@ -153,7 +164,10 @@ def test_a_cache_is_of_one_codec_and_one_data_set(tmp_path):
     again = data.latents(_orthogonal(), own, cache=str(file))
     np.testing.assert_array_equal(again.train.gather(np.arange(5)).x, first.train.gather(np.arange(5)).x)
     assert first.fingerprint == again.fingerprint
-    for codec, of in ((codecs.identity(), own), (_orthogonal(), base(n=151))):
+    flips = lambda sign: codecs.Codec(lambda x: sign * x, lambda u: sign * u)  # no numbers of their own
+    told = [data.latents(codec, own, scale=None).fingerprint for codec in (flips(1.0), flips(-1.0), flips(1.0))]
+    assert told[0] == told[2] != told[1]
+    for codec, of in ((flips(1.0), own), (_orthogonal(), base(n=151))):
         with pytest.raises(
             ValueError, match=r"codes\.npz holds codes of another codec or other data \(checksum .*\): r"
         ):
@@ -175,14 +189,6 @@ def test_samples_are_judged_beside_decoded_training_examples():
     assert f"| mean | 3.0000 | {0.5 * x.mean():.4f} |" in sections[-1].text
 
 
-@pytest.fixture
-def opener():
-    """What opens runs, as a list of one function, put back after the test."""
-    before = list(OPENERS)
-    yield OPENERS
-    OPENERS[:] = before
-
-
 class _Run:
     """What a run of a codec gives: its parts' codec, its data, and a file of itself."""
 
@@ -194,13 +200,25 @@ class _Run:
         path.write_text("numbers")
 
 
-def test_a_workdir_keeps_its_codec_and_draws_with_it_when_the_first_is_gone(tmp_path, opener, capsys):
+def test_a_workdir_keeps_its_codec_and_draws_with_it_when_the_first_is_gone(tmp_path, monkeypatch, capsys):
     runs = {"runs/a": _Run(_orthogonal(), base()), str(tmp_path / "codec.safetensors"): _Run(_orthogonal(), base())}
-    opener[:] = [lambda path: runs[path]]
+    monkeypatch.setattr(diffjax, "open", lambda path: runs[path])
     made = data.latents("runs/a")
     assert data.keep(made, tmp_path) == ""
     assert (tmp_path / "codec.safetensors").is_file()
     assert data.keep(made, tmp_path) == ""  # a start that goes on
+    facts = (tmp_path / "codec.json").read_text()
+    for name, by, same in (
+        ("shift", 1e-4, True),
+        ("shift", 1e-2, False),
+        ("scale", 1e-4, True),
+        ("scale", 1e-2, False),
+    ):
+        told = json.loads(facts)
+        told[name] = (np.asarray(told[name]) + by * np.asarray(told["scale"])).tolist()  # in units of the scale
+        (tmp_path / "codec.json").write_text(json.dumps(told))
+        assert (data.keep(made, tmp_path) == "") is same
+    (tmp_path / "codec.json").write_text(facts)
     u = made.train.gather(np.arange(4)).x
     card = json.loads(json.dumps(data.card(made)))
     gone = data.of_card(card, str(tmp_path / "data.json"), "runs/a is gone")
@@ -243,6 +261,7 @@ BAD = {
     "nan": (lambda: data.latents(ENDLESS, base()), r"The code of example 0 is .*"),
     "units": (lambda: data.latents(codecs.identity(), SCALED), r"arrays has units of .*"),
     "size": (lambda: codecs.probabilistic(points(), D), r"The size of a code is 8, expected at most 7\."),
+    "flat": (lambda: codecs.probabilistic(points() * (AT < 2), 2), r"The examples have no variance beside their .*"),
     "few": (lambda: codecs.probabilistic(points()[:8], 2), r"8 examples of 8 entries have no covariance .*"),
 }  # fmt: skip
 
@@ -254,14 +273,11 @@ def test_refuses_bad_input_in_one_line(name):
         make()
 
 
-def test_what_needs_pixels_says_so(opener):
+def test_what_needs_pixels_says_so():
     made = data.latents(_orthogonal(), base())
     with pytest.raises(ValueError, match=r"^This run is of codes, whose density says nothing of examples .*"):
         _ = made.log_scale
     with pytest.raises(ValueError, match=r"^This run is of codes, and a codec is no mean and scale: .*"):
         _ = made.units.affine
-    opener.clear()
-    with pytest.raises(
-        ValueError, match=r"^runs/a is a run, and nothing here opens runs yet: import diffjax\.runs first\.$"
-    ):
-        data.latents("runs/a")
+    with pytest.raises(ValueError, match=r"^no/such/run holds no run \(it is not there\); .*"):
+        data.latents("no/such/run")

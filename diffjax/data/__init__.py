@@ -22,7 +22,6 @@ from diffjax.data.given import told as told
 from diffjax.data.inputs import inputs as inputs
 from diffjax.data.inputs import shown_to as shown_to
 from diffjax.data.latents import latents
-from diffjax.data.latents import opens as opens
 from diffjax.data.looks import named as named
 from diffjax.data.looks import remarks as remarks
 from diffjax.data.mnist import mnist

@@ -9,6 +9,9 @@ that judges say beside each number of samples what decoded training examples hav
 
 A run keeps its codec in its workdir, codec.safetensors (a weights file) with codec.json, and draws with that one from
 then on. Likelihoods are none in pixels: a density of codes is no density of examples.
+
+A path is opened by `diffjax.open`, the library's public face, since a run is what has made this data: the one look up
+from the data's layer.
 """
 
 import json
@@ -20,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import diffjax
 from diffjax import codecs, disk, host, members
 from diffjax.data.source import Arrays, Dataset, Subset, blank, fingerprint, labels
 from diffjax.method import Example
@@ -29,24 +33,8 @@ from diffjax.specs import build
 FILE, FACTS = "codec.safetensors", "codec.json"
 CHUNK = 64  # examples that are encoded or decoded together: always as many, so that bits do not depend on the number
 LEAST = 1e-6  # of |mean|, below which a spread is none
-OPENERS: list[Callable[[str], Any]] = []  # of runs: `opens`
-
-
-def opens(function: Callable) -> Callable:
-    """Names the function that opens a run at a path, for data that a run has made: `runs.open` says so of itself."""
-    OPENERS[:] = [function]
-    return function
-
-
-def opened(path: str | Path) -> Any:
-    """Opens the run at a path, a workdir or a weights file.
-
-    Raises:
-        ValueError: as the run's opener; and where nothing that opens runs was imported.
-    """
-    if not OPENERS:
-        raise ValueError(f"{path} is a run, and nothing here opens runs yet: import diffjax.runs first.")
-    return OPENERS[0](str(path))
+ALIKE = 1e-3  # of a scale, by which two machines measure it and its shift differently
+NOISE = 50  # seed of what codes are drawn by around their means
 
 
 def latents(
@@ -74,7 +62,7 @@ def latents(
             its images or has units of its own, or a cache of another codec or other data.
     """
     path = codec if isinstance(codec, str | Path) else None
-    run = None if path is None else opened(path)
+    run = None if path is None else diffjax.open(str(path))
     coder = codecs.of(run) if run is not None else codec
     base = _base(of, run, path)
     checked(coder, base, path)
@@ -82,7 +70,7 @@ def latents(
     whole = jnp.issubdtype(jax.eval_shape(coder.encode, blank(base).x).dtype, jnp.integer)
     if sampled and coder.std is None:
         raise ValueError("sampled is True, but this codec's codes are points, drawn around nothing: leave it out.")
-    mark = fingerprint(base.fingerprint, codecs.checksum(coder), sampled)
+    mark = fingerprint(base.fingerprint, _told_by(coder, base), sampled)
     parts = _cached(base, how, cache, mark) if stored or scale in ("channels", "whole") else None
     shift, size = (0.0, 1.0) if whole or scale is None else _measured(scale, None if parts is None else parts[0])
     scaled = coder if whole or scale is None else codecs.scaled(coder, shift, size)
@@ -95,7 +83,8 @@ def latents(
         sources = [Codes(_arrays_of(source, (code - shift) / size if not whole else code), source)
                    for source, code in zip((base.train, base.held_out), parts)]  # fmt: skip
     else:
-        sources = [Coded(source, how, shift, size, whole) for source in (base.train, base.held_out)]
+        firsts = zip((base.train, base.held_out), (0, len(base.train)))
+        sources = [Coded(source, how, first, shift, size, whole) for source, first in firsts]
     shape = sources[0].gather(np.zeros(1, int)).x.shape[1:]
     return base._replace(
         name=f"latents of {base.name}",
@@ -131,8 +120,19 @@ def checked(codec: Any, base: Dataset, path: Any = None) -> None:
         raise ValueError(f"{name} takes no examples {example.x.shape} of {base.name}: {said}") from error
 
 
+def _told_by(codec: codecs.Codec, base: Dataset) -> str:
+    """What tells a codec from others: its numbers; of one without, two sums over codes of the first examples."""
+    if jax.tree.leaves(codec):
+        return codecs.checksum(codec)
+    x = base.train.gather(np.arange(min(CHUNK, len(base.train)))).x
+    code = np.asarray(_Encoding(codec, False)(x, np.zeros(len(x))), np.float64)
+    weight = np.random.default_rng(0).normal(size=code.shape)
+    with np.errstate(all="ignore"):  # codes that are not finite are refused where they are kept
+        return f"{np.sum(weight * code):.3g} {np.sum(weight * code**2):.3g}"  # to what machines differ by
+
+
 class _Encoding(NamedTuple):
-    """How examples become codes before their scale."""
+    """How examples become codes before their scale; a place is the example's, held-out ones after all others."""
 
     codec: codecs.Codec
     sampled: bool
@@ -150,7 +150,8 @@ def _encoded(codec: codecs.Codec, x: Any, places: Any) -> Any:
 def _drawn(codec: codecs.Codec, x: Any, places: Any) -> Any:
     def one(x: Any, place: Any) -> Any:
         mean = codec.encode(x)
-        return mean + codec.std(x) * jax.random.normal(jax.random.key(place), mean.shape, mean.dtype)  # pyright: ignore
+        key = jax.random.fold_in(jax.random.key(NOISE), place)
+        return mean + codec.std(x) * jax.random.normal(key, mean.shape, mean.dtype)  # pyright: ignore
 
     return jax.vmap(one)(x, places)
 
@@ -262,10 +263,10 @@ class Coordinate:
     def _is(self, told: Any) -> bool:
         """Tells whether these facts are of this codec, and of this scale up to what machines differ by."""
         own = self.card()["codec"]
-        alike = lambda name: (
-            np.shape(told[name]) == np.shape(own[name]) and np.allclose(told[name], own[name], 1e-3, 1e-3)
-        )
-        return told["checksum"] == own["checksum"] and alike("shift") and alike("scale")
+        pairs = [(np.asarray(told[name]), np.asarray(own[name])) for name in ("shift", "scale")]
+        if told["checksum"] != own["checksum"] or any(one.shape != other.shape for one, other in pairs):
+            return False
+        return all((np.abs(one - other) <= ALIKE * pairs[1][1]).all() for one, other in pairs)
 
 
 def of_card(told: Any, folder: Path) -> Coordinate:
@@ -277,7 +278,7 @@ def of_card(told: Any, folder: Path) -> Coordinate:
     path = Path(folder) / FILE
     if not path.is_file():
         raise ValueError(f"samples are codes, to be decoded by {path}, which is not there: copy it from the workdir.")
-    codec = codecs.of(opened(path))
+    codec = codecs.of(diffjax.open(str(path)))
     if (found := codecs.checksum(codec)) != told["checksum"]:
         raise ValueError(f"{path} is another codec ({found}) than the one that the run was trained with.")
     facts = {name: told[name] for name in ("checksum", "shift", "scale")}
@@ -297,8 +298,8 @@ class Codes(Arrays):
 class Coded:
     """Codes that are made whenever they are gathered."""
 
-    def __init__(self, plain: Any, how: _Encoding, shift: Any, scale: Any, whole: bool):
-        self.plain, self.how, self.shift, self.scale, self.whole = plain, how, shift, scale, whole
+    def __init__(self, plain: Any, how: _Encoding, first: int, shift: Any, scale: Any, whole: bool):
+        self.plain, self.how, self.first, self.shift, self.scale, self.whole = plain, how, first, shift, scale, whole
         self.labels = labels(plain)
 
     def __len__(self) -> int:
@@ -308,7 +309,7 @@ class Coded:
     def gather(self, indices: np.ndarray) -> Example:
         """Gathers the examples at `indices` (B,) and encodes them."""
         found = self.plain.gather(indices)
-        code = self.how(found.x, indices)
+        code = self.how(found.x, self.first + np.asarray(indices))
         return found._replace(x=code if self.whole else np.float32((code - self.shift) / self.scale))
 
 
@@ -343,16 +344,16 @@ def _cached(base: Dataset, how: _Encoding, cache: str | None, mark: str) -> list
                 "name another cache."
             )
         return [found[name] for name in names]
-    parts = [_all(getattr(base, name), how) for name in names]
+    parts = [_all(base.train, how, 0), _all(base.held_out, how, len(base.train))]
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         np.savez(file, train=parts[0], held_out=parts[1], checksum=np.frombuffer(mark.encode(), np.uint8))
     return parts
 
 
-def _all(source: Any, how: _Encoding) -> np.ndarray:
+def _all(source: Any, how: _Encoding, first: int) -> np.ndarray:
     rows = [np.arange(at, min(at + 16 * CHUNK, len(source))) for at in range(0, len(source), 16 * CHUNK)]
-    code = np.concatenate([how(source.gather(at).x, at) for at in rows])
+    code = np.concatenate([how(source.gather(at).x, first + at) for at in rows])
     if np.issubdtype(code.dtype, np.floating) and not np.isfinite(code).all():
         bad = int(np.flatnonzero(~np.isfinite(code.reshape(len(code), -1)).all(1))[0])
         raise ValueError(f"The code of example {bad} is not finite.")
@@ -372,8 +373,8 @@ def _measured(scale: Any, code: np.ndarray | None) -> tuple[Any, Any]:
         raise ValueError(f"scale is {scale!r}, expected channels, whole, a positive number, or None: as they are.")
     axes = tuple(range(code.ndim - 1)) if scale == "channels" else None
     mean, std = (np.asarray(f(code, axes, dtype=np.float64)) for f in (np.mean, np.std))
-    if not (std > LEAST * np.abs(mean)).all():
-        at = int(np.argmin(std))
+    if not (spreads := std > LEAST * np.abs(mean)).all():
+        at = int(np.argmin(spreads))
         raise ValueError(
             f"Channel {at} of the codes is {mean.ravel()[at]:g} for all {len(code)} training examples: it has no scale."
         )

@@ -226,8 +226,8 @@ class Dataset(NamedTuple):
         Pixels lie in [-1, 1]; else it is what units were measured of, or [-1, 1] and what training examples that are
         here have beyond.
         """
-        if len(self.shape) < 3 or self.units is not None:
-            return None if len(self.shape) < 3 else (self.units.low, self.units.high)
+        if len(self.seen_shape) < 3 or self.units is not None:
+            return None if len(self.seen_shape) < 3 else (self.units.low, self.units.high)
         if self.levels is not None:
             return -1.0, 1.0
         try:

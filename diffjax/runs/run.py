@@ -127,7 +127,7 @@ class Run(NamedTuple):
         Returns an `editing.Edited`.
         """
         self.parts("guided_denoiser", "Editing")
-        seeds = (len(x) if np.ndim(x) > len(self.data.shape) else 1) if seeds is None else seeds
+        seeds = (len(x) if np.ndim(x) > len(self.data.seen_shape) else 1) if seeds is None else seeds
         run, seeds, told = self._asked(seeds, given, words)
         return editing.edit(run, x, strength, seeds, told)
 
@@ -162,7 +162,8 @@ class Run(NamedTuple):
             if name not in fields:
                 raise ConfigError(f"draw knows no {name!r}: {nearest(name, [*names, *fields])}.")
         run = self._by(parts) if parts else self
-        return run, seeds, run.given(seeds, **{**(given or {}), **{n: v for n, v in words.items() if n in names}})
+        words = {**(given or {}), **{name: value for name, value in words.items() if name in names}}
+        return run, seeds, run.given(seeds, **words)
 
     def export(self, path: str | Path) -> int:
         """Writes the weights file that `open` and train.start take; gives its bytes (`exports.write`)."""
@@ -175,7 +176,6 @@ class Run(NamedTuple):
         return self._replace(method=self.method.parts._replace(**worded(words, drawn_by)).method())
 
 
-@data.opens
 def open(workdir: str | Path, *, step: int | None = None, overrides: Iterable[str] = ()) -> Run:
     """Opens the run of a workdir, from its config.json and a checkpoint, or that of a weights file.
 
