@@ -261,7 +261,7 @@ def update(
 ) -> tuple[PyTree, PyTree, PyTree]:
     """Makes a turn's update of its gradients: (updates, new params, new opt_state)."""
     who, own = turn.moves, players.part(params, turn.moves)
-    every = optimizer if turn.by is None else dict.fromkeys(players.movers(who), turn.by)
+    every: Any = optimizer if turn.by is None else dict.fromkeys(players.movers(who), turn.by)
     with jax.numpy_dtype_promotion("standard"):  # optax multiplies integer counts by floats
         updates, moved = players.optimizer_of(every, who).update(grads, players.part(opt_state, who), own)
     return updates, players.put(params, who, optax.apply_updates(own, updates)), players.put(opt_state, who, moved)

@@ -63,7 +63,7 @@ def latents(
     """
     path = codec if isinstance(codec, str | Path) else None
     run = None if path is None else diffjax.open(str(path))
-    coder = codecs.of(run) if run is not None else codec
+    coder: Any = codecs.of(run) if run is not None else codec
     base = _base(of, run, path)
     checked(coder, base, path)
     how = _Encoding(coder, sampled)

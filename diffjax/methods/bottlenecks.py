@@ -208,6 +208,7 @@ class Vector(_Whole):
 
     def moved(self, params: PyTree, key: Key, z: Array) -> PyTree:
         """Makes the running means after vectors z (n, d), dead codes put on some of them."""
+        assert self.decay is not None
         running = quantise.Running(**params)
         found = quantise.counted(z, quantise.nearest(z, running.table), self.codes)
         return quantise.restarted(key, quantise.moved(running, found, self.decay), z, self.dead)._asdict()

@@ -220,7 +220,7 @@ def _method(of: Compression) -> Method:
             )
     if of.critic is not None:
         _check_critic(of.critic)
-    climb = None if of.critic is None else matching.increasing(of.critic.h)
+    climb: Any = None if of.critic is None else matching.increasing(of.critic.h)
     distance, bottleneck = DISTANCES[of.distance], of.bottleneck
 
     def init(key: Key, example: Example) -> PyTree:
@@ -265,14 +265,13 @@ def _method(of: Compression) -> Method:
     ) -> tuple[Array, dict[str, Array]]:
         keys, critic = keys_of(key, index), of.critic
         assert critic is not None
-        assert climb is not None
         logit = critic.logit(jax.lax.stop_gradient(params["critic"]), {})
 
         def both(params: PyTree, keys: Keys, example: Example) -> tuple[Array, Array, Array, dict[str, Array]]:
             made, own, logged = trip(params, keys, example)
             return distance(example.x, made), -climb(logit(made, 0.0)), own, logged
 
-        each = jax.vmap(both, (None, KEY_AXES, 0))
+        each: Any = jax.vmap(both, (None, KEY_AXES, 0))
 
         def by_last(leaf: Array, which: int) -> Array:
             decoder = _put(params["codec"]["decoder"], of.last, leaf)
