@@ -130,11 +130,14 @@ class Turn(NamedTuple):
             optimizer, at once; None: all of them, by one.
         coupled: whether an example's loss depends on the others of the global batch: `losses` then takes `gather`,
             which makes of a device's rows (B, ...) those of all devices, in order; its results are taken as constants.
+        by: optax's optimizer of a player that only one moves rightly, which is then no choice of the run; None: the
+            run's. No clipping and no learning rate of the run touch it.
     """
 
     losses: Losses
     moves: str | tuple[str, ...] | None = None
     coupled: bool = False
+    by: Any = None
 
 
 def _unplanned(shape: tuple[int, ...], trace: Callable | None = None) -> PyTree:

@@ -24,6 +24,7 @@ from diffjax.data.given import told as told
 from diffjax.data.hints import hinted
 from diffjax.data.inputs import inputs as inputs
 from diffjax.data.inputs import shown_to as shown_to
+from diffjax.data.latents import latents
 from diffjax.data.looks import named as named
 from diffjax.data.looks import remarks as remarks
 from diffjax.data.mnist import mnist
@@ -66,6 +67,7 @@ __all__ = [
     "eight_gaussians",
     "folder",
     "hinted",
+    "latents",
     "mnist",
     "modes",
     "moons",

@@ -85,25 +85,26 @@ def _read(dataset: Dataset, file: Any, name: str, size: int) -> np.ndarray:
     """Reads the examples (n, *shape) of one file."""
     if PurePosixPath(name).suffix.lower() == ARRAY:
         return _array(dataset, file, name, size)
-    if len(dataset.shape) != 3 or dataset.shape[-1] not in images.MODES:
-        raise ValueError(f"{name!r} is an image, but examples of {dataset.name} have shape {dataset.shape}: give .npy.")
+    shape = dataset.seen_shape
+    if len(shape) != 3 or shape[-1] not in images.MODES:
+        raise ValueError(f"{name!r} is an image, but examples of {dataset.name} have shape {shape}: give .npy.")
     if dataset.decode is not None:
         return unit(dataset.decode(file, name))[None]
-    return unit(images.decode(file, name, dataset.shape, fit=False))[None]
+    return unit(images.decode(file, name, shape, fit=False))[None]
 
 
 def _array(dataset: Dataset, file: Any, name: str, size: int) -> np.ndarray:
     x = members.single(Path(file)) if isinstance(file, str) else members.alone(file, name, size)
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
         raise ValueError(f"{name!r} holds {x.dtype}, expected uint8 pixels or floating numbers.")
-    if x.shape != dataset.shape and x.shape[1:] != dataset.shape:
+    if x.shape != dataset.seen_shape and x.shape[1:] != dataset.seen_shape:
         raise ValueError(
-            f"{name!r} has shape {x.shape}, expected one example {dataset.shape} of {dataset.name}, or several."
+            f"{name!r} has shape {x.shape}, expected one example {dataset.seen_shape} of {dataset.name}, or several."
         )
     if not np.all(np.isfinite(x)):
         raise ValueError(f"{name!r} holds numbers that are not finite.")
     dataset.check_range(repr(name), x)
-    return unit(x.reshape(-1, *dataset.shape))
+    return unit(x.reshape(-1, *dataset.seen_shape))
 
 
 def _whole(where: str, found: list[np.ndarray], most: int) -> np.ndarray:

@@ -148,7 +148,8 @@ class Dataset(NamedTuple):
         names: of the classes, by number; None: they have numbers alone.
         texts: of the captions, by the number given["caption"]; None: examples have no caption.
         mixed: the order of examples says nothing of them, so that the first n are as good as any n.
-        units: what examples were standardised by and samples are brought back by (`data.units`), or None.
+        units: what examples were standardised or encoded by and samples are brought back by (`data.units`,
+            `data.latents`), or None.
         decode: (file, its name) -> uint8 (H, W, C), as the data set reads its own images; None: it has no rule.
     """
 
@@ -225,8 +226,8 @@ class Dataset(NamedTuple):
         Pixels lie in [-1, 1]; else it is what units were measured of, or [-1, 1] and what training examples that are
         here have beyond.
         """
-        if len(self.shape) < 3 or self.units is not None:
-            return None if len(self.shape) < 3 else (self.units.low, self.units.high)
+        if len(self.seen_shape) < 3 or self.units is not None:
+            return None if len(self.seen_shape) < 3 else (self.units.low, self.units.high)
         if self.levels is not None:
             return -1.0, 1.0
         try:
@@ -250,11 +251,16 @@ class Dataset(NamedTuple):
     @property
     def log_scale(self) -> float:
         """What the units take from a log density in nats: log p of the data is log p of what a run sees, less this."""
-        return 0.0 if self.units is None else float(np.log(np.broadcast_to(self.units.scale, self.shape)).sum())
+        return 0.0 if self.units is None else self.units.log_scale(self.shape)
 
     def shown(self, x: Any) -> Any:
         """Makes what is drawn of samples in the data's units: images and volumes in [-1, 1]."""
-        return x if self.units is None or len(self.shape) < 3 else self.units.shown(x)
+        return x if self.units is None else self.units.shown(x)
+
+    @property
+    def seen_shape(self) -> tuple[int, ...]:
+        """The shape of an example in the data's own units, which that of codes is not (`data.latents`)."""
+        return getattr(self.units, "shape", self.shape)
 
     def alike(self, own: np.ndarray) -> Example:
         """Gathers training examples of these labels (n,), each once before one comes again; any for a label of none."""

@@ -5,6 +5,7 @@ else stands in `losses/variational.py` is imported by `from diffjax.losses.varia
 `learned`, `score_matching` and `transport` are modules. Losses of flow maps are named in `rules`.
 """
 
+from diffjax.losses import autoencode as autoencode
 from diffjax.losses import categorical as categorical
 from diffjax.losses import eulerian as eulerian
 from diffjax.losses import fields as fields

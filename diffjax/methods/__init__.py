@@ -4,6 +4,7 @@ from diffjax.method import Example as Example
 from diffjax.method import Method as Method
 from diffjax.method import Turn as Turn
 from diffjax.method import per_example as per_example
+from diffjax.methods import compression as compression
 from diffjax.methods import generators as generators
 from diffjax.methods import matching as matching
 from diffjax.methods.autoencoder import Autoencoder as Autoencoder
@@ -30,6 +31,7 @@ from diffjax.methods.matching import Matching as Matching
 
 __all__ = [  # what config.method may name
     "autoencoder",
+    "compression",
     "coupling_flow",
     "denoising",
     "discrete",

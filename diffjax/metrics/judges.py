@@ -143,7 +143,7 @@ def trial(dataset: Any) -> dict[str, str]:
 
     As many examples as `TRIED` says, and those that the judge needs at least (`Dataset.least`).
     """
-    if isinstance(dataset.judge, Gated):  # of shipped data alone, whose number and shape are known
+    if isinstance(_plain(dataset.judge), Gated):  # of shipped data alone, whose number and shape are known
         return {}
     return {name: why for part in _tried(dataset) for name, why in part.results.get("left_out", {}).items()}
 
@@ -154,7 +154,7 @@ def names(dataset: Any, given: Iterable[str]) -> list[str]:
     Args:
         given: names of what samples are given.
     """
-    if isinstance(dataset.judge, Gated) and len(dataset.present) == digits.CLASSES:
+    if isinstance(_plain(dataset.judge), Gated) and len(dataset.present) == digits.CLASSES:
         return [*gate.NAMES, *(["class accuracy"] if "label" in given else [])]
     return [name for part in _tried(dataset, given) for name in part.results.get("metrics", {})]
 
@@ -188,6 +188,41 @@ class Gated:
 
     def _part(self, dataset: Any, part: str) -> np.ndarray:
         return dataset.some(part, len(getattr(dataset, part))).x
+
+
+class Floored:
+    """The judge of decoded samples: what a judge says of them, and beside it what it says of decoded training examples.
+
+    No model of codes is expected to be nearer to held-out data than its own codec is.
+
+    Args:
+        plain: the judge of the data itself; None: distances between two samples.
+        trip: examples (n, *shape) -> what is decoded of their codes.
+    """
+
+    def __init__(self, plain: Judge | None, trip: Callable[[Any], Any]):
+        self.plain, self.trip = plain, trip
+
+    def __call__(self, drawn: Drawn, dataset: Any) -> list[Section]:
+        """Judges samples, and as many decoded training examples."""
+        judge, n = self.plain or two_samples, len(drawn.x)
+        own = judge(drawn, dataset)
+        decoded = self.trip(dataset.train.gather(dataset.places("train", n)).x)
+        found = {name: row["value"] for name, row in _metrics(judge(Drawn(decoded, {}), dataset)).items()}
+        mine = _metrics(own)
+        each = {name: (mine[name]["value"], found[name]) for name in found if name in mine}
+        rows = "".join(f"| {name} | {value:.4f} | {floor:.4f} |\n" for name, (value, floor) in each.items())
+        text = f"\n### Beside the codec\n\n| metric | samples | decoded training examples |\n|---|---|---|\n{rows}"
+        return [*own, Section({"decoded": found}, text)]
+
+
+def _metrics(sections: list[Section]) -> dict[str, Any]:
+    rows = {name: row for section in sections for name, row in section.results.get("metrics", {}).items()}
+    return {name: row for name, row in rows.items() if row.get("value") is not None}
+
+
+def _plain(judge: Judge | None) -> Judge | None:
+    return judge.plain if isinstance(judge, Floored) else judge
 
 
 digit_gate, mnist_gate = Gated(gate.DIGITS), Gated(gate.MNIST)

@@ -8,7 +8,7 @@ from diffjax.models.adapters import from_pytree as from_pytree
 from diffjax.models.adapters import of as of
 from diffjax.models.attending import attention_rows as attention_rows
 from diffjax.models.classifier import Classifier as Classifier
-from diffjax.models.convolutional import Decoder, Encoder
+from diffjax.models.convolutional import Decoder, Encoder, GridDecoder, GridEncoder
 from diffjax.models.counting import flops as flops
 from diffjax.models.counting import residual_bytes as residual_bytes
 from diffjax.models.dit import DiT, JiT
@@ -30,6 +30,8 @@ __all__ = [  # what a config may name
     "Decoder",
     "DiT",
     "Encoder",
+    "GridDecoder",
+    "GridEncoder",
     "JiT",
     "Maps",
     "Perceptron",

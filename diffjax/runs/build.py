@@ -242,7 +242,7 @@ def _parts(config: Config, objects: dict[str, Any] | None = None) -> Callable[[]
 def _freeze(only: str | None, optimizer: Any, method: Method) -> tuple[Any, Method]:
     if only is None:
         return optimizer, method
-    if isinstance(optimizer, dict):
+    if players.names(method):
         raise ConfigError(f"train.only is {only!r}, but this method's players have an optimizer each: leave one out.")
     return finetune.frozen(optimizer, only), methods.freezing(method, partial(finetune.freeze, only=only))
 

@@ -127,7 +127,7 @@ class Run(NamedTuple):
         Returns an `editing.Edited`.
         """
         self.parts("guided_denoiser", "Editing")
-        seeds = (len(x) if np.ndim(x) > len(self.data.shape) else 1) if seeds is None else seeds
+        seeds = (len(x) if np.ndim(x) > len(self.data.seen_shape) else 1) if seeds is None else seeds
         run, seeds, told = self._asked(seeds, given, words)
         return editing.edit(run, x, strength, seeds, told)
 

@@ -45,9 +45,11 @@ V = lambda t: vp(t)[0] ** 2 * v + vp(t)[1] ** 2  # that of its x_t
 # ## [5253](https://kexue.fm/archives/5253) 变分自编码器（一）：原来是这么一回事
 #
 # 解码器与编码器给出 $\log p(x)$ 的下界：重构项减去 $\mathrm{KL}(q(z\mid x)\,\|\,N(0,1))$，后者在 $q$ 为高斯时等于 $\frac12(m^2+v-1-\log v)$。
+# 编码与解码都是线性的高斯情形，最优者即概率PCA，下界就等于 $\log p(x)$。
 
 # %%
 # kexue 5253
+from diffjax import codecs
 from diffjax.methods.autoencoder import divergence
 from diffjax.types import Posterior
 
@@ -56,6 +58,17 @@ log_q = -((z - m) ** 2) / (2 * var) - np.log(2 * np.pi * var) / 2
 log_ratio = log_q + z**2 / 2 + np.log(2 * np.pi) / 2
 by_quadrature = np.sum(np.exp(log_q) * log_ratio) * (z[1] - z[0])
 np.testing.assert_allclose(divergence(Posterior(jnp.float32(m), jnp.float32(var))), by_quadrature, rtol=1e-5)
+
+root = np.linalg.cholesky(0.9 ** np.abs(np.subtract.outer(np.arange(6), np.arange(6))))
+data = np.concatenate([root.T, -root.T]) * np.sqrt(11 / 2)  # twelve points of mean 0, whose covariance is root root'
+codec, s2 = codecs.probabilistic(data, 2)  # the best linear autoencoder of two latents: probabilistic PCA
+W, one = np.asarray(jax.jacobian(codec.decode)(jnp.zeros(2))), jnp.asarray(data[3], jnp.float32)
+q = Posterior(codec.encode(one), codec.std(one) ** 2)
+square = np.sum((data[3] - codec.decode(q.mean)) ** 2) + np.sum(W**2 * q.var)
+bound = -(6 * np.log(2 * np.pi * s2) + square / s2) / 2 - divergence(q)
+model = W @ W.T + s2 * np.eye(6)
+log_density = -(np.linalg.slogdet(2 * np.pi * model)[1] + data[3] @ np.linalg.solve(model, data[3])) / 2
+np.testing.assert_allclose(bound, log_density, atol=1e-4)
 
 # %% [markdown]
 # ## [5776](https://kexue.fm/archives/5776) 细水长flow之NICE
