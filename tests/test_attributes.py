@@ -47,13 +47,13 @@ def images(texts, noise=0.3):
     return (x + noise * RNG.normal(size=x.shape)).astype(np.float32)
 
 
-def captioned(n=200, m=60):
+def captioned(n=200, m=60, noise=0.3):
     """A data set of images by their captions, which the network of no test reads."""
     parts = []
     for count in (n, m):
         texts = [TEXTS[i % 4] for i in range(count)]
         rows = np.stack([WORDS.tokens(text) for text in texts])
-        parts.append(Arrays(images(texts), text=rows))
+        parts.append(Arrays(images(texts, noise), text=rows))
     return in_memory("colours", *parts, classes=None)._replace(vocabulary=WORDS, judge=attributes.judge)
 
 
@@ -128,14 +128,13 @@ def test_what_too_few_samples_cannot_say_is_left_out(colours):
     assert "attributes" in section.results["left_out"]
 
 
-def test_seeds_stand_for_their_captions(colours):
-    """Where some samples were not finite, the others are still read by their own captions."""
-    held = colours.held_out.gather(colours.places("held_out", 60))
-    at = np.arange(0, 60, 1)[::-1][:40]
-    texts = held.given["text"][at]
-    (section,) = attributes.read(Drawn(held.x[at], {"text": texts}, seeds=at), colours)
+def test_seeds_stand_for_their_captions():
+    """Where some samples were not finite, the others are still read by their own captions, beside their own images."""
+    noisy, at = captioned(noise=6.0), np.arange(60)[::-1][:40]
+    held = noisy.held_out.gather(noisy.places("held_out", 60))
+    (section,) = attributes.read(Drawn(held.x[at], {"text": held.given["text"][at]}, seeds=at), noisy)
     found = section.results["metrics"]["attribute AUC"]
-    assert found["value"] == found["floor"]
+    assert found["value"] == found["floor"] < 0.99
 
 
 def test_the_judge_has_all_three(colours):

@@ -56,7 +56,8 @@ class Probe:
         rows = rows - self.mean
         inner = rows @ rows.T
         inner[np.diag_indices(len(rows))] += ridge * max(np.trace(inner) / len(rows), 1e-12)
-        self.weights = rows.T @ np.linalg.solve(inner, has - has.mean(0))
+        # The mean of `has` drops out: centred rows are orthogonal to a constant.
+        self.weights = rows.T @ np.linalg.solve(inner, has.astype(np.float64))
 
     def scores(self, x: np.ndarray) -> np.ndarray:
         """Computes the scores (m, k) of examples (m, ...)."""
