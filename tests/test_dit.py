@@ -304,7 +304,7 @@ def test_what_the_data_decides():
         4,
         16,
     ]
-    assert of((8, 8, 1), None) == {"patch": 2, "classes": None}
+    assert of((8, 8, 1), None) == {"patch": 2, "classes": None, "text": ()}
     for shape in ((31, 32, 1), (2,)):
         with pytest.raises(ValueError, match=re.escape(f"finds none for {shape}")):
             of(shape, None)

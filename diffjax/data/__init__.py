@@ -16,6 +16,7 @@ from diffjax.data.digits import digit_tokens, digits
 from diffjax.data.folder import folder
 from diffjax.data.given import asked as asked
 from diffjax.data.given import check_rows as check_rows
+from diffjax.data.given import check_words as check_words
 from diffjax.data.given import followed as followed
 from diffjax.data.given import held_out as held_out
 from diffjax.data.given import known as known
@@ -55,6 +56,7 @@ from diffjax.data.units import keep as keep
 from diffjax.data.units import kept_units as kept_units
 from diffjax.data.units import standardize as standardize
 from diffjax.data.units import undone as undone
+from diffjax.data.vocabulary import Vocabulary as Vocabulary
 from diffjax.data.words import words
 
 __all__ = [

@@ -18,6 +18,7 @@ from diffjax import disk, host
 from diffjax.data.latents import of_card as coordinate_of_card
 from diffjax.data.source import Dataset, blank, labels
 from diffjax.data.units import Units
+from diffjax.data.vocabulary import Vocabulary
 from diffjax.method import Example
 from diffjax.specs import ConfigError
 
@@ -68,6 +69,7 @@ def card(dataset: Dataset) -> dict[str, Any]:
         "classes": whole(dataset.classes),
         "names": None if dataset.names is None else list(dataset.names),
         "texts": None if dataset.texts is None else list(dataset.texts),
+        "vocabulary": None if dataset.vocabulary is None else dataset.vocabulary._asdict(),
         "labels": None if labels(dataset.train) is None else dataset.present.tolist(),
         "levels": whole(dataset.levels),
         "unread": list(dataset.unread),
@@ -170,6 +172,7 @@ def _dataset(found: dict[str, Any], why: str, folder: Path) -> Dataset:
         unread=_texts("unread", found["unread"]),
         names=names,
         texts=None if found.get("texts") is None else _texts("the text of a caption", found["texts"]),
+        vocabulary=None if found.get("vocabulary") is None else _vocabulary(found["vocabulary"]),
         units=None if found["units"] is None else _units(found["units"], example.x.shape, folder),
     )
 
@@ -196,6 +199,13 @@ def _texts(name: str, values: Any) -> tuple[str, ...]:
     if not isinstance(values, list):
         raise ValueError(f"{name} is {str(values)[:60]}, expected a list of texts.")
     return tuple(_text(name, value) for value in values)
+
+
+def _vocabulary(told: Any) -> Vocabulary:
+    words, length = _texts("a word", list(told["words"])), _count("the length of a text", told["length"])
+    if length is None or list(words) != sorted(set(words)):
+        raise ValueError("the words of its texts are not in alphabetical order, each once, with a length.")
+    return Vocabulary(words, length)
 
 
 def _count(name: str, value: Any) -> int | None:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from diffjax.data import endpoints, splits
+from diffjax.data.vocabulary import Vocabulary
 from diffjax.method import Drawn, Example, Section
 
 
@@ -147,6 +148,7 @@ class Dataset(NamedTuple):
         unread: names of `given` that no part of a run has to read: they serve the judge.
         names: of the classes, by number; None: they have numbers alone.
         texts: of the captions, by the number given["caption"]; None: examples have no caption.
+        vocabulary: of the tokens given["text"], which makes tokens of a user's words; None: they are tokens alone.
         mixed: the order of examples says nothing of them, so that the first n are as good as any n.
         units: what examples were standardised or encoded by and samples are brought back by (`data.units`,
             `data.latents`), or None.
@@ -169,6 +171,7 @@ class Dataset(NamedTuple):
     units: Any = None
     decode: Callable[[Any, str], np.ndarray] | None = None
     texts: tuple[str, ...] | None = None
+    vocabulary: Vocabulary | None = None
 
     def __repr__(self) -> str:
         sizes = f"{len(self.train):,} training and {len(self.held_out):,} held-out examples of shape {self.shape}"
@@ -368,7 +371,7 @@ def in_memory(
         raise ValueError(f"{name}: training examples have shape {shape}, held-out ones {held_out.x.shape[1:]}.")
     if flip:
         check_flip(shape)
-    for other in ("y", "z"):
+    for other in ("y", "z", "image"):
         if flip and other in {**train.given, **train.chosen}:
             raise ValueError(f"{name}: flip mirrors x alone, but each x belongs to its {other}: set flip=False.")
     labels = (train.given.get("label"), held_out.given.get("label"))

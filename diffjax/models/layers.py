@@ -167,9 +167,18 @@ class Embedding(nn.Module):
 
     @nn.compact
     def apart(
-        self, c: Array, label: Array | None = None, augment: Array | None = None, gap: Array | None = None
+        self,
+        c: Array,
+        label: Array | None = None,
+        augment: Array | None = None,
+        gap: Array | None = None,
+        more: Array | None = None,
     ) -> tuple[Array, Array]:
-        """Computes the vector, and the label's own part of it, before they are added; zeros without classes."""
+        """Computes the vector, and the label's own part of it, before they are added; zeros without classes.
+
+        Args:
+            more: (..., width), of a text or of anything else that joins the label's part as it is.
+        """
         if self.classes is None and label is not None:
             raise ValueError("got a label, but the network has classes = None: set classes to their number.")
         c = jnp.asarray(c, jnp.float32)
@@ -185,6 +194,8 @@ class Embedding(nn.Module):
             init = nn.initializers.normal(1.0)  # as large as the entries of the noise embedding
             own = nn.Embed(self.classes + 1, self.width, embedding_init=init, name="label")(label)
             embedding += own
+        if more is not None:
+            own, embedding = own + more, embedding + more
         return nn.silu(embedding), own
 
 
@@ -281,7 +292,8 @@ def attention(q: Array, k: Array, v: Array, mask: Array | None = None, factors: 
     Source: Vaswani et al. 2017, eq. 1.
 
     Args:
-        mask: (T, T), True where a query (row) sees a key (column), at least one each; None: everywhere.
+        mask: (T, T), True where a query (row) sees a key (column), at least one each; None: everywhere. One for each
+            example is (..., 1, T, T), or (..., 1, 1, T) where all queries see the same keys.
         factors: (heads, T, T), by which the softmax is multiplied: its rows then need not sum to 1 (`models.blocks`).
     """
     logits = jnp.einsum("...qhd,...khd->...hqk", q, k, preferred_element_type=fine(q.dtype)) / math.sqrt(q.shape[-1])

@@ -85,8 +85,9 @@ def _process(config: Config) -> Any:
 
 
 def _condition(config: Config) -> methods.Condition:
-    classes = config.model.get("classes")
-    return methods.Condition({} if classes is None else {"label": jnp.int32(classes)}, config.train.label_dropout)
+    classes, none = config.model.get("classes"), dict(getattr(PARTS["network"].make(config), "none", {}))
+    none |= {} if classes is None else {"label": jnp.int32(classes)}
+    return methods.Condition(none, config.train.label_dropout, config.train.apart_dropout)
 
 
 PARTS = {
@@ -206,7 +207,7 @@ def _build(config: Config, of: Callable[[Callable[[], Dataset]], Dataset]) -> Bu
     config, known = derived.resolved(config, models, make)
     if "guidance" in config:
         configs.member(models, config.model)  # a slip of its name goes before what depends on its options
-        checks.check_labels(config)
+        checks.check_labels(config, _condition(config).none)
     parts = _parts(config)
     emas = build(ema, config.ema)
     checks.check_ema(settings, emas, config.ema.name)
