@@ -182,27 +182,27 @@ def test_axes_are_refitted_each_by_itself():
     assert found.after < 1e-5
 
 
-def test_rows_fitted_by_states_pass_through_the_state_and_the_end():
-    """Two axes of unlike scales, two evaluations: the first row is exact to the state between, the last to the end."""
-    schedule, scales, mean = VP(), np.array([0.2, 0.9]), np.array([0.5, -0.4])
-    target = analytic.gaussian_mixture([1.0], mean[None], np.diag(scales**2)[None])
-    x = float(schedule(1.0)[1]) * jax.random.normal(jax.random.key(1), (64, 2))
-
-    def flow(t):
-        (a, s), (alpha, sigma) = ((float(v) for v in schedule(u)) for u in (t, 1.0))
-        return a * mean + np.hypot(s, a * scales) / np.hypot(sigma, alpha * scales) * (np.asarray(x) - alpha * mean)
-
-    axes = principal.Axes(np.zeros(2), np.ones(2), np.eye(2))
-    sampler = principal.lifted(multistep.adams(schedule, 1), axes)
-    given = (sampler, [1.0, 0.4, 0.0], target.denoiser(schedule), x, jnp.asarray(flow(0.0)))
-    found = fitted.fit_by_states(*given, jnp.asarray(flow(0.4)), steps=0)
-    assert found.before > 0.3
-    assert found.after < 1e-5
-    first = sampler._replace(plan=lambda ts: jax.tree.map(lambda a: a[:1], found.rows))
-    middle = jax.vmap(lambda x: sampling_fn(first, [1.0, 0.4])(given[2], jax.random.key(0), x))(x)
-    np.testing.assert_allclose(middle, flow(0.4), atol=1e-5)
+def test_rows_fitted_by_states_are_nearer_to_the_flow_on_the_way_and_at_its_end():
+    """Four points under their exact denoiser, by a fine walk: an end is one of them, a state moves smoothly."""
+    schedule, points = VP(), np.array([[0.6, 0.1], [-0.5, 0.4], [-0.2, -0.7], [0.3, 0.8]])
+    model, ts = analytic.empirical(points).denoiser(schedule), np.array([1.0, 0.5, 0.3, 0.15, 0.0])
+    x = float(schedule(1.0)[1]) * jax.random.normal(jax.random.key(1), (512, 2))
+    fine = grids.karras(schedule, 200, t_min=1e-5)
+    walk = lambda made, ts, x: jax.jit(jax.vmap(lambda x: sampling_fn(made, ts)(model, jax.random.key(0), x)))(x)
+    flow = lambda t: walk(multistep.adams(schedule, 3), np.append(fine[fine > t], t), x)
+    sampler = principal.lifted(multistep.dpmpp_2m(schedule), principal.Axes.of(np.tile(points, (2, 1))))
+    middle, ends = flow(0.15), flow(0.0)
+    how = dict(steps=60, batch=64, rate=1e-2, axes=False)
+    found = fitted.fit_by_states(sampler, ts, model, x[:384], ends[:384], middle[:384], **how)
+    assert found.before == pytest.approx(fitted.fit(sampler, ts, model, x[:384], ends[:384], steps=0).before)
+    assert found.after < 0.8 * found.before
+    for cut, goal in ((3, middle), (4, ends)):
+        rows = [rows_of(sampler, ts), found.rows]
+        made = [sampler._replace(plan=lambda ts, r=r: jax.tree.map(lambda a: np.asarray(a)[:cut], r)) for r in rows]  # noqa: B023
+        own, by_states = (float(jnp.mean((walk(one, ts[: cut + 1], x[384:]) - goal[384:]) ** 2)) for one in made)
+        assert by_states < 0.7 * own
     with pytest.raises(ValueError, match="Got a walk of 1 evaluations"):
-        fitted.fit_by_states(sampler, [1.0, 0.0], *given[2:], given[4])
+        fitted.fit_by_states(sampler, [1.0, 0.0], model, x, ends, ends)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """A calibrated table in a run: loaded by name, refused for other parameters, grids and lengths; the study's seeds."""
 
 import importlib.util
+import itertools
 import subprocess
 import sys
 from functools import partial
@@ -148,7 +149,26 @@ def test_a_run_is_calibrated_and_drawn_by_name(tmp_path):
 
 @pytest.mark.slow
 def test_the_study_calibrates_in_smoke_mode(tmp_path):
+    of = ("iPNDM 3", "principal Adams 2, calibrated", "UniPC-3 along axes, calibrated", "UniPC-3 along axes, by heart")
     arguments = ["--calibrate", "--targets=mixture, 2-D", "--nfes=5", f"--out={tmp_path}", "--smoke"]
+    arguments.append(f"--samplers={';'.join(of)}")
     status, output = script("study", *arguments)
     assert status == 0, output
-    assert (tmp_path / "table.md").read_text().splitlines()[2].startswith("| mixture, 2-D | 5 | ")
+    head, _, row = (tmp_path / "table.md").read_text().splitlines()
+    assert head.endswith("| by heart |")
+    assert row.startswith("| mixture, 2-D | 5 | iPNDM 3 (")
+    assert row.count("|") == head.count("|")
+
+
+@pytest.mark.slow
+def test_basins_are_measured_in_smoke_mode(tmp_path):
+    """A smaller push loses no more walks, up to one of 64; no solver keeps what all of them lose."""
+    status, output = script("basins", f"--out={tmp_path}", "--smoke")
+    assert status == 0, output
+    pushes, lost = ([line.split("|")[1:-1] for line in part.splitlines() if line.startswith("|")][2:]
+                    for part in (tmp_path / "table.md").read_text().split("\n\n"))  # fmt: skip
+    for row in pushes:
+        shares = [float(cell.split(",")[0]) for cell in row[1:-1]]
+        assert all(small <= large + 1 / 64 for large, small in itertools.pairwise(shares))
+    assert all(0 <= float(every) <= float(own) <= 1 for *_, own, _, every in lost)
+    assert len(lost) == 10

@@ -1,8 +1,10 @@
 """Training that starts from another run: what is taken over, what stands still, and the commands on the way."""
 
 import contextlib
+import dataclasses
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +13,12 @@ import optax
 import pytest
 from unjudged import without_samples
 
-from diffjax import finetune, models, runs
+from diffjax import finetune, models, processes, runs, schedules
 from diffjax import main as command_line
 from diffjax.commands import sample, train
 from diffjax.config import beside
-from diffjax.denoisers import moments
+from diffjax.denoisers import Eps, V, moments
+from diffjax.methods import parts
 from diffjax.runs import build_run
 from diffjax.samplers import principal
 
@@ -215,6 +218,22 @@ def test_axes_are_kept_and_sampled_with(run_of_v, kept, tmp_path, capsys):
     assert command_line.main(flags) == 0
     assert command_line.main([*flags, "--config.grid.n=5"]) == 2
     assert "--nfe and --config.grid.n are two names of one thing" in capsys.readouterr().err
+
+
+def test_parts_are_compared_as_objects():
+    """A default that is said is the one that is not; another class, schedule or option of a process is refused."""
+    of = lambda process, target: SimpleNamespace(process=process, target=target)
+    gaussian = processes.Gaussian(schedules.VP())
+    parts.need_alike(of(gaussian, V()), of(processes.Gaussian(schedules.VP()), V(sigma_data=1.0)))
+    for process, target, said in (
+        (gaussian, V(sigma_data=0.5), r"target is V\(.*1.0\); this one's is V\(.*0.5\)"),
+        (gaussian, Eps(), r"target is V\(.*this one's is Eps\("),
+        (processes.Gaussian(schedules.Cosine()), V(), r"process is Gaussian on VP.*Gaussian on Cosine"),
+        (processes.bridge(schedules.VP()), V(), r"process is Gaussian on VP.*Bridge on"),
+        (dataclasses.replace(gaussian, law=lambda key, x: x), V(), "on VP.* is that with other options"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            parts.need_alike(of(gaussian, V()), of(process, target))
 
 
 @pytest.mark.parametrize(

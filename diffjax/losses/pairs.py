@@ -154,19 +154,7 @@ def consistency(
     Raises:
         ValueError: unless one of n and total is given, or for a word or number that is none.
     """
-    if (n is None) == (total is None):
-        raise ValueError(f"Got n = {n} and total = {total}, expected one: a fixed grid, or the updates it grows in.")
-    for name, value, words in (
-        ("growth", growth, tuple(GROWTHS)),
-        ("spacing", spacing, ("karras", "even")),
-        ("drawn", drawn, ("uniform", "log_normal")),
-    ):
-        if value not in words:
-            raise ValueError(f"Got {name} = {value!r}; {host.nearest(str(value), words)}.")
-    sizes = {"n": (n, 1), "total": (total, 1), "first": (first, 2), "last": (last, 2)}
-    for name, (value, low) in sizes.items():
-        if value is not None:
-            host.check_int(name, value, low)
+    _check_grid(n, total, first, last, growth, spacing, drawn)
     for name, value in (("rho", rho), ("least", least), ("std", std)):
         host.check_positive(name, value)
     _check_finite(mean)
@@ -177,10 +165,6 @@ def consistency(
             f"and {end:g}, where {type(schedule).__name__} begins and ends."
         )
     most = min(most, end)
-    if last < first:
-        raise ValueError(f"Got first = {first} and last = {last}, expected a grid that grows: first <= last.")
-    if drawn == "log_normal" and spacing == "even":
-        raise ValueError("Got drawn = 'log_normal' with spacing = 'even', expected spacing = 'karras', levels.")
     grown = partial(GROWTHS[growth], total=total or 0, first=first, last=last)  # one of n and total is given
     size_at = (lambda step: jnp.asarray(float(n))) if n else grown
 
@@ -204,6 +188,27 @@ def consistency(
         return time(i, N), time(i - 1, N)
 
     return _marked(draw, counted=n is None, neighbours=True)
+
+
+def _check_grid(n: int | None, total: int | None, first: int, last: int, growth: str, spacing: str, drawn: str) -> None:
+    """Raises the ValueErrors of `consistency` for its numbers of steps and its words."""
+    if (n is None) == (total is None):
+        raise ValueError(f"Got n = {n} and total = {total}, expected one: a fixed grid, or the updates it grows in.")
+    for name, value, words in (
+        ("growth", growth, tuple(GROWTHS)),
+        ("spacing", spacing, ("karras", "even")),
+        ("drawn", drawn, ("uniform", "log_normal")),
+    ):
+        if value not in words:
+            raise ValueError(f"Got {name} = {value!r}; {host.nearest(str(value), words)}.")
+    sizes = {"n": (n, 1), "total": (total, 1), "first": (first, 2), "last": (last, 2)}
+    for name, (value, low) in sizes.items():
+        if value is not None:
+            host.check_int(name, value, low)
+    if last < first:
+        raise ValueError(f"Got first = {first} and last = {last}, expected a grid that grows: first <= last.")
+    if drawn == "log_normal" and spacing == "even":
+        raise ValueError("Got drawn = 'log_normal' with spacing = 'even', expected spacing = 'karras', levels.")
 
 
 def _noise(schedule: Schedule, t: float) -> float:

@@ -179,9 +179,10 @@ def flow_map(
 
     def init(key: Key, example: Example) -> PyTree:
         make = lambda key: network.init(key, example.x, jnp.zeros(()), {**example.given, "gap": jnp.zeros(GAP)})
+        params = make(key)
         if network.reads is None:
-            _need_gap(network, make(key), example)
-        return {"map": make(key), "teacher": make(key)} if distil else make(key)
+            _need_gap(network, params, example)
+        return {"map": params, "teacher": make(key)} if distil else params
 
     def taught(params: PyTree, given: dict) -> Any:
         if not distil:
@@ -334,7 +335,10 @@ def _check_network(of: FlowMap, needs: set[str]) -> None:
 
 
 def _need_gap(network: Any, params: PyTree, example: Example) -> None:
-    """Raises the ValueError of `_check_network` for a network that does not say what it reads, and reads no gap."""
+    """Raises a ValueError for a network that does not say what it reads, and whose trace has no use of the gap.
+
+    One that hands the gap to a function that is jitted passes, whatever that makes of it.
+    """
     apply = lambda gap: network.apply(params, example.x, jnp.zeros(()), {**example.given, "gap": gap})
     traced = jax.make_jaxpr(apply)(jnp.zeros(GAP)).jaxpr
     read = {id(var) for equation in traced.eqns for var in equation.invars}

@@ -114,12 +114,9 @@ def need_alike(theirs: Any, own: Any) -> None:
     Raises:
         ValueError: for a process, a schedule or a target that is another one.
     """
-    process = [getattr(of, "process", None) for of in (theirs, own)]
-    pairs = {
-        "process": [type(part).__name__ for part in process],
-        "schedule": [getattr(part, "schedule", None) for part in process],
-        "target": [getattr(of, "target", None) for of in (theirs, own)],
-    }
-    for name, (its, this) in pairs.items():
-        if its != this if name == "process" else not calculus.same(its, this):
-            raise ValueError(f"Its parameters stay as they are, whose {name} is {its}; this one's is {this}.")
+    said = lambda part: f"{type(part).__name__} on {part.schedule}" if hasattr(part, "schedule") else f"{part}"
+    for name in ("process", "target"):
+        its, this = (getattr(of, name, None) for of in (theirs, own))
+        if not calculus.same(its, this):
+            words = said(this) if said(this) != said(its) else "that with other options"
+            raise ValueError(f"Its parameters stay as they are, whose {name} is {said(its)}; this one's is {words}.")

@@ -10,6 +10,8 @@ over starts x whose seeds no test sees: a solver with coefficients of its own at
 least squares, for which it is linear: one row on Gaussian data of one scale is exact. A part of the walks is held out
 of the descent and chooses the step of it that is kept, which may be the first: then nothing was gained, and it is said.
 
+Where a flow ends in a few points the slope of an end says nothing, and rows are fitted to its states (`fit_by_states`).
+
 A fitted table serves its model alone; `Sampler.fitted_to` is that model's fingerprint, and another one is refused.
 """
 
@@ -183,6 +185,29 @@ def fit(
         _, pull = _pulled(sampler, planned(change), model, x, lambda x: loss(x, ends))
         return undo(change, pull)
 
+    error = lambda change: float(jnp.exp(loss(_walked(sampler, planned(change), model, x[held]), ends[held])))
+    change: PyTree = {name: _unchanged(name, getattr(base, name), axes) for name in units}
+    before, rng = error(change), np.random.default_rng(seed)
+    some = lambda: rng.choice(seen, min(batch, len(seen)), replace=False)
+    step = lambda change: slope(change, x[at := some()], ends[at])
+    best, kept = _descended(step, error, change, before, steps, rate)
+    found = jax.tree.map(lambda a: np.asarray(a, np.float64), rows(kept))
+    if axes is not True and found.x.ndim > 1:
+        return Fit(found, before, best)
+    last = _refitted(sampler, precision.like(jax.tree.map(jnp.asarray, found), x), model, x[seen], ends[seen])
+    end = _walked(sampler, precision.like(jax.tree.map(jnp.asarray, last), x), model, x[held])
+    again = float(jnp.sqrt(jnp.mean((end - ends[held]) ** 2)) / scale)
+    return Fit(last, before, again) if again < best else Fit(found, before, best)
+
+
+def _descended(slope: Any, error: Any, change: PyTree, before: float, steps: int, rate: float) -> tuple[float, PyTree]:
+    """Descends by Adam along slopes of batches; gives the least error that was seen, and the change that had it.
+
+    Args:
+        slope: change -> its slope on a batch.
+        error: change -> its error on what is held out, looked at ten times.
+        before: the error of the change as it is.
+    """
     adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(rate, max(steps, 1))))
 
     @jax.jit
@@ -191,22 +216,12 @@ def fit(
             updates, state = adam.update(jax.tree.map(jnp.nan_to_num, slope), state)
         return optax.apply_updates(change, updates), state
 
-    error = lambda change: float(jnp.exp(loss(_walked(sampler, planned(change), model, x[held]), ends[held])))
-    change: PyTree = {name: _unchanged(name, getattr(base, name), axes) for name in units}
-    state, before, rng = adam.init(change), error(change), np.random.default_rng(seed)
-    best, kept = before, change
+    state, best, kept = adam.init(change), before, change
     for i in range(steps):
-        some = rng.choice(seen, min(batch, len(seen)), replace=False)
-        change, state = descend(change, slope(change, x[some], ends[some]), state)
+        change, state = descend(change, slope(change), state)
         if (i + 1) % max(steps // 10, 1) == 0 and (found := error(change)) < best:
             best, kept = found, change
-    found = jax.tree.map(lambda a: np.asarray(a, np.float64), rows(kept))
-    if axes is not True and found.x.ndim > 1:
-        return Fit(found, before, best)
-    last = _refitted(sampler, precision.like(jax.tree.map(jnp.asarray, found), x), model, x[seen], ends[seen])
-    end = _walked(sampler, precision.like(jax.tree.map(jnp.asarray, last), x), model, x[held])
-    again = float(jnp.sqrt(jnp.mean((end - ends[held]) ** 2)) / scale)
-    return Fit(last, before, again) if again < best else Fit(found, before, best)
+    return best, kept
 
 
 def fit_by_states(
@@ -271,7 +286,7 @@ def _unchanged(name: str, part: Array, axes: bool | int) -> tuple[Array | None, 
 def _polynomials(rows: PyTree, axes: bool | int, variances: Any) -> np.ndarray:
     """Computes Legendre's polynomials of degree < k, (k, *entries), in the logarithm of each axis's variance.
 
-    The logarithm is laid on [-1, 1]; entries that never vary count as the narrowest that do in float64.
+    The logarithm is laid on [-1, 1]; entries that never vary have the least variance that `principal` takes.
 
     Raises:
         ValueError: as `fit`.
