@@ -65,7 +65,7 @@ class Arrays:
             x = x.astype(np.float32)
         self.x = x
         self.given = labels | {name: _known(name, part, x) for name, part in given.items()}
-        self.chosen = {} if z is None else {"z": np.asarray(z, np.float32)}
+        self.chosen: dict[str, np.ndarray] = {} if z is None else {"z": np.asarray(z, np.float32)}
 
     def __len__(self) -> int:
         """The number of examples."""

@@ -41,7 +41,7 @@ def reward(schedule: Schedule, of: Any = "mean", beta: float = 1.0) -> Prepare:
     host.check_positive("beta", beta, ": the temperature of exp(r / beta)")
     if not callable(of) and of not in REWARDS:
         raise ValueError(f"There is no reward {of!r}: {host.nearest(str(of), REWARDS)}, or give a function of x.")
-    r = of if callable(of) else REWARDS[of]
+    r: Any = of if callable(of) else REWARDS[of]
 
     def apply(memory: PyTree, key: Key, batch: PyTree) -> PyTree:
         return batch.choose(weight=weights(jax.vmap(r)(batch.x), beta))

@@ -18,11 +18,8 @@ from diffjax.models.layers import (
     check_choice,
     check_counts,
     check_rate,
-    depth_to_space,
-    down,
-    space_to_depth,
-    up,
 )
+from diffjax.models.places import depth_to_space, down, space_to_depth, up
 from diffjax.types import Array
 
 

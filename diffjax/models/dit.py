@@ -1,6 +1,6 @@
 """Diffusion transformers: DiT (Peebles & Xie 2023) and JiT (Li & He 2025), of patches of an image as tokens.
 
-An image (H, W, C) is cut into patches of p x p pixels, T = H W / p^2 tokens of p^2 C entries (`layers.space_to_depth`),
+An image (H, W, C) is cut into patches of p x p pixels, T = H W / p^2 tokens of p^2 C entries (`places.space_to_depth`),
 
     y = P(patches) + positions,     y through `depth` blocks (`models.blocks`),     F = unpatch(W (N(y) (1 + a) + b)),
 
@@ -22,6 +22,7 @@ from diffjax import host
 from diffjax.models import layers
 from diffjax.models.blocks import KERNELS, MLPS, NORMS, Block, modulation, normed
 from diffjax.models.layers import DTYPES, EMBEDDINGS, ZEROS, Dense, Embedding, of_rank
+from diffjax.models.places import depth_to_space, space_to_depth
 from diffjax.models.positions import angles, sincos
 from diffjax.models.text import ABSENT, Told, flagged, null_text
 from diffjax.types import Array, PyTree
@@ -229,7 +230,7 @@ class DiT(nn.Module):
         seen = layers.with_condition(x, condition, self.condition)
         if self.image:
             seen = jnp.concatenate([seen, flagged(image, (*x.shape[:-1], self.image), rank + 1)], -1)
-        x = layers.space_to_depth(seen, self.patch, rank)
+        x = space_to_depth(seen, self.patch, rank)
         embed = Embedding(width, self.classes, self.features, self.embedding, self.augment, self.gap, name="embedding")
         reader = Told(width, self.text, self.vector, self.text_depth, size.heads, self.text_order, dtype, name="told")
         joined, beside = reader(batch, text, vector)
@@ -259,7 +260,7 @@ class DiT(nn.Module):
         # In float32 whatever the compute dtype: what bfloat16 rounds here stays in the sample.
         y = Dense(channels, kernel_init=ZEROS, name="out")(y).reshape(*batch, *shape, channels)  # (dit.2)
         parts = jnp.split(y, self.outputs, -1)  # map after map, whatever the patch: `finetune` adds maps at the end
-        return jnp.concatenate([layers.depth_to_space(part, self.patch, rank) for part in parts], -1)
+        return jnp.concatenate([depth_to_space(part, self.patch, rank) for part in parts], -1)
 
     def _layers(self, numbers: range, h: Array, told: tuple, shape: tuple[int, ...], train: bool) -> Array:
         """The blocks of these numbers, told what `Block` takes, one after the other, or scanned as one stack."""

@@ -213,7 +213,7 @@ def _refuse_noise(schedule: Schedule | None, rows: Any) -> None:
 
 def _refuse_other_sde(schedule: Schedule | None, ts: np.ndarray, rows: Any) -> None:
     """Refuses other noise than the reverse SDE's where nothing else is right: each step's exact one, or Euler's."""
-    if not calculus.sde_only(schedule):
+    if schedule is None or not calculus.sde_only(schedule):
         return
     (alpha_t, alpha_s), (sigma_t, sigma_s) = ((a[:-1], a[1:]) for a in calculus.amplitudes(schedule, ts))
     kept = np.where(sigma_t > 0, (alpha_t * sigma_s / (alpha_s * np.where(sigma_t > 0, sigma_t, 1.0))) ** 2, 0.0)

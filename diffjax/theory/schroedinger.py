@@ -39,7 +39,7 @@ STEPS = 512  # of Runge and Kutta's method: their error is below 1e-9 where S_0 
 
 
 class Pair(NamedTuple):
-    """A joint Gaussian law of (x_0, x_1), float64 of the host.
+    """A joint Gaussian law of (x_0, x_1): float64 of the host, or device arrays inside `Exact`.
 
     Attributes:
         mean0, mean1: (d,).
@@ -47,11 +47,11 @@ class Pair(NamedTuple):
         cross: (d, d), Cov(x_0, x_1).
     """
 
-    mean0: np.ndarray
-    mean1: np.ndarray
-    cov0: np.ndarray
-    cov1: np.ndarray
-    cross: np.ndarray
+    mean0: Any
+    mean1: Any
+    cov0: Any
+    cov1: Any
+    cross: Any
 
     @property
     def cov(self) -> np.ndarray:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from diffjax import host
-from diffjax.models import layers
+from diffjax.models import layers, places
 from diffjax.models.network import NOTHING, Given, Network
 from diffjax.types import Array, Key, PyTree
 
@@ -135,11 +135,12 @@ def sided(module: Any, kind: Kind, classes: int | None = None, hint: int = 0) ->
         found, nd = sites(module, x.shape[jnp.ndim(c) :]), jnp.ndim(c)
         label = _row(side["label"], more.get("label"), c) if labels else None
         drawn = _arranged(module, x, nd, more["hint"], hint) if hint and more.get("hint") is not None else None
-        hinted = lambda site: None if drawn is None else _matrix(drawn, side["hint"], site, x.shape[:nd])
+        of = lambda drawn, site: _matrix(drawn, side["hint"], site, x.shape[:nd])
+        hinted = lambda site: None if drawn is None else of(drawn, site)
         hooks: Hooks = {} if label is None else {TOLD: adding(lambda y: label)}
         if drawn is not None and kind.width is None:
             path, site = _enters(found)
-            hooks = joined(hooks, {path: adding(lambda y: hinted(site))})
+            hooks = joined(hooks, {path: adding(lambda y: of(drawn, site))})
         run = functools.partial(call_with, module, x, c, told, train, key)
         return kind.act(side[kind.name], Call(stopped, found, run, hooks, label, hinted))
 
@@ -339,7 +340,7 @@ def _arranged(module: Any, x: Array, nd: int, hint: Array, channels: int) -> Arr
     """The hint, in patches as x enters the base."""
     if hint.shape != (expected := (*x.shape[:-1], channels)):
         raise ValueError(f"The hint has shape {hint.shape}, expected {expected}: x's places and the side's `hint`.")
-    return layers.space_to_depth(hint.astype(jnp.float32), getattr(module, "patch", 1), x.ndim - 1 - nd)
+    return places.space_to_depth(hint.astype(jnp.float32), getattr(module, "patch", 1), x.ndim - 1 - nd)
 
 
 def _matrix(drawn: Array, kernel: Array, site: Site, batch: tuple[int, ...]) -> Array:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffjax.models import layers
+from diffjax.models import layers, places
 from diffjax.models.blocks import Block
 from diffjax.models.network import Network
 from diffjax.models.side.base import Call, Kind, Site, chosen, of_module, sided
@@ -120,7 +120,7 @@ def _rung(site: Site, width: int) -> nn.Module:
 def _resized(s: Array, shape: tuple[int, ...], rank: int) -> Array:
     """The state at the places of the next tap: halved, doubled or as it is."""
     now, then = s.shape[-1 - rank], shape[-1 - rank]
-    return s if now == then else layers.down(s, rank) if now > then else layers.up(s, rank)
+    return s if now == then else places.down(s, rank) if now > then else places.up(s, rank)
 
 
 def _first(call: Call, site: Site, read: Array) -> Array:
