@@ -37,8 +37,8 @@ def kl() -> ConfigDict:
     config.encoder = spec("GridEncoder", features=8, patch=2, channels=24)
     config.decoder = spec("GridDecoder", shape=(28, 28, 1), patch=2, channels=24)
     config.learning_rate.update(dict(peak=2e-3, schedule="cosine"))
-    config.train.update(dict(steps=1000, batch_size=64, sample_every=1000))
-    config.checkpoint.every = 500
+    config.train.update(dict(steps=4000, batch_size=32, sample_every=4000))
+    config.checkpoint.every = 2000
     config.eval.samples = 512
     return config
 
