@@ -58,6 +58,21 @@ def fsq() -> ConfigDict:
     return config
 
 
+def gumbel() -> ConfigDict:
+    """256 vectors, each place's drawn by logits, the relaxed choice on the way back alone."""
+    config = kl()
+    config.method = spec("compression.gumbel", codes=256)
+    config.encoder.features = 256
+    return config
+
+
+def vq_plain() -> ConfigDict:
+    """`vq` with a table that a gradient moves: what `vq_gan` begins with."""
+    config = vq()
+    config.method.decay = None
+    return config
+
+
 def kl_gan() -> ConfigDict:
     """The default against a critic of pixels, from where runs/kl ended."""
     config = kl()
@@ -67,6 +82,15 @@ def kl_gan() -> ConfigDict:
     config.optimizer = ConfigDict(dict(codec=adam(5e-4), critic=adam(5e-4)))
     config.train.update(dict(start="runs/kl", steps=400, batch_size=32, sample_every=400))
     config.checkpoint.every = 400
+    return config
+
+
+def vq_gan() -> ConfigDict:
+    """`vq_plain` against a critic of pixels, from where runs/vq_plain ended."""
+    config = kl_gan()
+    config.method = spec("compression.vq_gan", codes=256, r1=0.1, factor=0.5)
+    config.encoder.features = 8
+    config.train.start = "runs/vq_plain"
     return config
 
 
@@ -150,6 +174,13 @@ def tiny_fsq() -> ConfigDict:
     return _tiny(fsq())
 
 
+def tiny_gumbel() -> ConfigDict:
+    """`gumbel` at a small size, for tests."""
+    config = _tiny(gumbel())
+    config.method.codes = config.encoder.features = 16
+    return config
+
+
 def tiny_gan() -> ConfigDict:
     """`kl_gan` at a small size, for tests, from the beginning."""
     config = _tiny(kl_gan())
@@ -183,7 +214,10 @@ VARIANTS = dict(
     kl=kl,
     vq=vq,
     fsq=fsq,
+    gumbel=gumbel,
+    vq_plain=vq_plain,
     kl_gan=kl_gan,
+    vq_gan=vq_gan,
     emoji=emoji,
     emoji_vq=emoji_vq,
     codes=codes,
@@ -192,6 +226,7 @@ VARIANTS = dict(
     tiny=tiny,
     tiny_vq=tiny_vq,
     tiny_fsq=tiny_fsq,
+    tiny_gumbel=tiny_gumbel,
     tiny_gan=tiny_gan,
     tiny_codes=tiny_codes,
     tiny_tokens=tiny_tokens,

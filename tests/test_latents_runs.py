@@ -13,7 +13,7 @@ from diffjax.config import spec
 from diffjax.runs import run as opened
 
 
-@pytest.mark.parametrize("name", ["tiny_vq", "tiny_fsq", "tiny_gan"])
+@pytest.mark.parametrize("name", ["tiny_vq", "tiny_fsq", "tiny_gumbel", "tiny_gan"])
 def test_a_small_codec_builds(name):
     built = runs.build_run(runs.load(f"configs/latents.py:{name}"))
     assert built.method.parts.bottleneck.codes == {"tiny_vq": 16, "tiny_fsq": 240, "tiny_gan": None}[name]

@@ -1,4 +1,4 @@
-"""What passes between an encoder and a decoder: a normal draw, the nearest vector of a table, or rounded numbers.
+"""What passes between an encoder and a decoder: a normal draw, a vector of a table, or rounded numbers.
 
 A bottleneck is written for one example, whose encoder makes h (..., c). It says what the decoder sees in training, at
 what cost (`passed`), what is kept of an example, its code (`encode`), what the decoder sees of a code (`decode`), codes
@@ -6,6 +6,7 @@ of no example (`draw`), and what codes take (`bits`).
 
     Normal    h = mean and log-variance; code = the mean, with a std; beta KL(q || N(0, I))      Rombach et al. 2022
     Vector    h = vectors; code = an integer at each place, of K                               van den Oord et al. 2017
+    Choice    h = logits; code = an integer at each place, drawn of K; beta KL(q || even)      Jang et al. 2017
     Scalar    h = a number for each of d channels; code = an integer at each place, of prod L  Mentzer et al. 2023
 """
 
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import host, quantise
+from diffjax import gumbel, host, quantise
 from diffjax.methods import autoencoder
 from diffjax.types import Array, Categorical, Key, Posterior, PyTree
 
@@ -226,6 +227,76 @@ class Vector(_Whole):
         """Draws places apart, by the shares of running means; else all codes alike."""
         logits = jnp.log(params["share"]) if self.follows else jnp.zeros(self.codes)
         return Categorical(jnp.broadcast_to(logits, (*shape, self.codes))).sample(key)
+
+
+@dataclass(frozen=True)
+class Choice(_Whole):
+    """A vector of a table, drawn by the encoder's logits; a relaxed choice passes the gradient (`diffjax.gumbel`).
+
+    Source: Jang et al. 2017; Ramesh et al. 2021, section 2.1, which relaxes what the decoder sees (hard=False) and lowers
+    tau while it trains; here tau stands still.
+
+    Attributes:
+        codes: K.
+        width: entries of a vector.
+        tau: the temperature of the relaxed choice.
+        hard: whether the decoder sees one vector, and the relaxed choice is for the way back alone.
+        beta: weight of KL(q || even) in nats, beside a distance summed over the entries of x.
+
+    Raises:
+        ValueError: for fewer than two codes, a width or a tau that is not positive, or a negative weight.
+    """
+
+    codes: int
+    width: int = 8
+    tau: float = 1.0
+    hard: bool = True
+    beta: float = 0.01
+
+    follows = False
+
+    def __post_init__(self) -> None:
+        host.check_int("codes", self.codes, 2, most=quantise.MOST)
+        host.check_int("width", self.width)
+        host.check_positive("tau", self.tau)
+        if not 0 <= self.beta < np.inf:
+            raise ValueError(f"Got beta = {self.beta!r}, expected the weight of the KL, 0 or more.")
+
+    def init(self, key: Key, h: Array) -> PyTree:
+        """Draws a normal table, for an encoder that makes K logits."""
+        if h.ndim < 1 or h.shape[-1] != self.codes:
+            raise ValueError(f"The encoder makes {h.shape}, expected {self.codes} channels, the logits of as many codes.")
+        return {"table": jax.random.normal(key, (self.codes, self.width)) / math.sqrt(self.width)}
+
+    def passed(self, params: PyTree, key: Key, h: Array, size: int) -> Passed:
+        """Draws a choice at each place, and computes beta KL / size."""
+        noisy = gumbel.perturbed(key, h)
+        chosen = gumbel.straight_through(noisy, self.tau) if self.hard else gumbel.softmax(noisy, self.tau)
+        kl = self.divergence(h)
+        return Passed(chosen @ params["table"], self.beta * kl / size, {"kl": kl})
+
+    def divergence(self, h: Array) -> Array:
+        """Computes KL(q || even) of one example, in nats: at each place log K less the entropy."""
+        log = jax.nn.log_softmax(h)
+        return jnp.sum(jnp.exp(log) * (log + math.log(self.codes)))
+
+    def encode(self, params: PyTree, h: Array) -> Array:
+        """Finds the likeliest code at each place, int32."""
+        return jnp.argmax(h, -1).astype(jnp.int32)
+
+    def decode(self, params: PyTree, code: Array) -> Array:
+        """Looks the vectors up; nan for a code out of range, which an index would clamp."""
+        known = (code >= 0) & (code < self.codes)
+        return jnp.where(known[..., None], params["table"][code], jnp.nan)
+
+    def draw(self, params: PyTree, key: Key, shape: tuple[int, ...]) -> Array:
+        """Draws all codes alike, places apart."""
+        return jax.random.randint(key, shape, 0, self.codes, jnp.int32)
+
+    def bits(self, params: PyTree, h: np.ndarray) -> dict[str, float]:
+        """Counts codes, and measures the mean KL: what a draw of q takes by bits back."""
+        nats = np.asarray(jax.jit(jax.vmap(self.divergence))(h), np.float64)
+        return {**super().bits(params, h), "bits_back": float(nats.mean() / math.log(2))}
 
 
 @dataclass(frozen=True)

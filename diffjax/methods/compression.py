@@ -2,7 +2,8 @@
 
     L = |x - D(q(E(x)))| + what the bottleneck costs + f w L_gan        (`bottlenecks`, `losses.autoencode`)
 
-Rombach et al. 2022 (`kl`), van den Oord et al. 2017 (`vq`), Mentzer et al. 2023 (`fsq`), Esser et al. 2021 (`vq_gan`).
+Rombach et al. 2022 (`kl`), van den Oord et al. 2017 (`vq`), Mentzer et al. 2023 (`fsq`), Jang et al. 2017 and Ramesh et
+al. 2021 (`gumbel`), Esser et al. 2021 (`vq_gan`).
 `codecs.of(run)` is what a second model is trained on (`data.latents`); `methods.autoencoder` is the model of its own,
 with a bound of the likelihood, that such a codec is none.
 
@@ -27,17 +28,15 @@ from jax.tree_util import Partial
 from diffjax import host
 from diffjax.codecs import Codec
 from diffjax.losses import autoencode, matching
-from diffjax.method import KEY_AXES, Drawn, Example, Figure, Keys, Method, Section, Turn, keys_of, per_example
-from diffjax.methods import shapes
-from diffjax.methods.autoencoder import pca_error
-from diffjax.methods.bottlenecks import Bottleneck, Normal, Scalar, Vector
+from diffjax.method import KEY_AXES, Example, Keys, Method, Section, Turn, keys_of, per_example
+from diffjax.methods import codec_report, shapes
+from diffjax.methods.bottlenecks import Bottleneck, Choice, Normal, Scalar, Vector
 from diffjax.methods.estimates import Critic
 from diffjax.types import Array, Key, PyTree
 
-__all__ = ["fsq", "kl", "kl_gan", "vq", "vq_gan"]  # what a config may name
+__all__ = ["fsq", "gumbel", "kl", "kl_gan", "vq", "vq_gan"]  # what a config may name
 FOLLOWING = optax.sgd(1.0)  # the one that moves a table to its next running means
 DISTANCES = {"l1": autoencode.l1, "l2": autoencode.l2}
-MOST, SHOWN = 2000, 32  # held-out examples that a report looks at, and that it shows
 
 
 class Compression(NamedTuple):
@@ -96,8 +95,8 @@ class Compression(NamedTuple):
 
     def held_out(self, run: Any) -> float:
         """Measures the squared error of held-out examples per entry; `checkpoint.best_by=held_out` ranks by it."""
-        x = run.data.some("held_out", MOST).x
-        return float(np.mean((_trips(self, run.params, x)[1] - x) ** 2, dtype=np.float64))
+        x = run.data.some("held_out", codec_report.MOST).x
+        return float(np.mean((codec_report.trips(self, run.params, x)[1] - x) ** 2, dtype=np.float64))
 
     def how(self) -> str:
         """Says how samples are made, for a report."""
@@ -159,6 +158,30 @@ def fsq(encoder: Any, decoder: Any, levels: tuple[int, ...] = (8, 6, 5), distanc
         ValueError: as of `kl`.
     """
     return Compression(encoder, decoder, Scalar(tuple(levels)), distance).method()
+
+
+def gumbel(
+    encoder: Any,
+    decoder: Any,
+    codes: int,
+    width: int = 8,
+    tau: float = 1.0,
+    hard: bool = True,
+    beta: float = 0.01,
+    distance: str = "l2",
+) -> Method:
+    """Makes the method of a codec of whole codes that are drawn by logits, at each place one of K.
+
+    Args:
+        encoder: network from an example to logits (..., K).
+        decoder: network from (..., width) to an example.
+        codes, width, tau, hard, beta: as `bottlenecks.Choice` says.
+        distance: "l1" or "l2".
+
+    Raises:
+        ValueError: as of `kl`.
+    """
+    return Compression(encoder, decoder, Choice(codes, width, tau, hard, beta), distance).method()
 
 
 def vq_gan(
@@ -304,7 +327,7 @@ def _method(of: Compression) -> Method:
     turns += (Turn(follow, "codebook", coupled=True, by=FOLLOWING),) if bottleneck.follows else ()
     served = ("codec", "codebook") if bottleneck.follows else ("codec",)
     return Method(
-        init, turns, draw, shapes.plan, served=served if apart else None, parts=of, report=partial(_report, of)
+        init, turns, draw, shapes.plan, served=served if apart else None, parts=of, report=partial(codec_report.report, of)
     )
 
 
@@ -334,52 +357,3 @@ def _leaf(tree: PyTree, path: str) -> Array:
 def _put(tree: PyTree, path: str, leaf: Array) -> PyTree:
     name, _, rest = path.partition("/")
     return {**tree, name: _put(tree[name], rest, leaf) if rest else leaf}
-
-
-def _trips(of: Compression, params: PyTree, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Codes and decoded examples of x (n, ...)."""
-    code = np.asarray(jax.jit(jax.vmap(of.encode, (None, 0)))(params, x))
-    return code, np.asarray(jax.jit(jax.vmap(of.decode, (None, 0)))(params, code))
-
-
-def _report(of: Compression, run: Any, drawn: Drawn) -> list[Section]:
-    """Reports decoded held-out examples beside PCA and mixed codes, what codes take, and what judges say."""
-    held_out, train = (run.data.some(part, MOST) for part in ("held_out", "train"))
-    (code, made), decode = _trips(of, run.params, held_out.x), jax.jit(jax.vmap(of.decode, (None, 0)))
-    error = lambda y: float(np.mean((y - held_out.x) ** 2, dtype=np.float64))
-    numbers = int(np.prod(code.shape[1:]))
-    rng, flat = np.random.default_rng(0), code.reshape(len(code), numbers)
-    mixed = rng.permuted(flat, axis=0).reshape(code.shape)  # each place of another example: the negative control
-    found = {
-        "value": error(made),
-        "pca": pca_error(train.x, held_out.x, numbers) if numbers < min(len(train.x), train.x[0].size) else None,
-        "mixed": error(np.asarray(decode(run.params, mixed))),
-    }
-    written = np.asarray(jax.jit(jax.vmap(of.written, (None, 0)))(run.params, held_out.x))
-    cost = of.bottleneck.bits(of.whole(run.params)["codebook"], written)
-    shown = lambda value: "-" if value is None else f"{value:.5f}"
-    text = (
-        f"## Codec\n\n| codes {code.shape[1:]} | this codec | PCA of {numbers} numbers | mixed codes |\n"
-        "|---|---|---|---|\n"
-        f"| squared error per entry, held out | {' | '.join(map(shown, found.values()))} |\n\n"
-        f"A code takes: {', '.join(f'{name} {value:.6g}' for name, value in cost.items())}.\n\n"
-        "![reconstructions](figures/reconstructions.png)\n\n*Held-out examples, and what is decoded of their codes.*\n"
-    )
-    figures = Figure("reconstructions", "samples", ({"held out": held_out.x[:SHOWN], "decoded": made[:SHOWN]},))
-    return [Section({"reconstruction_error": found, "codes": cost}, text, (figures,)), *_floor(of, run, drawn)]
-
-
-def _floor(of: Compression, run: Any, drawn: Drawn) -> list[Section]:
-    """Judges decoded training examples as samples are: the floor of every model of these codes."""
-    if run.data.judge is None:
-        return []
-    n, units = len(drawn.x), run.data.units
-    x = run.data.train.gather(run.data.places("train", n)).x
-    decoded = Drawn(run.data.to_data(_trips(of, run.params, x)[1]), {})
-    sections = run.data.judge(decoded, run.data if units is None else units.undone(run.data))
-    metrics = {name: row for section in sections for name, row in section.results.get("metrics", {}).items()}
-    rows = "".join(
-        f"| {name} | {row['value']:.4f} |\n" for name, row in metrics.items() if row.get("value") is not None
-    )
-    text = f"\n### Floor of its codes\n\n| {n} decoded training examples | value |\n|---|---|\n{rows}"
-    return [Section({"decoded": metrics}, text)]

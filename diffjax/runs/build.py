@@ -70,7 +70,11 @@ def _traced_once(module: Any) -> models.Network:
 
 
 def _network(group: str) -> Part:
-    return Part((group,), lambda config: _traced_once(build(models, config[group])))
+    def make(config: Config) -> models.Network:
+        made = build(models, config[group])
+        return made if isinstance(made, models.Network) else _traced_once(made)
+
+    return Part((group,), make)
 
 
 def _later(group: str, namespace: Any, count: int) -> Part:
