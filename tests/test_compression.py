@@ -9,11 +9,12 @@ import numpy as np
 import optax
 import pytest
 import scipy.optimize
+import scipy.special
 
-from diffjax import codecs, data, ema, methods, models, players, training
+from diffjax import codecs, data, ema, gumbel, methods, models, players, training
 from diffjax.losses import autoencode
 from diffjax.method import Drawn, Example, Section, Turn
-from diffjax.methods.bottlenecks import Normal, Scalar, Vector
+from diffjax.methods.bottlenecks import Choice, Normal, Scalar, Vector
 from diffjax.methods.compression import Compression
 from diffjax.methods.estimates import Critic
 
@@ -169,6 +170,46 @@ def test_what_codes_take():
     assert Normal().bits(None, np.array([[[1.0, 0.0], [1.0, 0.0]]])) == {"bits": pytest.approx(2 * nats / np.log(2))}
 
 
+@pytest.mark.usefixtures("x64")
+def test_the_loss_and_the_codec_of_a_choice():
+    """The decoder sees one vector, drawn by softmax(h); the KL is to an even law; the code is the likeliest."""
+    encoder, decoder = nets(5)
+    params, losses, logged = looked_at(methods.compression.gumbel(encoder, decoder, codes=5, width=3, beta=0.3))
+    h = (X @ params["encoder"]["V"].T).reshape(8, 2, 5)
+    q = scipy.special.softmax(h, -1)
+    kl = (q * np.log(5 * q)).sum((1, 2))
+    np.testing.assert_allclose(logged["kl"], kl, rtol=1e-10)
+    np.testing.assert_allclose(losses, logged["distance"] + 0.3 * kl / 4, rtol=1e-12)
+    table, of = np.asarray(params["codebook"]["table"]), Choice(5, 3)
+    seen = jax.vmap(lambda key: of.passed(params["codebook"], key, h[0], 4).z)(
+        jax.random.split(jax.random.key(0), 4000)
+    )
+    which = np.argmin(np.abs(np.asarray(seen)[..., None, :] - table).sum(-1), -1)
+    np.testing.assert_allclose(seen, table[which], atol=1e-12)
+    np.testing.assert_allclose([np.bincount(k, minlength=5) / 4000 for k in which.T], q[0], atol=0.03)
+    np.testing.assert_array_equal(of.encode(params["codebook"], h), h.argmax(-1))
+    np.testing.assert_array_equal(of.decode(params["codebook"], jnp.array([4, 5]))[0], table[4])
+    assert np.isnan(of.decode(params["codebook"], jnp.array([-1]))).all()
+    assert of.bits(params["codebook"], h)["bits_back"] == pytest.approx(kl.mean() / np.log(2), rel=1e-6)
+    assert set(np.asarray(of.draw(params["codebook"], jax.random.key(0), (99,)))) == set(range(5))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("hard", [True, False])
+def test_a_choice_learns_by_its_relaxed_one(hard):
+    """By central differences of the relaxed choice, whatever the decoder sees."""
+    h, table, key = RNG.normal(size=(1, 4)), RNG.normal(size=(4, 3)), jax.random.key(7)
+    of = Choice(4, 3, tau=0.7, hard=hard, beta=0.0)
+    noise = np.asarray(gumbel.perturbed(key, jnp.zeros((1, 4))))
+    weight = RNG.normal(size=3)
+    found = jax.grad(lambda h: jnp.sum(of.passed({"table": table}, key, h, 1).z @ weight))(h)
+    relaxed = lambda h: float((scipy.special.softmax((h + noise) / 0.7, -1) @ table @ weight).sum())
+    steps = 1e-6 * np.eye(4)[:, None]
+    np.testing.assert_allclose(found[0], [(relaxed(h + e) - relaxed(h - e)) / 2e-6 for e in steps], rtol=1e-6)
+    if not hard:
+        np.testing.assert_allclose(of.passed({"table": table}, key, h, 1).z @ weight, relaxed(h), rtol=1e-10)
+
+
 def test_draws_have_the_shares_of_their_codes():
     of, params = Vector(3), {"share": jnp.array([0.5, 0.3, 0.2]), "total": jnp.zeros((3, 2))}
     found = np.bincount(np.asarray(of.draw(params, jax.random.key(0), (20_000,))), minlength=3) / 20_000
@@ -225,6 +266,11 @@ READER = models.from_function(lambda p, x, c, given: x, {}, reads=("label",))
     ("make", "message"),
     [
         (lambda: methods.compression.vq(ENCODER, DECODER, codes=1), r"codes is 1, expected an integer >= 2\."),
+        (lambda: Choice(1), r"codes is 1, expected an integer >= 2\."),
+        (lambda: Choice(4, tau=0.0), r"tau is 0\.0, expected a positive number\."),
+        (lambda: Choice(4, beta=-1.0), r"Got beta = -1\.0, expected the weight of the KL, 0 or more\."),
+        (lambda: Choice(4).init(None, jnp.zeros((2, 3))),
+         r"The encoder makes \(2, 3\), expected 4 channels, the logits of as many\."),
         (lambda: Vector(4, decay=1.0), r"Got decay = 1\.0, expected one in \[0, 1\) of running means, or None\."),
         (lambda: Vector(4, commitment=-1), r"Got commitment = -1, expected a weight, 0 or more\."),
         (lambda: Vector(4, dead=1.0), r"Got dead = 1\.0, expected a share of 1 / 4 in \[0, 1\)\."),

@@ -233,8 +233,8 @@ class Vector(_Whole):
 class Choice(_Whole):
     """A vector of a table, drawn by the encoder's logits; a relaxed choice passes the gradient (`diffjax.gumbel`).
 
-    Source: Jang et al. 2017; Ramesh et al. 2021, section 2.1, which relaxes what the decoder sees (hard=False) and lowers
-    tau while it trains; here tau stands still.
+    Source: Jang et al. 2017; Ramesh et al. 2021, section 2.1, whose decoder sees the relaxed choice (hard=False)
+    while tau falls; here tau stands still.
 
     Attributes:
         codes: K.
@@ -265,7 +265,7 @@ class Choice(_Whole):
     def init(self, key: Key, h: Array) -> PyTree:
         """Draws a normal table, for an encoder that makes K logits."""
         if h.ndim < 1 or h.shape[-1] != self.codes:
-            raise ValueError(f"The encoder makes {h.shape}, expected {self.codes} channels, the logits of as many codes.")
+            raise ValueError(f"The encoder makes {h.shape}, expected {self.codes} channels, the logits of as many.")
         return {"table": jax.random.normal(key, (self.codes, self.width)) / math.sqrt(self.width)}
 
     def passed(self, params: PyTree, key: Key, h: Array, size: int) -> Passed:
@@ -273,7 +273,7 @@ class Choice(_Whole):
         noisy = gumbel.perturbed(key, h)
         chosen = gumbel.straight_through(noisy, self.tau) if self.hard else gumbel.softmax(noisy, self.tau)
         kl = self.divergence(h)
-        return Passed(chosen @ params["table"], self.beta * kl / size, {"kl": kl})
+        return Passed(chosen @ params["table"], self.beta * kl / size, {"kl": kl})  # (latents.10)
 
     def divergence(self, h: Array) -> Array:
         """Computes KL(q || even) of one example, in nats: at each place log K less the entropy."""
@@ -287,7 +287,7 @@ class Choice(_Whole):
     def decode(self, params: PyTree, code: Array) -> Array:
         """Looks the vectors up; nan for a code out of range, which an index would clamp."""
         known = (code >= 0) & (code < self.codes)
-        return jnp.where(known[..., None], params["table"][code], jnp.nan)
+        return jnp.where(known[..., None], jnp.asarray(params["table"])[code], jnp.nan)
 
     def draw(self, params: PyTree, key: Key, shape: tuple[int, ...]) -> Array:
         """Draws all codes alike, places apart."""

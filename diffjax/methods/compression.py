@@ -326,9 +326,8 @@ def _method(of: Compression) -> Method:
     turns += (own._replace(moves="codec" if apart else None),)
     turns += (Turn(follow, "codebook", coupled=True, by=FOLLOWING),) if bottleneck.follows else ()
     served = ("codec", "codebook") if bottleneck.follows else ("codec",)
-    return Method(
-        init, turns, draw, shapes.plan, served=served if apart else None, parts=of, report=partial(codec_report.report, of)
-    )
+    report = partial(codec_report.report, of)
+    return Method(init, turns, draw, shapes.plan, served=served if apart else None, parts=of, report=report)
 
 
 def _check_critic(critic: Critic) -> None:
