@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import run_command
+import scipy.integrate
+import scipy.stats
 
 from diffjax import denoisers, draws, grids, methods, models, processes
 from diffjax.samplers import fitted, multistep
@@ -172,3 +174,45 @@ def test_basins_are_measured_in_smoke_mode(tmp_path):
         assert all(small <= large + 1 / 64 for large, small in itertools.pairwise(shares))
     assert all(0 <= float(every) <= float(own) <= 1 for *_, own, _, every in lost)
     assert len(lost) == 10
+
+
+@pytest.mark.slow
+def test_the_variance_is_tried_in_smoke_mode(tmp_path):
+    """The slope of the ideal denoiser along its flow, by differences; and a row for one number of evaluations."""
+    status, output = script("variance", f"--out={tmp_path}", "--smoke")
+    assert status == 0, output
+    head, _, row = (tmp_path / "variance.md").read_text().splitlines()
+    found = dict(zip(head.split("|")[2:-1], map(float, row.split("|")[2:-1])))
+    assert found[" exact "] < found[" covariance "]
+    assert all(0 < value < 1 for value in found.values())
+
+
+def test_the_ideal_denoisers_slope_is_its_difference_and_a_gaussians_that_of_the_covariance(x64, monkeypatch):
+    """D' along dx = (x - D) dlog n; of points that are near to a Gaussian's quantiles the covariance says it too."""
+    monkeypatch.syspath_prepend(FOLDER)
+    from variance import posterior
+
+    points = np.random.default_rng(0).normal(size=(7, 3))
+    x, n, e = np.random.default_rng(1).normal(size=(4, 3)), 0.8, 1e-5
+    mean, slopes = posterior(points, x, n)
+    ahead, behind = (posterior(points, x + s * (x - mean), n * np.exp(s))[0] for s in (e, -e))
+    np.testing.assert_allclose(slopes["exact"], (ahead - behind) / (2 * e), rtol=1e-8, atol=1e-10)
+    normal = scipy.stats.norm.ppf((np.arange(20000) + 0.5) / 20000)[:, None]
+    mean, slopes = posterior(normal, np.array([[0.3]]), 0.8)
+    expected = -0.3 * 0.64 / 1.64 / 1.64  # C = 1: D = x / (1 + n^2), D' = -C (x - D) / (C + n^2)
+    for kind in slopes:
+        np.testing.assert_allclose(slopes[kind], expected, rtol=2e-3)
+
+
+@pytest.mark.parametrize("by_log", [True, False])
+def test_a_step_by_a_slope_is_exact_for_a_polynomial(by_log, monkeypatch):
+    """D = 2 + 3 y + y^2, y = log(u / n) or u / n - 1, through two values and the slope at the first."""
+    monkeypatch.syspath_prepend(FOLDER)
+    from variance import step_weights
+
+    n, s = 0.7, 0.4
+    place = (lambda u: np.log(u / n)) if by_log else (lambda u: u / n - 1)
+    value = lambda u: 2 + 3 * place(u) + place(u) ** 2
+    exact = s * scipy.integrate.quad(lambda u: value(u) / u**2, s, n)[0]
+    weights = step_weights([n, 1.1], s, True, by_log)
+    np.testing.assert_allclose(weights @ [value(n), value(1.1), 3.0], exact, rtol=1e-9)

@@ -189,6 +189,19 @@ def test_dyadic_pairs():
     assert stats.kstest(t[alone], "uniform").pvalue > 1e-3
 
 
+def test_uniform_pairs_that_begin_at_the_end_of_time():
+    """Of the pairs that differ a share begins at t_max, r uniform; the others are uniform on the triangle."""
+    t, r = drawn(pairs.uniform(schedules.EDM(t_max=20.0), same=0.25, first=0.6), 4096)
+    t, r = t / 20, r / 20
+    alone, begins = t == r, t == 1
+    assert abs(alone.mean() - 0.25) < 0.03
+    assert abs(begins[~alone].mean() - 0.6) < 0.03
+    assert stats.kstest(r[begins], "uniform").pvalue > 1e-3
+    rest = ~alone & ~begins
+    assert stats.kstest(t[rest], lambda v: v**2).pvalue > 1e-3
+    assert stats.kstest(r[rest] / t[rest], "uniform").pvalue > 1e-3
+
+
 def test_terminal_pairs_and_grids():
     t, r = drawn(pairs.terminal(RECTIFIED))
     assert np.all((r >= 0) & (r <= t) & (t <= 1))
@@ -254,6 +267,7 @@ def test_consistency_pairs_stay_apart_where_the_schedule_ends_early(schedule, le
         (lambda: progressive.distillation(snr="truncate"), "snr = 'truncate'; nearest is 'truncated'"),
         (lambda: progressive.consistency(huber=-1.0), "huber = -1.0, expected a number"),
         (lambda: pairs.uniform(RECTIFIED, same=1.5), r"same = 1.5, expected a number in \[0, 1\]"),
+        (lambda: pairs.uniform(RECTIFIED, first=-0.5), r"first = -0.5, expected a number in \[0, 1\]"),
         (lambda: pairs.dyadic(RECTIFIED, 12), "expected a power of 2 .as 8 or 16"),
         (lambda: pairs.grid(RECTIFIED, 0), "n is 0, expected an integer >= 1"),
         (lambda: pairs.consistency(RECTIFIED), "n = None and total = None, expected one"),

@@ -55,9 +55,27 @@ def log_normal(schedule: Schedule, mean: float = -0.4, std: float = 1.0, same: f
     return in_order(times.log_normal(schedule, mean, std), same, True)
 
 
-def uniform(schedule: Schedule, same: float = 0.5, t_min: float = 1e-5) -> Pairs:
-    """Draws (t, r) uniformly on the triangle t_min <= r <= t <= t_max (Boffi et al. 2025)."""
-    return in_order(times.uniform(schedule, t_min), same, True)
+def uniform(schedule: Schedule, same: float = 0.5, t_min: float = 1e-5, first: float = 0.0) -> Pairs:
+    """Draws (t, r) uniformly on the triangle t_min <= r <= t <= t_max (Boffi et al. 2025).
+
+    Args:
+        first: share of the pairs with r < t that begin at t_max instead, r uniform: those a single evaluation walks.
+
+    Raises:
+        ValueError: for a share outside [0, 1].
+    """
+    _check_share("first", first)
+    law = in_order(times.uniform(schedule, t_min), same, True)
+    if first == 0:
+        return law
+    alone = times.uniform(schedule, t_min)
+
+    def draw(keys: Keys, index: Array, size: int, step: Any = None) -> tuple[Array, Array]:
+        t, r = law(keys, index, size, step)
+        begins = (r < t) & jax.random.bernoulli(_fold(keys, 3).example, first)
+        return jnp.where(begins, schedule.t_max, t), jnp.where(begins, alone(_fold(keys, 4), index, size), r)
+
+    return _marked(draw, same, inside=True)
 
 
 def stratified(schedule: Schedule, same: float = 0.5, t_min: float = 1e-5) -> Pairs:
