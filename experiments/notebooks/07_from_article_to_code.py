@@ -396,6 +396,35 @@ guided = guidance.tilted(mixture.denoiser(vp), classifier)
 np.testing.assert_allclose(guided(x, t).mean, second.denoiser(vp)(x, t).mean, atol=1e-4)
 
 # %% [markdown]
+# A condition may be words: `data.Vocabulary` makes tokens of them, which a transformer reads
+# (`configs/captioned.py:text`). What it should learn is $E[x_0\mid x_t,\text{words}]$, the mean over the items whose
+# captions have the words, and over all items where there is no text. The means of two words do not add up to that of
+# both.
+
+# %%
+from diffjax.data import Vocabulary
+from diffjax.denoisers import composition
+
+vocabulary = Vocabulary(words=("big", "blue", "red", "round"), length=2)
+items = {"red round": (0.4, [-1.5, 0.5]), "big red": (0.2, [-1.0, -1.0]), "blue round": (0.4, [1.0, 1.2])}
+
+
+def told(text):  # E[x_0 | x_t, words]: the mixture of the items that have them all
+    asked = set(vocabulary.text(vocabulary.tokens(text)).split())
+    weights, means = zip(*(item for name, item in items.items() if asked <= set(name.split())))
+    return analytic.gaussian_mixture(weights, means, [0.04] * len(means)).denoiser(vp)
+
+
+weights = jnp.exp(-0.5 * jnp.sum((x - jnp.stack([vp(t)[0] * jnp.asarray(m) for _, m in items.values()])) ** 2, 1)
+                  / (0.04 * vp(t)[0] ** 2 + vp(t)[1] ** 2)) * jnp.asarray([w for w, _ in items.values()])  # fmt: skip
+of = jnp.stack([told(name)(x, t).mean for name in items])
+for text, rows in {"red": [0, 1], "round": [0, 2], "": [0, 1, 2]}.items():  # Bayes over the items, written out
+    share = weights[np.array(rows)] / weights[np.array(rows)].sum()
+    np.testing.assert_allclose(told(text)(x, t).mean, share @ of[np.array(rows)], atol=1e-5)
+composed = composition.Weighted((told(""), told("red"), told("round")), (-1.0, 1.0, 1.0))(x, t).mean
+assert jnp.max(jnp.abs(composed - told("red round")(x, t).mean)) > 0.05  # words do not add up
+
+# %% [markdown]
 # ## [9262](https://kexue.fm/archives/9262) A unified diffusion model: theory
 #
 # Any way to destroy will do: estimate $x_0$ by a *draw* from $p(x_0\mid x_t)$, then destroy again, less, with the noise

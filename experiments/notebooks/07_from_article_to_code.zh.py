@@ -375,6 +375,32 @@ guided = guidance.tilted(mixture.denoiser(vp), classifier)
 np.testing.assert_allclose(guided(x, t).mean, second.denoiser(vp)(x, t).mean, atol=1e-4)
 
 # %% [markdown]
+# 条件也可以是词：`data.Vocabulary` 把词变成 token，由 transformer 读取（`configs/captioned.py:text`）。它应当学到 $E[x_0\mid x_t,\text{words}]$，即对描述中含有这些词的样本取平均；没有文本时对全体取平均。两个词各自的均值相加，并不等于两个词一起的均值。
+
+# %%
+from diffjax.data import Vocabulary
+from diffjax.denoisers import composition
+
+vocabulary = Vocabulary(words=("big", "blue", "red", "round"), length=2)
+items = {"red round": (0.4, [-1.5, 0.5]), "big red": (0.2, [-1.0, -1.0]), "blue round": (0.4, [1.0, 1.2])}
+
+
+def told(text):  # E[x_0 | x_t, words]: the mixture of the items that have them all
+    asked = set(vocabulary.text(vocabulary.tokens(text)).split())
+    weights, means = zip(*(item for name, item in items.items() if asked <= set(name.split())))
+    return analytic.gaussian_mixture(weights, means, [0.04] * len(means)).denoiser(vp)
+
+
+weights = jnp.exp(-0.5 * jnp.sum((x - jnp.stack([vp(t)[0] * jnp.asarray(m) for _, m in items.values()])) ** 2, 1)
+                  / (0.04 * vp(t)[0] ** 2 + vp(t)[1] ** 2)) * jnp.asarray([w for w, _ in items.values()])  # fmt: skip
+of = jnp.stack([told(name)(x, t).mean for name in items])
+for text, rows in {"red": [0, 1], "round": [0, 2], "": [0, 1, 2]}.items():  # Bayes over the items, written out
+    share = weights[np.array(rows)] / weights[np.array(rows)].sum()
+    np.testing.assert_allclose(told(text)(x, t).mean, share @ of[np.array(rows)], atol=1e-5)
+composed = composition.Weighted((told(""), told("red"), told("round")), (-1.0, 1.0, 1.0))(x, t).mean
+assert jnp.max(jnp.abs(composed - told("red round")(x, t).mean)) > 0.05  # words do not add up
+
+# %% [markdown]
 # ## [9262](https://kexue.fm/archives/9262) 生成扩散模型漫谈（十）：统一扩散模型（理论篇）
 #
 # 怎样破坏都可以：先从 $p(x_0\mid x_t)$ 里*采样*来预估 $x_0$，再破坏一次，但破坏得少些。破坏所用的噪声，可以是走到这里的那份、全新的，或者各占一部分（`samplers.unified`）。对所有 $x_t$ 从 $p(x_0\mid x_t)$ 采样，得到的就是数据的分布，与噪声换新的比例无关；若用均值代替采样，样本就偏窄。
