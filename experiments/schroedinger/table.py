@@ -1,6 +1,6 @@
 """End law and transport cost of trained halves of a Schroedinger bridge, beside what the exact one has.
 
-    python experiments/schroedinger/table.py runs/schroedinger/moons-* --out=runs/schroedinger/table [--n=1000]
+    python experiments/schroedinger/table.py runs/schroedinger/moons-* --out=runs/schroedinger/table [--n=1000] [--nfe=500]
 
 One Markdown row per run: the exact W2 of its samples from held-out examples, with its floor (training examples), and
 the cost E|x - y|^2 beside that of Sinkhorn's plan between as many held-out points with the reference's entropy, of
@@ -20,9 +20,9 @@ from diffjax.metrics import wasserstein
 COLUMNS = ("W2", "floor", "cost", "entropic", "optimal", "independent")
 
 
-def measured(workdir: str, n: int) -> dict[str, float]:
+def measured(workdir: str, n: int, nfe: int | None) -> dict[str, float]:
     """Draws n samples of a run from held-out endpoints, and measures them."""
-    run = runs.open(workdir)
+    run = runs.open(workdir, overrides=[] if nfe is None else [f"grid.n={nfe}"])
     held_out, train = (part.gather(np.arange(min(n, len(part)))) for part in (run.data.held_out, run.data.train))
     real, y = held_out.x, held_out.given["y"]
     drawn = run.draw(len(real), given={"y": y})
@@ -46,12 +46,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("workdirs", nargs="+")
     parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--nfe", type=int, help="steps of a walk; the run's own without it")
     parser.add_argument("--out", help="a folder for results.json")
     args, found = parser.parse_args(), {}
     print("| run | " + " | ".join(COLUMNS) + " |")
     print("|---" * (len(COLUMNS) + 1) + "|")
     for workdir in args.workdirs:
-        found[Path(workdir).name] = row = measured(workdir, args.n)
+        found[Path(workdir).name] = row = measured(workdir, args.n, args.nfe)
         print(f"| {Path(workdir).name} | " + " | ".join(f"{row[name]:.4f}" for name in COLUMNS) + " |", flush=True)
     if args.out:
         Path(args.out).mkdir(parents=True, exist_ok=True)
