@@ -34,15 +34,23 @@ from diffjax.types import Array, Key
 
 MARGIN = 1e-3  # of the range that tanh is kept from
 MOST = 2**24  # codes in all
+UNUSED = 1e-9  # of a share: running means of a code that nobody uses would end at 0 / 0
 
 
 def nearest(z: Array, table: Array) -> Array:
     """Finds the index of the nearest vector, int32 (...), of z (..., d) in a table (K, d); the first of equal ones.
 
+    It is -1 where z is not finite, which stands for no code.
+
     By differences: |z|^2 - 2 z e + |e|^2 would cancel where vectors are long and close.
     """
     square = jnp.sum((z[..., None, :] - jnp.expand_dims(table, range(z.ndim - 1))) ** 2, -1)
-    return jnp.argmin(square, -1).astype(jnp.int32)  # (latents.1)
+    return known(jnp.argmin(square, -1), z)  # (latents.1)
+
+
+def known(code: Array, h: Array) -> Array:
+    """Gives whole codes (...), int32, and -1 where the numbers h (..., d) that they were made of are not finite."""
+    return jnp.where(jnp.isfinite(h).all(-1), code, -1).astype(jnp.int32)
 
 
 def straight_through(z: Array, value: Array) -> Array:
@@ -84,8 +92,17 @@ def counted(z: Array, k: Array, codes: int) -> Running:
 
 
 def moved(running: Running, found: Running, decay: float) -> Running:
-    """Moves running means to those of a batch, of which a share 1 - decay is new; decay = 0: Lloyd's step."""
-    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, running, found)  # (latents.3)
+    """Moves running means to those of a batch, of which a share 1 - decay is new; decay = 0: Lloyd's step.
+
+    A code that no vector had keeps its share once that would fall under `UNUSED`, and with it its vector.
+    """
+    stays = (found.share == 0) & (decay * running.share < UNUSED)
+
+    def one(old: Array, new: Array) -> Array:
+        still = jnp.expand_dims(stays, range(1, old.ndim))
+        return jnp.where(still, old, decay * old + (1 - decay) * new)  # (latents.3)
+
+    return jax.tree.map(one, running, found)
 
 
 def restarted(key: Key, running: Running, z: Array, dead: float) -> Running:
@@ -159,7 +176,7 @@ def index(values: Array, levels: tuple[int, ...]) -> Array:
     of = _beside(values, levels)
     digit = jnp.where(of.levels == 2, (values + 1) / 2, (values + 1) * of.middle)
     weight = jnp.expand_dims(jnp.asarray(constants(levels).weight, jnp.int32), range(values.ndim - 1))
-    return jnp.sum(jnp.round(digit).astype(jnp.int32) * weight, -1, dtype=jnp.int32)  # (latents.5)
+    return known(jnp.sum(jnp.round(digit).astype(jnp.int32) * weight, -1), values)  # (latents.5)
 
 
 def values(number: Array, levels: tuple[int, ...]) -> Array:

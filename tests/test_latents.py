@@ -11,7 +11,7 @@ import scipy.stats
 
 import diffjax
 from diffjax import analytic, codecs, data, draws, grids, samplers, schedules
-from diffjax.data.latents import CHUNK
+from diffjax.data.coordinate import CHUNK
 from diffjax.method import Drawn, Section
 from diffjax.metrics.judges import Floored
 
@@ -167,7 +167,8 @@ def test_a_cache_is_of_one_codec_and_one_data_set(tmp_path):
     flips = lambda sign: codecs.Codec(lambda x: sign * x, lambda u: sign * u)  # no numbers of their own
     told = [data.latents(codec, own, scale=None).fingerprint for codec in (flips(1.0), flips(-1.0), flips(1.0))]
     assert told[0] == told[2] != told[1]
-    for codec, of in ((flips(1.0), own), (_orthogonal(), base(n=151))):
+    shifted = codecs.scaled(_orthogonal(), 1.0, 1.0)
+    for codec, of in ((shifted, own), (_orthogonal(), base(n=151))):
         with pytest.raises(
             ValueError, match=r"codes\.npz holds codes of another codec or other data \(checksum .*\): r"
         ):
@@ -230,6 +231,11 @@ def test_a_workdir_keeps_its_codec_and_draws_with_it_when_the_first_is_gone(tmp_
     assert "the codec or its scale are others than when this run began" in data.keep(other, tmp_path)
     kept = data.kept_units(other, tmp_path)
     np.testing.assert_allclose(kept.to_data(u), made.to_data(u), rtol=1e-6)
+    np.testing.assert_allclose(kept.train.gather(np.arange(4)).x, u, rtol=1e-5)  # encoded again, by the kept codec
+    own = base().held_out.gather(np.arange(len(base().held_out))).x
+    np.testing.assert_array_equal(data.undone(kept).held_out.gather(np.arange(len(own))).x, own)
+    found = {k: v for part in kept.judge(Drawn(own, {}), data.undone(kept)) for k, v in part.results.items()}
+    assert found["metrics"]["exact W2"]["value"] < 1e-3
     assert "the codec is not the one this run was trained with" in capsys.readouterr().out
     runs[str(tmp_path / "codec.safetensors")] = runs["runs/a"]
     with pytest.raises(ValueError, match=r"codec\.safetensors is another codec \(\w+\) than the one that"):
@@ -244,6 +250,8 @@ def test_a_workdir_keeps_its_codec_and_draws_with_it_when_the_first_is_gone(tmp_
 
 FLAT = codecs.Codec(lambda x: x * jnp.arange(D, dtype=jnp.float32), lambda u: u)
 ENDLESS = codecs.Codec(lambda x: x / 0.0, lambda u: u)
+WHOLE = codecs.Codec(lambda x: (x > 0).astype(jnp.int32), lambda u: u.astype(jnp.float32))
+LOST = codecs.Codec(lambda x: jnp.full(x.shape, -1, jnp.int32), lambda u: u.astype(jnp.float32))
 SCALED = data.standardize(base(), "entries")
 IMAGES = data.arrays(np.zeros((20, 4, 4, 1), np.uint8))
 BAD = {
@@ -254,6 +262,14 @@ BAD = {
     "scale 0": (lambda: data.latents(_orthogonal(), base(), scale=0), r"scale is 0, expected channels, .*"),
     "not finite": (lambda: data.latents(_orthogonal(), base(), scale=float("nan")), r"scale is nan, expected .*"),
     "a word": (lambda: data.latents(_orthogonal(), base(), scale="entries"), r"scale is 'entries', .*"),
+    "a scale of whole codes": (lambda: data.latents(WHOLE, base(), scale=3.0), r"scale is 3\.0, but this codec's .*"),
+    "a word for whole codes": (lambda: data.latents(WHOLE, base(), scale="entries"), r"scale is 'entries', .*"),
+    "a cache of nothing": (lambda: data.latents(_orthogonal(), base(), stored=False, scale=None, cache="a.npz"),
+                           r"cache names a file, but codes are made whenever they are gathered: .*"),
+    "a cache of a function": (lambda: data.latents(WHOLE, base(), cache="a.npz"), r"cache names a file, but this .*"),
+    "whole and not finite": (lambda: data.latents(LOST, base()), r"The code of example 0 is not finite\."),
+    "gathered and not finite": (lambda: data.latents(ENDLESS, base(), False, None, False).train.gather(np.arange(3)),
+                                r"The code of example 0 is not finite\."),
     "points": (lambda: data.latents(_orthogonal(), base(), sampled=True), r"sampled is True, but this .*"),
     "mirrors": (lambda: data.latents(codecs.identity(), IMAGES._replace(flip=True)), r"arrays mirrors .*"),
     "constant": (lambda: data.latents(FLAT, base()),

@@ -16,7 +16,10 @@ from diffjax.runs import run as opened
 @pytest.mark.parametrize("name", ["tiny_vq", "tiny_fsq", "tiny_gumbel", "tiny_gan"])
 def test_a_small_codec_builds(name):
     built = runs.build_run(runs.load(f"configs/latents.py:{name}"))
-    assert built.method.parts.bottleneck.codes == {"tiny_vq": 16, "tiny_fsq": 240, "tiny_gan": None}[name]
+    assert (
+        built.method.parts.bottleneck.codes
+        == {"tiny_vq": 16, "tiny_fsq": 240, "tiny_gumbel": 16, "tiny_gan": None}[name]
+    )
 
 
 def test_a_weights_file_of_a_codec_is_a_coordinate_and_goes_along(tmp_path):
@@ -41,7 +44,7 @@ def test_a_weights_file_of_a_codec_is_a_coordinate_and_goes_along(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tiny_vq", "tiny_fsq", "tiny_gan"])
+@pytest.mark.parametrize("name", ["tiny_vq", "tiny_fsq", "tiny_gumbel", "tiny_gan"])
 def test_a_codec_is_trained_and_says_what_its_codes_take(name, tmp_path):
     found = judged(f"configs/latents.py:{name}", tmp_path)
     error = found["reconstruction_error"]

@@ -102,7 +102,10 @@ NEIGHBOURS = {
     "page": {"disk"},
     "summary": {"data", "disk", "environment", "ledger", "method"},
 }  # parts of one thing, in two files
-LOOKS_UP = {"data/latents.py": {"open"}}  # by the library's public face: data that a run has made
+LOOKS_UP = {
+    "data/latents.py": {"open"},
+    "data/coordinate.py": {"open"},
+}  # by the library's public face: data that a run has made
 TOP = [{"runs"}, {"commands", "pretrained", "published", "sweeps"}, {"main"}]
 
 LIBRARIES = {"jax", "numpy", "optax"}  # what core and training may import at module level; flax is for models

@@ -68,6 +68,25 @@ def test_running_means_are_lloyds_step_and_its_average():
     np.testing.assert_allclose(step(before, 0.9), mixed, rtol=1e-12)
 
 
+def test_a_code_that_nobody_uses_keeps_its_vector():
+    """At once (decay 0), and after so many updates that its share would be 0."""
+    z, table = np.zeros((6, 2)), np.array([[0.0, 0.0], [10.0, 10.0]])
+    running = quantise.Running(np.full(2, 0.5), 0.5 * table)
+    move = jax.jit(lambda running, decay: quantise.moved(running, quantise.counted(z, np.zeros(6, int), 2), decay))
+    np.testing.assert_allclose(move(running, 0.0).table, table, rtol=1e-12)
+    for _ in range(400):
+        running = move(running, 0.9)
+    np.testing.assert_allclose(running.table, table, rtol=1e-9)
+
+
+def test_what_is_not_finite_has_no_code():
+    h = np.array([[0.2, 1.0], [np.nan, 0.0], [0.0, np.inf]])
+    np.testing.assert_array_equal(quantise.nearest(h, np.array([[5.0, 5.0], [0.0, 1.0]])), [1, -1, -1])
+    codes = quantise.index(quantise.rounded(jnp.asarray(h), (3, 3)), (3, 3))
+    assert codes[0] >= 0
+    assert codes[1] == -1  # an infinite channel is at its end
+
+
 def test_dead_codes_are_put_on_different_vectors_of_the_batch():
     z = np.arange(12.0).reshape(6, 2)
     running = quantise.Running(np.array([0.5, 0.01, 0.49, 0.0]), np.ones((4, 2)))

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from diffjax import disk, host
-from diffjax.data.latents import of_card as coordinate_of_card
+from diffjax.data.coordinate import of_card as coordinate_of_card
 from diffjax.data.source import Dataset, blank, labels
 from diffjax.data.units import Units
 from diffjax.data.vocabulary import Vocabulary

@@ -26,7 +26,7 @@ CLIPPED = (-30.0, 20.0)  # log-variances, as in the published code
 
 
 class Passed(NamedTuple):
-    """What the decoder sees in training, the loss of that per entry of x, and scalars to log."""
+    """What the decoder sees in training, what the bottleneck costs per entry of x, and scalars to log."""
 
     z: Array
     cost: Array
@@ -186,7 +186,7 @@ class Vector(_Whole):
         return self.decay is not None
 
     def init(self, key: Key, h: Array) -> PyTree:
-        """Draws a normal table; that of running means has small shares, so that a first batch replaces it."""
+        """Draws a normal table; that of running means has small shares, so that a first batch replaces what it uses."""
         if h.ndim < 1:
             raise ValueError(f"The encoder makes {h.shape}, expected vectors: an array with a last axis.")
         table = jax.random.normal(key, (self.codes, h.shape[-1]))
@@ -282,7 +282,7 @@ class Choice(_Whole):
 
     def encode(self, params: PyTree, h: Array) -> Array:
         """Finds the likeliest code at each place, int32."""
-        return jnp.argmax(h, -1).astype(jnp.int32)
+        return quantise.known(jnp.argmax(h, -1), h)
 
     def decode(self, params: PyTree, code: Array) -> Array:
         """Looks the vectors up; nan for a code out of range, which an index would clamp."""
