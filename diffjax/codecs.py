@@ -5,8 +5,7 @@
 Nothing is trained here. The functions carry their own numbers (`jax.tree_util.Partial`), so that a codec is a pytree:
 an argument of `jit`, whose leaves may be anybody's parameters. What trains one hands it out by `of(run)`: the
 autoencoder's is its two means, that of `methods.encoded` a vector for each token. A process in the space of a codec is
-`processes.Encoded`; a model of codes that somebody else made them is trained on `encode(x)` as data, and draws by
-`decode`.
+`processes.Encoded`; a second model is trained on `encode(x)` as data, and its samples are decoded (`data.latents`).
 
     codecs.principal(x, 16)                    the first 16 principal axes: the best linear codec of its size
     codecs.probabilistic(x, 16)                the codec of probabilistic PCA (Tipping & Bishop 1999), and its s^2

@@ -49,7 +49,7 @@ def resolved(config: Any, namespace: Any, read: Callable[[], Any]) -> tuple[Any,
                 raise specs.ConfigError(f"{group}.{key} is {WORD!r}, but data decides {', '.join(options)} alone.")
             if options[key] == ():  # of texts, where there are none
                 raise specs.ConfigError(
-                    f"{group}.{key} is {WORD!r}, but {dataset.name} has no {key}: set data.words=2."
+                    f"{group}.{key} is {WORD!r}, but {dataset.name} has no {key}: data.captioned with words=2 has."
                 )
             with whole[group].ignore_type():
                 whole[group][key] = options[key]

@@ -122,6 +122,27 @@ def test_classes_are_attributes_too(colours):
     assert "| none | " not in section.text  # which no image has
 
 
+def test_what_a_user_asked_for_is_read_and_not_what_seeds_stand_for(colours):
+    """Labels and texts of a user's own, unlike those of the held-out examples of the seeds."""
+    label = lambda rows: np.int32(["red" in WORDS.text(row) for row in rows])
+    parts = [
+        Arrays(part.x, label(part.given["text"]), text=part.given["text"]) for part in (colours.train, colours.held_out)
+    ]
+    named = in_memory("colours", *parts, classes=2)._replace(vocabulary=WORDS, names=("cold", "warm"))
+    asked = named.held_out.gather(named.places("held_out", 60)).given["text"][RNG.permutation(60)]
+    x = images(list(map(WORDS.text, asked)))
+    alone = read(named, x, label=label(asked))
+    assert alone.results["metrics"]["attribute AUC"]["value"] > 0.99
+    assert "| warm | " in alone.text
+    assert "| red | " not in alone.text  # nobody said which words
+    assert read(named, x, text=asked).results["metrics"]["attribute AUC"]["value"] > 0.99
+    assert "| warm | " not in read(named, x, text=asked).text
+    (one,) = attributes.read(Drawn(x, {"text": np.repeat(asked[:1], 60, 0)}), named)
+    assert "attributes" in one.results["left_out"]
+    (section,) = attributes.copies(Drawn(x, {"text": asked}), named)
+    assert "and some held-out image" in section.text
+
+
 def test_what_too_few_samples_cannot_say_is_left_out(colours):
     held = colours.held_out.gather(colours.places("held_out", 2))
     section = read(colours, held.x, text=held.given["text"])

@@ -179,6 +179,32 @@ class One(nn.Module):
         return block(x, e, mask=jnp.tril(jnp.ones((4, 4), bool)))
 
 
+class Told(nn.Module):
+    """Four tokens that read three others, of which the last is padding."""
+
+    @nn.compact
+    def __call__(self, x, c):
+        beside = jnp.broadcast_to(jnp.arange(6.0).reshape(3, 2), (*x.shape[:-2], 3, 2))
+        seen = jnp.broadcast_to(jnp.array([True, True, False]), (*x.shape[:-2], 3))
+        return blocks.CrossAttention(2, name="read")(x, beside, seen)
+
+
+def test_rows_of_cross_attention_are_read_too():
+    net, rng = models.network(Told()), np.random.default_rng(3)
+    x = rng.normal(size=(2, 4, 8)).astype(np.float32)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
+                          jax.eval_shape(net.init, jax.random.key(0), x[0], jnp.zeros(())))  # fmt: skip
+    rows = models.attention_rows(net.apply, params, x, np.zeros(2, np.float32))
+    own = params["read"]
+    y = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    q = (y @ own["query"]["kernel"] + own["query"]["bias"]).reshape(2, 4, 2, 4)
+    k = (np.arange(6.0).reshape(3, 2) @ own["told"]["kernel"] + own["told"]["bias"])[:, :8].reshape(3, 2, 4)
+    logits = np.einsum("bqhd,khd->bhqk", q, k)[..., :2] / 2
+    assert list(rows) == ["read"]
+    np.testing.assert_allclose(rows["read"][..., :2], special.softmax(logits, -1), atol=2e-6)
+    np.testing.assert_array_equal(rows["read"][..., 2], 0)
+
+
 def test_rows_of_attention_are_those_of_numpy():
     """Two examples of 4 tokens: softmax of q k' / sqrt(D) under a mask, times the factors of offsets."""
     net, rng = models.network(One()), np.random.default_rng(2)

@@ -12,7 +12,7 @@ import test_captioned
 from diffjax import data, denoisers, methods, models, processes, schedules
 from diffjax.config import ConfigError
 from diffjax.data import vocabulary
-from diffjax.data.vocabulary import UNKNOWN, Vocabulary
+from diffjax.data.vocabulary import UNKNOWN, Vocabulary, words_of
 from diffjax.methods.conditions import Condition
 from diffjax.runs import checks, settings
 from diffjax.types import NULL, PADDING
@@ -28,7 +28,9 @@ def test_a_text_is_a_row_of_tokens_and_comes_back():
     assert WORDS.sizes == (6, 3)
     assert WORDS.tokens("Red APPLE").tolist() == [5, 3, PADDING]
     assert WORDS.tokens("red pear", rare=True).tolist() == [5, UNKNOWN, PADDING]
-    assert WORDS.tokens("!").tolist() == WORDS.tokens("").tolist() == [NULL, PADDING, PADDING]
+    assert WORDS.tokens(" ").tolist() == WORDS.tokens("").tolist() == [NULL, PADDING, PADDING]
+    assert WORDS.tokens("!", rare=True).tolist() == [UNKNOWN, PADDING, PADDING]  # a caption is no text only if empty
+    assert words_of("Cafe\u0301") == words_of("caf\xe9")
     assert [WORDS.text(row) for row in WORDS.rows(["blue apple", "", "red"])] == ["blue apple", "", "red"]
     assert WORDS.text([5, UNKNOWN, 0]) == "red ?"
     tokens = np.int32([3, 0, 0])
@@ -47,6 +49,10 @@ def test_a_word_is_told_from_so_many_training_captions_on():
         (
             lambda: WORDS.tokens("red aple"),
             "The text 'red aple' has 'aple', which is none of the 3 words: nearest is 'apple'",
+        ),
+        (
+            lambda: WORDS.tokens("\u2764"),
+            "has no word, of letters and digits; an empty one stands for no",
         ),
         (lambda: WORDS.tokens("red red red red"), "'red red red red' has 4 words, expected at most 3"),
         (lambda: WORDS.tokens("a " * 90, rare=True), r"'a a .*\.\.\.' has 90 words, expected at most 3"),

@@ -64,6 +64,8 @@ def captioned(
         raise ValueError("data.captioned needs path=, a folder or zip of images with captions.jsonl in it.")
     if channels not in images.MODES:
         raise ValueError(f"captioned: channels is {channels!r}, expected 1, 3 or 4.")
+    if length is not None and words is None:
+        raise ValueError("captioned: length says how many words a text has, but words is None: set words=2.")
     if size is not None and not host.is_int(size, 1):
         raise ValueError(f"captioned: size is {size!r}, expected a positive number of pixels, or None.")
     images.check_background(background, channels)
@@ -71,7 +73,7 @@ def captioned(
     entries = _entries(files, [field for field in (caption, label) if field is not None], only)
     names = _placed(files, [entry["image"] for entry in entries])
     texts, number = np.unique([entry[caption] for entry in entries], return_inverse=True)
-    out = splits.by_name([entry[caption] for entry in entries], held_out)
+    out = splits.by_name([entry[caption] for entry in entries] if words is None else _alike(texts, number), held_out)
     given, classes = {"caption": number.reshape(-1).astype(np.int32)}, None
     if label is not None:
         kinds, of_each = np.unique([entry[label] for entry in entries], return_inverse=True)
@@ -92,12 +94,19 @@ def captioned(
     return made if known is None else made._replace(vocabulary=known, judge=attributes.judge, least=attributes.LEAST)
 
 
+def _alike(texts: np.ndarray, number: np.ndarray) -> list[str]:
+    """The caption of each image, or the first one with its words: capitals and commas are nothing that is told."""
+    first: dict[str, str] = {}
+    of_each = [first.setdefault(" ".join(words_of(str(text))), str(text)) for text in texts]
+    return [of_each[at] for at in number.reshape(-1)]
+
+
 def _vocabulary(texts: np.ndarray, out: np.ndarray, least: int, length: int | None) -> Vocabulary:
     """The vocabulary of the training captions among those of each image (N,), and a line on what it leaves out."""
     training = list(map(str, np.unique(texts[~out])))
     found = vocabulary_of(training, map(str, texts), least, length)
     rare = {word for text in texts for word in words_of(str(text))} - set(found.words)
-    lost = sum(bool(rare & set(words_of(text))) for text in training)
+    lost = sum(bool(rare & set(words_of(text))) or not words_of(text) for text in training)
     print(
         f"captioned: {len(found.words)} words in {least} or more of {len(training)} training captions are told; "
         f"{len(rare)} others are read as unknown, in {lost} of these captions",

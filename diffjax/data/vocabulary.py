@@ -7,6 +7,7 @@ places: nothing is cut off.
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ SHOWN = 60  # letters of a text in an error
 
 def words_of(text: str) -> list[str]:
     """Splits a text into words: runs of letters and digits, in small letters."""
-    return re.findall(r"[^\W_]+", text.lower())
+    return re.findall(r"[^\W_]+", unicodedata.normalize("NFC", text).lower())
 
 
 class Vocabulary(NamedTuple):
@@ -42,16 +43,19 @@ class Vocabulary(NamedTuple):
         return FIRST + len(self.words), self.length
 
     def tokens(self, text: str, rare: bool = False) -> np.ndarray:
-        """Makes the tokens (length,) int32 of a text; one without words is the text that stands for none.
+        """Makes the tokens (length,) int32 of a text; an empty one is the text that stands for none.
 
         Args:
-            rare: a word that the vocabulary has not is UNKNOWN.
+            rare: a word that the vocabulary has not is UNKNOWN, and so is a text of signs alone.
 
         Raises:
-            ValueError: for a text of more words than places, or, unless `rare`, a word that the vocabulary has not.
+            ValueError: for a text of more words than places, or, unless `rare`, a word that the vocabulary has not, or
+                a text of signs without a word.
         """
         found, number = words_of(text), {word: FIRST + i for i, word in enumerate(self.words)}
         shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+        if not found and text.strip() and not rare:
+            raise ValueError(f"The text {shown!r} has no word, of letters and digits; an empty one stands for no text.")
         if len(found) > self.length:
             raise ValueError(f"The text {shown!r} has {len(found)} words, expected at most {self.length}.")
         if not rare and (strange := [word for word in found if word not in number]):
@@ -59,7 +63,7 @@ class Vocabulary(NamedTuple):
                 f"The text {shown!r} has {strange[0]!r}, which is none of the {len(self.words)} words: "
                 f"{host.nearest(strange[0], self.words)}."
             )
-        row = [number.get(word, UNKNOWN) for word in found] or [NULL]
+        row = [number.get(word, UNKNOWN) for word in found] or [UNKNOWN if text.strip() else NULL]
         return np.asarray(row + [PADDING] * (self.length - len(row)), np.int32)
 
     def text(self, tokens: Any) -> str:

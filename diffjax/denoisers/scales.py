@@ -46,7 +46,7 @@ class Hidden(dict):
 
     Args:
         given: what is known.
-        none: name -> the value that stands for none, of the same shape.
+        none: name -> the value that stands for none, of the given value's shape.
         apart: whether training has hidden each alone.
     """
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax.method import Drawn, Figure, Section
+from diffjax.method import OF_TRAINING, Drawn, Figure, Section, left_out, metrics_of
 from diffjax.methods.autoencoder import pca_error
 from diffjax.types import PyTree
 
@@ -46,16 +46,14 @@ def report(of: Any, run: Any, drawn: Drawn) -> list[Section]:
 
 
 def _floor(of: Any, run: Any, drawn: Drawn) -> list[Section]:
-    """Judges decoded training examples as samples are: the floor of every model of these codes."""
+    """Judges decoded training examples as samples are: what the codec alone costs a model of its codes."""
     if run.data.judge is None:
-        return []
+        return [left_out({"decoded training examples": "this data has no judge of its own"})]
     n, units = len(drawn.x), run.data.units
-    x = run.data.train.gather(run.data.places("train", n)).x
-    decoded = Drawn(run.data.to_data(trips(of, run.params, x)[1]), {})
-    sections = run.data.judge(decoded, run.data if units is None else units.undone(run.data))
-    metrics = {name: row for section in sections for name, row in section.results.get("metrics", {}).items()}
-    rows = "".join(
-        f"| {name} | {row['value']:.4f} |\n" for name, row in metrics.items() if row.get("value") is not None
-    )
-    text = f"\n### Floor of its codes\n\n| {n} decoded training examples | value |\n|---|---|\n{rows}"
+    train = run.data.train.gather(run.data.places("train", n))
+    told = {name: part for name, part in train.given.items() if name in drawn.given}
+    decoded = Drawn(run.data.to_data(trips(of, run.params, train.x)[1]), told)
+    metrics = metrics_of(run.data.judge(decoded, run.data if units is None else units.undone(run.data)), OF_TRAINING)
+    rows = "".join(f"| {name} | {value:.4f} |\n" for name, value in metrics.items())
+    text = f"\n### Its codes decoded\n\n| {n} decoded training examples | value |\n|---|---|\n{rows}"
     return [Section({"decoded": metrics}, text)]

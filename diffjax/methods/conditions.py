@@ -66,7 +66,7 @@ class Condition(NamedTuple):
         return {name: of(none, given[name]) for name, none in self.none.items() if name in given}
 
     def unseen(self, given: dict) -> Mapping[str, Any]:
-        """Gives what guidance extrapolates from: `hidden`, or where nothing ever is what refuses to be looked at."""
+        """Gives what guidance extrapolates from: `hidden`; where training hides nothing, what refuses a look."""
         none = self._none(given) if self.share else {}
         return Hidden(given, none, apart=bool(self.apart)) if none else Unhidden()
 

@@ -6,10 +6,11 @@ caption has this word" gives every image a score, and the area under the curve
     AUC = P(score of an image with the word > score of one without) + P(equal) / 2
 
 is 1 where scores tell the two apart and 1/2 where they say nothing, whatever their scale and however rare the word. It
-is computed of samples by the captions that they were given, and stands between two others: of the held-out images with
-those captions, which are real (the floor: as good as this probe gets), and of the samples by the caption of another
-each (the control: 1/2, as of samples that were told nothing). Copies read as well as real images do, so that beside it
-stands how near samples are to training images.
+is computed of samples by the captions that they were given, and stands beside two others: of the held-out images with
+those captions, which are real (the floor), and of the samples by the caption of another each (the control: 1/2, as of
+samples that were told nothing). The probe is fitted to training images, which it reads better than any others: copies
+of them, and samples that are clearer than photographs, may read better than the floor, so that beside it stands how
+near samples are to training images.
 """
 
 from collections.abc import Iterable
@@ -82,19 +83,23 @@ def judge(drawn: Drawn, dataset: Any) -> list[Section]:
 def read(drawn: Drawn, dataset: Any) -> list[Section]:
     """Measures how well a probe reads words and classes of samples, of real images, and by captions of others."""
     train, real = dataset.some("train", MOST), _held_out(drawn, dataset)
-    asked = drawn.given.get("text", real.given["text"])
-    seen, own = (
-        np.concatenate([_words(given, dataset), *_classes(given, dataset)], 1) for given in (train.given, real.given)
-    )
-    wanted = np.concatenate([_words({"text": asked}, dataset), *_classes(real.given, dataset)], 1)
-    names = np.asarray([*dataset.vocabulary.words, *(dataset.names or () if "label" in real.given else ())])
+    asked = _asked(drawn, real)
+    if not {"text", "label"} & set(asked):
+        return [left_out({"attributes": "samples were given neither words nor a class"})]
+    of = lambda given: np.concatenate([part for part in (_words(given, asked, dataset), _classes(given, asked, dataset))
+                                       if part is not None], 1)  # fmt: skip
+    seen, own, wanted = (of(given) for given in (train.given, real.given, asked))
+    names = [*(dataset.vocabulary.words if "text" in asked else ()), *(dataset.names or () if "label" in asked else ())]
+    names = np.asarray(names)
     enough = lambda has, least: (has.sum(0) >= least) & ((~has).sum(0) >= least)
     common = enough(seen, max(FEW, COMMON * len(seen))) & enough(wanted, FEW) & enough(own, FEW)
     if not common.any():
         return [left_out({"attributes": f"no word is in {FEW} of {len(wanted)} captions that is common in training"})]
     probe = Probe(train.x, seen[:, common])
     scores, floor = probe.scores(drawn.x), probe.scores(real.x)
-    other = np.argsort(np.random.Philox(key=0).random_raw(len(wanted)), kind="stable")
+    order = np.argsort(np.random.Philox(key=0).random_raw(len(wanted)), kind="stable")
+    other = np.empty_like(order)
+    other[order] = np.roll(order, 1)  # of another sample, never its own
     each = lambda scores, has: np.asarray([auc(scores[:, k], has[:, k]) for k in range(common.sum())])
     found = {
         "value": each(scores, wanted[:, common]),
@@ -102,7 +107,8 @@ def read(drawn: Drawn, dataset: Any) -> list[Section]:
         "control": each(scores, wanted[other][:, common]),
     }
     metrics = {"attribute AUC": {column: float(value.mean()) for column, value in found.items()}}
-    known = np.asarray(["?" not in dataset.vocabulary.text(row).split() for row in asked])
+    texts = map(dataset.vocabulary.text, asked.get("text", np.zeros((len(wanted), 1), int)))
+    known = np.asarray(["?" not in text.split() for text in texts])
     metrics |= _combinations(known, scores, floor, wanted[:, common], own[:, common])
     rows = "".join(
         f"| {name} | {np.sum(wanted[:, common], 0)[k]} | " + " | ".join(f"{found[c][k]:.3f}" for c in found) + " |\n"
@@ -134,6 +140,7 @@ def copies(drawn: Drawn, dataset: Any) -> list[Section]:
     share = neighbours.copied_share(drawn.x, train, real.x, near=(near.min(1), fresh))
     found = {"value": share, "floor": 0.01}
     ratio = float(np.median(near.min(1)) / max(np.median(fresh), 1e-12))
+    held_out = "the held-out image whose caption it was given" if _stands(drawn, real) else "some held-out image"
     text = f"""
 ### Beside training images
 
@@ -142,7 +149,7 @@ median distance is {ratio:.4f} of that of held-out images.
 
 ![nearest](figures/nearest.png)
 
-*Samples, the training image nearest to each, and the held-out image whose caption it was given.*
+*Samples, the training image nearest to each, and {held_out}.*
 """
     shown = lambda x: dataset.shown(np.asarray(x)[:SHOWN])
     groups = {"samples": shown(drawn.x), "nearest training": shown(train[near.argmin(1)]), "held out": shown(real.x)}
@@ -169,11 +176,23 @@ def _held_out(drawn: Drawn, dataset: Any) -> Any:
     return dataset.held_out.gather(dataset.places("held_out", int(seeds.max()) + 1)[seeds])
 
 
-def _words(given: dict[str, Any], dataset: Any) -> np.ndarray:
+def _stands(drawn: Drawn, real: Any) -> bool:
+    """Tells whether samples were given what held-out examples are, and not words or a class of a user's own."""
+    return all(np.array_equal(part, real.given[name]) for name, part in drawn.given.items() if name in real.given)
+
+
+def _asked(drawn: Drawn, real: Any) -> dict[str, Any]:
+    """What each sample should show: what it was given, and of the example that it stands for what it was not told."""
+    return {**(real.given if _stands(drawn, real) else {}), **drawn.given}
+
+
+def _words(given: dict[str, Any], asked: dict[str, Any], dataset: Any) -> np.ndarray | None:
+    if "text" not in asked:
+        return None
     return has_words(map(dataset.vocabulary.text, given["text"]), dataset.vocabulary.words)
 
 
-def _classes(given: dict[str, Any], dataset: Any) -> list[np.ndarray]:
-    if "label" not in given or not dataset.names:
-        return []
-    return [given["label"][:, None] == np.arange(len(dataset.names))]
+def _classes(given: dict[str, Any], asked: dict[str, Any], dataset: Any) -> np.ndarray | None:
+    if "label" not in asked or not dataset.names:
+        return None
+    return given["label"][:, None] == np.arange(len(dataset.names))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffjax import activity
-from diffjax.method import Drawn, Section, attempt, left_out
+from diffjax.method import OF_TRAINING, Drawn, Section, attempt, left_out, metrics_of
 from diffjax.metrics import digits, gate, neighbours, wasserstein
 from diffjax.metrics.classifier import Classifier
 
@@ -193,7 +193,8 @@ class Gated:
 class Floored:
     """The judge of decoded samples: what a judge says of them, and beside it what it says of decoded training examples.
 
-    No model of codes is expected to be nearer to held-out data than its own codec is.
+    The latter have what the codec alone costs, and are no bound: decoded draws may be nearer to held-out data. What
+    compares with training examples (`OF_TRAINING`) says nothing of decoded training examples, and is left out.
 
     Args:
         plain: the judge of the data itself; None: distances between two samples.
@@ -207,18 +208,14 @@ class Floored:
         """Judges samples, and as many decoded training examples."""
         judge, n = self.plain or two_samples, len(drawn.x)
         own = judge(drawn, dataset)
-        decoded = self.trip(dataset.train.gather(dataset.places("train", n)).x)
-        found = {name: row["value"] for name, row in _metrics(judge(Drawn(decoded, {}), dataset)).items()}
-        mine = _metrics(own)
-        each = {name: (mine[name]["value"], found[name]) for name in found if name in mine}
+        train = dataset.train.gather(dataset.places("train", n))
+        told = {name: part for name, part in train.given.items() if name in drawn.given}
+        found = metrics_of(judge(Drawn(self.trip(train.x), told), dataset), OF_TRAINING)
+        mine = metrics_of(own)
+        each = {name: (mine[name], found[name]) for name in found if name in mine}
         rows = "".join(f"| {name} | {value:.4f} | {floor:.4f} |\n" for name, (value, floor) in each.items())
         text = f"\n### Beside the codec\n\n| metric | samples | decoded training examples |\n|---|---|---|\n{rows}"
         return [*own, Section({"decoded": found}, text)]
-
-
-def _metrics(sections: list[Section]) -> dict[str, Any]:
-    rows = {name: row for section in sections for name, row in section.results.get("metrics", {}).items()}
-    return {name: row for name, row in rows.items() if row.get("value") is not None}
 
 
 def _plain(judge: Judge | None) -> Judge | None:

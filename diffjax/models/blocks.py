@@ -92,7 +92,7 @@ class CrossAttention(nn.Module):
         k, v = (split(a) for a in jnp.split(told, 2, axis=-1))
         if self.qk_norm:
             q, k = Scaled(name="norm_q")(q).astype(self.dtype), Scaled(name="norm_k")(k).astype(self.dtype)
-        y = layers.attention(q, k, v, seen[..., None, None, :])
+        y = layers.Attend(name="attention")(q, k, v, seen[..., None, None, :])
         out = Dense(channels, dtype=self.dtype, kernel_init=ZEROS, name="out")
         return out(y.reshape(h.shape)).astype(h.dtype)  # (text.1)
 
