@@ -40,6 +40,8 @@ def main() -> None:
     for eta in etas:
         changes = [] if eta is None else ["sampler.name=ancestral.ddim", f"sampler.eta={eta}"]
         run = runs.open(args.workdir, overrides=changes)
+        if not hasattr(run.method.parts, "completed"):
+            raise SystemExit(f"{args.workdir} begins with no noise of a walk: this chooses x_T of a denoising run.")
         pool = starts(run, size)
         chosen, temperature = choices(pool, most)
         made = {name: walked(run, seeds, x) for name, (seeds, x) in chosen.items()}
