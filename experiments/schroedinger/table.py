@@ -1,6 +1,6 @@
 """End law and transport cost of trained halves of a Schroedinger bridge, beside what the exact one has.
 
-    python experiments/schroedinger/table.py runs/schroedinger/moons-* --out=runs/schroedinger/table [--n=1000] [--nfe=500]
+    python experiments/schroedinger/table.py runs/schroedinger/moons-* --out=FOLDER [--n=1000] [--nfe=500]
 
 One Markdown row per run: the exact W2 of its samples from held-out examples, with its floor (training examples), and
 the cost E|x - y|^2 beside that of Sinkhorn's plan between as many held-out points with the reference's entropy, of
@@ -42,7 +42,7 @@ def measured(workdir: str, n: int, nfe: int | None) -> dict[str, float]:
 
 
 def main() -> None:
-    """The table."""
+    """Prints the table of the runs, and writes it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("workdirs", nargs="+")
     parser.add_argument("--n", type=int, default=1000)
