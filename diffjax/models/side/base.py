@@ -180,7 +180,7 @@ def sided(module: Any, kind: Kind, classes: int | None = None, hint: int = 0) ->
         return {**whole, "embedding": {**whole["embedding"], **table}}
 
     places, dtype = getattr(module, "tells_places", True), str(getattr(module, "dtype", "float32"))
-    known = own if classes is None else classes
+    known: Any = own if classes is None else classes
     none = {"label": np.int32(known)} if "label" in reads and host.is_int(known, 1) else {}
     none, text = none | getattr(module, "none", {}), tuple(getattr(module, "text", ())) if "text" in names else ()
     said = ", ".join(filter(None, (kind.name, kind.text)))
