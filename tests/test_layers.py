@@ -93,6 +93,7 @@ NEIGHBOURS = {
     "snapshots": {"config", "disk", "ema", "members"},
     "logs": {"config", "disk", "notebook"},
     "data": {"codecs", "disk", "members", "method", "metrics", "pickles", "specs"},
+    "finetune": {"specs"},
     "exports": {"config", "data", "disk", "environment", "weights"},
     "side_files": {"weights"},
     "standalone": {"data", "disk", "method", "specs"},

@@ -26,7 +26,7 @@ def density(x):
 
 @pytest.mark.parametrize("h", [0.0, H, -0.9])
 def test_the_tilted_mixture_is_the_product(h):
-    """Density and Z by quadrature; H = -0.9 falls more slowly than the reward grows, by little: 1 / 0.5 > 0.9."""
+    """Density and Z by quadrature; at H = -0.9 the reward grows, but less than each component falls: 0.9 < 1 / 0.5."""
     made, log_z = tilting.tilted(LINE, [G], [[h]])
     product = density(POINTS) * np.exp(G * POINTS - h * POINTS**2 / 2)
     z = np.trapezoid(product, POINTS)
@@ -110,13 +110,23 @@ def test_prepared_weights_are_of_the_examples():
     assert float(rewards.effective(np.zeros(7, np.float32), 0.3)) == pytest.approx(7)
 
 
+def prepared(of):
+    prepare = losses.prepare.reward(schedules.VP(), of=of)
+    return prepare.apply((), jax.random.key(0), Example(np.ones((5, 2, 2, 1), np.float32), {}))
+
+
 @pytest.mark.parametrize(
     ("make", "match"),
     [
+        (lambda: prepared(lambda x: x.mean(-1)), r"reward of one example is of shape \(2, 2\), expected a scalar"),
+        (lambda: prepared(lambda x: (x.mean(), x.sum())), "reward of one example is a tuple, expected a scalar"),
         (lambda: losses.prepare.reward(schedules.VP(), beta=0.0), "beta is 0.0, expected a positive number"),
         (lambda: losses.prepare.reward(schedules.VP(), of="meen"), "There is no reward 'meen'.*mean"),
         (lambda: tilting.tilted(LINE, [1.0, 2.0]), r"g has shape \(2,\)"),
         (lambda: tilting.tilted(LINE, [1.0], [[-2.5]]), "grows faster than a component"),
+        (lambda: tilting.tilted(LINE, [1.0], [[-2.0]]), "grows faster than a component"),  # I + C H = 0, C = 1 / 2
+        (lambda: tilting.tilted(LINE, [np.nan]), "g or H holds numbers that are not finite"),
+        (lambda: tilting.tilted(LINE, [1.0], [[np.inf]]), "g or H holds numbers that are not finite"),
         (lambda: tilting.tilted(analytic.fitted_gaussian(np.eye(3)[:2]), [1.0] * 3), "fewer axes than entries"),
     ],
 )

@@ -97,6 +97,14 @@ def test_without_noise_it_is_monge_s_map_and_with_much_it_is_independent():
     assert far.cost == pytest.approx(FREE.cost, abs=1e-3)
 
 
+def test_a_large_epsilon_leaves_the_leading_term():
+    """C epsilon -> S_0 S_1, off by 1 / epsilon of it: no digit is lost to a difference of two large numbers."""
+    S0, S1 = LAWS[1], LAWS[3]
+    for epsilon in (1e6, 1e9, 1e12):
+        C = theory.gaussian(*LAWS, epsilon).cross
+        np.testing.assert_allclose(C * epsilon, S0 @ S1, atol=1e-9 + 1e2 / epsilon)
+
+
 # Markovian fitting.
 
 
@@ -228,6 +236,11 @@ def test_on_a_table_it_is_sinkhorn_s_iteration():
         (lambda: theory.gaussian(LAWS[0][:1], *LAWS[1:], 1.0), r"mean of shape \(1,\) and a covariance of shape"),
         (lambda: theory.gaussian(*LINE[:2], *LAWS[2:], 1.0), r"means have shapes \(1,\) and \(2,\)"),
         (lambda: theory.fit_table(np.ones((2, 3)), np.ones(3), 0), r"mass of shape \(3,\) for axis 0 of a table"),
+        (lambda: theory.fit_table(-np.ones((2, 2)), np.ones(2), 0), "table holds a number that is negative"),
+        (lambda: theory.fit_table(np.ones((2, 2)), [1.0, np.nan], 0), "mass holds a number that is negative or not"),
+        (lambda: theory.fit_end(FREE, np.zeros(3), np.eye(3)), r"mean of shape \(3,\), that of the pair \(2,\)"),
+        (lambda: theory.gaussian([np.nan, 0], *LAWS[1:], 1.0), "law of x_0 holds numbers that are not finite"),
+        (lambda: theory.gaussian(*LAWS[:3], np.full((2, 2), np.nan), 1.0), "law of x_1 holds numbers that are not"),
         (lambda: theory.projected(FREE, 1.0, steps=0), "steps is 0"),
         (lambda: theory.projected(FREE, -1.0), "epsilon is -1.0, expected a positive number"),
         (lambda: theory.reference(*LAWS[:2], 0.0), "epsilon is 0.0, expected a positive number"),

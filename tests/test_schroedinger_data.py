@@ -90,6 +90,20 @@ def test_sinkhorn_s_pairs_of_normal_points_have_the_exact_bridge_s_correlation(s
     assert 1.5 * alpha * (1 - exact**2) / exact == pytest.approx(epsilon)
 
 
+def test_sinkhorn_says_what_its_columns_lack():
+    """One round on two points, by hand; and where the rounds suffice it is below the tolerance."""
+    x, y = np.float32([[0.0], [1.0]]), np.float32([[0.0], [3.0]])
+    process, kernel = processes.schroedinger(EDM(1.0)), np.exp(-((x - y.T) ** 2) / 2)
+    g = 1 / (0.5 * kernel.sum(1))
+    v = 1 / (0.5 * g @ kernel)
+    plan = 0.25 * v * kernel / (0.5 * kernel @ v)[:, None]
+    for rounds, off in ((1, np.abs(plan.sum(0) - 0.5).sum()), (1000, 0)):
+        prepare = losses.prepare.pairing(process, "sinkhorn", iterations=rounds)
+        found = jax.jit(prepare.apply)((), jax.random.key(0), Example(x, {"y": y})).chosen["unbalance"]
+        np.testing.assert_allclose(found, [off, off], atol=1e-6 if rounds == 1 else 1e-4)
+    assert np.abs(plan.sum(0) - 0.5).sum() > 0.01
+
+
 def test_independent_pairs_are_a_permutation_and_other_steps_have_others():
     x, y = points(32)
     pair = pairer(processes.schroedinger(EDM(1.0)), "independent")
@@ -164,6 +178,22 @@ def test_pairs_of_a_walk_are_trained_on_and_never_parted(tmp_path):
     np.savez(tmp_path / "pairs.npz", x=x, y=y[:, :1])
     with pytest.raises(ValueError, match=r"x has shape \(50, 2\) and y \(50, 1\), expected \(N, 2\)"):
         data.between(pairs=path, **SMALL)
+
+
+def test_pairs_of_the_other_half_are_refused(tmp_path):
+    """Both are points of a plane: by their names alone they are told apart."""
+    x, y = points(50)
+    path = tmp_path / "pairs.npz"
+    np.savez(path, x=x, y=y, end="eight_gaussians", start="moons")
+    found = data.between("eight_gaussians", "moons", pairs=str(path), **SMALL)
+    np.testing.assert_array_equal(found.train.gather(np.arange(50)).x, x)
+    for names, said in (
+        (("moons", "eight_gaussians"), "whose end is eight_gaussians, expected moons"),
+        (("eight_gaussians", "spirals"), "whose start is moons, expected spirals"),
+    ):
+        with pytest.raises(ValueError, match=said) as caught:
+            data.between(*names, pairs=str(path), **SMALL)
+        assert "\n" not in str(caught.value)
 
 
 def test_the_judge_says_how_far_samples_were_carried():
@@ -248,6 +278,7 @@ def test_it_trains_is_judged_and_hands_its_pairs_on(tmp_path, monkeypatch, capsy
     made = np.load(pairs)
     np.testing.assert_array_equal(made["x"], data.eight_gaussians(2000, 400, seed=1).train.x[:300])
     assert made["y"].shape == (300, 2)
+    assert (str(made["end"]), str(made["start"])) == ("eight_gaussians", "moons")
     assert "300 pairs" in capsys.readouterr().out
     halves = ["data.end=eight_gaussians", "data.start=moons", f"data.pairs={pairs}", "prepare.name=nothing"]
     flags = [f"--config.{flag}" for flag in [*halves, f"train.start={one}"]]
@@ -277,3 +308,8 @@ def test_pairs_of_another_reference_are_refused(process, name, message, monkeypa
     monkeypatch.setattr(runs, "open", lambda workdir, overrides: run)
     with pytest.raises(SystemExit, match=message):
         script(monkeypatch, "pairs.py", "--workdir=here", "--out=nowhere.npz")
+
+
+def test_no_pairs_are_refused(monkeypatch):
+    with pytest.raises(SystemExit, match="--n is 0, expected 1 or more"):
+        script(monkeypatch, "pairs.py", "--workdir=here", "--out=nowhere.npz", "--n=0")

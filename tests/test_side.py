@@ -271,6 +271,74 @@ def test_a_run_without_a_side_is_taken_over_as_the_base():
             finetune.take_over(params, shapes(models.of(other), {}))
 
 
+def test_a_frozen_base_is_told_no_more_than_the_run_it_starts_from():
+    """A table of zeros in the base would stay zero: no label would act, without a word."""
+    of = lambda **options: models.DiT(depth=1, width=12, heads=2, **options)
+    plain = shapes(models.of(of()), {})
+    for told, match in (
+        ({"classes": 3}, "set model.classes, not model.base.classes"),
+        ({"gap": 5}, "leave model.base.gap out"),
+        ({"augment": 4}, "leave model.base.augment out"),
+    ):
+        params = shapes(side.lora(of(**told), rank=1), {})
+        before = shapes(side.lora(of(), rank=1), {})  # of a run with the side as well
+        for old in (plain, {**before, "side": params["side"]}):
+            with pytest.raises(ValueError, match=f"the run it starts from has none, .*{match}") as found:
+                jax.eval_shape(finetune.take_over, params, old)
+            assert "\n" not in str(found.value)
+        alike = shapes(models.of(of(**told)), {})
+        assert jax.tree.leaves(jax.eval_shape(finetune.take_over, params, alike)["base"]) == jax.tree.leaves(alike)
+
+
+def test_a_side_net_is_without_what_its_base_may_be_without():
+    """The base's own label and text, and the side's label where the base takes none."""
+    base = models.DiT(depth=1, width=12, heads=2, classes=4, text=(5, 3))
+    whole, net = models.of(base), side.lora(base, rank=1)
+    assert (net.text, net.classes, set(net.none)) == ((5, 3), 4, {"label", "text"})
+    jax.tree.map(np.testing.assert_array_equal, dict(net.none), dict(whole.none))
+    assert int(side.lora(DIT, classes=3).none["label"]) == 3
+    assert (side.lora(DIT).none, side.lora(DIT).text) == ({}, ())
+
+
+def test_a_label_that_there_is_not_is_nan():
+    """As of a network's own table (nn.Embed), and not the label of the last row."""
+    net = side.lora(models.DiT(depth=1, width=8, heads=2), rank=1, classes=3)
+    params = drawn(shapes(net))
+    with jax.disable_jit():
+        assert np.isnan(net.apply(params, X, C, {"label": np.int32(4)})).all()
+        assert np.isfinite(net.apply(params, X, C, {"label": np.int32(3)})).all()
+
+
+def test_parameters_of_another_network_are_refused():
+    net, given = side.lora(DIT, rank=2, classes=3), {"label": np.int32(1)}
+    params = shapes(net)
+    for other, match in (
+        (side.lora(DIT, rank=1, classes=3), r"block_0/out/A has shape \(12, 1\), expected \(12, 2\)"),
+        (side.lora(UNET, rank=2, classes=3), "of another base or side: only the network has base/block_0/"),
+        (side.lora(DIT, rank=2), "of another base or side: only the network has side/label"),
+        (side.adapter(DIT, classes=3), "the network has no side/adapters/"),
+    ):
+        with pytest.raises(ValueError, match=match) as found:
+            jax.eval_shape(net.apply, shapes(other, {}), X, C, given)
+        assert "\n" not in str(found.value)
+    assert jax.eval_shape(net.apply, params, np.stack([X, X]), np.stack([C, C]), {"label": np.zeros(2, int)}).ndim == 4
+
+
+def test_a_ladder_leaves_a_text_encoder_alone():
+    """Its tokens are no places of x; by `where` they are tapped, and then refused where the sizes go by no factor 2."""
+    base = models.DiT(depth=2, width=12, heads=2, text=(7, 5))
+    found = [path for path, _ in side.base.chosen(side.base.sites(base, X.shape), "", rungs_tap, "block").items()]
+    assert any(path.startswith("told/") for path in found)
+    rungs_of = shapes(side.ladder(base, width=4), {})["side"]["ladder"]
+    assert sorted(rungs_of) == ["rung_00", "rung_01", "up"]
+    with pytest.raises(ValueError, match=r"JiT's prefix\) tap blocks on one side of that, by `where`"):
+        shapes(side.ladder(base, width=4, where=""), {})
+
+
+def rungs_tap(site):
+    return isinstance(site.module, rungs.Block)
+
+
 DEEP = models.UNet(channels=4, multipliers=(1, 1, 1), attention=())
 
 
@@ -301,6 +369,9 @@ def told_wrongly(net):
         (lambda: side.lora({"name": "DIT"}), "There is no model 'DIT' as the base of a side net"),
         (lambda: side.lora({"name": "DiT", "hight": 2}), "DiT cannot be made of"),
         (lambda: side.lora(models.DiT(classes=3), classes=4), "classes = 4 of the side net, but its base has 3"),
+        (lambda: side.lora(DIT, stabilised="no"), "stabilised is 'no', expected True or False"),
+        (lambda: side.ladder(DIT, 8, 3), "where is 3, expected a regular expression on paths"),
+        (lambda: side.lora(DIT, where=["qkv"]), r"where is \['qkv'\], expected a regular"),
         (lambda: told_wrongly(side.lora(DIT, **TOLD)), r"hint has shape \(8, 8, 1\), expected \(8, 8, 2\)"),
     ],
 )

@@ -20,10 +20,10 @@ def drawn(net, seed):
 def test_a_side_comes_back_on_its_base(tmp_path):
     net = side.lora(BASE, rank=2, where="^dense", classes=3)
     params, shapes = drawn(net, 1)
-    size = side_files.write(tmp_path / "a.safetensors", params)
+    size = side_files.write(tmp_path / "a.safetensors", net.side, params)
     count = sum(leaf.size for leaf in jax.tree.leaves(params["side"]))
     assert 4 * count < size < 4 * count + 1500  # no number of the base
-    back = side_files.read(tmp_path / "a.safetensors", params["base"], shapes["side"])
+    back = side_files.read(tmp_path / "a.safetensors", net.side, params["base"], shapes["side"])
     jax.tree.map(np.testing.assert_array_equal, back, params)
     assert jax.tree.structure(back) == jax.tree.structure(params)
 
@@ -32,17 +32,38 @@ def test_a_side_of_something_else_is_refused(tmp_path):
     net = side.lora(BASE, rank=2, where="^dense")
     params, shapes = drawn(net, 1)
     path = tmp_path / "a.safetensors"
-    side_files.write(path, params)
+    side_files.write(path, net.side, params)
     moved = jax.tree.map(np.copy, params["base"])
     moved["out"]["bias"][0] = np.nextafter(moved["out"]["bias"][0], np.float32(9))  # one bit of one number
     with pytest.raises(ValueError, match="is the side of another base: it was trained on parameters of digest"):
-        side_files.read(path, moved, shapes["side"])
+        side_files.read(path, net.side, moved, shapes["side"])
     with pytest.raises(ValueError, match="expected float32 of shape"):
-        side_files.read(path, params["base"], drawn(side.lora(BASE, rank=1, where="^dense"), 1)[1]["side"])
+        side_files.read(path, net.side, params["base"], drawn(side.lora(BASE, rank=1, where="^dense"), 1)[1]["side"])
     with pytest.raises(ValueError, match="has no parameter"):
-        side_files.read(path, params["base"], drawn(side.adapter(BASE, where="^dense"), 1)[1]["side"])
+        side_files.read(path, net.side, params["base"], drawn(side.adapter(BASE, where="^dense"), 1)[1]["side"])
     with pytest.raises(ValueError, match="expected a base and a side"):
-        side_files.write(path, params["base"])
+        side_files.write(path, net.side, params["base"])
+    with pytest.raises(ValueError, match="The kind of the side is '', expected a text"):
+        side_files.write(path, models.of(BASE).side, params)
     weights.write(path, weights.named(params["side"]), {})
     with pytest.raises(ValueError, match="it is no side net's file"):
-        side_files.read(path, params["base"], shapes["side"])
+        side_files.read(path, net.side, params["base"], shapes["side"])
+
+
+def test_a_side_of_another_factor_is_refused(tmp_path):
+    """gamma = 4 and 40 have the shapes of each other; gamma / r = 2 is that of gamma = 2 sqrt(2) and stabilised too."""
+    of = lambda **options: side.lora(BASE, rank=2, where="^dense", **options)
+    params, shapes = drawn(of(), 1)
+    path = tmp_path / "a.safetensors"
+    side_files.write(path, of().side, params)
+    one = "is the file of the side 'lora, s = 2', expected 'lora, s = "
+    for other, s in ((of(gamma=40.0), "20'"), (of(stabilised=True), "2.82843'")):
+        with pytest.raises(ValueError, match=one + s) as found:
+            side_files.read(path, other.side, params["base"], shapes["side"])
+        assert "\n" not in str(found.value)
+    alike = of(gamma=2 * 2**0.5, stabilised=True)
+    back = side_files.read(path, alike.side, params["base"], shapes["side"])
+    np.testing.assert_allclose(alike.apply(back, X, C), of().apply(params, X, C), rtol=1e-5)
+    weights.write(path, weights.named(params["side"]), {side_files.BASE: side_files.digest(params["base"])})
+    with pytest.raises(ValueError, match="that it does not name"):
+        side_files.read(path, of().side, params["base"], shapes["side"])

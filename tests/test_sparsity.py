@@ -122,6 +122,16 @@ def test_orders_of_the_effective_number(x):
         np.testing.assert_allclose(sparsity.effective(clones, r), 4 * sparsity.effective(x, r), rtol=1e-12)
 
 
+def test_orders_and_exponents_beyond_the_range_of_sums():
+    """Four equal entries are four at every order, of 2000 equal ones S is 1; and (1, 2) / 3 by its largest entry."""
+    for order in (0.0, 1e-3, 1 - 1e-13, 1 + 1e-13, 1 + 1e-9, 2000.0, 1e8):
+        np.testing.assert_allclose(sparsity.effective(np.ones(4), order), 4, rtol=1e-7)
+    np.testing.assert_allclose(sparsity.effective([1.0, 2.0], 2000.0), 1.5 ** (2000 / 1999), rtol=1e-12)
+    np.testing.assert_allclose(sparsity.effective([1.0, 2.0, 0.0], 1 + 1e-10), 3 / 2 ** (2 / 3), rtol=1e-9)
+    np.testing.assert_allclose(sparsity.evenness(np.ones(2000), 1e-3, 2e-3), 1, rtol=1e-12)
+    np.testing.assert_allclose(sparsity.evenness([0.0, 1.0], 1e-3, 2e-3), 2.0**-500, rtol=1e-11)
+
+
 def test_what_is_masked_counts_nowhere(x):
     mask = np.random.default_rng(1).random(x.shape) < 0.6
     mask[:, 0] = True

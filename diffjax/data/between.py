@@ -41,7 +41,8 @@ def crossed(end: Dataset, start: Dataset, pairs: str | None = None) -> Dataset:
 
     Raises:
         ValueError: for a data set that is not held in memory, examples of another shape or of tokens, a file whose
-            arrays are not pairs of that shape.
+            arrays are not pairs of that shape, or whose names `end` and `start` are those of other data sets; a file
+            without names is taken at its word.
     """
     for part in (end, start):
         if not part.in_memory or part.train.gather(np.zeros(1, int)).x.dtype != np.float32:
@@ -50,7 +51,7 @@ def crossed(end: Dataset, start: Dataset, pairs: str | None = None) -> Dataset:
         raise ValueError(f"{end.name} has examples of shape {end.shape}, {start.name} of {start.shape}, expected one.")
     train, held_out = (_crossed(getattr(end, part), getattr(start, part)) for part in ("train", "held_out"))
     if pairs is not None:
-        train = _read(pairs, end.shape)
+        train = _read(pairs, end.shape, {"end": end.name, "start": start.name})
     made = in_memory(f"{end.name} from {start.name}", train, held_out, classes=None)
     return made._replace(judge=endpoints.judge_transported)
 
@@ -60,12 +61,17 @@ def _crossed(end: Any, start: Any) -> Arrays:
     return Arrays(end.gather(np.arange(n)).x, y=start.gather(np.arange(n)).x)
 
 
-def _read(path: str, shape: tuple[int, ...]) -> Arrays:
+def _read(path: str, shape: tuple[int, ...], names: dict[str, str]) -> Arrays:
     file = Path(path).expanduser()
     made = members.tables(file, ("x", "y"), "pairs", "python experiments/schroedinger/pairs.py makes them")
     x, y = made["x"], made["y"]
     if x.shape != y.shape or x.shape[1:] != shape:
         raise ValueError(f"{file}: x has shape {x.shape} and y {y.shape}, expected (N, {', '.join(map(str, shape))}).")
+    for part, said in members.texts(file, tuple(names)).items():
+        if said != names[part]:
+            raise ValueError(
+                f"{file} holds pairs whose {part} is {said}, expected {names[part]}: they are of the other half."
+            )
     found = Arrays(x, y=y)
     found.chosen["pair"] = np.arange(len(x), dtype=np.int32)  # says that no pairing may part them
     return found

@@ -16,7 +16,7 @@ network reads a label of x_0, y keeps its law given the label: it is exchanged w
 import jax
 import jax.numpy as jnp
 
-from diffjax import couplings, host
+from diffjax import couplings, gumbel, host
 from diffjax.processes import Schroedinger
 from diffjax.types import Array, Key, Prepare, Process, PyTree
 
@@ -29,7 +29,9 @@ def pairing(process: Process, method: str = "independent", iterations: int = 100
     Args:
         process: `processes.schroedinger(schedule)`; its entropy is Sinkhorn's.
         method: "independent", "sinkhorn" or "exact".
-        iterations: of Sinkhorn, at most.
+        iterations: of Sinkhorn, at most. Its plan's rows are exact, its columns are as near as it came: where it was
+            stopped before, as with a small sigma_T or a large batch, y does not keep its law. By how much a training
+            logs as "unbalance" (`couplings.unbalance`).
 
     Raises:
         ValueError: for another method, a process whose pairs belong together, one that draws y itself; from `apply`,
@@ -60,7 +62,9 @@ def pairing(process: Process, method: str = "independent", iterations: int = 100
             return _given(batch, y[couplings.assignment(cost)])
         log_plan = couplings.sinkhorn(cost, 2 * process.epsilon, iterations=iterations)  # (schroedinger.6)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(y)))
-        return _given(batch, y[jax.vmap(jax.random.categorical)(keys, log_plan)])
+        drawn = jnp.argmax(jax.vmap(gumbel.perturbed)(keys, log_plan), axis=1)  # of full precision (`gumbel`)
+        off = jnp.broadcast_to(couplings.unbalance(log_plan), (len(y),))
+        return _given(batch, y[drawn]).choose(unbalance=off)
 
     def update(memory: PyTree, losses: Array, logged: dict[str, Array]) -> PyTree:
         return memory

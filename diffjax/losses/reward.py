@@ -36,7 +36,8 @@ def reward(schedule: Schedule, of: Any = "mean", beta: float = 1.0) -> Prepare:
         beta: the temperature, in units of r: p* is nearer to p the larger it is.
 
     Raises:
-        ValueError: for another name, or a beta that is no positive number.
+        ValueError: for another name, or a beta that is no positive number; from `apply`, for a reward that is not a
+            scalar of one example.
     """
     host.check_positive("beta", beta, ": the temperature of exp(r / beta)")
     if not callable(of) and of not in REWARDS:
@@ -44,7 +45,11 @@ def reward(schedule: Schedule, of: Any = "mean", beta: float = 1.0) -> Prepare:
     r: Any = of if callable(of) else REWARDS[of]
 
     def apply(memory: PyTree, key: Key, batch: PyTree) -> PyTree:
-        return batch.choose(weight=weights(jax.vmap(r)(batch.x), beta))
+        rewards = jax.vmap(r)(batch.x)
+        if not hasattr(rewards, "ndim") or rewards.ndim != 1:
+            got = f"of shape {rewards.shape[1:]}" if hasattr(rewards, "ndim") else f"a {type(rewards).__name__}"
+            raise ValueError(f"The reward of one example is {got}, expected a scalar: r(x), such as jnp.mean(x).")
+        return batch.choose(weight=weights(rewards, beta))
 
     return Prepare(lambda: (), apply, lambda memory, losses, logged: memory)
 

@@ -8,8 +8,9 @@ For x with n entries, and exponents 0 < q < p <= inf,
 |x| and (1, ..., 1), and 1 / sqrt(1 + Var|x| / (E|x|)^2), moments over the entries. Of the axioms of Hurley and Rickard
 2009 (sections II and III), said of what is even, these hold for all q < p: scale changes nothing; neither does a clone
 of all entries; a constant added to all |x_i| raises S, more of the largest entry lowers it, and k zeros appended
-multiply it by (n / (n + k))^(1/q - 1/p). Robin Hood's, that S rises where a larger entry gives to a smaller one less
-than half of their difference, holds where q <= 1 <= p: for (2, 4) or (0.3, 0.6) there are vectors where S falls.
+multiply it by (n / (n + k))^(1/q - 1/p). Robin Hood's, where a larger entry gives to a smaller one less than half of
+their difference: S does not fall where q <= 1 <= p, and rises there for all but (1, inf), where (3, 2, 1) and (3, 1.6,
+1.4) are equal; for (2, 4) or (0.3, 0.6) there are vectors where S falls.
 
 With a = |x|^q / sum |x|^q, a law, it is an entropy. H_r = log(sum a^r) / (1 - r) is Renyi's, e^H_r the effective number
 of entries (Hill 1973), and S = (e^H_r / n)^(1/q - 1/p) with r = p / q. So n S^2 = 1 / sum a^2 at q = 1, p = 2: of a row
@@ -41,9 +42,10 @@ def evenness(x: Any, q: float = 1.0, p: float = 2.0, mask: Any = None) -> np.nda
         raise ValueError(f"q = {q} and p = {p}: expected exponents 0 < q < p, such as 1 and 2.")
     size, counted = _sizes(x, mask)
     power = 1 / q - (0.0 if np.isinf(p) else 1 / p)
-    norm_p = 1.0 if np.isinf(p) else np.sum(size**p, -1, where=counted) ** (1 / p)  # the largest entry is 1
-    norm_q = np.sum(size**q, -1, where=counted) ** (1 / q)
-    return counted.sum(-1) ** -power * norm_q / norm_p  # (sparsity.1)
+    # By logarithms: n^(1/q) alone is beyond float64 where q is small.
+    log_norm = lambda r: np.log(np.sum(size**r, -1, where=counted)) / r  # the largest entry is 1, the sum at least that
+    ratio = log_norm(q) - (0.0 if np.isinf(p) else log_norm(p))
+    return np.exp(ratio - power * np.log(counted.sum(-1)))  # (sparsity.1)
 
 
 def effective(weights: Any, order: float = 2.0, mask: Any = None) -> np.ndarray:
@@ -51,7 +53,8 @@ def effective(weights: Any, order: float = 2.0, mask: Any = None) -> np.ndarray:
 
     Args:
         weights: of any sum; their sizes are what counts.
-        order: of the entropy, 0 or more. 2: 1 / sum a^2; 1: Shannon's; 0: how many are not 0; inf: 1 / max a.
+        order: of the entropy, 0 or more. 2: 1 / sum a^2; 1: Shannon's, as within 1e-8 of it; 0: how many are not
+            0; inf: 1 / max a.
         mask: as of `evenness`.
 
     Raises:
@@ -65,9 +68,11 @@ def effective(weights: Any, order: float = 2.0, mask: Any = None) -> np.ndarray:
         return 1 / a.max(-1)
     positive = a > 0
     logs = np.log(a, out=np.zeros_like(a), where=positive)
-    if order == 1:
+    if abs(order - 1) < 1e-8:  # nearer to 1 round-off of the sum, over 1 - order, is more than what Shannon's is off by
         return np.exp(-np.sum(a * logs, -1))
-    return np.sum(np.exp(order * logs), -1, where=positive) ** (1 / (1 - order))  # (sparsity.2)
+    most = np.log(a.max(-1, keepdims=True))
+    log_sum = order * most[..., 0] + np.log(np.sum(np.exp(order * (logs - most)), -1, where=positive))
+    return np.exp(log_sum / (1 - order))  # (sparsity.2)
 
 
 def gaussian(n: int) -> float:

@@ -32,10 +32,12 @@ class Network(NamedTuple):
         none: name in `given` -> the value that stands for none, of an example's shape or one for all entries, of what
             the network reads and may be without.
         text: (V, L), tokens and places of the text that it reads; (): it reads none, or no one knows.
+        side: of a base with a side net, the side's kind and what changes F without a shape; "": there is no side.
         tells_places: False where it gives a constant image the same answer at all places, whatever its parameters.
         energy: whether F is two maps, the gradient of a scalar and that scalar (`scalar.gradient`).
         dtype: of its computation, as far as it says.
-        merge: of a base with a side net, params -> those of the base alone that compute as much; None: there are none.
+        merge: of a base with a side net, params -> those of the base alone that compute as much in float32; None: there
+            are none.
     """
 
     init: Callable[..., PyTree]
@@ -48,6 +50,7 @@ class Network(NamedTuple):
     merge: Callable[[PyTree], PyTree] | None = None
     none: Given = NOTHING
     text: tuple[int, ...] = ()
+    side: str = ""
 
 
 def network(module: nn.Module) -> Network:

@@ -10,8 +10,9 @@ of R, and its coupling pi solves the static problem, entropic optimal transport 
 
     pi* = argmin E_pi[|y - alpha_T x|^2 / 2] + sigma_T^2 KL(pi | p x q),    pi* = f(x) R(y | x) g(y).
 
-Of all path laws with bridges of R (the reciprocal class) P* alone is Markov. Iterative Markovian fitting (Shi et al.
-2023, arXiv:2303.16852, section 3; Peluchetti 2023) goes there by turns, each a projection by KL, KL(. | P*) falling:
+Of path laws with bridges of R (the reciprocal class) and these two end laws P* alone is Markov. Iterative Markovian
+fitting (Shi et al. 2023, arXiv:2303.16852, section 3; Peluchetti 2023) goes there by turns, each a projection by KL,
+KL(. | P*) falling:
 
     reciprocal    keep the coupling, replace what is between by the bridges of R: x_t = A_t y + B_t x_0 + C_t z
     Markovian     keep the marginals, replace the process by the SDE whose drift is the bridges' mean drift at x_t

@@ -77,7 +77,8 @@ def gaussian(mean0: Any, cov0: Any, mean1: Any, cov1: Any, epsilon: float) -> Pa
         epsilon: the variance of the reference's end; the entropy's weight beside |x - y|^2 / 2.
 
     Raises:
-        ValueError: for shapes that differ, a covariance that is not symmetric and positive, an epsilon that is not.
+        ValueError: for shapes that differ, numbers that are not finite, a covariance that is not symmetric and
+            positive, an epsilon that is not.
     """
     host.check_positive("epsilon", epsilon, "; the limit 0 is optimal transport")
     first, last = _law("x_0", mean0, cov0), _law("x_1", mean1, cov1)
@@ -85,8 +86,9 @@ def gaussian(mean0: Any, cov0: Any, mean1: Any, cov1: Any, epsilon: float) -> Pa
         raise ValueError(f"The means have shapes {first[0].shape} and {last[0].shape}, expected one shape (d,).")
     (mean0, cov0), (mean1, cov1) = first, last
     root = _power(cov0, 0.5)
-    inside = 4 * root @ cov1 @ root + epsilon**2 * np.eye(len(root))
-    H = (_power(inside, 0.5) - epsilon * np.eye(len(root))) / 2
+    # (sqrt(4 m + e^2) - e) / 2 of each eigenvalue m, without the difference: that is 0 where e is large.
+    values, vectors = np.linalg.eigh(root @ cov1 @ root)
+    H = (vectors * (2 * values / (np.hypot(2 * np.sqrt(values), epsilon) + epsilon))) @ vectors.T
     return Pair(mean0, mean1, cov0, cov1, root @ H @ _power(cov0, -0.5))  # (schroedinger.3)
 
 
@@ -156,8 +158,14 @@ def projected(pair: Pair, epsilon: float, steps: int = STEPS) -> Pair:
 
 
 def fit_end(pair: Pair, mean: Any, cov: Any) -> Pair:
-    """Gives x_1 the law N(mean, cov) and keeps that of x_0 given x_1: half a turn of proportional fitting."""
-    mean, cov = _law("x_1", mean, cov)
+    """Gives x_1 the law N(mean, cov) and keeps that of x_0 given x_1: half a turn of proportional fitting.
+
+    Raises:
+        ValueError: as `gaussian`, also for a law of another dimension than the pair's.
+    """
+    mean, cov = _law("the end", mean, cov)
+    if mean.shape != pair.mean1.shape:
+        raise ValueError(f"The law of the end has a mean of shape {mean.shape}, that of the pair {pair.mean1.shape}.")
     gain = np.linalg.solve(pair.cov1, pair.cross.T).T
     return Pair(
         pair.mean0 + gain @ (mean - pair.mean1),
@@ -185,11 +193,15 @@ def fit_table(table: Any, mass: Any, axis: int) -> np.ndarray:
     """Scales the rows (axis 0) or columns (1) of a table (n, m) so that they sum to a mass: half a turn of Sinkhorn's.
 
     Raises:
-        ValueError: for a mass of another length, or one where the table has none.
+        ValueError: for a mass of another length, or one where the table has none; for a table or a mass with a number
+            that is negative or not finite.
     """
     table, mass = np.asarray(table, np.float64), np.asarray(mass, np.float64)
     if axis not in (0, 1) or mass.shape != (table.shape[axis],):
         raise ValueError(f"Got a mass of shape {mass.shape} for axis {axis!r} of a table of shape {table.shape}.")
+    for what, part in (("table", table), ("mass", mass)):
+        if not np.all((part >= 0) & (part < np.inf)):
+            raise ValueError(f"The {what} holds a number that is negative or not finite, expected masses of 0 or more.")
     sums = table.sum(1 - axis)
     if np.any((sums <= 0) & (mass > 0)):
         raise ValueError(f"The table has no mass at {np.flatnonzero((sums <= 0) & (mass > 0))[0]} of axis {axis}.")
@@ -232,6 +244,8 @@ def _law(name: str, mean: Any, cov: Any) -> tuple[np.ndarray, np.ndarray]:
     mean, cov = np.asarray(mean, np.float64), np.asarray(cov, np.float64)
     if mean.ndim != 1 or cov.shape != (*mean.shape, *mean.shape):
         raise ValueError(f"The law of {name} has a mean of shape {mean.shape} and a covariance of shape {cov.shape}.")
+    if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
+        raise ValueError(f"The law of {name} holds numbers that are not finite, expected finite ones.")
     if not (np.allclose(cov, cov.T) and np.linalg.eigvalsh(cov)[0] > 0):
         raise ValueError(f"The covariance of {name} is not symmetric with positive eigenvalues, expected it to be.")
     return mean, cov

@@ -29,11 +29,14 @@ def tilted(mixture: GaussianMixture, g: Any, H: Any = None) -> tuple[GaussianMix
         The mixture p*, and log Z in nats.
 
     Raises:
-        ValueError: for shapes that do not fit, or a tilt that grows faster than a component falls.
+        ValueError: for shapes that do not fit, numbers that are not finite, or a tilt that grows at least as fast as a
+            component falls.
     """
     means, d = np.asarray(mixture.means, np.float64), mixture.means.shape[1]
     g = np.asarray(g, np.float64).reshape(-1)
     H = np.zeros((d, d)) if H is None else np.asarray(H, np.float64)
+    if not (np.isfinite(g).all() and np.isfinite(H).all()):
+        raise ValueError("g or H holds numbers that are not finite: there is no such tilt.")
     if g.shape != (d,) or H.shape != (d, d) or not np.allclose(H, H.T):
         raise ValueError(f"g has shape {g.shape} and H {H.shape}, expected ({d},) and a symmetric ({d}, {d}).")
     if mixture.thin:
@@ -42,14 +45,17 @@ def tilted(mixture: GaussianMixture, g: Any, H: Any = None) -> tuple[GaussianMix
     bases = np.broadcast_to(np.eye(d), (len(means), d, d)) if mixture.bases is None else np.asarray(mixture.bases)
     covariances = np.einsum("kij,kj,klj->kil", bases, variances, bases)
     eye = np.eye(d)
+    grows = "exp(-x^T H x / 2) grows faster than a component of the mixture falls, or as fast: p* has no finite mass."
+    signs, logs = np.linalg.slogdet(eye + covariances @ H)
+    if np.any(signs <= 0):  # 0: it grows as fast as a component falls, and there is no inverse
+        raise ValueError(grows)
     # C' = (I + C H)^-1 C needs no inverse of C: points stay points.
     gains = np.linalg.solve(eye + covariances @ H, np.broadcast_to(eye, covariances.shape))
     tilted_covariances = gains @ covariances
     moved = np.einsum("kij,kj->ki", gains, means + covariances @ g)  # (reward.3)
-    signs, logs = np.linalg.slogdet(eye + covariances @ H)
     tilted_covariances = (tilted_covariances + tilted_covariances.transpose(0, 2, 1)) / 2
-    if np.any(signs <= 0) or np.any(np.linalg.eigvalsh(tilted_covariances) < -1e-12):
-        raise ValueError("exp(-x^T H x / 2) grows faster than a component of the mixture falls: p* has no finite mass.")
+    if np.any(np.linalg.eigvalsh(tilted_covariances) < -1e-12):
+        raise ValueError(grows)
     at = lambda x: x @ g - np.einsum("ki,ij,kj->k", x, H, x) / 2
     pull = g - means @ H  # the slope of the exponent at each mean
     gain = at(means) + np.einsum("ki,kij,kj->k", pull, tilted_covariances, pull) / 2 - logs / 2  # (reward.4)

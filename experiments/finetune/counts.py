@@ -38,7 +38,7 @@ WAYS: dict[str, tuple[Callable[[Any], Any], str | None]] = {  # a network of the
 
 
 def cost(net: models.Network, only: str | None, given: dict, shape: tuple[int, ...], batch: int) -> dict[str, Any]:
-    """Counts of a network: trained parameters, bytes kept per example, operations per example there and in all."""
+    """Counts what a network costs: trained parameters, bytes kept and operations per example, there and in all."""
     x, c = jnp.zeros(shape), jnp.zeros(())
     params = jax.eval_shape(net.init, jax.random.key(0), x, c, given)
     mask = finetune.trained(params, only)
@@ -85,7 +85,7 @@ def timed(ways: dict, base: Any, shape: tuple[int, ...], batch: int, rounds: int
 
 
 def by_depth(depths: tuple[int, ...], width: int) -> dict[str, dict[int, int]]:
-    """Bytes per example that the way back keeps, by depth, of transformers of 16 tokens without classes."""
+    """Counts the bytes per example that the way back keeps, by depth, of transformers of 16 tokens without classes."""
     four = lambda depth: "block_(" + "|".join(str(depth * (i + 1) // 4 - 1) for i in range(4)) + ")$"
     ways: dict[str, Callable[[int, Any], tuple[Any, str | None]]] = {
         "whole": lambda depth, base: (models.of(base), None),

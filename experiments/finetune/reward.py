@@ -23,7 +23,7 @@ CIRCLE = np.sqrt(2) * np.stack([np.cos(np.pi / 4 * np.arange(8)), np.sin(np.pi /
 
 
 def expected(r: np.ndarray, beta: float, batch: int) -> dict[str, Any]:
-    """What batches of the data see: weights of p*, examples that they are worth, and weights with the bias of 1 / n."""
+    """Computes what batches of the data see: weights of p*, their effective number, and weights biased by 1 / n."""
     w = np.exp((r - r.max()) / beta)
     w = w / w.mean()
     effective = 1 / np.mean(w**2)
@@ -32,18 +32,18 @@ def expected(r: np.ndarray, beta: float, batch: int) -> dict[str, Any]:
 
 
 def moments(r: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
-    """The mean and the standard deviation of r under weights."""
+    """Computes the mean and the standard deviation of r under weights."""
     mean = np.average(r, weights=weights)
     return {"mean": float(mean), "std": float(np.sqrt(np.average((r - mean) ** 2, weights=weights)))}
 
 
 def shares(x: np.ndarray) -> np.ndarray:
-    """How many of the points are nearest to each of the eight means."""
+    """Counts how many of the points are nearest to each of the eight means."""
     return np.bincount(np.linalg.norm(x[:, None] - CIRCLE, axis=-1).argmin(1), minlength=8) / len(x)
 
 
 def main() -> None:
-    """Draws, compares, writes."""
+    """Draws samples, compares their rewards, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--base")

@@ -27,7 +27,7 @@ POOL, KEPT, NEAREST = 3000, 891, 10
 
 
 def main() -> None:
-    """Chooses, walks, judges, writes."""
+    """Chooses starts, walks from them, and writes what judges found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--out", required=True)
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def starts(run: runs.Run, size: int) -> np.ndarray:
-    """The x_T of seeds 0, 1, ..., those that `run.draw` begins with."""
+    """Computes the x_T of seeds 0, 1, ..., those that `run.draw` begins with."""
     of, shape = run.method.parts, run.data.shape
     start = run.method.plan(shape).start
     noise = lambda seed: of.process.prior(jax.random.split(jax.random.key(seed))[0], shape, start)
@@ -64,7 +64,7 @@ def starts(run: runs.Run, size: int) -> np.ndarray:
 
 
 def choices(pool: np.ndarray, most: int) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, float]]:
-    """Name -> (seeds, x_T); and name -> the variance of what was chosen over the pool's."""
+    """Chooses starts by each rule: name -> (seeds, x_T); name -> the variance of what was chosen over the pool's."""
     places = {
         "random": np.sort(np.random.default_rng(0).choice(len(pool), most, replace=False)),
         "hubs": hubness.hubs(pool, NEAREST, most=most),
@@ -79,7 +79,7 @@ def choices(pool: np.ndarray, most: int) -> tuple[dict[str, tuple[np.ndarray, np
 
 
 def walked(run: runs.Run, seeds: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The samples that the run's sampler makes of these x_T; of a seed's own x_T it is the seed's sample."""
+    """Draws the samples that the run's sampler makes of these x_T; of a seed's own x_T it is the seed's sample."""
     of, request = run.method.parts, run.method.plan(run.data.shape)
 
     def one(shared: Any, own: Any) -> Any:
@@ -94,7 +94,7 @@ def walked(run: runs.Run, seeds: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def judged(run: runs.Run, made: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """The measures of each cloud of samples beside all held-out digits."""
+    """Computes the measures of each cloud of samples beside all held-out digits."""
     space, real = features.digits(), run.data.some("held_out", 2000)
     truth, read = space.of(real.x), lambda x: digits.read(np.asarray(x)).logits.argmax(-1)
     share = lambda labels: np.bincount(labels, minlength=10) / len(labels)
@@ -111,7 +111,7 @@ def judged(run: runs.Run, made: dict[str, np.ndarray]) -> dict[str, dict[str, fl
 
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown."""
+    """Formats the measures as Markdown."""
     told = results["pool"]
     lines = [f"Skewness {told['skewness']:.3f}; variance over the pool's: "]
     lines[0] += ", ".join(f"{name} {value:.4f}" for name, value in told["temperature"].items())

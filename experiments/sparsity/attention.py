@@ -26,7 +26,7 @@ LEVELS = np.linspace(-8.0, 8.0, 10)  # log-SNRs
 
 
 def main() -> None:
-    """Reads rows, measures, writes."""
+    """Reads rows of attention, and writes their effective numbers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--out", required=True)
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def numbers(run: runs.Run, params: Any, x0: np.ndarray, given: dict, level: float) -> dict[str, list[float]]:
-    """The effective number of tokens at a log-SNR: layer -> its heads, averaged over queries and examples."""
+    """Computes the effective number of tokens at a log-SNR: layer -> its heads, averaged over queries and examples."""
     of = run.method.parts
     t = np.float32(time_of(of.schedule, np.float32(level)))
     totals: dict[str, Any] = {}
@@ -66,7 +66,7 @@ def numbers(run: runs.Run, params: Any, x0: np.ndarray, given: dict, level: floa
 
 
 def table(levels: np.ndarray, found: dict[str, list[dict]]) -> str:
-    """Markdown: the mean over heads, and the least and largest head."""
+    """Formats as Markdown the mean over heads, and the least and largest head."""
     lines = [
         f"| network | layer | {' | '.join(f'{level:.1f}' for level in levels)} |",
         "|---" * (len(levels) + 2) + "|",
@@ -80,7 +80,7 @@ def table(levels: np.ndarray, found: dict[str, list[dict]]) -> str:
 
 
 def figure(levels: np.ndarray, found: dict[str, list[dict]], path: Path) -> None:
-    """A panel for each network, a line for each layer, over the log-SNR."""
+    """Draws a panel for each network, a line for each layer, over the log-SNR."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(11, 3.2), layout="constrained")

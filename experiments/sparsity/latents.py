@@ -27,7 +27,7 @@ UNUSED = 0.01  # nats
 
 
 def main() -> None:
-    """Encodes, measures, writes."""
+    """Encodes data, and writes how even the latents are."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--out", required=True)
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def measured(run: runs.Run, params: Any, truth: Any) -> dict[str, Any]:
-    """Evenness of draws and means, its standard error, and the channels by their divergence."""
+    """Computes the evenness of draws and means, its standard error, and the channels by their divergence."""
     of, names = run.method.parts, run.method.asks
     given = {name: a for name, a in truth.given.items() if names is None or name in names}
     code = jax.jit(jax.vmap(of.encode, in_axes=(None, 0, 0)))(params, jnp.asarray(truth.x), given)
@@ -65,7 +65,7 @@ def measured(run: runs.Run, params: Any, truth: Any) -> dict[str, Any]:
 
 
 def linear(run: runs.Run) -> int:
-    """Principal axes of the training data whose variance is above beta s^2.
+    """Counts the principal axes of the training data whose variance is above beta s^2.
 
     For a gain w, u = w^2 + beta s^2, the best encoder leaves beta / 2 (l / u + log u) of an axis of variance l: its
     least is at u = l, or at w = 0 where l is smaller than beta s^2.
@@ -78,7 +78,7 @@ def linear(run: runs.Run) -> int:
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    """Markdown."""
+    """Formats the measures as Markdown."""
     lines = ["| network | S of draws (normal entries) | S of means | unused of channels (used if linear) | e^H |"]
     lines.append("|---|---|---|---|---|")
     for name, row in found.items():

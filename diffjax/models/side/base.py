@@ -3,7 +3,8 @@
 The base is a linen module whose layers have paths, "block_0/qkv". A side says which layers it acts on, by a regular
 expression on paths, and what it puts in the place of a layer's call; the module itself stays as it is. Every side here
 begins where the base stands: F is the base's, bit for bit, whatever the side's first parameters. The base's parameters
-are stopped (`jax.lax.stop_gradient`), so that no gradient of them is computed, whatever is trained.
+are stopped (`jax.lax.stop_gradient`), so that no gradient of them is computed, whatever is trained. An optimizer's
+weight decay would move them all the same: `finetune.frozen(optimizer, "^side/")` leaves them, as train.only does.
 
 What the base was never told enters by the side too, first at zero:
 
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from diffjax import host
@@ -82,6 +84,7 @@ class Kind(NamedTuple):
         act: (params, call) -> F.
         merge: (params, params of the base) -> params of the base that compute the same; None: it is not linear in them.
         width: channels that the hint is brought to; None: those of the layer that x enters by.
+        text: what changes F and no shape: a side of another text computes something else from its parameters.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Kind(NamedTuple):
     act: Callable[[PyTree, Call], Array]
     merge: Callable[[PyTree, PyTree], PyTree] | None = None
     width: int | None = None
+    text: str = ""
 
 
 def sided(module: Any, kind: Kind, classes: int | None = None, hint: int = 0) -> Network:
@@ -105,7 +109,7 @@ def sided(module: Any, kind: Kind, classes: int | None = None, hint: int = 0) ->
 
     Raises:
         ValueError: for other classes than the base's own; in `init`, for a base that cannot be told what it should be,
-            and for what the side refuses of its layers.
+            and for what the side refuses of its layers; in `apply`, for parameters of another base or side.
     """
     own = getattr(module, "classes", None)
     layers.check_counts(**{"classes": classes} if classes is not None else {}, **{"hint": hint} if hint else {})
@@ -129,10 +133,21 @@ def sided(module: Any, kind: Kind, classes: int | None = None, hint: int = 0) ->
             side["hint"] = jnp.zeros((getattr(module, "patch", 1) ** (x.ndim - 1) * hint, width), jnp.float32)
         return {"base": params, "side": side}
 
+    @functools.lru_cache(64)
+    def expected(shape: tuple[int, ...], told: tuple[Any, ...]) -> dict[str, tuple[int, ...]]:
+        like = {name: jax.ShapeDtypeStruct(*of) for name, *of in told}
+        x, c = jnp.zeros(shape, jnp.float32), jnp.zeros((), jnp.float32)
+        return _shapes(jax.eval_shape(first, jax.random.key(0), x, c, like))
+
     @functools.partial(jax.jit, static_argnums=5)
     def forward(params: PyTree, x: Array, c: Array, told: dict, more: dict, train: bool, key: Key | None) -> Array:
+        nd = jnp.ndim(c)
+        own = tuple(
+            (name, jnp.shape(value)[nd:], jnp.result_type(value)) for name, value in told.items() if value is not None
+        )
+        _check_alike(_shapes(params), expected(x.shape[nd:], own))
         stopped, side = jax.lax.stop_gradient(params["base"]), params["side"]  # (side.1)
-        found, nd = sites(module, x.shape[jnp.ndim(c) :]), jnp.ndim(c)
+        found = sites(module, x.shape[nd:])
         label = _row(side["label"], more.get("label"), c) if labels else None
         drawn = _arranged(module, x, nd, more["hint"], hint) if hint and more.get("hint") is not None else None
         of = lambda drawn, site: _matrix(drawn, side["hint"], site, x.shape[:nd])
@@ -165,18 +180,33 @@ def sided(module: Any, kind: Kind, classes: int | None = None, hint: int = 0) ->
         return {**whole, "embedding": {**whole["embedding"], **table}}
 
     places, dtype = getattr(module, "tells_places", True), str(getattr(module, "dtype", "float32"))
-    known = own if classes is None else classes
-    return Network(init, apply, reads, known, places, dtype=dtype, merge=None if kind.merge is None else merge)
+    known: Any = own if classes is None else classes
+    none = {"label": np.int32(known)} if "label" in reads and host.is_int(known, 1) else {}
+    none, text = none | getattr(module, "none", {}), tuple(getattr(module, "text", ())) if "text" in names else ()
+    said = ", ".join(filter(None, (kind.name, kind.text)))
+    merging = None if kind.merge is None else merge
+    return Network(init, apply, reads, known, places, False, dtype, merging, none, text, said)
 
 
 def of_module(make: Callable[..., Network]) -> Callable[..., Network]:
     """Marks a maker of networks with a side: it is called with the base's module, and made again finds its traces."""
-    kept = functools.lru_cache(64, typed=True)(make)  # rank=True is not rank=1
-    return functools.wraps(make)(lambda base, *args, **options: kept(module_of(base), *args, **options))
+    kept, called = functools.lru_cache(64, typed=True)(make), inspect.signature(make)  # rank=True is not rank=1
+
+    @functools.wraps(make)
+    def made(base: Any, *args: Any, **options: Any) -> Network:
+        where = called.bind(base, *args, **options).arguments.get("where", "")
+        if not isinstance(where, str):
+            raise ValueError(f"where is {where!r}, expected a regular expression on paths, such as 'block_0/qkv$'.")
+        return kept(module_of(base), *args, **options)
+
+    return made
 
 
 def merged(network: Network, params: PyTree) -> PyTree:
     """Makes the base's parameters that compute what base and side compute together; float32, whatever the network's.
+
+    A base of dtype bfloat16 rounds them where it computes, and loses what of a change is below 2^-9 of a weight: a base
+    of dtype float32 computes as much.
 
     Raises:
         ValueError: for a network whose side is not linear in the base's kernels: there are no such parameters.
@@ -333,7 +363,21 @@ def _enters(found: dict[str, Site]) -> tuple[str, Site]:
 
 def _row(table: Array, label: Any, c: Array) -> Array:
     label = jnp.full(jnp.shape(c), table.shape[0] - 1, jnp.int32) if label is None else jnp.asarray(label, jnp.int32)
-    return table[label]
+    return jnp.take(table, label, axis=0)  # NaN for a label that there is not, as of nn.Embed
+
+
+def _shapes(params: PyTree) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf) for path, leaf in leaves}
+
+
+def _check_alike(got: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:
+    if alone := sorted(set(got) ^ set(expected)):
+        who = "only the network has" if alone[0] in expected else "the network has no"
+        raise ValueError(f"The parameters are those of another base or side: {who} {alone[0]}.")
+    for name, shape in got.items():
+        if shape != expected[name]:
+            raise ValueError(f"The parameter {name} has shape {shape}, expected {expected[name]}: its side is another.")
 
 
 def _arranged(module: Any, x: Array, nd: int, hint: Array, channels: int) -> Array:

@@ -45,12 +45,14 @@ def lora(
         classes, hint: what the network is told that the base was not (`models.side.base`).
 
     Raises:
-        ValueError: for rank < 1, a gamma that is no positive number, and as `sided`; in `init`, for a rank above a
-            kernel's shorter side, or a pattern that no kernel has.
+        ValueError: for rank < 1, a gamma that is no positive number, a stabilised that is no bool, and as `sided`; in
+            `init`, for a rank above a kernel's shorter side, or a pattern that no kernel has.
     """
     if not host.is_int(rank, 1):
         raise ValueError(f"rank is {rank!r}, expected an integer of at least 1.")
     host.check_positive("gamma", gamma, ": the factor of a change is gamma / rank")
+    if not isinstance(stabilised, bool):
+        raise ValueError(f"stabilised is {stabilised!r}, expected True or False.")
     factor = scale(rank, gamma, stabilised)
 
     def kernels(sites: dict[str, Site]) -> dict[str, Site]:
@@ -98,7 +100,7 @@ def lora(
 
         return whole(base, params)
 
-    return sided(base, Kind("lora", check, init, act, merge), classes, hint)
+    return sided(base, Kind("lora", check, init, act, merge, text=f"s = {factor:.6g}"), classes, hint)
 
 
 def scale(rank: int, gamma: float, stabilised: bool) -> float:

@@ -28,17 +28,18 @@ from diffjax.types import Array, Key, PyTree
 __all__ = ["ladder"]
 
 TEMPERATURE = 0.1
+BLOCKS = r"^(?!told/)"  # not those of a text encoder: tokens of a text are no places of x
 
 
 @of_module
-def ladder(base: Any, width: int = 8, where: str = "", classes: int | None = None, hint: int = 0) -> Network:
+def ladder(base: Any, width: int = 8, where: str = BLOCKS, classes: int | None = None, hint: int = 0) -> Network:
     """Makes the network of a base with a ladder at its side.
 
     Args:
         base: a linen module of blocks, `UNet`, `DiT` or `Transformer`, or a spec of one of `models`.
         width: channels of the ladder.
-        where: regular expression on the paths of the base's blocks, which ones are tapped; all by default. The first
-            one's map has as many places as enter the base, where there is a hint.
+        where: regular expression on the paths of the base's blocks, which ones are tapped; by default all but those of
+            a text encoder (`told/`). The first one's map has as many places as enter the base, where there is a hint.
         classes, hint: what the ladder is told that the base was not; the base itself hears nothing of it.
 
     Raises:
@@ -53,7 +54,8 @@ def ladder(base: Any, width: int = 8, where: str = "", classes: int | None = Non
         for (path, _), before, now in zip(list(found.items())[1:], sizes, sizes[1:]):
             if not any(now == tuple(n * 2**k // 2**j for n in before) for k, j in _SIZES):
                 raise ValueError(
-                    f"{path} has {now} places, the tap before it {before}: no `down` or `up` between them."
+                    f"{path} has {now} places, the tap before it {before}: no `down` or `up` between them; of a base "
+                    "that puts tokens before x's (JiT's prefix) tap blocks on one side of that, by `where`."
                 )
         return found
 
