@@ -19,9 +19,11 @@ stand in report.md beside their floor, on Twemoji by category exact W2 21.89 (fl
     python -m diffjax.main --mode=sample --workdir=runs/... --config.sample.text="red heart"
 
 report.md says how well a probe reads from samples what held-out captions asked for: the AUC beside that of the real
-images (its floor, 0.76 on Twemoji) and of shuffled captions (0.5), of all captions and of those whose words all stand
-in training, and how near samples are to training images. `:untold` is the same network without words, whose samples
-read as shuffled ones do. `:text`, `:two_scales`, `:untold` and `:text_gpu` are not measured yet.
+images (its floor) and of shuffled captions (0.5), of all captions and of those whose words all stand in training, and
+how near samples are to training images. `:untold` is the network of `:text` without words, whose samples should read as
+shuffled ones do. On Twemoji `:text` has 0.890 (floor 0.803, shuffled 0.490), 0.878 in new combinations (e2ae6ba, 625 s
+of CPU time). `:text_gpu` was not run here, `:two_scales` and `:untold` are not
+measured.
 """
 
 from ml_collections import ConfigDict

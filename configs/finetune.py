@@ -14,11 +14,11 @@ bases:
     python -m diffjax.main --config=configs/finetune.py:points --config.train.start=runs/points   # a tilted mixture
 
 Every variant begins where the base stands, to the bit. `model.base` is the base's own network, as its run has it; what
-`model.classes` says is told by the side. What they cost is counted in `experiments/finetune`; samples of none were
-judged yet. Of ten labels 1 in 10 is right by chance, which is what `:shuffled` should have. `:reward` should bring the
-mean grey from -0.389, that of the data, to -0.292, that of p*, at 0.160 of a batch (computed of the digits), `:points`
-its points to a mixture in closed form: `experiments/finetune/reward.py` holds both against p*. Other fields:
-configs/vpsde.py.
+`model.classes` says is told by the side. `experiments/finetune` counts what they cost, and has what they reach: the
+label asked for is read in 0.820 of the samples of LoRA, 0.941 of the control net, 0.991 of `:whole`, 0.125 of `:label`
+and 0.110 of `:shuffled`, where chance is 0.1 (f35f2a2). `:reward` should bring the mean grey from -0.389, that of the
+data, to -0.292, that of p*, at 0.160 of a batch (computed of the digits), `:points` its points to a mixture in closed
+form: `experiments/finetune/reward.py` holds both against p*. Other fields: configs/vpsde.py.
 """
 
 from ml_collections import ConfigDict

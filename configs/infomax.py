@@ -1,6 +1,6 @@
 """Deep InfoMax on scikit-learn's digits (Hjelm et al. 2019): 48 features without labels, a second opinion of distances.
 
-    python -m diffjax.main --config=configs/infomax.py               # a minute on 2 CPU cores
+    python -m diffjax.main --config=configs/infomax.py               # 51 s of CPU time
     python -m diffjax.main --config=configs/infomax.py:global_only   # control: the whole map alone, as kexue 6024 warns
     python -m diffjax.main --config=configs/infomax.py:tiny          # every part, small: for tests
 

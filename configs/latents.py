@@ -12,14 +12,16 @@
     python -m diffjax.main --config=configs/latents.py:tiny                            # a codec, small: for tests
 
 `codes`, `tokens` and `fsq_tokens` read the runs of those names (`--config.data.codec=...` another, or its weights
-file), `kl_gan` begins with runs/kl (train.start). `tiny_vq`, `tiny_fsq` and `tiny_gan` are small codecs too,
-`tiny_codes` and `tiny_tokens` models of the codes of two of them. The DiT of `codes` on pixels, in as many steps of
-equal cost, is configs/mnist.py.
+file), `kl_gan` begins with runs/kl (train.start), `vq_gan` with runs/vq_plain, of `vq_plain`; `gumbel` draws whole
+codes by logits. `tiny_vq`, `tiny_fsq`, `tiny_gumbel` and `tiny_gan` are small codecs too, `tiny_codes` and
+`tiny_tokens` models of the codes of two of them. The DiT of `codes` on pixels is configs/mnist.py.
 
 report.md of a codec has the squared error of held-out examples beside PCA of as many numbers and decoded mixed codes,
-what a code takes in bits, and the gate's numbers of decoded training examples: the floor that the report of a model of
-codes has beside its own. Samples of a codec alone are decoded codes drawn place by place, and fail the gate.
-Nothing here is measured yet; by its operations each takes four to nine minutes on 2 cores.
+what a code takes in bits, and the gate's numbers of decoded training examples, which the report of a model of codes
+has beside its own. Samples of a codec alone are decoded codes drawn place by place, and fail the gate. Measured: the
+codec of real codes has a squared error of 0.00885 (PCA 0.01101), decoded a Frechet distance of 12.5 (ff88a9c, 328 s
+of CPU time), `vq` 0.01119 and 9.5 (399 s), and samples of `codes` 36.0 (f35f2a2, 738 s); docs/results.md says more,
+and which are not measured.
 """
 
 from ml_collections import ConfigDict
@@ -117,6 +119,7 @@ def codes() -> ConfigDict:
     config = _mnist.digits()
     config.data = spec("latents", codec="runs/kl")
     config.model.patch = 1
+    config.train.update(dict(steps=4800, sample_every=4800))
     return config
 
 
