@@ -19,7 +19,8 @@ from diffjax.config import beside, spec
 _base = beside(__file__, "vpsde.py")
 
 
-def _conditional(config: ConfigDict) -> ConfigDict:
+def by_class(config: ConfigDict) -> ConfigDict:
+    """A recipe of digits whose network is told the class, hidden from a tenth of the examples."""
     config.model.classes = 10
     config.train.label_dropout = 0.1
     config.guidance = spec("classifier_free", w=1.25)
@@ -28,14 +29,14 @@ def _conditional(config: ConfigDict) -> ConfigDict:
 
 def digits() -> ConfigDict:
     """The default recipe, in more steps than without a label: fewer leave its samples too alike."""
-    config = _conditional(_base.digits())
+    config = by_class(_base.digits())
     config.grid.n = 100
     return config
 
 
 def tiny() -> ConfigDict:
     """Every part of the default, at a small size, for tests."""
-    return _conditional(_base.tiny())
+    return by_class(_base.tiny())
 
 
 VARIANTS = {"digits": digits, "tiny": tiny}

@@ -66,18 +66,40 @@ def flow_only(schedule: Any) -> bool:
     return isinstance(schedule, FlowOnly)
 
 
+class SDEOnly:
+    """Mixin of a schedule whose denoiser is right in the reverse SDE alone, with all of that SDE's noise.
+
+    So it is where a Markov process was fitted to pairs (x_0, x_T) that no forward process made
+    (`processes.schroedinger`): E[x_0 | x_t] is the drift of the reverse SDE, but (x - alpha E[x_0 | x_t]) / sigma^2 is
+    not minus a score, so that the flow, and every noise between none and all, has other laws. Samplers of another noise
+    refuse (`samplers.sampling_fn`), and so does whatever needs Gaussian noise (`need_gaussian`).
+    """
+
+
+def sde_only(schedule: Any) -> bool:
+    """Tells whether a schedule, or one inside it, is an `SDEOnly`."""
+    while isinstance(schedule, Derived) and not isinstance(schedule, SDEOnly):
+        schedule = schedule.base
+    return isinstance(schedule, SDEOnly)
+
+
 def need_gaussian(schedule: Any, what: str, instead: str) -> None:
-    """Refuses a schedule on which only the flow is right, for what needs Gaussian noise.
+    """Refuses a schedule on which only the flow is right, or only the reverse SDE, for what needs Gaussian noise.
 
     Args:
         what: the beginning of the message: what needs Gaussian noise, and why.
-        instead: what to do.
+        instead: what to do, where the flow is right.
 
     Raises:
-        ValueError: for a `FlowOnly` schedule.
+        ValueError: for a `FlowOnly` or an `SDEOnly` schedule.
     """
     if flow_only(schedule):
         raise ValueError(f"{what}, but the process is not Gaussian, so that only its flow is right; {instead}.")
+    if sde_only(schedule):
+        raise ValueError(f"{what}, but x_t given x_0 is not Gaussian, so that only the reverse SDE is right; {_MEAN}.")
+
+
+_MEAN = "take the mean alone (denoiser.name=mean, guidance.name=none) and sampler.name=ancestral.ddpm"
 
 
 def check(schedule: Schedule, points: int = 257) -> None:

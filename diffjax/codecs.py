@@ -5,14 +5,15 @@
 Nothing is trained here. The functions carry their own numbers (`jax.tree_util.Partial`), so that a codec is a pytree:
 an argument of `jit`, whose leaves may be anybody's parameters. What trains one hands it out by `of(run)`: the
 autoencoder's is its two means, that of `methods.encoded` a vector for each token. A process in the space of a codec is
-`processes.Encoded`; a model of codes that somebody else made them is trained on `encode(x)` as data, and draws by
-`decode`.
+`processes.Encoded`; a second model is trained on `encode(x)` as data, and its samples are decoded (`data.latents`).
 
     codecs.principal(x, 16)                    the first 16 principal axes: the best linear codec of its size
+    codecs.probabilistic(x, 16)                the codec of probabilistic PCA (Tipping & Bishop 1999), and its s^2
     codecs.standardised(codec, x)              codes of mean 0 and variance 1 (Rombach et al. 2022, appendix G)
-    codecs.of(run)                             that of an autoencoder's run
+    codecs.of(run)                             that of a run that trained one, such as an autoencoder's
 """
 
+import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,13 +33,15 @@ class Codec:
     Attributes:
         encode: x -> code, real or whole numbers.
         decode: code -> x.
+        std: x -> the standard deviation of a code that is drawn around encode(x), of its shape; None: there is none.
     """
 
     encode: Callable[[Any], Array]
     decode: Callable[[Array], Any]
+    std: Callable[[Any], Array] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("encode", "decode"):
+        for name in ("encode", "decode", "std"):
             if callable(function := getattr(self, name)):  # else a placeholder of a tree in the making
                 object.__setattr__(self, name, as_pytree(function))
 
@@ -71,7 +74,8 @@ def scaled(codec: Codec, shift: Any, scale: Any) -> Codec:
     """
     if host.concrete(scale) and not np.all((np.asarray(scale) > 0) & np.isfinite(scale)):
         raise ValueError(f"The scale of the codes is {np.asarray(scale).min()} somewhere, expected positive numbers.")
-    return Codec(Partial(_shrunk, codec.encode, shift, scale), Partial(_grown, codec.decode, shift, scale))
+    std = None if codec.std is None else Partial(_shrunk, codec.std, 0.0, scale)
+    return Codec(Partial(_shrunk, codec.encode, shift, scale), Partial(_grown, codec.decode, shift, scale), std)
 
 
 def standardised(codec: Codec, x: Any) -> Codec:
@@ -123,6 +127,42 @@ def principal(x: Any, size: int) -> Codec:
     return linear(axes.astype(np.float32), mean.astype(np.float32), x.shape[1:])
 
 
+def probabilistic(x: Any, size: int) -> tuple[Codec, float]:
+    """Makes the codec of probabilistic PCA of examples x (n, ...), and its s^2, the variance of what is left out.
+
+    With the eigenvalues l_1 >= ... >= l_d of their covariance: s^2 = the mean of those left out, W = U (l - s^2)^(1/2),
+    code = (l)^-1 W' (x - mean), whose draws have the variances s^2 / l, x ~ mean + W code (Tipping & Bishop 1999).
+
+    Raises:
+        ValueError: for a size outside 1 .. d - 1, no more examples than entries, or nothing beside the first axes.
+    """
+    x = np.asarray(x, np.float64)
+    d = int(np.prod(x.shape[1:]))
+    host.check_int("The size of a code", size, 1, most=d - 1)
+    if len(x) <= d:
+        raise ValueError(f"{len(x)} examples of {d} entries have no covariance of full rank: take more than {d}.")
+    mean, axes = principal_axes(x, d)
+    spread = (((x.reshape(len(x), d) - mean) @ axes) ** 2).sum(0) / (len(x) - 1)
+    kept, s2 = spread[:size], float(spread[size:].mean())  # (latents.8)
+    if not s2 > 1e-12 * kept[0]:
+        raise ValueError(
+            f"The examples have no variance beside their first {size} axes: take fewer, or codecs.principal."
+        )
+    W = (axes[:, :size] * np.sqrt(kept - s2)).astype(np.float32)
+    back, mean, std = (a.astype(np.float32) for a in (W / kept, mean, np.sqrt(s2 / kept)))
+    decode = Partial(_Spanned(tuple(x.shape[1:])), W, mean)
+    return Codec(Partial(_projected, back, mean), decode, Partial(_constant, std)), s2
+
+
+def checksum(codec: Codec) -> str:
+    """Computes 16 hexadecimal digits of a SHA-256 over the numbers of a codec: its leaves, in order."""
+    digest = hashlib.sha256()
+    for leaf in map(np.asarray, jax.tree.leaves(codec)):
+        digest.update(f"{leaf.dtype.str}{leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()[:16]
+
+
 def principal_axes(x: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Computes the mean (d,) and the first `size` principal axes (d, size) of examples (n, ...); at most n - 1."""
     d = int(np.prod(x.shape[1:]))
@@ -143,7 +183,9 @@ def of(run: Any) -> Codec:
     make = getattr(run.method.parts, "codec", None)
     if make is None:
         name = type(run.method.parts).__name__
-        raise ValueError(f"This run's method ({name}) trains no codec; methods.autoencoder and methods.encoded do.")
+        raise ValueError(
+            f"This run's method ({name}) trains no codec; methods.compression, autoencoder and encoded do."
+        )
     return make(run.params)
 
 
@@ -152,11 +194,15 @@ def _same(x: Any) -> Any:
 
 
 def _shrunk(encode: Callable, shift: Any, scale: Any, x: Any) -> Array:
-    return (encode(x) - shift) / scale
+    return (encode(x) - shift) / scale  # (latents.9)
 
 
 def _grown(decode: Callable, shift: Any, scale: Any, code: Array) -> Any:
     return decode(code * scale + shift)
+
+
+def _constant(value: Any, x: Any) -> Array:
+    return jnp.asarray(value)
 
 
 def _projected(axes: Any, mean: Any, x: Array) -> Array:

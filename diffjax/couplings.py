@@ -238,6 +238,14 @@ def sinkhorn(
     return (log_a + f)[:, None] + (log_b + g)[None] - scaled  # (optimal-transport.2)
 
 
+def unbalance(log_plan: Array) -> Array:
+    """Computes how far the columns of a plan (n, m) are from 1 / m each, the sum of |.|: what Sinkhorn has left to do.
+
+    Where y is drawn from the rows, twice the distance in total variation of its mean law from that of the sample.
+    """
+    return jnp.sum(jnp.abs(jnp.exp(jax.nn.logsumexp(log_plan, axis=0)) - 1 / log_plan.shape[1]))
+
+
 def transport_cost(x0: Array, z: Array) -> Array:
     """Computes the mean over pairs of |x_0 - z|^2, summed over entries: what reflow does not increase."""
     return jnp.mean(jnp.sum((x0 - z).reshape(len(x0), -1) ** 2, axis=1))  # (reflow.1)

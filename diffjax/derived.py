@@ -2,11 +2,13 @@
 
     config.model = spec("UNet", channels=32, multipliers="data", attention="data", classes="data")
 
-A network of `models` that offers this has `of_data(shape, classes)` -> options, and its `preset`, too, takes the word.
+A network of `models` that offers this has `of_data(shape, classes)` -> options, and its `preset`, too, takes the word;
+one that reads texts has a third parameter, `text`, (tokens, places) of those of the data, () without.
 What a run has begun with stays: its config.json holds numbers, and a start that says "data" again goes on with those.
 """
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -42,9 +44,13 @@ def resolved(config: Any, namespace: Any, read: Callable[[], Any]) -> tuple[Any,
     with whole.unlocked():
         for group, key in asked:
             with specs.one_line():
-                options = rules[group](dataset.shape, dataset.classes)
+                options = rules[group](dataset.shape, dataset.classes, *_text(rules[group], dataset))
             if key not in options:
                 raise specs.ConfigError(f"{group}.{key} is {WORD!r}, but data decides {', '.join(options)} alone.")
+            if options[key] == ():  # of texts, where there are none
+                raise specs.ConfigError(
+                    f"{group}.{key} is {WORD!r}, but {dataset.name} has no {key}: data.captioned with words=2 has."
+                )
             with whole[group].ignore_type():
                 whole[group][key] = options[key]
     return whole.lock(), dataset
@@ -59,6 +65,13 @@ def kept(asked: Any, saved: Any) -> Any:
                 with whole[group].ignore_type():
                     whole[group][key] = saved[group][key]
     return whole
+
+
+def _text(rule: Callable[..., dict[str, Any]], dataset: Any) -> tuple[tuple[int, ...], ...]:
+    """The tokens and places of the data's texts, where the network's rule takes them."""
+    if "text" not in inspect.signature(rule).parameters:
+        return ()
+    return ((),) if dataset.vocabulary is None else (dataset.vocabulary.sizes,)
 
 
 def _rule(group: str, spec: Any, namespace: Any) -> Callable[..., dict[str, Any]]:

@@ -189,7 +189,7 @@ def restore(
     begun = _start(schedule, ts, start)
     method = of._replace(grid=partial(_as_planned, ts if begun is None else below(ts, begun))).method()
     request, conditioned = method.plan(shape), _with_variance(by, run.data)
-    mean, scale = (0.0, 1.0) if run.data.units is None else (run.data.units.mean, run.data.units.scale)
+    mean, scale = (0.0, 1.0) if run.data.units is None else run.data.units.affine
     offset = jnp.broadcast_to(jnp.asarray(mean, jnp.float32), shape)
     scaled = jax.tree_util.Partial(_scaled, linear, jnp.broadcast_to(jnp.asarray(scale, jnp.float32), shape))
 
@@ -215,7 +215,7 @@ def examples(dataset: Any, x: Any, n: int) -> np.ndarray:
         ValueError: for another shape or number, entries that are no finite numbers, or images of another range.
     """
     x = np.asarray(x)
-    found = _spread("x", x.astype(np.float32) / 127.5 - 1 if x.dtype == np.uint8 else x, dataset.shape, n)
+    found = _spread("x", x.astype(np.float32) / 127.5 - 1 if x.dtype == np.uint8 else x, dataset.seen_shape, n)
     dataset.check_range("x", found)
     return found
 

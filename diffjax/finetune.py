@@ -2,7 +2,9 @@
 
 A leaf is named by its path, as `show` lists it: "conv_out/kernel". A network with more outputs than the one it starts
 from (`models.UNet.outputs`) takes over the first of them; the others begin as they were initialised. A network that is
-told more, a second time (`gap`) or an augmentation, begins with zeros there: what it is told changes nothing yet.
+told more, a second time (`gap`), an augmentation or a label, begins with zeros there: what it is told changes nothing
+yet. The base of a network with a side (`models.side`) is the whole network of the run it starts from, and is told what
+that was told: it is frozen, and what begins at zeros would stay there.
 """
 
 import re
@@ -12,28 +14,37 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from diffjax.specs import ConfigError
 from diffjax.types import PyTree
 
-TOLD = re.compile(r"(^|/)embedding/(gap|augment)/kernel$")  # linear, without a bias: zeros say nothing
+# Linear, without a bias, and a table that is added: zeros say nothing.
+TOLD = re.compile(r"(^|/)embedding/((gap|augment)/kernel|label/embedding)$")
 
 
 def take_over(params: PyTree, given: PyTree) -> PyTree:
     """Puts the leaves of `given` in the place of those of `params`; layers of what only these are told are zeros.
 
     Of players of one network each, every one whose leaves are named as those of `given` takes them over; the others
-    begin as they were initialised.
+    begin as they were initialised. So does the base of a network with a side, whose parameters are {"base", "side"}.
 
     Raises:
-        ValueError: for a leaf that only one of them has, or whose shapes differ otherwise than by a longer last axis.
+        ValueError: for a leaf that only one of them has, or whose shapes differ otherwise than by a longer last axis;
+            for a frozen base that is told what the one it starts from was not.
     """
     old = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(given)}
     names = _names(params)
     alike = lambda own: own >= set(old) and all(map(TOLD.search, own - set(old)))
+    sided = isinstance(params, dict) and set(params) == {"base", "side"}  # `models.side`
+    if sided and (alike(_names(params["base"])) or alike(names)):
+        _check_told(_names(params["base"]) - {name.removeprefix("base/") for name in old})
     players = [who for who, own in params.items() if alike(_names(own))] if isinstance(params, dict) else []
     if players:
         return {**params, **{who: take_over(params[who], given) for who in players}}
+    sided = sided and not alike(names)
+    names = _names(params["base"]) if sided else names
     if not alike(names) and (alone := sorted(set(old) ^ {n for n in names if n in old or not TOLD.search(n)})):
-        where = "this network" if alone[0] in names else "the one it starts from"
+        own = "this network's base" if sided else "this network"
+        where = own if alone[0] in names else "the one it starts from"
         raise ValueError(f"Only {where} has the parameter {alone[0]}; their models must be alike.")
 
     def place(path: Any, leaf: Any) -> Any:
@@ -85,6 +96,34 @@ def frozen(optimizer: optax.GradientTransformation, only: str | None) -> optax.G
         return optimizer
     rest = lambda params: jax.tree.map(lambda train: not train, trained(params, only))
     return optax.chain(optimizer, optax.masked(optax.set_to_zero(), rest))  # (finetune.1)
+
+
+def check_side(network: Any, train: Any, players: tuple[str, ...] = ()) -> None:
+    """Holds what a run says of its training against its network: a base at a side is a run's, and stands still.
+
+    Args:
+        network: `models.Network`, or None.
+        train: the config's, with start and only; players have no `only`.
+
+    Raises:
+        ConfigError: for a network with a side without either.
+    """
+    needs = ("start",) if players else ("start", "only")
+    missing = [name for name in needs if train[name] is None]
+    if missing and (kind := getattr(network, "side", "")):
+        raise ConfigError(
+            f"The network is a base and a side ({kind}), but train.{missing[0]} is None: set train.start to the run of "
+            "the base, which would be random else, and train.only=^side/, or weight decay moves the base."
+        )
+
+
+def _check_told(more: set[str]) -> None:
+    for what, named in (("label", "a table of labels"), ("gap", "a layer of gap"), ("augment", "a layer of augment")):
+        if any(f"embedding/{what}/" in name for name in more):
+            do = "set model.classes, not model.base.classes" if what == "label" else f"leave model.base.{what} out"
+            raise ValueError(
+                f"The base has {named}, the run it starts from has none, and a frozen base learns none: {do}."
+            )
 
 
 def _names(params: PyTree) -> set[str]:

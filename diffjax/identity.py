@@ -22,6 +22,7 @@ UNSAID = {
     "chunk",
     "samples",
     "label",
+    "text",
 }
 
 

@@ -115,6 +115,11 @@ def tables(
     return found
 
 
+def texts(file: Path, names: Sequence[str]) -> dict[str, str]:
+    """Reads texts of an .npz file, those that are there."""
+    return {name: str(read(file, name)) for name in names if zipfile.Path(file, f"{name}.npy").exists()}
+
+
 def _array(archive: zipfile.ZipFile, file: Path, name: str, most_gib: float, note: str) -> np.ndarray:
     members = {info.filename: info for info in archive.infolist()}
     arrays = [member.removesuffix(".npy") for member in members if member.endswith(".npy")]

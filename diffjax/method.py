@@ -8,7 +8,7 @@ Data makes examples with their `given`, seeds make `given` for what is drawn; ne
 """
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -102,9 +102,23 @@ def merged(sections: list[Section]) -> dict[str, Any]:
     return found
 
 
+OF_TRAINING = (  # what looks at training examples, and says nothing of them when they are decoded
+    "copied share",
+    "train-neighbour ratio",
+    "attribute AUC",
+    "attribute AUC, new combinations",
+)
+
+
 def left_out(reasons: dict[str, str]) -> Section:
     """Makes the section that says what an evaluation does without, by name, and why."""
     return Section({"left_out": reasons}, f"\nLeft out: {'; '.join(f'{n} ({why})' for n, why in reasons.items())}.\n")
+
+
+def metrics_of(sections: list[Section], without: Sequence[str] = ()) -> dict[str, float]:
+    """Gives the metrics of sections that have a value, by name, but those of `without`."""
+    rows = {name: row for part in sections for name, row in part.results.get("metrics", {}).items()}
+    return {name: row["value"] for name, row in rows.items() if row.get("value") is not None and name not in without}
 
 
 def attempt(name: str, make: Callable[[], list[Section]]) -> list[Section]:
@@ -130,11 +144,14 @@ class Turn(NamedTuple):
             optimizer, at once; None: all of them, by one.
         coupled: whether an example's loss depends on the others of the global batch: `losses` then takes `gather`,
             which makes of a device's rows (B, ...) those of all devices, in order; its results are taken as constants.
+        by: optax's optimizer of a player that only one moves rightly, which is then no choice of the run; None: the
+            run's. No clipping and no learning rate of the run touch it.
     """
 
     losses: Losses
     moves: str | tuple[str, ...] | None = None
     coupled: bool = False
+    by: Any = None
 
 
 def _unplanned(shape: tuple[int, ...], trace: Callable | None = None) -> PyTree:

@@ -1,6 +1,7 @@
 """Who moves in a training step: a method's players, each with an optimizer and an entry of the parameters of its own.
 
-Most methods have one, which is called None: all parameters, moved by the one optimizer.
+Most methods have one, which is called None: all parameters, moved by the one optimizer. A player whose turn says by
+what it is moved (`Turn.by`) asks a run for none.
 """
 
 import jax
@@ -34,6 +35,20 @@ def optimizer_of(optimizer: Optimizers, who: Who) -> optax.GradientTransformatio
     if not isinstance(optimizer, dict):
         return optimizer
     return _side_by_side({name: optimizer[name] for name in who}) if isinstance(who, tuple) else optimizer[who]  # pyright: ignore[reportArgumentType]
+
+
+def own_optimizers(method: Method) -> dict[str, optax.GradientTransformation]:
+    """Names the players that a turn moves by an optimizer of its own, with that."""
+    return {name: turn.by for turn in method.turns if turn.by is not None for name in movers(turn.moves)}
+
+
+def with_own(method: Method, optimizer: Optimizers) -> Optimizers:
+    """Joins a run's optimizers and those that turns have of their own; one alone is that of the only player left."""
+    own = own_optimizers(method)
+    if not own:
+        return optimizer
+    left = [name for name in names(method) if name not in own]
+    return {**(optimizer if isinstance(optimizer, dict) else dict.fromkeys(left, optimizer)), **own}
 
 
 def part(tree: PyTree, who: Who) -> PyTree:
@@ -71,28 +86,64 @@ def check_optimizers(method: Method, optimizer: Optimizers) -> None:
     """Holds the optimizers against the players of a method's turns.
 
     Raises:
-        ValueError: unless there is one for all, where nobody is named, or one for each name, and no other.
+        ValueError: unless there is one for all, where nobody is named, or one for each name, and no other; a player
+            that its turn moves by an optimizer of its own has none of the run's, and where that leaves one player, one
+            optimizer is its, where it leaves none, none is: {}. As `check_turns`.
     """
-    players = sorted(names(method))
+    check_turns(method)
+    own = own_optimizers(method)
+    players = sorted(name for name in names(method) if name not in own)
     each = f"optimizer={{{', '.join(f'{name!r}: optax.adam(...)' for name in players)}}}"
     if isinstance(optimizer, dict):
-        if not players:
+        if taken := [name for name in optimizer if name in own]:
+            raise ValueError(f"Got an optimizer for {taken[0]}, which the method moves by its own: leave it out.")
+        if not players and (optimizer or not own):
             raise ValueError(f"Got optimizers for {', '.join(optimizer)}, expected one: this method names no players.")
         if set(optimizer) != set(players):
             raise ValueError(f"Got optimizers for {', '.join(optimizer)}, expected one for each player: {each}.")
-    elif players:
+    elif own and not players:
+        raise ValueError("Got an optimizer, but every player is moved by one of its turn's own: give {}, no optimizer.")
+    elif players and not (own and len(players) == 1):
         raise ValueError(f"Got one optimizer, expected one for each player: {each}.")
     for one in optimizer.values() if isinstance(optimizer, dict) else (optimizer,):
         if not (hasattr(one, "init") and hasattr(one, "update")):
             raise ValueError(f"Got {type(one).__name__} as an optimizer, expected optax's, such as optax.adam(1e-3).")
 
 
+def check_turns(method: Method) -> None:
+    """Holds the turns of a method against one another: a player has one optimizer, its turns' own or the run's.
+
+    Raises:
+        ValueError: for a player that two turns move by two optimizers, a turn that moves all parameters beside one that
+            moves some, an optimizer of its own that is none of optax's or moves all parameters.
+    """
+    by: dict[str, list] = {}
+    for turn in method.turns:
+        if turn.by is not None and not movers(turn.moves):
+            raise ValueError("A turn has an optimizer of its own, but moves all parameters: name the player it moves.")
+        if turn.by is not None and not (hasattr(turn.by, "init") and hasattr(turn.by, "update")):
+            raise ValueError(
+                f"A turn of {called(turn.moves)} has {turn.by!r} as its own optimizer, expected optax's, such as "
+                "optax.sgd(1.0)."
+            )
+        for name in movers(turn.moves):
+            by.setdefault(name, []).append(turn.by)
+    for name, each in by.items():
+        if any(one is not each[0] for one in each):
+            of = "by the run's and by its own" if None in each else "by different ones of their own"
+            raise ValueError(f"Turns move {name} {of} optimizer, expected one: its state would be of two.")
+    if by and any(not movers(turn.moves) for turn in method.turns):
+        raise ValueError(f"One turn moves all parameters, another {next(iter(by))}: name the players of every turn.")
+
+
 def check_players(method: Method, params: PyTree) -> None:
     """Holds the first parameters against what a method's turns move.
 
     Raises:
-        ValueError: for a turn that moves what there is not, or a parameter that no gradient moves, such as an integer.
+        ValueError: for a turn that moves what there is not, or a parameter that no gradient moves, such as an integer;
+            as `check_turns`.
     """
+    check_turns(method)
     for turn in method.turns:
         for name in movers(turn.moves):
             if not (isinstance(params, dict) and name in params):

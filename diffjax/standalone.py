@@ -52,7 +52,7 @@ def export(method: Method, params: PyTree, given: PyTree, shape: tuple[int, ...]
     Args:
         given: of one sample, as arrays or their shapes.
         n: samples of a call.
-        units: with mean and scale, which samples are brought back by in float32, or None.
+        units: with `affine`, mean and scale, which samples are brought back by in float32, or None.
 
     Raises:
         ConfigError: for a sampler that calls back to Python, or more parameters than a program holds.
@@ -74,7 +74,7 @@ def drawer(method: Method, params: PyTree, shape: tuple[int, ...], units: Any = 
     """Makes `draw(seeds, given)` with all it needs in it."""
     fixed = jax.tree.map(jnp.asarray, (params, method.plan(shape)))
     whole = lambda part: jnp.asarray(np.broadcast_to(part, shape), jnp.float32)
-    ends = None if units is None else (whole(units.mean), whole(units.scale))
+    ends = None if units is None else tuple(map(whole, units.affine))
 
     def draw(seeds: Array, given: dict) -> Array:
         shared = jax.lax.optimization_barrier(fixed)

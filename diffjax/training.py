@@ -54,7 +54,8 @@ def init_state(params: PyTree, optimizer: Optimizers, emas: Ema, key: Key, metho
     zero = lambda: jnp.zeros((), jnp.int32)  # one buffer each: a buffer that stands twice cannot be donated
     memory = method.prepare.init() if method and method.prepare else ()
     movers = (method and players.names(method)) or None
-    opt_state = players.optimizer_of(optimizer, movers).init(players.part(params, movers))
+    every = optimizer if method is None else players.with_own(method, optimizer)
+    opt_state = players.optimizer_of(every, movers).init(players.part(params, movers))
     return TrainState(zero(), params, emas.init(served(method, params)), opt_state, key, zero(), memory)
 
 
@@ -169,7 +170,7 @@ def make_step(
     `check_finite` then stops the run or counts, as the policy says.
 
     Args:
-        optimizer: one for all, or one for each name that turns move.
+        optimizer: one for all, or one for each name that turns move by none of their own (`players`).
         learning_rate: schedule of applied updates, for the metric alone; the optimizer has its own.
         axis_name: the mapped axis of `jax.pmap`, over which gradients and metrics are averaged; None under `jit`.
         accumulate: parts that a turn's batch is worked through in, one after the other, for the memory of one: their
@@ -260,8 +261,9 @@ def update(
 ) -> tuple[PyTree, PyTree, PyTree]:
     """Makes a turn's update of its gradients: (updates, new params, new opt_state)."""
     who, own = turn.moves, players.part(params, turn.moves)
+    every: Any = optimizer if turn.by is None else dict.fromkeys(players.movers(who), turn.by)
     with jax.numpy_dtype_promotion("standard"):  # optax multiplies integer counts by floats
-        updates, moved = players.optimizer_of(optimizer, who).update(grads, players.part(opt_state, who), own)
+        updates, moved = players.optimizer_of(every, who).update(grads, players.part(opt_state, who), own)
     return updates, players.put(params, who, optax.apply_updates(own, updates)), players.put(opt_state, who, moved)
 
 

@@ -16,7 +16,9 @@ Words that the field uses in several senses have one here:
                `theory.linear.Moments` of a Gaussian law
     prepare    what a training step does to its whole batch before the losses (`Prepare`, the group of configs). Data
                sets are prepared on the disk by `python -m diffjax.data.prepare`, TFDS's own word
-    given      what is known of an example besides x, by name: {"label": 3}, {"y": the endpoint of a bridge}
+    given      what is known of an example besides x, by name: {"label": 3}, {"y": the endpoint of a bridge}, {"text":
+               tokens (L,)}, of which PADDING stands for no place and NULL, alone, for no text
+    none       the value that stands for "not told" in the place of something given: what guidance extrapolates from
     chosen     what was drawn for a training example before its loss, by name: time "t", "weight", noise "z"
     turn       one update of a training step: whose parameters move, down which losses
     target     what a network predicts, the pair (a, b); the law of the data is a target only in `analytic`
@@ -40,6 +42,7 @@ Array = jax.Array
 Key = jax.Array
 PyTree = Any
 T = TypeVar("T")
+PADDING, NULL = 0, 1  # tokens of a text that stand for no word
 
 
 @dataclass_transform(frozen_default=True)
@@ -282,6 +285,11 @@ class Process(Protocol):
     @property
     def asks(self) -> tuple[str, ...]:
         """Those of `conditions` that data has to bring; the process draws the others. Default ()."""
+        ...
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Those of `conditions` that no network may read: ("y",) of a Markovian projection; default ()."""
         ...
 
     def given(self, key: Key, given: dict, shape: tuple[int, ...], x0: Array | None = None) -> dict:

@@ -12,6 +12,8 @@ NETS = {
     "encoder": (models.Encoder(shape=(3,), channels=4), (8, 8, 1), (3,)),
     "critic": (models.Encoder(shape=(), channels=4, multipliers=(1,)), (4, 6, 2), ()),
     "decoder": (models.Decoder(shape=(8, 12, 2), channels=4), (3,), (8, 12, 2)),
+    "grid encoder": (models.GridEncoder(features=3, patch=2, channels=4), (8, 12, 2), (2, 3, 3)),
+    "grid decoder": (models.GridDecoder(shape=(8, 12, 2), patch=2, channels=4), (2, 3, 3), (8, 12, 2)),
 }
 
 

@@ -118,6 +118,20 @@ def test_walks_draw_the_enumerated_law(name, counts, temperature):
     assert_drawn_from(walked(sampler, table(UNTIED), 3, len(counts)), law)
 
 
+def test_noisy_confidence_keeps_a_draw_by_a_power_of_it():
+    """Two places: of the draws a the first row keeps one by p_i(a_i)^(1 / noise), half of `noise` in row 1 of 2."""
+    p = UNTIED.sum(2)
+    alone, law = (p.sum(1), p.sum(0)), np.zeros_like(p)
+    for a in itertools.product(range(2), repeat=2):
+        kept = np.array([alone[i][a[i]] for i in range(2)]) ** (1 / 0.6)
+        kept *= alone[0][a[0]] * alone[1][a[1]] / kept.sum()
+        law[a[0]] += kept[0] * p[a[0]] / p[a[0]].sum()
+        law[:, a[1]] += kept[1] * p[:, a[1]] / p[:, a[1]].sum()
+    assert law.sum() == pytest.approx(1)
+    assert_drawn_from(walked(decoding.confidence(MASKED, noise=1.2), table(p), 2, 2), law)
+    np.testing.assert_allclose(decoding.confidence(MASKED, noise=1.2).plan(even(4)).noise, [0.9, 0.6, 0.3, 0])
+
+
 def test_greedy_and_ties():
     law = oracle.decoded(UNTIED, oracle.greedy, [1] * 3)
     found = walked(decoding.greedy(MASKED), table(UNTIED), 3, 3, count=3)
@@ -326,6 +340,8 @@ def test_evaluations_are_nearly_all_of_the_cost():
         (lambda: decoding.random(MASKED, 2**40), "k is 1099511627776, expected at most 16777216"),
         (lambda: decoding.blocks(MASKED, 2**40, k=2**40), "size is 1099511627776, expected at most"),
         (lambda: decoding.random(MASKED, (2, 1)).plan(even(3)), "2 rows open, but the grid has 3 steps"),
+        (lambda: decoding.confidence(MASKED, noise=-1.0), "noise is -1.0, expected 0 or a positive number"),
+        (lambda: decoding.confidence(MASKED, noise=np.inf), "noise is inf.*decoding.random is the limit"),
         (lambda: decoding.top(MASKED, temperature=0.0), "temperature is 0.0.*decoding.greedy"),
         (lambda: decoding.blocks(MASKED, 0), "size is 0"),
         (lambda: decoding.blocks(MASKED, 2, k=3), "k is 3, expected at most 2"),

@@ -9,7 +9,7 @@ import pytest
 from oracles import dit as oracle
 
 from diffjax import models, runs, specs
-from diffjax.models import blocks, dit, layers
+from diffjax.models import blocks, dit, layers, places
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -107,8 +107,8 @@ def test_output_is_zero_and_blocks_do_nothing_at_initialisation():
 
 def test_patches_without_positions_are_a_set():
     """Permuting patches permutes the answer, so does a cyclic shift by a patch, not by a pixel; with sincos neither."""
-    shape, patches = (8, 8, 1), lambda x: np.asarray(layers.space_to_depth(x, 2)).reshape(16, -1)
-    back = lambda p: np.asarray(layers.depth_to_space(jnp.asarray(p.reshape(4, 4, -1)), 2))
+    shape, patches = (8, 8, 1), lambda x: np.asarray(places.space_to_depth(x, 2)).reshape(16, -1)
+    back = lambda p: np.asarray(places.depth_to_space(jnp.asarray(p.reshape(4, 4, -1)), 2))
     order = np.random.default_rng(3).permutation(16)
     x = np.random.default_rng(4).normal(size=shape).astype(np.float32)
     for positions, equal in (("none", True), ("sincos", False)):
@@ -304,7 +304,7 @@ def test_what_the_data_decides():
         4,
         16,
     ]
-    assert of((8, 8, 1), None) == {"patch": 2, "classes": None}
+    assert of((8, 8, 1), None) == {"patch": 2, "classes": None, "text": ()}
     for shape in ((31, 32, 1), (2,)):
         with pytest.raises(ValueError, match=re.escape(f"finds none for {shape}")):
             of(shape, None)

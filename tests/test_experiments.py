@@ -144,8 +144,11 @@ SMOKE = {
     "bridges/compare": ("bridge", "--workdir={run} --out={out} --smoke", "results.json"),
     "energies/compose": ("energy", "--workdir={run} --out={out} --smoke", "results.json"),
     "flows/trajectories": (None, "--out={out}.png --steps=100", None),
+    "finetune/counts": (None, "--out={out} --smoke", "results.json"),
     "gan_dynamics/draw": (None, "--out={out}.png --smoke", None),
     "guidance/scales": ("guidance", "--workdir={run} --out={out} --smoke", "results.json"),
+    "hubness/starts": ("vpsde", "--workdir={run} --out={out} --smoke", "results.json"),
+    "infomax/spaces": ("infomax", "--workdir={run} --out={out} --smoke", "results.json"),
     "interpolation/interpolate": ("vpsde", "--workdir={run} --out={out}.png --steps=10,20", None),
     "inverse/digits": ("vpsde", "--workdir={run} --out={out} --smoke", "results.json"),
     "optimal_variance/steps": ("vpsde", "--workdir={run} --out={out} --smoke", "results.json"),
@@ -156,6 +159,8 @@ SMOKE = {
     "prices/flow_maps": (None, "--out={out} --smoke", "results.json"),
     "prices/langevin": (None, "--out={out} --smoke", "results.json"),
     "prices/tokens": (None, "--out={out} --smoke", "results.json"),
+    "sparsity/attention": ("dit", "--workdir={run} --out={out} --smoke", "results.json"),
+    "sparsity/latents": ("autoencoder", "--workdir={run} --out={out} --smoke", "results.json"),
     "wasserstein_bound/training": (None, "--out={out} --smoke", "results.json"),
 }
 
@@ -202,6 +207,24 @@ def test_an_experiment_measures_finite_numbers(name, trained, tmp_path):
     found = list(numbers(json.loads((out / file).read_text() if file else printed.splitlines()[-1])))
     assert found
     assert all(map(math.isfinite, found))
+
+
+@pytest.mark.slow
+def test_what_a_reward_reaches(trained, tmp_path):
+    """The study itself, on a short run: the law that should be reached is known, whatever the run does."""
+    run, base = tmp_path / "run", trained("points")
+    small = ["model.base.width=16", "model.base.depth=1", "data.n=2000", "data.held_out=400", "train.steps=20"]
+    small += ["train.sample_every=20", "eval.samples=64", f"train.start={base}"]
+    flags = [f"--config.{change}" for change in small]
+    status, output = run_command.run("--config=configs/finetune.py:points", *flags, f"--workdir={run}")
+    assert status == 0, output
+    script("finetune/reward", f"--workdir={run}", f"--base={base}", f"--out={tmp_path / 'out'}", "--smoke")
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    shares = np.exp(2 * np.cos(np.pi / 4 * (np.arange(8) - 1)))  # r / beta = x + y at sqrt(2) (cos a, sin a)
+    np.testing.assert_allclose(found["shares"]["p*"], shares / shares.sum(), rtol=1e-3)
+    assert found["total variation"]["data"] > 0.4 > found["total variation"]["floor: draws of p*"]
+    assert 0.3 < found["effective"] < 0.6
+    assert all(map(math.isfinite, numbers(found)))
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -15,8 +16,10 @@ from unjudged import without_samples
 from diffjax import finetune, models, processes, runs, schedules
 from diffjax import main as command_line
 from diffjax.commands import sample, train
+from diffjax.config import ConfigError, beside
 from diffjax.denoisers import Eps, V, moments
 from diffjax.methods import parts
+from diffjax.runs import build_run
 from diffjax.samplers import principal
 
 X, CLOCK = np.random.default_rng(1).normal(size=(8, 8, 1)).astype(np.float32), np.float32(0.3)
@@ -107,6 +110,95 @@ def test_a_head_is_trained_on_a_frozen_network(run_of_v, tmp_path, monkeypatch):
     assert np.abs(u).max() > 1e-4
     still = {**got, "out": given["out"]}
     jax.tree.map(np.testing.assert_array_equal, still, given)
+
+
+SIDE = ["model.base.name=MLP", "model.base.width=16", "model.base.depth=1", "model.where=^dense", "model.classes=2"]
+
+
+def test_a_side_learns_classes_beside_a_frozen_network(run_of_v, tmp_path, monkeypatch):
+    """By its config: the base is that of the run, to the bit; what moves is the side, its table of labels too."""
+    without_samples(monkeypatch)
+    changes = [change for change in SMALL if not change.startswith("model.")] + SIDE
+    train.run(runs.load("configs/finetune.py:tiny", [*changes, f"train.start={run_of_v}"]), tmp_path / "side")
+    old, new = runs.open(run_of_v), runs.open(tmp_path / "side")
+    jax.tree.map(np.testing.assert_array_equal, new.params["base"], old.params)
+    assert np.abs(new.params["side"]["label"][:2]).max() > 0
+    assert np.abs(new.params["side"]["lora"]["dense_0_0"]["B"]).max() > 0
+    x, given = np.float32([0.3, -0.8]), {"label": np.int32(1)}
+    F = jax.jit(new.method.parts.network.apply)(new.params, x, CLOCK, given)
+    whole = models.network(models.MLP(width=16, depth=1, classes=2))
+    merged = models.side.merged(new.method.parts.network, new.params)
+    np.testing.assert_allclose(F, jax.jit(whole.apply)(merged, x, CLOCK, given), atol=5e-7)
+    # Ten steps of a warm-up move F by some 2e-5, forty times what base and side are off by when merged.
+    assert np.abs(F - jax.jit(old.method.parts.network.apply)(old.params, x, CLOCK)).max() > 5e-6
+
+
+def test_a_side_net_without_a_run_or_all_trained_is_refused(run_of_v):
+    """Before there is a workdir: a base of no run is random, and weight decay would move a stopped one."""
+    small = [change for change in SMALL if not change.startswith("model.")] + SIDE
+
+    def begun(start, only):
+        config = runs.load("configs/finetune.py:tiny", small)
+        config.train.update(dict(start=start, only=only))
+        return train.starting(build_run(config))
+
+    for start, only, match in (
+        (None, "^side/", r"a base and a side \(lora, s = 4\), but train.start is None"),
+        (None, None, "but train.start is None"),
+        (str(run_of_v), None, "but train.only is None: .*train.only=.side/"),
+    ):
+        with pytest.raises(ConfigError, match=match) as found:
+            begun(start, only)
+        assert "\n" not in str(found.value)
+    assert set(begun(str(run_of_v), "^side/")) == {"start"}
+    assert train.starting(build_run(runs.load("configs/vpsde.py:tiny", SMALL))) == {}
+    finetune.check_side(SimpleNamespace(side="lora"), {"start": "of a run with it", "only": None}, ("student",))
+
+
+def test_labels_of_the_base_itself_are_dropped_in_a_side_net():
+    """model.classes is None: the base's own label is what training may be without, so guidance has its network."""
+    small = [change for change in SMALL if not change.startswith("model.")] + SIDE[:-1]
+    told = [*small, "model.base.classes=2", "model.classes=None", "train.label_dropout=0.1"]
+    told += ["guidance.name=classifier_free"]
+    method = build_run(runs.load("configs/finetune.py:tiny", told)).method
+    assert (method.parts.condition.share, int(method.parts.condition.none["label"])) == (0.1, 2)
+
+
+RECIPES = beside(Path(__file__).parents[1] / "configs" / "__init__.py", "finetune.py").VARIANTS
+
+
+QUICK = ("lora", "edges", "points")  # one of each base and data; the others take as long
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in RECIPES])
+def test_recipe_begins_at_the_run_of_its_base(name):
+    """By shapes: what the network reads the data gives, the side is small, and the base is the network of the run that
+    it begins from, of whose sizes it is a copy."""
+    config = runs.load(f"configs/finetune.py:{name}")
+    of = {"dit": "dit.py", "points": "points.py", "tiny": "vpsde.py:tiny"}.get(name, "vpsde.py")
+    method, data = build_run(config).method, build_run(config).data
+    example = jax.tree.map(lambda leaf: leaf[0], data.train.gather(np.arange(1)))
+    assert set(method.asks) <= set(example.given)
+    start = build_run(runs.load(f"configs/{of}", [] if of in ("dit.py", "points.py") else ["target.name=V"])).method
+    assert start.parts.target == method.parts.target
+    old = jax.eval_shape(start.init, jax.random.key(0), example)
+    params = jax.eval_shape(method.init, jax.random.key(0), example)
+    got = jax.eval_shape(finetune.take_over, params, old)
+    assert jax.tree.structure(got) == jax.tree.structure(params)
+    mask = jax.tree.leaves(finetune.trained(params, config.train.only))
+    sizes = [(leaf.size, moves) for leaf, moves in zip(jax.tree.leaves(params), mask)]
+    share = sum(size for size, moves in sizes if moves) / sum(size for size, _ in sizes)
+    assert share == 1 if name == "whole" else 0 < share < 0.5
+
+
+def test_classes_begin_at_zero_in_a_network_that_had_none():
+    of = lambda classes: models.network(models.MLP(width=4, depth=1, classes=classes))
+    shapes = [jax.eval_shape(of(classes).init, jax.random.key(0), X[0, 0], CLOCK) for classes in (None, 3)]
+    draw = np.random.default_rng(0).normal
+    old, new = (jax.tree.map(lambda leaf: np.asarray(draw(size=leaf.shape), leaf.dtype), tree) for tree in shapes)
+    got = finetune.take_over(new, old)
+    assert not np.any(got["embedding"].pop("label")["embedding"])
+    jax.tree.map(np.testing.assert_array_equal, got, old)
 
 
 @pytest.fixture(scope="module")

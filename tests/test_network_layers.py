@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from diffjax.models import layers
+from diffjax.models import layers, places
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -93,16 +93,16 @@ def test_self_attention_layer_is_that_of_numpy():
 def test_resampling():
     x = RNG.normal(size=(3, 4, 6, 2)).astype(np.float32)
     mean = np.stack([[x[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean((1, 2)) for j in range(3)] for i in range(2)])
-    np.testing.assert_allclose(layers.down(jnp.asarray(x)), mean.transpose(2, 0, 1, 3), atol=1e-6)
-    np.testing.assert_array_equal(layers.up(jnp.asarray(x)), x.repeat(2, axis=1).repeat(2, axis=2))
+    np.testing.assert_allclose(places.down(jnp.asarray(x)), mean.transpose(2, 0, 1, 3), atol=1e-6)
+    np.testing.assert_array_equal(places.up(jnp.asarray(x)), x.repeat(2, axis=1).repeat(2, axis=2))
 
 
 def test_patches():
     x = RNG.normal(size=(2, 4, 6, 3)).astype(np.float32)
-    patches = np.asarray(layers.space_to_depth(jnp.asarray(x), 2))
+    patches = np.asarray(places.space_to_depth(jnp.asarray(x), 2))
     assert patches.shape == (2, 2, 3, 12)
     np.testing.assert_array_equal(patches[:, 1, 2], x[:, 2:4, 4:6].reshape(2, 12))
-    np.testing.assert_array_equal(layers.depth_to_space(jnp.asarray(patches), 2), x)
+    np.testing.assert_array_equal(places.depth_to_space(jnp.asarray(patches), 2), x)
 
 
 def test_embedding_is_that_of_numpy():

@@ -195,8 +195,11 @@ def test_alternatives_of_the_spaces_with_helpers_are_these():
             "Decoder",
             "DiT",
             "Encoder",
+            "GridDecoder",
+            "GridEncoder",
             "JiT",
             "MLP",
+            "Maps",
             "Perceptron",
             "PublishedUNet",
             "TokenMLP",
@@ -205,6 +208,7 @@ def test_alternatives_of_the_spaces_with_helpers_are_these():
             "UNet",
         ),
         *("scalar.critic", "scalar.energy"),
+        *(f"side.{name}" for name in ("adapter", "control", "ladder", "lora", "prefix")),
     }
     assert {"Arrays", "Batches", "batch_at"}.isdisjoint(specs._paths(data))
     assert "generators.monoflow" in specs._paths(methods)

@@ -6,9 +6,13 @@ import warnings
 
 import jax
 import numpy as np
+import optax
 import pytest
 from own_objects import PLAIN, both, trainer, two_players
 from run_command import environment
+
+from diffjax import players as players_of
+from diffjax.method import Method, Turn
 
 
 def test_after_a_step_the_old_state_is_donated():
@@ -56,6 +60,47 @@ def test_two_players_do_not_depend_on_devices_or_backend(tmp_path):
     for name in names:
         for other in ("jit2", "pmap2"):
             np.testing.assert_allclose(found[f"{other}/{name}"], found[f"jit1/{name}"], rtol=1e-5, atol=1e-6)
+
+
+def turned(*turns):
+    return Method(lambda key, example: {}, tuple(Turn(None, moves, by=by) for moves, by in turns), lambda *a: None)
+
+
+ONE, TWO = optax.sgd(1.0), optax.sgd(2.0)
+
+
+@pytest.mark.parametrize(
+    ("turns", "said"),
+    [
+        ([("a", ONE), ("a", None)], "Turns move a by the run's and by its own optimizer, expected one"),
+        ([("a", None), (("b", "a"), ONE)], "Turns move a by the run's and by its own"),
+        ([("a", ONE), ("a", TWO)], "Turns move a by different ones of their own"),
+        ([("a", "sgd")], "A turn of a has 'sgd' as its own optimizer, expected optax's"),
+        ([(None, ONE)], "has an optimizer of its own, but moves all parameters"),
+        ([(None, None), ("a", ONE)], "One turn moves all parameters, another a: name the players"),
+    ],
+)
+def test_turns_that_do_not_go_together_are_refused(turns, said):
+    method = turned(*turns)
+    zeros = {name: np.zeros(2, np.float32) for name in "ab"}
+    for check, options in ((players_of.check_players, zeros), (players_of.check_optimizers, optax.adam(1e-3))):
+        with pytest.raises(ValueError, match=said) as found:
+            check(method, options)
+        assert "\n" not in str(found.value)
+
+
+def test_optimizers_that_nobody_uses_are_refused():
+    """Of a run whose players are moved by their turns' own there is none to give."""
+    method, check = turned(("a", ONE), ("b", TWO), ("a", ONE)), players_of.check_optimizers
+    with pytest.raises(ValueError, match=r"every player is moved by one of its turn's own: give \{\}"):
+        check(method, optax.adam(1e-3))
+    with pytest.raises(ValueError, match="Got optimizers for c, expected"):
+        check(method, {"c": optax.adam(1e-3)})
+    check(method, {})
+    assert players_of.with_own(method, {}) == {"a": ONE, "b": TWO}
+    check(turned(("a", ONE), ("b", None)), optax.adam(1e-3))
+    with pytest.raises(ValueError, match="this method names no players"):
+        check(turned((None, None)), {})
 
 
 if __name__ == "__main__":

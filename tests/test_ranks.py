@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from diffjax import data, denoisers, grids, methods, models, processes, runs, schedules
-from diffjax.models import layers
+from diffjax.models import places
 
 C = np.float32([0.5, np.inf])
 UNET = models.UNet(8, (1, 1), 1, (4,), classes=2)
@@ -103,13 +103,13 @@ def test_an_image_is_a_volume_of_equal_slices():
 def test_resampling_and_patches_of_any_rank(shape):
     rank = len(shape)
     x = np.random.default_rng(0).normal(size=(3, *shape, 2)).astype(np.float32)
-    lower, upper = layers.down(jnp.asarray(x), rank), layers.up(jnp.asarray(x), rank)
-    patches = layers.space_to_depth(jnp.asarray(x), 2, rank)
+    lower, upper = places.down(jnp.asarray(x), rank), places.up(jnp.asarray(x), rank)
+    patches = places.space_to_depth(jnp.asarray(x), 2, rank)
     for at in np.ndindex(*(n // 2 for n in shape)):
         block = x[(slice(None), *(slice(2 * i, 2 * i + 2) for i in at))]
         np.testing.assert_allclose(lower[(slice(None), *at)], block.reshape(3, -1, 2).mean(1), atol=1e-6)
         np.testing.assert_array_equal(patches[(slice(None), *at)], block.reshape(3, -1))
-    np.testing.assert_array_equal(layers.depth_to_space(patches, 2, rank), x)
+    np.testing.assert_array_equal(places.depth_to_space(patches, 2, rank), x)
     for axis in range(rank):
         x = x.repeat(2, axis + 1)
     np.testing.assert_array_equal(upper, x)

@@ -12,6 +12,7 @@ from diffjax.runs import build_run
 
 CONFIGS = [path.stem for path in sorted((Path(__file__).parents[1] / "configs").glob("*.py"))]
 PUBLISHED = ("cifar10.py:gpu", "cifar10.py:gpu_ddpmpp", "photos.py:gpu")  # for accelerators, as is captioned.py:gpu
+PUBLISHED += ("captioned.py:text_gpu", "captioned.py:two_scales", "captioned.py:untold")  # or built by their tiny one
 ONLY_BUILT = ("guidance", "ncsn", "subvp", "ve")  # tiny ones that no test runs
 
 
@@ -19,7 +20,11 @@ ONLY_BUILT = ("guidance", "ncsn", "subvp", "ve")  # tiny ones that no test runs
     "name",
     [f"{name}.py" for name in CONFIGS]
     + [f"{name}.py:tiny" for name in ONLY_BUILT]
-    + ["captioned.py:gpu", *(pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED)],
+    + [
+        "captioned.py:gpu",
+        "captioned.py:text_tiny",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED),
+    ],
 )
 def test_every_config_builds(name, tmp_path):
     """Every name and option in it exists, and its sampler can be planned on its grid."""

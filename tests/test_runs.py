@@ -58,6 +58,7 @@ OTHER = {
     "best_by": "held_out",
     "ema": "0.9",
     "label": 1,
+    "text": "red",
 }  # of the integers the next one
 
 

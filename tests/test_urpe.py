@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffjax import data, denoisers, methods, models, processes, schedules
-from diffjax.models import blocks, layers
+from diffjax.models import blocks, layers, places
 
 SHAPE = (4, 4, 1)
 APART = np.arange(5)[:, None] - np.arange(5)
@@ -39,7 +39,7 @@ def random(module):
 def spread(module):
     """The largest difference between patches of the answer to a constant image, and the largest entry."""
     out = models.network(module).apply(random(module), 0.7 * np.ones(SHAPE, np.float32), np.float32(0.3))
-    patches = np.asarray(layers.space_to_depth(out, module.patch)).reshape(-1, module.patch**2)
+    patches = np.asarray(places.space_to_depth(out, module.patch)).reshape(-1, module.patch**2)
     return np.ptp(patches, axis=0).max(), np.abs(patches).max()
 
 

@@ -58,4 +58,4 @@ def begun(
     folder = Path(out or Path(workdir, "samples", files.named(asked)))
     disk.check_folder("--out", folder, error=ConfigError)
     with one_line():
-        return run, *data.shown_to(run.method, run.data, numbers, source, run.settings.label), folder
+        return run, *data.shown_to(run.method, run.data, numbers, source, run.settings.label, run.settings.text), folder

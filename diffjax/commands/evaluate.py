@@ -19,7 +19,7 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> int:
     changes, told = changes_of(flags, overrides), options(text.removeprefix("features.") for text in flags.options)
     run = runs.open(flags.workdir, step=flags.step, overrides=changes)
     with one_line():
-        also, words = spaces.asked(flags.features, told, flags.reference, run.data.shape)
+        also, words = spaces.asked(flags.features, told, flags.reference, run.data.seen_shape)
     asked = [*words, *([] if flags.step is None else [f"step={flags.step}"]), *changes]
     own = Path(flags.workdir, "eval", files.named(asked)) if asked else flags.workdir
     return judges.status(report.evaluate(run, flags.out or own, also=also))

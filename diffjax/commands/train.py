@@ -77,6 +77,7 @@ def run(
 def starting(built: Built) -> dict[str, Any]:
     """Tells what a Trainer begins from: `start`, which takes parameters over from a run, or `carry`, its state."""
     train = built.config.train
+    finetune.check_side(getattr(built.method.parts, "network", None), train, players.names(built.method))
     if train.carry not in CARRIED:
         raise ConfigError(f"train.carry is {train.carry!r}: {nearest(train.carry, CARRIED)}.")
     if train.start is None:
@@ -96,9 +97,8 @@ def starting(built: Built) -> dict[str, Any]:
 def _parameters_of(built: Built) -> PyTree:
     """What the run, or the weights file, at train.start samples with."""
     start, config = built.config.train.start, built.config
-    other = runs.open(start)
     kept = config.train.only is not None or players.names(built.method) or getattr(built.method.parts, "teacher", False)
-    params = other.params
+    params = (other := runs.open(start)).params
     try:
         if kept:
             parts.need_alike(other.method.parts, built.method.parts)

@@ -3,9 +3,10 @@
     {"image": "1f34e.png", "name": "RED APPLE", "category": "Food & Drink", "base": true}
 
 `image` is a path in the tree, or the end of one. One field is the caption, whose text stays as it is: an example has
-its number, given["caption"], and the data set the texts by number (`Dataset.texts`); what a network reads of a text is
-not decided here. Examples of one caption are in one part: emoji have up to six skin tones under one name, of which a
-random split would train on some and hold out others.
+its number, given["caption"], and the data set the texts by number (`Dataset.texts`). What a network reads of a text is
+given["text"], its words as tokens (`data.vocabulary`), where they are asked for. Examples of one caption are in one
+part: emoji have up to six skin tones under one name, of which a random split would train on some and hold out others.
+A held-out caption of words that training has is then a combination of them that nobody has shown to a network.
 """
 
 import json
@@ -21,6 +22,8 @@ from diffjax.data.images import SUFFIXES, Background
 from diffjax.data.records import IN_MEMORY
 from diffjax.data.source import Arrays, Dataset, fingerprint, in_memory
 from diffjax.data.tree import LABELS, MOST_BYTES, Tree, tree
+from diffjax.data.vocabulary import Vocabulary, vocabulary_of, words_of
+from diffjax.metrics import attributes
 
 FILE = "captions.jsonl"
 Entry = dict[str, Any]
@@ -35,8 +38,13 @@ def captioned(
     label: str | None = None,
     only: str | None = None,
     held_out: float = SHARE,
+    words: int | None = None,
+    length: int | None = None,
 ) -> Dataset:
-    """Makes a data set of captioned images (H, W, channels) in [-1, 1], with given["caption"] and maybe a label.
+    """Makes a data set of captioned images (H, W, channels) in [-1, 1], with given["caption"], maybe text and label.
+
+    Texts are words, and samples are judged by what can be read of them (`metrics.attributes`), whether a network reads
+    texts or not. How many words of captions are too rare to be told is said.
 
     Args:
         path, size, channels, background: as of `data.folder`.
@@ -44,16 +52,20 @@ def captioned(
         label: the field whose text is the class, in alphabetical order; None: no labels.
         only: a field that has to be true, such as "base", emoji in their first skin tone; None: all images.
         held_out: the probability that a caption is held out, by a hash of its text.
+        words: how many training captions have to have a word, so that it is a token of given["text"]; None: none is.
+        length: words of a text at most; None: those of the longest caption.
 
     Raises:
         FileNotFoundError: if there is no such folder or zip.
-        ValueError: for one without captions.jsonl, a line that is no such JSON, or an image that is missing or cannot
-            be used.
+        ValueError: for one without captions.jsonl, a line that is no such JSON, an image that is missing or cannot be
+            used, a word count that no word has, or a length that a caption goes beyond.
     """
     if not path:
         raise ValueError("data.captioned needs path=, a folder or zip of images with captions.jsonl in it.")
     if channels not in images.MODES:
         raise ValueError(f"captioned: channels is {channels!r}, expected 1, 3 or 4.")
+    if length is not None and words is None:
+        raise ValueError("captioned: length says how many words a text has, but words is None: set words=2.")
     if size is not None and not host.is_int(size, 1):
         raise ValueError(f"captioned: size is {size!r}, expected a positive number of pixels, or None.")
     images.check_background(background, channels)
@@ -61,11 +73,14 @@ def captioned(
     entries = _entries(files, [field for field in (caption, label) if field is not None], only)
     names = _placed(files, [entry["image"] for entry in entries])
     texts, number = np.unique([entry[caption] for entry in entries], return_inverse=True)
-    out = splits.by_name([entry[caption] for entry in entries], held_out)
+    out = splits.by_name([entry[caption] for entry in entries] if words is None else _alike(texts, number), held_out)
     given, classes = {"caption": number.reshape(-1).astype(np.int32)}, None
     if label is not None:
         kinds, of_each = np.unique([entry[label] for entry in entries], return_inverse=True)
         given["label"], classes = of_each.reshape(-1).astype(np.int32), tuple(map(str, kinds))
+    known = None if words is None else _vocabulary(texts[number.reshape(-1)], out, words, length)
+    if known is not None:
+        given["text"] = np.stack([known.tokens(str(text), rare=True) for text in texts])[number.reshape(-1)]
     shape = shape_of(files, names, size, channels)
     if len(names) * int(np.prod(shape)) > IN_MEMORY:
         raise ValueError(f"{files.where!r} has {len(names)} images of {shape}, more than fit in memory: give a size=.")
@@ -74,8 +89,30 @@ def captioned(
     name, count = Path(files.where).name.removesuffix(".zip"), None if classes is None else len(classes)
     made = in_memory(name, whole.part(~out), whole.part(out), classes=count, levels=256)
     said = tuple(map(str, texts))
-    digest = fingerprint(made.fingerprint, said)
-    return made._replace(names=classes, texts=said, fingerprint=digest, unread=("label", "caption"))
+    digest = fingerprint(made.fingerprint, said, *(() if known is None else (known.words,)))
+    made = made._replace(names=classes, texts=said, fingerprint=digest, unread=("label", "caption", "text"))
+    return made if known is None else made._replace(vocabulary=known, judge=attributes.judge, least=attributes.LEAST)
+
+
+def _alike(texts: np.ndarray, number: np.ndarray) -> list[str]:
+    """The caption of each image, or the first one with its words: capitals and commas are nothing that is told."""
+    first: dict[str, str] = {}
+    of_each = [first.setdefault(" ".join(words_of(str(text))), str(text)) for text in texts]
+    return [of_each[at] for at in number.reshape(-1)]
+
+
+def _vocabulary(texts: np.ndarray, out: np.ndarray, least: int, length: int | None) -> Vocabulary:
+    """The vocabulary of the training captions among those of each image (N,), and a line on what it leaves out."""
+    training = list(map(str, np.unique(texts[~out])))
+    found = vocabulary_of(training, map(str, texts), least, length)
+    rare = {word for text in texts for word in words_of(str(text))} - set(found.words)
+    lost = sum(bool(rare & set(words_of(text))) or not words_of(text) for text in training)
+    print(
+        f"captioned: {len(found.words)} words in {least} or more of {len(training)} training captions are told; "
+        f"{len(rare)} others are read as unknown, in {lost} of these captions",
+        flush=True,
+    )
+    return found
 
 
 def _entries(files: Tree, fields: list[str], only: str | None) -> list[Entry]:

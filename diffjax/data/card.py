@@ -15,8 +15,10 @@ import jax
 import numpy as np
 
 from diffjax import disk, host
+from diffjax.data.coordinate import of_card as coordinate_of_card
 from diffjax.data.source import Dataset, blank, labels
 from diffjax.data.units import Units
+from diffjax.data.vocabulary import Vocabulary
 from diffjax.method import Example
 from diffjax.specs import ConfigError
 
@@ -57,7 +59,6 @@ def card(dataset: Dataset) -> dict[str, Any]:
     example, units = blank(dataset), dataset.units
     shapes = lambda leaf: {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
     whole = lambda count: None if count is None else int(count)
-    plain = lambda units: {"mean": units.mean.tolist(), "scale": units.scale.tolist(), "range": [units.low, units.high]}
     return {
         "format": FORMAT,
         "name": dataset.name,
@@ -68,10 +69,11 @@ def card(dataset: Dataset) -> dict[str, Any]:
         "classes": whole(dataset.classes),
         "names": None if dataset.names is None else list(dataset.names),
         "texts": None if dataset.texts is None else list(dataset.texts),
+        "vocabulary": None if dataset.vocabulary is None else dataset.vocabulary._asdict(),
         "labels": None if labels(dataset.train) is None else dataset.present.tolist(),
         "levels": whole(dataset.levels),
         "unread": list(dataset.unread),
-        "units": None if units is None else plain(units),
+        "units": None if units is None else units.card(),
     }
 
 
@@ -92,7 +94,7 @@ def of_card(found: Any, where: str, why: str) -> Dataset:
             "diffjax, take that one."
         )
     try:
-        return _dataset(found, why)
+        return _dataset(found, why, Path(where).parent)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ConfigError(f"{where}: no card of a data set: {said}") from error
@@ -151,7 +153,7 @@ def check_here(dataset: Dataset) -> None:
         raise dataset.held_out.error()
 
 
-def _dataset(found: dict[str, Any], why: str) -> Dataset:
+def _dataset(found: dict[str, Any], why: str, folder: Path) -> Dataset:
     leaves = lambda part: {_text("a name", name): _zeros(name, told) for name, told in dict(found[part]).items()}
     example = Example(_zeros("x", found["x"]), leaves("given"), leaves("chosen"))
     classes, levels = (_count(name, found[name]) for name in ("classes", "levels"))
@@ -170,7 +172,8 @@ def _dataset(found: dict[str, Any], why: str) -> Dataset:
         unread=_texts("unread", found["unread"]),
         names=names,
         texts=None if found.get("texts") is None else _texts("the text of a caption", found["texts"]),
-        units=None if found["units"] is None else _units(found["units"], example.x.shape),
+        vocabulary=None if found.get("vocabulary") is None else _vocabulary(found["vocabulary"]),
+        units=None if found["units"] is None else _units(found["units"], example.x.shape, folder),
     )
 
 
@@ -198,6 +201,13 @@ def _texts(name: str, values: Any) -> tuple[str, ...]:
     return tuple(_text(name, value) for value in values)
 
 
+def _vocabulary(told: Any) -> Vocabulary:
+    words, length = _texts("a word", list(told["words"])), _count("the length of a text", told["length"])
+    if length is None or list(words) != sorted(set(words)):
+        raise ValueError("the words of its texts are not in alphabetical order, each once, with a length.")
+    return Vocabulary(words, length)
+
+
 def _count(name: str, value: Any) -> int | None:
     if value is not None and not (host.is_int(value, 1) and value <= MOST_CLASSES):
         raise ValueError(f"{name} is {str(value)[:60]}, expected an integer from 1 to {MOST_CLASSES}, or null.")
@@ -213,7 +223,9 @@ def _seen(found: Any, classes: int | None) -> np.ndarray | None:
     return np.asarray(found, np.int32)
 
 
-def _units(told: Any, shape: tuple[int, ...]) -> Units:
+def _units(told: Any, shape: tuple[int, ...], folder: Path) -> Any:
+    if "codec" in told:
+        return coordinate_of_card(told["codec"], folder)
     mean, scale, ends = (np.asarray(told[name], np.float64) for name in ("mean", "scale", "range"))
     if mean.shape not in (shape, shape[-1:], ()) or scale.shape != mean.shape or ends.shape != (2,):
         raise ValueError(f"units have shapes {mean.shape} and {scale.shape}, expected both {shape} or its last axis.")

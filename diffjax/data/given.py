@@ -4,10 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from diffjax.data import vocabulary
 from diffjax.data.names import Rows, check_classes, class_of, numbered
-from diffjax.data.source import Dataset, blank, fitting
+from diffjax.data.source import Arrays, Dataset, blank, fitting
 from diffjax.host import nearest
 from diffjax.method import Example, Method
+from diffjax.types import NULL
 
 
 def asked(method: Method, dataset: Dataset) -> tuple[str, ...]:
@@ -28,10 +30,16 @@ def given_of(method: Method, dataset: Dataset, seeds: Any, label: Any = None) ->
     return _chosen(held_out(dataset, seeds), names, label)
 
 
-def followed(method: Method, dataset: Dataset, n: int, label: Any = None) -> dict[str, np.ndarray]:
-    """Makes what the n samples of an evaluation are given: that of held-out examples, whose labels they then share."""
+def followed(
+    method: Method, dataset: Dataset, n: int, label: Any = None, text: str | None = None
+) -> dict[str, np.ndarray]:
+    """Makes what the n samples of an evaluation are given: that of held-out examples, whose labels they then share.
+
+    A label and a text of the user are those of all samples.
+    """
     examples = dataset.held_out.gather(dataset.places("held_out", n))
-    return _chosen(examples, asked(method, dataset), label_of(method, dataset, label))
+    given = _chosen(examples, asked(method, dataset), label_of(method, dataset, label))
+    return given if text is None else told(method, dataset, range(n), {**given, "text": text}, None)
 
 
 def held_out(dataset: Dataset, seeds: Any) -> Example:
@@ -48,15 +56,20 @@ def _labels(own: np.ndarray, label: Any) -> np.ndarray:
     return (own if label is None else np.full(len(own), label)).astype(np.int32)
 
 
-def told(method: Method, dataset: Dataset, seeds: Any, words: dict[str, Any], label: Any) -> dict[str, np.ndarray]:
+def told(
+    method: Method, dataset: Dataset, seeds: Any, words: dict[str, Any], label: Any, text: str | None = None
+) -> dict[str, np.ndarray]:
     """Makes what these samples are given, with what a user says of it in the place of what the seeds stand for.
 
     Args:
-        words: name -> one value for all samples, or one for each (n, ...).
+        words: name -> one value for all samples, or one for each (n, ...); of texts their words will do.
+        label, text: of samples that `words` says nothing of.
 
     Raises:
-        ValueError: for a name that the method does not read, a shape that is none of the two, or a label out of range.
+        ValueError: for a name that the method does not read, a shape that is none of the two, a label out of range, or
+            a text that is longer than those of the data, or has a word that they have not.
     """
+    words = words if text is None else {"text": text, **words}
     names, first = asked(method, dataset), blank(dataset).given
     for name in words:
         if name not in names:
@@ -69,6 +82,8 @@ def told(method: Method, dataset: Dataset, seeds: Any, words: dict[str, Any], la
     for name, value in numbered(dataset, words).items():
         given[name] = fitting(name, value, first[name], len(seeds))
     check_labels(method, dataset, given)
+    if "text" in words:
+        check_text(method, given["text"])
     return given
 
 
@@ -76,7 +91,37 @@ def known(method: Method, dataset: Dataset, words: dict[str, Any]) -> dict[str, 
     """Makes what one example is given of what a user says of it, labels as numbers; ValueError as `told`."""
     given = numbered(dataset, words)
     check_labels(method, dataset, given)
+    if "text" in given:
+        check_text(method, given["text"])
     return given
+
+
+def check_words(method: Method, dataset: Dataset, label: Any, text: str | None) -> None:
+    """Raises the ValueError that a draw by this label and this text would raise: names, words and lengths."""
+    label_of(method, dataset, label)
+    if text is None:
+        return
+    if "text" not in asked(method, dataset):
+        raise ValueError(f"text is {text!r}, but this run reads no text: leave it out.")
+    if dataset.vocabulary is None:
+        raise ValueError(
+            f"text is {text!r}, but {dataset.name} has tokens without words: give given['text'] in Python."
+        )
+    check_text(method, dataset.vocabulary.tokens(text))
+
+
+def check_text(method: Method, text: Any) -> None:
+    """Raises a ValueError for a user's tokens that the method has no row for, or no trained one of no text."""
+    if not _texts(method):
+        return
+    vocabulary.check(text, _texts(method), "given['text']")
+    condition = getattr(method.parts, "condition", None)
+    hidden = condition is not None and "text" in condition.none and (condition.share or condition.apart)
+    if not hidden and (np.asarray(text) == NULL).any():
+        raise ValueError(
+            "given['text'] has no words, but training showed all texts (train.label_dropout, or Condition(none, share))"
+            ": give one or more."
+        )
 
 
 def check_labels(method: Method, dataset: Dataset, given: dict[str, Any]) -> None:
@@ -100,6 +145,7 @@ def check_rows(method: Method, dataset: Dataset) -> None:
         look(dataset)
     classes = getattr(getattr(method.parts, "network", None), "classes", None)
     check_classes(dataset, classes)
+    _check_texts(_texts(method), dataset)
     condition = getattr(method.parts, "condition", None)
     none = None if condition is None else condition.none.get("label")
     if classes is None and none is not None and dataset.classes is not None and dataset.classes > none + 1:
@@ -107,6 +153,26 @@ def check_rows(method: Method, dataset: Dataset) -> None:
             f"Label {int(none)} stands for none, but {dataset.name} has labels 0 to {dataset.classes - 1}: take the "
             f"number after the last one, {dataset.classes}."
         )
+
+
+def _texts(method: Method) -> tuple[int, ...]:
+    """The tokens and places of the texts that the method's network reads, () where it reads none, or none knows."""
+    return getattr(getattr(method.parts, "network", None), "text", ())
+
+
+def _check_texts(sizes: tuple[int, ...], dataset: Dataset) -> None:
+    """Raises a ValueError where a network has no row for a token of the data, or another number of places."""
+    text = blank(dataset).given.get("text")
+    if not sizes or text is None:
+        return
+    known = dataset.vocabulary
+    if known is not None and known.sizes[0] > sizes[0]:
+        raise ValueError(
+            f"model.text is {sizes}, but {dataset.name} has {known.sizes[0]} tokens: set it to {known.sizes}."
+        )
+    parts = [part.given["text"] for part in (dataset.train, dataset.held_out) if isinstance(part, Arrays)]
+    for part in parts or [np.full_like(text, NULL)]:
+        vocabulary.check(part, sizes, f"The text of {dataset.name}")
 
 
 def rows_of(method: Method, dataset: Dataset) -> Rows:

@@ -45,7 +45,12 @@ def inputs(dataset: Dataset, path: str | Path, most: int) -> np.ndarray:
 
 
 def shown_to(
-    method: Method, dataset: Dataset, seeds: list[int] | None, path: str | Path | None = None, label: Any = None
+    method: Method,
+    dataset: Dataset,
+    seeds: list[int] | None,
+    path: str | Path | None = None,
+    label: Any = None,
+    text: str | None = None,
 ) -> tuple[np.ndarray, list[int], dict[str, Any]]:
     """Finds what a run is shown: examples (n, *shape) in the data's units, a seed for each, and what is known of them.
 
@@ -53,14 +58,14 @@ def shown_to(
         seeds: None: 0 .. MOST - 1, of which several inputs take as many as they are, and a single one takes FEW, with
             a line that says so.
         path: of `inputs`; of a single one, once for each seed. None: the held-out examples of the seeds.
-        label: as of `chosen`.
+        label, text: as of `chosen`.
 
     Raises:
         ValueError, FileNotFoundError: as `inputs`.
     """
     asked, seeds = seeds, list(range(MOST)) if seeds is None else seeds
     if path is None:
-        x, given = chosen(method, dataset, seeds, label)
+        x, given = chosen(method, dataset, seeds, label, text)
         return x, seeds, given
     x = inputs(dataset, path, len(seeds))
     if asked is None and len(x) == 1:
@@ -69,15 +74,17 @@ def shown_to(
     return (np.repeat(x, len(seeds), 0), seeds, {}) if len(x) == 1 else (x, seeds[: len(x)], {})
 
 
-def chosen(method: Method, dataset: Dataset, seeds: Any, label: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+def chosen(
+    method: Method, dataset: Dataset, seeds: Any, label: Any = None, text: str | None = None
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Gives the held-out examples that seeds stand for, in the data's units, with what is known of them.
 
     Args:
-        label: what samples are given in the place of the examples' own; None: their own.
+        label, text: what samples are given in the place of the examples' own; None: their own.
     """
-    found = held_out(dataset, seeds)
+    found, instead = held_out(dataset, seeds), {"label": label, "text": text}
     names = [name for name in asked(method, dataset) if name in found.given]
-    own = {name: found.given[name] for name in names if name != "label" or label is None}
+    own = {name: found.given[name] for name in names if instead.get(name) is None}
     return np.asarray(dataset.to_data(found.x)), own
 
 
@@ -85,25 +92,26 @@ def _read(dataset: Dataset, file: Any, name: str, size: int) -> np.ndarray:
     """Reads the examples (n, *shape) of one file."""
     if PurePosixPath(name).suffix.lower() == ARRAY:
         return _array(dataset, file, name, size)
-    if len(dataset.shape) != 3 or dataset.shape[-1] not in images.MODES:
-        raise ValueError(f"{name!r} is an image, but examples of {dataset.name} have shape {dataset.shape}: give .npy.")
+    shape = dataset.seen_shape
+    if len(shape) != 3 or shape[-1] not in images.MODES:
+        raise ValueError(f"{name!r} is an image, but examples of {dataset.name} have shape {shape}: give .npy.")
     if dataset.decode is not None:
         return unit(dataset.decode(file, name))[None]
-    return unit(images.decode(file, name, dataset.shape, fit=False))[None]
+    return unit(images.decode(file, name, shape, fit=False))[None]
 
 
 def _array(dataset: Dataset, file: Any, name: str, size: int) -> np.ndarray:
     x = members.single(Path(file)) if isinstance(file, str) else members.alone(file, name, size)
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
         raise ValueError(f"{name!r} holds {x.dtype}, expected uint8 pixels or floating numbers.")
-    if x.shape != dataset.shape and x.shape[1:] != dataset.shape:
+    if x.shape != dataset.seen_shape and x.shape[1:] != dataset.seen_shape:
         raise ValueError(
-            f"{name!r} has shape {x.shape}, expected one example {dataset.shape} of {dataset.name}, or several."
+            f"{name!r} has shape {x.shape}, expected one example {dataset.seen_shape} of {dataset.name}, or several."
         )
     if not np.all(np.isfinite(x)):
         raise ValueError(f"{name!r} holds numbers that are not finite.")
     dataset.check_range(repr(name), x)
-    return unit(x.reshape(-1, *dataset.shape))
+    return unit(x.reshape(-1, *dataset.seen_shape))
 
 
 def _whole(where: str, found: list[np.ndarray], most: int) -> np.ndarray:

@@ -67,7 +67,9 @@ def class_of(dataset: Dataset, label: Any, rows: Rows | None = None) -> int | No
 
 
 def numbered(dataset: Dataset, given: dict[str, Any]) -> dict[str, Any]:
-    """Puts the number of a class in the place of its name, in what a user says of samples."""
+    """Puts numbers in the place of words, in what a user says of samples: of a class by its name, tokens of a text."""
+    if "text" in given and dataset.vocabulary is not None:
+        given = {**given, "text": dataset.vocabulary.rows(given["text"])}
     if "label" not in given:
         return given
     label = given["label"]

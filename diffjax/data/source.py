@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from diffjax.data import endpoints, splits
+from diffjax.data.vocabulary import Vocabulary
 from diffjax.method import Drawn, Example, Section
 
 
@@ -64,7 +65,7 @@ class Arrays:
             x = x.astype(np.float32)
         self.x = x
         self.given = labels | {name: _known(name, part, x) for name, part in given.items()}
-        self.chosen = {} if z is None else {"z": np.asarray(z, np.float32)}
+        self.chosen: dict[str, np.ndarray] = {} if z is None else {"z": np.asarray(z, np.float32)}
 
     def __len__(self) -> int:
         """The number of examples."""
@@ -147,8 +148,10 @@ class Dataset(NamedTuple):
         unread: names of `given` that no part of a run has to read: they serve the judge.
         names: of the classes, by number; None: they have numbers alone.
         texts: of the captions, by the number given["caption"]; None: examples have no caption.
+        vocabulary: of the tokens given["text"], which makes tokens of a user's words; None: they are tokens alone.
         mixed: the order of examples says nothing of them, so that the first n are as good as any n.
-        units: what examples were standardised by and samples are brought back by (`data.units`), or None.
+        units: what examples were standardised or encoded by and samples are brought back by (`data.units`,
+            `data.latents`), or None.
         decode: (file, its name) -> uint8 (H, W, C), as the data set reads its own images; None: it has no rule.
     """
 
@@ -168,6 +171,7 @@ class Dataset(NamedTuple):
     units: Any = None
     decode: Callable[[Any, str], np.ndarray] | None = None
     texts: tuple[str, ...] | None = None
+    vocabulary: Vocabulary | None = None
 
     def __repr__(self) -> str:
         sizes = f"{len(self.train):,} training and {len(self.held_out):,} held-out examples of shape {self.shape}"
@@ -225,8 +229,8 @@ class Dataset(NamedTuple):
         Pixels lie in [-1, 1]; else it is what units were measured of, or [-1, 1] and what training examples that are
         here have beyond.
         """
-        if len(self.shape) < 3 or self.units is not None:
-            return None if len(self.shape) < 3 else (self.units.low, self.units.high)
+        if len(self.seen_shape) < 3 or self.units is not None:
+            return None if len(self.seen_shape) < 3 else (self.units.low, self.units.high)
         if self.levels is not None:
             return -1.0, 1.0
         try:
@@ -250,11 +254,16 @@ class Dataset(NamedTuple):
     @property
     def log_scale(self) -> float:
         """What the units take from a log density in nats: log p of the data is log p of what a run sees, less this."""
-        return 0.0 if self.units is None else float(np.log(np.broadcast_to(self.units.scale, self.shape)).sum())
+        return 0.0 if self.units is None else self.units.log_scale(self.shape)
 
     def shown(self, x: Any) -> Any:
         """Makes what is drawn of samples in the data's units: images and volumes in [-1, 1]."""
-        return x if self.units is None or len(self.shape) < 3 else self.units.shown(x)
+        return x if self.units is None else self.units.shown(x)
+
+    @property
+    def seen_shape(self) -> tuple[int, ...]:
+        """The shape of an example in the data's own units, which that of codes is not (`data.latents`)."""
+        return getattr(self.units, "shape", self.shape)
 
     def alike(self, own: np.ndarray) -> Example:
         """Gathers training examples of these labels (n,), each once before one comes again; any for a label of none."""
@@ -362,7 +371,7 @@ def in_memory(
         raise ValueError(f"{name}: training examples have shape {shape}, held-out ones {held_out.x.shape[1:]}.")
     if flip:
         check_flip(shape)
-    for other in ("y", "z"):
+    for other in ("y", "z", "image"):
         if flip and other in {**train.given, **train.chosen}:
             raise ValueError(f"{name}: flip mirrors x alone, but each x belongs to its {other}: set flip=False.")
     labels = (train.given.get("label"), held_out.given.get("label"))

@@ -37,9 +37,51 @@ class Units(NamedTuple):
         """Brings samples (n, *shape) back, u -> x in float32."""
         return (self.mean + self.scale * np.asarray(u, np.float64)).astype(np.float32)
 
-    def shown(self, x: Any) -> np.ndarray:
-        """Maps [low, high] to [-1, 1], what pictures are drawn from."""
+    def shown(self, x: Any) -> Any:
+        """Maps [low, high] of images and volumes (n, ...) to [-1, 1], what pictures are drawn from; others stay."""
+        if np.ndim(x) < 4:
+            return x
         return 2 * (np.asarray(x, np.float32) - self.low) / max(self.high - self.low, 1e-30) - 1
+
+    @property
+    def affine(self) -> tuple[Any, Any]:
+        """Gives (mean, scale) of x = mean + scale u."""
+        return self.mean, self.scale
+
+    def log_scale(self, shape: tuple[int, ...]) -> float:
+        """Computes what the units take from a log density in nats of an example of this shape."""
+        return float(np.log(np.broadcast_to(self.scale, shape)).sum())
+
+    def undone(self, dataset: Dataset) -> Dataset:
+        """Gives a data set of these units in its own."""
+        return dataset._replace(train=Undone(dataset.train, self), held_out=Undone(dataset.held_out, self))
+
+    def card(self) -> dict[str, Any]:
+        """Describes the units as plain JSON."""
+        return {"mean": self.mean.tolist(), "scale": self.scale.tolist(), "range": [self.low, self.high]}
+
+    def keep(self, dataset: Dataset, folder: Path) -> str:
+        """Writes the units into a run's folder, once; says what is wrong where others are there."""
+        path = folder / "units.npz"
+        try:
+            kept = self.kept(dataset, folder).units
+        except ValueError as error:
+            return str(error)
+        if not path.exists():
+            np.savez(path, **self._asdict())
+        same = all(np.array_equal(a, b) for a, b in zip(kept, self))
+        why = f"{path}: mean or scale of {dataset.name} are others than when this run began: its data changed."
+        return "" if same else why
+
+    def kept(self, dataset: Dataset, folder: Path) -> Dataset:
+        """Gives the data set with the units that are kept in a run's folder, if there are any."""
+        if not (folder / "units.npz").is_file():
+            return dataset
+        written = "it is written where a run begins, and says what the run's numbers mean"
+        found = members.tables(folder / "units.npz", Units._fields, "units of a run's data", written)
+        if not (found["scale"] > 0).all() or found["low"].shape or found["high"].shape:
+            raise ValueError(f"{folder / 'units.npz'} holds no units of a run's data: its scale has to be positive.")
+        return dataset._replace(units=Units(**{**found, "low": float(found["low"]), "high": float(found["high"])}))
 
 
 class Undone:
@@ -103,36 +145,14 @@ def _more(part: Arrays) -> dict[str, np.ndarray]:
 
 def undone(dataset: Dataset) -> Dataset:
     """Gives the data set in its own units, as judges see it."""
-    if (units := dataset.units) is None:
-        return dataset
-    return dataset._replace(train=Undone(dataset.train, units), held_out=Undone(dataset.held_out, units))
+    return dataset if dataset.units is None else dataset.units.undone(dataset)
 
 
 def keep(dataset: Dataset, folder: Path) -> str:
     """Writes the units of a run's data into its folder, once; says what is wrong where others are there."""
-    if dataset.units is None:
-        return ""
-    path = folder / "units.npz"
-    try:
-        kept = kept_units(dataset, folder).units
-    except ValueError as error:
-        return str(error)
-    if not path.exists():
-        np.savez(path, **dataset.units._asdict())
-    same = all(np.array_equal(a, b) for a, b in zip(kept, dataset.units))
-    return (
-        ""
-        if same
-        else f"{path}: mean or scale of {dataset.name} are others than when this run began: its data changed."
-    )
+    return "" if dataset.units is None else dataset.units.keep(dataset, folder)
 
 
 def kept_units(dataset: Dataset, folder: Path | None) -> Dataset:
     """Gives the data set with the units that are kept in a run's folder, if there are any."""
-    if folder is None or dataset.units is None or not (folder / "units.npz").is_file():
-        return dataset
-    written = "it is written where a run begins, and says what the run's numbers mean"
-    found = members.tables(folder / "units.npz", Units._fields, "units of a run's data", written)
-    if not (found["scale"] > 0).all() or found["low"].shape or found["high"].shape:
-        raise ValueError(f"{folder / 'units.npz'} holds no units of a run's data: its scale has to be positive.")
-    return dataset._replace(units=Units(**{**found, "low": float(found["low"]), "high": float(found["high"])}))
+    return dataset if folder is None or dataset.units is None else dataset.units.kept(dataset, folder)

@@ -14,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from diffjax import host
-from diffjax.calculus import FlowOnly, amplitudes, flow_only, log_snr, time_of
+from diffjax.calculus import FlowOnly, amplitudes, flow_only, log_snr, sde_only, time_of
 from diffjax.spectral import Frequencies as Frequencies
 from diffjax.types import Array, Denoiser, Posterior, Schedule, pytree
 
@@ -48,9 +48,14 @@ def run_on(denoise: Denoiser, schedule: Schedule) -> Denoiser:
 
     Raises:
         ValueError: if the schedule ends with more noise than the denoiser's, which it then knows nothing of; if the
-            latter has no inverse.
+            latter has no inverse, or is right in its own reverse SDE alone (`calculus.SDEOnly`).
     """
     own = denoise.schedule
+    if sde_only(own):
+        raise ValueError(
+            f"The denoiser of {type(own).__name__} is right in the reverse SDE of its own schedule alone, got "
+            f"{type(schedule).__name__} to run it on: walk on its own, with sampler.name=ancestral.ddpm."
+        )
     time_of(own, jnp.zeros(()))
     if host.concrete(own, schedule):
         (a, s), (a_own, s_own) = (

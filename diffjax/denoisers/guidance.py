@@ -23,21 +23,30 @@ N(0, 1), y = x + N(0, 1/2), y = 1.5 and w = 3 the flow from sigma = 80 ends in N
 is N(1.286, 0.378^2) (tests/test_guidance.py).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diffjax import calculus, grids, host
 from diffjax.calculus import amplitudes
 from diffjax.chains import look_up
 from diffjax.denoisers.composition import all_of as all_of
+from diffjax.denoisers.scales import NEVER as NEVER
+from diffjax.denoisers.scales import Branches, Unhidden, beyond, check_scale, checked, strength
+from diffjax.denoisers.scales import combine as combine
+from diffjax.denoisers.scales import two_scales as two_scales
 from diffjax.denoisers.wrapper import Wrapper
-from diffjax.types import Array, Categorical, Denoiser, Posterior, Schedule, as_pytree, pytree
+from diffjax.types import Array, Categorical, Denoiser, Posterior, as_pytree, pytree
 
-__all__ = ["all_of", "classifier_free", "none", "rates"]  # what a config may name; the others need more than a label
+__all__ = [
+    "all_of",
+    "classifier_free",
+    "none",
+    "rates",
+    "two_scales",
+]  # what a config may name; the others need more than a label
 
 Potential = Callable[[Array, Any], Array]  # (x, t) -> scalar, of one example
 
@@ -59,29 +68,7 @@ def extrapolated(
         ValueError: for denoisers of two schedules, a scale that is not finite, an empty interval, a rescale outside.
     """
     _check_same(denoise, other)
-    return Extrapolated(denoise, other, *_checked(w, low, high, rescale))
-
-
-NEVER = "needs a network that was trained without its condition too: train.label_dropout, or Condition(none, 0.1)."
-
-
-class Unhidden(Mapping):
-    """Stands for `hidden` where a network always saw its conditions: whoever looks at it is refused, in one line."""
-
-    def refuse(self, *_: Any) -> Any:
-        """Raises the ValueError that says what guidance by it needs."""
-        raise ValueError(f"This guidance {NEVER}")
-
-    def __getitem__(self, name: str) -> Any:
-        return self.refuse()
-
-    def __iter__(self) -> Iterator[str]:
-        return self.refuse()
-
-    def __len__(self) -> int:
-        return self.refuse()
-
-    __or__ = __ror__ = refuse
+    return Extrapolated(denoise, other, *checked(w, low, high, rescale))
 
 
 def none(branch: Callable[[dict], Denoiser], given: dict, hidden: Mapping[str, Any]) -> Denoiser:
@@ -128,12 +115,13 @@ def rates(
 def _of_two(
     kind: type, branch: Callable[[dict], Denoiser], given: dict, hidden: Any, w: Any, low: Any, high: Any, rescale: Any
 ) -> Denoiser:
-    w, low, high, rescale = _checked(w, low, high, rescale)
+    w, low, high, rescale = checked(w, low, high, rescale)
     if host.concrete(w) and w == 1:
         return branch(given)
     if isinstance(hidden, Unhidden):
         hidden.refuse()
-    return kind(jax.tree_util.Partial(branch), (given, hidden), w, low, high, rescale)
+    whole = dict(hidden) if isinstance(hidden, dict) else hidden  # of the structure of `given`
+    return kind(jax.tree_util.Partial(branch), (given, whole), w, low, high, rescale)
 
 
 @pytree
@@ -153,17 +141,17 @@ class Extrapolated(Wrapper):
 
     def __call__(self, x: Array, t: Any) -> Posterior:
         """Computes the guided mean, or logits; the variance is that of `denoise`."""
-        w = _strength(self.schedule, t, self.w, self.low, self.high)
-        return _beyond(self.denoise(x, t), self.other(x, t), w, self.rescale)  # (autoguidance.1)
+        w = strength(self.schedule, t, self.w, self.low, self.high)
+        return beyond(self.denoise(x, t), self.other(x, t), w, self.rescale)  # (autoguidance.1)
 
     def without(self, x: Array, t: Any) -> Any:
         """Computes the guided law of each token given the other places: conversion commutes with extrapolation."""
         law, other = (of.without(x, t) for of in (self.denoise, self.other))  # pyright: ignore[reportAttributeAccessIssue]
-        return _beyond(law, other, _strength(self.schedule, t, self.w, self.low, self.high), self.rescale)
+        return beyond(law, other, strength(self.schedule, t, self.w, self.low, self.high), self.rescale)
 
 
 @pytree
-class ClassifierFree:
+class ClassifierFree(Branches):
     """A denoiser extrapolated from one network's unconditional branch; `classifier_free` makes one.
 
     Attributes:
@@ -179,32 +167,10 @@ class ClassifierFree:
     high: Any
     rescale: Any
 
-    @property
-    def schedule(self) -> Schedule:
-        """The schedule that both branches were made for."""
-        return self.branch(self.labels[0]).schedule
-
-    @property
-    def process(self) -> Any:
-        """The process that both branches were made for, where they say one: that of tokens."""
-        return self.branch(self.labels[0]).process  # pyright: ignore[reportAttributeAccessIssue]
-
-    def __call__(self, x: Array, t: Any) -> Posterior:
-        """Computes the guided mean, or logits; the variance is that of the conditional branch."""
-        return _beyond(*self.both(x, t), self.rescale)
-
-    def without(self, x: Array, t: Any) -> Any:
-        """Computes the guided law of each token given the other places: conversion commutes with extrapolation."""
-        return _beyond(*self.both(x, t, lambda of, x, t: of.without(x, t)), self.rescale)
-
-    def both(self, x: Array, t: Any, ask: Callable[..., Any] = lambda of, x, t: of(x, t)) -> tuple[Any, Any, Array]:
-        """Evaluates both branches at (x, t): what is known with the condition, without, and w there."""
-        labels = jax.tree.map(lambda *both: jnp.stack([jnp.asarray(one) for one in both]), *self.labels)
-        both = jax.vmap(lambda label: ask(self.branch(label), x, t))(labels)
-        both = both if hasattr(both, "combined") else Posterior(*both)
-        w = _strength(self.schedule, t, self.w, self.low, self.high)
-        cond, uncond = (jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in (0, 1))
-        return cond, uncond, w
+    def guided(self, x: Array, t: Any, ask: Callable[..., Any]) -> Any:
+        """Computes the law extrapolated from the second branch through the first."""
+        known, unseen = self.laws(x, t, ask)
+        return beyond(known, unseen, strength(self.schedule, t, self.w, self.low, self.high), self.rescale)
 
 
 @pytree
@@ -213,8 +179,9 @@ class ByRates(ClassifierFree):
 
     def log_rates(self, x: Array, t: Any) -> Array:
         """Computes the log rates (*shape of x, V) of becoming each token, in units of -alpha' / (1 - alpha)."""
-        *laws, w = self.both(x, t)
+        laws = self.laws(x, t, lambda of, x, t: of(x, t))
         cond, uncond = (Categorical(jax.nn.log_softmax(law.logits, axis=-1)) for law in laws)
+        w = strength(self.schedule, t, self.w, self.low, self.high)
         return cond.combined(uncond, lambda cond, uncond: combine(cond, uncond, w)).logits  # (classifier-free.4)
 
     def __call__(self, x: Array, t: Any) -> Posterior:
@@ -225,23 +192,6 @@ class ByRates(ClassifierFree):
         )
 
     without = __call__
-
-
-def _beyond(law: Any, other: Any, w: Any, rescale: Any) -> Any:
-    """Extrapolates from a law through another, by the verb `combined` of both."""
-    if not hasattr(law, "mean") and host.concrete(rescale) and rescale > 0:
-        raise ValueError(
-            f"rescale is {rescale}, but logits of {type(law).__name__} have no scale to bring back; expected 0."
-        )
-    return law.combined(other, lambda cond, uncond: combine(cond, uncond, w, rescale))
-
-
-def combine(cond: Array, uncond: Array, w: Any, rescale: Any = 0.0) -> Array:
-    """Computes cond + (w - 1) (cond - uncond), its standard deviation brought back by `rescale`; w = 1 gives cond."""
-    guided = cond + (w - 1) * (cond - uncond)  # (classifier-free.1)
-    spread = jnp.std(guided)
-    ratio = jnp.where(spread > 0, jnp.std(cond) / jnp.where(spread > 0, spread, 1.0), 1.0)
-    return guided * jnp.where(rescale > 0, 1 + rescale * (ratio - 1), 1.0)  # (classifier-free.2)
 
 
 def tilted(denoise: Denoiser, potential: Potential, w: Any = 1.0) -> "Tilted":
@@ -352,27 +302,6 @@ class MeanShift(Wrapper):
         return Posterior(mean + self.w * scale * jax.grad(self.potential)(x, t), var)
 
 
-def _strength(schedule: Schedule, t: Any, w: Any, low: Any, high: Any) -> Array:
-    """Takes w inside the interval of levels, 1 outside: a scalar."""
-    alpha, sigma = schedule(t)
-    inside = (sigma >= low * alpha) & ((sigma <= high * alpha) | jnp.isinf(high))
-    return jnp.where(inside, w, 1.0)  # (classifier-free.3)
-
-
-def _checked(w: Any, low: Any, high: Any, rescale: Any) -> tuple[Any, Any, Any, Any]:
-    _check_scale(w)
-    if host.concrete(low, high) and not 0 <= low < high:
-        raise ValueError(f"Guidance acts for sigma / alpha from {low} to {high}, expected 0 <= low < high.")
-    if host.concrete(rescale) and not 0 <= rescale <= 1:
-        raise ValueError(f"rescale is {rescale}, expected a number in [0, 1]; 0 is off.")
-    return w, low, high, rescale
-
-
-def _check_scale(w: Any) -> None:
-    if host.concrete(w) and not np.all(np.isfinite(w)):
-        raise ValueError(f"The guidance scale w is {w}, expected a finite number; 1 is the conditional model.")
-
-
 def _check_same(denoise: Denoiser, other: Any) -> None:
     same = calculus.same(denoise.schedule, other.schedule)
     if host.concrete(same) and not same:
@@ -383,7 +312,7 @@ def _check_same(denoise: Denoiser, other: Any) -> None:
 
 
 def _check_potential(denoise: Denoiser, potential: Any, w: Any) -> None:
-    _check_scale(w)
+    check_scale(w)
     if hasattr(potential, "schedule"):
         _check_same(denoise, potential)
     schedule = denoise.schedule

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import activity, members
-from diffjax.calculus import amplitudes, flow_only
+from diffjax.calculus import amplitudes, flow_only, sde_only
 from diffjax.types import Array, Denoiser, Key, Process
 
 
@@ -81,7 +81,7 @@ def measure(
             for total, values in zip((entries, noise, spread), sums(part, places, jnp.asarray(t, float))):
                 total[j] += np.asarray(values, np.float64) / n
     error = entries.reshape(len(ts), -1).mean(1)  # (analytic.2)
-    noise = np.nan if flow_only(schedule) or alpha.ndim > 1 else noise
+    noise = np.nan if flow_only(schedule) or sde_only(schedule) or alpha.ndim > 1 else noise
     # (analytic.4)
     level = np.full(len(ts), np.nan) if alpha.ndim > 1 else sigma / alpha
     return SecondMoments(ts, entries, error, level**2 * (1 - noise), variance - spread)  # (analytic.3)

@@ -64,7 +64,7 @@ def nats(known: Any, x0: Array, start: Any, size: int, chosen: Array) -> Array:
     share = jnp.mean((x == process.vocabulary).astype(float))
     found = -known(x, share * process.schedule.t_max).log_prob(x0)
     found = jnp.where((x0 >= 0) & (x0 < process.vocabulary), found, jnp.nan)
-    return jnp.where(chosen, found, 0.0).sum() * _size(x0, start, size) / chosen.sum().astype(float)  # (decoding.4)
+    return jnp.where(chosen, found, 0.0).sum() * _size(x0, start, size) / chosen.sum().astype(float)  # (decoding.5)
 
 
 def _size(x0: Array, start: Any, size: int) -> Array:

@@ -5,10 +5,12 @@ else stands in `losses/variational.py` is imported by `from diffjax.losses.varia
 `learned`, `score_matching` and `transport` are modules. Losses of flow maps are named in `rules`.
 """
 
+from diffjax.losses import autoencode as autoencode
 from diffjax.losses import categorical as categorical
 from diffjax.losses import eulerian as eulerian
 from diffjax.losses import fields as fields
 from diffjax.losses import flow_map as flow_map
+from diffjax.losses import information as information
 from diffjax.losses import lagrangian as lagrangian
 from diffjax.losses import matching as matching
 from diffjax.losses import pairs as pairs

@@ -131,7 +131,7 @@ def denoising(
 
     Raises:
         ValueError: for a part of the wrong kind; a target that is not finite on this schedule, or that the process does
-            not go with.
+            not go with; a network that reads what the process hides from it.
     """
     of = Denoising(
         network, process, target, loss, weight, times, prepare, augment, condition, denoiser, guidance, sampler, grid
@@ -142,11 +142,16 @@ def denoising(
     calculus.check(schedule)
     check_target(target, schedule, schedule.t_max)
     process.check(target)
+    if told := [name for name in network.reads or () if name in process.hidden]:
+        raise ValueError(
+            f"The network reads {', '.join(told)}, which {type(process).__name__} hides from it: the drift of a Markov "
+            "process is a function of x_t and t alone. Set model.condition=0, or process.name=bridge."
+        )
     read = None if network.reads is None else of.needs
     prepared, drawn_times = _shown_what_is_read(made_for(of.prepare, process), read), of.times(schedule)
 
     def init(key: Key, example: Example) -> PyTree:
-        return network.init(key, example.x, jnp.zeros((), jnp.float32), example.given)
+        return network.init(key, example.x, jnp.zeros((), jnp.float32), parts.shown(of, example.given))
 
     def one_loss(
         params: PyTree, keys: Keys, example: Example, index: Array, size: int
@@ -161,6 +166,8 @@ def denoising(
         z = process.enter(example.chosen["z"]) if "z" in example.chosen else process.noise(key_noise, x)
         value = of.loss(net, process, target.given(given), x, z, t, of.weight)
         aux = {"t01": t / schedule.t_max}
+        if "unbalance" in example.chosen:  # of its batch's pairs, to be logged
+            aux["unbalance"] = example.chosen["unbalance"]
         if "weight" in example.chosen:
             return example.chosen["weight"] * value, {**aux, "unweighted": value}
         return value, aux

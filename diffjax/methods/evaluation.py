@@ -6,6 +6,7 @@ of the noise.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -93,8 +94,9 @@ def losses(run: Any) -> Section:
     """Measures the regression loss by t / t_max: on held-out data, on training data, of a Gaussian fit."""
     of = run.method.parts
     curves = loss_by_time(run)
-    names = ("held out", "train", "Gaussian fit")
+    names, hidden = ("held out", "train", "Gaussian fit"), of.process.hidden
     edges = curves["edges"]
+    alone = f"\nThere is no Gaussian fit: it would know {' and '.join(hidden)}, which the network is not told.\n"
     rows = zip(edges, edges[1:], *(curves[name]["bins"] for name in names))
     shown = lambda v: "-" if v is None else f"{v:.4f}"
     by_time = "\n".join(f"| {a:.1f} - {b:.1f} | {shown(h)} | {shown(t)} | {shown(g)} |" for a, b, h, t, g in rows)
@@ -106,7 +108,7 @@ def losses(run: Any) -> Section:
 {by_time}
 | all | {means} |
 | standard deviation of one draw | {stds} |
-
+{alone if hidden else ""}
 ![loss by time](figures/loss_by_time.png)
 
 *The loss at each noise level: held-out data beside training data, its floor, and the best linear denoiser.*
@@ -130,10 +132,10 @@ def loss_by_time(run: Any) -> dict[str, Any]:
     network = curve(run, validation(of, of.mean_denoiser))
     gaussian = curve(run, validation(of, lambda fit, given: fit.denoiser(of.schedule)))
     curves = {"held out": network(params, held_out), "train": network(params, train)}
-    try:
-        curves["Gaussian fit"] = gaussian(gaussian_fit(dataset), held_out)
-    except (ValueError, MemoryError):  # of one example there is none
-        curves["Gaussian fit"] = {"mean": None, "std": None, "bins": [None] * bins}
+    curves["Gaussian fit"] = {"mean": None, "std": None, "bins": [None] * bins}
+    if not of.process.hidden:  # the fit would know what the process hides from a network
+        with suppress(ValueError, MemoryError):  # of one example there is none
+            curves["Gaussian fit"] = gaussian(gaussian_fit(dataset), held_out)
     return {"edges": np.linspace(0, 1, bins + 1).tolist(), **curves}
 
 

@@ -50,7 +50,12 @@ def needs(of: Any) -> tuple[str, ...]:
 def net(of: Any, params: PyTree, given: dict, **options: Any) -> Network:
     """Closes the network over its parameters and what is given: (x_in, c) -> F, of x as the process shows it."""
     apply = lambda params, given, x, c: of.network.apply(params, x, c, given, **options)
-    return of.process.seen(Partial(apply, params, given))
+    return of.process.seen(Partial(apply, params, shown(of, given)))
+
+
+def shown(of: Any, given: dict) -> dict:
+    """Leaves out of what is given what the process hides from a network."""
+    return {name: value for name, value in given.items() if name not in of.process.hidden}
 
 
 def check_model(of: Any, params: PyTree, request: Request, given: dict) -> None:

@@ -6,7 +6,7 @@ of one fingerprint and one preprocessing may be compared, no others: a distance 
     pixels               the entries themselves
     digits, mnist        48, of the classifier of the shipped digits, or of MNIST's (`metrics.digits`)
     efficientnet_lite0   1,280, of a classifier of ImageNet (`metrics.efficientnet`; extra `features`)
-    package.module:f     your own function of images (n, *shape) in [-1, 1], giving (n, d)
+    package.module:f     your own function of images (n, *shape) in [-1, 1], giving (n, d); or a space: `learned(run)`
 """
 
 import hashlib
@@ -67,6 +67,10 @@ class Features(NamedTuple):
             raise ValueError(f"{self.name} makes {found.shape} of {len(images)} images, expected ({len(images)}, d).")
         _finite(f"In {self.name} the feature of image", found)
         return found
+
+    def __call__(self, images: Any) -> np.ndarray:
+        """Computes the features, `of(images)`."""
+        return self.of(images)
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raises a ValueError unless images of this shape (n, ...) are those of the space."""
@@ -147,13 +151,16 @@ def efficientnet_lite0(size: int = 224, grey: bool = False) -> Features:
 def own(name: str) -> Features:
     """Makes the space of somebody's own function, "package.module:function": images (n, *shape) -> (n, d).
 
-    Its fingerprint is that of the module's source and the name; a function whose numbers come from elsewhere, such as a
-    file of weights, says its own as the attribute `fingerprint`. Its attribute `shape` is that of one image it takes.
+    A module may as well hold a `Features`, such as that of a run (`learned`). A function's fingerprint is that of the
+    module's source and the name; one whose numbers come from elsewhere, such as a file of weights, says its own as the
+    attribute `fingerprint`. Its attribute `shape` is that of one image it takes.
 
     Raises:
         ValueError: for what cannot be imported, or has neither source nor fingerprint.
     """
     _, function, path = host.imported(name)
+    if isinstance(function, Features):
+        return function._replace(name=name)
     told = getattr(function, "fingerprint", None)
     if told is None:
         try:
@@ -164,6 +171,28 @@ def own(name: str) -> Features:
                 f"{name} has no source to know it by: give it an attribute fingerprint, a text."
             ) from error
     return Features(name, getattr(function, "shape", None), function, str(told), "its own")
+
+
+def learned(run: Any) -> Features:
+    """Makes the space of features that a run has trained, `run.method.parts.features`: Deep InfoMax's, say.
+
+    Its fingerprint is that of the parameters: another step of training is another space.
+
+    Raises:
+        ValueError: for a run of a method that trains none.
+    """
+    make = getattr(run.method.parts, "features", None)
+    if make is None:
+        name = type(run.method.parts).__name__
+        raise ValueError(f"This run's method ({name}) trains no features of examples; methods.infomax does.")
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(run.params))
+    told = [part for path, leaf in leaves for part in (jax.tree_util.keystr(path), np.asarray(leaf))]
+    shared, shape = jax.jit(jax.vmap(_call, (None, 0))), tuple(run.data.shape)
+    return Features(run.name, shape, partial(shared, make(run.params)), _digest(*told))
+
+
+def _call(function: Callable, image: jax.Array) -> jax.Array:
+    return function(image)
 
 
 def _hidden(name: str, network: Classifier) -> Features:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffjax import activity
-from diffjax.method import Drawn, Section, attempt, left_out
+from diffjax.method import OF_TRAINING, Drawn, Section, attempt, left_out, metrics_of
 from diffjax.metrics import digits, gate, neighbours, wasserstein
 from diffjax.metrics.classifier import Classifier
 
@@ -143,7 +143,7 @@ def trial(dataset: Any) -> dict[str, str]:
 
     As many examples as `TRIED` says, and those that the judge needs at least (`Dataset.least`).
     """
-    if isinstance(dataset.judge, Gated):  # of shipped data alone, whose number and shape are known
+    if isinstance(_plain(dataset.judge), Gated):  # of shipped data alone, whose number and shape are known
         return {}
     return {name: why for part in _tried(dataset) for name, why in part.results.get("left_out", {}).items()}
 
@@ -154,7 +154,7 @@ def names(dataset: Any, given: Iterable[str]) -> list[str]:
     Args:
         given: names of what samples are given.
     """
-    if isinstance(dataset.judge, Gated) and len(dataset.present) == digits.CLASSES:
+    if isinstance(_plain(dataset.judge), Gated) and len(dataset.present) == digits.CLASSES:
         return [*gate.NAMES, *(["class accuracy"] if "label" in given else [])]
     return [name for part in _tried(dataset, given) for name in part.results.get("metrics", {})]
 
@@ -190,6 +190,38 @@ class Gated:
         return dataset.some(part, len(getattr(dataset, part))).x
 
 
+class Floored:
+    """The judge of decoded samples: what a judge says of them, and beside it what it says of decoded training examples.
+
+    The latter have what the codec alone costs, and are no bound: decoded draws may be nearer to held-out data. What
+    compares with training examples (`OF_TRAINING`) says nothing of decoded training examples, and is left out.
+
+    Args:
+        plain: the judge of the data itself; None: distances between two samples.
+        trip: examples (n, *shape) -> what is decoded of their codes.
+    """
+
+    def __init__(self, plain: Judge | None, trip: Callable[[Any], Any]):
+        self.plain, self.trip = plain, trip
+
+    def __call__(self, drawn: Drawn, dataset: Any) -> list[Section]:
+        """Judges samples, and as many decoded training examples."""
+        judge, n = self.plain or two_samples, len(drawn.x)
+        own = judge(drawn, dataset)
+        train = dataset.train.gather(dataset.places("train", n))
+        told = {name: part for name, part in train.given.items() if name in drawn.given}
+        found = metrics_of(judge(Drawn(self.trip(train.x), told), dataset), OF_TRAINING)
+        mine = metrics_of(own)
+        each = {name: (mine[name], found[name]) for name in found if name in mine}
+        rows = "".join(f"| {name} | {value:.4f} | {floor:.4f} |\n" for name, (value, floor) in each.items())
+        text = f"\n### Beside the codec\n\n| metric | samples | decoded training examples |\n|---|---|---|\n{rows}"
+        return [*own, Section({"decoded": found}, text)]
+
+
+def _plain(judge: Judge | None) -> Judge | None:
+    return judge.plain if isinstance(judge, Floored) else judge
+
+
 digit_gate, mnist_gate = Gated(gate.DIGITS), Gated(gate.MNIST)
 
 
@@ -220,3 +252,29 @@ def endpoint_error(drawn: Drawn, dataset: Any) -> list[Section]:
         f"of the endpoint itself {found['endpoint']:.4f}.\n"
     )
     return [Section({"metrics": {"squared error": found}}, text)]
+
+
+def transported(drawn: Drawn, dataset: Any) -> list[Section]:
+    """Measures the mean |x - y|^2 between samples and the endpoints "y" they began at.
+
+    Beside it the least that any map needs between as many held-out examples and endpoints, by an assignment, and what
+    independent pairs of the two have.
+    """
+    if "y" not in drawn.given:
+        return []
+    y, x = (np.asarray(part, np.float64).reshape(len(part), -1) for part in (drawn.given["y"], drawn.x))
+    real = np.asarray(dataset.some("held_out", MOST).x, np.float64)
+    real = real.reshape(len(real), -1)
+    n, norm = min(len(real), len(y)), lambda part: np.mean(np.sum(part**2, 1))
+    found = {
+        "value": float(norm(x - y)),
+        "least": wasserstein.exact(y[:n], real[:n]) ** 2,
+        "independent": float(norm(real) + norm(y) - 2 * real.mean(0) @ y.mean(0)),
+    }
+    text = (
+        f"\nTransport cost, the mean squared distance of a sample from its endpoint: {found['value']:.4f}; the least "
+        f"between {n} endpoints and held-out examples {found['least']:.4f}, of independent ones "
+        f"{found['independent']:.4f}. Held-out endpoints belong to no example: the held-out loss is that of independent"
+        " pairs, whatever those of training are.\n"
+    )
+    return [Section({"metrics": {"transport cost": found}}, text)]

@@ -11,7 +11,10 @@ thirds of that width. With a table of offsets (URPE, Luo et al. 2022; kexue 9105
     O = (A * C) V,     A = softmax(Q K^T / sqrt(D)),     C_ij = c of the offset i - j, per head, first 1,
 
 whose rows need not sum to 1: rows of A do, so that of equal tokens A V makes equal ones whatever relative positions are
-added to the logits.
+added to the logits. Tokens of something else, such as a text, are read by cross-attention (Vaswani et al. 2017), whose
+projection is 0 at first, so that a block which is told them begins as the one which is not:
+
+    y += W Attention(queries of N(y), keys and values of the other tokens).
 """
 
 import math
@@ -64,12 +67,42 @@ def modulation(e: Array, channels: int, count: int) -> list[Array]:
     return jnp.split(table, count, axis=-1)
 
 
+class CrossAttention(nn.Module):
+    """What (..., T, C) reads of other tokens (..., L, E): 0 at initialisation, whatever those are.
+
+    Called as `read(h, beside, seen)` with seen (..., L), True where a token may be seen, at least one for each example;
+    what is not seen changes nothing.
+
+    Attributes:
+        heads, dtype, norm, qk_norm: as of `Block`.
+    """
+
+    heads: int
+    dtype: Any = jnp.float32
+    norm: str = "layer"
+    qk_norm: bool = False
+
+    @nn.compact
+    def __call__(self, h: Array, beside: Array, seen: Array) -> Array:
+        channels = h.shape[-1]
+        split = lambda a: a.reshape(*a.shape[:-1], self.heads, -1)
+        y = normed(self.norm, "norm", h).astype(self.dtype)
+        q = split(Dense(channels, dtype=self.dtype, name="query")(y))
+        told = Dense(2 * channels, dtype=self.dtype, name="told")(beside.astype(self.dtype))
+        k, v = (split(a) for a in jnp.split(told, 2, axis=-1))
+        if self.qk_norm:
+            q, k = Scaled(name="norm_q")(q).astype(self.dtype), Scaled(name="norm_k")(k).astype(self.dtype)
+        y = layers.Attend(name="attention")(q, k, v, seen[..., None, None, :])
+        out = Dense(channels, dtype=self.dtype, kernel_init=ZEROS, name="out")
+        return out(y.reshape(h.shape)).astype(h.dtype)  # (text.1)
+
+
 class Block(nn.Module):
     """One block of (..., T, C), which equals its input at initialisation.
 
-    Called as `block(h, e, turns=None, mask=None)` with e (..., E), turns (T, head / 2) angles of the rotation of
-    queries and keys, and mask (T, T), True where a query sees a key. The sum h, the norms, the rotation and the softmax
-    are float32.
+    Called as `block(h, e, turns=None, mask=None, beside=None)` with e (..., E), turns (T, head / 2) angles of the
+    rotation of queries and keys, and mask (T, T), True where a query sees a key. `beside` are the arguments of a
+    `CrossAttention`, which follows the self-attention. The sum h, the norms, the rotation and the softmax are float32.
 
     Attributes:
         heads: of the attention, a divisor of C.
@@ -95,7 +128,14 @@ class Block(nn.Module):
     train: bool = False
 
     @nn.compact
-    def __call__(self, h: Array, e: Array, turns: Array | None = None, mask: Array | None = None) -> Array:
+    def __call__(
+        self,
+        h: Array,
+        e: Array,
+        turns: Array | None = None,
+        mask: Array | None = None,
+        beside: tuple[Array, Array] | None = None,
+    ) -> Array:
         channels = h.shape[-1]
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation(e, channels, 6)
         drop = nn.Dropout(self.dropout, deterministic=not self.train)
@@ -108,12 +148,12 @@ class Block(nn.Module):
         if turns is not None:
             q, k = turned(q, turns), turned(k, turns)
         q, k = q.astype(self.dtype), k.astype(self.dtype)
-        if self.kernel == "fused":
-            y = fused(q, k, v, mask)
-        else:
-            y = layers.attention(q, k, v, mask, self._factors(h.shape[-2]))
+        told = (mask,) if self.kernel == "fused" else (mask, self._factors(h.shape[-2]))
+        y = layers.Attend(fused if self.kernel == "fused" else layers.attention, name="attention")(q, k, v, *told)
         y = Dense(channels, dtype=self.dtype, name="out")(y.reshape(*y.shape[:-2], channels))
         h = h + gate_1 * drop(y).astype(h.dtype)  # (transformer.1) (dit.1)
+        if beside is not None:
+            h = h + drop(CrossAttention(self.heads, self.dtype, self.norm, self.qk_norm, name="cross")(h, *beside))
 
         y = (normed(self.norm, "norm_2", h) * (1 + scale_2) + shift_2).astype(self.dtype)
         if self.mlp == "swiglu":

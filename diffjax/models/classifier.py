@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffjax.models import layers
+from diffjax.models import layers, places
 from diffjax.models.layers import Conv, Dense, Embedding, Norm, SelfAttention
 from diffjax.models.unet import ResidualBlock
 from diffjax.types import Array
@@ -51,7 +51,7 @@ class Classifier(nn.Module):
         for level, multiplier in enumerate(self.multipliers):
             width = self.channels * multiplier
             for i in range(self.blocks):
-                resample = layers.down if level > 0 and i == 0 else None
+                resample = places.down if level > 0 and i == 0 else None
                 block = ResidualBlock(width, self.dropout, resample=resample, train=train, name=f"block_{level}_{i}")
                 h = block(h, embedding)
                 if h.shape[-3] in self.attention:

@@ -1,7 +1,8 @@
 """An image read as numbers, and numbers written as an image: encoders, critics, decoders, generators of pixels.
 
 The residual blocks of the U-Net (Brock et al. 2019; Ho et al. 2020), down alone or up alone: no skip connection joins
-the two, so that all that a decoder knows of an image has passed the code.
+the two, so that all that a decoder knows of an image has passed the code. `Encoder` and `Decoder` have codes of any
+shape, through a dense layer; those of `GridEncoder` and `GridDecoder` are images of fewer places.
 """
 
 import math
@@ -9,7 +10,16 @@ import math
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffjax.models.layers import DTYPES, Conv, Dense, Norm, check_choice, check_counts, check_rate, down, up
+from diffjax.models.layers import (
+    DTYPES,
+    Conv,
+    Dense,
+    Norm,
+    check_choice,
+    check_counts,
+    check_rate,
+)
+from diffjax.models.places import depth_to_space, down, space_to_depth, up
 from diffjax.types import Array
 
 
@@ -117,9 +127,97 @@ class Decoder(nn.Module):
         return Conv(channels, name="conv_out")(h.astype(jnp.float32))
 
 
-def _check(module: Encoder | Decoder) -> None:
+class GridEncoder(nn.Module):
+    """A convolutional network from an image (H, W, C) to one of fewer places, (H / s, W / s, features), float32.
+
+    Called as `encoder(x, c, train=False)`; c says only how many leading axes are of a batch. s is `patch` times 2 for
+    each level but the first.
+
+    Attributes:
+        features: channels of what it makes: 2 k for mean and log-variance of k numbers at each place.
+        patch: pixels along each axis of the blocks that the first layer takes as one place.
+        channels, multipliers, blocks, dropout, dtype: as of `Encoder`.
+
+    Raises:
+        ValueError: for an attribute out of its range, or an image that cannot be halved so often.
+    """
+
+    features: int = 8
+    patch: int = 1
+    channels: int = 32
+    multipliers: tuple[int, ...] = (1, 2)
+    blocks: int = 1
+    dropout: float = 0.0
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        check_counts(features=self.features, patch=self.patch)
+        _check(self)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Array, c: Array, train: bool = False) -> Array:
+        _check_shape(x.shape[jnp.ndim(c) :], len(self.multipliers), self.patch)
+        dtype = jnp.dtype(self.dtype)
+        h = space_to_depth(x.astype(dtype), self.patch)
+        h = Conv(self.channels * self.multipliers[0], dtype=dtype, name="conv_in")(h)
+        for level, multiplier in enumerate(self.multipliers):
+            h = down(h) if level else h
+            for i in range(self.blocks):
+                h = Block(self.channels * multiplier, self.dropout, self.dtype, name=f"block_{level}_{i}")(h, train)
+        return Dense(self.features, name="out")(nn.silu(Norm(name="norm_out")(h)))
+
+
+class GridDecoder(nn.Module):
+    """A convolutional network from an image of fewer places, (H / s, W / s, c), to an image (H, W, C), float32.
+
+    Called as `decoder(z, c, train=False)`; c says only how many leading axes are of a batch.
+
+    Attributes:
+        shape: (H, W, C) of the image; other attributes are those of `GridEncoder`, levels in the encoder's order.
+
+    Raises:
+        ValueError: for an attribute out of its range, an image that cannot be halved so often, or a code of another
+            number of places.
+    """
+
+    shape: tuple[int, ...] = (28, 28, 1)
+    patch: int = 1
+    channels: int = 32
+    multipliers: tuple[int, ...] = (1, 2)
+    blocks: int = 1
+    dropout: float = 0.0
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        check_counts(patch=self.patch)
+        _check(self)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Array, c: Array, train: bool = False) -> Array:
+        levels, dtype = len(self.multipliers), jnp.dtype(self.dtype)
+        _check_shape(self.shape, levels, self.patch)
+        stride = self.patch * 2 ** (levels - 1)
+        places = tuple(n // stride for n in self.shape[:2])
+        if x.shape[jnp.ndim(c) : -1] != places:
+            raise ValueError(
+                f"Got a code {x.shape[jnp.ndim(c) :]} of an image {self.shape}, expected {(*places, 'c')}."
+            )
+        h = Conv(self.channels * self.multipliers[-1], dtype=dtype, name="conv_in")(x.astype(dtype))
+        for level in reversed(range(levels)):
+            for i in range(self.blocks):
+                features = self.channels * self.multipliers[level]
+                h = Block(features, self.dropout, self.dtype, name=f"block_{level}_{i}")(h, train)
+            h = up(h) if level else h
+        h = nn.silu(Norm(name="norm_out")(h))
+        made = Conv(self.shape[2] * self.patch**2, name="conv_out")(h.astype(jnp.float32))
+        return depth_to_space(made, self.patch)
+
+
+def _check(module: Encoder | Decoder | GridEncoder | GridDecoder) -> None:
     counts = {f"multipliers[{i}]": m for i, m in enumerate(module.multipliers)}
-    sizes = {f"shape[{i}]": n for i, n in enumerate(module.shape)}
+    sizes = {f"shape[{i}]": n for i, n in enumerate(getattr(module, "shape", ()))}
     check_counts(channels=module.channels, blocks=module.blocks, **counts, **sizes)
     if not module.multipliers:
         raise ValueError("multipliers = (): expected one positive integer per level.")
@@ -127,8 +225,8 @@ def _check(module: Encoder | Decoder) -> None:
     check_choice("dtype", module.dtype, DTYPES)
 
 
-def _check_shape(shape: tuple[int, ...], levels: int) -> None:
-    stride = 2 ** (levels - 1)
+def _check_shape(shape: tuple[int, ...], levels: int, patch: int = 1) -> None:
+    stride = patch * 2 ** (levels - 1)
     if len(shape) != 3 or any(n % stride for n in shape[:2]):
         raise ValueError(
             f"Got examples of shape {shape}, expected images (H, W, C) with H and W divisible by {stride}, "

@@ -1,4 +1,7 @@
-"""Floating-point operations, counted in a traced function: nothing is compiled, a loop counts as often as it runs."""
+"""What a traced function costs: its operations, and what its way back keeps. Nothing is compiled or computed.
+
+A loop counts as often as it runs.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -31,6 +34,20 @@ def flops(function: Callable, *args: Any) -> float:
         The number; nan where it depends on the data, in a while loop.
     """
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def residual_bytes(function: Callable, params: Any) -> int:
+    """Counts the bytes that are kept between a function and its way back, by the shapes of `jax.vjp`.
+
+    Parameters that the way back multiplies by count too; of two batches, the difference is of what their examples keep.
+    XLA may keep less: it computes some of them again.
+
+    Args:
+        function: of the parameters whose gradient is taken; others are closed over.
+        params: arrays, or `jax.ShapeDtypeStruct`s in their place.
+    """
+    kept = jax.eval_shape(lambda params: jax.tree.leaves(jax.vjp(function, params)[1]), params)
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in kept)
 
 
 def _count(jaxpr: Any) -> float:

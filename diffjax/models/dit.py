@@ -1,6 +1,6 @@
 """Diffusion transformers: DiT (Peebles & Xie 2023) and JiT (Li & He 2025), of patches of an image as tokens.
 
-An image (H, W, C) is cut into patches of p x p pixels, T = H W / p^2 tokens of p^2 C entries (`layers.space_to_depth`),
+An image (H, W, C) is cut into patches of p x p pixels, T = H W / p^2 tokens of p^2 C entries (`places.space_to_depth`),
 
     y = P(patches) + positions,     y through `depth` blocks (`models.blocks`),     F = unpatch(W (N(y) (1 + a) + b)),
 
@@ -8,6 +8,7 @@ where e, the embedding of the log-SNR and of the label, modulates every block, a
 blocks' gates are 0 at first: F is 0, and every block the identity. P is affine, or, in JiT, passes a bottleneck of few
 entries. JiT also puts tokens of the label before the others from some block on, which are not rotated, and predicts x_0
 whatever the loss is stated in (`losses.weights.velocity`). SiT (Ma et al. 2024) is a DiT whose target is the velocity.
+What else the network may be told, a text, a vector, an image, is `models.text`.
 """
 
 import math
@@ -17,11 +18,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffjax.host import nearest
+from diffjax import host
 from diffjax.models import layers
 from diffjax.models.blocks import KERNELS, MLPS, NORMS, Block, modulation, normed
 from diffjax.models.layers import DTYPES, EMBEDDINGS, ZEROS, Dense, Embedding, of_rank
+from diffjax.models.places import depth_to_space, space_to_depth
 from diffjax.models.positions import angles, sincos
+from diffjax.models.text import ABSENT, Told, flagged, null_text
 from diffjax.types import Array, PyTree
 
 POSITIONS = ("sincos", "rotary", "both", "learned", "none")
@@ -53,10 +56,11 @@ PRESETS = {
 class DiT(nn.Module):
     """The transformer of patches. `DiT(preset="XL", patch=2, classes=1000, outputs=2)` is the published DiT-XL/2.
 
-    Called as `dit(x, c, label=None, train=False, augment=None, condition=None, gap=None)` with x an image (H, W, C), a
-    sequence (L, C) or a volume (D, H, W, C): patches have as many axes as there are places. c is the scalar log-SNR
-    (may be infinite), label an integer scalar, `classes` or None for "no label"; augment, condition and gap are those
-    of `UNet`. Returns F of x's shape, with `outputs` times its channels, float32, zero at initialisation.
+    Called as `dit(x, c, label=None, train=False, augment=None, condition=None, gap=None, text=None, vector=None,
+    image=None)` with x an image (H, W, C), a sequence (L, C) or a volume (D, H, W, C): patches have as many axes as
+    there are places. c is the scalar log-SNR (may be infinite), label an integer scalar, `classes` or None for "no
+    label"; augment, condition and gap are those of `UNet`; text, vector and image, of x's places, are those of
+    `models.text`. Returns F of x's shape, with `outputs` times its channels, float32, zero at initialisation.
 
     Attributes:
         preset: names depth, width, heads, and what of JiT is None: tiny, mini, small (for CPUs), S, B, L, XL, H.
@@ -80,6 +84,10 @@ class DiT(nn.Module):
         augment: entries of the augmentation label (`data.augment`); 0 for a network that takes none.
         gap: entries of the vector that says how far in time to go (`denoisers.flow_map`), 17; 0: a network of one time.
         condition: channels of the image that enters beside x; 0 for a network that takes none.
+        text: (V, L): tokens, of which 0 is padding and 1 "no text", and places of a text; () for a network of none.
+        text_depth: blocks of its encoder; text_order: whether the order of tokens is told.
+        vector: entries of a vector; 0 for a network that takes none.
+        image: channels of an image that enters beside x and may be absent; 0 for a network that takes none.
         kernel: of the attention: einsum, or fused: cuDNN's on a GPU in bfloat16, XLA's elsewhere (`blocks.fused`).
         scan: compile one block for all, with stacked parameters (`stacked`, `unstacked`): shorter to compile, on a CPU
             a quarter slower. `train.only` then cannot name one block.
@@ -112,6 +120,11 @@ class DiT(nn.Module):
     augment: int = 0
     condition: int = 0
     gap: int = 0
+    text: tuple[int, ...] = ()
+    text_depth: int = 2
+    text_order: bool = True
+    vector: int = 0
+    image: int = 0
     kernel: str = "einsum"
     scan: bool = False
     remat: bool = False
@@ -121,7 +134,7 @@ class DiT(nn.Module):
         if self.preset not in PRESETS:
             size, slash, patch = str(self.preset).rpartition("-")[2].partition("/")  # as the papers write it: DiT-B/2
             known = size in PRESETS
-            way = f"preset={size}{f' with patch={patch}' * bool(slash)}" if known else nearest(size, PRESETS)
+            way = f"preset={size}{f' with patch={patch}' * bool(slash)}" if known else host.nearest(size, PRESETS)
             raise ValueError(f"preset = {self.preset!r} is unknown: {way}.")
         _check(self)
         super().__post_init__()
@@ -133,8 +146,8 @@ class DiT(nn.Module):
         return PRESETS[self.preset]._replace(**{name: value for name, value in given.items() if value is not None})
 
     @classmethod
-    def of_data(cls, shape: tuple[int, ...], classes: int | None) -> dict[str, Any]:
-        """Chooses patch and classes for examples of this shape: what the word "data" stands for.
+    def of_data(cls, shape: tuple[int, ...], classes: int | None, text: tuple[int, ...] = ()) -> dict[str, Any]:
+        """Chooses patch, classes and text for examples of this shape: what the word "data" stands for.
 
         The patch is the least of 2, 3, ... pixels that divides all axes and leaves at most 64 tokens of examples of up
         to 32 places a side, 256 of larger ones.
@@ -151,7 +164,7 @@ class DiT(nn.Module):
                 f"the DiT cuts examples (H, W, C) into patches whose size divides all sides, and finds none for {shape}"
                 f" that leaves at most {most}: give patch a number, or the data another size."
             )
-        return {"patch": found[0], "classes": classes}
+        return {"patch": found[0], "classes": classes, "text": text}
 
     @property
     def reads(self) -> dict[str, str]:
@@ -161,8 +174,17 @@ class DiT(nn.Module):
             "y": ("condition", self.condition),
             "augment": ("augment", self.augment),
             "gap": ("gap", self.gap),
+            "text": ("text", self.text),
+            "vector": ("vector", self.vector),
+            "image": ("image", self.image),
         }
         return {name: argument for name, (argument, has) in room.items() if has}
+
+    @property
+    def none(self) -> dict[str, Any]:
+        """What stands for none of each that the network reads and may be without, by name in `given`."""
+        text = {"text": null_text(self.text[1])} if self.text else {}
+        return text | {name: ABSENT for name in ("vector", "image") if getattr(self, name)}
 
     @property
     def tells_places(self) -> bool:
@@ -197,14 +219,22 @@ class DiT(nn.Module):
         augment: Array | None = None,
         condition: Array | None = None,
         gap: Array | None = None,
+        text: Array | None = None,
+        vector: Array | None = None,
+        image: Array | None = None,
     ) -> Array:
         shape, batch = self.check_shape(x, c), x.shape[: jnp.ndim(c)]
         rank, size, width, normal = len(shape), self.sizes, self.sizes.width, nn.initializers.normal(1.0)
         dtype = jnp.dtype(self.dtype)
         channels = x.shape[-1] * self.patch**rank * self.outputs
-        x = layers.space_to_depth(layers.with_condition(x, condition, self.condition), self.patch, rank)
+        seen = layers.with_condition(x, condition, self.condition)
+        if self.image:
+            seen = jnp.concatenate([seen, flagged(image, (*x.shape[:-1], self.image), rank + 1)], -1)
+        x = space_to_depth(seen, self.patch, rank)
         embed = Embedding(width, self.classes, self.features, self.embedding, self.augment, self.gap, name="embedding")
-        e, own = embed.apart(c, label, augment, gap)
+        reader = Told(width, self.text, self.vector, self.text_depth, size.heads, self.text_order, dtype, name="told")
+        joined, beside = reader(batch, text, vector)
+        e, own = embed.apart(c, label, augment, gap, joined)
 
         h = x.reshape(*batch, math.prod(shape), -1).astype(dtype)
         if size.bottleneck:
@@ -217,22 +247,23 @@ class DiT(nn.Module):
         turns = jnp.asarray(angles(shape, width // size.heads)) if self.positions in ("rotary", "both") else None
 
         enters = size.prefix_from if size.prefix else 0
-        h = self._layers(range(enters), h, e, turns, shape, train)
+        h = self._layers(range(enters), h, (e, turns, None, beside), shape, train)
         if size.prefix:
             places = self.param("prefix", normal, (size.prefix, width), jnp.float32)
             h = jnp.concatenate([own[..., None, :] + of_rank(places, h.ndim), h], -2)
             turns = None if turns is None else jnp.pad(turns, ((size.prefix, 0), (0, 0)))
-        h = self._layers(range(enters, size.depth), h, e, turns, shape, train)[..., size.prefix :, :]
+        told = (e, turns, None, beside)
+        h = self._layers(range(enters, size.depth), h, told, shape, train)[..., size.prefix :, :]
 
         shift, scale = modulation(e, width, 2)
         y = normed(self.norm, "norm_out", h) * (1 + scale) + shift
         # In float32 whatever the compute dtype: what bfloat16 rounds here stays in the sample.
         y = Dense(channels, kernel_init=ZEROS, name="out")(y).reshape(*batch, *shape, channels)  # (dit.2)
         parts = jnp.split(y, self.outputs, -1)  # map after map, whatever the patch: `finetune` adds maps at the end
-        return jnp.concatenate([layers.depth_to_space(part, self.patch, rank) for part in parts], -1)
+        return jnp.concatenate([depth_to_space(part, self.patch, rank) for part in parts], -1)
 
-    def _layers(self, numbers: range, h: Array, e: Array, turns: Any, shape: tuple[int, ...], train: bool) -> Array:
-        """The blocks of these numbers, one after the other, or as a scan over stacked parameters."""
+    def _layers(self, numbers: range, h: Array, told: tuple, shape: tuple[int, ...], train: bool) -> Array:
+        """The blocks of these numbers, told what `Block` takes, one after the other, or scanned as one stack."""
         cls: Any = nn.remat(Block, prevent_cse=not self.scan) if self.remat else Block
         table = shape if self.urpe else ()
         make = lambda name: cls(
@@ -249,7 +280,7 @@ class DiT(nn.Module):
         )
         if not self.scan:
             for i in numbers:
-                h = make(f"block_{i}")(h, e, turns)
+                h = make(f"block_{i}")(h, *told)
         elif numbers:
             step = nn.scan(
                 lambda block, h, told: (block(h, *told), None),
@@ -258,7 +289,7 @@ class DiT(nn.Module):
                 in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
                 length=len(numbers),
             )
-            h, _ = step(make(f"blocks_{numbers.start}"), h, (e, turns))
+            h, _ = step(make(f"blocks_{numbers.start}"), h, told)
         return h
 
 
@@ -282,7 +313,10 @@ def _check(net: DiT) -> None:
     """Raises a ValueError that names the first attribute out of its range."""
     size = net.sizes
     counts = {f: getattr(net, f) for f in ("patch", "outputs", "features")}
-    optional = {f: getattr(net, f) for f in ("augment", "condition", "gap")}
+    optional = {f: getattr(net, f) for f in ("augment", "condition", "gap", "vector", "image")}
+    if net.text and (len(net.text) != 2 or not host.is_int(net.text[0], 3) or not host.is_int(net.text[1], 1)):
+        raise ValueError(f"text = {net.text!r}: expected (V, L), tokens, of which 0 and 1 are no words, and places.")
+    layers.check_counts(text_depth=net.text_depth)
     optional |= {f: getattr(size, f) for f in ("bottleneck", "prefix", "prefix_from")}
     layers.check_counts(**counts, depth=size.depth, width=size.width, heads=size.heads)
     layers.check_counts(**{f: v for f, v in optional.items() if v}, classes=1 if net.classes is None else net.classes)

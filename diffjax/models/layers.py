@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from diffjax import host
@@ -167,9 +166,18 @@ class Embedding(nn.Module):
 
     @nn.compact
     def apart(
-        self, c: Array, label: Array | None = None, augment: Array | None = None, gap: Array | None = None
+        self,
+        c: Array,
+        label: Array | None = None,
+        augment: Array | None = None,
+        gap: Array | None = None,
+        more: Array | None = None,
     ) -> tuple[Array, Array]:
-        """Computes the vector, and the label's own part of it, before they are added; zeros without classes."""
+        """Computes the vector, and the label's own part of it, before they are added; zeros without classes.
+
+        Args:
+            more: (..., width), of a text or of anything else that joins the label's part as it is.
+        """
         if self.classes is None and label is not None:
             raise ValueError("got a label, but the network has classes = None: set classes to their number.")
         c = jnp.asarray(c, jnp.float32)
@@ -185,6 +193,8 @@ class Embedding(nn.Module):
             init = nn.initializers.normal(1.0)  # as large as the entries of the noise embedding
             own = nn.Embed(self.classes + 1, self.width, embedding_init=init, name="label")(label)
             embedding += own
+        if more is not None:
+            own, embedding = own + more, embedding + more
         return nn.silu(embedding), own
 
 
@@ -281,7 +291,8 @@ def attention(q: Array, k: Array, v: Array, mask: Array | None = None, factors: 
     Source: Vaswani et al. 2017, eq. 1.
 
     Args:
-        mask: (T, T), True where a query (row) sees a key (column), at least one each; None: everywhere.
+        mask: (T, T), True where a query (row) sees a key (column), at least one each; None: everywhere. One for each
+            example is (..., 1, T, T), or (..., 1, 1, T) where all queries see the same keys.
         factors: (heads, T, T), by which the softmax is multiplied: its rows then need not sum to 1 (`models.blocks`).
     """
     logits = jnp.einsum("...qhd,...khd->...hqk", q, k, preferred_element_type=fine(q.dtype)) / math.sqrt(q.shape[-1])
@@ -289,6 +300,28 @@ def attention(q: Array, k: Array, v: Array, mask: Array | None = None, factors: 
     weights = jax.nn.softmax(logits, axis=-1)
     weights = (weights if factors is None else weights * of_rank(factors, weights.ndim)).astype(v.dtype)  # (urpe.1)
     return jnp.einsum("...hqk,...khd->...qhd", weights, v)
+
+
+class Attend(nn.Module):
+    """Attention as a layer without parameters: a place in a network that has a path, by which it is read or changed.
+
+    Attributes:
+        by: what computes it, `attention` or a kernel.
+    """
+
+    by: Callable[..., Array] = attention
+
+    def __call__(self, q: Array, k: Array, v: Array, *rest: Any) -> Array:
+        """Computes attention over tokens, (..., T, heads, D) each."""
+        return self.by(q, k, v, *rest)
+
+
+class Identity(nn.Module):
+    """A layer that gives back what it gets: a place in a network that has a path, as `models.side` wants it."""
+
+    def __call__(self, h: Array) -> Array:
+        """Gives h."""
+        return h
 
 
 class SelfAttention(nn.Module):
@@ -318,28 +351,9 @@ class SelfAttention(nn.Module):
         h = Norm(self.rank, name="norm")(x).astype(self.dtype).reshape(*batch, places, channels)
         qkv = Dense(3 * channels, dtype=self.dtype, name="qkv")(h)
         q, k, v = (a.reshape(*a.shape[:-1], channels // head, head) for a in jnp.split(qkv, 3, axis=-1))
-        h = attention(q, k, v).reshape(h.shape)
+        h = Attend(name="attention")(q, k, v).reshape(h.shape)
         h = Dense(channels, dtype=self.dtype, kernel_init=ZEROS, name="out")(h)
         return (x + h.reshape(x.shape)) * self.skip_scale
-
-
-def down(x: Array, rank: int = 2) -> Array:
-    """Averages each block of 2^rank places: (..., H, W, C) to (..., H / 2, W / 2, C)."""
-    return jnp.mean(_blocks(x, 2, rank), axis=tuple(range(-2 * rank, 0, 2)))
-
-
-def up(x: Array, rank: int = 2) -> Array:
-    """Repeats each entry as a block of 2^rank places: the transpose of `down`, times their number."""
-    batch, places, channels = x.shape[: -1 - rank], x.shape[-1 - rank : -1], x.shape[-1]
-    apart = x[(..., *(slice(None), None) * rank, slice(None))]
-    blocks = jnp.broadcast_to(apart, (*batch, *(size for n in places for size in (n, 2)), channels))
-    return blocks.reshape(*batch, *(2 * n for n in places), channels)
-
-
-def _blocks(x: Array, size: int, rank: int) -> Array:
-    """Splits each axis of places: (..., H, W, C) to (..., H / size, size, W / size, size, C)."""
-    batch, places = x.shape[: -1 - rank], x.shape[-1 - rank : -1]
-    return x.reshape(*batch, *(part for n in places for part in (n // size, size)), x.shape[-1])
 
 
 def with_condition(x: Array, condition: Array | None, channels: int) -> Array:
@@ -354,24 +368,3 @@ def with_condition(x: Array, condition: Array | None, channels: int) -> Array:
     if not channels:
         return x
     return jnp.concatenate([x, jnp.zeros(shape, x.dtype) if condition is None else condition.astype(x.dtype)], -1)
-
-
-def space_to_depth(x: Array, patch: int, rank: int = 2) -> Array:
-    """Moves each patch x patch block to the channels of one position: (..., H, W, C) to (..., H / p, W / p, p p C)."""
-    batch, places, channels = x.shape[: -1 - rank], x.shape[-1 - rank : -1], x.shape[-1]
-    apart = jnp.transpose(_blocks(x, patch, rank), _order(len(batch), rank))
-    return apart.reshape(*batch, *(n // patch for n in places), patch**rank * channels)
-
-
-def depth_to_space(x: Array, patch: int, rank: int = 2) -> Array:
-    """Inverts `space_to_depth`: (..., H / p, W / p, p p C) to (..., H, W, C)."""
-    batch, places, channels = x.shape[: -1 - rank], x.shape[-1 - rank : -1], x.shape[-1]
-    blocks = x.reshape(*batch, *places, *(patch,) * rank, channels // patch**rank)
-    together = jnp.transpose(blocks, np.argsort(_order(len(batch), rank)).tolist())
-    return together.reshape(*batch, *(n * patch for n in places), channels // patch**rank)
-
-
-def _order(batch: int, rank: int) -> list[int]:
-    """Lists the axes (batch, H / p, p, W / p, p, C) as (batch, H / p, W / p, p, p, C)."""
-    first = [batch + 2 * i for i in range(rank)]
-    return [*range(batch), *first, *(axis + 1 for axis in first), batch + 2 * rank]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from diffjax import host
@@ -28,9 +29,15 @@ class Network(NamedTuple):
             and is needed only where train is True.
         reads: names of `given` that the network reads, any other is passed over; None: it may read any.
         classes: labels that it has rows for, beside that of none; None: no one knows, or it reads no label.
+        none: name in `given` -> the value that stands for none, of an example's shape or one for all entries, of what
+            the network reads and may be without.
+        text: (V, L), tokens and places of the text that it reads; (): it reads none, or no one knows.
+        side: of a base with a side net, the side's kind and what changes F without a shape; "": there is no side.
         tells_places: False where it gives a constant image the same answer at all places, whatever its parameters.
         energy: whether F is two maps, the gradient of a scalar and that scalar (`scalar.gradient`).
         dtype: of its computation, as far as it says.
+        merge: of a base with a side net, params -> those of the base alone that compute as much in float32; None: there
+            are none.
     """
 
     init: Callable[..., PyTree]
@@ -40,13 +47,18 @@ class Network(NamedTuple):
     tells_places: bool = True
     energy: bool = False
     dtype: str = "float32"
+    merge: Callable[[PyTree], PyTree] | None = None
+    none: Given = NOTHING
+    text: tuple[int, ...] = ()
+    side: str = ""
 
 
 def network(module: nn.Module) -> Network:
     """Makes the network of a linen module whose only state is its parameters.
 
     The module is called as `module(x, c, **read)`, and with train= where it takes that. What it reads of `given` is its
-    attribute or property `reads`, {name in given: argument}; without one it reads nothing.
+    attribute or property `reads`, {name in given: argument}; without one it reads nothing. What stands for none of it
+    is its `none`, and the number after the last class.
 
     The module is traced once for shapes and dtypes, whatever losses, walks and checks the network is then called in.
     """
@@ -82,8 +94,10 @@ def network(module: nn.Module) -> Network:
 
     classes = getattr(module, "classes", None)
     known = classes if "label" in arguments and host.is_int(classes, 1) else None
-    dtype = str(getattr(module, "dtype", "float32"))
-    return Network(init_params, apply, tuple(arguments), known, getattr(module, "tells_places", True), dtype=dtype)
+    none = {} if known is None else {"label": np.int32(known)}
+    none, text = none | getattr(module, "none", {}), getattr(module, "text", ()) if "text" in arguments else ()
+    dtype, tells = str(getattr(module, "dtype", "float32")), getattr(module, "tells_places", True)
+    return Network(init_params, apply, tuple(arguments), known, tells, dtype=dtype, none=none, text=tuple(text))
 
 
 def init(net: Network, key: Key, shape: tuple[int, ...], given: Given = NOTHING) -> PyTree:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from diffjax import host
-from diffjax.models import layers
+from diffjax.models import layers, places
 from diffjax.models.clocks import CLOCKS, MOST_LOG_SNR, cos_sin, published_time
 from diffjax.models.layers import ONES, ZEROS, Conv, Dense
 from diffjax.types import Array
@@ -157,7 +157,7 @@ class Attention(nn.Module):
         h = h.reshape(*x.shape[:-3], x.shape[-3] * x.shape[-2], channels)
         split = lambda a: a.reshape(*a.shape[:-1], channels // head, head)
         q, k, v = (split(Dense(channels, name=name)(h)) for name in ("query", "key", "value"))
-        h = Dense(channels, kernel_init=ZEROS, name="out")(layers.attention(q, k, v).reshape(h.shape))
+        h = Dense(channels, kernel_init=ZEROS, name="out")(layers.Attend(name="attention")(q, k, v).reshape(h.shape))
         return (x + h.reshape(x.shape)) * self.net.skip_scale
 
 
@@ -302,7 +302,7 @@ class PublishedUNet(nn.Module):
         embedding = self.embedded(c, label, augment)
         last, channels = len(self.multipliers) - 1, x.shape[-1] * self.outputs
         inside = self.resample == "block"
-        down, up = (smooth_down, smooth_up) if self.smooth else (layers.down, layers.up)
+        down, up = (smooth_down, smooth_up) if self.smooth else (places.down, places.up)
         if self.raw:
             x = x * jnp.sqrt(1 + jnp.exp(-jnp.clip(c, -MOST_LOG_SNR, MOST_LOG_SNR)))[..., None, None, None]
 
@@ -339,7 +339,7 @@ class PublishedUNet(nn.Module):
                     h = attend(f"decode_{level}_{i}", h)
             if level > 0:
                 name, width = f"up_{level}", self.channels * self.multipliers[level]
-                h = block(name, h, level, up) if inside else Conv(width, name=name)(layers.up(h))
+                h = block(name, h, level, up) if inside else Conv(width, name=name)(places.up(h))
 
         h = nn.silu(GroupNorm(self.groups, self.eps, name="norm_out")(h))
         return Conv(channels, kernel_init=ZEROS, name="conv_out")(h)

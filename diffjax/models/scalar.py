@@ -62,7 +62,7 @@ def scalar(network: Any, form: str = "sum") -> Network:
             )
         return each(x * F) / 2 if form == "inner" else each((x - F) ** 2) / 2
 
-    return of._replace(init=_checked(of.init, apply), apply=apply)
+    return of._replace(init=_checked(of.init, apply), apply=apply, merge=None)
 
 
 def gradient(network: Any, sigma_data: float = 1.0, form: str | None = None) -> Network:
@@ -104,7 +104,7 @@ def gradient(network: Any, sigma_data: float = 1.0, form: str | None = None) -> 
         e = jnp.broadcast_to(e.reshape(*e.shape, *(1,) * (x.ndim - e.ndim)), x.shape)
         return jnp.concatenate([F, e], axis=-1)
 
-    return of._replace(init=_checked(of.init, apply, of.apply), apply=apply, energy=True)
+    return of._replace(init=_checked(of.init, apply, of.apply), apply=apply, energy=True, merge=None)
 
 
 def _check_smooth(program: Any) -> None:

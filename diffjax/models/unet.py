@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffjax.models import layers
+from diffjax.models import layers, places
 from diffjax.models.layers import DTYPES, EMBEDDINGS, ZEROS, Conv, Dense, Embedding, Norm, SelfAttention
 from diffjax.types import Array
 
@@ -29,7 +29,7 @@ class ResidualBlock(nn.Module):
 
     Attributes:
         features: channels of the result.
-        resample: None, or `layers.down` or `layers.up`, applied to both branches (Brock et al. 2019).
+        resample: None, or `places.down` or `places.up`, applied to both branches (Brock et al. 2019).
         skip_scale: multiplies the sum; 1 / sqrt(2) keeps its variance.
         rank: number of axes of places: 2 of images (H, W, C).
     """
@@ -214,18 +214,18 @@ class UNet(nn.Module):
         def attend(name: str, h: Array) -> Array:
             return Attention(self.head_width, self.skip_scale, dtype, rank, name=name)(h)
 
-        pixels = layers.space_to_depth(x.astype(dtype), self.patch, rank)
+        pixels = places.space_to_depth(x.astype(dtype), self.patch, rank)
         h = Conv(self.channels, rank, dtype=dtype, name="conv_in")(pixels)
-        skips = [h]
+        skips = [layers.Identity(name="skip_0")(h)]
         levels = range(len(self.multipliers))
         for level in levels:
             if level > 0:
-                h = block(f"down_{level}", h, level - 1, layers.down)
-                skips.append(h)
+                h = block(f"down_{level}", h, level - 1, places.down)
+                skips.append(layers.Identity(name=f"skip_{len(skips)}")(h))
             for i in range(self.blocks):
                 h = block(f"encode_{level}_{i}", h, level)
                 h = attend(f"encode_{level}_{i}_attention", h) if h.shape[-1 - rank] in self.attention else h
-                skips.append(h)
+                skips.append(layers.Identity(name=f"skip_{len(skips)}")(h))
 
         h = block("middle_0", h, levels[-1])
         h = attend("middle_attention", h) if self.attention else h
@@ -236,10 +236,10 @@ class UNet(nn.Module):
                 h = block(f"decode_{level}_{i}", jnp.concatenate([h, skips.pop()], -1), level)
             h = attend(f"decode_{level}_attention", h) if h.shape[-1 - rank] in self.attention else h
             if level > 0:
-                h = block(f"up_{level}", h, level, layers.up)
+                h = block(f"up_{level}", h, level, places.up)
 
         h = nn.silu(Norm(rank, name="norm_out")(h))
         # In float32 whatever the compute dtype: what bfloat16 rounds here stays in the sample.
         h = Conv(channels, rank, kernel_init=ZEROS, name="conv_out")(h)
         parts = jnp.split(h, self.outputs, -1)  # map after map, whatever the patch: `finetune` adds maps at the end
-        return jnp.concatenate([layers.depth_to_space(part, self.patch, rank) for part in parts], -1)
+        return jnp.concatenate([places.depth_to_space(part, self.patch, rank) for part in parts], -1)

@@ -13,6 +13,8 @@ from diffjax.processes.gaussian import Unconditional as Unconditional
 from diffjax.processes.path import Path as Path
 from diffjax.processes.poisson import Poisson as Poisson
 from diffjax.processes.poisson import poisson
+from diffjax.processes.schroedinger import Schroedinger as Schroedinger
+from diffjax.processes.schroedinger import schroedinger
 
 __all__ = [  # what a config may name
     "Gaussian",
@@ -23,4 +25,5 @@ __all__ = [  # what a config may name
     "heat",
     "path",
     "poisson",
+    "schroedinger",
 ]

@@ -27,6 +27,11 @@ class Unconditional:
         """The names among `conditions` that data has to bring."""
         return ()
 
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """The names among `conditions` that no network may read."""
+        return ()
+
     def given(self, key: Key, given: dict, shape: tuple[int, ...], x0: Array | None = None) -> dict:
         """Makes what network, target and guidance read: what came with the example, and what the process itself draws.
 

@@ -70,7 +70,11 @@ def _traced_once(module: Any) -> models.Network:
 
 
 def _network(group: str) -> Part:
-    return Part((group,), lambda config: _traced_once(build(models, config[group])))
+    def make(config: Config) -> models.Network:
+        made = build(models, config[group])
+        return made if isinstance(made, models.Network) else _traced_once(made)
+
+    return Part((group,), make)
 
 
 def _later(group: str, namespace: Any, count: int) -> Part:
@@ -85,8 +89,9 @@ def _process(config: Config) -> Any:
 
 
 def _condition(config: Config) -> methods.Condition:
-    classes = config.model.get("classes")
-    return methods.Condition({} if classes is None else {"label": jnp.int32(classes)}, config.train.label_dropout)
+    classes, none = config.model.get("classes"), dict(getattr(PARTS["network"].make(config), "none", {}))
+    none |= {} if classes is None else {"label": jnp.int32(classes)}
+    return methods.Condition(none, config.train.label_dropout, config.train.apart_dropout)
 
 
 PARTS = {
@@ -206,7 +211,7 @@ def _build(config: Config, of: Callable[[Callable[[], Dataset]], Dataset]) -> Bu
     config, known = derived.resolved(config, models, make)
     if "guidance" in config:
         configs.member(models, config.model)  # a slip of its name goes before what depends on its options
-        checks.check_labels(config)
+        checks.check_labels(config, _condition(config).none)
     parts = _parts(config)
     emas = build(ema, config.ema)
     checks.check_ema(settings, emas, config.ema.name)
@@ -242,7 +247,7 @@ def _parts(config: Config, objects: dict[str, Any] | None = None) -> Callable[[]
 def _freeze(only: str | None, optimizer: Any, method: Method) -> tuple[Any, Method]:
     if only is None:
         return optimizer, method
-    if isinstance(optimizer, dict):
+    if players.names(method):
         raise ConfigError(f"train.only is {only!r}, but this method's players have an optimizer each: leave one out.")
     return finetune.frozen(optimizer, only), methods.freezing(method, partial(finetune.freeze, only=only))
 

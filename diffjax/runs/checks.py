@@ -71,7 +71,7 @@ def check_objects(method: Method, dataset: Dataset, optimizer: Any, settings: Se
         players.check_optimizers(method, optimizer)
         training.check_parts(method, settings.accumulate, settings.batch_size, settings.best_by)
         data.check_rows(method, dataset)
-        data.label_of(method, dataset, settings.label)
+        data.check_words(method, dataset, settings.label, settings.text)
         bounds.check_run(data.blank(dataset), len(method.turns), settings)
     least, why = dataset.least
     if settings.samples < least:
@@ -185,22 +185,18 @@ def _check_pairs(config: Config, of: Denoising, dataset: Dataset) -> None:
         )
 
 
-def check_labels(config: Config) -> None:
-    """Checks that what asks for labels has a network that takes them, and guidance one trained without them too."""
-    classes, dropout, label = config.model.get("classes"), config.train.label_dropout, config.sample.label
+def check_labels(config: Config, none: Any) -> None:
+    """Checks that what asks for conditions has a network that may be without them: `none` says of each what then."""
+    name, dropout, label = config.guidance.name, config.train.label_dropout, config.sample.label
     if not 0 <= dropout < 1:
         raise ConfigError(f"train.label_dropout is {dropout}, expected a share in [0, 1); Ho and Salimans: 0.1 to 0.2.")
-    for field, used in (("train.label_dropout", dropout), ("sample.label", label is not None)):
-        if used and classes is None:
-            raise ConfigError(f"{field} is set, but the model takes no labels: set model.classes.")
-    if config.guidance.name != "none" and classes is None:
-        raise ConfigError(f"guidance.{config.guidance.name} needs a conditional model: set model.classes.")
-    if config.guidance.name != "none" and dropout == 0:
-        raise ConfigError(
-            f"guidance.{config.guidance.name} needs a model that was trained without labels too: "
-            "set train.label_dropout, to 0.1 say."
-        )
-    if isinstance(label, int) and not (rows := data.Rows(classes, classes if dropout else None)).has(label):
+    asked = {"train.label_dropout": dropout and not none, "sample.label": label is not None and "label" not in none}
+    if lacks := [field for field, lack in asked.items() if lack]:
+        raise ConfigError(f"{lacks[0]} is set, but the model takes no labels: set model.classes.")
+    if name != "none" and not (none and dropout):
+        why = "was trained without labels too: set train.label_dropout, to 0.1 say"
+        raise ConfigError(f"guidance.{name} needs a model that {why if none else 'is conditional: set model.classes'}.")
+    if isinstance(label, int) and not (rows := data.Rows(n := int(none["label"]), n if dropout else None)).has(label):
         raise ConfigError(f"sample.label is {label}, {rows.said()}")
 
 

@@ -53,8 +53,8 @@ def evaluate(run: Run, out: str | Path, times: Callable | None = None, also: Cal
 
 def draw(run: Run) -> Drawn:
     """Draws the samples of an evaluation, of seeds 0, 1, ..., given what held-out examples are, with their walks."""
-    n, label = run.settings.samples, run.settings.label
-    given, whole = data.followed(run.method, run.data, n, label), n * int(np.prod(run.data.shape)) <= TRACED
+    n, words = run.settings.samples, (run.settings.label, run.settings.text)
+    given, whole = data.followed(run.method, run.data, n, *words), n * int(np.prod(run.data.shape)) <= TRACED
     found = run.drawer(trace=draws.visible if whole else None)(run.params, range(n), given)
     if not whole:
         few = {name: part[:WALKS] for name, part in given.items()}

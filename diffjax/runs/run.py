@@ -94,7 +94,7 @@ class Run(NamedTuple):
     def given(self, seeds: Iterable[int], **words: Any) -> dict[str, np.ndarray]:
         """Tells what the samples of these seeds are given; `words`, such as label=3, replace what seeds stand for."""
         with one_line():
-            return data.told(self.method, self.data, list(seeds), words, self.settings.label)
+            return data.told(self.method, self.data, list(seeds), words, self.settings.label, self.settings.text)
 
     def mapped(self, one: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         """Makes `map(shared, rows)` of `one(shared, row)`, in chunks over all devices (`parallel.map_chunks`)."""
@@ -127,7 +127,7 @@ class Run(NamedTuple):
         Returns an `editing.Edited`.
         """
         self.parts("guided_denoiser", "Editing")
-        seeds = (len(x) if np.ndim(x) > len(self.data.shape) else 1) if seeds is None else seeds
+        seeds = (len(x) if np.ndim(x) > len(self.data.seen_shape) else 1) if seeds is None else seeds
         run, seeds, told = self._asked(seeds, given, words)
         return editing.edit(run, x, strength, seeds, told)
 

@@ -31,6 +31,7 @@ class Settings(NamedTuple):
     best_by: str = "loss"  # of training; or "held_out", what the method's parts measure of held-out data
     chunk: int = 64  # samples for each device and dispatch
     ema: str = "0.999"  # what samples are made with
+    text: str | None = None  # of every sample, words; None: those of the held-out examples that seeds stand for
     label: object | None = None  # of every sample, a class's number or name; None: number seed mod those that occur
     samples: int = 1024  # of an evaluation
     time_bins: int = 10
@@ -46,6 +47,7 @@ HOMES = {  # where a config has a setting, if not in its group "train"
     "chunk": "sample.chunk",
     "ema": "sample.ema",
     "label": "sample.label",
+    "text": "sample.text",
     "samples": "eval.samples",
     "time_bins": "eval.time_bins",
 }
@@ -79,7 +81,8 @@ GROUPS = {  # the groups of a config that are no settings, as a config has them 
         start=config_dict.placeholder(str),  # the workdir of a run that this one begins from
         carry="parameters",  # what it takes from there; "state": also optimizer, averages and step
         only=config_dict.placeholder(str),  # what is trained: a regular expression on parameter paths; None: all
-        label_dropout=0.0,  # share of examples whose label is hidden: what guidance without a classifier needs
+        label_dropout=0.0,  # share of examples whose conditions are hidden: what guidance without a classifier needs
+        apart_dropout=0.0,  # for each condition, of examples of which it alone is: what guidance by two scales needs
     ),
 }
 NETWORK = spec("MLP")  # the default of the groups that name a player's network

@@ -156,8 +156,9 @@ def rows_of(sampler: Sampler, ts: Any) -> PyTree:
 
     Raises:
         ValueError: if the grid is not finite, decreasing, inside the schedule's domain, or does not suit the sampler;
-            if the sampler adds noise where only the flow is right (`calculus.FlowOnly`); if a row is not finite, as
-            where a method steps in what is infinite at an end of the grid.
+            if the sampler adds noise where only the flow is right (`calculus.FlowOnly`), or other noise than the
+            reverse SDE's where only that is (`calculus.SDEOnly`); if a row is not finite, as where a method steps in
+            what is infinite at an end of the grid.
     """
     if not isinstance(sampler, Sampler) or isinstance(sampler.schedule, type):
         got = "of a class" if isinstance(sampler, Sampler) else getattr(sampler, "__name__", type(sampler).__name__)
@@ -168,6 +169,7 @@ def rows_of(sampler: Sampler, ts: Any) -> PyTree:
         planned = sampler.plan(ts)
     _refuse_clock(sampler.schedule, planned)
     _refuse_noise(sampler.schedule, planned)
+    _refuse_other_sde(sampler.schedule, ts, planned)
     for path, column in jax.tree_util.tree_leaves_with_path(planned):
         column = np.asarray(column)
         if column.dtype.kind == "f" and not np.isfinite(column).all():
@@ -206,6 +208,27 @@ def _refuse_noise(schedule: Schedule | None, rows: Any) -> None:
             schedule,
             "This sampler adds Gaussian noise",
             "take a deterministic one: eta = 0, no churn, ode.probability_flow, heun.edm, any of multistep",
+        )
+
+
+def _refuse_other_sde(schedule: Schedule | None, ts: np.ndarray, rows: Any) -> None:
+    """Refuses other noise than the reverse SDE's where nothing else is right: each step's exact one, or Euler's."""
+    if schedule is None or not calculus.sde_only(schedule):
+        return
+    (alpha_t, alpha_s), (sigma_t, sigma_s) = ((a[:-1], a[1:]) for a in calculus.amplitudes(schedule, ts))
+    kept = np.where(sigma_t > 0, (alpha_t * sigma_s / (alpha_s * np.where(sigma_t > 0, sigma_t, 1.0))) ** 2, 0.0)
+    exact, n = sigma_s**2 * (1 - kept), len(ts) - 1
+    found = rows.noise_var if hasattr(rows, "noise_var") else np.square(getattr(rows, "noise", np.zeros(n)))
+    right = len(found) >= n and not np.any(found[n:])
+    if right and not np.allclose(found[:n], exact, rtol=1e-6, atol=0):
+        right = np.allclose(
+            found[:n], -np.diff(ts) * host.along(calculus.rates, schedule, ts[:-1])[1], rtol=1e-6, atol=0
+        )
+    if not right:
+        raise ValueError(
+            "This sampler does not add the noise of the reverse SDE, which alone is right where a Markov process was "
+            "fitted to pairs: take sampler.name=ancestral.ddpm (DDIM with eta = 1), sde.euler_maruyama with churn = 1 "
+            "below t_max, or multistep.adams with tau = 1."
         )
 
 

@@ -8,7 +8,8 @@ are picked and filled is a rule:
     entropy     the place whose law has the least entropy                                  exact one by one
     top         the place whose most probable token is the most probable of all            exact one by one
     confidence  a token is drawn at every hidden place, the most probable draw is kept     biased
-                (low-confidence remasking, Nie et al. 2025, LLaDA; Chang et al. 2022, MaskGIT)
+                (low-confidence remasking, Nie et al. 2025, LLaDA), or with Gumbel noise on its score that falls from
+                row to row (Chang et al. 2022, MaskGIT): all noise is `random`
     greedy      `top`, and the most probable token in place of a draw                      biased: one sequence
 
 Exact means: with the exact conditionals p(x_0,i | seen tokens) the samples have the law of the data. One place a row
@@ -30,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import host
+from diffjax import gumbel, host
 from diffjax.processes.editing import ranks
 from diffjax.samplers.base import Sampler
 from diffjax.types import Array, Categorical, Key, Process, pytree, static
@@ -50,6 +51,7 @@ class Opening:
         places: (N,), how many hidden places a row opens, or all where fewer are hidden.
         low, high: (N,), the first place that a row may open, and the first behind them.
         temperature: (N,), of the law that a token is drawn from.
+        noise: (N,), of the Gumbel variables on the places' scores.
         vocabulary: V, which stands for a hidden token.
         opened: how many places all rows but the last open, and all of them.
     """
@@ -59,6 +61,7 @@ class Opening:
     low: Any
     high: Any
     temperature: Any
+    noise: Any
     vocabulary: int = static()
     opened: tuple[int, int] = static()
 
@@ -103,12 +106,23 @@ def top(process: Process, k: int | Sequence[int] = 1, temperature: float = 1.0) 
     return _sampler(process, _likeliest, k, temperature)
 
 
-def confidence(process: Process, k: int | Sequence[int] = 1, temperature: float = 1.0) -> Sampler:
+def confidence(process: Process, k: int | Sequence[int] = 1, temperature: float = 1.0, noise: float = 0.0) -> Sampler:
     """Draws a token at every hidden place and keeps the k most probable draws: biased, one place a row too.
 
-    The confidence in a draw is its probability at temperature 1. Args and Raises: as for `random`.
+    The confidence in a draw is its probability at temperature 1.
+
+    Args:
+        process, k, temperature: as for `random`.
+        noise: by which Gumbel variables on the log confidences are multiplied, (1 - n / N) times it in row n = 1 .. N
+            (MaskGIT's choice temperature): row n keeps k places without replacement, by confidence^(1 / noise_n). 0:
+            the k most probable.
+
+    Raises:
+        ValueError: for a noise that is negative or not finite, and as for `random`.
     """
-    return _sampler(process, _likeliest_draw, k, temperature)
+    if not 0 <= noise < np.inf:
+        raise ValueError(f"noise is {noise}, expected 0 or a positive number; decoding.random is the limit of much.")
+    return _sampler(process, _likeliest_draw, k, temperature, noise=noise)
 
 
 def greedy(process: Process, k: int | Sequence[int] = 1) -> Sampler:
@@ -157,7 +171,7 @@ def blocks(process: Process, size: int, inner: str = "random", k: int = 1, tempe
     return rule._replace(plan=plan)
 
 
-def _sampler(process: Any, score: Score, k: Any, temperature: float, drawn: bool = True) -> Sampler:
+def _sampler(process: Any, score: Score, k: Any, temperature: float, drawn: bool = True, noise: float = 0.0) -> Sampler:
     _check(process)
     host.check_positive("temperature", temperature, ", and decoding.greedy for the limit 0")
     several = None if host.is_int(k, 1) else tuple(_sequence(k))
@@ -171,9 +185,10 @@ def _sampler(process: Any, score: Score, k: Any, temperature: float, drawn: bool
         places = np.asarray([k] * rows if several is None else several, np.int32)
         ends = np.zeros(rows, np.int32), np.full(rows, np.iinfo(np.int32).max, np.int32)
         opened = int(places[:-1].sum()), int(places.sum())
-        return Opening(ts[:-1], places, *ends, np.full(rows, float(temperature)), process.vocabulary, opened)
+        told = np.full(rows, float(temperature)), noise * (1 - np.arange(1, rows + 1) / rows)
+        return Opening(ts[:-1], places, *ends, *told, process.vocabulary, opened)
 
-    return Sampler(_Open(score, drawn), plan, schedule=process.schedule, tokens=True)
+    return Sampler(_Open(score, drawn, noise > 0), plan, schedule=process.schedule, tokens=True)
 
 
 class _Open(NamedTuple):
@@ -181,6 +196,7 @@ class _Open(NamedTuple):
 
     score: Score
     drawn: bool
+    noisy: bool
 
     def __call__(self, model: Any, key: Key, x: Array, row: Opening) -> Array:
         key_token, key_place = jax.random.split(key)
@@ -192,7 +208,10 @@ class _Open(NamedTuple):
             token = jnp.argmax(law.logits, axis=-1)
         place = jnp.arange(x.size, dtype=jnp.int32).reshape(x.shape)
         eligible = (x == row.vocabulary) & (row.low <= place) & (place < row.high)
-        score = jnp.where(eligible, self.score(key_place, law, token), -jnp.inf)
+        score = self.score(key_place, law, token)
+        if self.noisy:
+            score += row.noise * gumbel.perturbed(key_place, jnp.zeros_like(score))  # (decoding.4)
+        score = jnp.where(eligible, score, -jnp.inf)
         return jnp.where(eligible & (ranks(-score) < row.places), token.astype(x.dtype), x)  # (decoding.1)
 
 

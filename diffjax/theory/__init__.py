@@ -13,7 +13,9 @@ from diffjax.theory import (
     ladders,
     linear,
     residuals,
+    schroedinger,
     straightness,
+    tilting,
     wasserstein_bound,
 )
 
@@ -30,6 +32,8 @@ __all__ = [
     "ladders",
     "linear",
     "residuals",
+    "schroedinger",
     "straightness",
+    "tilting",
     "wasserstein_bound",
 ]

@@ -25,7 +25,7 @@ import optax
 from counting import report
 
 from diffjax import models, parallel
-from diffjax.models import layers
+from diffjax.models import layers, places
 
 try:
     import torch
@@ -206,7 +206,7 @@ def pieces(case: Case, repeats: int) -> dict[str, Any]:
     conv = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=numbers)
     pulled = lambda of, at: jax.jit(lambda at, g: jax.vjp(of, at)[1](g)[0])
     norm = lambda x: jax.nn.silu(layers.group_norm(x, groups))
-    block = lambda x: layers.up(layers.down(x))
+    block = lambda x: places.up(places.down(x))
 
     def grad(of: Callable, *at: torch.Tensor) -> Callable:
         held = [a.detach().clone().requires_grad_() for a in at]

@@ -33,7 +33,7 @@ import numpy as np
 from diffjax import analytic, grids, processes, samplers, schedules
 from diffjax.samplers import ancestral, sde
 from diffjax.tabulated import Tabulated
-from diffjax.theory import characteristics, constructions, green
+from diffjax.theory import characteristics, constructions, green, schroedinger
 
 MEANS, WEIGHTS = np.array([[1.2, -0.7], [-1.2, -0.7], [0.0, 1.4]]), np.array([0.5, 0.3, 0.2])
 mixture = analytic.gaussian_mixture(WEIGHTS, MEANS, [0.04, 0.04, 0.04])
@@ -188,6 +188,37 @@ plt.show()
 # %% [markdown]
 # **What to see.** All paths leave the star and end in the modes. Here $x_0$ is drawn independently of $y$, so that
 # every mode gets its weight; a network that is trained on pairs learns $p(x_0\mid y)$ in its place.
+
+# %% [markdown]
+# ## Schroedinger bridges
+#
+# Two sets of points without pairs: of all processes from one to the other, the Schroedinger bridge is the nearest to
+# Brownian motion with an end of variance $\varepsilon$. Between two Gaussians it is known,
+# $\mathrm{Cov}(x_0,x_1)=S_0^{1/2}HS_0^{-1/2}$, and so is its drift. The network of such a bridge is not told $y$.
+
+# %%
+ending, starting = ([-1.5, 0.0], [[0.2, 0.1], [0.1, 0.3]]), ([1.5, 0.0], [[0.4, -0.2], [-0.2, 0.3]])
+ys = jax.random.multivariate_normal(jax.random.key(1), *map(jnp.array, starting), (len(keys),))
+figure, axes = plt.subplots(1, 2, figsize=(8, 3.0), sharey=True)
+for one, epsilon in zip(axes, (0.02, 1.0)):
+    pair = schroedinger.gaussian(*ending, *starting, epsilon)
+    half = processes.schroedinger(schedules.EDM(epsilon**0.5)).schedule
+    times = grids.pinned(half, n, t_min=1e-3)
+    sample = samplers.bridging_fn(ancestral.ddpm(half), times, trace=lambda x: x)
+    run = jax.vmap(lambda y, key: sample(schroedinger.exact(half, pair, y), key, jnp.zeros(2)))
+    arrived, paths = jax.jit(run)(ys, keys)
+    weights = jax.vmap(half.endpoint_weight)(jnp.asarray(times[-paths.shape[1] :]))
+    for y, path in zip(ys[:40], np.asarray(paths[:40] + weights[None, :, None] * ys[:40, None])):
+        one.plot(*np.concatenate([[y], path]).T, color=plt.cm.viridis(float(y[1]) / 2 + 0.5), linewidth=0.5)
+    one.set(title=f"$\\varepsilon={epsilon}$", aspect="equal")
+    found = np.cov(np.concatenate([arrived, ys], 1).T)
+    np.testing.assert_allclose(found, pair.cov, atol=0.15)
+plt.show()
+
+# %% [markdown]
+# **What to see.** Paths run from right to left, coloured by the height of their start. With little noise they are
+# nearly the straight lines of optimal transport, and the order of the colours stays; with much, starts and ends hardly
+# know each other. Both end in one law.
 
 # %% [markdown]
 # ## What has to hold

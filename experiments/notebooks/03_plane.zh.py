@@ -31,7 +31,7 @@ import numpy as np
 from diffjax import analytic, grids, processes, samplers, schedules
 from diffjax.samplers import ancestral, sde
 from diffjax.tabulated import Tabulated
-from diffjax.theory import characteristics, constructions, green
+from diffjax.theory import characteristics, constructions, green, schroedinger
 
 MEANS, WEIGHTS = np.array([[1.2, -0.7], [-1.2, -0.7], [0.0, 1.4]]), np.array([0.5, 0.3, 0.2])
 mixture = analytic.gaussian_mixture(WEIGHTS, MEANS, [0.04, 0.04, 0.04])
@@ -173,6 +173,33 @@ plt.show()
 
 # %% [markdown]
 # **看点。** 所有轨迹都从星号出发，终于三个峰。这里 $x_0$ 与 $y$ 相互独立，所以每个峰得到自己的权重；用成对数据训练的网络学到的则是 $p(x_0\mid y)$。
+
+# %% [markdown]
+# ## 薛定谔桥
+#
+# 两组没有配对的点：在从一组到另一组的所有过程中，薛定谔桥离终点方差为 $\varepsilon$ 的布朗运动最近。两个高斯分布之间它是已知的，$\mathrm{Cov}(x_0,x_1)=S_0^{1/2}HS_0^{-1/2}$，漂移也随之已知。这种桥的网络不知道 $y$。
+
+# %%
+ending, starting = ([-1.5, 0.0], [[0.2, 0.1], [0.1, 0.3]]), ([1.5, 0.0], [[0.4, -0.2], [-0.2, 0.3]])
+ys = jax.random.multivariate_normal(jax.random.key(1), *map(jnp.array, starting), (len(keys),))
+figure, axes = plt.subplots(1, 2, figsize=(8, 3.0), sharey=True)
+for one, epsilon in zip(axes, (0.02, 1.0)):
+    pair = schroedinger.gaussian(*ending, *starting, epsilon)
+    half = processes.schroedinger(schedules.EDM(epsilon**0.5)).schedule
+    times = grids.pinned(half, n, t_min=1e-3)
+    sample = samplers.bridging_fn(ancestral.ddpm(half), times, trace=lambda x: x)
+    run = jax.vmap(lambda y, key: sample(schroedinger.exact(half, pair, y), key, jnp.zeros(2)))
+    arrived, paths = jax.jit(run)(ys, keys)
+    weights = jax.vmap(half.endpoint_weight)(jnp.asarray(times[-paths.shape[1] :]))
+    for y, path in zip(ys[:40], np.asarray(paths[:40] + weights[None, :, None] * ys[:40, None])):
+        one.plot(*np.concatenate([[y], path]).T, color=plt.cm.viridis(float(y[1]) / 2 + 0.5), linewidth=0.5)
+    one.set(title=f"$\\varepsilon={epsilon}$", aspect="equal")
+    found = np.cov(np.concatenate([arrived, ys], 1).T)
+    np.testing.assert_allclose(found, pair.cov, atol=0.15)
+plt.show()
+
+# %% [markdown]
+# **看点。** 轨迹从右到左，颜色是起点的高度。噪声小时几乎是最优传输的直线，颜色的次序不变；噪声大时起点与终点几乎互不相识。两者的终点分布相同。
 
 # %% [markdown]
 # ## 应当成立的结论

@@ -45,9 +45,11 @@ V = lambda t: vp(t)[0] ** 2 * v + vp(t)[1] ** 2  # that of its x_t
 # ## [5253](https://kexue.fm/archives/5253) 变分自编码器（一）：原来是这么一回事
 #
 # 解码器与编码器给出 $\log p(x)$ 的下界：重构项减去 $\mathrm{KL}(q(z\mid x)\,\|\,N(0,1))$，后者在 $q$ 为高斯时等于 $\frac12(m^2+v-1-\log v)$。
+# 编码与解码都是线性的高斯情形，最优者即概率PCA，下界就等于 $\log p(x)$。
 
 # %%
 # kexue 5253
+from diffjax import codecs
 from diffjax.methods.autoencoder import divergence
 from diffjax.types import Posterior
 
@@ -56,6 +58,17 @@ log_q = -((z - m) ** 2) / (2 * var) - np.log(2 * np.pi * var) / 2
 log_ratio = log_q + z**2 / 2 + np.log(2 * np.pi) / 2
 by_quadrature = np.sum(np.exp(log_q) * log_ratio) * (z[1] - z[0])
 np.testing.assert_allclose(divergence(Posterior(jnp.float32(m), jnp.float32(var))), by_quadrature, rtol=1e-5)
+
+root = np.linalg.cholesky(0.9 ** np.abs(np.subtract.outer(np.arange(6), np.arange(6))))
+data = np.concatenate([root.T, -root.T]) * np.sqrt(11 / 2)  # twelve points of mean 0, whose covariance is root root'
+codec, s2 = codecs.probabilistic(data, 2)  # the best linear autoencoder of two latents: probabilistic PCA
+W, one = np.asarray(jax.jacobian(codec.decode)(jnp.zeros(2))), jnp.asarray(data[3], jnp.float32)
+q = Posterior(codec.encode(one), codec.std(one) ** 2)
+square = np.sum((data[3] - codec.decode(q.mean)) ** 2) + np.sum(W**2 * q.var)
+bound = -(6 * np.log(2 * np.pi * s2) + square / s2) / 2 - divergence(q)
+model = W @ W.T + s2 * np.eye(6)
+log_density = -(np.linalg.slogdet(2 * np.pi * model)[1] + data[3] @ np.linalg.solve(model, data[3])) / 2
+np.testing.assert_allclose(bound, log_density, atol=1e-4)
 
 # %% [markdown]
 # ## [5776](https://kexue.fm/archives/5776) 细水长flow之NICE
@@ -93,6 +106,25 @@ image, log_det = jax.jit(flow.forward)(params, x)
 jacobian = jax.jit(jax.jacfwd(lambda x: flow.forward(params, x)[0]))(x)
 np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], atol=1e-4)
 np.testing.assert_allclose(flow.backward(params, image), x, atol=1e-5)
+
+# %% [markdown]
+# ## [6024](https://kexue.fm/archives/6024) 深度学习的互信息:无监督提取特征
+#
+# 打分函数分辨同一次采样的对与错配的对。最优打分是 $\log p(x,z)/(p(x)p(z))$，它的均值是 $2\,\mathrm{JSD}-2\log 2$：
+# 只需样本就能算的下界，Deep InfoMax 就是在爬它。
+
+# %%
+# kexue 6024
+from diffjax.losses import information
+
+pairs = np.array([[3, 1], [1, 3]]) / 8  # p(x, z), and 1/4 apart
+best = jnp.log(pairs / 0.25)
+both = information.jensen_shannon(best[:, :, None, None], best[None, None])  # (x, z) of one draw, (x, z) of two
+J = np.einsum("ij,ijkl->", pairs, np.asarray(both)) / 4
+kl = lambda p, q: np.sum(p * np.log(p / q))
+jsd = (kl(pairs, (pairs + 0.25) / 2) + kl(0.25 * np.ones((2, 2)), (pairs + 0.25) / 2)) / 2
+np.testing.assert_allclose(J, 2 * jsd - 2 * np.log(2), atol=1e-6)
+np.testing.assert_allclose(information.divergence(J), jsd, atol=1e-6)
 
 # %% [markdown]
 # ## [6583](https://kexue.fm/archives/6583) 从动力学角度看优化算法（四）：GAN的第三个阶段
@@ -174,6 +206,43 @@ product = np.prod(np.sqrt(1 - 0.02 * np.arange(1, 501) / 1000))
 alpha, sigma = chain(0.5)
 np.testing.assert_allclose([alpha, sigma], [product, np.sqrt(1 - product**2)], rtol=1e-5)
 assert float(chain(1.0)[0]) < 0.01  # nothing is left of the building
+
+# %% [markdown]
+# ## [9138](https://kexue.fm/archives/9138) Ladder Side-Tuning：预训练模型的过墙梯
+#
+# 一个窄网络读取冻结网络的各块，$s_i=\mathrm{Block}_i(g_ih_iD_i+(1-g_i)s_{i-1})$，再加到最后一块上。反向传播不经过冻结的块：需要保留的量随抽头的个数增长，与深度无关。
+
+# %%
+# kexue 9138
+from diffjax import models
+from diffjax.models import side
+
+
+def kept(depth, blocks):
+    net = side.ladder(models.DiT(depth=depth, width=16, heads=2), width=4, where=blocks)
+    image, told = jnp.ones((8, 8, 1)), jnp.zeros(())
+    shapes = jax.eval_shape(net.init, jax.random.key(0), image, told)
+    frozen = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes["base"])
+    return models.residual_bytes(lambda own: net.apply({"base": frozen, "side": own}, image, told), shapes["side"])
+
+
+assert kept(2, "block_(0|1)$") == kept(4, "block_(1|3)$")
+assert kept(2, "") < kept(4, "")
+
+# %% [markdown]
+# ## [9147](https://kexue.fm/archives/9147) “维度灾难”之Hubness现象浅析
+#
+# 高维空间里，有些点会成为许多其他点的近邻。正态噪声中的这些点就是范数小的点：挑选它们，就是降温。
+
+# %%
+# kexue 9147
+from diffjax.metrics import hubness
+
+pool = np.random.default_rng(0).normal(size=(1000, 64))
+assert hubness.counts(pool, 10).mean() == 10
+kept = pool[hubness.hubs(pool, 10, most=100)]
+assert np.linalg.norm(kept, axis=1).mean() < np.linalg.norm(pool, axis=1).mean()
+assert 0.6 < hubness.shrunk(kept, pool) < 0.85
 
 # %% [markdown]
 # ## [9152](https://kexue.fm/archives/9152) 生成扩散模型漫谈（二）：DDPM = 自回归式VAE
@@ -304,6 +373,32 @@ second = analytic.gaussian_mixture([1.0], [[1.5, 0.5]], [0.2])
 classifier = lambda x, t: jnp.log(0.7) + second.log_prob(x, *vp(t)) - log_p(x, t)  # log p(y | x_t)
 guided = guidance.tilted(mixture.denoiser(vp), classifier)
 np.testing.assert_allclose(guided(x, t).mean, second.denoiser(vp)(x, t).mean, atol=1e-4)
+
+# %% [markdown]
+# 条件也可以是词：`data.Vocabulary` 把词变成 token，由 transformer 读取（`configs/captioned.py:text`）。它应当学到 $E[x_0\mid x_t,\text{words}]$，即对描述中含有这些词的样本取平均；没有文本时对全体取平均。两个词各自的均值相加，并不等于两个词一起的均值。
+
+# %%
+from diffjax.data import Vocabulary
+from diffjax.denoisers import composition
+
+vocabulary = Vocabulary(words=("big", "blue", "red", "round"), length=2)
+items = {"red round": (0.4, [-1.5, 0.5]), "big red": (0.2, [-1.0, -1.0]), "blue round": (0.4, [1.0, 1.2])}
+
+
+def told(text):  # E[x_0 | x_t, words]: the mixture of the items that have them all
+    asked = set(vocabulary.text(vocabulary.tokens(text)).split())
+    weights, means = zip(*(item for name, item in items.items() if asked <= set(name.split())))
+    return analytic.gaussian_mixture(weights, means, [0.04] * len(means)).denoiser(vp)
+
+
+weights = jnp.exp(-0.5 * jnp.sum((x - jnp.stack([vp(t)[0] * jnp.asarray(m) for _, m in items.values()])) ** 2, 1)
+                  / (0.04 * vp(t)[0] ** 2 + vp(t)[1] ** 2)) * jnp.asarray([w for w, _ in items.values()])  # fmt: skip
+of = jnp.stack([told(name)(x, t).mean for name in items])
+for text, rows in {"red": [0, 1], "round": [0, 2], "": [0, 1, 2]}.items():  # Bayes over the items, written out
+    share = weights[np.array(rows)] / weights[np.array(rows)].sum()
+    np.testing.assert_allclose(told(text)(x, t).mean, share @ of[np.array(rows)], atol=1e-5)
+composed = composition.Weighted((told(""), told("red"), told("round")), (-1.0, 1.0, 1.0))(x, t).mean
+assert jnp.max(jnp.abs(composed - told("red round")(x, t).mean)) > 0.05  # words do not add up
 
 # %% [markdown]
 # ## [9262](https://kexue.fm/archives/9262) 生成扩散模型漫谈（十）：统一扩散模型（理论篇）
@@ -535,6 +630,22 @@ known = each(lambda z: score_matching.denoising(wrong, processes.Gaussian(vp), j
 sought = each(lambda z: score_matching.explicit(wrong, lambda x: two.score(x, *vp(t)), at(z)))
 gap = each(lambda z: score_matching.gap(two.denoiser(vp, with_var=True)(at(z), t), vp, t))
 np.testing.assert_allclose(weights @ (known - sought), weights @ gap, rtol=1e-3)
+
+# %% [markdown]
+# ## [9595](https://kexue.fm/archives/9595) 如何度量数据的稀疏程度？
+#
+# 少数分量承担大部分时，范数之比就小；对注意力的一行，它说出这一行关注了多少个 token：$nS^2=1/\sum_i a_i^2$。
+
+# %%
+# kexue 9595
+from diffjax.metrics import sparsity
+
+row = np.array([0.7, 0.1, 0.1, 0.1])
+np.testing.assert_allclose(4 * sparsity.evenness(row) ** 2, 1 / np.sum(row**2), rtol=1e-12)
+np.testing.assert_allclose(sparsity.evenness(np.tile(row, 3)), sparsity.evenness(row), rtol=1e-12)  # clones
+assert sparsity.evenness([0.6, 0.2, 0.1, 0.1]) > sparsity.evenness(row)  # Robin Hood
+normal = sparsity.evenness(np.random.default_rng(0).normal(size=(4000, 64)))
+np.testing.assert_allclose(normal.mean(), sparsity.gaussian(64), atol=5 * normal.std() / 4000**0.5)
 
 # %% [markdown]
 # ## [9662](https://kexue.fm/archives/9662) 生成扩散模型漫谈（十九）：作为扩散ODE的GAN
