@@ -70,7 +70,7 @@ def test_a_side_begins_at_the_base_to_the_bit(of, name):
         one = np.asarray(net.apply(moved, X, C, GIVEN))
         assert np.abs(one - base).max() > 1e-4
         for other in ({**GIVEN, "label": np.int32(2)}, {**GIVEN, "hint": -GIVEN["hint"]}):
-            assert np.abs(net.apply(moved, X, C, other) - one).max() > 1e-6
+            assert np.any(net.apply(moved, X, C, other) != one)  # what is not read changes no bit
         none = net.apply(moved, X, C, {**GIVEN, "label": np.int32(3)})  # the row of no label
         np.testing.assert_array_equal(none, net.apply(moved, X, C, {"hint": GIVEN["hint"]}))
 
