@@ -75,6 +75,7 @@ def told(
         if name not in names:
             raise ValueError(f"Nobody reads {name!r} of what is given: {nearest(name, names)}.")
     if without := getattr(dataset.held_out, "error", None):  # the data are not here
+        words = words if label is None or "label" not in names else {"label": label, **words}
         needed = [name for name in names if name not in words]
         if set(names) - {"label"} and needed:
             raise without(f" Give {', '.join(f'{name}=...' for name in needed)} for each sample, or for all.")
