@@ -16,7 +16,7 @@ bases:
 Every variant begins where the base stands, to the bit. `model.base` is the base's own network, as its run has it; what
 `model.classes` says is told by the side. `experiments/finetune` counts what they cost, and has what they reach: the
 label asked for is read in 0.820 of the samples of LoRA, 0.941 of the control net, 0.991 of `:whole`, 0.125 of `:label`
-and 0.110 of `:shuffled`, where chance is 0.1 (f35f2a2). `:reward` should bring the mean grey from -0.389, that of the
+and 0.110 of `:shuffled`, where chance is 0.1. `:reward` should bring the mean grey from -0.389, that of the
 data, to -0.292, that of p*, at 0.160 of a batch (computed of the digits), `:points` its points to a mixture in closed
 form: `experiments/finetune/reward.py` holds both against p*. Other fields: configs/vpsde.py.
 """

@@ -17,8 +17,8 @@ import optax
 from diffjax import constants, host, players
 from diffjax.ema import Ema
 from diffjax.ema import State as EmaState
+from diffjax.method import Example, Method, Turn, per_example, served, size_of, turn_batch
 from diffjax.method import Keys as Keys
-from diffjax.method import Method, Turn, per_example, served, size_of, turn_batch
 from diffjax.players import Optimizers as Optimizers
 from diffjax.types import Array, Key, Prepare, PyTree
 
@@ -200,6 +200,7 @@ def make_step(
             params, opt_state, norms, losses, aux = play(turn, params, opt_state, own, part)
             played.append(norms)
             logged |= aux if turn.moves is None else {**aux, f"loss/{players.called(turn.moves)}": losses}
+        logged |= batch.chosen.get("logged", {}) if isinstance(batch, Example) else {}
         losses_of, *norms = zip(*played, strict=True)
         whole = lambda values: values[0] if len(values) == 1 else jnp.sqrt(sum(v**2 for v in values))
         guarded = dict(zip(GUARDED, (losses_of[-1], *map(whole, norms)), strict=True))

@@ -361,7 +361,8 @@ class Prepare(NamedTuple):
 
     Attributes:
         init: () -> memory, a pytree of arrays.
-        apply: (memory, key of the step, batch) -> batch, with entries added or changed.
+        apply: (memory, key of the step, batch) -> batch, with entries added or changed; scalars (B,) by name in
+            chosen["logged"] are logged beside those of the losses.
         update: (memory, losses (B,), logged scalars (B,) by name) -> memory.
         schedule: memory -> the schedule that was learned, another clock of the same process; None: nothing was.
     """

@@ -99,7 +99,7 @@ def test_sinkhorn_says_what_its_columns_lack():
     plan = 0.25 * v * kernel / (0.5 * kernel @ v)[:, None]
     for rounds, off in ((1, np.abs(plan.sum(0) - 0.5).sum()), (1000, 0)):
         prepare = losses.prepare.pairing(process, "sinkhorn", iterations=rounds)
-        found = jax.jit(prepare.apply)((), jax.random.key(0), Example(x, {"y": y})).chosen["unbalance"]
+        found = jax.jit(prepare.apply)((), jax.random.key(0), Example(x, {"y": y})).chosen["logged"]["unbalance"]
         np.testing.assert_allclose(found, [off, off], atol=1e-6 if rounds == 1 else 1e-4)
     assert np.abs(plan.sum(0) - 0.5).sum() > 0.01
 

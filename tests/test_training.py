@@ -7,7 +7,9 @@ import optax
 import pytest
 
 from diffjax import ema, training
+from diffjax.method import Example
 from diffjax.optimizers import build_optimizer
+from diffjax.types import Prepare
 
 KEY = jax.random.key(7)
 
@@ -126,6 +128,19 @@ def test_time_bins_are_closed_at_one():
     _, metrics = jax.jit(step)(training.init_state(jnp.ones(()), optimizer, emas, KEY), x)
     np.testing.assert_array_equal(metrics["time_count"], [2, 1, 1, 0, 2])
     np.testing.assert_allclose(metrics["time_loss"], [0.19, 0.2, 0.5, 0, 1.99], rtol=1e-6)
+
+
+def test_what_a_batch_is_prepared_with_to_be_logged_is_logged():
+    """The mean of the scalars in chosen["logged"], beside those of the losses."""
+    plain = lambda params, keys, example, i, size: (params * example.x, {"own": example.x})
+    off = lambda memory, key, batch: batch.choose(logged={"off": batch.x**2})
+    prepare = Prepare(lambda: (), off, lambda memory, losses, logged: memory)
+    method, optimizer, emas = training.loss_method(plain, prepare), optax.sgd(0.1), ema.warm_up([])
+    step = training.make_step(method, optimizer, emas)
+    _, metrics = jax.jit(step)(
+        training.init_state(jnp.ones(()), optimizer, emas, KEY, method), Example(np.float32([1, 3]))
+    )
+    assert metrics["aux"] == {"own": 2.0, "off": 5.0}
 
 
 def test_losses_without_time_have_no_time_metrics():

@@ -64,7 +64,7 @@ def pairing(process: Process, method: str = "independent", iterations: int = 100
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(y)))
         drawn = jnp.argmax(jax.vmap(gumbel.perturbed)(keys, log_plan), axis=1)  # of full precision (`gumbel`)
         off = jnp.broadcast_to(couplings.unbalance(log_plan), (len(y),))
-        return _given(batch, y[drawn]).choose(unbalance=off)
+        return _given(batch, y[drawn]).choose(logged={"unbalance": off})
 
     def update(memory: PyTree, losses: Array, logged: dict[str, Array]) -> PyTree:
         return memory

@@ -113,7 +113,7 @@ class Normal:
         return autoencoder.divergence(self.posterior(h))
 
     def encode(self, params: PyTree, h: Array) -> Array:
-        """Gives the mean."""
+        """Gives the mean of q(u | x), the code of h."""
         return self.posterior(h).mean
 
     def std(self, h: Array) -> Array:

@@ -166,8 +166,6 @@ def denoising(
         z = process.enter(example.chosen["z"]) if "z" in example.chosen else process.noise(key_noise, x)
         value = of.loss(net, process, target.given(given), x, z, t, of.weight)
         aux = {"t01": t / schedule.t_max}
-        if "unbalance" in example.chosen:  # of its batch's pairs, to be logged
-            aux["unbalance"] = example.chosen["unbalance"]
         if "weight" in example.chosen:
             return example.chosen["weight"] * value, {**aux, "unweighted": value}
         return value, aux

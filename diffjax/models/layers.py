@@ -320,7 +320,7 @@ class Identity(nn.Module):
     """A layer that gives back what it gets: a place in a network that has a path, as `models.side` wants it."""
 
     def __call__(self, h: Array) -> Array:
-        """Gives h."""
+        """Gives the input h as it is."""
         return h
 
 

@@ -15,7 +15,6 @@ Where a flow ends in a few points the slope of an end says nothing, and rows are
 A fitted table serves its model alone; `Sampler.fitted_to` is that model's fingerprint, and another one is refused.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ import optax
 from jax.tree_util import Partial
 
 from diffjax import activity, calibrated, host
-from diffjax.samplers import precision, principal
+from diffjax.samplers import precision, principal, walks
 from diffjax.samplers import table as linear
 from diffjax.samplers.base import Sampler, rows_of
 from diffjax.types import Array, Denoiser, PyTree, Schedule
@@ -182,10 +181,10 @@ def fit(
         return 0.5 * jnp.log(jnp.mean(((x - ends) / scale) ** 2) + jnp.finfo(x.dtype).eps ** 2)  # (calibrated.3)
 
     def slope(change: PyTree, x: Array, ends: Array) -> PyTree:
-        _, pull = _pulled(sampler, planned(change), model, x, lambda x: loss(x, ends))
+        _, pull = walks.pulled(sampler, planned(change), model, x, lambda x: loss(x, ends))
         return undo(change, pull)
 
-    error = lambda change: float(jnp.exp(loss(_walked(sampler, planned(change), model, x[held]), ends[held])))
+    error = lambda change: float(jnp.exp(loss(walks.walked(sampler, planned(change), model, x[held]), ends[held])))
     change: PyTree = {name: _unchanged(name, getattr(base, name), axes) for name in units}
     before, rng = error(change), np.random.default_rng(seed)
     some = lambda: rng.choice(seen, min(batch, len(seen)), replace=False)
@@ -195,7 +194,7 @@ def fit(
     if axes is not True and found.x.ndim > 1:
         return Fit(found, before, best)
     last = _refitted(sampler, precision.like(jax.tree.map(jnp.asarray, found), x), model, x[seen], ends[seen])
-    end = _walked(sampler, precision.like(jax.tree.map(jnp.asarray, last), x), model, x[held])
+    end = walks.walked(sampler, precision.like(jax.tree.map(jnp.asarray, last), x), model, x[held])
     again = float(jnp.sqrt(jnp.mean((end - ends[held]) ** 2)) / scale)
     return Fit(last, before, again) if again < best else Fit(found, before, best)
 
@@ -305,65 +304,10 @@ def _polynomials(rows: PyTree, axes: bool | int, variances: Any) -> np.ndarray:
     return np.moveaxis(np.polynomial.legendre.legvander(place, k - 1), -1, 0)
 
 
-def _states(sampler: Sampler, rows: PyTree, model: Denoiser, x: Array) -> list[PyTree]:
-    """Walks from starts (n, *shape), and gives the states before each row and after the last.
-
-    Each step is a program of its own: one is compiled for all rows of a sampler and all its walks, and on a CPU the
-    convolutions of a network are slow in a loop of XLA's.
-    """
-    begin = lambda x: sampler.init(x)  # a NamedTuple cannot be traced itself
-    states = [jax.vmap(begin, out_axes=_walks(jax.eval_shape(begin, x[0])))(x)]
-    for i in range(len(rows.t)):
-        states.append(_on(sampler.step, model, states[-1], _row(rows, i)))
-    return states
-
-
-def _walked(sampler: Sampler, rows: PyTree, model: Denoiser, x: Array) -> Array:
-    """Finds where walks from starts (n, *shape) end."""
-    return _ended(sampler.final, model, _states(sampler, rows, model, x)[-1])
-
-
-def _pulled(sampler: Sampler, rows: PyTree, model: Denoiser, x: Array, loss: Any) -> tuple[Array, PyTree]:
-    """Computes a loss of the ends of walks, and its gradient by their rows, from the last one back."""
-    states = _states(sampler, rows, model, x)
-    end, back = jax.vjp(lambda state: _ended(sampler.final, model, state), states[-1])
-    value, slope = jax.value_and_grad(loss)(end)
-    (pull,), found = back(slope), []
-    for i in reversed(range(len(rows.t))):
-        pull, by_row = _back(sampler.step, model, states[i], _row(rows, i), pull)
-        found.append(by_row)
-    return value, jax.tree.map(lambda *parts: jnp.stack(parts), *found[::-1])
-
-
-def _walks(state: PyTree) -> Any:
-    """Tells which axis of a state counts the walks; the axes of the data are one matrix for all of them."""
-    return principal.State(0, 0, None) if isinstance(state, principal.State) else 0  # pyright: ignore
-
-
-def _row(rows: PyTree, i: int) -> PyTree:
-    return jax.tree.map(lambda a: a[i], rows)
-
-
-@partial(jax.jit, static_argnums=0)
-def _on(step: Any, model: Denoiser, state: PyTree, row: PyTree) -> PyTree:
-    along = _walks(state)
-    return jax.vmap(lambda state: step(model, jax.random.key(0), state, row), (along,), along)(state)
-
-
-@partial(jax.jit, static_argnums=0)
-def _back(step: Any, model: Denoiser, state: PyTree, row: PyTree, pull: PyTree) -> tuple[PyTree, PyTree]:
-    return jax.vjp(lambda state, row: _on(step, model, state, row), state, row)[1](pull)
-
-
-@partial(jax.jit, static_argnums=0)
-def _ended(final: Any, model: Denoiser, state: PyTree) -> Array:
-    return jax.vmap(lambda state: final(model, state), (_walks(state),))(state)
-
-
 def _units(sampler: Sampler, rows: PyTree, model: Denoiser, x: Array) -> dict[str, Array]:
     """Finds in which units each number of the rows is changed: its own size, or the size of x that it adds to."""
-    _, *states = _states(sampler, rows, model, x)
-    seen = [x, *(jax.vmap(lambda state: state.x, (_walks(state),))(state) for state in states)]
+    _, *states = walks.states(sampler, rows, model, x)
+    seen = [x, *(jax.vmap(lambda state: state.x, (walks.axis_of(state),))(state) for state in states)]
     size = jnp.sqrt(jnp.stack([jnp.mean(x**2) for x in seen]))
     after = lambda part: size[1:].reshape(-1, *(1,) * (part.ndim - 1))
     own = {name: jnp.abs(getattr(rows, name)) for name in rows._fields if name not in ("noise", "y_shift", "ys", "x")}
@@ -390,9 +334,9 @@ def _refitted(sampler: Sampler, rows: PyTree, model: Denoiser, x: Array, ends: A
         before = last.lead_x * state.along + last.lead_shift
         return jnp.stack([before, *ys, jnp.ones_like(before)]), principal.along(state.basis, end)
 
-    *_, before, after = _states(sampler, rows, model, x)
+    *_, before, after = walks.states(sampler, rows, model, x)
     seen, goal = (
-        np.asarray(a, np.float64) for a in jax.jit(jax.vmap(one, (_walks(before), 0, 0)))(before, after.ys, ends)
+        np.asarray(a, np.float64) for a in jax.jit(jax.vmap(one, (walks.axis_of(before), 0, 0)))(before, after.ys, ends)
     )
     entries, k = goal[0].shape if each else (), seen.shape[1]
     columns = int(np.prod(entries))
