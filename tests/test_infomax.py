@@ -1,6 +1,7 @@
 """Deep InfoMax: bounds on tables and Gaussians, the loss by NumPy, what moves what; its features as a space."""
 
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
