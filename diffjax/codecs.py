@@ -23,7 +23,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from diffjax import host
-from diffjax.types import Array, as_pytree, pytree
+from diffjax.types import Array, as_pytree, pytree, static
 
 
 @pytree
@@ -34,11 +34,13 @@ class Codec:
         encode: x -> code, real or whole numbers.
         decode: code -> x.
         std: x -> the standard deviation of a code that is drawn around encode(x), of its shape; None: there is none.
+        codes: how many whole codes there are, 0 .. codes - 1; None: codes are real, or nobody says.
     """
 
     encode: Callable[[Any], Array]
     decode: Callable[[Array], Any]
     std: Callable[[Any], Array] | None = None
+    codes: int | None = static(default=None)
 
     def __post_init__(self) -> None:
         for name in ("encode", "decode", "std"):

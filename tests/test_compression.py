@@ -99,6 +99,7 @@ def test_the_loss_and_the_codec_of_a_table(decay):
     np.testing.assert_array_equal(code, k)
     np.testing.assert_allclose(back, made, rtol=1e-12)
     assert codec.shape(X[0]) == (2,)
+    assert codec.codes == 5
     assert np.isnan(np.asarray(codec.decode(np.array([0, 5])))).any()
 
 
@@ -228,6 +229,7 @@ def test_rounded_codes_pass_and_come_back():
     assert code.dtype == jnp.int32
     assert code.shape == (8, 2)
     assert codec.std is None
+    assert codec.codes == 5 * 4 * 2
     assert np.asarray(jax.eval_shape(jax.vmap(codec.decode), code)).item().shape == (8, 4)
 
 

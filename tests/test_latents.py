@@ -13,6 +13,7 @@ import diffjax
 from diffjax import analytic, codecs, data, draws, grids, samplers, schedules
 from diffjax.data.coordinate import CHUNK
 from diffjax.method import Drawn, Section
+from diffjax.methods import tokens
 from diffjax.metrics.judges import Floored
 
 D, Q = 8, 3
@@ -150,6 +151,15 @@ def test_whole_codes_are_tokens_without_a_scale():
     np.testing.assert_array_equal(made.to_data(found.x), np.where(base().train.gather(np.arange(9)).x > 0, 1, -1))
     late = data.latents(_parity(), base(), stored=False)
     np.testing.assert_array_equal(late.train.gather(np.arange(9)).x, found.x)
+
+
+def test_a_vocabulary_with_tokens_that_no_code_stands_for_is_refused():
+    """What the model draws of them could not be decoded."""
+    counted = codecs.Codec(_parity().encode, _parity().decode, codes=2)
+    tokens.check_tokens(data.latents(counted, base()), 2)
+    tokens.check_tokens(data.latents(_parity(), base()), 3)  # nobody says how many there are
+    with pytest.raises(ValueError, match=r"^The vocabulary is 3, but latents of .* codec of 2 codes.*: set voc.*=2 \("):
+        tokens.check_tokens(data.latents(counted, base()), 3)
 
 
 def test_bits_do_not_depend_on_how_many_are_decoded_together():

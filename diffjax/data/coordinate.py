@@ -93,6 +93,11 @@ class Coordinate:
         self.codec, self.base, self.shape, self.low, self.high = codec, base, tuple(shape), low, high
         self.facts, self.export, self.sampled = facts, export, sampled
 
+    @property
+    def codes(self) -> int | None:
+        """The number of whole codes that can be decoded; None of real ones, or where nobody says."""
+        return self.codec.codes
+
     def to_units(self, x: Any) -> np.ndarray:
         """Encodes examples (n, *shape) by their means."""
         return _chunked(_encoded, self.codec, np.asarray(x, np.float32), np.zeros(len(x), np.uint32))

@@ -84,7 +84,7 @@ class Compression(NamedTuple):
     def codec(self, params: PyTree) -> Codec:
         """Makes the codec of these parameters."""
         std = Partial(self.std, params) if hasattr(self.bottleneck, "std") else None
-        return Codec(Partial(self.encode, params), Partial(self.decode, params), std)
+        return Codec(Partial(self.encode, params), Partial(self.decode, params), std, self.bottleneck.codes)
 
     def likelihood(self, run: Any, most: int = 0) -> Section:
         """Raises the ValueError that says why there is none."""

@@ -15,11 +15,20 @@ LOOKED = 2**20  # examples of each part whose tokens are looked at before anythi
 
 
 def check_tokens(dataset: Any, vocabulary: int) -> None:
-    """Raises a ValueError for a data set with tokens outside 0 .. vocabulary - 1, in either part; real numbers pass."""
+    """Holds a vocabulary against a data set of tokens; real numbers pass.
+
+    Raises:
+        ValueError: for tokens outside 0 .. vocabulary - 1, in either part, or more of them than its codec decodes.
+    """
     for part, said in (("train", ""), ("held_out", ", held out,")):
         x = dataset.some(part, LOOKED).x
         if np.issubdtype(x.dtype, np.integer):
             tokens.check_tokens(x, vocabulary, f"{dataset.name}{said}")
+    if vocabulary > (codes := getattr(dataset.units, "codes", None) or vocabulary):
+        raise ValueError(
+            f"The vocabulary is {vocabulary}, but {dataset.name} has a codec of {codes} codes, which decodes no others "
+            f"that might be drawn: set vocabulary={codes} (method.vocabulary and, of a Transformer, model.vocabulary)."
+        )
 
 
 def sections(run: Any, of: Any, name: str) -> list[Section]:
