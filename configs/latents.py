@@ -128,10 +128,10 @@ def tokens() -> ConfigDict:
     config = recipe()
     config.data = spec("latents", codec="runs/vq")
     config.method = spec("masked", vocabulary=256)
-    config.model = spec("Transformer", vocabulary=256, width=96, depth=4, heads=4, dropout=0.1)
+    config.model = spec("Transformer", vocabulary=256, width=64, depth=4, heads=4, dropout=0.1)
     config.learning_rate.update(dict(peak=2e-3, schedule="cosine", warmup_steps=100))
-    config.train.update(dict(steps=2000, batch_size=32, steps_per_dispatch=20, log_every=200, sample_every=2000))
-    config.checkpoint.every = 1000
+    config.train.update(dict(steps=4800, batch_size=32, steps_per_dispatch=20, log_every=200, sample_every=4800))
+    config.checkpoint.every = 2400
     config.eval.samples = 512
     return config
 

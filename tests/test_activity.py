@@ -36,10 +36,11 @@ def test_a_silence_ends_in_a_line(spoken):
             time.sleep(0.25)
         time.sleep(0.25)
 
+    began = time.monotonic()
     lines = spoken(act)
     assert lines[0].startswith("... judging: ")
     assert lines[-1].startswith("... compiling: ")
-    assert 2 <= len(lines) <= 5  # one in each 0.1 s, if the machine has time
+    assert 2 <= len(lines) <= 10 * (time.monotonic() - began)  # one in each 0.1 s, if the machine has time
 
 
 def test_a_line_that_goes_elsewhere_ends_a_silence_too(spoken):
@@ -49,8 +50,9 @@ def test_a_line_that_goes_elsewhere_ends_a_silence_too(spoken):
         with contextlib.redirect_stderr(elsewhere):  # as the log of a sweep's evaluation
             time.sleep(0.55)
 
+    began = time.monotonic()
     assert spoken(act) == []
-    assert 1 <= len(elsewhere.getvalue().splitlines()) <= 5  # one in each 0.1 s
+    assert 1 <= len(elsewhere.getvalue().splitlines()) <= 10 * (time.monotonic() - began)  # one in each 0.1 s
 
 
 def test_a_step_that_moves_is_said_as_it_is_then(spoken):
