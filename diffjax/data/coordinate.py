@@ -136,6 +136,11 @@ class Coordinate:
             "compiled sampler) takes a run of the examples themselves."
         )
 
+    def instead(self, whole: bool) -> str:
+        """Says which codec has codes of the other kind, whole or real, for a method that takes those."""
+        found, other = ("real", "compression.vq, fsq or gumbel") if whole else ("whole", "compression.kl")
+        return f"its codec makes {found} codes: take the run of another as data.codec, such as one of {other}"
+
     def card(self) -> dict[str, Any]:
         """Describes this as plain JSON (`of_card`)."""
         return {"codec": {**self.facts, "shape": list(self.shape), "range": [self.low, self.high]}}

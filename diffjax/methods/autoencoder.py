@@ -27,6 +27,7 @@ from jax.tree_util import Partial
 from diffjax.codecs import Codec, principal_axes
 from diffjax.method import Drawn, Example, Keys, Method, Section, Turn, drawing, per_example
 from diffjax.methods import bound, codelength, shapes
+from diffjax.methods.examples import check_real
 from diffjax.types import Array, Key, Posterior, PyTree
 
 MOST = 2000  # held-out examples that a report looks at
@@ -45,6 +46,7 @@ class Autoencoder(NamedTuple):
     noisy: bool = False
 
     drawn_by = ("noisy",)  # what another draw may change
+    check_examples = check_real
 
     def encode(self, params: PyTree, x: Array, given: dict | None = None, **options: Any) -> Posterior:
         """Computes q(z | x), the posterior of the latent."""

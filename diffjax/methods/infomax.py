@@ -28,6 +28,7 @@ from diffjax.losses import information
 from diffjax.method import KEY_AXES, Drawn, Example, Keys, Method, Section, Turn, keys_of
 from diffjax.methods import kinds, shapes
 from diffjax.methods.autoencoder import divergence, pca_error
+from diffjax.methods.examples import check_real
 from diffjax.types import Array, Key, Posterior, PyTree
 
 MOST = 2000  # held-out examples that a report looks at
@@ -46,6 +47,8 @@ class InfoMax(NamedTuple):
     whole: float = 0.5
     local: float = 1.5
     kl: float = 0.01
+
+    check_examples = check_real
 
     def likelihood(self, run: Any, most: int = MOST) -> Section:
         """Raises the ValueError that says why features have no likelihood."""

@@ -94,7 +94,7 @@ class Masked(NamedTuple):
         return self.parts().known(params, given, **options)
 
     def check_examples(self, dataset: Any) -> None:
-        """Raises a ValueError for a data set with tokens outside the vocabulary."""
+        """Raises a ValueError for a data set without tokens, or with some outside the vocabulary."""
         self.parts().check_examples(dataset)
 
     def method(self) -> Method:

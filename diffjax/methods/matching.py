@@ -30,6 +30,7 @@ from diffjax.losses import fields, matching
 from diffjax.method import KEY_AXES, Example, Keys, Method, Turn, keys_of, per_example
 from diffjax.methods import codelength, kinds, shapes
 from diffjax.methods.estimates import SPAN, Batch, Critic, Pair, of_energies
+from diffjax.methods.examples import check_real
 from diffjax.types import Array, Key, PyTree, Schedule
 
 __all__ = ["classifier", "energies", "kernel", "scores"]  # what a config may name
@@ -109,7 +110,7 @@ class Matching(NamedTuple):
     eps: float = 1.0
     simultaneous: bool = False
 
-    likelihood = codelength.refuse
+    likelihood, check_examples = codelength.refuse, check_real
 
     def method(self) -> Method:
         """Makes the method of these players."""
