@@ -150,7 +150,7 @@ class Run(NamedTuple):
     def operator(self, what: Any) -> Callable[[Any], Any]:
         """Makes the operator of a name in `operators`, or of its spec, for examples of this run."""
         with one_line():
-            return what if callable(what) else build(operators, named(what), self.data.shape)
+            return what if callable(what) else build(operators, named(what), editing.looked_at(self.data))
 
     def _asked(self, seeds: Any, given: dict | None, words: dict[str, Any]) -> tuple["Run", list[int], dict]:
         """Reads what a draw asks for: the run by its parts, its seeds, and what their samples are given."""
