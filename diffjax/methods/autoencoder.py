@@ -148,8 +148,7 @@ def autoencoder(
             )
         params["decoder"] = decoder.init(jax.random.fold_in(key, 1), z, zero, given)
         made = jax.eval_shape(decoder.apply, params["decoder"], z, zero, given).shape
-        if made != x.shape:
-            raise ValueError(f"The decoder makes examples of shape {made}, expected {x.shape}, the data's.")
+        shapes.check_made("decoder", made, x.shape)
         return params | ({"log_std": jnp.zeros(x.shape if per_entry else ())} if std is None else {})
 
     def loss(params: PyTree, keys: Keys, example: Example, index: Array, size: int) -> tuple[Array, dict[str, Array]]:

@@ -258,8 +258,7 @@ def _method(of: Compression) -> Method:
         z = jax.eval_shape(lambda h: bottleneck.decode(book, bottleneck.encode(book, h)), h)
         decoder = of.decoder.init(key_decoder, jnp.zeros(z.shape, z.dtype), zero, {})
         made = jax.eval_shape(of.decoder.apply, decoder, z, zero, {}).shape
-        if made != x.shape:
-            raise ValueError(f"The decoder makes examples of shape {made}, expected {x.shape}, the data's.")
+        shapes.check_made("decoder", made, x.shape)
         params = {"encoder": encoder, "decoder": decoder}
         apart = {"codebook": book} if bottleneck.follows else {}
         params |= {} if apart or book is None else {"codebook": book}

@@ -139,8 +139,7 @@ def infomax(
         z = jnp.zeros(said.shape[0] // 2)
         params["decoder"] = decoder.init(own[2], z, zero, {})
         made = jax.eval_shape(of.decode, params, z).shape
-        if made != x.shape:
-            raise ValueError(f"The decoder makes examples of shape {made}, expected {x.shape}, the data's.")
+        shapes.check_made("decoder", made, x.shape)
         first = lambda size: jnp.zeros((size + 1, z.size + 1))  # T = 0: every pair may be of either kind
         return params | {"scores": {"whole": first(h.size), "local": first(h.shape[-1])}}
 

@@ -271,8 +271,7 @@ def _method(of: Matching) -> Method:
         key_own, key_others = jax.random.split(key)
         own, z = generator.init(key_own, example), generator.noise(key, example.x.shape)
         made = jax.eval_shape(generator.make, own, z, example.given).shape
-        if made != example.x.shape:
-            raise ValueError(f"The generator makes examples of shape {made}, expected {example.x.shape}, the data's.")
+        shapes.check_made("generator", made, example.x.shape)
         return {"generator": own, **estimate.init(key_others, example)}
 
     def made(params: PyTree, keys: Keys, example: Example) -> Array:
