@@ -106,7 +106,12 @@ def _number(grid: Callable, other: Any) -> Any:
     return getattr(grid, "keywords", {}).get("n", other)
 
 
-@drawing("steps", sampler={"name": None}, grid={"name": "uniform", "n": None, "t_min": 0.0})
+@drawing(
+    "steps",
+    instead=(("grid.n", "method.steps"), ("method.steps", "grid.n")),  # as `Masked.worded` has it
+    sampler={"name": None},
+    grid={"name": "uniform", "n": None, "t_min": 0.0},
+)
 def masked(
     network: Any,
     vocabulary: int,

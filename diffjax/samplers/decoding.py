@@ -154,8 +154,8 @@ def blocks(
         noise: of "confidence" alone, as there, falling over the rows of each block; None is 0.
 
     Raises:
-        ValueError: for another rule, a size or a k under 1, a k above the size; (at planning) for a grid whose steps
-            are no whole number of blocks; and as for `random`.
+        ValueError: for another rule, or an option that it has not; a size or a k under 1, a k above the size; (at
+            planning) for a grid whose steps are no whole number of blocks; and as for `random`.
     """
     size, k = host.check_int("size", size, most=MOST), host.check_int("k", k, most=size)
     if inner not in RULES:
@@ -276,11 +276,11 @@ def _check_shapes(law: Categorical, x: Array, row: Opening) -> None:
     before, after = row.opened
     if after < x.size:
         raise ValueError(
-            f"The rows of this walk open {after} places, but x has {x.size}: give the grid more steps (nfe), or open "
-            "more places a row (k)."
+            f"The rows of this walk open {after} places, but x has {x.size}: take {x.size} steps that open one place "
+            f"each (grid.n={x.size}, --nfe={x.size}), or open more places a row (sampler.k)."
         )
     if before >= x.size:
         raise ValueError(
             f"x has {x.size} places, which are open before the last row of this walk: more steps than tokens to "
-            "open; give the grid fewer steps (nfe), or open fewer places a row (k)."
+            "open; give the grid fewer steps (grid.n, --nfe), or open fewer places a row (sampler.k)."
         )
