@@ -263,6 +263,8 @@ def _parse(path: str, text: str, group: Any, leaf: str, is_spec: bool) -> Any:
         return None
     if kind is str:
         return text if present != DERIVED else _literal(text)
+    if text == DERIVED and is_spec and kind in (tuple, list, int):  # `derived` holds it against the network
+        return DERIVED
     if kind is float:
         return number(f"{path!r} got", text, present)
     value = _literal(text)

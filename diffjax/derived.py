@@ -75,7 +75,10 @@ def _text(rule: Callable[..., dict[str, Any]], dataset: Any) -> tuple[tuple[int,
 
 
 def _rule(group: str, spec: Any, namespace: Any) -> Callable[..., dict[str, Any]]:
-    title, make, path, _ = specs.member(namespace, spec)
+    try:
+        title, make, path, _ = specs.member(namespace, spec)
+    except specs.ConfigError as error:
+        raise specs.ConfigError(f"{group} asks for an option by the data, which is for networks; {error}") from error
     make = getattr(make, "__self__", make)  # a network's own constructor, such as `preset`
     if not hasattr(make, "of_data"):
         raise specs.ConfigError(

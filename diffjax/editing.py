@@ -176,7 +176,7 @@ def restore(
         ValueError: for an observation that the operator does not give, noise that is negative, a process whose x_t
             depends on more than x_0, or what `by` refuses.
     """
-    of, seeds, shape = run.method.parts, list(seeds), run.data.shape
+    of, seeds, shape = run.method.parts, list(seeds), looked_at(run.data)
     _check_process(of.process, "Restoring")
     calculus.need_scalar(of.schedule, "Restoring, which looks at pixels,")
     linear = as_pytree(operator)
@@ -218,6 +218,17 @@ def examples(dataset: Any, x: Any, n: int) -> np.ndarray:
     found = _spread("x", x.astype(np.float32) / 127.5 - 1 if x.dtype == np.uint8 else x, dataset.seen_shape, n)
     dataset.check_range("x", found)
     return found
+
+
+def looked_at(dataset: Any) -> tuple[int, ...]:
+    """Gives the shape of the examples that an operator looks at.
+
+    Raises:
+        ValueError: for a run of codes, whose axes are not those of the examples.
+    """
+    if dataset.units is not None:
+        _ = dataset.units.affine  # of a codec there is none
+    return dataset.shape
 
 
 def check_observation(dataset: Any, y: np.ndarray, operator: Callable[[Array], Array], noise: float) -> None:

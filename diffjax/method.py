@@ -188,17 +188,18 @@ class Method(NamedTuple):
     report: Callable[[Any, Drawn], list[Section]] | None = None
 
 
-def drawing(*options: str, **groups: dict[str, Any]) -> Callable[[F], F]:
+def drawing(*options: str, instead: Sequence[tuple[str, str]] = (), **groups: dict[str, Any]) -> Callable[[F], F]:
     """Marks a function that makes a method with what its config says of draws.
 
     Args:
         options: of the method, which another draw of a trained run may change, such as "steps".
+        instead: pairs of fields of a config that say one thing: a draw that sets the first gives up the second.
         groups: of the config, which differ from those of other methods by default; a part whose name is None is left to
             the method: sampler={"name": None}.
     """
 
     def marked(make: F) -> F:
-        vars(make).update(drawn_by=options, groups=groups)
+        vars(make).update(drawn_by=options, instead=instead, groups=groups)
         return make
 
     return marked

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffjax import disk
-from diffjax.config import Config, ConfigError, flat, nearest
+from diffjax.config import Config, ConfigError, flat, nearest, override
 
 FREE = (  # fields, and groups that end in a dot
     "name",
@@ -32,10 +32,41 @@ FREE = (  # fields, and groups that end in a dot
     *(f"objects.settings.{name}" for name in ("log_every", "snapshot_every")),
     *("data.data_dir", "data.path"),  # where the data is; that it is the data, its digest says
 )
+OPEN = ("sampler.", "grid.", "denoiser.", "guidance.", "sample.", "eval.")  # groups that a draw may change
+FLAGS = {"sampler": "--sampler", "grid": "--nfe"}  # what a group is called on the command line too
 STEPS, RULE, PLANS = "train.steps", "learning_rate.extend", "learning_rate.plans"
 RULES = ("stretch", "restart", "hold")
 TO_THE_END = ("linear", "cosine", "exponential")  # schedules that know the end of the run
 _NO_RATE = ("extend", "plans")  # of the group learning_rate, what says nothing of one schedule
+
+
+def redrawn(config: Config, changes: Iterable[str], make: Callable) -> Config:
+    """Changes the config of a trained run, in place, in what the run leaves open to its draws.
+
+    Args:
+        changes: "a.b=value".
+        make: the function that makes the method, marked with what else may change (`method.drawing`).
+
+    Raises:
+        ConfigError: for a field that a draw cannot change, or of a part that the method draws without.
+    """
+    changes = list(changes)
+    fields, others = [text.partition("=")[0] for text in changes], dict(getattr(make, "instead", ()))
+    free = (*OPEN, *(f"method.{name}=" for name in getattr(make, "drawn_by", ())))
+    for text in changes:
+        if not text.startswith(free):
+            said = ", ".join(name.rstrip(".=") for name in free)
+            raise ConfigError(f"{text!r} would change a trained run; here only {said} can be set.")
+        if (group := text.partition(".")[0]) not in config:
+            flag = f" ({FLAGS[group]})" if group in FLAGS else ""
+            raise ConfigError(
+                f"{text!r}{flag} is of a {group}, but the method of this run, {config.method.name}, draws without one: "
+                "leave it out."
+            )
+    given_up = [f"{others[field]}=None" for field in fields if field in others and others[field] not in fields]
+    for text in [*given_up, *changes]:
+        override(config, text)
+    return config
 
 
 class Change(NamedTuple):

@@ -18,7 +18,7 @@ import numpy as np
 from diffjax import disk
 from diffjax.data import Dataset, asked, blank
 from diffjax.method import Method
-from diffjax.specs import ConfigError
+from diffjax.specs import ConfigError, one_line
 from diffjax.types import Array, PyTree
 
 FILE, HOW = "sampler.jaxexport", "sampler.md"
@@ -34,12 +34,15 @@ class Program(NamedTuple):
     why: str = ""
 
 
-def check() -> None:
-    """Checks that what `jax.export` writes programs with is installed.
+def check(dataset: Dataset) -> None:
+    """Checks that what `jax.export` writes programs with is installed, and that samples come back without a codec.
 
     Raises:
-        ConfigError: saying how to install it.
+        ConfigError: saying how to install it, or why samples cannot be brought back.
     """
+    if dataset.units is not None:
+        with one_line():
+            _ = dataset.units.affine  # of a codec there is none
     try:
         importlib.import_module("flatbuffers")
     except ImportError as error:

@@ -132,6 +132,18 @@ def test_noisy_confidence_keeps_a_draw_by_a_power_of_it():
     np.testing.assert_allclose(decoding.confidence(MASKED, noise=1.2).plan(even(4)).noise, [0.9, 0.6, 0.3, 0])
 
 
+def test_noisy_confidence_in_blocks_falls_within_each_block():
+    """One block is `confidence` itself, row by row; of two the second begins with as much noise as the first."""
+    whole, one = decoding.confidence(MASKED, noise=1.2), decoding.blocks(MASKED, 3, "confidence", noise=1.2)
+    np.testing.assert_array_equal(one.plan(even(3)).noise, whole.plan(even(3)).noise)
+    found = [walked(sampler, table(UNTIED), 3, 3, count=200) for sampler in (one, whole)]
+    np.testing.assert_array_equal(*found)
+    plain = walked(decoding.blocks(MASKED, 3, "confidence"), table(UNTIED), 3, 3, count=200)
+    assert (plain != found[0]).any()
+    two = decoding.blocks(MASKED, 2, "confidence", noise=1.2)
+    np.testing.assert_allclose(two.plan(even(4)).noise, [0.6, 0, 0.6, 0])
+
+
 def test_greedy_and_ties():
     law = oracle.decoded(UNTIED, oracle.greedy, [1] * 3)
     found = walked(decoding.greedy(MASKED), table(UNTIED), 3, 3, count=3)
@@ -347,6 +359,8 @@ def test_evaluations_are_nearly_all_of_the_cost():
         (lambda: decoding.blocks(MASKED, 2, k=3), "k is 3, expected at most 2"),
         (lambda: decoding.blocks(MASKED, 2, "best"), "inner is 'best', expected one of random"),
         (lambda: decoding.blocks(MASKED, 2, "greedy", temperature=0.5), "greedy draws nothing"),
+        (lambda: decoding.blocks(MASKED, 2, "top", noise=0.5), "noise is 0.5, but decoding.top has none: leave it out"),
+        (lambda: decoding.blocks(MASKED, 2, "confidence", noise=-0.5), "noise is -0.5, expected 0 or a positive"),
         (lambda: decoding.blocks(MASKED, 2).plan(even(3)), "2 rows each, 1 places a row, but the grid has 3 steps"),
         (lambda: walked(decoding.random(MASKED), table(UNTIED), 3, 4, 1), "more steps than tokens to open"),
         (lambda: walked(decoding.random(MASKED), table(UNTIED), 3, 2, 1), "open 2 places, but x has 3"),

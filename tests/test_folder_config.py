@@ -6,7 +6,7 @@ import pytest
 from image_files import fill, paint
 
 from diffjax import config as configs
-from diffjax import derived, main, models, runs
+from diffjax import data, derived, main, models, runs
 from diffjax.config import ConfigError
 from diffjax.runs import build_run
 from diffjax.runs import workdir as files
@@ -69,6 +69,22 @@ def test_a_number_goes_before_the_data_and_no_other_config_is_changed(tmp_path):
     assert derived.fields(plain) == []
     assert derived.fields(runs.load("configs/vpsde.py:tiny", ["data.name=npz", "data.path=a", "data.x=data"])) == []
     assert derived.resolved(plain, models, lambda: pytest.fail("nothing is read"))[0] is plain
+
+
+@pytest.mark.parametrize("decoder", ["GridDecoder", "Decoder", "Perceptron"])
+def test_the_shape_of_a_decoder_follows_the_data(decoder):
+    config = runs.load("configs/latents.py:tiny", ["decoder.shape=data"])
+    assert derived.fields(config) == [("decoder", "shape")]
+    with config.unlocked():
+        config.decoder = configs.spec(decoder, shape="data")
+    resolved, dataset = derived.resolved(runs.build.complete(config), models, data.digits)
+    assert resolved.decoder.shape == dataset.shape == (8, 8, 1)
+
+
+def test_the_word_is_refused_where_no_network_is():
+    config = runs.load("configs/vpsde.py:tiny", ["grid.n=data"])
+    with pytest.raises(ConfigError, match=r"^grid asks for an option by the data, which is for networks; "):
+        build_run(config)
 
 
 @pytest.mark.slow

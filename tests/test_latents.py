@@ -261,6 +261,7 @@ def test_a_workdir_keeps_its_codec_and_draws_with_it_when_the_first_is_gone(tmp_
 FLAT = codecs.Codec(lambda x: x * jnp.arange(D, dtype=jnp.float32), lambda u: u)
 ENDLESS = codecs.Codec(lambda x: x / 0.0, lambda u: u)
 WHOLE = codecs.Codec(lambda x: (x > 0).astype(jnp.int32), lambda u: u.astype(jnp.float32))
+BELOW = codecs.Codec(lambda x: jnp.full(x.shape, -3, jnp.int32), lambda u: u.astype(jnp.float32))
 LOST = codecs.Codec(lambda x: jnp.full(x.shape, -1, jnp.int32), lambda u: u.astype(jnp.float32))
 SCALED = data.standardize(base(), "entries")
 IMAGES = data.arrays(np.zeros((20, 4, 4, 1), np.uint8))
@@ -268,7 +269,12 @@ BAD = {
     "another shape": (lambda: data.latents(_orthogonal(), IMAGES), r"This codec takes no examples \(4, 4, 1\) of .*"),
     "no codec": (lambda: data.latents(3.0, base()), r"Got float as a codec, expected the workdir .*"),
     "no data": (lambda: data.latents(_orthogonal()), r"A codec that is an object says nothing of .*"),
-    "of a word": (lambda: data.latents(_orthogonal(), 3), r"of is 3, expected a data set, its spec, .*"),
+    "of a word": (lambda: data.latents(_orthogonal(), 3), r"of is 3, expected a data set, its name or .*"),
+    "of no such name": (lambda: data.latents(_orthogonal(), "digit"), r"There is no data set 'digit' to .*'digits'.*"),
+    "of own code": (lambda: data.latents(_orthogonal(), "os:getcwd"), r"There is no data set 'os:getcwd' to encode.*"),
+    "no such option": (lambda: data.latents(_orthogonal(), base(), sampeld=True),
+                       r"latents has no option 'sampeld': nearest is 'sampled'; .*"),
+    "an option of no": (lambda: data.latents(_orthogonal(), "digits", size=3), r"data\.digits has no option 'size'.*"),
     "scale 0": (lambda: data.latents(_orthogonal(), base(), scale=0), r"scale is 0, expected channels, .*"),
     "not finite": (lambda: data.latents(_orthogonal(), base(), scale=float("nan")), r"scale is nan, expected .*"),
     "a word": (lambda: data.latents(_orthogonal(), base(), scale="entries"), r"scale is 'entries', .*"),
@@ -277,14 +283,16 @@ BAD = {
     "a cache of nothing": (lambda: data.latents(_orthogonal(), base(), stored=False, scale=None, cache="a.npz"),
                            r"cache names a file, but codes are made whenever they are gathered: .*"),
     "a cache of a function": (lambda: data.latents(WHOLE, base(), cache="a.npz"), r"cache names a file, but this .*"),
-    "whole and not finite": (lambda: data.latents(LOST, base()), r"The code of example 0 is not finite\."),
+    "whole and not finite": (lambda: data.latents(LOST, base()),
+                             r"The code of example 0 holds -1, expected .* from 0 on \(-1 stands .*\)\."),
+    "negative": (lambda: data.latents(BELOW, base()), r"The code of example 0 holds -3, expected .* from 0.*"),
     "gathered and not finite": (lambda: data.latents(ENDLESS, base(), False, None, False).train.gather(np.arange(3)),
-                                r"The code of example 0 is not finite\."),
+                                r"The code of example 0 holds (nan|-?inf), expected finite numbers\."),
     "points": (lambda: data.latents(_orthogonal(), base(), sampled=True), r"sampled is True, but this .*"),
     "mirrors": (lambda: data.latents(codecs.identity(), IMAGES._replace(flip=True)), r"arrays mirrors .*"),
     "constant": (lambda: data.latents(FLAT, base()),
                  r"Channel 0 of the codes is 0 for all \d+ training examples: it has no scale\."),
-    "nan": (lambda: data.latents(ENDLESS, base()), r"The code of example 0 is .*"),
+    "nan": (lambda: data.latents(ENDLESS, base()), r"The code of example 0 holds .*"),
     "units": (lambda: data.latents(codecs.identity(), SCALED), r"arrays has units of .*"),
     "size": (lambda: codecs.probabilistic(points(), D), r"The size of a code is 8, expected at most 7\."),
     "flat": (lambda: codecs.probabilistic(points() * (AT < 2), 2), r"The examples have no variance beside their .*"),

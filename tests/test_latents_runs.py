@@ -9,7 +9,7 @@ from twice import assert_trains_and_resumes, judged
 
 from diffjax import codecs, data, runs
 from diffjax import main as command_line
-from diffjax.config import spec
+from diffjax.config import ConfigError, build, spec, to_json
 from diffjax.runs import run as opened
 
 
@@ -32,15 +32,46 @@ def test_a_weights_file_of_a_codec_is_a_coordinate_and_goes_along(tmp_path):
     built = runs.build_run(config)
     run = opened.of(built, opened.init_state(built))
     run.export(tmp_path / "first.safetensors")
-    with pytest.raises(ValueError, match=r"^This needs examples of the data, which are not here: .* of=spec\(\.\.\.\)"):
+    with pytest.raises(
+        ValueError, match=r"^This needs examples of the data, which are not here: .* --config\.data\.of="
+    ) as told:
         data.latents(tmp_path / "first.safetensors")
+    assert "of= in Python, a data set, its name or spec" in str(told.value)
     made = data.latents(str(tmp_path / "first.safetensors"), of=spec("digits"))
+    named = runs.load(
+        "configs/latents.py:tiny_codes", [f"data.codec={tmp_path / 'first.safetensors'}", "data.of=digits"]
+    )
+    assert build(data, named.data).fingerprint == made.fingerprint
+    with pytest.raises(
+        ValueError,
+        match=r"^The examples of latents of digits are tokens \(int32 of "
+        r"shape \(4,\)\), expected real numbers: .* masked, discrete and encoded .*: take the run of anoth",
+    ):
+        runs.build_run(named)
     code = made.held_out.gather(np.arange(5)).x
     assert (code.dtype, made.shape, made.seen_shape) == (np.int32, (4,), (8, 8, 1))
     assert made.fingerprint != data.latents(codecs.identity(), built.data, scale=None).fingerprint
     assert data.keep(made, tmp_path) == data.keep(made, tmp_path) == ""
     gone = data.of_card(json.loads(json.dumps(data.card(made))), str(tmp_path / "data.json"), "it is gone")
     np.testing.assert_array_equal(gone.to_data(code), made.to_data(code))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            "sampler.name=ancestral.ddim",
+            r"\(--sampler\) is of a sampler, but the method of this run, compression.kl",
+        ),
+        ("grid.n=3", r"\(--nfe\) is of a grid, but .* draws without one: leave it out"),
+        ("guidance.name=none", r"'guidance.name=none' is of a guidance, but .* draws without one: leave it out"),
+        ("method.beta=1.0", r"would change a trained run; here only sampler, grid, .* can be set"),
+    ],
+)
+def test_a_draw_of_a_codec_says_what_it_has_not(change, said, tmp_path):
+    (tmp_path / "config.json").write_text(to_json(runs.load("configs/latents.py:tiny")))
+    with pytest.raises(ConfigError, match=said):
+        opened.read_config(tmp_path, [change])
 
 
 @pytest.mark.slow

@@ -15,6 +15,8 @@ from diffjax.method import Example
 from diffjax.runs import build, run
 from diffjax.types import Categorical
 
+SEQUENCE, KEY = Example(np.zeros(3, np.int32)), jax.random.key(0)
+
 
 def changed(tmp_path, changes, steps=None):
     """The method of a trained run of `configs/masked.py`, drawn with these changes of the command line."""
@@ -40,6 +42,16 @@ def test_another_draw_of_a_trained_run_by_its_command_line(tmp_path, flags, over
     assert method.parts.how().startswith(how)
 
 
+def test_what_a_command_line_asks_for_replaces_the_number_of_steps(tmp_path):
+    by_flag = changed(tmp_path, sample.as_overrides(None, 3), steps=2)
+    assert (by_flag.plan((3,)).nfe, by_flag.parts.steps) == (3, None)
+    assert by_flag.parts.how().startswith("categorical.mixture on the uniform grid of 3 steps")
+    config = build.load("configs/masked.py", ["grid.n=3"])
+    (tmp_path / "config.json").write_text(to_json(config))
+    by_option = build._parts(build.complete(run.read_config(tmp_path, ["method.steps=2"])))()
+    assert by_option.parts.how() == "2 ancestral steps"
+
+
 def test_another_draw_by_words_replaces_the_number_of_steps(tmp_path):
     two = changed(tmp_path, [], steps=2).parts
     words = lambda **asked: two._replace(**two.worded(asked, build.drawn_by)).method().plan((3,)).nfe
@@ -55,11 +67,17 @@ def test_another_draw_by_words_replaces_the_number_of_steps(tmp_path):
 
 def test_draws_that_cannot_be_are_refused_with_the_way_on(tmp_path):
     with pytest.raises(ValueError, match=r"method.steps is 2 and the grid's n is 3, two names of one number: give one"):
-        changed(tmp_path, ["grid.n=3"], steps=2)
+        changed(tmp_path, ["grid.n=3", "method.steps=2"], steps=1)
     with pytest.raises(ConfigError, match=r"k = 2 is an option of samplers, but none is named"):
         changed(tmp_path, ["sampler.k=2"])
     with pytest.raises(ConfigError, match=r"would change a trained run; here only sampler, .*, eval, method.steps can"):
         changed(tmp_path, ["method.t_min=0.1"])
+    few = changed(tmp_path, ["sampler.name=decoding.entropy"], steps=2)
+    said = r"rows of this walk open 2 places, but x has 3: take 3 steps that open one place each \(grid.n=3, --nfe=3\)"
+    shaped = lambda of: jax.eval_shape(lambda key: of.draw(of.init(key, SEQUENCE), of.plan((3,)), key, {}), KEY)
+    with pytest.raises(ValueError, match=said):
+        shaped(few)
+    assert shaped(changed(tmp_path, sample.as_overrides("decoding.entropy", 3), steps=2)).shape == (3,)
     with pytest.raises(ValueError, match=r"grid.n is 4, more than the 3 tokens of an example; take at most 3"):
         changed(tmp_path, ["grid.n=4"]).plan((3,))
 

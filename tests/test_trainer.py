@@ -310,7 +310,10 @@ BAD = {
         "reads y of what is given, but arrays gives nothing",
     ),
     "a text that nobody reads": (lambda: trainer(dataset=texts()), "arrays gives label, text, but nobody reads text"),
-    "labels that nobody reads": (lambda: trainer(denoising(models.of(models.MLP(8)))), "nobody reads label"),
+    "labels that nobody reads": (
+        lambda: trainer(denoising(models.of(models.MLP(8)))),
+        "reads label: .*unread=.'label',",
+    ),
     "labels that data does not give": (lambda: trainer(dataset=PLAIN), "reads label of what is given, but arrays gi"),
     "a text that data does not give": (
         lambda: trainer(denoising(models.of(ReadsText()))),

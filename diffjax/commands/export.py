@@ -39,9 +39,9 @@ def run(
     Raises:
         ConfigError: for a folder that holds no run of a config, or a sampler that `jax.export` does not take.
     """
-    if compiled:
-        standalone.check()
     out, found = Path(out), runs.open(workdir, step=step, overrides=overrides)
+    if compiled:
+        standalone.check(found.data)
     disk.check_folder("--out", out, error=ConfigError)
     out.mkdir(parents=True, exist_ok=True)
     size, ema = found.export(out / WEIGHTS), found.settings.ema

@@ -136,6 +136,11 @@ class Coordinate:
             "compiled sampler) takes a run of the examples themselves."
         )
 
+    def instead(self, whole: bool) -> str:
+        """Says which codec has codes of the other kind, whole or real, for a method that takes those."""
+        found, other = ("real", "compression.vq, fsq or gumbel") if whole else ("whole", "compression.kl")
+        return f"its codec makes {found} codes: take the run of another as data.codec, such as one of {other}"
+
     def card(self) -> dict[str, Any]:
         """Describes this as plain JSON (`of_card`)."""
         return {"codec": {**self.facts, "shape": list(self.shape), "range": [self.low, self.high]}}
@@ -235,9 +240,15 @@ def _recoded(part: Any, make: Callable[[Any], Any]) -> Any:
 
 
 def finite(code: np.ndarray, numbers: Any) -> np.ndarray:
-    """Gives codes back; raises the ValueError for one that is not finite, or -1, which whole codes are then."""
-    good = np.isfinite(code) if np.issubdtype(code.dtype, np.floating) else code >= 0
+    """Gives codes back; raises the ValueError for one that is not finite, or negative of whole ones.
+
+    -1 is what codecs of the library write where numbers are not finite (`quantise.known`).
+    """
+    whole = not np.issubdtype(code.dtype, np.floating)
+    good = code >= 0 if whole else np.isfinite(code)
     if not good.all():
-        bad = np.asarray(numbers)[np.flatnonzero(~good.reshape(len(code), -1).all(1))[0]]
-        raise ValueError(f"The code of example {bad} is not finite.")
+        row = np.flatnonzero(~good.reshape(len(code), -1).all(1))[0]
+        value = code[row][~good[row]].flat[0]
+        what = "whole numbers from 0 on (-1 stands for what is not finite)" if whole else "finite numbers"
+        raise ValueError(f"The code of example {np.asarray(numbers)[row]} holds {value}, expected {what}.")
     return code

@@ -139,7 +139,7 @@ def check_labels(method: Method, dataset: Dataset, given: dict[str, Any]) -> Non
 def check_rows(method: Method, dataset: Dataset) -> None:
     """Raises a ValueError where a method has no row for a label or a token of the data (`names.check_classes`).
 
-    A method of tokens has `parts.check_examples`, which looks at those that are here.
+    A method has `parts.check_examples`, which looks at those that are here: real numbers, or tokens.
     """
     look = getattr(method.parts, "check_examples", None)
     if look is not None and not hasattr(dataset.train, "error"):

@@ -14,6 +14,7 @@ A path is opened by `diffjax.open`, the library's public face, since a run is wh
 from the data's layer.
 """
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,14 @@ def latents(
     scale: str | float | None = "channels",
     stored: bool = True,
     cache: str | None = None,
+    **options: Any,
 ) -> Dataset:
     """Makes the data set of the codes of another one.
 
     Args:
         codec: the workdir of a finished codec's run, or its weights file; in Python a `codecs.Codec` as well.
-        of: the data set that is encoded, or its spec; None: the one that the codec's run was trained on.
+        of: the data set that is encoded, by its name (digits, folder, ...), its spec, or itself; None: the one that
+            the codec's run was trained on.
         sampled: each code is drawn once around its mean, as the codec says, by its place in the data; means have less
             variance than the codec was trained on.
         scale: of real codes: "channels", to mean 0 and variance 1 of each entry of the last axis over the training
@@ -52,6 +55,7 @@ def latents(
             1 / 0.18215 here); None: as they are. Of whole codes there is none.
         stored: encoded once and kept in memory; else whenever examples are gathered.
         cache: an .npz file that codes are kept in, with the checksum of codec and data; written where there is none.
+        options: of the data set that `of` names, such as path="images" of a folder.
 
     Raises:
         ValueError: for a run without a codec, a codec of other examples, a scale that is none, a data set that mirrors
@@ -61,7 +65,7 @@ def latents(
     path = codec if isinstance(codec, str | Path) else None
     run = None if path is None else diffjax.open(str(path))
     coder: Any = codecs.of(run) if run is not None else codec
-    base = _base(of, run, path)
+    base = _base(of, run, path, options)
     checked(coder, base, path)
     how = Encoding(coder, sampled)
     whole = jnp.issubdtype(jax.eval_shape(coder.encode, blank(base).x).dtype, jnp.integer)
@@ -149,19 +153,30 @@ def _check_cache(cache: str | None, kept: bool, codec: codecs.Codec) -> None:
         )
 
 
-def _base(of: Any, run: Any, path: Any) -> Dataset:
+def _base(of: Any, run: Any, path: Any, options: dict[str, Any]) -> Dataset:
+    if options and not isinstance(of, str):
+        name, own = next(iter(options)), [part for part in inspect.signature(latents).parameters if part != "options"]
+        raise ValueError(
+            f"latents has no option {name!r}: {host.nearest(name, own)}; options of another data set go beside its "
+            "name, of=..."
+        )
     if isinstance(of, Dataset):
         return of
-    if isinstance(of, Mapping) or hasattr(of, "keys"):
+    if isinstance(of, str | Mapping) or hasattr(of, "keys"):
         from diffjax import data
 
-        return build(data, of)
+        if isinstance(of, str) and of not in data.__all__:  # never code of one's own: nobody has typed it as a name=
+            raise ValueError(f"There is no data set {of!r} to encode: {host.nearest(of, data.__all__)}.")
+        return build(data, {"name": of, **options} if isinstance(of, str) else of)
     if of is not None:
-        raise ValueError(f"of is {of!r}, expected a data set, its spec, or None: that of the codec's run.")
+        raise ValueError(f"of is {of!r}, expected a data set, its name or spec, or None: that of the codec's run.")
     if run is None:
         raise ValueError("A codec that is an object says nothing of its data: give of=, the data set to be encoded.")
     if hasattr(run.data.train, "error"):
-        raise run.data.train.error(f" Name the data that {path} is to encode: of=spec(...), --config.data.of.name=.")
+        raise run.data.train.error(
+            f" Name the data that {path} is to encode, with its options: --config.data.of=folder "
+            "--config.data.path=..., or of= in Python, a data set, its name or spec."
+        )
     return run.data
 
 

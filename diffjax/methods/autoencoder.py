@@ -27,6 +27,7 @@ from jax.tree_util import Partial
 from diffjax.codecs import Codec, principal_axes
 from diffjax.method import Drawn, Example, Keys, Method, Section, Turn, drawing, per_example
 from diffjax.methods import bound, codelength, shapes
+from diffjax.methods.examples import check_real
 from diffjax.types import Array, Key, Posterior, PyTree
 
 MOST = 2000  # held-out examples that a report looks at
@@ -45,6 +46,7 @@ class Autoencoder(NamedTuple):
     noisy: bool = False
 
     drawn_by = ("noisy",)  # what another draw may change
+    check_examples = check_real
 
     def encode(self, params: PyTree, x: Array, given: dict | None = None, **options: Any) -> Posterior:
         """Computes q(z | x), the posterior of the latent."""
@@ -146,8 +148,7 @@ def autoencoder(
             )
         params["decoder"] = decoder.init(jax.random.fold_in(key, 1), z, zero, given)
         made = jax.eval_shape(decoder.apply, params["decoder"], z, zero, given).shape
-        if made != x.shape:
-            raise ValueError(f"The decoder makes examples of shape {made}, expected {x.shape}, the data's.")
+        shapes.check_made("decoder", made, x.shape)
         return params | ({"log_std": jnp.zeros(x.shape if per_entry else ())} if std is None else {})
 
     def loss(params: PyTree, keys: Keys, example: Example, index: Array, size: int) -> tuple[Array, dict[str, Array]]:

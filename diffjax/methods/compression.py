@@ -32,6 +32,7 @@ from diffjax.method import KEY_AXES, Example, Keys, Method, Section, Turn, keys_
 from diffjax.methods import codec_report, shapes
 from diffjax.methods.bottlenecks import Bottleneck, Choice, Normal, Scalar, Vector
 from diffjax.methods.estimates import Critic
+from diffjax.methods.examples import check_real
 from diffjax.types import Array, Key, PyTree
 
 __all__ = ["fsq", "gumbel", "kl", "kl_gan", "vq", "vq_gan"]  # what a config may name
@@ -58,6 +59,8 @@ class Compression(NamedTuple):
     critic: Critic | None = None
     factor: float = 1.0
     last: str = "conv_out/kernel"
+
+    check_examples = check_real
 
     def whole(self, params: PyTree) -> PyTree:
         """Gives {"encoder", "decoder", "codebook" or none}, whoever moves them."""
@@ -255,8 +258,7 @@ def _method(of: Compression) -> Method:
         z = jax.eval_shape(lambda h: bottleneck.decode(book, bottleneck.encode(book, h)), h)
         decoder = of.decoder.init(key_decoder, jnp.zeros(z.shape, z.dtype), zero, {})
         made = jax.eval_shape(of.decoder.apply, decoder, z, zero, {}).shape
-        if made != x.shape:
-            raise ValueError(f"The decoder makes examples of shape {made}, expected {x.shape}, the data's.")
+        shapes.check_made("decoder", made, x.shape)
         params = {"encoder": encoder, "decoder": decoder}
         apart = {"codebook": book} if bottleneck.follows else {}
         params |= {} if apart or book is None else {"codebook": book}

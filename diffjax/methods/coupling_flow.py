@@ -32,6 +32,7 @@ from diffjax import host
 from diffjax.method import Drawn, Example, Keys, Method, Section, Turn, drawing, per_example
 from diffjax.methods import bound as bounds
 from diffjax.methods import codelength
+from diffjax.methods.examples import check_real
 from diffjax.types import Array, Key, PyTree, pytree, static
 
 MOST = 2000  # held-out examples that a report looks at
@@ -61,6 +62,7 @@ class CouplingFlow(NamedTuple):
     temperature: float = 1.0
 
     drawn_by = ("temperature",)  # what another draw may change
+    check_examples = check_real
 
     @property
     def maps(self) -> int:

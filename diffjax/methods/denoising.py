@@ -18,6 +18,7 @@ from diffjax.method import Example, Keys, Method, Section, Turn, per_example
 from diffjax.methods import density, parts
 from diffjax.methods.conditions import Condition
 from diffjax.methods.evaluation import remarks, report
+from diffjax.methods.examples import check_real
 from diffjax.methods.kinds import check_kinds
 from diffjax.methods.planning import made_for, planned_sampler
 from diffjax.types import Array, Denoiser, Key, PyTree, Schedule
@@ -50,7 +51,7 @@ class Denoising(NamedTuple):
     schedule = property(parts.schedule)
     needs = property(parts.needs)
     net, completed, worded, how = parts.net, parts.completed, parts.worded, parts.how
-    check_model = parts.check_model
+    check_model, check_examples = parts.check_model, check_real
 
     def mean_denoiser(self, params: PyTree, given: dict) -> Denoiser:
         """Makes the denoiser that knows x_0's mean alone, without options."""

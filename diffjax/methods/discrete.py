@@ -25,6 +25,7 @@ from diffjax.denoisers.categorical import Known
 from diffjax.method import Drawn, Example, Keys, Method, Section, Turn, attempt, per_example
 from diffjax.methods import parts, tokens
 from diffjax.methods.conditions import Condition
+from diffjax.methods.examples import check_whole
 from diffjax.methods.planning import planned_sampler
 from diffjax.types import Array, Key, PyTree, Schedule
 
@@ -71,7 +72,7 @@ class Discrete(NamedTuple):
         jax.eval_shape(loss, params, example.x)
 
     def check_examples(self, dataset: Any) -> None:
-        """Raises a ValueError for a data set with tokens outside the vocabulary."""
+        """Raises a ValueError for a data set without tokens, or with some outside the vocabulary."""
         tokens.check_tokens(dataset, self.process.vocabulary)
 
     def method(self) -> Method:
@@ -122,11 +123,7 @@ def discrete(
 
     def init(key: Key, example: Example) -> PyTree:
         x, c = example.x, jnp.zeros((), jnp.float32)
-        if not jnp.issubdtype(x.dtype, jnp.integer):
-            raise ValueError(
-                f"The examples are {x.dtype} of shape {x.shape}, expected integers: tokens from 0 on, as int32 (uint8 "
-                "is read as pixels in [-1, 1]: x.astype(np.int32))."
-            )
+        check_whole(x)
         params = network.init(key, x, c, example.given)
         found = jax.eval_shape(network.apply, params, x, c, example.given).shape
         if found != (*x.shape, target.width(process)):

@@ -35,6 +35,7 @@ from jax.tree_util import Partial
 from diffjax import calculus, grids, host, losses, samplers
 from diffjax.codecs import Codec
 from diffjax.method import Drawn, Example, Keys, Method, Section, Turn, per_example
+from diffjax.methods.examples import check_whole
 from diffjax.methods.planning import planned_sampler, takes_process
 from diffjax.methods.tokens import check_tokens
 from diffjax.processes.encoded import Encoded
@@ -201,7 +202,7 @@ class Encoding(NamedTuple):
         return -law(x_t, t).log_prob(x)
 
     def check_examples(self, dataset: Any) -> None:
-        """Raises a ValueError for a data set with tokens outside the vocabulary."""
+        """Raises a ValueError for a data set without tokens, or with some outside the vocabulary."""
         check_tokens(dataset, self.vocabulary)
 
     def worded(self, words: dict[str, Any], make: Callable[[str, Any], Any]) -> dict[str, Any]:
@@ -265,11 +266,7 @@ def encoded(
 
     def init(key: Key, example: Example) -> PyTree:
         x, c = example.x, jnp.zeros(())
-        if not jnp.issubdtype(x.dtype, jnp.integer):
-            raise ValueError(
-                f"The examples are {x.dtype} of shape {x.shape}, expected integers: tokens from 0 on, as int32 (uint8 "
-                "is read as pixels in [-1, 1]: x.astype(np.int32))."
-            )
+        check_whole(x)
         key_network, key_vectors = jax.random.split(key)
         code = jnp.zeros((*x.shape, size))
         params = network.init(key_network, code, c, example.given)

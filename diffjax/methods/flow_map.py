@@ -39,6 +39,7 @@ from diffjax.losses.flow_map import Rule, Way
 from diffjax.method import Drawn, Example, Keys, Method, Section, Turn, drawing, per_example
 from diffjax.methods import kinds
 from diffjax.methods.conditions import Condition
+from diffjax.methods.examples import check_real
 from diffjax.methods.parts import Request
 from diffjax.types import Array, Denoiser, Key, Prepare, PyTree, Schedule
 
@@ -90,6 +91,7 @@ class FlowMap(NamedTuple):
     gamma: float = 0.0
 
     drawn_by = ("steps", "gamma")  # what another draw may change
+    check_examples = check_real
 
     def how(self) -> str:
         """Says how samples are made, for a report."""

@@ -26,6 +26,7 @@ from diffjax.losses.matching import H as H
 from diffjax.method import Example, Method
 from diffjax.methods import codelength
 from diffjax.methods.estimates import Critic
+from diffjax.methods.examples import check_real
 from diffjax.methods.matching import Matching
 from diffjax.types import Array, Key, PyTree
 
@@ -74,7 +75,7 @@ class MonoFlow(NamedTuple):
     critic: Any
     latent: int | None = None
 
-    likelihood = codelength.refuse
+    likelihood, check_examples = codelength.refuse, check_real
 
     def noise(self, key: Key, shape: tuple[int, ...]) -> Array:
         """Draws the generator's input for examples of this shape: N(0, I)."""

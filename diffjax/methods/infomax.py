@@ -28,6 +28,7 @@ from diffjax.losses import information
 from diffjax.method import KEY_AXES, Drawn, Example, Keys, Method, Section, Turn, keys_of
 from diffjax.methods import kinds, shapes
 from diffjax.methods.autoencoder import divergence, pca_error
+from diffjax.methods.examples import check_real
 from diffjax.types import Array, Key, Posterior, PyTree
 
 MOST = 2000  # held-out examples that a report looks at
@@ -46,6 +47,8 @@ class InfoMax(NamedTuple):
     whole: float = 0.5
     local: float = 1.5
     kl: float = 0.01
+
+    check_examples = check_real
 
     def likelihood(self, run: Any, most: int = MOST) -> Section:
         """Raises the ValueError that says why features have no likelihood."""
@@ -136,8 +139,7 @@ def infomax(
         z = jnp.zeros(said.shape[0] // 2)
         params["decoder"] = decoder.init(own[2], z, zero, {})
         made = jax.eval_shape(of.decode, params, z).shape
-        if made != x.shape:
-            raise ValueError(f"The decoder makes examples of shape {made}, expected {x.shape}, the data's.")
+        shapes.check_made("decoder", made, x.shape)
         first = lambda size: jnp.zeros((size + 1, z.size + 1))  # T = 0: every pair may be of either kind
         return params | {"scores": {"whole": first(h.size), "local": first(h.shape[-1])}}
 

@@ -94,7 +94,7 @@ class Masked(NamedTuple):
         return self.parts().known(params, given, **options)
 
     def check_examples(self, dataset: Any) -> None:
-        """Raises a ValueError for a data set with tokens outside the vocabulary."""
+        """Raises a ValueError for a data set without tokens, or with some outside the vocabulary."""
         self.parts().check_examples(dataset)
 
     def method(self) -> Method:
@@ -106,7 +106,12 @@ def _number(grid: Callable, other: Any) -> Any:
     return getattr(grid, "keywords", {}).get("n", other)
 
 
-@drawing("steps", sampler={"name": None}, grid={"name": "uniform", "n": None, "t_min": 0.0})
+@drawing(
+    "steps",
+    instead=(("grid.n", "method.steps"), ("method.steps", "grid.n")),  # as `Masked.worded` has it
+    sampler={"name": None},
+    grid={"name": "uniform", "n": None, "t_min": 0.0},
+)
 def masked(
     network: Any,
     vocabulary: int,

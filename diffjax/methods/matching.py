@@ -30,6 +30,7 @@ from diffjax.losses import fields, matching
 from diffjax.method import KEY_AXES, Example, Keys, Method, Turn, keys_of, per_example
 from diffjax.methods import codelength, kinds, shapes
 from diffjax.methods.estimates import SPAN, Batch, Critic, Pair, of_energies
+from diffjax.methods.examples import check_real
 from diffjax.types import Array, Key, PyTree, Schedule
 
 __all__ = ["classifier", "energies", "kernel", "scores"]  # what a config may name
@@ -109,7 +110,7 @@ class Matching(NamedTuple):
     eps: float = 1.0
     simultaneous: bool = False
 
-    likelihood = codelength.refuse
+    likelihood, check_examples = codelength.refuse, check_real
 
     def method(self) -> Method:
         """Makes the method of these players."""
@@ -270,8 +271,7 @@ def _method(of: Matching) -> Method:
         key_own, key_others = jax.random.split(key)
         own, z = generator.init(key_own, example), generator.noise(key, example.x.shape)
         made = jax.eval_shape(generator.make, own, z, example.given).shape
-        if made != example.x.shape:
-            raise ValueError(f"The generator makes examples of shape {made}, expected {example.x.shape}, the data's.")
+        shapes.check_made("generator", made, example.x.shape)
         return {"generator": own, **estimate.init(key_others, example)}
 
     def made(params: PyTree, keys: Keys, example: Example) -> Array:

@@ -20,3 +20,19 @@ class Shape:
 def plan(shape: tuple[int, ...], trace: Callable | None = None) -> Shape:
     """Makes the request for examples of this shape; there is no walk that `trace` could look at."""
     return Shape(tuple(shape))
+
+
+def check_made(player: str, made: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """Raises a ValueError for a network that makes examples of another shape than those of the data.
+
+    Args:
+        player: what the network is called, in a config too: "decoder", "generator".
+    """
+    if made == shape:
+        return
+    grey = made[:-1] == shape[:-1] and made[-1:] == (1,) and shape[-1:] == (3,)
+    channel = ", and data.channels=1 reads images as grey ones" if grey else ""
+    raise ValueError(
+        f"The {player} makes examples of shape {made}, expected {shape}, the data's. In a config {player}.shape=data "
+        f"follows the data{channel}."
+    )

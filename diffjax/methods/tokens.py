@@ -8,6 +8,7 @@ import numpy as np
 from diffjax.likelihood import tokens
 from diffjax.method import Figure, Section
 from diffjax.methods import evaluation, planning
+from diffjax.methods.examples import check_whole
 
 JUDGED = 4096  # held-out examples whose bound a report takes, and
 PASSES = 8  # the times, or numbers of hidden tokens, that each of them is looked at with
@@ -15,15 +16,15 @@ LOOKED = 2**20  # examples of each part whose tokens are looked at before anythi
 
 
 def check_tokens(dataset: Any, vocabulary: int) -> None:
-    """Holds a vocabulary against a data set of tokens; real numbers pass.
+    """Holds a vocabulary against a data set of tokens.
 
     Raises:
-        ValueError: for tokens outside 0 .. vocabulary - 1, in either part, or more of them than its codec decodes.
+        ValueError: for examples that are no tokens, tokens outside 0 .. vocabulary - 1, in either part, or more of them
+            than its codec decodes.
     """
+    check_whole(dataset.some("train", 1).x[0], dataset)
     for part, said in (("train", ""), ("held_out", ", held out,")):
-        x = dataset.some(part, LOOKED).x
-        if np.issubdtype(x.dtype, np.integer):
-            tokens.check_tokens(x, vocabulary, f"{dataset.name}{said}")
+        tokens.check_tokens(dataset.some(part, LOOKED).x, vocabulary, f"{dataset.name}{said}")
     if vocabulary > (codes := getattr(dataset.units, "codes", None) or vocabulary):
         raise ValueError(
             f"The vocabulary is {vocabulary}, but {dataset.name} has a codec of {codes} codes, which decodes no others "

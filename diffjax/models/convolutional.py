@@ -6,6 +6,7 @@ shape, through a dense layer; those of `GridEncoder` and `GridDecoder` are image
 """
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -109,6 +110,11 @@ class Decoder(nn.Module):
         _check(self)
         super().__post_init__()
 
+    @staticmethod
+    def of_data(shape: tuple[int, ...], classes: int | None) -> dict[str, Any]:
+        """Chooses the shape of the image: what the word "data" stands for."""
+        return {"shape": tuple(shape)}
+
     @nn.compact
     def __call__(self, x: Array, c: Array, label: Array | None = None, train: bool = False) -> Array:
         batch, levels = x.shape[: jnp.ndim(c)], len(self.multipliers)
@@ -194,6 +200,11 @@ class GridDecoder(nn.Module):
         _check(self)
         super().__post_init__()
 
+    @staticmethod
+    def of_data(shape: tuple[int, ...], classes: int | None) -> dict[str, Any]:
+        """Chooses the shape of the image: what the word "data" stands for."""
+        return {"shape": tuple(shape)}
+
     @nn.compact
     def __call__(self, x: Array, c: Array, train: bool = False) -> Array:
         levels, dtype = len(self.multipliers), jnp.dtype(self.dtype)
@@ -202,7 +213,9 @@ class GridDecoder(nn.Module):
         places = tuple(n // stride for n in self.shape[:2])
         if x.shape[jnp.ndim(c) : -1] != places:
             raise ValueError(
-                f"Got a code {x.shape[jnp.ndim(c) :]} of an image {self.shape}, expected {(*places, 'c')}."
+                f"Got a code {x.shape[jnp.ndim(c) :]} to decode to shape={self.shape}, which takes ({places[0]}, "
+                f"{places[1]}, c): set the decoder's shape to that of the data (in a config decoder.shape=data), or as "
+                "many levels and as large a patch as the encoder has."
             )
         h = Conv(self.channels * self.multipliers[-1], dtype=dtype, name="conv_in")(x.astype(dtype))
         for level in reversed(range(levels)):

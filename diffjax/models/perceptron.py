@@ -1,6 +1,7 @@
 """A plain perceptron from any shape to any shape: critics, generators, encoders, decoders."""
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -41,6 +42,11 @@ class Perceptron(nn.Module):
         check_choice("dtype", self.dtype, DTYPES)
         check_choice("weights", self.weights, tuple(WEIGHTS))
         super().__post_init__()
+
+    @staticmethod
+    def of_data(shape: tuple[int, ...], classes: int | None) -> dict[str, Any]:
+        """Chooses the shape of F, that of examples: what the word "data" stands for."""
+        return {"shape": tuple(shape)}
 
     @nn.compact
     def __call__(self, x: Array, c: Array, label: Array | None = None, train: bool = False) -> Array:

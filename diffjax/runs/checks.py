@@ -93,7 +93,8 @@ def check_read(method: Method, dataset: Dataset) -> None:
         reads = ", ".join(method.asks) or "nothing"
         raise ConfigError(
             f"{gives}, but nobody reads {', '.join(unread)}: network and process together read {reads}. Leave it out "
-            "of the data, or give the network a field for it."
+            f"of the data ({unread[0]}=None where that is an option), give the network a field for it, or say that it "
+            f"may stay unread: in Python dataset._replace(unread={(*dataset.unread, *unread)})."
         )
 
 

@@ -21,20 +21,19 @@ from diffjax import (
     identity,
     operators,
     parallel,
+    resume,
     snapshots,
     summary,
     training,
 )
 from diffjax.checkpoint import Checkpoints, Restored
-from diffjax.config import Config, ConfigError, build, maker, named, nearest, one_line, override
+from diffjax.config import Config, ConfigError, build, maker, named, nearest, one_line
 from diffjax.data import Dataset
 from diffjax.method import Method
 from diffjax.runs import workdir as files
 from diffjax.runs.build import Built, build_run, complete, drawn_by, method_of
 from diffjax.runs.settings import Settings
 from diffjax.types import Denoiser, Key, PyTree
-
-OPEN = ("sampler.", "grid.", "denoiser.", "guidance.", "sample.", "eval.")  # what a trained run leaves open
 
 
 class Run(NamedTuple):
@@ -150,7 +149,7 @@ class Run(NamedTuple):
     def operator(self, what: Any) -> Callable[[Any], Any]:
         """Makes the operator of a name in `operators`, or of its spec, for examples of this run."""
         with one_line():
-            return what if callable(what) else build(operators, named(what), self.data.shape)
+            return what if callable(what) else build(operators, named(what), editing.looked_at(self.data))
 
     def _asked(self, seeds: Any, given: dict | None, words: dict[str, Any]) -> tuple["Run", list[int], dict]:
         """Reads what a draw asks for: the run by its parts, its seeds, and what their samples are given."""
@@ -225,13 +224,7 @@ def read_config(workdir: str | Path, changes: Iterable[str] = ()) -> Config:
     """Reads a run's config, complete, changed in what a trained run leaves open; or that of a weights file."""
     path = Path(workdir)
     config = complete(exports.read(path).config if os.path.isfile(path) else files.read_config(path)).lock()
-    for text in changes:
-        free = (*OPEN, *(f"method.{name}=" for name in getattr(method_of(config)[1], "drawn_by", ())))
-        if not text.startswith(free):
-            said = ", ".join(name.rstrip(".=") for name in free)
-            raise ConfigError(f"{text!r} would change a trained run; here only {said} can be set.")
-        override(config, text)
-    return config
+    return resume.redrawn(config, changes, method_of(config)[1])
 
 
 def init_state(built: Any, start: Callable[[PyTree], PyTree] = lambda params: params) -> training.TrainState:

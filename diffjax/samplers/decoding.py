@@ -136,7 +136,14 @@ def greedy(process: Process, k: int | Sequence[int] = 1) -> Sampler:
 RULES = {rule.__name__: rule for rule in (random, position, entropy, top, confidence, greedy)}
 
 
-def blocks(process: Process, size: int, inner: str = "random", k: int = 1, temperature: float | None = None) -> Sampler:
+def blocks(
+    process: Process,
+    size: int,
+    inner: str = "random",
+    k: int = 1,
+    temperature: float | None = None,
+    noise: float | None = None,
+) -> Sampler:
     """Opens blocks of places one after another, by another rule inside: exact where that rule is.
 
     Args:
@@ -144,17 +151,21 @@ def blocks(process: Process, size: int, inner: str = "random", k: int = 1, tempe
         inner: "random", "position", "entropy", "top", "confidence" or "greedy".
         k: how many places a row opens, an integer.
         temperature: as in `random`; None is 1.
+        noise: of "confidence" alone, as there, falling over the rows of each block; None is 0.
 
     Raises:
-        ValueError: for another rule, a size or a k under 1, a k above the size; (at planning) for a grid whose steps
-            are no whole number of blocks; and as for `random`.
+        ValueError: for another rule, or an option that it has not; a size or a k under 1, a k above the size; (at
+            planning) for a grid whose steps are no whole number of blocks; and as for `random`.
     """
     size, k = host.check_int("size", size, most=MOST), host.check_int("k", k, most=size)
     if inner not in RULES:
         raise ValueError(f"inner is {inner!r}, expected one of {', '.join(RULES)}.")
     if inner == "greedy" and temperature is not None:
         raise ValueError(f"temperature is {temperature}, but decoding.greedy draws nothing; leave it out.")
-    rule = RULES[inner](process, k, **({} if temperature is None else {"temperature": temperature}))
+    if inner != "confidence" and noise is not None:
+        raise ValueError(f"noise is {noise}, but decoding.{inner} has none: leave it out, or set inner='confidence'.")
+    told = {"temperature": temperature, "noise": noise}
+    rule = RULES[inner](process, k, **{name: value for name, value in told.items() if value is not None})
     each = math.ceil(size / k)
 
     def plan(ts: np.ndarray) -> Opening:
@@ -166,7 +177,9 @@ def blocks(process: Process, size: int, inner: str = "random", k: int = 1, tempe
             )
         start = np.repeat(np.arange(count) * size, each).astype(np.int32)
         before = (count - 1) * size + (each - 1) * k
-        return dataclasses.replace(rule.plan(ts), low=start, high=start + size, opened=(before, count * size))
+        noises = np.tile(rule.plan(ts[: each + 1]).noise, count)  # which falls to 0 within each block
+        places = {"low": start, "high": start + size, "opened": (before, count * size)}
+        return dataclasses.replace(rule.plan(ts), noise=noises, **places)
 
     return rule._replace(plan=plan)
 
@@ -263,11 +276,11 @@ def _check_shapes(law: Categorical, x: Array, row: Opening) -> None:
     before, after = row.opened
     if after < x.size:
         raise ValueError(
-            f"The rows of this walk open {after} places, but x has {x.size}: give the grid more steps (nfe), or open "
-            "more places a row (k)."
+            f"The rows of this walk open {after} places, but x has {x.size}: take {x.size} steps that open one place "
+            f"each (grid.n={x.size}, --nfe={x.size}), or open more places a row (sampler.k)."
         )
     if before >= x.size:
         raise ValueError(
             f"x has {x.size} places, which are open before the last row of this walk: more steps than tokens to "
-            "open; give the grid fewer steps (nfe), or open fewer places a row (k)."
+            "open; give the grid fewer steps (grid.n, --nfe), or open fewer places a row (sampler.k)."
         )

@@ -8,7 +8,7 @@ ROOT/points/ID/                        a call, of a sweep over a function: confi
 ROOT/claims/                           who runs what now (`sweeps.claims`)
 
 An ID is a digest of what it names: of a training all of its resolved config but its name and what a trained run leaves
-open (`runs.run.OPEN`), of an evaluation what that leaves open, and the arguments of `measure` (ARGUMENTS), of a call
+open (`resume.OPEN`), of an evaluation what that leaves open, and the arguments of `measure` (ARGUMENTS), of a call
 its arguments.
 """
 
@@ -26,8 +26,8 @@ from ml_collections import ConfigDict
 from diffjax import config as configs
 from diffjax import disk, runs
 from diffjax.config import Config, ConfigError
+from diffjax.resume import OPEN
 from diffjax.runs import workdir as files
-from diffjax.runs.run import OPEN
 from diffjax.sweeps import grid
 from diffjax.sweeps.grid import Point
 
