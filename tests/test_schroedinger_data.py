@@ -229,6 +229,12 @@ def test_pairs_of_the_other_half_are_refused(tmp_path):
         with pytest.raises(ValueError, match=said) as caught:
             data.between(*names, pairs=str(path), **SMALL)
         assert "\n" not in str(caught.value)
+    # Of toys the other half draws its end by another seed than the half that has walked.
+    np.savez(path, x=walked(seed=1)[0], y=y, end="moons", start="eight_gaussians")
+    assert len(data.between("moons", "eight_gaussians", pairs=str(path), **SMALL).train) == 50
+    np.savez(path, x=walked(seed=1)[0], y=y)
+    with pytest.raises(ValueError, match="x of pair 0 is no training example of moons"):
+        data.between("moons", "eight_gaussians", pairs=str(path), **SMALL)
     one, other = (data.arrays(part) for part in points(60))
     true = one.train.gather(np.arange(9)).x
     assert len(data.crossed(one, other, (true, true + 1)).train) == 9
