@@ -92,7 +92,7 @@ def told(
         needed = [name for name in names if name not in words]
         if set(names) - {"label"} and needed:
             raise without(f" Give {', '.join(f'{name}=...' for name in needed)} for each sample, or for all.")
-    if are_texts(texts := words.get("text")) and len(texts) != len(seeds):
+    if are_texts(texts := words.get("text", ())) and len(texts) != len(seeds):
         raise ValueError(f"Got {len(texts)} texts for {len(seeds)} samples, expected a text for all, or one for each.")
     words = _without_none(method, dataset, words)
     given = {} if set(names) <= set(words) else given_of(method, dataset, seeds, label)
