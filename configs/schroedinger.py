@@ -3,6 +3,7 @@
     python -m diffjax.main --config=configs/schroedinger.py             # moons from Gaussians: minutes on 2 CPU cores
     python -m diffjax.main --config=configs/schroedinger.py:gaussians   # the other half, Gaussians from moons
     python -m diffjax.main --config=configs/schroedinger.py:sinkhorn    # each batch paired by Sinkhorn
+    python -m diffjax.main --config=configs/schroedinger.py:own         # between two .npz files, see below
     python -m diffjax.main --config=configs/schroedinger.py:tiny        # every part, small: not for pictures
 
 The reference is Brownian motion whose end has the variance schedule.t_max^2 = 0.25. The first turn is bridge matching
@@ -11,6 +12,14 @@ on independent pairs; each later one trains a half on the pairs of the other hal
     python experiments/schroedinger/pairs.py --workdir=runs/gaussians-1 --out=pairs.npz
     python -m diffjax.main --config=configs/schroedinger.py:moons_again --config.data.pairs=pairs.npz \\
         --config.train.start=runs/moons-1
+
+Between data sets of one's own, arrays x of two .npz files, with the root mean squares of their entries:
+
+    python -m diffjax.main --config=configs/schroedinger.py:own --config.data.end.path=a.npz \\
+        --config.data.start.path=b.npz --config.target.sigma_0=0.7 --config.target.sigma_T=1.0
+
+`data.end` and `data.start` are specs there: any data set by its name and options, --config.data.end.name=digits. The
+other half exchanges both, `:own_again` is a later turn, as above.
 
 `experiments/schroedinger/turns.sh` takes several turns and makes their table. Measured (e2ae6ba): a transport cost of
 1.011 after the first turn, of 0.715, 0.705 and 0.703 after the next ones in 40 steps, and of 0.730 in 500; the entropic
@@ -71,6 +80,19 @@ def sinkhorn() -> ConfigDict:
     return config
 
 
+def own() -> ConfigDict:
+    """The default between data of one's own, by an MLP, which takes examples of any shape."""
+    config = moons()
+    config.data = spec("between", end=spec("npz", path="", label=None), start=spec("npz", path="", label=None))
+    config.target.update(dict(sigma_0=0.5, sigma_T=0.5))
+    return config
+
+
+def own_again() -> ConfigDict:
+    """A later turn between data of one's own, on pairs that the other half made."""
+    return _again(own())
+
+
 def tiny() -> ConfigDict:
     """Every part at a small size, for tests."""
     config = _half(_base.tiny(), "moons", "eight_gaussians")
@@ -86,5 +108,7 @@ VARIANTS = dict(
     moons_again=moons_again,
     gaussians_again=gaussians_again,
     sinkhorn=sinkhorn,
+    own=own,
+    own_again=own_again,
     tiny=tiny,
 )

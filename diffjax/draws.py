@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax import activity, parallel
+from diffjax import activity, host, parallel
 from diffjax.method import Method
 from diffjax.types import PyTree
 
@@ -14,6 +14,24 @@ from diffjax.types import PyTree
 def visible(state: Any) -> Any:
     """Looks at the x of a sampler's state: what is kept of a walk."""
     return getattr(state, "x", state)
+
+
+def check_words(words: Iterable[str], names: Iterable[str], parts: Any) -> None:
+    """Checks the words of a draw.
+
+    Args:
+        names: of what samples are given.
+        parts: of the method: `drawn_by` lists what a draw may change, `meant` says what other words stand for.
+
+    Raises:
+        ValueError: for a word that is neither, naming the nearest, or the word that was meant.
+    """
+    fields = getattr(parts, "drawn_by", ())
+    for name in words:
+        if name not in (*names, *fields):
+            own = getattr(parts, "meant", {}).get(name)
+            meant = host.nearest(name, [*names, *fields]) if own is None else f"give {own}"
+            raise ValueError(f"draw knows no {name!r}: {meant}.")
 
 
 def drawer(

@@ -5,7 +5,7 @@ import functools
 import importlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -149,10 +149,41 @@ def closest(name: Any, options: Iterable[str]) -> str | None:
     return next(iter(whole or (by_part[part] for part in difflib.get_close_matches(str(name), by_part, 1))), None)
 
 
-def nearest(name: str, options: Iterable[str]) -> str:
-    """Writes 'nearest is x; it has the options', to end an error message; a part of an option may be what was meant."""
+MANY, FEW = 200, 12  # names that a message lists whole, more than any of code; of more of them, which data brings
+
+
+def nearest(name: Any, options: Iterable[str], where: str = "") -> str:
+    """Writes 'nearest is x; it has the options', to end an error message; a part of an option may be what was meant.
+
+    Args:
+        where: all options are to be found, to be said in their place.
+    """
     close = closest(name, options := sorted(options))
-    return ("" if close is None else f"nearest is {close!r}; ") + f"it has {', '.join(options) or 'none'}"
+    return ("" if close is None else f"nearest is {close!r}; ") + (where or f"it has {listed(options)}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Writes names for a message, all of them or, of more than MANY, how many there are, and FEW."""
+    whole = len(names) <= MANY
+    return ", ".join(names) or "none" if whole else f"{len(names)}, such as {', '.join(names[:FEW])}"
+
+
+def one_of(name: Any, table: Mapping[str, Any], what: str, use: str = "", more: str = "") -> Any:
+    """Gives the entry that a table has by a name.
+
+    Args:
+        what: the entries are, such as "data set".
+        use: of it, such as " to degrade".
+        more: ends the message, with what else would do.
+
+    Raises:
+        ValueError: naming the nearest, for another name, and for what is no name at all.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"Got {type(name).__name__} as the {what}{use}, expected a name: {nearest('', table)}{more}.")
+    if name not in table:
+        raise ValueError(f"There is no {what} {name!r}{use}: {nearest(name, table)}{more}.")
+    return table[name]
 
 
 def check_rows(name: str, rows: np.ndarray) -> None:
@@ -167,6 +198,12 @@ def check_rows(name: str, rows: np.ndarray) -> None:
 def is_decimal(text: str) -> bool:
     """Tells whether a text is a number in ASCII digits, of a length that Python reads."""
     return text.isascii() and text.isdecimal() and len(text) <= 1000
+
+
+@functools.cache
+def say_once(line: str) -> None:
+    """Prints a line on stdout, the first time alone that this process has it to say."""
+    print(line, flush=True)
 
 
 LINE = 1500  # characters of an error: every name of the longest list, and no more of a value that has more

@@ -123,8 +123,21 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     known.options = [arg.removeprefix("--") for arg in rest if arg.startswith(OPTIONS)]
     unknown = [arg for arg in rest if not arg.startswith(("--config.", *OPTIONS))]
     if unknown:
-        flags.error(f"unknown argument {unknown[0]!r}; config fields are written --config.field=value")
+        flags.error(f"unknown argument {unknown[0]!r}{_meant(flags, unknown[0])}")
     return known, overrides
+
+
+def _meant(flags: argparse.ArgumentParser, argument: str) -> str:
+    """Says which flag, setting or group of the config an unknown argument is most like."""
+    from diffjax.host import closest
+    from diffjax.runs import settings
+
+    own = {text.lstrip("-"): text for action in flags._actions for text in action.option_strings}
+    groups = {name: f"--config.{name}.name" for name, group in settings.GROUPS.items() if "name" in group}
+    fields = {field: f"--config.{settings.home(field)}" for field in settings.Settings._fields}
+    near = closest(argument.lstrip("-").partition("=")[0], ways := {**groups, **fields, **own})
+    written = "config fields are written --config.field=value"
+    return f"; {written}" if near is None else f": nearest is {ways[near]}; {written}"
 
 
 def _join(argv: Sequence[str]) -> list[str]:

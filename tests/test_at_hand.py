@@ -174,6 +174,7 @@ def test_words_are_the_parts_that_they_name(run):
         (dict(sampler="adams"), "may be any of"),
         (dict(nfe=0), "expected an integer >= 1"),
         (dict(nef=3), "nearest is 'nfe'"),
+        (dict(w=3.0), "draw knows no 'w': give guidance=3.0, a scale"),
         (dict(guidance="classifier_fre", label=1), "nearest is 'classifier_free'"),
     ],
 )

@@ -86,7 +86,16 @@ def test_another_caption_is_another_data_set(tmp_path):
     [
         (["{"], {}, "captions.jsonl, line 1: it is no JSON"),
         (['["a"]'], {}, "line 1: no text 'image'; it has list"),
-        (['{"image": "0.png", "text": "x"}'], {}, "line 1: no text 'name'; it has image, text"),
+        (
+            ['{"image": "0.png", "text": "x"}'],
+            {},
+            "line 1: no text 'name'; it has image, text: caption= .--config",
+        ),
+        (
+            ['{"image": "0.png", "name": "a", "kind": "b"}'],
+            {"label": "category"},
+            "no text 'category'; it has image, name, kind: label= .--config.data.label=. names another field, or None",
+        ),
         (['{"image": "0.png", "name": 3}'], {}, "line 1: no text 'name'"),
         (
             ['{"image": "0.png", "name": "a", "base": 1}'],
@@ -96,7 +105,7 @@ def test_another_caption_is_another_data_set(tmp_path):
         (
             ['{"image": "0.png", "name": "a", "base": true}'],
             {"only": "basic"},
-            "line 1: 'basic' is not there, expected a field that is true or false: nearest is 'base'",
+            "line 1: 'basic' is not there, expected a field that is true or false: nearest is 'base'; .* only=None",
         ),
         (['{"image": "0.png", "name": "a", "base": false}'], {"only": "base"}, "has no line whose 'base' is true"),
         (['{"image": "7.png", "name": "a"}'], {}, "names the image '7.png', which is not there"),

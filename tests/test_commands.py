@@ -241,6 +241,13 @@ MISTAKES = {
     "negative steps": ([f"--config={TINY}", "--config.train.steps=-20"], "expected an integer >= 1"),
     "a sampler of several families": ([f"--config={TINY}", "--config.sampler.name=adams"], "multistep.adams, princ"),
     "a helper as a sampler": ([f"--config={TINY}", "--config.sampler.name=nfe"], "samplers has no 'nfe'"),
+    "a setting without its group": (
+        ["--text=red"],
+        "argument '--text=red': nearest is --config.sample.text; conf",
+    ),
+    "a group without its field": (["--model=UNet"], "nearest is --config.model.name"),
+    "a mistyped flag": (["--wrkdir=x"], "nearest is --workdir"),
+    "a flag of nothing": (["--zzzz"], "unknown argument '--zzzz'; config fields are written --config.field=value"),
     "a config without its folder": (["--config=vpsde"], "nearest is 'configs/vpsde.py'"),
     "misplaced rate": (
         [f"--config={TINY}", "--config.optimizer.learning_rate=1"],
@@ -249,7 +256,7 @@ MISTAKES = {
     "guidance without labels": ([f"--config={TINY}", "--config.guidance.name=classifier_free"], "set model.classes"),
     "guidance, labels never hidden": (
         [f"--config={TINY}", "--config.model.classes=10", "--config.guidance.name=classifier_free"],
-        "trained without labels too: set train.label_dropout",
+        "trained without label too: set train.label_dropout",
     ),
     "fewer classes than labels": ([f"--config={TINY}", "--config.model.classes=7"], "digits has 10 labels"),
     "label out of range": (

@@ -50,6 +50,9 @@ def test_checks_say_what_was_got_and_what_was_expected():
         ("stpes", ["width", "steps"], "nearest is 'steps'; it has steps, width"),
         ("", ["b", "a"], "it has a, b"),
         ("x", [], "it has none"),
+        (["steps"], ["steps", "width"], "nearest is 'steps'; it has steps, width"),  # no text
+        ("7a", [f"{i:03}" for i in range(201)], "it has 201, such as " + ", ".join(f"{i:03}" for i in range(12))),
+        ("b", [f"{i:03}" for i in range(200)], "it has " + ", ".join(f"{i:03}" for i in range(200))),
     ],
 )
 def test_nearest_names_what_was_meant(name, options, expected):

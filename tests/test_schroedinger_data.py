@@ -23,6 +23,7 @@ from diffjax.theory import schroedinger as theory
 
 TINY = "configs/schroedinger.py:tiny"
 SMALL = dict(n=300, held_out=40)
+FLAT = data.arrays(np.eye(9))
 
 
 def pairer(process, method):
@@ -138,6 +139,32 @@ def test_a_label_that_the_network_reads_keeps_the_law_of_its_endpoints():
         (lambda: data.between(pairs="nowhere.npz", **SMALL), "'nowhere.npz' holds no pairs .There is no file"),
         (lambda: data.crossed(data.moons(**SMALL), data.digits()), r"moons has examples of shape \(2,\), digits of"),
         (lambda: data.crossed(data.digit_tokens(), data.moons()), "digit.tokens is not real numbers held in memory"),
+        (
+            lambda: data.between(end=np.zeros((9, 2))),
+            "Got ndarray as the data set to go between, expected a name",
+        ),
+        (lambda: data.hinted(np.zeros(9)), "Got ndarray as the data set to draw the edges of, expected a name"),
+        (lambda: data.pairs(["digits"]), "Got list as the data set to degrade, expected a name"),
+        (lambda: data.shuffled(["digits"]), "Got list as the data set to shuffle the conditions of, expected a name"),
+        (
+            lambda: data.between("a.npz"),
+            "no data set 'a.npz' to go between: .*or its spec: spec.'npz', path=",
+        ),
+        (lambda: data.between(data.moons(), data.moons(), n=3), "n is of toys by name; a spec has options of its own"),
+        (
+            lambda: data.crossed(np.zeros((9, 2)), data.moons()),
+            "Got ndarray as a data set to go between, expected data",
+        ),
+        (
+            lambda: data.crossed(data.moons(), data.moons(), np.zeros((9, 2))),
+            "pairs is of type ndarray, expected an",
+        ),
+        (lambda: data.crossed(FLAT._replace(flip=True), FLAT), "arrays mirrors its images at random: set flip=False"),
+        (
+            lambda: data.crossed(FLAT, data.standardize(FLAT, "whole")),
+            "arrays has units of its own: set standard",
+        ),
+        (lambda: data.crossed(data.arrays(np.eye(9), y=np.eye(9)), FLAT), "arrays has y for each example already"),
     ],
 )
 def test_bad_input(call, message):
@@ -162,11 +189,19 @@ def test_two_data_sets_meet_as_independent_draws():
     assert found.fingerprint != data.between("moons", "moons", **SMALL).fingerprint
 
 
+def walked(n=50, **options):
+    """Pairs as a walk makes them: x are training examples of moons, y were walked to."""
+    x = data.moons(**(SMALL | options)).train.gather(np.arange(n)).x
+    return x, points(n)[1]
+
+
 def test_pairs_of_a_walk_are_trained_on_and_never_parted(tmp_path):
-    x, y = points(50)
+    x, y = walked()
     np.savez(tmp_path / "pairs.npz", x=x, y=y)
     path = str(tmp_path / "pairs.npz")
-    found, free = data.between(pairs=path, **SMALL), data.between(**SMALL)
+    free, arrays = data.between(**SMALL), data.between(pairs=(x.astype(np.float64), y), **SMALL)
+    found = data.between(pairs=path, **SMALL)
+    assert arrays.fingerprint == found.fingerprint
     batch = found.train.gather(np.arange(50))
     np.testing.assert_array_equal(np.stack([batch.x, batch.given["y"]]), [x, y])
     for part in (found, free):
@@ -181,19 +216,69 @@ def test_pairs_of_a_walk_are_trained_on_and_never_parted(tmp_path):
 
 
 def test_pairs_of_the_other_half_are_refused(tmp_path):
-    """Both are points of a plane: by their names alone they are told apart."""
-    x, y = points(50)
+    """By their names, and without names, or where both sets have one, by what their x are."""
+    x, y = walked()
     path = tmp_path / "pairs.npz"
-    np.savez(path, x=x, y=y, end="eight_gaussians", start="moons")
-    found = data.between("eight_gaussians", "moons", pairs=str(path), **SMALL)
+    np.savez(path, x=x, y=y, end="moons", start="eight_gaussians")
+    found = data.between("moons", "eight_gaussians", pairs=str(path), **SMALL)
     np.testing.assert_array_equal(found.train.gather(np.arange(50)).x, x)
     for names, said in (
-        (("moons", "eight_gaussians"), "whose end is eight_gaussians, expected moons"),
-        (("eight_gaussians", "spirals"), "whose start is moons, expected spirals"),
+        (("eight_gaussians", "moons"), "whose end is moons, expected eight_gaussians"),
+        (("moons", "spirals"), "whose start is eight_gaussians, expected spirals"),
     ):
         with pytest.raises(ValueError, match=said) as caught:
             data.between(*names, pairs=str(path), **SMALL)
         assert "\n" not in str(caught.value)
+    # Of toys the other half draws its end by another seed than the half that has walked.
+    np.savez(path, x=walked(seed=1)[0], y=y, end="moons", start="eight_gaussians")
+    assert len(data.between("moons", "eight_gaussians", pairs=str(path), **SMALL).train) == 50
+    np.savez(path, x=walked(seed=1)[0], y=y)
+    with pytest.raises(ValueError, match="x of pair 0 is no training example of moons"):
+        data.between("moons", "eight_gaussians", pairs=str(path), **SMALL)
+    one, other = (data.arrays(part) for part in points(60))
+    true = one.train.gather(np.arange(9)).x
+    assert len(data.crossed(one, other, (true, true + 1)).train) == 9
+    with pytest.raises(ValueError, match="all are endpoints, of arrays: the pairs are of the other half"):
+        data.crossed(other, one, (true, true + 1))
+    with pytest.raises(ValueError, match="pairs: x of pair 8 is no training example of arrays, expected so of each"):
+        data.crossed(one, other, (np.concatenate([true[:8], true[8:] + 1]), true))
+
+
+def test_data_sets_of_one_s_own_meet_by_their_specs(tmp_path):
+    """Of a sorted longer one, examples from all of it are taken; the half of the command is that of Python."""
+    x, y = np.linspace(-1, 1, 100)[:, None], np.linspace(-1, 1, 20)[:, None]
+    parts = {}
+    for name, part in (("end", x), ("start", y)):
+        np.savez(tmp_path / f"{name}.npz", x=part)
+        parts[name] = {"name": "npz", "path": str(tmp_path / f"{name}.npz"), "label": None, "held_out": 0.1}
+    found = data.between(**parts)
+    assert (found.name, found.shape, len(found.train)) == ("end from start", (1,), 18)
+    seen = found.train.gather(np.arange(18))
+    assert np.isin(seen.x, x.astype(np.float32)).all()
+    assert seen.x.min() < -0.5 < 0.5 < seen.x.max()
+    whole = [data.npz(**{key: value for key, value in spec.items() if key != "name"}) for spec in parts.values()]
+    assert found.fingerprint == data.between(*whole).fingerprint == data.crossed(*whole).fingerprint
+    flags = [f"data.{part}.{key}={value}" for part, of in parts.items() for key, value in of.items() if key == "path"]
+    config = runs.load("configs/schroedinger.py:own", flags)
+    assert runs.build_run(config).data.fingerprint == found.fingerprint
+    end, start = data.ends(**{name: config.data[name].to_dict() for name in ("end", "start")})
+    assert (end.name, start.name) == ("end", "start")
+
+
+def test_what_is_known_of_an_example_stays_with_it():
+    a, b = points(60)
+    label = np.arange(60) % 3
+    one, other = data.arrays(a, label=label), data.arrays(b)
+    found = data.crossed(one, other)
+    own = {row.tobytes(): kind for row, kind in zip(a, label)}
+    for part in (found.train, found.held_out):
+        batch = part.gather(np.arange(len(part)))
+        assert [own[row.tobytes()] for row in batch.x] == batch.given["label"].tolist()
+    assert (found.classes, found.unread) == (3, ())  # of arrays: a run that does not read it is refused
+    with pytest.raises(ValueError, match="arrays gives label of its examples, but nobody reads what is known"):
+        data.crossed(other, one)
+    true = one.train.gather(np.arange(9)).x
+    assert set(data.crossed(one, other, (true, true)).held_out.gather(np.arange(1)).given) == {"y"}
 
 
 def test_the_judge_says_how_far_samples_were_carried():

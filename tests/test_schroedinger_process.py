@@ -217,6 +217,35 @@ def test_a_denoiser_stays_in_its_own_sde():
     assert np.isfinite(found.error).all()
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: processes.Schroedinger(BROWNIAN), "the schedule EDM, expected MarkovSchedule: processes.schroedinger"),
+        (
+            lambda: processes.Schroedinger(processes.bridge(BROWNIAN).schedule),
+            "BridgeSchedule, expected Markov",
+        ),
+        (lambda: processes.Bridge(BROWNIAN), "the schedule EDM, expected BridgeSchedule: processes.bridge.schedule."),
+        (
+            lambda: DDBM().check(BROWNIAN),
+            "take processes.bridge.schedule., or processes.schroedinger.schedule. bet",
+        ),
+    ],
+)
+def test_a_schedule_that_is_not_pinned_is_refused_where_it_is_given(make, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_process_may_be_rebuilt_of_anything():
+    """As pytrees are: of axes, shapes and objects that stand for leaves."""
+    for kind in (processes.schroedinger(BROWNIAN), processes.bridge(BROWNIAN)):
+        leaves, structure = jax.tree.flatten(kind)
+        assert type(structure.unflatten([object() for _ in leaves])) is type(kind)
+        assert type(type(kind)(0)) is type(kind)
+
+
 def test_the_process_says_its_static_problem():
     vp = processes.schroedinger(VP(0.1, 2.1))
     alpha, sigma = (float(a[0]) for a in calculus.amplitudes(VP(0.1, 2.1), [1.0]))
@@ -227,7 +256,7 @@ def test_the_process_says_its_static_problem():
     assert processes.schroedinger(BROWNIAN, from_noise=True).asks == ()
     with pytest.raises(ValueError, match="a bridge needs both above 0"):
         processes.schroedinger(Rectified())
-    with pytest.raises(ValueError, match=r"moons has no endpoints, .* data.name=between, data.end=moons"):
+    with pytest.raises(ValueError, match=r"moons has no endpoints, .* data.name=between with data.end"):
         PROCESS.check_data((), "moons")
     with pytest.raises(ValueError, match=r"endpoint y has shape \(3,\)"):
         theory.exact(SCHEDULE, BRIDGE, np.zeros(3))

@@ -48,7 +48,11 @@ def test_a_word_is_told_from_so_many_training_captions_on():
     [
         (
             lambda: WORDS.tokens("red aple"),
-            "The text 'red aple' has 'aple', which is none of the 3 words: nearest is 'apple'",
+            "The text 'red aple' has 'aple', which is none of the 3 words: nearest is 'apple'; data.json in the",
+        ),
+        (
+            lambda: WORDS.tokens("\u7ea2\u5fc3"),
+            "which is none of the 3 words: data.json in the workdir, or run.data.vocabulary.words, has all of them",
         ),
         (
             lambda: WORDS.tokens("\u2764"),
@@ -100,8 +104,18 @@ def test_captions_are_told_by_the_words_of_training(captioned, capsys, tmp_path)
     test_captioned.write(tmp_path, test_captioned.entries(1))
     found = data.captioned(str(tmp_path), words=2)
     said = capsys.readouterr().out
-    assert f"captioned: {len(found.vocabulary.words)} words in 2 or more of" in said
-    assert "others are read as unknown, in" in said
+    texts = [{found.texts[i] for i in part.given["caption"]} for part in (found.train, found.held_out)]
+    words, new = (set().union(*map(words_of, part)) for part in texts)
+    rare = words - set(found.vocabulary.words)
+    assert said == (
+        f"captioned: {len(found.vocabulary.words)} words of 2 or more training captions are told, all others read as "
+        f"one, unknown: {len(rare)} rarer ones, in {sum(bool(rare & set(words_of(t))) for t in texts[0])} of "
+        f"{len(texts[0])} training captions, and {len(new - words)} that held-out captions alone have; "
+        f"{sum(not set(words_of(t)) <= set(found.vocabulary.words) for t in texts[1])} of these {len(texts[1])} have "
+        "an unknown word\n"
+    )
+    data.captioned(str(tmp_path), words=2)
+    assert capsys.readouterr().out == ""  # it was said
 
 
 def test_the_vocabulary_survives_where_the_data_are_not(captioned):
@@ -144,6 +158,24 @@ def test_a_user_says_words(captioned):
     np.testing.assert_array_equal(data.told(method, captioned, range(2), {}, None, word)["text"], said(text=word))
     np.testing.assert_array_equal(data.followed(method, captioned, 3, text=word)["text"], [told.tokens(word)] * 3)
     np.testing.assert_array_equal(data.known(method, captioned, {"text": word})["text"], told.tokens(word))
+    np.testing.assert_array_equal(said(text=None), [told.tokens("")] * 2)
+    np.testing.assert_array_equal(said(text=[None, word]), [told.tokens(""), told.tokens(word)])
+
+
+def test_several_texts_of_a_config_are_taken_in_turn(captioned):
+    """Seed i has number i mod their number, in whatever order seeds are asked for, and so in an evaluation."""
+    method, told = method_of(captioned.vocabulary.sizes), captioned.vocabulary
+    texts = list(told.words[:3])
+    rows = np.stack([told.tokens(text) for text in texts])
+    found = data.told(method, captioned, [4, 0, 2], {}, None, texts)["text"]
+    np.testing.assert_array_equal(found, rows[[1, 0, 2]])
+    np.testing.assert_array_equal(data.followed(method, captioned, 4, text=texts)["text"], rows[[0, 1, 2, 0]])
+    data.check_words(method, captioned, None, texts)
+    with pytest.raises(ValueError, match="'aple', which is none of"):
+        data.check_words(method, captioned, None, [*texts, "aple"])
+    for other in (7, [7], [], True):
+        with pytest.raises(ValueError, match="expected words, or several texts; a number in quotes"):
+            data.check_words(method, captioned, None, other)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +183,7 @@ def test_a_user_says_words(captioned):
     [
         ("aple", "which is none of the .* words: nearest is 'apple'"),
         ("a " * 20, "has 20 words, expected at most"),
+        (["a"] * 3, "Got 3 texts for 2 samples, expected a text for all, or one for each"),
         (np.int32([3, 0]), r"given\['text'\] has shape \(2,\), expected"),
         (np.int32([99, 0, 0]), r"given\['text'\] has token 99, but the model knows 0 to"),
     ],
@@ -196,7 +229,7 @@ def test_the_config_of_a_network_of_texts_hides_them():
     assert (condition.share, condition.apart) == (0.1, 0.05)
     checks.check_labels(config, condition.none)
     config.train.label_dropout = 0.0
-    with pytest.raises(ConfigError, match=r"trained without labels too: set train\.label_dropout"):
+    with pytest.raises(ConfigError, match=r"trained without text and vector too: set train\.label_dropout"):
         checks.check_labels(config, condition.none)
     with pytest.raises(ConfigError, match=r"guidance\.two_scales needs a model that is conditional"):
         checks.check_labels(config, {})

@@ -4,6 +4,7 @@ from diffjax.data.batches import Batches as Batches
 from diffjax.data.batches import batch_at as batch_at
 from diffjax.data.between import between
 from diffjax.data.between import crossed as crossed
+from diffjax.data.between import ends as ends
 from diffjax.data.captioned import captioned
 from diffjax.data.card import PUBLISHED as PUBLISHED
 from diffjax.data.card import card as card

@@ -70,7 +70,7 @@ def captioned(
         raise ValueError(f"captioned: size is {size!r}, expected a positive number of pixels, or None.")
     images.check_background(background, channels)
     files = tree(path, (*SUFFIXES, ".jsonl"), "data.captioned")
-    entries = _entries(files, [field for field in (caption, label) if field is not None], only)
+    entries = _entries(files, caption, label, only)
     names = _placed(files, [entry["image"] for entry in entries])
     texts, number = np.unique([entry[caption] for entry in entries], return_inverse=True)
     out = splits.by_name([entry[caption] for entry in entries] if words is None else _alike(texts, number), held_out)
@@ -103,19 +103,21 @@ def _alike(texts: np.ndarray, number: np.ndarray) -> list[str]:
 
 def _vocabulary(texts: np.ndarray, out: np.ndarray, least: int, length: int | None) -> Vocabulary:
     """The vocabulary of the training captions among those of each image (N,), and a line on what it leaves out."""
-    training = list(map(str, np.unique(texts[~out])))
+    training, others = (list(map(str, np.unique(part))) for part in (texts[~out], texts[out]))
     found = vocabulary_of(training, map(str, texts), least, length)
-    rare = {word for text in texts for word in words_of(str(text))} - set(found.words)
-    lost = sum(bool(rare & set(words_of(text))) or not words_of(text) for text in training)
-    print(
-        f"captioned: {len(found.words)} words in {least} or more of {len(training)} training captions are told; "
-        f"{len(rare)} others are read as unknown, in {lost} of these captions",
-        flush=True,
+    known = set(found.words)
+    rare, new = ({word for text in part for word in words_of(text)} - known for part in (training, others))
+    lost, unread = (sum(not words_of(text) or not known >= set(words_of(text)) for text in part)
+                    for part in (training, others))  # fmt: skip
+    host.say_once(
+        f"captioned: {len(found.words)} words of {least} or more training captions are told, all others read as one, "
+        f"unknown: {len(rare)} rarer ones, in {lost} of {len(training)} training captions, and {len(new - rare)} that "
+        f"held-out captions alone have; {unread} of these {len(others)} have an unknown word"
     )
     return found
 
 
-def _entries(files: Tree, fields: list[str], only: str | None) -> list[Entry]:
+def _entries(files: Tree, caption: str, label: str | None, only: str | None) -> list[Entry]:
     """Reads the lines of captions.jsonl, those alone whose field `only` is true."""
     where = f"{files.where}: {FILE}"
     if FILE not in files.names:
@@ -124,22 +126,30 @@ def _entries(files: Tree, fields: list[str], only: str | None) -> list[Entry]:
         raise ValueError(f"{where} has {files.bytes(FILE)} bytes, expected at most {MOST_BYTES}.")
     file = files.open(FILE)
     content = Path(file).read_bytes() if isinstance(file, str) else file.read()
-    found = []
+    of, found = {"caption": caption} | ({} if label is None else {"label": label}), []
     for count, line in enumerate(content.splitlines(), 1):
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{where}, line {count}: it is no JSON ({error}).") from error
-        missing = [f for f in ("image", *fields) if not isinstance(entry, dict) or not isinstance(entry.get(f), str)]
-        if missing:
+        lacks = lambda field: not isinstance(entry, dict) or not isinstance(entry.get(field), str)  # noqa: B023
+        if lacks("image"):
             has = ", ".join(entry) if isinstance(entry, dict) else type(entry).__name__
-            raise ValueError(f"{where}, line {count}: no text {missing[0]!r}; it has {has[:200]}.")
+            raise ValueError(f"{where}, line {count}: no text 'image'; it has {has[:200]}.")
+        for option, field in of.items():
+            if lacks(field):
+                none = ", or None for no classes" if option == "label" else ""
+                raise ValueError(
+                    f"{where}, line {count}: no text {field!r}; it has {', '.join(entry)[:200]}: {option}= "
+                    f"(--config.data.{option}=) names another field{none}."
+                )
         if only is not None and not isinstance(entry.get(only), bool):
             may = [field for field, value in entry.items() if isinstance(value, bool)]
             known = f": {host.nearest(only, may)}" if may and only not in entry else ""
             got = repr(entry[only])[:60] if only in entry else "not there"
             raise ValueError(
-                f"{where}, line {count}: {only!r} is {got}, expected a field that is true or false{known}."
+                f"{where}, line {count}: {only!r} is {got}, expected a field that is true or false{known}; "
+                "only=None (--config.data.only=None) takes all lines."
             )
         if only is None or entry[only]:
             found.append(entry)

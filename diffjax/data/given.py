@@ -7,6 +7,7 @@ import numpy as np
 from diffjax.data import vocabulary
 from diffjax.data.names import Rows, check_classes, class_of, numbered
 from diffjax.data.source import Arrays, Dataset, blank, fitting
+from diffjax.data.vocabulary import are_texts
 from diffjax.host import nearest
 from diffjax.method import Example, Method
 from diffjax.types import NULL
@@ -30,16 +31,14 @@ def given_of(method: Method, dataset: Dataset, seeds: Any, label: Any = None) ->
     return _chosen(held_out(dataset, seeds), names, label)
 
 
-def followed(
-    method: Method, dataset: Dataset, n: int, label: Any = None, text: str | None = None
-) -> dict[str, np.ndarray]:
+def followed(method: Method, dataset: Dataset, n: int, label: Any = None, text: Any = None) -> dict[str, np.ndarray]:
     """Makes what the n samples of an evaluation are given: that of held-out examples, whose labels they then share.
 
-    A label and a text of the user are those of all samples.
+    A label and a text of the user are those of all samples; of several texts sample i has number i mod their number.
     """
     examples = dataset.held_out.gather(dataset.places("held_out", n))
     given = _chosen(examples, asked(method, dataset), label_of(method, dataset, label))
-    return given if text is None else told(method, dataset, range(n), {**given, "text": text}, None)
+    return given if text is None else told(method, dataset, range(n), {**given, "text": in_turn(text, range(n))}, None)
 
 
 def held_out(dataset: Dataset, seeds: Any) -> Example:
@@ -56,20 +55,34 @@ def _labels(own: np.ndarray, label: Any) -> np.ndarray:
     return (own if label is None else np.full(len(own), label)).astype(np.int32)
 
 
+def in_turn(text: Any, seeds: Any) -> Any:
+    """Gives a text for all seeds, or of several texts number seed mod their number, as labels are."""
+    texts = _texts_of(text)
+    return text if isinstance(text, str) else [texts[int(seed) % len(texts)] for seed in seeds]
+
+
+def _texts_of(text: Any) -> list[str]:
+    if not are_texts(texts := [text] if isinstance(text, str) else text):
+        raise ValueError(f"text is {text!r}, expected words, or several texts; a number in quotes: \"'7'\".")
+    return list(texts)
+
+
 def told(
-    method: Method, dataset: Dataset, seeds: Any, words: dict[str, Any], label: Any, text: str | None = None
+    method: Method, dataset: Dataset, seeds: Any, words: dict[str, Any], label: Any, text: Any = None
 ) -> dict[str, np.ndarray]:
     """Makes what these samples are given, with what a user says of it in the place of what the seeds stand for.
 
     Args:
-        words: name -> one value for all samples, or one for each (n, ...); of texts their words will do.
-        label, text: of samples that `words` says nothing of.
+        words: name -> one value for all samples, or one for each (n, ...); of texts their words will do. None is no
+            text, and no label.
+        label, text: of samples that `words` says nothing of; several texts as `in_turn`.
 
     Raises:
-        ValueError: for a name that the method does not read, a shape that is none of the two, a label out of range, or
-            a text that is longer than those of the data, or has a word that they have not.
+        ValueError: for a name that the method does not read, a shape that is none of the two, another number of texts
+            than of samples, a label out of range, or a text that is longer than those of the data, or has a word that
+            they have not.
     """
-    words = words if text is None else {"text": text, **words}
+    words = words if text is None else {"text": in_turn(text, seeds), **words}
     names, first = asked(method, dataset), blank(dataset).given
     for name in words:
         if name not in names:
@@ -79,6 +92,9 @@ def told(
         needed = [name for name in names if name not in words]
         if set(names) - {"label"} and needed:
             raise without(f" Give {', '.join(f'{name}=...' for name in needed)} for each sample, or for all.")
+    if are_texts(texts := words.get("text", ())) and len(texts) != len(seeds):
+        raise ValueError(f"Got {len(texts)} texts for {len(seeds)} samples, expected a text for all, or one for each.")
+    words = _without_none(method, dataset, words)
     given = {} if set(names) <= set(words) else given_of(method, dataset, seeds, label)
     for name, value in numbered(dataset, words).items():
         given[name] = fitting(name, value, first[name], len(seeds))
@@ -88,17 +104,26 @@ def told(
     return given
 
 
+def _without_none(method: Method, dataset: Dataset, words: dict[str, Any]) -> dict[str, Any]:
+    """Puts the number of no label in the place of a label that is None."""
+    if "label" not in words or words["label"] is not None:
+        return words
+    if (rows := rows_of(method, dataset)).none is None:
+        raise ValueError(f"label is None, {rows.said()}")
+    return {**words, "label": rows.none}
+
+
 def known(method: Method, dataset: Dataset, words: dict[str, Any]) -> dict[str, Any]:
     """Makes what one example is given of what a user says of it, labels as numbers; ValueError as `told`."""
-    given = numbered(dataset, words)
+    given = numbered(dataset, _without_none(method, dataset, words))
     check_labels(method, dataset, given)
     if "text" in given:
         check_text(method, given["text"])
     return given
 
 
-def check_words(method: Method, dataset: Dataset, label: Any, text: str | None) -> None:
-    """Raises the ValueError that a draw by this label and this text would raise: names, words and lengths."""
+def check_words(method: Method, dataset: Dataset, label: Any, text: Any) -> None:
+    """Raises the ValueError that a draw by this label and these texts would raise: names, words and lengths."""
     label_of(method, dataset, label)
     if text is None:
         return
@@ -108,7 +133,7 @@ def check_words(method: Method, dataset: Dataset, label: Any, text: str | None) 
         raise ValueError(
             f"text is {text!r}, but {dataset.name} has tokens without words: give given['text'] in Python."
         )
-    check_text(method, dataset.vocabulary.tokens(text))
+    check_text(method, dataset.vocabulary.rows(_texts_of(text)))
 
 
 def check_text(method: Method, text: Any) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from diffjax import host
 from diffjax.data.others import of_others
 from diffjax.data.pairs import MAKERS
 from diffjax.data.source import Dataset, Judge, Source, blank, fingerprint, labels
-from diffjax.host import nearest
 from diffjax.method import Drawn, Example, Section
 from diffjax.metrics.judges import two_samples
 
@@ -32,9 +32,7 @@ def hinted(of: str, shuffled: bool = False, **options: Any) -> Dataset:
         ValueError: for another name, examples that are no images, a data set that mirrors them (a hint would stay) or
             standardises them (samples are not in those units), or one with hints of its own.
     """
-    if of not in MAKERS:
-        raise ValueError(f"There is no data set {of!r} to draw the edges of: {nearest(of, MAKERS)}.")
-    dataset = MAKERS[of](**options)
+    dataset = host.one_of(of, MAKERS, "data set", " to draw the edges of")(**options)
     if len(dataset.shape) != 3:
         raise ValueError(f"Examples have shape {dataset.shape}, expected images (H, W, C) to draw the edges of.")
     if dataset.flip:

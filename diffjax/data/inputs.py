@@ -50,7 +50,7 @@ def shown_to(
     seeds: list[int] | None,
     path: str | Path | None = None,
     label: Any = None,
-    text: str | None = None,
+    text: Any = None,
 ) -> tuple[np.ndarray, list[int], dict[str, Any]]:
     """Finds what a run is shown: examples (n, *shape) in the data's units, a seed for each, and what is known of them.
 
@@ -75,7 +75,7 @@ def shown_to(
 
 
 def chosen(
-    method: Method, dataset: Dataset, seeds: Any, label: Any = None, text: str | None = None
+    method: Method, dataset: Dataset, seeds: Any, label: Any = None, text: Any = None
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Gives the held-out examples that seeds stand for, in the data's units, with what is known of them.
 

@@ -113,10 +113,11 @@ def keep_names(workdir: str | Path, dataset: Dataset, begun: bool = True) -> Non
     if begun:
         before = _kept(file)
         if before is not None and before != now:
-            known = "no names" if now is None else ", ".join(now.values())
+            known = "no names" if now is None else host.listed(list(now.values()))
+            then = host.listed(list(map(str, before.values())))
             raise ValueError(
-                f"{file} names the classes {', '.join(map(str, before.values()))}, but those of {dataset.name} are "
-                f"{known}: a label would mean another class. Bring the data back, or give another --workdir."
+                f"{file} names the classes {then}, but those of {dataset.name} are {known}: a label would mean "
+                "another class. Bring the data back, or give another --workdir."
             )
     elif now is None:
         file.unlink(missing_ok=True)

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from diffjax import host
 from diffjax.data.pairs import MAKERS
 from diffjax.data.source import Dataset, Source, blank, fingerprint, labels
-from diffjax.host import nearest
 from diffjax.method import Example
 
 SEED = np.asarray([0x6F7468657273, 0], np.uint64)  # of the permutation: one for all data sets and for good
@@ -29,9 +29,7 @@ def shuffled(of: str, **options: Any) -> Dataset:
     Raises:
         ValueError: for another name, and as `of_others`.
     """
-    if of not in MAKERS:
-        raise ValueError(f"There is no data set {of!r} to shuffle the conditions of: {nearest(of, MAKERS)}.")
-    return of_others(MAKERS[of](**options))
+    return of_others(host.one_of(of, MAKERS, "data set", " to shuffle the conditions of")(**options))
 
 
 def of_others(dataset: Dataset) -> Dataset:

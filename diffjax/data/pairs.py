@@ -23,7 +23,6 @@ from diffjax.data.npz import npz
 from diffjax.data.photos import photos
 from diffjax.data.source import Dataset, Source, blank, fingerprint, labels
 from diffjax.data.tfds import tfds
-from diffjax.host import nearest
 from diffjax.method import Example
 from diffjax.metrics.judges import Gated
 
@@ -42,9 +41,7 @@ def pairs(of: str, degradation: str = "average", factor: int = 2, sigma: float =
     Raises:
         ValueError: for another name, and as `paired`.
     """
-    if of not in MAKERS:
-        raise ValueError(f"There is no data set {of!r} to degrade: {nearest(of, MAKERS)}.")
-    return paired(MAKERS[of](**options), degradation, factor, sigma)
+    return paired(host.one_of(of, MAKERS, "data set", " to degrade")(**options), degradation, factor, sigma)
 
 
 class Pairs:

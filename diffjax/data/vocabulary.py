@@ -19,6 +19,7 @@ from diffjax.types import NULL, PADDING
 
 UNKNOWN, FIRST = 2, 3  # the token of a rare word; that of the first word
 SHOWN = 60  # letters of a text in an error
+PLACE = "data.json in the workdir, or run.data.vocabulary.words, has all of them"
 
 
 def words_of(text: str) -> list[str]:
@@ -61,7 +62,7 @@ class Vocabulary(NamedTuple):
         if not rare and (strange := [word for word in found if word not in number]):
             raise ValueError(
                 f"The text {shown!r} has {strange[0]!r}, which is none of the {len(self.words)} words: "
-                f"{host.nearest(strange[0], self.words)}."
+                f"{host.nearest(strange[0], self.words, PLACE)}."
             )
         row = [number.get(word, UNKNOWN) for word in found] or [UNKNOWN if text.strip() else NULL]
         return np.asarray(row + [PADDING] * (self.length - len(row)), np.int32)
@@ -72,12 +73,21 @@ class Vocabulary(NamedTuple):
         return " ".join("?" if token == UNKNOWN else self.words[token - FIRST] for token in row)
 
     def rows(self, texts: Any) -> Any:
-        """Makes tokens of a text, (length,), or of a list of texts, (n, length); gives anything else as it is."""
-        if isinstance(texts, str):
-            return self.tokens(texts)
-        if isinstance(texts, list | tuple | np.ndarray) and len(texts) and all(isinstance(t, str) for t in texts):
-            return np.stack([self.tokens(str(text)) for text in texts])
+        """Makes tokens of a text, (length,), or of a list of texts, (n, length); gives anything else as it is.
+
+        None is the text that stands for none, as "" is.
+        """
+        if texts is None or isinstance(texts, str):
+            return self.tokens(texts or "")
+        if are_texts(texts):
+            return np.stack([self.tokens(str(text or "")) for text in texts])
         return texts
+
+
+def are_texts(value: Any) -> bool:
+    """Tells texts, one or more, of which None is no text, from their tokens, and from a single text."""
+    several = isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim == 1)
+    return several and len(value) > 0 and all(one is None or isinstance(one, str) for one in value)
 
 
 def vocabulary_of(texts: Sequence[str], every: Iterable[str], least: int, length: int | None = None) -> Vocabulary:

@@ -98,7 +98,8 @@ class DDBM(Prediction):
         """Raises a ValueError for another process than a bridge, or moments that no pair of variables has."""
         if not isinstance(schedule, Pinned):
             raise ValueError(
-                f"DDBM-prediction is for bridges, got {type(schedule).__name__}: take processes.bridge(schedule)."
+                f"DDBM-prediction is for bridges, got {type(schedule).__name__}: take processes.bridge(schedule), or "
+                "processes.schroedinger(schedule) between two data sets without pairs."
             )
         moments = self.sigma_0, self.sigma_T, self.sigma_0T
         if not host.concrete(moments):

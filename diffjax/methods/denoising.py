@@ -47,6 +47,7 @@ class Denoising(NamedTuple):
 
     numbers = ("held_out_loss", "bits_per_dimension")  # of an evaluation, beside those of its judge
     drawn_by = ("sampler", "grid", "denoiser", "guidance", "nfe")  # what another draw may change
+    meant = parts.MEANT
 
     schedule = property(parts.schedule)
     needs = property(parts.needs)

@@ -46,6 +46,7 @@ class Discrete(NamedTuple):
 
     numbers = ("held_out_loss", "discrete.bound")  # of an evaluation, beside those of its judge
     drawn_by = ("sampler", "grid", "guidance", "nfe")  # what another draw may change
+    meant = parts.MEANT
     schedule = property(parts.schedule)
     needs = property(parts.needs)
     net, completed, worded, specs, how = parts.net, parts.completed, parts.worded, parts.specs, parts.how

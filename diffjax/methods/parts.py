@@ -15,6 +15,15 @@ from jax.tree_util import Partial
 from diffjax import calculus, chains, denoisers, samplers
 from diffjax.types import Array, Key, Network, PyTree, Schedule, pytree, static
 
+MEANT = {  # words of a draw by which others say it: the word that it has here
+    "w": "guidance=3.0, a scale",
+    "scale": "guidance=3.0, a scale",
+    "cfg": "guidance=3.0, a scale",
+    "n": "nfe=10, the grid's steps; the samples are the first argument",
+    "steps": "nfe=10, the grid's steps",
+    "eta": "sampler={'name': ..., 'eta': ...}",
+}
+
 
 @pytree
 class Request:
@@ -71,7 +80,10 @@ def completed(of: Any, key: Key, given: dict, shape: tuple[int, ...]) -> dict:
 
 
 def worded(of: Any, words: dict[str, Any], make: Callable[[str, Any], Any]) -> dict[str, Any]:
-    """Makes parts of the words of a draw: "nfe" is the grid's number of steps, a number a weight of guidance.
+    """Makes parts of the words of a draw: "nfe" is the grid's number of steps, a number a scale of guidance.
+
+    A number guides by one scale, of all conditions together (`guidance.classifier_free`), whatever guidance the method
+    has: of one with two scales both are replaced. Two are given by a spec, {"name": "two_scales", "w": ...}.
 
     Args:
         make: (name, word) -> part, of any other word.

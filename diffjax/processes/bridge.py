@@ -67,6 +67,10 @@ class Bridge(Gaussian):
     schedule: BridgeSchedule
     from_noise: bool = static(default=False)
 
+    def __post_init__(self) -> None:
+        """Raises a ValueError for a base schedule in the place of the bridge's own."""
+        check_pinned(self.schedule, BridgeSchedule, "processes.bridge")
+
     def u_of(self, x: Array, y: Array, t: Any) -> Array:
         """Computes u_t = x_t - A_t y.
 
@@ -151,6 +155,19 @@ def bridge(schedule: Schedule, from_noise: bool = False) -> Bridge:
             "it earlier (t_max)."
         )
     return Bridge(BridgeSchedule(schedule), from_noise=from_noise)
+
+
+def check_pinned(got: Any, kind: type, maker: str) -> None:
+    """Raises a ValueError for a schedule of another kind; whatever a pytree is rebuilt of is not looked at.
+
+    Args:
+        maker: makes the process of a base schedule, by name.
+    """
+    if hasattr(got, "t_max") and not isinstance(got, kind | type):
+        name = type(got).__name__
+        raise ValueError(
+            f"Got the schedule {name}, expected {kind.__name__}: {maker}(schedule) makes the process of it."
+        )
 
 
 def _endpoint(y: Any, x: Array) -> Array:

@@ -34,7 +34,7 @@ fitting begins (De Bortoli et al. 2021, arXiv:2106.01357). `theory.schroedinger`
 """
 
 from diffjax.calculus import SDEOnly
-from diffjax.processes.bridge import Bridge, BridgeSchedule, bridge
+from diffjax.processes.bridge import Bridge, BridgeSchedule, bridge, check_pinned
 from diffjax.types import Array, Schedule, pytree
 
 
@@ -48,6 +48,10 @@ class Schroedinger(Bridge):
     """The Markovian projection of bridges between pairs (x_0, y); make one with `schroedinger`."""
 
     schedule: MarkovSchedule
+
+    def __post_init__(self) -> None:
+        """Raises a ValueError for a base schedule, or a bridge's, in the place of the projection's own."""
+        check_pinned(self.schedule, MarkovSchedule, "processes.schroedinger")
 
     @property
     def hidden(self) -> tuple[str, ...]:
@@ -69,8 +73,8 @@ class Schroedinger(Bridge):
         """Raises a ValueError unless the endpoints come from data or from the base process, one of the two."""
         if not self.from_noise and "y" not in brought:
             raise ValueError(
-                f"{name} has no endpoints, which a Schroedinger bridge starts from: set data.name=between, "
-                f"data.end={name} and data.start to another data set, or process.from_noise=True."
+                f"{name} has no endpoints, where a Schroedinger bridge starts: set data.name=between with data.end "
+                "and data.start (in Python data.crossed(end, start)), or process.from_noise=True."
             )
         super().check_data(brought, name)
 

@@ -193,9 +193,10 @@ def check_labels(config: Config, none: Any) -> None:
         raise ConfigError(f"train.label_dropout is {dropout}, expected a share in [0, 1); Ho and Salimans: 0.1 to 0.2.")
     asked = {"train.label_dropout": dropout and not none, "sample.label": label is not None and "label" not in none}
     if lacks := [field for field, lack in asked.items() if lack]:
-        raise ConfigError(f"{lacks[0]} is set, but the model takes no labels: set model.classes.")
+        what = "labels: set model.classes" if lacks[0] == "sample.label" else "condition: set model.classes, model.text"
+        raise ConfigError(f"{lacks[0]} is set, but the model takes no {what}.")
     if name != "none" and not (none and dropout):
-        why = "was trained without labels too: set train.label_dropout, to 0.1 say"
+        why = f"was trained without {' and '.join(none)} too: set train.label_dropout, to 0.1 say"
         raise ConfigError(f"guidance.{name} needs a model that {why if none else 'is conditional: set model.classes'}.")
     if isinstance(label, int) and not (rows := data.Rows(n := int(none["label"]), n if dropout else None)).has(label):
         raise ConfigError(f"sample.label is {label}, {rows.said()}")

@@ -27,7 +27,7 @@ from diffjax import (
     training,
 )
 from diffjax.checkpoint import Checkpoints, Restored
-from diffjax.config import Config, ConfigError, build, maker, named, nearest, one_line
+from diffjax.config import Config, ConfigError, build, maker, named, nearest, one_line, override
 from diffjax.data import Dataset
 from diffjax.method import Method
 from diffjax.runs import workdir as files
@@ -108,9 +108,10 @@ class Run(NamedTuple):
         """Draws samples (n, *shape), in the data's units, of seeds 0 .. n - 1, or of these.
 
         Args:
-            given: name -> one value for all, or one for each (n, ...); default what the seeds stand for.
+            given: name -> one value for all, or one for each (n, ...), None for no label or text; default what the
+                seeds stand for.
             words: entries of `given`, such as label=3; nfe=10, the grid's steps; or parts in place of the method's:
-                sampler="dpmpp_2m", guidance=2.0, or functions, as `methods.denoising` takes.
+                sampler="dpmpp_2m", specs, or functions; guidance=2.0, one scale of all conditions, in place of two too.
 
         Raises:
             ConfigError: for a word that is neither, or as `given`.
@@ -155,11 +156,9 @@ class Run(NamedTuple):
         """Reads what a draw asks for: the run by its parts, its seeds, and what their samples are given."""
         seeds = host.check_seeds(seeds)
         bounds.check_samples("the number of seeds", len(seeds), data.blank(self.data), self.settings.chunk)
-        names, fields = data.asked(self.method, self.data), getattr(self.method.parts, "drawn_by", ())
+        names = data.asked(self.method, self.data)
+        draws.check_words(words, names, self.method.parts)
         parts = {name: part for name, part in words.items() if name not in names}
-        for name in parts:
-            if name not in fields:
-                raise ConfigError(f"draw knows no {name!r}: {nearest(name, [*names, *fields])}.")
         run = self._by(parts) if parts else self
         words = {**(given or {}), **{name: value for name, value in words.items() if name in names}}
         return run, seeds, run.given(seeds, **words)

@@ -31,7 +31,7 @@ class Settings(NamedTuple):
     best_by: str = "loss"  # of training; or "held_out", what the method's parts measure of held-out data
     chunk: int = 64  # samples for each device and dispatch
     ema: str = "0.999"  # what samples are made with
-    text: str | None = None  # of every sample, words; None: those of the held-out examples that seeds stand for
+    text: object | None = None  # words of every sample, or several texts in turn; None: as held-out examples of seeds
     label: object | None = None  # of every sample, a class's number or name; None: number seed mod those that occur
     samples: int = 1024  # of an evaluation
     time_bins: int = 10

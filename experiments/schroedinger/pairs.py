@@ -30,12 +30,11 @@ def main() -> None:
     if (carried := float(run.method.parts.process.carried(1.0))) != 1:
         raise SystemExit(f"alpha_T is {carried:g}, expected 1, or the other half has another reference: take EDM.")
     options = {name: value for name, value in run.config.data.to_dict().items() if name not in ("name", "pairs")}
-    true = data.between(**options).train
-    start = true.gather(np.arange(min(len(true) if args.n is None else args.n, len(true)))).given["y"]
+    end, true = data.ends(**options)
+    start = true.train.gather(np.arange(min(args.n or len(true.train), len(true.train)))).x
     found = run.draw(len(start), given={"y": start})
     # Of the other half: what this one begins from is its end.
-    names = {"end": options.get("start", "eight_gaussians"), "start": options.get("end", "moons")}
-    np.savez(args.out, x=start, y=found, **names)
+    np.savez(args.out, x=start, y=found, end=true.name, start=end.name)
     cost = float(np.mean(np.sum((start - found) ** 2, -1)))
     print(f"{len(start)} pairs in {args.out}, transport cost {cost:.4f}")
 
