@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from diffjax import analytic, runs
-from diffjax.losses.reward import REWARDS
+from diffjax.losses.reward import function
 from diffjax.theory import tilting
 
 CIRCLE = np.sqrt(2) * np.stack([np.cos(np.pi / 4 * np.arange(8)), np.sin(np.pi / 4 * np.arange(8))], 1)  # data.toys
@@ -53,7 +53,7 @@ def main() -> None:
     run, count = runs.open(args.workdir), 64 if args.smoke else 2000
     config: Any = run.config
     of, beta, batch = config.prepare.of, config.prepare.beta, config.train.batch_size
-    reward = lambda x: np.asarray(jax.vmap(REWARDS[of])(x), np.float64)
+    reward = lambda x: np.asarray(jax.vmap(function(of))(x), np.float64)
     data = run.data.train.gather(np.arange(len(run.data.train))).x
     want = expected(reward(data), beta, batch)
     drawn = {"samples": run.draw(range(count))}
