@@ -121,7 +121,7 @@ def _way_on(spec: Mapping[str, Any], missing: list[str], count: int) -> str:
     if is_own(str(spec["name"])):
         told = f"with {count} arguments and its options" if count else "with its options"
         return f"a name stands for what makes the part, and is called {told}, so give {missing[0]}=... beside it"
-    return f"give {missing[0]}=... beside the name, as one of its own options"
+    return f"give {missing[0]}=... beside the name, as one of its own options, or take a recipe that has it"
 
 
 def member(namespace: Any, spec: Mapping[str, Any]) -> tuple[str, Callable, str, dict[str, Any]]:

@@ -122,7 +122,9 @@ def test_a_reward_of_ones_own_is_named_by_its_path():
         ("light", "There is no reward 'light': .*in a config its path, package.module:function"),
     ):
         with pytest.raises(ConfigError, match=match):
-            runs.build_run(runs.load("configs/vpsde.py:tiny", [*SMALL, MINE, "prepare.name=reward", f"prepare.of={of}"]))
+            runs.build_run(
+                runs.load("configs/vpsde.py:tiny", [*SMALL, MINE, "prepare.name=reward", f"prepare.of={of}"])
+            )
 
 
 def test_what_is_no_network_is_refused():
