@@ -127,8 +127,33 @@ def points() -> ConfigDict:
 
 def tiny() -> ConfigDict:
     """Every part of the default, at a small size, for tests; it starts from `vpsde.py:tiny` with target V."""
-    config = sided(_guidance.tiny(), "lora", steps=40, rank=1, where=KERNELS)
-    config.train.sample_every = 20
+    return sided(_guidance.tiny(), "lora", steps=40, rank=1, where=KERNELS)
+
+
+def tiny_adapters() -> ConfigDict:
+    """`adapters` at a small size; all these start where `tiny` does."""
+    return sided(_guidance.tiny(), "adapter", steps=40, width=2)
+
+
+def tiny_prefix() -> ConfigDict:
+    """`prefix` at a small size."""
+    return sided(_guidance.tiny(), "prefix", steps=40, tokens=2)
+
+
+def tiny_ladder() -> ConfigDict:
+    """`ladder` at a small size."""
+    return sided(_guidance.tiny(), "ladder", steps=40, width=4)
+
+
+def tiny_control() -> ConfigDict:
+    """`control` at a small size."""
+    return sided(_guidance.tiny(), "control", steps=40)
+
+
+def tiny_edges() -> ConfigDict:
+    """`edges` at a small size."""
+    config = sided(_base.tiny(), "control", steps=40, hint=1)
+    config.data = spec("hinted", of="digits")
     return config
 
 
@@ -147,4 +172,9 @@ VARIANTS = {
     "reward": reward,
     "points": points,
     "tiny": tiny,
+    "tiny_adapters": tiny_adapters,
+    "tiny_prefix": tiny_prefix,
+    "tiny_ladder": tiny_ladder,
+    "tiny_control": tiny_control,
+    "tiny_edges": tiny_edges,
 }

@@ -17,7 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from diffjax.host import nearest as nearest
-from diffjax.specs import DERIVED, number
+from diffjax.specs import DERIVED, NAMING, number
 from diffjax.specs import ConfigError as ConfigError
 from diffjax.specs import build as build
 from diffjax.specs import check_trusted as check_trusted
@@ -144,7 +144,7 @@ def overridden(config: Config, overrides: Iterable[str]) -> Config:
 def trusted(overrides: Iterable[str]) -> list[str]:
     """Trusts the code that overrides name, model.name=mypkg.nets:Mine, since somebody has typed them; lists them."""
     overrides = list(overrides)
-    typed = [text.partition("=")[2] for text in overrides if ".name=" in text]
+    typed = [text.partition("=")[2] for text in overrides if text.partition("=")[0].rpartition(".")[2] in NAMING]
     trust(name for name in typed if is_own(name))
     return overrides
 

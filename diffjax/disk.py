@@ -56,9 +56,12 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+FORBIDDEN = '/\\:*?"<>|'  # in a file's name, of one system or another
+
+
 def file_name(text: str, most: int = 200) -> str:
     """Makes a text the name of one file or folder: the end of a long one is left out, with a digest of it all."""
-    text = "".join(char if char.isprintable() and char != "/" else "_" for char in text)
+    text = "".join(char if char.isprintable() and char not in FORBIDDEN else "_" for char in text)
     if len(os.fsencode(text)) <= most:
         return text
     digest = hashlib.sha256(os.fsencode(text)).hexdigest()[:16]

@@ -8,11 +8,14 @@ import errno
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+import sys
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _LONGEST = 300  # characters of a path or of a library's message
+_LINE = 1500  # of what this library says
 
 
 def explain(error: BaseException, workdir: str | Path | None = None) -> tuple[str, int] | None:
@@ -31,6 +34,30 @@ def explain(error: BaseException, workdir: str | Path | None = None) -> tuple[st
         told = (e for e in _chain(error) if isinstance(e, OSError) and (e.filename or e.errno is None))
         return f"error: {_reason(next(told, error), workdir)}{_kept(workdir)}", 1
     return None
+
+
+def script(main: Callable[[], object]) -> None:
+    """Calls the `main` of a script on the library; what the library refuses of its input is one line, and status 2.
+
+    A ValueError of the script's own, or of another library, keeps its trace: that is a fault of the script.
+    """
+    try:
+        main()
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, ValueError) and _is_of_the_library(error):
+            line, status = f"error: {_short(' '.join(str(error).split()), _LINE)}", 2
+        elif (explained := explain(error)) is None:
+            raise
+        else:
+            line, status = explained
+        print(line, file=sys.stderr)
+        raise SystemExit(status) from None
+
+
+def _is_of_the_library(error: BaseException) -> bool:
+    """Tells whether code of this package has raised an error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
 
 
 def stopped_by(number: signal.Signals, workdir: str | Path | None = None) -> str:
@@ -87,5 +114,5 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 2 :]}"
+def _short(text: str, most: int = _LONGEST) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"

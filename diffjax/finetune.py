@@ -7,6 +7,8 @@ yet. The base of a network with a side (`models.side`) is the whole network of t
 that was told: it is frozen, and what begins at zeros would stay there.
 """
 
+import inspect
+import os
 import re
 from typing import Any
 
@@ -14,8 +16,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from diffjax.specs import ConfigError
+from diffjax.specs import ConfigError, nearest
 from diffjax.types import PyTree
+
+CARRIED = ("parameters", "state")  # what train.carry takes of the run at train.start
 
 # Linear, without a bias, and a table that is added: zeros say nothing.
 TOLD = re.compile(r"(^|/)embedding/((gap|augment)/kernel|label/embedding)$")
@@ -96,6 +100,78 @@ def frozen(optimizer: optax.GradientTransformation, only: str | None) -> optax.G
         return optimizer
     rest = lambda params: jax.tree.map(lambda train: not train, trained(params, only))
     return optax.chain(optimizer, optax.masked(optax.set_to_zero(), rest))  # (finetune.1)
+
+
+def taken(network: Any, train: Any, players: tuple[str, ...] = ()) -> str | None:
+    """Tells what a config takes of the run at train.start, one of `CARRIED`; None: it has no start.
+
+    Args:
+        network, train, players: as of `check_side`; train has carry too.
+
+    Raises:
+        ConfigError: as `check_side`, for another carry, and for what is of use with a start alone.
+    """
+    check_side(network, train, players)
+    if train.carry not in CARRIED:
+        raise ConfigError(f"train.carry is {train.carry!r}: {nearest(train.carry, CARRIED)}.")
+    for field, default in (("only", None), ("carry", CARRIED[0])):
+        if train.start is None and train[field] != default:
+            raise ConfigError(
+                f"train.{field} is {train[field]!r}, but there is no run to begin from: "
+                "set train.start to the workdir of the run, or to its weights file."
+            )
+    return None if train.start is None else train.carry
+
+
+def check_start(start: Any, run: type) -> Any:
+    """Gives the `start` of a Trainer: where a run is, a run, or a function of the first parameters, which is checked.
+
+    Args:
+        run: the class of a run.
+
+    Raises:
+        ConfigError: for anything else; when the function is called, for parameters that are not alike the first.
+    """
+    ways = "a run, its workdir or weights file, or a function of the first parameters"
+    if start is None or isinstance(start, str | os.PathLike | run):
+        return start
+    if not callable(start):
+        raise ConfigError(f"start is of type {type(start).__name__}, expected {ways}.")
+    try:
+        inspect.signature(start).bind(None)
+    except TypeError as error:
+        such = "such as lambda params: {**params, 'base': base.params}"
+        raise ConfigError(f"start is no function of one argument ({error}), expected {ways}, {such}.") from error
+    except ValueError:  # of no signature: it is tried
+        pass
+    return lambda params: _like(start(params), params)
+
+
+def _like(made: PyTree, params: PyTree) -> PyTree:
+    shapes = lambda tree: {_name(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    got, own = shapes(made), shapes(params)
+    for name in sorted(got.keys() | own.keys()):
+        if got.get(name) != own.get(name):
+            what = [f"{name} of shape {each[name]}" if name in each else f"no {name}" for each in (got, own)]
+            raise ConfigError(
+                f"start gives {what[0]}, but the network has {what[1]}: give all of its parameters, as in lambda "
+                "params: {**params, 'base': base.params}, or the run itself."
+            )
+    return made
+
+
+def check_based(network: Any) -> None:
+    """Refuses a network with a side whose base is no run's, in a Trainer of objects.
+
+    Raises:
+        ConfigError: saying what to give.
+    """
+    if kind := getattr(network, "side", ""):
+        raise ConfigError(
+            f"The network is a base and a side ({kind}), but start is None: give start=, the run of the base or its "
+            "workdir or weights file, or the base is random; and finetune.frozen(optimizer, '^side/') as the "
+            "optimizer, or weight decay moves the base."
+        )
 
 
 def check_side(network: Any, train: Any, players: tuple[str, ...] = ()) -> None:

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from diffjax import host
 from diffjax.host import nearest as nearest
 
+NAMING = ("name", "of")  # fields of a spec whose text may be the path of a member of one's own
 DERIVED = "data"  # the value of an option that the data decides (`diffjax.derived`)
 
 
@@ -120,7 +121,7 @@ def _way_on(spec: Mapping[str, Any], missing: list[str], count: int) -> str:
     if is_own(str(spec["name"])):
         told = f"with {count} arguments and its options" if count else "with its options"
         return f"a name stands for what makes the part, and is called {told}, so give {missing[0]}=... beside it"
-    return f"give {missing[0]}=... beside the name, as one of its own options"
+    return f"give {missing[0]}=... beside the name, as one of its own options, or take a recipe that has it"
 
 
 def member(namespace: Any, spec: Mapping[str, Any]) -> tuple[str, Callable, str, dict[str, Any]]:
@@ -241,8 +242,7 @@ def check_trusted(config: Mapping[str, Any], source: str) -> None:
 def own_members(config: Any) -> Iterator[str]:
     """Lists somebody's own members that a config names, in all its groups."""
     if hasattr(config, "keys"):
-        if isinstance(config.get("name"), str) and ":" in config["name"]:
-            yield config["name"]
+        yield from (config[key] for key in NAMING if isinstance(config.get(key), str) and ":" in config[key])
         for key in config:
             yield from own_members(config[key])
 

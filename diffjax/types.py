@@ -365,9 +365,11 @@ class Prepare(NamedTuple):
             chosen["logged"] are logged beside those of the losses.
         update: (memory, losses (B,), logged scalars (B,) by name) -> memory.
         schedule: memory -> the schedule that was learned, another clock of the same process; None: nothing was.
+        check: a batch of training examples -> nothing; raises a ValueError for examples that it cannot prepare.
     """
 
     init: Callable[[], PyTree]
     apply: Callable[[PyTree, Key, PyTree], PyTree]
     update: Callable[[PyTree, Array, dict[str, Array]], PyTree]
     schedule: Callable[[PyTree], Schedule] | None = None
+    check: Callable[[PyTree], None] | None = None

@@ -4,6 +4,8 @@ import ast
 import importlib.util
 import json
 import math
+import os
+import re
 import runpy
 import subprocess
 import sys
@@ -13,6 +15,8 @@ import numpy as np
 import pytest
 import run_command
 from test_layers import imports
+
+from diffjax import ending, host
 
 FOLDER = run_command.ROOT / "experiments"
 FILES = sorted(
@@ -103,6 +107,61 @@ def test_an_experiment_runs_only_as_a_script(path, alone, capsys):
     """What an import would run is nothing: constants are made, `main` is not called."""
     assert callable(alone(path)["main"])
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if "runs.open(" in p.read_text()], ids=name_of)
+def test_an_experiment_that_opens_a_run_ends_in_a_line(path):
+    """What is asked of a wrong run or of none is no fault of the program; drills look at how commands end."""
+    ends = path.read_text().endswith('if __name__ == "__main__":\n    ending.script(main)\n')
+    assert ends or path.stem in SHARED or path.parent.name == "drills"
+
+
+def test_a_run_that_is_not_there_is_a_line(alone, tmp_path, capsys):
+    path = FOLDER / "schroedinger" / "pairs.py"
+    with pytest.raises(SystemExit) as end:
+        alone(path, f"--workdir={tmp_path / 'nope'}", f"--out={tmp_path / 'pairs.npz'}")
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"error: {tmp_path / 'nope'} holds no run (it is not there): give a run's workdir, or weights file."
+
+
+@pytest.mark.parametrize(
+    ("main", "status", "said"),
+    [
+        (lambda: host.check_int("n", 0), 2, "error: n is 0, expected an integer >= 1."),
+        (lambda: os.stat("/nowhere/there"), 1, "error: No such file or directory: /nowhere/there"),
+    ],
+)
+def test_a_script_ends_in_a_line(main, status, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        ending.script(main)
+    assert (end.value.code, capsys.readouterr().err) == (status, f"{said}\n")
+
+
+@pytest.mark.parametrize("main", [lambda: int("x"), lambda: {}["x"], lambda: np.zeros(2).reshape(3)])
+def test_a_fault_of_a_script_keeps_its_trace(main):
+    with pytest.raises((ValueError, KeyError)):
+        ending.script(main)
+
+
+TINY_RUNS = {  # what a study is of -> a tiny run that is of something else, and what is said of it
+    "sparsity/latents": ("vpsde", r"is a run of Denoising: give one of configs/autoencoder\.py"),
+    "finetune/reward": ("vpsde", r"was trained with prepare\.name=nothing: it has no reward"),
+    "infomax/spaces": ("vpsde", r"trains no features of examples"),
+    "hubness/starts": ("autoencoder", r"is a run of Autoencoder: this chooses x_T of a sampler's walk"),
+    "bridges/compare": ("autoencoder", "This study needs a method with a schedule"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY_RUNS)
+def test_a_run_of_another_kind_is_a_line(name, trained, tmp_path):
+    of, said = TINY_RUNS[name]
+    command = [sys.executable, str(FOLDER / f"{name}.py"), f"--workdir={trained(of)}", f"--out={tmp_path / 'out'}"]
+    done = subprocess.run(command, env=run_command.environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    assert re.search(said, done.stderr.splitlines()[-1])
 
 
 def test_a_mutant_is_one_point_of_the_text(alone):

@@ -207,7 +207,7 @@ def test_training_starts_from_a_file(folder_run, tmp_path, capsys):
     file = root / "out/model.safetensors"
     start = [*PHOTOS, f"data.path={root / 'away'}", f"train.start={file}"]
     built = runs.build_run(runs.load(TINY, start))
-    begun = runs.Trainer(**built._asdict(), **train.starting(built)).state.params
+    begun = runs.Trainer(**built._asdict()).state.params
     assert f"starting from {file}, step 0" in capsys.readouterr().out
     jax.tree.map(np.testing.assert_array_equal, begun, runs.open(root / "run").params)
     for more, words in (

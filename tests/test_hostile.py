@@ -126,6 +126,7 @@ def test_the_folder_of_samples_is_looked_at_before_they_are_drawn(tmp_path, monk
     ("text", "name"),
     [
         ("grid.n=5,sampler.name=a/b", "grid.n=5,sampler.name=a_b"),
+        ("features=yours:space", "features=yours_space"),
         ("a\0b\nc\ud800", "a_b_c_"),
         ("\u00e9" * 100, "\u00e9" * 100),
     ],

@@ -215,6 +215,8 @@ def test_its_features_are_a_space_known_by_its_parameters(trained, monkeypatch):
     assert codec.shape(jax.ShapeDtypeStruct((4, 4, 1), jnp.float32)) == (2,)
     with pytest.raises(ValueError, match=r"trains no features of examples; methods\.infomax does"):
         features.learned(Run(types.SimpleNamespace(parts=None), {}))
+    monkeypatch.setattr("diffjax.open", lambda path: {"here": Run(method, params)}[path])
+    assert features.learned("here").fingerprint == space.fingerprint
 
 
 NET, ENCODER, DECODER = networks()

@@ -106,7 +106,8 @@ NEIGHBOURS = {
 LOOKS_UP = {
     "data/latents.py": {"open"},
     "data/coordinate.py": {"open"},
-}  # by the library's public face: data that a run has made
+    "metrics/features.py": {"open"},
+}  # by the library's public face: data and features that a run has made
 TOP = [{"runs"}, {"commands", "pretrained", "published", "sweeps"}, {"main"}]
 
 LIBRARIES = {"jax", "numpy", "optax"}  # what core and training may import at module level; flax is for models

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import flax.linen as nn
+import jax
+import numpy as np
 import optax
 import pytest
 
@@ -15,6 +17,7 @@ from diffjax.config import ConfigError, build, check_trusted, from_json, spec
 from diffjax.data import augment
 from diffjax.denoisers import guidance, variance
 from diffjax.main import main
+from diffjax.method import Example
 from diffjax.optimizers import build_optimizer
 
 CODE = """
@@ -36,6 +39,9 @@ def steep(beta_max=30.0):
 
 def descent(learning_rate, momentum=0.5):
     return optax.sgd(learning_rate, momentum)
+
+def light(x):
+    return jnp.mean(x) + x[0]
 
 class Holder:
     inner = Mine
@@ -103,6 +109,24 @@ def test_an_optimizer_may_be_ones_own():
         build_optimizer({"name": "own_pkg.nets:descent", "learning_rate": 0.1, "nesterof": 1}, 10)
 
 
+def test_a_reward_of_ones_own_is_named_by_its_path():
+    changes = [*SMALL, MINE, "prepare.name=reward", "prepare.of=own_pkg.nets:light", "prepare.beta=0.5"]
+    method = runs.build_run(runs.load("configs/vpsde.py:tiny", changes)).method
+    x = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    batch = method.prepare.apply(method.prepare.init(), jax.random.key(0), Example(x, {}))
+    want = np.exp((np.float64(x).mean(1) + x[:, 0]) / 0.5)
+    np.testing.assert_allclose(batch.chosen["weight"], want / want.mean(), rtol=1e-5)
+    for of, match in (
+        ("own_pkg.nets:ligth", "own_pkg.nets has no 'ligth': nearest is 'light'"),
+        ("own_pkg.nets:number", "own_pkg.nets:number is of type int, expected a class or a function"),
+        ("light", "There is no reward 'light': .*in a config its path, package.module:function"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            runs.build_run(
+                runs.load("configs/vpsde.py:tiny", [*SMALL, MINE, "prepare.name=reward", f"prepare.of={of}"])
+            )
+
+
 def test_what_is_no_network_is_refused():
     with pytest.raises(ConfigError, match="Got VP as a network"):
         runs.build_run(runs.load("configs/vpsde.py:tiny", [*SMALL, "model.name=own_pkg.nets:steep"]))
@@ -151,6 +175,7 @@ def test_code_that_a_file_names_is_not_run(monkeypatch):
         {"name": "r", "model": {"name": "os:system", "command": "x"}},
         {"name": "r", "optimizer": {"generator": {"name": "os:system"}, "critic": {"name": "adam"}}},
         {"name": "r", "method": {"name": "os:system", "network": {"name": "MLP"}}},
+        {"name": "r", "prepare": {"name": "reward", "of": "os:system"}},
     ):
         specs.trust(["os:getcwd", "own_pkg.nets"])
         with pytest.raises(ConfigError, match="names code to be imported and called, os:system"):

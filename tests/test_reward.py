@@ -5,9 +5,10 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from diffjax import analytic, losses, schedules
+from diffjax import analytic, data, denoisers, losses, methods, models, processes, runs, schedules
 from diffjax.denoisers import guidance
 from diffjax.losses import reward as rewards
 from diffjax.method import Example
@@ -113,6 +114,23 @@ def test_prepared_weights_are_of_the_examples():
 def prepared(of):
     prepare = losses.prepare.reward(schedules.VP(), of=of)
     return prepare.apply((), jax.random.key(0), Example(np.ones((5, 2, 2, 1), np.float32), {}))
+
+
+def test_a_reward_that_is_not_finite_is_named_before_training():
+    """log x of a quarter of the points is nan: said by the Trainer, not of the learning rate at step 0."""
+    x = np.float32([[-1.0, 1.0], [2.0, 1.0], [3.0, -1.0], [4.0, 1.0]])
+
+    def trainer(of):
+        prepare = lambda schedule: rewards.reward(schedule, of=of, beta=1.0)
+        net = models.of(models.MLP(width=4, depth=1))
+        method = methods.denoising(net, processes.Gaussian(schedules.VP()), denoisers.V(), prepare=prepare)
+        return runs.Trainer(method, data.arrays(np.tile(x, (16, 1))), optimizer=optax.adam(1e-3), batch_size=4)
+
+    with pytest.raises(ValueError, match=r"The reward is nan for \d+ of the \d+ training examples .*expected a finite"):
+        trainer(lambda x: jnp.log(x[0]))
+    with pytest.raises(ValueError, match="The method fails on one example"):
+        trainer(lambda x: x.nope)
+    assert trainer(lambda x: jnp.log(x[0] + 2)).step == 0
 
 
 @pytest.mark.parametrize(

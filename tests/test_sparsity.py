@@ -164,6 +164,8 @@ def test_mean_of_a_gaussian_latent():
         (lambda: sparsity.evenness([1.0, 2], 2, 2), r"q = 2 and p = 2: expected exponents 0 < q < p, such as 1 and 2"),
         (lambda: sparsity.evenness([1.0, 2], -1, 2), "q = -1 and p = 2"),
         (lambda: sparsity.evenness([]), r"array of shape \(0,\), expected vectors \(..., n\) with n >= 1"),
+        (lambda: sparsity.evenness([1.0, 2j]), r"entries of type complex128, expected real numbers, such as np\.abs"),
+        (lambda: sparsity.effective(np.complex64([1, 2j])), "entries of type complex64, expected real numbers"),
         (lambda: sparsity.evenness(3.0), r"array of shape \(\), expected vectors"),
         (lambda: sparsity.evenness([[1.0, 2], [0, 0]]), "Vector 1 is all 0, neither sparse nor even: leave it out"),
         (lambda: sparsity.evenness([0.0, 0]), "The vector is all 0"),

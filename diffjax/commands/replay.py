@@ -6,7 +6,6 @@ from pathlib import Path
 
 from diffjax import disk, runs
 from diffjax.commands.sample import changes_of
-from diffjax.commands.train import starting
 from diffjax.config import Config, ConfigError
 from diffjax.runs import workdir as files
 from diffjax.runs.build import build_run
@@ -27,7 +26,7 @@ def main(config: Config | None, overrides: list[str], flags: Namespace) -> None:
         step = results.get("step") if step is None and results.get("status") == "nonfinite" else step
     if step is None:
         raise ConfigError(f"{folder} did not end at a step that is not finite: give the --step to look at.")
-    with runs.Trainer(**built._asdict(), **starting(built)) as trainer:
+    with runs.Trainer(**built._asdict()) as trainer:
         if (folder / "checkpoints").is_dir():
             trainer.checkpoints = open_checkpoints(folder, built.settings, create=False)
         print("\n".join(trainer.replay(step)), flush=True)

@@ -37,7 +37,8 @@ def run(config: Config) -> dict[str, Any]:
     print(f"step       {gflop:.3f} GFLOP, {1e3 * gflop / size:.2f} MFLOP per image")
     print(f"memory     {kept:.1f} MiB state, {temporary:.1f} MiB temporaries")
     if costs["nfe"] is not None:
-        print(f"sampling   {costs['nfe']} evaluations per sample, {costs['evaluation_flops'] / 1e6:.2f} MFLOP each")
+        many, cost = "s" * (costs["nfe"] != 1), costs["evaluation_flops"] / 1e6
+        print(f"sampling   {costs['nfe']} evaluation{many} per sample, {cost:.2f} MFLOP each")
     return {"shapes": shapes, **costs}
 
 

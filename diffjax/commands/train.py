@@ -6,20 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from diffjax import finetune, players, profiling, runs
-from diffjax.config import Config, ConfigError, nearest
+from diffjax import profiling, runs
+from diffjax.config import Config
 from diffjax.ledger import Ledger
-from diffjax.methods import parts
 from diffjax.metrics import judges
 from diffjax.resume import FixedError
 from diffjax.runs import workdir as files
-from diffjax.runs.build import Built, build_run, complete
-from diffjax.runs.run import abstract_state, read_config
-from diffjax.types import PyTree
-
-CARRIED = ("parameters", "state")  # of the run at train.start
+from diffjax.runs.build import build_run, complete
+from diffjax.runs.run import starting
 
 
 def main(config: Config | None, overrides: list[str], flags: Namespace) -> int:
@@ -72,38 +66,3 @@ def run(
             trainer.train()
         trainer.report()
         return trainer.account.found
-
-
-def starting(built: Built) -> dict[str, Any]:
-    """Tells what a Trainer begins from: `start`, which takes parameters over from a run, or `carry`, its state."""
-    train = built.config.train
-    finetune.check_side(getattr(built.method.parts, "network", None), train, players.names(built.method))
-    if train.carry not in CARRIED:
-        raise ConfigError(f"train.carry is {train.carry!r}: {nearest(train.carry, CARRIED)}.")
-    if train.start is None:
-        for field, default in (("only", None), ("carry", CARRIED[0])):
-            if train[field] != default:
-                raise ConfigError(
-                    f"train.{field} is {train[field]!r}, but there is no run to begin from: "
-                    "set train.start to the workdir of the run, or to its weights file."
-                )
-        return {}
-    read_config(train.start)  # refused before there is a workdir
-    if train.carry == "state":
-        return {"carry": train.start}
-    return {"start": lambda params: finetune.take_over(params, _parameters_of(built))}
-
-
-def _parameters_of(built: Built) -> PyTree:
-    """What the run, or the weights file, at train.start samples with."""
-    start, config = built.config.train.start, built.config
-    kept = config.train.only is not None or players.names(built.method) or getattr(built.method.parts, "teacher", False)
-    params = (other := runs.open(start)).params
-    try:
-        if kept:
-            parts.need_alike(other.method.parts, built.method.parts)
-        jax.eval_shape(finetune.take_over, abstract_state(built).params, params)
-    except ValueError as error:
-        raise ConfigError(f"cannot start from {start}: {error}") from error
-    print(f"starting from {start}, step {other.step}", flush=True)
-    return params

@@ -12,6 +12,8 @@ from diffjax.host import nearest
 from diffjax.method import Example, Method
 from diffjax.types import NULL
 
+LOOKED_AT = 512  # training examples, at most, that `Prepare.check` sees
+
 
 def asked(method: Method, dataset: Dataset) -> tuple[str, ...]:
     """Names of `given` that the method draws with: what it reads, or all that data brings."""
@@ -164,11 +166,15 @@ def check_labels(method: Method, dataset: Dataset, given: dict[str, Any]) -> Non
 def check_rows(method: Method, dataset: Dataset) -> None:
     """Raises a ValueError where a method has no row for a label or a token of the data (`names.check_classes`).
 
-    A method has `parts.check_examples`, which looks at those that are here: real numbers, or tokens.
+    A method has `parts.check_examples`, which looks at those that are here, real numbers or tokens; so may
+    `Prepare.check`.
     """
     look = getattr(method.parts, "check_examples", None)
-    if look is not None and not hasattr(dataset.train, "error"):
+    here = not hasattr(dataset.train, "error")
+    if look is not None and here:
         look(dataset)
+    if here and method.prepare is not None and method.prepare.check is not None:
+        method.prepare.check(dataset.some("train", LOOKED_AT))
     classes = getattr(getattr(method.parts, "network", None), "classes", None)
     check_classes(dataset, classes)
     _check_texts(_texts(method), dataset)

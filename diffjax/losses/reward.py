@@ -12,11 +12,13 @@ and the law that is reached is p* up to a bias of order 1 / n. For a Gaussian mi
 p* is a mixture too (`theory.tilting`), which the tests hold this against.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffjax import host
 from diffjax.types import Array, Key, Prepare, PyTree, Schedule
@@ -32,26 +34,57 @@ def reward(schedule: Schedule, of: Any = "mean", beta: float = 1.0) -> Prepare:
     """Gives each example the "weight" exp(r(x) / beta), relative to the mean of its batch.
 
     Args:
-        of: r, of one example, a function x -> scalar; or a name of `REWARDS`: mean, dark, small.
+        of: r, as of `function`.
         beta: the temperature, in units of r: p* is nearer to p the larger it is.
 
     Raises:
         ValueError: for another name, or a beta that is no positive number; from `apply`, for a reward that is not a
-            scalar of one example.
+            scalar of one example; from `check`, for one that is not finite.
     """
     host.check_positive("beta", beta, ": the temperature of exp(r / beta)")
-    if not callable(of) and of not in REWARDS:
-        raise ValueError(f"There is no reward {of!r}: {host.nearest(str(of), REWARDS)}, or give a function of x.")
-    r: Any = of if callable(of) else REWARDS[of]
+    r = function(of)
+
+    def rewards(x: Array) -> Array:
+        found: Any = jax.vmap(r)(x)
+        if not hasattr(found, "ndim") or found.ndim != 1:
+            got = f"of shape {found.shape[1:]}" if hasattr(found, "ndim") else f"a {type(found).__name__}"
+            raise ValueError(f"The reward of one example is {got}, expected a scalar: r(x), such as jnp.mean(x).")
+        return found
 
     def apply(memory: PyTree, key: Key, batch: PyTree) -> PyTree:
-        rewards = jax.vmap(r)(batch.x)
-        if not hasattr(rewards, "ndim") or rewards.ndim != 1:
-            got = f"of shape {rewards.shape[1:]}" if hasattr(rewards, "ndim") else f"a {type(rewards).__name__}"
-            raise ValueError(f"The reward of one example is {got}, expected a scalar: r(x), such as jnp.mean(x).")
-        return batch.choose(weight=weights(rewards, beta))
+        return batch.choose(weight=weights(rewards(batch.x), beta))
 
-    return Prepare(lambda: (), apply, lambda memory, losses, logged: memory)
+    def check(batch: PyTree) -> None:
+        # Of a function that fails otherwise a traced step says how.
+        with contextlib.suppress(TypeError, AttributeError, IndexError, OverflowError):
+            found = np.asarray(jax.jit(rewards)(batch.x), np.float64)
+            if (bad := ~np.isfinite(found)).any():
+                raise ValueError(
+                    f"The reward is {found[bad][0]} for {bad.sum()} of the {len(bad)} training examples that were "
+                    "looked at, expected a finite number: mend r(x), such as jnp.log(jnp.maximum(x, 1e-6)) for a log."
+                )
+
+    return Prepare(lambda: (), apply, lambda memory, losses, logged: memory, check=check)
+
+
+def function(of: Any) -> Callable[[Array], Array]:
+    """Finds the reward r of one example, x -> scalar.
+
+    Args:
+        of: the function itself; a name of `REWARDS`: mean, dark, small; or the path of a function of one's own, as
+            configs have it, "package.module:function".
+
+    Raises:
+        ValueError: for another name, or a path where no function is.
+    """
+    if callable(of):
+        return of
+    if isinstance(of, str) and ":" in of:
+        return host.imported(of)[1]
+    if of not in REWARDS:
+        more = "or a function of x; in a config its path, package.module:function"
+        raise ValueError(f"There is no reward {of!r}: {host.nearest(str(of), REWARDS)}, {more}.")
+    return REWARDS[of]
 
 
 def weights(rewards: Array, beta: Any) -> Array:

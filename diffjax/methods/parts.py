@@ -129,6 +129,11 @@ def need_alike(theirs: Any, own: Any) -> None:
     said = lambda part: f"{type(part).__name__} on {part.schedule}" if hasattr(part, "schedule") else f"{part}"
     for name in ("process", "target"):
         its, this = (getattr(of, name, None) for of in (theirs, own))
+        if its is None and this is not None:
+            raise ValueError(
+                f"Its parameters stay as they are, but it has no {name} ({type(theirs).__name__}: it is trained for "
+                f"something else, such as a codec): give a run whose {name} is {said(this)}."
+            )
         if not calculus.same(its, this):
             words = said(this) if said(this) != said(its) else "that with other options"
             raise ValueError(f"Its parameters stay as they are, whose {name} is {said(its)}; this one's is {words}.")

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import diffjax
 from diffjax import host, specs
 from diffjax.metrics import digits as classifier
 from diffjax.metrics import efficientnet
@@ -178,9 +179,13 @@ def learned(run: Any) -> Features:
 
     Its fingerprint is that of the parameters: another step of training is another space.
 
+    Args:
+        run: or its workdir or weights file, which `diffjax.open`, the library's public face, opens.
+
     Raises:
-        ValueError: for a run of a method that trains none.
+        ValueError: for a path without a run, or a run of a method that trains none.
     """
+    run = diffjax.open(run) if isinstance(run, str | Path) else run
     make = getattr(run.method.parts, "features", None)
     if make is None:
         name = type(run.method.parts).__name__

@@ -89,6 +89,8 @@ def gaussian(n: int) -> float:
 
 def _sizes(x: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
     """Makes |x| over its largest entry, (..., n) float64, and which entries count; refuses what has no sparsity."""
+    if np.iscomplexobj(x):
+        raise ValueError(f"Got entries of type {np.asarray(x).dtype}, expected real numbers, such as np.abs(x).")
     x = np.asarray(x, np.float64)
     if not x.ndim or not x.size:
         raise ValueError(f"Got an array of shape {x.shape}, expected vectors (..., n) with n >= 1.")

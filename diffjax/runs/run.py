@@ -17,19 +17,22 @@ from diffjax import (
     editing,
     ema,
     exports,
+    finetune,
     host,
     identity,
     operators,
     parallel,
+    players,
     resume,
     snapshots,
     summary,
     training,
 )
 from diffjax.checkpoint import Checkpoints, Restored
-from diffjax.config import Config, ConfigError, build, maker, named, nearest, one_line, override
+from diffjax.config import Config, ConfigError, build, maker, named, one_line
 from diffjax.data import Dataset
 from diffjax.method import Method
+from diffjax.methods import parts as kinds
 from diffjax.runs import workdir as files
 from diffjax.runs.build import Built, build_run, complete, drawn_by, method_of
 from diffjax.runs.settings import Settings
@@ -224,6 +227,42 @@ def read_config(workdir: str | Path, changes: Iterable[str] = ()) -> Config:
     path = Path(workdir)
     config = complete(exports.read(path).config if os.path.isfile(path) else files.read_config(path)).lock()
     return resume.redrawn(config, changes, method_of(config)[1])
+
+
+def starting(built: Any, start: Any = None, carry: Any = None, workdir: Any = None) -> dict[str, Any]:
+    """Tells what a Trainer begins from: `start`, which takes parameters over from a run, or `carry`, its state.
+
+    Args:
+        start: as `finetune.check_start`; default, where there is no carry either, what the config's train says.
+        workdir: where a run that has begun may be, which needs no start.
+    """
+    start, train = finetune.check_start(start, Run), (built.config or {}).get("train")
+    network, silent = getattr(built.method.parts, "network", None), start is None and carry is None
+    if silent and train is not None:
+        taken = finetune.taken(network, train, players.names(built.method))
+        start, carry = (None, train.start) if taken == "state" else (train.start, None)
+        if taken is not None:
+            read_config(train.start)  # refused before there is a workdir
+    elif silent and (workdir is None or files.newest(Path(workdir)) is None):
+        finetune.check_based(network)
+    takes = start is None or callable(start)
+    begin = start if takes else lambda params: finetune.take_over(params, _parameters_of(built, start))
+    return {name: one for name, one in (("start", begin), ("carry", carry)) if one is not None}
+
+
+def _parameters_of(built: Any, start: Any) -> PyTree:
+    """What a run, or that in a workdir or a weights file, samples with."""
+    of, other = built.method, start if isinstance(start, Run) else open(start)
+    params, train = other.params, (built.config or {}).get("train", {})
+    still = train.get("only") is not None or getattr(getattr(of.parts, "network", None), "side", "")
+    try:
+        if still or players.names(of) or getattr(of.parts, "teacher", False):
+            kinds.need_alike(other.method.parts, of.parts)
+        jax.eval_shape(finetune.take_over, abstract_state(built).params, params)
+    except ValueError as error:
+        raise ConfigError(f"cannot start from {start}: {error}") from error
+    print(f"starting from {start}, step {other.step}", flush=True)
+    return params
 
 
 def init_state(built: Any, start: Callable[[PyTree], PyTree] = lambda params: params) -> training.TrainState:

@@ -50,7 +50,8 @@ class Trainer:
         workdir: None: nothing is kept.
         learning_rate: schedule, for the log alone.
         config: what the run is known by; default a fingerprint of the objects, so that others are refused there.
-        start: its own first parameters -> those to begin with, where there is no checkpoint.
+        start: what to begin with, where there is no checkpoint: a run, or its workdir or weights file, whose parameters
+            are taken over (`finetune.take_over`), or a function of the first parameters; default the config's.
         carry: the workdir of another run, whose whole state (parameters, optimizer, averages, step) is what this one
             begins with, where there is no checkpoint.
         name: of the run in its fingerprint and its report, where there is no config.
@@ -73,7 +74,7 @@ class Trainer:
         learning_rate: Callable | None = None,
         settings: Settings | None = None,
         config: Config | None = None,
-        start: Callable[[Any], Any] | None = None,
+        start: Any = None,
         carry: str | Path | None = None,
         ledger: Ledger | None = None,
         name: str = "run",
@@ -98,6 +99,7 @@ class Trainer:
             checks.check_objects(method, data, optimizer, settings, emas)
         built = Built(method, data, optimizer, emas, learning_rate, settings, config)
         self.built, self.settings, self.method, self.data = built, settings, method, data
+        start, carry = map(runs.starting(built, start, carry, workdir).get, ("start", "carry"))
         devices = parallel.chosen(settings.devices, settings.batch_size, settings.accumulate, ConfigError)
         self.mesh, self.ledger = parallel.mesh(devices), ledger or Ledger()
         self.workdir = None if workdir is None else Path(workdir)

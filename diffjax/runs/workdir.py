@@ -178,7 +178,7 @@ def read(saved: Path) -> Config:
             raise ConfigError(f"{saved} is a folder; move it away: a checkpoint has the config, too.") from error
         if known is None and not os.path.lexists(saved):
             why = f"no {saved.name}" if os.path.lexists(saved.parent) else "it is not there"
-            raise ConfigError(f"{saved.parent} holds no run ({why}); give a --workdir, or a weights file.") from error
+            raise ConfigError(f"{saved.parent} holds no run ({why}): give a run's workdir, or weights file.") from error
         if known is None:
             raise ConfigError(f"{error} There is no checkpoint beside it that has the config.") from error
         print(f"{saved} is restored from the checkpoint of step {known[0]}: {error}", flush=True)

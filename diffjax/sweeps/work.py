@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from diffjax import data, disk, runs, screen, signals
-from diffjax.commands.train import starting
 from diffjax.config import ConfigError, to_json
 from diffjax.runs import report
 from diffjax.runs import run as opened
@@ -310,7 +309,7 @@ def written(seconds: float) -> str:
 def _trainer(node: Node) -> Iterator[runs.Trainer]:
     config = files.going_on(node.folder, node.config, complete)
     built = runs.build_run(config)
-    with runs.Trainer(**built._asdict(), **starting(built), workdir=node.folder) as trainer:
+    with runs.Trainer(**built._asdict(), workdir=node.folder) as trainer:
         _check_stop()
         yield trainer
 

@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from diffjax import runs
+from diffjax import ending, runs
 from diffjax.method import merged
 from diffjax.methods import bound
 from diffjax.tabulated import Tabulated
@@ -45,7 +45,7 @@ def main() -> None:
         print(f"| autoencoder | {rate:.3f} | | {total - rate:.3f} | {total:.3f} |")
     if args.chain:
         found = runs.open(args.chain)
-        said = (bound.measure(found, found.method.parts, found.params) or {})["held out"]
+        said = (bound.measure(found, found.parts("process", "A bound by steps"), found.params) or {})["held out"]
         cells = [said[name] for name in ("prior", "diffusion", "reconstruction", "total")]
         print("| chain | " + " | ".join(f"{value:.3f}" for value in cells) + " |")
 
@@ -57,4 +57,4 @@ def closed(name: str, terms: hierarchy.Terms) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from diffjax import data, runs
+from diffjax import data, ending, runs
 from diffjax.checkpoint import Checkpoints
 from diffjax.metrics import gate
 
@@ -83,4 +83,4 @@ def row(name: str, step: int, report: Any, bits: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

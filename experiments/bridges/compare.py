@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import plots, runs, sweeps
+from diffjax import ending, plots, runs, sweeps
 from diffjax.method import Example
 from diffjax.metrics import digits, frechet, wasserstein
 
@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="two walks of each kind")
     args = parser.parse_args()
     run, out, few = runs.open(args.workdir), Path(args.out), slice(2 if args.smoke else None)
+    run.parts("schedule", "This study")
     count = min(len(run.data.held_out), 297 if args.smoke else args.most)
     pairs, end = run.data.held_out.gather(np.arange(count)), float(run.method.parts.schedule.t_max)
     below = {"sampler.name": "hybrid.ddbm", "grid.name": "karras", "grid.t_max": end * (1 - 1e-4)}
@@ -106,4 +107,4 @@ def judge(run: runs.Run, x: np.ndarray, pairs: Example, other: Any) -> dict[str,
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import grids, runs
+from diffjax import ending, grids, runs
 from diffjax.denoisers import composition
 from diffjax.metrics import digits
 from diffjax.plots import style
@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="few samples, levels and steps")
     args = parser.parse_args()
     run, out = runs.open(args.workdir), Path(args.out)
+    run.parts("plain_denoiser", "This study")
     count, levels, steps = (8, 3, 2) if args.smoke else (128, 25, 10)
     parts, params = run.method.parts, run.params
     schedule = parts.schedule
@@ -136,4 +137,4 @@ def figure(drawn: dict[str, np.ndarray], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import analytic, runs
+from diffjax import analytic, ending, runs
 
 STD, RADIUS = 0.1, np.sqrt(2)
 ANGLES = 2 * np.pi * np.arange(8) / 8
@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--workdir", required=True)
     args = parser.parse_args()
     run = runs.open(args.workdir)
+    run.parts("plain_denoiser", "This study")
     x0 = np.asarray(run.data.held_out.gather(np.arange(len(run.data.held_out))).x)
     centres = RADIUS * np.stack([np.cos(ANGLES), np.sin(ANGLES)], 1)
     denoise = run.method.parts.plain_denoiser(run.params, {})
@@ -43,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from diffjax import calculus, runs
+from diffjax import calculus, ending, runs
 
 LEVELS = (0.05, 0.1, 0.2, 0.5)
 
@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--workdir", required=True)
     args = parser.parse_args()
     run = runs.open(args.workdir)
+    run.parts("plain_denoiser", "This study")
     train, held_out = (np.asarray(part.gather(np.arange(len(part))).x) for part in (run.data.train, run.data.held_out))
     fit = stats.multivariate_normal(*moments(train), allow_singular=True)
     rng = np.random.default_rng(0)
@@ -55,4 +56,4 @@ def above(one: np.ndarray, other: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax import analytic, runs
-from diffjax.losses.reward import REWARDS
+from diffjax import analytic, ending, runs
+from diffjax.losses.reward import function
 from diffjax.theory import tilting
 
 CIRCLE = np.sqrt(2) * np.stack([np.cos(np.pi / 4 * np.arange(8)), np.sin(np.pi / 4 * np.arange(8))], 1)  # data.toys
@@ -52,12 +52,18 @@ def main() -> None:
     args = parser.parse_args()
     run, count = runs.open(args.workdir), 64 if args.smoke else 2000
     config: Any = run.config
+    if config.prepare.name != "reward":
+        said = (
+            f"prepare.name={config.prepare.name}: it has no reward; give one of configs/finetune.py:reward or :points"
+        )
+        raise SystemExit(f"error: {args.workdir} was trained with {said}.")
+    base = runs.open(args.base) if args.base else None  # refused before anything is drawn
     of, beta, batch = config.prepare.of, config.prepare.beta, config.train.batch_size
-    reward = lambda x: np.asarray(jax.vmap(REWARDS[of])(x), np.float64)
+    reward = lambda x: np.asarray(jax.vmap(function(of))(x), np.float64)
     data = run.data.train.gather(np.arange(len(run.data.train))).x
     want = expected(reward(data), beta, batch)
     drawn = {"samples": run.draw(range(count))}
-    drawn |= {"samples of the base": runs.open(args.base).draw(range(count))} if args.base else {}
+    drawn |= {"samples of the base": base.draw(range(count))} if base is not None else {}
     at = np.random.default_rng(0).choice(len(data), count, p=want["weights"])
     drawn["floor: draws of p*"] = data[at]
     rows = {
@@ -85,4 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

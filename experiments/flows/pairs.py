@@ -10,7 +10,7 @@ import argparse
 import jax
 import numpy as np
 
-from diffjax import runs, samplers
+from diffjax import ending, runs, samplers
 from diffjax.calculus import FlowOnly
 
 
@@ -26,6 +26,7 @@ def main() -> None:
     overrides = [] if args.sampler is None else [f"sampler.name={args.sampler}"]
     overrides += [] if args.nfe is None else [f"grid.n={args.nfe}"]
     run = runs.open(args.workdir, overrides=overrides)
+    run.parts("schedule", "This study")
     of, shape = run.method.parts, run.data.shape
     flow = of.schedule if isinstance(of.schedule, FlowOnly) else FlowOnly(of.schedule)
     samplers.walking_fn(of.sampler(flow), of.grid(flow))  # refuses noise
@@ -41,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffjax import data, grids, plots, runs, samplers
+from diffjax import data, ending, grids, plots, runs, samplers
 from diffjax.metrics import gate
 
 SHOWN = 64
@@ -32,6 +32,7 @@ def main() -> None:
     shown = {}
     for workdir in args.workdirs:
         run, name, cells = runs.open(workdir), Path(workdir).name, []
+        run.parts("schedule", "This study")
         for n in steps:
             samples = run.draw(1024, sampler=samplers.ancestral.ddim, grid=partial(grids.uniform, n=n, t_min=0.0))
             if n == steps[0]:
@@ -46,4 +47,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from jax.tree_util import Partial
 
-from diffjax import data, denoisers, ema, models, runs, sweeps, training
+from diffjax import data, denoisers, ema, ending, models, runs, sweeps, training
 from diffjax.denoisers import guidance
 from diffjax.method import Drawn
 from diffjax.metrics import judges
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="few steps and scales")
     args = parser.parse_args()
     run, out = runs.open(args.workdir), Path(args.out)
+    run.parts("guided_denoiser", "This study")
     classifier = train_classifier(run, 20 if args.smoke else STEPS)
     results: dict[str, Any] = {"classifier accuracy": classifier_accuracy(run, classifier)}
     print("classifier, held-out accuracy by sigma / alpha:", results["classifier accuracy"], flush=True)
@@ -136,4 +137,4 @@ def figure(results: dict, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

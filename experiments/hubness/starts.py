@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax import runs
+from diffjax import ending, runs
 from diffjax.metrics import digits, features, frechet, hubness, manifold
 
 POOL, KEPT, NEAREST = 3000, 891, 10
@@ -41,7 +41,12 @@ def main() -> None:
         changes = [] if eta is None else ["sampler.name=ancestral.ddim", f"sampler.eta={eta}"]
         run = runs.open(args.workdir, overrides=changes)
         if not hasattr(run.method.parts, "completed"):
-            raise SystemExit(f"{args.workdir} begins with no noise of a walk: this chooses x_T of a denoising run.")
+            kind = type(run.method.parts).__name__
+            raise SystemExit(
+                f"error: {args.workdir} is a run of {kind}: this chooses x_T of a sampler's walk, which a denoising "
+                "run has; a flow map jumps, by noise of its own, and a codec decodes."
+            )
+        features.digits().check((most, *run.data.shape))  # before anything is walked
         pool = starts(run, size)
         chosen, temperature = choices(pool, most)
         made = {name: walked(run, seeds, x) for name, (seeds, x) in chosen.items()}
@@ -124,4 +129,4 @@ def table(results: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

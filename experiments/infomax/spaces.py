@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from scipy import ndimage
 
-from diffjax import runs
+from diffjax import ending, runs
 from diffjax.data import blank
 from diffjax.metrics import features, frechet, gate, spaces
 
@@ -33,12 +33,14 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="one chunk for the floor")
     args = parser.parse_args()
     run, out = runs.open(args.workdir), Path(args.out)
+    own, classifier = features.learned(run), features.digits()
+    classifier.check((1, *run.data.shape))
     train, real = run.data.some("train", 10_000), run.data.some("held_out", 10_000)
     first = jax.jit(run.method.init)(jax.random.key(0), blank(run.data))
     bare = run._replace(state=run.state._replace(ema=run.state.ema._replace(averages={run.settings.ema: first})))
     tried = {
-        "classifier": features.digits(),
-        "InfoMax": features.learned(run),
+        "classifier": classifier,
+        "InfoMax": own,
         "untrained": features.learned(bare),
         "pixels": features.pixels(),
     }
@@ -97,4 +99,4 @@ def table(found: dict[str, dict[str, float]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

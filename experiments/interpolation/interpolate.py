@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import grids, plots, runs, samplers
+from diffjax import ending, grids, plots, runs, samplers
 
 PAIRS, BETWEEN = 8, 9
 
@@ -45,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import plots, runs, sweeps
+from diffjax import ending, plots, runs, sweeps
 from diffjax.calculus import time_of
 from diffjax.denoisers import inverse
 from diffjax.metrics import digits
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="four digits, few steps")
     args = parser.parse_args()
     run, out, count = runs.open(args.workdir), Path(args.out), 4 if args.smoke else 64
+    run.parts("guided_denoiser", "This study")
     every = {"grid.t_max": float(time_of(run.method.parts.schedule, -2 * np.log(START))), "measure.count": count}
     every |= {"grid.n": 20} if args.smoke else {}
     tried = [{"measure.by": by, **(ALD if by == RESAMPLED else DDIM), **every} for by in methods(1.0)]
@@ -124,4 +125,4 @@ def table(results: dict) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

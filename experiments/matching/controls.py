@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import optax
 
-from diffjax import denoisers, runs
+from diffjax import denoisers, ending, runs
 from diffjax.losses import fields
 from diffjax.method import Method
 from diffjax.methods import estimates, matching
@@ -113,4 +113,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

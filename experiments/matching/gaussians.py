@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffjax import data, runs
+from diffjax import data, ending, runs
 
 STD, RADIUS, COUNT = 0.1, np.sqrt(2), 4000
 ANGLES = 2 * np.pi * np.arange(8) / 8
@@ -74,4 +74,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from gaussians import CENTRES, COUNT, STD, measures
 
-from diffjax import analytic, models, runs
+from diffjax import analytic, ending, models, runs
 from diffjax.methods import matching
 from diffjax.runs.build import load
 
@@ -115,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

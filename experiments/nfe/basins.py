@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from fit import training_digits
 
-from diffjax import calculus, grids, samplers
+from diffjax import calculus, ending, grids, samplers
 from diffjax.samplers import multistep
 
 NOISE = (10.0, 3.0, 1.0, 0.5, 0.3)  # sigma / alpha at the push; data has 0.5 to 0.6
@@ -126,4 +126,4 @@ def table(found: dict[float, list[tuple[float, float]]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from fit import training_digits
 
-from diffjax import grids, host, samplers
+from diffjax import ending, grids, host, samplers
 from diffjax.samplers import fitted, local_errors, principal
 
 SEEDS = (1011, 1012)  # of starts: for the fit, for the local errors; the study's are others
@@ -246,4 +246,4 @@ def offers(name: str, sampler: str, nfe: int, smoke: bool) -> list[Offer]:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

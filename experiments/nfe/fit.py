@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from diffjax import data
+from diffjax import data, ending
 from diffjax.samplers import pndm, table, trigflow
 
 HISTORY, STARTS = 4, 48
@@ -125,4 +125,4 @@ def descend(start: table.Row, problems: list, steps: int) -> table.Row:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

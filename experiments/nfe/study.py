@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from fit import training_digits
 
-from diffjax import plots, samplers, sweeps
+from diffjax import ending, plots, samplers, sweeps
 from diffjax.samplers import table
 
 SEEDS, FITTED = (11, 12, 13), "fitted on mixtures"
@@ -222,4 +222,4 @@ def rows_of(table: str) -> list[Row]:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax import grids, runs, sweeps
+from diffjax import ending, grids, runs, sweeps
 from diffjax.denoisers import moments as measured
 from diffjax.metrics import gate
 
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="one length, fewer samples")
     args = parser.parse_args()
     run, lengths, count = runs.open(args.workdir), (5,) if args.smoke else (5, 10, 25, 50), 297 if args.smoke else 891
+    run.parts("guided_denoiser", "This study")
     train = run.data.train.gather(np.arange(len(run.data.train))).x
     grid = {"grid.name": "log_snr", "grid.t_min": 1e-3, "eval.samples": count, "sample.chunk": 99}
     points = []
@@ -91,4 +92,4 @@ def table(results: dict, lengths: tuple[int, ...]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

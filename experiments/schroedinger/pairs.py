@@ -11,7 +11,7 @@ import argparse
 
 import numpy as np
 
-from diffjax import data, processes, runs
+from diffjax import data, ending, processes, runs
 
 
 def main() -> None:
@@ -23,12 +23,16 @@ def main() -> None:
     parser.add_argument("--nfe", type=int)
     args = parser.parse_args()
     if args.n is not None and args.n < 1:
-        raise SystemExit(f"--n is {args.n}, expected 1 or more; without it all training points are walked.")
+        raise SystemExit(f"error: --n is {args.n}, expected 1 or more; without it all training points are walked.")
     run = runs.open(args.workdir, overrides=[] if args.nfe is None else [f"grid.n={args.nfe}"])
     if run.config.data.name != "between" or not isinstance(run.method.parts.process, processes.Schroedinger):
-        raise SystemExit(f"{args.workdir} is no half of a Schroedinger bridge: configs/schroedinger.py trains one.")
+        raise SystemExit(
+            f"error: {args.workdir} is no half of a Schroedinger bridge: configs/schroedinger.py trains one."
+        )
     if (carried := float(run.method.parts.process.carried(1.0))) != 1:
-        raise SystemExit(f"alpha_T is {carried:g}, expected 1, or the other half has another reference: take EDM.")
+        raise SystemExit(
+            f"error: alpha_T is {carried:g}, expected 1, or the other half has another reference: take EDM."
+        )
     options = {name: value for name, value in run.config.data.to_dict().items() if name not in ("name", "pairs")}
     end, true = data.ends(**options)
     start = true.train.gather(np.arange(min(args.n or len(true.train), len(true.train)))).x
@@ -40,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

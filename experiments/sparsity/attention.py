@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax import models, runs
+from diffjax import ending, models, runs
 from diffjax.calculus import time_of
 from diffjax.data import blank
 from diffjax.metrics import sparsity
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="two digits, two levels")
     args = parser.parse_args()
     run, out = runs.open(args.workdir), Path(args.out)
+    run.parts("mean_denoiser", "This study")
     levels, count = (LEVELS[[2, 7]], 2) if args.smoke else (LEVELS, 32)
     truth = run.data.some("held_out", count)
     flat = truth.x.reshape(len(truth.x), -1)
@@ -95,4 +96,4 @@ def figure(levels: np.ndarray, found: dict[str, list[dict]], path: Path) -> None
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

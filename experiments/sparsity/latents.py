@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import runs
+from diffjax import ending, runs
 from diffjax.data import blank
+from diffjax.methods.autoencoder import Autoencoder
 from diffjax.metrics import sparsity
 
 UNUSED = 0.01  # nats
@@ -34,6 +35,9 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="16 examples")
     args = parser.parse_args()
     run, out = runs.open(args.workdir), Path(args.out)
+    if not isinstance(run.method.parts, Autoencoder):
+        kind = type(run.method.parts).__name__
+        raise SystemExit(f"error: {args.workdir} is a run of {kind}: give one of configs/autoencoder.py.")
     truth = run.data.some("held_out", 16 if args.smoke else 2000)
     first = jax.jit(run.method.init)(jax.random.key(0), blank(run.data))
     found = {name: measured(run, params, truth) for name, params in (("trained", run.params), ("untrained", first))}
@@ -89,4 +93,4 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import denoisers, runs, samplers
+from diffjax import denoisers, ending, runs, samplers
 from diffjax.metrics import gate
 
 COUNT = 297
@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="one walk alone")
     args = parser.parse_args()
     run, out = runs.open(args.workdir), Path(args.out)
+    run.parts("schedule", "This study")
     train, held_out = (part.gather(np.arange(len(part))).x for part in (run.data.train, run.data.held_out))
     rows: dict[str, Any] = {"delta = sigma": lambda: walked(run, 1.0)}
     if not args.smoke:
@@ -110,4 +111,4 @@ def from_images(run: runs.Run, x: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

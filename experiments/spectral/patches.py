@@ -17,7 +17,7 @@ import numpy as np
 import scipy.fft
 from heat import from_images
 
-from diffjax import runs, samplers
+from diffjax import ending, runs, samplers
 
 COUNT = 512
 
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="few patches")
     args = parser.parse_args()
     run, out, rng = runs.open(args.workdir), Path(args.out), np.random.default_rng(0)
+    run.parts("schedule", "This study")
     count = 16 if args.smoke else COUNT
     train, held_out = (part.gather(np.arange(len(part))).x for part in (run.data.train, run.data.held_out))
     mixed = rng.permuted(train[:5000].reshape(-1, train[0].size // 3, 3), axis=1).reshape(-1, *train.shape[1:])
@@ -63,4 +64,4 @@ def spectrum(x: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main()
+    ending.script(main)

@@ -316,13 +316,13 @@ def joined(first: Hooks, second: Hooks) -> Hooks:
     return {**first, **{path: both(first[path], hook) if path in first else hook for path, hook in second.items()}}
 
 
-def chosen(found: dict[str, Site], where: str, fits: Callable[[Site], bool], noun: str) -> dict[str, Site]:
-    """Picks the sites whose path has a match of the regular expression `where`, among those that fit.
+def chosen(
+    found: dict[str, Site], where: str, fits: Callable[[Site], bool], noun: str, default: str | None = None
+) -> dict[str, Site]:
+    """Picks the sites whose path has a match of the regular expression `where`, among those that fit, by path.
 
-    The module itself is none of them.
-
-    Raises:
-        ValueError: for a pattern that is none, or that none of them has.
+    The module itself is none of them. ValueError for a pattern that is none, or that none of them has; where nothing
+    fits, which is a `noun`. No message quotes the pattern that is the default: nobody wrote it.
     """
     try:
         pattern = re.compile(where)
@@ -330,9 +330,14 @@ def chosen(found: dict[str, Site], where: str, fits: Callable[[Site], bool], nou
         raise ValueError(f"where is {where!r}, expected a regular expression: {error}.") from error
     fitting = {path: site for path, site in found.items() if path and fits(site)}
     picked = {path: site for path, site in fitting.items() if pattern.search(path)}
+    if not fitting:
+        raise ValueError(f"This base has no {noun}, which this kind of side net acts on: give a base with some.")
     if not picked:
-        some = ", ".join(list(fitting)[:6]) or "none"
-        raise ValueError(f"where is {where!r}, which no {noun} of this base has in its path; it has {some}.")
+        some = ", ".join([*list(fitting)[:6], *(["..."] if len(fitting) > 6 else [])])
+        said = f"where is {where!r}, which no {noun} of this base has in its path"
+        if where == default:
+            said = f"No {noun} of this base is called as those of a U-Net or a DiT are that `where` means by default"
+        raise ValueError(f"{said}; it has {some}: give where=, a regular expression on such paths.")
     return picked
 
 
@@ -352,7 +357,8 @@ def at(tree: Mapping[str, Any], path: str) -> Any:
 
 def _site(found: dict[str, Site], path: str, what: str) -> Site:
     if path not in found:
-        raise ValueError(f"The base has no layer {path!r}, by which it could be told of {what}: take a UNet or a DiT.")
+        more = "take a UNet or a DiT, or call the layer for it so"
+        raise ValueError(f"The base has no layer {path!r}, by which it could be told of {what}: {more}.")
     return found[path]
 
 

@@ -39,7 +39,7 @@ def adapter(base: Any, width: int = 8, where: str = BLOCKS, classes: int | None 
     layers.check_counts(width=width)
 
     def picked(sites: dict[str, Site]) -> dict[str, Site]:
-        return chosen(sites, where, lambda site: hasattr(site.out, "shape"), "layer")
+        return chosen(sites, where, lambda site: hasattr(site.out, "shape"), "layer", BLOCKS)
 
     def init(key: Key, sites: dict[str, Site], params: PyTree) -> PyTree:
         def one(i: int, site: Site) -> dict[str, Array]:

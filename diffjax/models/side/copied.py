@@ -43,7 +43,7 @@ def control(base: Any, where: str = FEATURES, classes: int | None = None, hint: 
     """
 
     def picked(sites: dict[str, Site]) -> dict[str, Site]:
-        return chosen(sites, where, lambda site: hasattr(site.out, "shape"), "layer")
+        return chosen(sites, where, lambda site: hasattr(site.out, "shape"), "layer", FEATURES)
 
     def init(key: Key, sites: dict[str, Site], params: PyTree) -> PyTree:
         found = picked(sites)

@@ -23,12 +23,14 @@ from diffjax.types import Array, Key, PyTree
 
 __all__ = ["lora"]
 
+KERNELS = "/(qkv|out|conv_0|conv_1)$"  # of the blocks and the attention of DiT and U-Net
+
 
 @of_module
 def lora(
     base: Any,
     rank: int = 4,
-    where: str = "/(qkv|out|conv_0|conv_1)$",
+    where: str = KERNELS,
     gamma: float = 4.0,
     stabilised: bool = False,
     classes: int | None = None,
@@ -56,7 +58,7 @@ def lora(
     factor = scale(rank, gamma, stabilised)
 
     def kernels(sites: dict[str, Site]) -> dict[str, Site]:
-        return chosen(sites, where, lambda site: isinstance(site.module, nn.Dense | nn.Conv), "kernel")
+        return chosen(sites, where, lambda site: isinstance(site.module, nn.Dense | nn.Conv), "kernel", KERNELS)
 
     def check(sites: dict[str, Site]) -> None:
         for path, site in kernels(sites).items():

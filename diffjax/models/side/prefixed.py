@@ -43,7 +43,7 @@ def prefix(base: Any, tokens: int = 4, where: str = "", classes: int | None = No
     layers.check_counts(tokens=tokens)
 
     def picked(sites: dict[str, Site]) -> dict[str, Site]:
-        return chosen(sites, where, lambda site: isinstance(site.module, layers.Attend), "attention")
+        return chosen(sites, where, lambda site: isinstance(site.module, layers.Attend), "attention", "")
 
     def init(key: Key, sites: dict[str, Site], params: PyTree) -> PyTree:
         def one(i: int, site: Site) -> dict[str, Array]:

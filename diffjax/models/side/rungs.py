@@ -49,7 +49,7 @@ def ladder(base: Any, width: int = 8, where: str = BLOCKS, classes: int | None =
     layers.check_counts(width=width)
 
     def taps(sites: dict[str, Site]) -> dict[str, Site]:
-        found = chosen(sites, where, lambda site: isinstance(site.module, Block | ResidualBlock), "block")
+        found = chosen(sites, where, lambda site: isinstance(site.module, Block | ResidualBlock), "block", BLOCKS)
         sizes = [_places(site) for site in found.values()]
         for (path, _), before, now in zip(list(found.items())[1:], sizes, sizes[1:]):
             if not any(now == tuple(n * 2**k // 2**j for n in before) for k, j in _SIZES):
