@@ -77,8 +77,9 @@ def function(of: Any) -> Callable[[Array], Array]:
     Raises:
         ValueError: for another name, or a path where no function is.
     """
+    r: Any = of
     if callable(of):
-        return of
+        return r
     if isinstance(of, str) and ":" in of:
         return host.imported(of)[1]
     if of not in REWARDS:

@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from diffjax import couplings, ending, runs
+from diffjax import couplings, ending, processes, runs
 from diffjax.metrics import wasserstein
 
 COLUMNS = ("W2", "floor", "cost", "entropic", "optimal", "independent")
@@ -23,7 +23,8 @@ COLUMNS = ("W2", "floor", "cost", "entropic", "optimal", "independent")
 def measured(workdir: str, n: int, nfe: int | None) -> dict[str, float]:
     """Draws n samples of a run from held-out endpoints, and measures them."""
     run = runs.open(workdir, overrides=[] if nfe is None else [f"grid.n={nfe}"])
-    run.parts("process", "This study")
+    if not isinstance(getattr(run.method.parts, "process", None), processes.Schroedinger):
+        raise SystemExit(f"error: {workdir} is no half of a Schroedinger bridge: configs/schroedinger.py trains one.")
     held_out, train = (part.gather(np.arange(min(n, len(part)))) for part in (run.data.held_out, run.data.train))
     real, y = held_out.x, held_out.given["y"]
     drawn = run.draw(len(real), given={"y": y})
