@@ -16,10 +16,11 @@ bases:
 Every variant begins where the base stands, to the bit. `model.base` is the base's own network, as its run has it; what
 `model.classes` says is told by the side. `experiments/finetune` counts what they cost, and has what they reach: the
 label asked for is read in 0.820 of the samples of LoRA (0.919 of `:dit`), 0.941 of the control net, 0.772 of the
-ladder, 0.320 of adapters, 0.125 of prefixes, 0.991 of `:whole`, 0.125 of `:label` and 0.110 of `:shuffled`, where chance
-is 0.1; edges of samples of `:edges` are off those given by 0.009 (mean square), of `:shuffled_edges` by 0.186. `:reward`
-brings the mean grey from -0.389, that of the data, to -0.298, where p* has -0.292 and -0.295 as batches see it, `:points`
-its points to a mixture in closed form: `experiments/finetune/reward.py` holds both against p*. Other fields: configs/vpsde.py.
+ladder, 0.320 of adapters, 0.125 of prefixes, 0.991 of `:whole`, 0.125 of `:label` and 0.110 of `:shuffled`, where
+chance is 0.1; edges of samples of `:edges` are off those given by 0.009 (mean square), of `:shuffled_edges` by 0.186.
+`:reward` brings the mean grey from -0.389, that of the data, to -0.298, where p* has -0.292 and -0.295 as batches see
+it, `:points` its points to a mixture in closed form: `experiments/finetune/reward.py` holds both against p*. Other
+fields: configs/vpsde.py.
 """
 
 from ml_collections import ConfigDict

@@ -19,10 +19,10 @@ codes by logits. `tiny_vq`, `tiny_fsq`, `tiny_gumbel` and `tiny_gan` are small c
 report.md of a codec has the squared error of held-out examples beside PCA of as many numbers and decoded mixed codes,
 what a code takes in bits, and the gate's numbers of decoded training examples, which the report of a model of codes
 has beside its own. Samples of a codec alone are decoded codes drawn place by place, and fail the gate. Measured: the
-codec of real codes has a squared error of 0.00885 (PCA 0.01101), decoded a Frechet distance of 12.5 (ff88a9c, 328 s
-of CPU time), `kl_gan` 0.01006 and 11.4, `vq` 0.01119 and 9.5 (399 s), `fsq` 0.01360 and 12.4, `gumbel` 0.01847 and 17.3
-(4af2863, 172 to 281 s); samples of `codes` have 36.0 (f35f2a2, 738 s), of `tokens` and `fsq_tokens` 129 and 125 (3ff0d19,
-533 and 514 s: too few steps). docs/results.md has the rest.
+codec of real codes has a squared error of 0.00885 (PCA 0.01101), decoded a Frechet distance of 12.5 (ff88a9c, 328 s of
+CPU time), `kl_gan` 0.01006 and 11.4, `vq` 0.01119 and 9.5 (399 s), `fsq` 0.01360 and 12.4, `gumbel` 0.01847 and 17.3
+(4af2863, 172 to 281 s); samples of `codes` have 36.0 (f35f2a2, 738 s), of `tokens` and `fsq_tokens` 129 and 125
+(3ff0d19, 533 and 514 s: too few steps). docs/results.md has the rest.
 """
 
 from ml_collections import ConfigDict
