@@ -313,5 +313,5 @@ def test_what_needs_pixels_says_so():
         _ = made.log_scale
     with pytest.raises(ValueError, match=r"^This run is of codes, and a codec is no mean and scale: .*"):
         _ = made.units.affine
-    with pytest.raises(ValueError, match=r"^no/such/run holds no run \(it is not there\); .*"):
+    with pytest.raises(ValueError, match=r"^no/such/run holds no run \(it is not there\): .*"):
         data.latents("no/such/run")

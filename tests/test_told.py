@@ -93,8 +93,9 @@ def test_nothing_given_is_none_of_each(net):
     assert none["text"].tolist() == [NULL, 0, 0, 0, 0]
     full = {"vector": np.full(3, none["vector"]), "image": np.full((4, 4, 2), none["image"])}
     nothing = f({})
-    np.testing.assert_array_equal(f({**none, **full}), nothing)
-    np.testing.assert_array_equal(f({"text": np.zeros(5, np.int32)}), nothing)  # of padding alone
+    # Other conditions make another program, whose last bits are its own.
+    np.testing.assert_allclose(f({**none, **full}), nothing, rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(f({"text": np.zeros(5, np.int32)}), nothing, rtol=2e-5, atol=2e-6)  # of padding alone
     assert np.isfinite(nothing).all()
     own = {
         "label": np.int32(1),
