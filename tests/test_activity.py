@@ -110,6 +110,7 @@ def test_a_line_stands_above_a_bar(spoken, monkeypatch):
     assert written[0].startswith("... starting: ")
 
 
+@pytest.mark.slow
 def test_a_command_says_what_it_compiles(monkeypatch):
     """As its own process, which is silent for 0.3 s at most."""
     monkeypatch.setenv(activity.VARIABLE, "0.3")

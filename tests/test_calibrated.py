@@ -182,6 +182,7 @@ def test_axes_are_refitted_each_by_itself():
     assert found.after < 1e-5
 
 
+@pytest.mark.slow
 def test_rows_fitted_by_states_are_nearer_to_the_flow_on_the_way_and_at_its_end():
     """Four points under their exact denoiser, by a fine walk: an end is one of them, a state moves smoothly."""
     schedule, points = VP(), np.array([[0.6, 0.1], [-0.5, 0.4], [-0.2, -0.7], [0.3, 0.8]])

@@ -92,6 +92,7 @@ def test_a_run_resumed_in_its_middle_remembers_the_losses(vlb_run, tmp_path, mon
     assert int(two.memory.count.sum()) == 320
 
 
+@pytest.mark.slow
 def test_a_trained_run_samples_with_any_variance(vlb_run):
     """Small ones as none; a clip is obeyed; the learned one is neither of the ends."""
     run = runs.open(vlb_run[0])

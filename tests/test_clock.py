@@ -146,6 +146,7 @@ def test_the_clock_learns_to_make_every_loss_equally_large():
     calculus.check(learned)
 
 
+@pytest.mark.slow
 def test_a_run_is_sampled_and_judged_by_the_clock_that_it_has_learned(tmp_path):
     moons = ["data.name=moons", "model.name=MLP", "model.width=16", "model.depth=1"]
     short = [

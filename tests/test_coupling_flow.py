@@ -233,6 +233,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path):
     assert_trainer_resumes(lambda workdir: trainer(workdir, **small), tmp_path)
 
 
+@pytest.mark.slow
 def test_the_config_trains_and_is_judged_from_the_command_line(tmp_path):
     results = judged("configs/coupling_flow.py:tiny", tmp_path / "whole")
     run = runs.open(tmp_path / "whole")

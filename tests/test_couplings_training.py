@@ -141,6 +141,7 @@ def flow_run(tmp_path_factory):
     return workdir, train.run(runs.load(TINY, [*MOONS, *SHORT, "data.held_out=100"]), workdir)
 
 
+@pytest.mark.slow
 def test_a_run_along_a_path_is_sampled_and_judged(flow_run):
     workdir, results = flow_run
     assert results["status"] == "done"
@@ -149,6 +150,7 @@ def test_a_run_along_a_path_is_sampled_and_judged(flow_run):
     assert results["held_out_loss"] < (np.pi / 2) ** 2 * 1.2
 
 
+@pytest.mark.slow
 def test_stochastic_samplers_refuse_the_run(flow_run):
     with pytest.raises(C.ConfigError, match="the process is not Gaussian"):
         sample.run(flow_run[0], [0], sampler="ancestral.ddpm")
@@ -178,6 +180,7 @@ def test_the_reflow_config_builds(pairs_file):
     assert isinstance(build_run(config).method.parts.schedule, FlowOnly)
 
 
+@pytest.mark.slow
 def test_pairs_are_trained_on(pairs_file, tmp_path, monkeypatch):
     without_samples(monkeypatch)  # its samples are looked at below
     fast = ["learning_rate.peak=0.02", "learning_rate.warmup_steps=0", "train.batch_size=64", "ema.decays=(0.9,)"]

@@ -76,6 +76,7 @@ def test_restore_leaves_files_and_says_how_well_it_agrees(workdir, tmp_path, cap
     assert line.startswith("inpaint, box=(2, 6, 2, 6) by diffpir: 3 examples in 3 evaluations each")
 
 
+@pytest.mark.slow
 def test_colours_and_sharpness_are_restored(workdir, tmp_path):
     np.save(tmp_path / "kernel.npy", np.ones((2, 2)) / 4)
     for operator in ("grey", {"name": "convolve", "kernel": str(tmp_path / "kernel.npy")}):

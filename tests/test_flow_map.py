@@ -339,6 +339,7 @@ def test_report_tells_how_far_steps_are_apart(trained):
     np.testing.assert_allclose(apart["1"], expected, rtol=0.3)
 
 
+@pytest.mark.slow
 def test_config_trains(tmp_path):
     found = judged("configs/flow_map.py:tiny", tmp_path)
     assert found["flow_map"]["apart"]["1"] > 0

@@ -170,6 +170,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path):
     assert_trainer_resumes(lambda workdir: trainer(workdir, **small), tmp_path)
 
 
+@pytest.mark.slow
 def test_the_config_trains_and_is_resumed_from_the_command_line(tmp_path, capsys):
     results = assert_trains_and_resumes("configs/monoflow.py:tiny", tmp_path, capsys)
     run = runs.open(tmp_path / "whole")

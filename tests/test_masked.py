@@ -292,6 +292,7 @@ def test_sections_of_the_report(trained):
     assert not failed.passed
 
 
+@pytest.mark.slow
 def test_config_trains(tmp_path):
     found = judged("configs/masked.py:tiny", tmp_path)
     assert found["masked"]["bound"] < found["masked"]["product_of_marginals"] + 0.02

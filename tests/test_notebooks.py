@@ -216,8 +216,9 @@ def check_pictures(cells):
 PICTURES = {"01": 1, "02": 2, "03": 6, "04": 2, "05": 4, "06": 2, "07": 0, "08": 2}  # cells that show one, fast
 # What these run is run by default elsewhere: `test_pages_run` trains and judges moons as the tutorial does, the tables
 # of samplers have 02's walks, `test_likelihood_command` and `test_edit_commands` what 05 asks of a run, `test_trainer`
-# and `test_parallel` the accelerators' one, `test_sweeps_run` and `test_sweeps_calls` the sweep's.
-ELSEWHERE = ("01", "02", "05", "06", "08")
+# and `test_parallel` the accelerators' one, `test_sweeps_run` and `test_sweeps_calls` the sweep's, and what 07 asserts
+# of an article is asserted by the tests of its card.
+ELSEWHERE = ("01", "02", "05", "06", "07", "08")
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ def test_other_toys_are_trained_on_by_their_name(name):
     assert (built.data.name, built.data.shape) == (name, (2,))
 
 
+@pytest.mark.slow
 def test_it_trains(tmp_path):
     found = judged(TINY, tmp_path)
     assert found["samples"] == 256

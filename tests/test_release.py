@@ -63,6 +63,7 @@ def test_the_wheel_has_the_package_its_configs_and_notices_and_no_more(built):
     assert f"\nVersion: {diffjax.__version__}\n" in metadata
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_runs_in_an_empty_folder(built, tmp_path):
     """Nothing of the checkout is needed: the configs are inside."""
     home, empty = tmp_path / "installed", tmp_path / "empty"

@@ -112,6 +112,7 @@ def test_what_is_no_one_program_is_refused():
         together.train([trainer(), trainer(1e-3, 0, None, "train.steps=15")])
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_side_by_side_what_differs_in_numbers(tmp_path, monkeypatch, both):
     """Widths are two programs, rates and seeds of each one; a diverging one is a row, as in any sweep."""
     _, _, alone, _ = both
