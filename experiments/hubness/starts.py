@@ -37,16 +37,16 @@ def main() -> None:
     size, most = (150, 60) if args.smoke else (POOL, KEPT)
     etas = [float(eta) for eta in args.etas.split(",") if eta][: 1 if args.smoke else None] or [None]
     results: dict[str, Any] = {}
+    kind = type((own := runs.open(args.workdir)).method.parts)
+    if not hasattr(kind, "completed"):
+        raise SystemExit(
+            f"error: {args.workdir} is a run of {kind.__name__}: this chooses x_T of a sampler's walk, which a "
+            "denoising run has; a flow map jumps, by noise of its own, and a codec decodes."
+        )
+    features.digits().check((most, *own.data.shape))  # before anything is walked
     for eta in etas:
         changes = [] if eta is None else ["sampler.name=ancestral.ddim", f"sampler.eta={eta}"]
         run = runs.open(args.workdir, overrides=changes)
-        if not hasattr(run.method.parts, "completed"):
-            kind = type(run.method.parts).__name__
-            raise SystemExit(
-                f"error: {args.workdir} is a run of {kind}: this chooses x_T of a sampler's walk, which a denoising "
-                "run has; a flow map jumps, by noise of its own, and a codec decodes."
-            )
-        features.digits().check((most, *run.data.shape))  # before anything is walked
         pool = starts(run, size)
         chosen, temperature = choices(pool, most)
         made = {name: walked(run, seeds, x) for name, (seeds, x) in chosen.items()}
