@@ -123,13 +123,13 @@ def test_an_example_alone_is_what_it_is_in_a_batch(module, shape):
     out = np.asarray(apply(params, x, c))
     mapped = np.asarray(jax.jit(jax.vmap(models.network(module).apply, (None, 0, 0)))(params, x, c))
     assert out.shape == (4, *shape, 5)
-    np.testing.assert_allclose(mapped, out, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(mapped, out, rtol=2e-5, atol=1e-5)
     moved = x.copy()
     moved[1] = (moved[1] + 1) % 6
     other = np.asarray(apply(params, moved, c))
     np.testing.assert_array_equal(other[[0, 2, 3]], out[[0, 2, 3]])
     assert np.abs(other[1] - out[1]).max() > 1e-3
-    np.testing.assert_allclose(models.network(module).apply(params, x[2], c[2]), out[2], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(models.network(module).apply(params, x[2], c[2]), out[2], rtol=2e-5, atol=1e-5)
 
 
 def test_token_mlp_flattens_what_has_more_axes():
