@@ -111,7 +111,7 @@ def check_optimizers(method: Method, optimizer: Optimizers) -> None:
 
 
 def check_turns(method: Method) -> None:
-    """Holds the turns of a method against one another: a player has one optimizer, its turns' own or the run's.
+    """Refuses turns of a method that move one player by several optimizers: it has that of its turns, or of the run.
 
     Raises:
         ValueError: for a player that two turns move by two optimizers, a turn that moves all parameters beside one that

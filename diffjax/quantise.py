@@ -59,7 +59,7 @@ def straight_through(z: Array, value: Array) -> Array:
 
 
 def codebook(z: Array, e: Array) -> Array:
-    """Computes |sg(z) - e|^2, the mean over entries: what moves the table's vectors to the encoder's."""
+    """Computes |sg(z) - e|^2, the mean over entries: the loss that moves the table to the encoder's vectors."""
     return jnp.mean((jax.lax.stop_gradient(z) - e) ** 2)
 
 

@@ -52,7 +52,7 @@ def shortcut(steps: int = 128) -> Rule:
 
 
 def self_distillation(at: float | None = 0.5) -> Rule:
-    """Makes the progressive self-distillation loss; with a teacher the diagonal is regressed on the teacher's.
+    """Makes the progressive self-distillation loss, whose diagonal is a regression on a velocity, of data or teacher.
 
     Args:
         at: q = r + at (t - r); None: uniform between r and t, a draw for each example.
@@ -132,7 +132,7 @@ def consistency(huber: float = 0.0, weighted: bool = False, heun: bool = True) -
 
 
 def flow_step(teacher: TwoTime, x: Array, t: Array, r: Array, heun: bool = True) -> Array:
-    """Computes one step of a teacher's flow from t to r: Heun's in (alpha, sigma), or Euler's, which is DDIM's."""
+    """Computes one step of a teacher's flow from t to r, by Heun's rule in (alpha, sigma) or by Euler's (DDIM)."""
     first = teacher.ends(x, t)
     landed = moved(teacher.schedule, x, first, t, r)
     if not heun:
@@ -152,7 +152,7 @@ def check_power_of_two(steps: int) -> None:
 
 
 def _composed(flow: TwoTime, way: Way, teacher: TwoTime | None, leg: Callable, q: Array) -> Array:
-    """Computes the residual of two legs by way of q; where r = t that of the example's ends, or the teacher's."""
+    """Computes the residual of two legs by way of q; where r = t, the regression on the ends of example or teacher."""
     ends = way.ends if teacher is None else teacher.ends(way.x, way.t)
     landed = leg(leg(way.x, way.t, q), q, way.r)
     return flow_map.semigroup(flow, way.x, way.t, way.r, landed, flow_map.regressed(flow, ends, way.t))

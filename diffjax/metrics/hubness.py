@@ -99,9 +99,9 @@ def shortest(pool: Any, most: int) -> np.ndarray:
 
 
 def shrunk(kept: Any, pool: Any) -> float:
-    """Computes the temperature of what is kept, (m, ...) of a pool (n, ...): its variance over the pool's.
+    """Computes the temperature of points (m, ...) kept of a pool (n, ...): their variance over that of the pool.
 
-    Each is the mean over axes; x_T scaled by the root of it has as much variance.
+    Each variance is the mean over axes; noise scaled by the root of their ratio has as much as the points.
 
     Raises:
         ValueError: for fewer than two points, points of other dimensions, or a pool without variance.

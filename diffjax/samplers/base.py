@@ -212,7 +212,7 @@ def _refuse_noise(schedule: Schedule | None, rows: Any) -> None:
 
 
 def _refuse_other_sde(schedule: Schedule | None, ts: np.ndarray, rows: Any) -> None:
-    """Refuses other noise than the reverse SDE's where nothing else is right: each step's exact one, or Euler's."""
+    """Refuses noise other than the reverse SDE has, exact or of an Euler step, on a schedule that allows no other."""
     if schedule is None or not calculus.sde_only(schedule):
         return
     (alpha_t, alpha_s), (sigma_t, sigma_s) = ((a[:-1], a[1:]) for a in calculus.amplitudes(schedule, ts))

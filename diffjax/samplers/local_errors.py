@@ -70,7 +70,7 @@ def flow(model: Denoiser, schedule: Schedule, x: Array, ts: Any, fine: int = 4, 
     signs = np.sign(np.random.default_rng(seed).standard_normal(x.shape))
 
     def one(model: Denoiser, x: Array, part: Any) -> Array:
-        """Walks to the next candidate, unrolled: on a CPU convolutions are slow in a loop of XLA's."""
+        """Walks to the next candidate time, in unrolled steps."""  # convolutions are slow in a loop on a CPU
         step = lambda state, row: (sampler.step(model, jax.random.key(0), state, row), None)
         return jax.lax.scan(step, sampler.init(x), part, unroll=fine <= 8)[0].x
 

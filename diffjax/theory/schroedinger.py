@@ -190,7 +190,7 @@ def divergence(pair: Pair, other: Pair) -> float:
 
 
 def fit_table(table: Any, mass: Any, axis: int) -> np.ndarray:
-    """Scales the rows (axis 0) or columns (1) of a table (n, m) so that they sum to a mass: half a turn of Sinkhorn's.
+    """Scales the rows (axis 0) or columns (1) of a table (n, m) to sum to a mass: half an iteration of Sinkhorn.
 
     Raises:
         ValueError: for a mass of another length, or one where the table has none; for a table or a mass with a number

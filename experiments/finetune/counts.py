@@ -25,11 +25,10 @@ from diffjax.models import side
 
 UNET = dict(channels=16, multipliers=(1, 2), blocks=1, attention=(4,))
 DIT = dict(preset="tiny", patch=2, positions="both")
-KERNELS = "/(qkv|out|conv_0|conv_1)$"
 WAYS: dict[str, tuple[Callable[[Any], Any], str | None]] = {  # a network of the base, and what of it is trained
     "whole": (lambda base: models.of(base.clone(classes=10)), None),
-    "label alone": (lambda base: side.lora(base, rank=1, where=KERNELS, classes=10), "^side/label$"),
-    "LoRA, rank 4": (lambda base: side.lora(base, rank=4, where=KERNELS, classes=10), "^side/"),
+    "label alone": (lambda base: side.lora(base, rank=1, classes=10), "^side/label$"),
+    "LoRA, rank 4": (lambda base: side.lora(base, rank=4, classes=10), "^side/"),
     "adapters of 8": (lambda base: side.adapter(base, width=8, classes=10), "^side/"),
     "prefixes of 8": (lambda base: side.prefix(base, tokens=8, classes=10), "^side/"),
     "ladder of 8, every block": (lambda base: side.ladder(base, width=8, classes=10), "^side/"),

@@ -203,7 +203,7 @@ def of_module(make: Callable[..., Network]) -> Callable[..., Network]:
 
 
 def merged(network: Network, params: PyTree) -> PyTree:
-    """Makes the base's parameters that compute what base and side compute together; float32, whatever the network's.
+    """Merges a side into its base: makes parameters of the base alone that compute what both compute, in float32.
 
     A base of dtype bfloat16 rounds them where it computes, and loses what of a change is below 2^-9 of a weight: a base
     of dtype float32 computes as much.
