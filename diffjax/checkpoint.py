@@ -8,9 +8,7 @@ records its number, and the shape, dtype and checksum of each leaf (`records`). 
 folder's and with the state's own `step`, shapes and dtypes with its target before reading, checksums with what was
 read, and walks back to the newest step that passes.
 
-In a multi-process run every process calls every method, the state holds global arrays, and the directory is shared. A
-save then begins in its caller, since processes make checksums together, and ends in the next `wait`. A data file that
-one process cannot read ends the run, naming the step, since its peers may have read theirs.
+Of several processes of a run one has the checkpoints (`cluster`), with arrays of its own; the others know none of it.
 """
 
 import contextlib
@@ -111,13 +109,13 @@ class Checkpoints:
         self._records: dict[int, Any] = {}  # what is known of each step; None: not to be trusted
         self._cleared = False
         self._pending: int | None = None
-        self._finish: Callable[[], list[str]] | None = None  # of a save that began in its caller: the rest of it
         self._writer = Writer()
         logging.getLogger("absl").addFilter(_not_orbax)
-        both = {"state": ocp.StandardCheckpointHandler(), "info": ocp.JsonCheckpointHandler()}
-        several = jax.process_count() > 1
-        self._saver = (ocp.AsyncCheckpointer if several else ocp.Checkpointer)(ocp.CompositeCheckpointHandler(**both))
-        self._reader = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        alone = _alone()
+        both = {"state": ocp.StandardCheckpointHandler(**alone), "info": ocp.JsonCheckpointHandler(**alone)}
+        options = ocp.CompositeOptions(**alone)
+        self._saver = ocp.Checkpointer(ocp.CompositeCheckpointHandler(composite_options=options, **both), **alone)
+        self._reader = ocp.Checkpointer(ocp.StandardCheckpointHandler(**alone), **alone)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -143,12 +141,12 @@ class Checkpoints:
         if step is None:
             return
         try:
-            said = self._writer.wait() if self._finish is None else self._finish()
+            said = self._writer.wait()
             if not self._folders.of(step).is_dir():
                 raise FileNotFoundError("it is not there after the save")
         except Exception as error:  # Orbax hands on whatever its writing threads met
             raise self._failed(step, error) from error
-        self._pending = self._finish = None
+        self._pending = None
         for line in said or ():
             self._report(line)
 
@@ -190,28 +188,19 @@ class Checkpoints:
         """
         records.check_arrays(step, state)
         facts = records.facts(step, metrics, config)
-        several = jax.process_count() > 1
-        record = records.make(facts, state) if several else None
         recorded = self._recorded(self.steps())
         if not self._cleared:
             self._folders.clear()
         self._cleared = True
-        if step in recorded and self._records[step]["leaves"] == (record or records.make(facts, state))["leaves"]:
+        if step in recorded and self._records[step]["leaves"] == records.make(facts, state)["leaves"]:
             return False
         if recorded and recorded[-1] >= step:
             raise ValueError(f"cannot save step {step}: {self.directory} already holds {_listed(recorded)}")
-        saved = state if several else records.to_host(step, state)
+        saved = records.to_host(step, state)
         if self._folders.taken(step):
             self._report(self._folders.set_aside(step))
         self._pending = step
-        if record is None:
-            self._writer.start(lambda: self._whole(step, saved, facts), self._failure(step))
-            return True
-        try:
-            self._begin(step, saved, record)
-        except Exception as error:
-            raise self._failed(step, error) from error
-        self._finish = lambda: self._end(step, record)
+        self._writer.start(lambda: self._whole(step, saved, facts), self._failure(step))
         return True
 
     def _whole(self, step: int, state: PyTree, facts: dict[str, Any]) -> list[str]:
@@ -219,14 +208,13 @@ class Checkpoints:
             return self._end(step, self._begin(step, state, records.make(facts, state)))
 
     def _begin(self, step: int, state: PyTree, record: dict[str, Any]) -> dict[str, Any]:
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), info=ocp.args.JsonSave(record))
+        stored = records.by_words(record["leaves"], records.words, state)
+        items = ocp.args.Composite(state=ocp.args.StandardSave(stored), info=ocp.args.JsonSave(record))
         self._saver.save(self._folders.of(step), args=items)
         return record
 
     def _end(self, step: int, record: dict[str, Any]) -> list[str]:
         """Has the disk take a step that was written, and deletes what is no longer to be kept; lines to be said."""
-        if isinstance(self._saver, ocp.AsyncCheckpointer):
-            self._saver.wait_until_finished()
         self._folders.sync(step)
         self._records[step] = record
         said: list[str] = []
@@ -237,7 +225,7 @@ class Checkpoints:
 
     def _failed(self, step: int, error: Exception) -> OSError:
         """Forgets a save that failed, and gives the error that says so."""
-        self._pending = self._finish = None
+        self._pending = None
         self._records.pop(step, None)
         self._cleared = False  # what it left is cleared by the next
         return OSError(f"{self._failure(step)}: {_line(error)}")
@@ -283,10 +271,12 @@ class Checkpoints:
         try:
             record = self._records[step] = self._load_record(step)
             records.check_fit(f"step {step} in {self.directory}", record["leaves"], target)
-            args = ocp.args.StandardRestore(target)
+            leaves = record["leaves"]
+            args = ocp.args.StandardRestore(records.by_words(leaves, records.words, target))
             state = self._load(step, "state", lambda place: self._reader.restore(place, args=args))
+            state = records.by_words(leaves, lambda words, kind: jax.random.wrap_key_data(words, impl=kind), state)
             for (name, leaf), (found, _) in zip(records.named(state).items(), checksums(state)):
-                if found != record["leaves"][name]["checksum"]:
+                if found != leaves[name]["checksum"]:
                     raise DamagedError(f"step {step}: {name} ({records.kind(leaf)}) is not what was saved: checksum")
             own = getattr(state, "step", None)
             if isinstance(own, jax.Array) and int(own) != step:
@@ -322,8 +312,6 @@ class Checkpoints:
                 reason = f"step {step}: cannot read its {item}: {_line(error)}"
             time.sleep(0.05)  # the other reads of the same step end, and their tasks are collected, in silence
             gc.collect()
-        if item == "state" and jax.process_count() > 1:  # the others read other shards, and wait for this process
-            raise ValueError(f"{reason}; several processes cannot walk back together: move the step away, start again")
         raise DamagedError(reason)
 
     def _recorded(self, steps: Iterable[int]) -> list[int]:
@@ -343,6 +331,17 @@ class Checkpoints:
         recorded = self._recorded(steps)
         kept = {*recorded[-self._keep :], *self._ranked(recorded)[: self._best]}
         return [k for k in recorded if k not in kept and not (self._every and k % self._every == 0)]
+
+
+def _alone() -> dict[str, Any]:
+    """Options by which Orbax, of several processes, waits for none of the others."""
+    if jax.process_count() == 1:
+        return {}
+    me = jax.process_index()
+    only = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process-{me}"
+    )
+    return {"multiprocessing_options": only}
 
 
 _ITEMS = ("state", "info", "_CHECKPOINT_METADATA")

@@ -4,14 +4,13 @@ It is the sum over the elements, modulo 2^32, of a hash of bits and position. Th
 Appleby 2011) is a bijection of the bits for each position, so that any single changed element changes the sum; other
 damage passes with probability 2^-32. A plain weighted sum would not do: two flipped signs cancel, whatever the weights.
 
-It is computed on the host, each process over its own shards: a save moves them there anyway, and a compiled version
-needs seconds of compilation for a network of a hundred shapes.
+It is computed on the host: a save moves the array there anyway, and a compiled version needs seconds of compilation
+for a network of a hundred shapes.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from diffjax.types import PyTree
 
@@ -19,21 +18,18 @@ from diffjax.types import PyTree
 def checksums(tree: PyTree) -> list[tuple[int, int]]:
     """Computes (checksum, number of non-finite values) of each leaf, both in [0, 2^32), in `jax.tree.leaves`' order.
 
-    Leaves are arrays of any dtype, typed keys included. With several processes every process calls this, with global
-    arrays, and gets the same answer.
+    Leaves are arrays of any dtype, typed keys included.
     """
     table = np.array([_local(leaf) for leaf in jax.tree.leaves(tree)], np.uint32).reshape(-1, 2)
-    if jax.process_count() > 1:
-        table = np.asarray(multihost_utils.process_allgather(table)).sum(0, dtype=np.uint32)
     return [(total, bad) for total, bad in table.tolist()]
 
 
 def _local(x: jax.Array | np.ndarray) -> tuple[int, int]:
-    """Sums up this process's part of a leaf: each element once, however it is sharded and replicated."""
+    """Sums up a leaf: each element once, however it is sharded and replicated."""
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)
     if isinstance(x, np.ndarray):
-        pieces = [((slice(None),) * x.ndim, x)] if jax.process_index() == 0 else []
+        pieces = [((slice(None),) * x.ndim, x)]
     else:
         pieces = [(s.index, np.asarray(s.data)) for s in x.addressable_shards if s.replica_id == 0]
     total = sum(int(_hashes(piece, _positions(index, x.shape)).sum(dtype=np.uint32)) for index, piece in pieces)

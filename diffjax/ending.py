@@ -13,6 +13,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from diffjax.peers import LostError  # light, as all is here
+
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _LONGEST = 300  # characters of a path or of a library's message
 _LINE = 1500  # of what this library says
@@ -27,6 +29,8 @@ def explain(error: BaseException, workdir: str | Path | None = None) -> tuple[st
     if stopped := next((e for e in _chain(error) if isinstance(e, KeyboardInterrupt)), None):
         number = getattr(stopped, "signal", signal.SIGINT)
         return stopped_by(number, workdir), 128 + number
+    if isinstance(error, LostError):
+        return f"error: {error}{_kept(workdir)}", error.status
     if isinstance(error, MemoryError) or _is_of_a_device(error):
         said = _short(str(error).strip().split("\n")[0])
         return f"error: out of memory{said and f': {said}'}{_kept(workdir)}", 1

@@ -1,19 +1,14 @@
-"""One folder for each step in one directory: what is there, what a kill left, what is moved aside, what is deleted.
-
-In a multi-process run every process calls every method, and one acts; the others wait where the answer is theirs too.
-"""
+"""One folder for each step in one directory: what is there, what a kill left, what is moved aside, what is deleted."""
 
 import contextlib
 import itertools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from etils import epath  # Orbax's paths, for addresses such as gs://
-from jax.experimental import multihost_utils
 
 from diffjax import disk
 
@@ -39,7 +34,7 @@ class Folders:
 
     def make(self) -> None:
         """Makes the directory, where there is none."""
-        _once(f"make {self.path}", self._make)
+        self._make()
 
     def of(self, step: int) -> Any:
         """Gives the path of a step."""
@@ -68,23 +63,18 @@ class Folders:
             return []
 
     def sync(self, step: int) -> None:
-        """Has the disk take all of a step, and its name; no other process waits for it.
+        """Has the disk take all of a step, and its name.
 
         Raises:
             OSError: where it does not.
         """
-        if self.local and jax.process_index() == 0:
+        if self.local:
             disk.sync_tree(Path(self.of(step)))
             disk.sync_folder(Path(self.path))
 
     def delete(self, step: int) -> list[str]:
-        """Deletes a step, under another name, so that a kill leaves no half of it; what is to be said if that fails.
-
-        No other process waits for it.
-        """
+        """Deletes a step, under another name, so that a kill leaves no half of it; what is to be said if that fails."""
         place, gone = self.of(step), self.path / f"{step}{TEMPORARY}-deleted"
-        if jax.process_index() > 0:
-            return []
         try:
             (place.rename(gone) if self.local else place).rmtree()
         except OSError as error:
@@ -96,14 +86,15 @@ class Folders:
         place = self.of(step)
         names = (self.path / f"{step}.aside{n}" for n in itertools.count(1))
         aside = next(name for name in names if not self._exists(name))
-        _once(f"set aside {place}", lambda: place.rename(aside))
+        place.rename(aside)
         return f"{place} is no sound checkpoint: set aside as {aside.name}"
 
     def clear(self) -> None:
         """Deletes what killed saves left: temporary directories with our items and no others."""
         left = [p for p in self.path.iterdir() if re.fullmatch(rf"\d+{re.escape(TEMPORARY)}.*", p.name)]
         left = [p for p in left if p.is_dir() and all(q.name.startswith(self._items) for q in p.iterdir())]
-        _once(f"clear {self.path}", lambda: [p.rmtree() for p in left])
+        for path in left:
+            path.rmtree()
 
     def _exists(self, path: Any) -> bool:
         return os.path.lexists(path) if self.local else path.exists()
@@ -113,11 +104,3 @@ class Folders:
             self.path.mkdir(parents=True, exist_ok=True)
         if self.local:
             disk.sync_folder(Path(self.path).parent)
-
-
-def _once(name: str, act: Callable[[], Any]) -> None:
-    """Acts in one process while the others wait."""
-    if jax.process_index() == 0:
-        act()
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)

@@ -40,6 +40,7 @@ OWN = {  # flags of some modes alone
     "features": ("eval",),
     "reference": ("eval",),
 }
+ALONE = ("show", "replay")  # modes of one process
 OPTIONS = ("--operator.", "--by.", "--features.")  # of what these flags name
 
 
@@ -110,6 +111,11 @@ def parser() -> argparse.ArgumentParser:
         "your own package.module:function of images (n, H, W, C) in [-1, 1]",
     )
     parser.add_argument("--reference", help="eval: statistics of that space, mu and sigma in an .npz, to judge beside")
+    parser.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="of several processes: where process 0 listens; not under srun, TPUs"
+    )
+    parser.add_argument("--processes", type=int, metavar="N", help="how many there are, each started with this command")
+    parser.add_argument("--process", type=int, metavar="I", help="which of them this one is, 0 to N - 1")
     return parser
 
 
@@ -179,64 +185,87 @@ def main(argv: Sequence[str] | None = None, process: bool = False) -> int:
             with signals.insistence(last_words) if process else contextlib.nullcontext():
                 return _run(flags, overrides)
         except (Exception, KeyboardInterrupt) as error:
-            if (explained := ending.explain(error, run())) is None:
+            cluster = sys.modules.get("diffjax.cluster")  # not where it was too early for several processes
+            error = error if cluster is None else cluster.echo(error)
+            explained = _explain(error, run())
+            if cluster is not None and cluster.several():
+                cluster.end(*explained or cluster.traced(error))
+            if explained is None:
                 raise
-            line, status = explained
-            print(line, file=sys.stderr)
-            return status
+            print(explained[0], file=sys.stderr)
+            return explained[1]
+
+
+def _explain(error: BaseException, workdir: str | None) -> tuple[str, int] | None:
+    """Gives the line and the exit status of an error that is none of the program's own; None for all others."""
+    if isinstance(error, ValueError | ArithmeticError):  # of others this is not imported, nor may it be yet
+        from diffjax.config import ConfigError
+        from diffjax.training import NonFiniteError
+
+        if isinstance(error, ConfigError | NonFiniteError):
+            return f"error: {error}", 2 if isinstance(error, ConfigError) else 1
+    return ending.explain(error, workdir)
 
 
 def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
+    """Runs the command in this process, and in step with it in all others of the run, where there are some."""
+    from diffjax import cluster
+    from diffjax.config import ConfigError, one_line
+
+    with one_line():
+        place = cluster.place(flags.coordinator, flags.processes, flags.process)
+        if place is not None and flags.mode in ALONE:
+            raise ConfigError(f"--mode={flags.mode} is for one process: leave --coordinator and what goes with it out.")
+        cluster.join(place)
+    with cluster.quiet(), cluster.desk(flags.out or "") as desk:
+        if not cluster.first():
+            flags.out, flags.profile = str(desk), False
+        status = _command(flags, overrides)
+    cluster.part()
+    return status
+
+
+def _command(flags: argparse.Namespace, overrides: list[str]) -> int:
     from diffjax import diagnosis, profiling, programs
     from diffjax.config import ConfigError, dropped, trust
     from diffjax.runs import load
-    from diffjax.training import NonFiniteError
 
-    try:
-        made = flags.mode in ("train", "show")  # from a config; the others look at what was made
-        if not flags.config and (overrides or made) and not flags.workdir:
-            raise ConfigError(f"--mode={flags.mode} needs --config, such as --config=configs/vpsde.py.")
-        source = flags.config or (f"{flags.workdir}/config.json" if made else None)
-        trust(name for name in flags.trust.split(",") if name)
-        config, flags.dropped = load(source, overrides) if source else None, []
-        if source and config is not None and any(".name=" in text for text in overrides):
-            flags.dropped = dropped(load(source), config)
-        if made and (flags.sampler or flags.nfe is not None or flags.step is not None):
-            raise ConfigError(
-                f"--sampler, --nfe and --step are for sample, eval and likelihood; --mode={flags.mode} takes "
-                "--config.sampler.name=... and --config.grid.n=..."
-            )
-        for name, modes in OWN.items():
-            asked = getattr(flags, name) is not None or any(text.startswith(f"{name}.") for text in flags.options)
-            if asked and flags.mode not in modes:
-                raise ConfigError(f"--{name} is for --mode={' and --mode='.join(modes)}, not for --mode={flags.mode}.")
-        if flags.config and flags.workdir and not made:
-            raise ConfigError(f"--mode={flags.mode} reads the config of --workdir: leave --config={flags.config} out.")
-        command = importlib.import_module(f"diffjax.commands.{MODES[flags.mode]}")
-        _check_folders(flags)
-        for line in programs.keep():
-            print(line, file=sys.stderr)
-        diagnosis.doctor()
-        if flags.profile and flags.mode == "show":
-            raise ConfigError("--mode=show runs nothing that --profile could trace: leave it out.")
-        whole = flags.profile and flags.mode != "train"  # whose steps the command itself traces
-        traced = (
-            profiling.traced(profiling.place(flags.workdir or "", flags.mode)) if whole else contextlib.nullcontext()
+    made = flags.mode in ("train", "show")  # from a config; the others look at what was made
+    if not flags.config and (overrides or made) and not flags.workdir:
+        raise ConfigError(f"--mode={flags.mode} needs --config, such as --config=configs/vpsde.py.")
+    source = flags.config or (f"{flags.workdir}/config.json" if made else None)
+    trust(name for name in flags.trust.split(",") if name)
+    config, flags.dropped = load(source, overrides) if source else None, []
+    if source and config is not None and any(".name=" in text for text in overrides):
+        flags.dropped = dropped(load(source), config)
+    if made and (flags.sampler or flags.nfe is not None or flags.step is not None):
+        raise ConfigError(
+            f"--sampler, --nfe and --step are for sample, eval and likelihood; --mode={flags.mode} takes "
+            "--config.sampler.name=... and --config.grid.n=..."
         )
-        with traced:
-            status = command.main(config, overrides, flags) or 0
-        if flags.mode == "show":
-            print("".join(f"{line}\n" for line in flags.dropped), end="", file=sys.stderr)
-        if flags.mode == "show" and (lost := screen.lost()):  # whose text is all that it makes
-            print(f"error: stdout cannot be written: {lost}", file=sys.stderr)
-            return 1
-        return status
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except NonFiniteError as error:
-        print(f"error: {error}", file=sys.stderr)
+    for name, modes in OWN.items():
+        asked = getattr(flags, name) is not None or any(text.startswith(f"{name}.") for text in flags.options)
+        if asked and flags.mode not in modes:
+            raise ConfigError(f"--{name} is for --mode={' and --mode='.join(modes)}, not for --mode={flags.mode}.")
+    if flags.config and flags.workdir and not made:
+        raise ConfigError(f"--mode={flags.mode} reads the config of --workdir: leave --config={flags.config} out.")
+    command = importlib.import_module(f"diffjax.commands.{MODES[flags.mode]}")
+    _check_folders(flags)
+    for line in programs.keep():
+        print(line, file=sys.stderr)
+    diagnosis.doctor()
+    if flags.profile and flags.mode == "show":
+        raise ConfigError("--mode=show runs nothing that --profile could trace: leave it out.")
+    whole = flags.profile and flags.mode != "train"  # whose steps the command itself traces
+    traced = profiling.traced(profiling.place(flags.workdir or "", flags.mode)) if whole else contextlib.nullcontext()
+    with traced:
+        status = command.main(config, overrides, flags) or 0
+    if flags.mode == "show":
+        print("".join(f"{line}\n" for line in flags.dropped), end="", file=sys.stderr)
+    if flags.mode == "show" and (lost := screen.lost()):  # whose text is all that it makes
+        print(f"error: stdout cannot be written: {lost}", file=sys.stderr)
         return 1
+    return status
 
 
 if __name__ == "__main__":

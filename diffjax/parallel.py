@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from diffjax import activity
+from diffjax import activity, moving
 from diffjax.types import Array, PyTree, T
 
 AXIS = "data"  # the mesh axis that batches are split over, and pmap's axis_name
@@ -85,7 +85,7 @@ def sharded(mesh: Mesh, leading: int = 0) -> NamedSharding:
 
 def replicate(mesh: Mesh, tree: T) -> T:
     """Puts `tree` on every device, as a state before its first step. Every process must hold the same values."""
-    return _put(tree, replicated(mesh))
+    return moving.put(tree, replicated(mesh))
 
 
 def shard_batch(mesh: Mesh, batch: PyTree, leading: int = 0) -> PyTree:
@@ -156,17 +156,6 @@ def _pmap(step: Callable, mesh: Mesh, donated: tuple[int, ...], leading: int) ->
     return lambda state, batch: mapped(state, jax.tree.map(split, batch))
 
 
-def _put(tree: T, sharding: NamedSharding) -> T:
-    """Puts `tree` where `sharding` says, typed keys included, which `device_put` refuses in several processes."""
-
-    def put(x: Any) -> Array:
-        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(put(jax.random.key_data(x)), impl=jax.random.key_impl(x))
-        return jax.device_put(x, sharding)
-
-    return jax.device_put(tree, sharding) if jax.process_count() == 1 else jax.tree.map(put, tree)
-
-
 def _ready(mesh_or_none: Mesh | None) -> Mesh:
     """The mesh that a program is to run on, its memory prepared."""
     devices = mesh() if mesh_or_none is None else mesh_or_none
@@ -187,18 +176,6 @@ def block_on_cpu(tree: T) -> T:
     """Awaits `tree` if this is a CPU posing as several devices: there, unawaited steps wait for each other."""
     several = jax.default_backend() == "cpu" and jax.device_count() > 1
     return jax.block_until_ready(tree) if several else tree
-
-
-def initialize_distributed(
-    coordinator: str | None = None, processes: int | None = None, process: int | None = None
-) -> None:
-    """Joins this process to a run of several hosts, before anything else touches a device; once is enough.
-
-    On TPU pods and under Slurm no argument is needed; elsewhere give the coordinator's "host:port", the number of
-    processes, and this one's place among them. From here on SIGTERM is JAX's: ask Orbax for preemption.
-    """
-    if not jax.distributed.is_initialized():
-        jax.distributed.initialize(coordinator, processes, process)
 
 
 def map_chunks(batched_fn: Callable, chunk: int, mesh: Mesh | None = None) -> Callable[[PyTree, PyTree], PyTree]:
@@ -228,7 +205,7 @@ def map_chunks(batched_fn: Callable, chunk: int, mesh: Mesh | None = None) -> Ca
         parts = []
         for start in range(0, n, width):
             at = np.minimum(np.arange(start, start + width), n - 1)  # the tail repeats the last row
-            part = _put(jax.tree.map(lambda x: x[at], rows), sharded(devices))  # noqa: B023
+            part = moving.put(jax.tree.map(lambda x: x[at], rows), sharded(devices))  # noqa: B023
             parts.append(jax.tree.map(_to_host, compiled(shared, part)))
         return jax.tree.map(lambda *xs: np.concatenate(xs)[:n], *parts)
 

@@ -6,7 +6,7 @@ One checksum over all of it stands beside them (`crc32`).
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -76,8 +76,31 @@ def make(facts: Mapping[str, Any], state: PyTree) -> dict[str, Any]:
     for (name, leaf), (total, bad) in zip(named(state).items(), checksums(state)):
         _check_finite(facts["step"], name, leaf, bad)
         leaves[name] = {"shape": list(leaf.shape), "dtype": str(leaf.dtype), "checksum": total}
+        if is_key(leaf) and jax.process_count() > 1:  # where Orbax takes no array of one process
+            leaves[name]["words"] = str(jax.random.key_impl(leaf))
     record = {**facts, "leaves": leaves}
     return {**record, "crc32": crc32(record)}
+
+
+def is_key(leaf: Any) -> bool:
+    """Tells whether a leaf, or the shape of one, is of typed keys."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def words(key: Any, kind: str = "") -> Any:
+    """Gives the words of typed keys on the host; of a shape of keys that of their words, in its place."""
+    if isinstance(key, jax.ShapeDtypeStruct):
+        found = jax.eval_shape(jax.random.key_data, key)
+        return jax.ShapeDtypeStruct(found.shape, found.dtype, sharding=key.sharding)
+    return np.asarray(jax.random.key_data(key))
+
+
+def by_words(leaves: Mapping[str, Any], change: Callable[[Any, str], Any], tree: PyTree) -> PyTree:
+    """Changes, by `change(leaf, kind of keys)`, those leaves of a tree that a record says are stored as words."""
+    stored = {name: leaf["words"] for name, leaf in leaves.items() if "words" in leaf}
+    name = jax.tree_util.keystr
+    one = lambda path, leaf: change(leaf, stored[name(path)]) if name(path) in stored else leaf
+    return jax.tree_util.tree_map_with_path(one, tree)
 
 
 def _check_finite(step: int, name: str, leaf: Any, bad: int) -> None:

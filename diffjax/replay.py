@@ -17,9 +17,38 @@ import numpy as np
 import optax
 from jax.extend.core import Literal
 
-from diffjax import players, training
+from diffjax import host, parallel, players, training
+from diffjax.config import ConfigError
+from diffjax.data.batches import order_at, stack_at
 from diffjax.method import Method, Turn
 from diffjax.types import PyTree
+
+
+def again(trainer: Any, step: int, begin: Callable[[], training.TrainState]) -> list[str]:
+    """Makes a training step of a run again, and says what is its first value that is not finite (`show`).
+
+    Args:
+        trainer: of the run (`runs.Trainer`), which stays where it is.
+        begin: makes the state before the first step.
+
+    Raises:
+        ConfigError: for a step that is none of the run's.
+    """
+    settings, last, state = trainer.settings, max(trainer.settings.steps, trainer.step) - 1, None
+    if not host.is_int(step, 0) or step > last:
+        raise ConfigError(f"step is {step!r}, expected one of this run's training steps, 0 to {last}.")
+    if trainer.checkpoints is not None:
+        state = nearest(trainer.checkpoints, trainer.state, step)
+    if state is None:
+        state = parallel.replicate(trainer.mesh, begin())
+    size, train = settings.batch_size * len(trainer.method.turns), trainer.data.train
+    stack = partial(stack_at, train, size, settings.seed, flip=trainer.data.flip)
+    put = partial(parallel.shard_batch, trainer.mesh, leading=1)
+    before, batch, metrics = reach(trainer.steps, stack, put, state, step, settings.steps_per_dispatch)
+    rows = order_at(len(train), settings.seed, np.arange(step * size, (step + 1) * size))
+    if 0 < trainer.step < step:
+        print(f"the run is at step {trainer.step}: those after it are made for this alone", flush=True)
+    return show(trainer.method, trainer.built.optimizer, before, batch, metrics, rows, settings.accumulate)
 
 
 def nearest(checkpoints: Any, target: PyTree, step: int, report: Callable[[str], Any] = print) -> PyTree | None:

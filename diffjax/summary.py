@@ -156,6 +156,16 @@ def line(kind: str, run: Any, config: Any, steps: int | None = None) -> str:
     return f"<{kind} {'run' if config is None else config.name}: {', '.join(words)}>"
 
 
+def start(trainer: Any, steps: int) -> str:
+    """Says where training (`runs.Trainer`) begins or goes on, of how many steps, and on what devices."""
+    known = {0: f"training {steps} steps", steps: f"all {steps} steps are trained"}
+    where = known.get(trainer.step, f"resuming at step {trainer.step} of {steps}")
+    mesh, several = trainer.mesh, jax.process_count()
+    by = f" of {several} processes" if several > 1 else ""
+    devices = f"{mesh.size} x {mesh.devices.flat[0].device_kind}{by} ({trainer.settings.backend})"
+    return f"{where}, {parameters(trainer):,} parameters, {devices}"
+
+
 def _distance(metrics: dict[str, Any]) -> str:
     """The first distance that was measured, beside that of training data and of a fitted Gaussian, in words."""
     name = next((name for name in FIRST if isinstance(metrics.get(name, {}).get("value"), float)), None)

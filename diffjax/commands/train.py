@@ -58,7 +58,8 @@ def run(
         training.NonFiniteError: a loss or gradient is not finite and the policy is "stop", or none is in a window.
     """
     clock = Ledger(began=began)
-    built = build_run(files.going_on(Path(workdir or ""), complete(config), complete, new=workdir is None))
+    going_on = lambda: files.going_on(Path(workdir or ""), complete(config), complete, new=workdir is None)
+    built = build_run(files.told(going_on))
     first, place = starting(built), contextlib.nullcontext(Path(workdir)) if workdir else files.fresh(built.config)
     with place as folder, runs.Trainer(**built._asdict(), **first, workdir=folder, ledger=clock) as trainer:
         named(folder)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from diffjax import disk, host
@@ -101,10 +100,8 @@ def of_card(found: Any, where: str, why: str) -> Dataset:
 
 
 def keep_card(workdir: str | Path, dataset: Dataset) -> None:
-    """Writes the card of a run's data into its workdir, where there is none or another; one process writes."""
+    """Writes the card of a run's data into its workdir, where there is none or another."""
     path, text = Path(workdir) / FILE, json.dumps(card(dataset))
-    if jax.process_index():
-        return
     if len(text) > disk.LARGEST:
         print(
             f"{path} is not written, it would have {len(text):,} bytes: this run draws only with its data", flush=True

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from diffjax import data, disk, draws, ledger, notebook, page, summary
+from diffjax import data, disk, draws, ledger, notebook, page, previews, summary
 from diffjax.method import Drawn, Section, attempt, merged
 from diffjax.metrics import judges
 from diffjax.runs import workdir as files
 from diffjax.runs.run import Run
 
-SHOWN, WALKS = 64, 8
-MOST = 512  # held-out examples that those of each class are picked from
+WALKS = 8
 TRACED = 2**22  # numbers of samples whose walks are all kept; of larger ones only the first WALKS are
 
 
@@ -70,7 +69,7 @@ def figures(folder: Path, run: Run, drawn: Drawn, sections: list[Section]) -> li
     from diffjax import plots
 
     asked = [figure for section in sections for figure in section.figures]
-    found = [*attempt("samples.png", lambda: _samples(folder / "samples.png", run, drawn))]
+    found = [*attempt("samples.png", lambda: previews.beside(folder / "samples.png", run, drawn))]
     for name, kind, args in asked:
         found += attempt(f"{name}.png", lambda: getattr(plots, kind)(folder / f"{name}.png", *args) or [])  # noqa: B023
     logged = [] if run.workdir is None else files.read_metrics(run.workdir)
@@ -81,15 +80,3 @@ def figures(folder: Path, run: Run, drawn: Drawn, sections: list[Section]) -> li
         }
         found += attempt("training.png", lambda: plots.training_curve(folder / "training.png", steps, curves) or [])
     return found
-
-
-def _samples(path: Path, run: Run, drawn: Drawn) -> list[Section]:
-    from diffjax import plots
-
-    real = data.undone(run.data).some("held_out", MOST)
-    groups = {f"given {name}": part for name, part in drawn.given.items() if part.shape[1:] == run.data.shape}
-    groups |= {"samples": run.data.shown(drawn.x), "held out": run.data.shown(real.x)}
-    own = {**dict.fromkeys(groups, drawn.given), "held out": real.given}
-    labels = {name: given["label"] for name, given in own.items() if "label" in drawn.given}
-    plots.samples(path, groups, most=SHOWN, labels=labels, names=run.data.names)
-    return []

@@ -10,17 +10,28 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax import activity, host, notebook, parallel, programs, replay, resume, screen, snapshots, summary, training
+from diffjax import (
+    activity,
+    cluster,
+    parallel,
+    previews,
+    programs,
+    replay,
+    resume,
+    screen,
+    snapshots,
+    summary,
+    training,
+)
 from diffjax import data as sources
 from diffjax import ema as averages
 from diffjax import ledger as ledgers
+from diffjax.checkpoint import Restored
 from diffjax.config import Config, ConfigError, build, is_spec
-from diffjax.data.batches import order_at, stack_at
 from diffjax.ledger import Account, Ledger
 from diffjax.lock import HeldError
 from diffjax.logs import Log
-from diffjax.method import attempt
-from diffjax.metrics import judges
+from diffjax.moving import from_first, local
 from diffjax.optimizers import build_optimizer
 from diffjax.runs import checks, report
 from diffjax.runs import run as runs
@@ -102,14 +113,14 @@ class Trainer:
         start, carry = map(runs.starting(built, start, carry, workdir).get, ("start", "carry"))
         devices = parallel.chosen(settings.devices, settings.batch_size, settings.accumulate, ConfigError)
         self.mesh, self.ledger = parallel.mesh(devices), ledger or Ledger()
-        self.workdir = None if workdir is None else Path(workdir)
+        self.workdir, self.mine = None if workdir is None else Path(workdir), cluster.first()
         axis = parallel.AXIS if settings.backend == "pmap" else None
         log = {"learning_rate": learning_rate, "time_bins": settings.time_bins}
         options = {**log, "axis_name": axis, "accumulate": settings.accumulate}
         self.plain = training.make_steps(training.make_step(method, optimizer, emas, **options))
         self.steps = parallel.compile_step(self.plain, settings.backend, self.mesh, leading=1)
         self.step, self.window, self.loss, self.checkpoints, self.lock = 0, [], None, None, None
-        if self.workdir is not None:
+        if self.workdir is not None and self.mine:
             if config is None:
                 self.built = built = built._replace(config=runs.fingerprint(built, name))
             self.lock, said = files.prepare(self.workdir, built.config, complete)
@@ -118,13 +129,17 @@ class Trainer:
             if changed := sources.keep(data, self.workdir):
                 raise ConfigError(changed)
             self.checkpoints = runs.open_checkpoints(self.workdir, settings)
-        self.account = Account(self.workdir, self.ledger)
+        self.account = Account(self.workdir if self.mine else None, self.ledger)
         self._start = () if start is None else (start,)
-        self.state = parallel.replicate(self.mesh, runs.init_state(built))
-        if not self._restore() and start is not None:
-            self.state = parallel.replicate(self.mesh, runs.init_state(built, start))
-        elif self.step == 0 and carry is not None:
-            self._carry(carry)
+        self.state = runs.init_state(built)
+        self.step, window, carried = cluster.told(lambda: self._begin(start, carry))
+        is_list = lambda node: isinstance(node, list)
+        self.window = [jax.tree.map(np.asarray, metrics, is_leaf=is_list) for metrics in window]
+        self.state = parallel.replicate(self.mesh, from_first(self.state))
+        if carried and self.workdir is not None:
+            self._save()
+            if self.mine:
+                resume.record(self.workdir, [resume.Change("train.start", None, carried)], self.step, "carried")
         self.account.skipped = int(self.state.skipped)
         if self.step % settings.steps_per_dispatch:
             raise ConfigError(
@@ -154,22 +169,23 @@ class Trainer:
                 f"{self.settings.steps_per_dispatch}, those of a dispatch."
             )
         words = self.built.config.to_dict() if self.built.config is not None else {}
-        log = Log(self.workdir, last, self.step, self.settings.loggers, words, at=lambda: self.step)
+        place, loggers = (self.workdir, self.settings.loggers) if self.mine else (None, ())
+        log = Log(place, last, self.step, loggers, words, bar=self.mine, at=lambda: self.step)
         doing = activity.doing(lambda: f"training, step {self.step} of {last}")
-        with self.ledger.of("rest"), install_stop_handler() as stop, log, doing:
+        with self.ledger.of("rest"), install_stop_handler() as stop, log, doing, cluster.last_words(self._last_words):
             idle = resume.remarks(self.built.learning_rate, self.step - self.account.skipped, last - self.step)
             for line in [*checks.remarks(self.method, self.data), *idle]:
                 log.say(line)
-            log.say(f"{self.workdir or 'no workdir'}: {self.opening(last)}")
+            log.say(f"{self.workdir or 'no workdir'}: {summary.start(self, last)}")
             with self.account.watching(lambda: self.step, {training.NonFiniteError: "nonfinite", HeldError: None}):
                 finished = self._train(log, stop, last)
                 self.account.skipped = int(self.state.skipped)
                 with self.ledger.of("save stall"):
                     if self.checkpoints is not None:
                         self.checkpoints.wait()  # a signal that comes now is served, and what is said to be saved is
-            stopped = None
-            if stop or not finished:
-                stopped = Stopped(stop.received or signal.SIGTERM, self.step, self.workdir)
+            stopped, number = None, cluster.settle(stop.received)
+            if number or not finished:
+                stopped = Stopped(signal.Signals(number or signal.SIGTERM), self.step, self.workdir)
                 self.account.write("interrupted", self.step, signal=stopped.signal.name)
                 log.say(str(stopped))
         if stopped is not None:
@@ -179,7 +195,7 @@ class Trainer:
 
     def run(self) -> "runs.Run":
         """Gives what there is so far as a run, to draw from."""
-        return runs.of(self.built, self.state, self.workdir)
+        return runs.of(self.built, local(self.state), self.workdir)
 
     def sample(self, seeds: Any, given: dict | None = None, **words: Any) -> np.ndarray:
         """Draws samples of what there is so far (`Run.draw`)."""
@@ -195,8 +211,8 @@ class Trainer:
         if out is None and self.workdir is None:
             raise ConfigError("This run has no workdir to write its report into; give report(out=FOLDER).")
         times = lambda: ledgers.table(self.account.seconds, self.account.starts)
-        with self.ledger.of("evaluation"):
-            results = report.evaluate(self.run(), out or self.workdir or "", times)
+        with self.ledger.of("evaluation"), cluster.desk(out or self.workdir or "") as desk:
+            results = report.evaluate(self.run(), desk, times)
         if out is None:
             self.account.write("done", **{"step": self.step, **results})
         return results
@@ -208,21 +224,7 @@ class Trainer:
         Its state is made again, from the newest checkpoint at or below it or else the first state, in one process; this
         Trainer stays where it is. ConfigError for a step that is none of its run's.
         """
-        settings, last, state = self.settings, max(self.settings.steps, self.step) - 1, None
-        if not host.is_int(step, 0) or step > last:
-            raise ConfigError(f"step is {step!r}, expected one of this run's training steps, 0 to {last}.")
-        if self.checkpoints is not None:
-            state = replay.nearest(self.checkpoints, self.state, step)
-        if state is None:
-            state = parallel.replicate(self.mesh, runs.init_state(self.built, *self._start))
-        size, train = settings.batch_size * len(self.method.turns), self.data.train
-        stack = partial(stack_at, train, size, settings.seed, flip=self.data.flip)
-        put = partial(parallel.shard_batch, self.mesh, leading=1)
-        before, batch, metrics = replay.reach(self.steps, stack, put, state, step, settings.steps_per_dispatch)
-        rows = order_at(len(train), settings.seed, np.arange(step * size, (step + 1) * size))
-        if 0 < self.step < step:
-            print(f"the run is at step {self.step}: those after it are made for this alone", flush=True)
-        return replay.show(self.method, self.built.optimizer, before, batch, metrics, rows, settings.accumulate)
+        return replay.again(self, step, lambda: runs.init_state(self.built, *self._start))
 
     def __repr__(self) -> str:
         return summary.line("Trainer", self, self.built.config, self.settings.steps)
@@ -242,10 +244,22 @@ class Trainer:
             if self.lock is not None:
                 self.lock.release()
 
-    def _restore(self) -> bool:
-        """Whether there was a checkpoint to go on from."""
+    def _begin(self, start: Callable | None, carry: Any) -> tuple[int, list, str]:
+        """Puts the state to begin with in the first one's place; gives its step, its window, and where from it came."""
+        found = self._restored()
+        if found is not None:
+            self.step, self.state = found.step, found.state
+            return found.step, found.info.config["window"], ""
+        if start is not None:
+            self.state = runs.init_state(self.built, start)
+        elif carry is not None:
+            return self._carried(carry), [], str(carry)
+        return 0, [], ""
+
+    def _restored(self) -> Restored | None:
+        """Finds the checkpoint to go on from, and drops what was logged after it."""
         if self.checkpoints is None or self.workdir is None:
-            return False
+            return None
         try:
             found = self.checkpoints.restore(self.state)
             sources.keep_names(self.workdir, self.data, found is not None)
@@ -257,38 +271,25 @@ class Trainer:
                     f"cannot resume in {self.workdir}: it was trained on other data (split {seen}, now "
                     f"{self.data.fingerprint}); bring that back, or give another --workdir."
                 )
-            self.step, self.state = found.step, found.state
             self.ledger.enter("restart", renamed=True)
-            is_list = lambda node: isinstance(node, list)
-            saved = found.info.config["window"]
-            self.window = [jax.tree.map(np.asarray, metrics, is_leaf=is_list) for metrics in saved]
         if found is None and files.read_metrics(self.workdir):
             print("no checkpoint is left: it begins again at step 0, and what was logged is dropped", flush=True)
         sources.keep_card(self.workdir, self.data)
-        for line in files.cut_metrics(self.workdir, self.step, self.settings.log_every):
+        step = 0 if found is None else found.step
+        for line in files.cut_metrics(self.workdir, step, self.settings.log_every):
             print(line, flush=True)
-        return found is not None
+        return found
 
-    def _carry(self, workdir: str | Path) -> None:
-        """Begins with the state of another run, saved here at once: the other one may go on meanwhile."""
+    def _carried(self, workdir: str | Path) -> int:
+        """Begins with the state of another run, which is saved here at once: that one may go on meanwhile."""
         found, config = runs.saved_state(self.built, workdir), self.built.config
         if config is not None and "train" in config and config.train.steps <= found.step:
             raise ConfigError(
                 f"train.steps is {config.train.steps}, but the state of {workdir} has {found.step}: give more."
             )
-        self.step, self.state = found.step, parallel.replicate(self.mesh, found.state)
-        print(f"begins with the state of {workdir}, step {self.step}", flush=True)
-        if self.checkpoints is not None and self.workdir is not None:
-            self._save()
-            resume.record(self.workdir, [resume.Change("train.start", None, str(workdir))], self.step, "carried")
-
-    def opening(self, steps: int) -> str:
-        """Says where training begins or goes on."""
-        parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
-        known = {0: f"training {steps} steps", steps: f"all {steps} steps are trained"}
-        where = known.get(self.step, f"resuming at step {self.step} of {steps}")
-        devices = f"{self.mesh.size} x {self.mesh.devices.flat[0].device_kind} ({self.settings.backend})"
-        return f"{where}, {parameters:,} parameters, {devices}"
+        self.state = found.state
+        print(f"begins with the state of {workdir}, step {found.step}", flush=True)
+        return found.step
 
     def batches(self) -> sources.Batches:
         """Opens the batches of the steps to come, put on the devices, whose time is counted from here on."""
@@ -323,7 +324,8 @@ class Trainer:
                 self._log(log, began, clock.seconds - compiled)
                 began, compiled = time.monotonic(), clock.seconds
         paused = time.monotonic(), clock.seconds
-        stopping = bool(stop)  # read once: a signal may come between two looks
+        number = stop.received if isinstance(stop, Stop) else stop or None  # read once: a signal may come between
+        stopping = bool(cluster.agreed(number, self.step, self.settings.steps_per_dispatch))
         if self.workdir is not None:
             self._keep(due, stopping)
         self._pace = began + time.monotonic() - paused[0], compiled + clock.seconds - paused[1]  # of training alone
@@ -340,7 +342,7 @@ class Trainer:
             jax.block_until_ready(self.state)
         if stored:
             with self.ledger.of("save stall"):
-                snapshots.write(workdir, self.step, parallel.replicate(self.mesh, self.state.ema))
+                snapshots.write(workdir, self.step, local(parallel.replicate(self.mesh, self.state.ema)))
         if due(settings.sample_every):
             with self.ledger.of("sampling"):
                 self._show(workdir)
@@ -372,24 +374,24 @@ class Trainer:
         self.window, self.loss, self.account.skipped = [], summary["loss"], summary["skipped"]
 
     def _save(self) -> None:
-        assert self.checkpoints is not None
         window = jax.tree.map(lambda values: values.tolist(), self._fetch())
         metrics = training.ranked(self.loss, self.settings.best_by, self.run())
-        record = {"config": self.built.config.to_dict(), "window": window, "data": self.data.fingerprint}
-        record["updates"] = self.step - int(self.state.skipped)
-        state = parallel.replicate(self.mesh, self.state)  # pmap's own sharding is not for files
-        self.checkpoints.save(self.step, state, metrics=metrics, config=record)
+        state = local(parallel.replicate(self.mesh, self.state))  # pmap's own sharding is not for files
+        if self.checkpoints is not None:
+            record = {"config": self.built.config.to_dict(), "window": window, "data": self.data.fingerprint}
+            record["updates"] = self.step - int(state.skipped)
+            self.checkpoints.save(self.step, state, metrics=metrics, config=record)
+
+    def _last_words(self, line: str) -> None:
+        """Writes how the run has ended where another process is lost and this one hangs."""
+        self.account.write("failed", self.step, error=line)
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
 
     def _show(self, workdir: Path) -> None:
-        """samples/step_*.png: the same seeds from the raw parameters and from the EMA, side by side."""
-        from diffjax import plots
-
+        """samples/step_*.png: of some seeds, from the raw parameters and from the EMA, side by side."""
         run, seeds = self.run(), range(SAMPLES_SHOWN)
-        pairs = {"raw": self.state.params, f"EMA {self.settings.ema}": run.params}
+        pairs = {"raw": run.state.params, f"EMA {self.settings.ema}": run.params}
         drawn = {t: self.data.to_data(self._drawn(params, seeds, run.given(seeds))) for t, params in pairs.items()}
-        for title, x in drawn.items():
-            if text := judges.said(x):
-                print(f"step {self.step}, {title}: {text}", flush=True)
-        path, groups = workdir / "samples" / f"step_{self.step:07d}.png", jax.tree.map(self.data.shown, drawn)
-        for failed in attempt(path.name, lambda: plots.samples(path, groups) or notebook.shown(path)):
-            print(failed.text.strip(), flush=True)
+        if self.mine:
+            previews.write(workdir / "samples" / f"step_{self.step:07d}.png", self.step, drawn, self.data)

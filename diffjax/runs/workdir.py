@@ -18,13 +18,11 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from diffjax import derived, diagnosis, disk, lock, logs, resume
+from diffjax import cluster, derived, diagnosis, disk, lock, logs, resume
 from diffjax.checkpoint import Checkpoints, Info
 from diffjax.config import Config, ConfigError, check_trusted, from_json, to_json
 from diffjax.environment import environment
@@ -32,9 +30,19 @@ from diffjax.environment import environment
 FORMAT = 1  # of a workdir, in its config.json; 0, where none is said: config.json, checkpoints and metrics are as now
 
 
-def fresh(config: Config) -> contextlib.AbstractContextManager[Path]:
-    """Makes a new workdir for a `with` block, runs/<config>-<time> (`disk.fresh`)."""
-    return disk.fresh(Path(diagnosis.RUNS) / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+@contextlib.contextmanager
+def fresh(config: Config) -> Iterator[Path]:
+    """Makes a new workdir for a `with` block, runs/<config>-<time> (`disk.fresh`); of several processes one does."""
+    path = Path(diagnosis.RUNS) / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    with disk.fresh(path) if cluster.first() else contextlib.nullcontext() as made:
+        yield Path(cluster.told(lambda: str(made)))
+
+
+def told(make: Callable[[], Config]) -> Config:
+    """Gives the config that process 0 makes, in all processes."""
+    made = make() if cluster.first() else None
+    text = cluster.told(lambda: made and to_json(made))
+    return made or from_json(text, "the config of process 0")
 
 
 def going_on(workdir: Path, asked: Config, complete: Callable[[Config], Config], new: bool = False) -> Config:
@@ -72,7 +80,7 @@ PROGRAM = "objects.program"  # of a run of objects: what differs with another ja
 
 def prepare(
     workdir: Path, config: Config, complete: Callable[[Config], Config] = lambda config: config
-) -> tuple[lock.Lock | None, list[str]]:
+) -> tuple[lock.Lock, list[str]]:
     """Makes the workdir, or checks that it belongs to this config; gives its lock, held, and lines to be said.
 
     A start that was refused before its first step leaves a config that the corrected one replaces.
@@ -87,11 +95,11 @@ def prepare(
     _check_owner(workdir, config, complete)
     workdir.mkdir(parents=True, exist_ok=True)
     try:
-        held = lock.take(workdir) if jax.process_index() == 0 else None
+        held = lock.take(workdir)
     except lock.HeldError as error:
         raise ConfigError(str(error)) from error
     changes, said = _check_owner(workdir, config, complete)  # once more: by whom the lock was held until now
-    if held is not None and held.left:
+    if held.left:
         said.append(f"{workdir}: {held.left} was there before and did not end by itself")
     if changes:
         said += resume.record(workdir, changes, (newest(workdir) or (0, None))[0])
