@@ -67,11 +67,13 @@ class Link:
         """Sets how long one call may take."""
         self._connection.settimeout(seconds)
 
-    def close(self) -> None:
-        """Closes the connection, also under a thread that reads from it; idempotent."""
+    def close(self, reader: bool = True) -> None:
+        """Closes the connection; idempotent. Where another thread reads from it, the reader is left to that thread."""
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
+        if reader:
+            self._file.close()
 
 
 class Peers:
@@ -166,7 +168,7 @@ class Peers:
         with self._changed:
             self._over = True
         for link in self._links.values():
-            link.close()
+            link.close(reader=False)
 
     def look(self, seconds: float) -> LostError | None:
         """Waits for the news that another process is lost: an error here may be nothing but its echo."""
@@ -206,6 +208,7 @@ class Peers:
             with self._changed:
                 self._heard(peer, link, message)
                 self._changed.notify_all()
+        link.close()
         self.lose(f"{self.names[peer]} is gone: it was killed, or its machine or network is down")
 
     def _heard(self, peer: int, link: Link, message: dict[str, Any]) -> None:

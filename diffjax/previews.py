@@ -26,7 +26,7 @@ def write(path: Path, step: int, drawn: dict[str, Any], dataset: Any) -> None:
 
 
 def beside(path: Path, run: Any, drawn: Drawn) -> list[Section]:
-    """Draws samples, and what they were given, beside held-out examples of a run (`runs.Run`); no section of its own."""
+    """Draws samples, and what they were given, beside held-out examples of a run (`runs.Run`); gives no section."""
     from diffjax import plots
 
     real = data.undone(run.data).some("held_out", MOST)

@@ -60,7 +60,10 @@ def listen(address: tuple[str, int], count: int, facts: dict[str, str], more: di
                 if hello is None or hello.get("diffjax") != PROTOCOL:  # nobody of ours
                     link.close()
                     continue
-                _check(hello, count, facts, names)
+                try:
+                    _check(hello, count, facts, names)
+                except ValueError as error:
+                    raise _refused({**links, count: link}, str(error)) from error
                 links[hello["process"]] = link
                 names[hello["process"]] = _name(hello["process"], hello["host"], hello["pid"])
     except TimeoutError:
@@ -72,8 +75,6 @@ def listen(address: tuple[str, int], count: int, facts: dict[str, str], more: di
             f"--coordinator={host}:{port} --processes={count} --process=N ({VARIABLE}=SECONDS waits longer)."
         )
         raise _refused(links, line) from None
-    except ValueError as error:
-        raise _refused(links, str(error)) from error
     ordered = [names[peer] for peer in range(count)]
     for link in links.values():
         link.send({"welcome": ordered, "more": more})
@@ -144,8 +145,8 @@ def relay(address: tuple[str, int]) -> int:
     """
     server = socket.create_server(("127.0.0.1", 0))
 
-    def pump(source: socket.socket, target: socket.socket) -> None:
-        with contextlib.suppress(OSError):
+    def pump(source: socket.socket, target: socket.socket, far: socket.socket) -> None:
+        with far, contextlib.suppress(OSError):
             while data := source.recv(2**16):
                 target.sendall(data)
 
@@ -157,7 +158,7 @@ def relay(address: tuple[str, int]) -> int:
                 far = socket.create_connection(address, timeout=30.0)
                 far.settimeout(None)
                 for pair in ((near, far), (far, near)):
-                    threading.Thread(target=pump, args=pair, daemon=True, name="relay").start()
+                    threading.Thread(target=pump, args=(*pair, far), daemon=True, name="relay").start()
 
     kept: list[socket.socket] = []  # referred to, so that none is closed
     threading.Thread(target=serve, daemon=True, name="relay").start()
