@@ -232,9 +232,9 @@ def last_words(say: Callable[[str], Any]) -> Iterator[None]:
 
 def echo(error: BaseException) -> BaseException:
     """Gives the loss of another process where an error here is its echo, as that of a collective is; or the error."""
-    if not _here or isinstance(error, LostError):
+    if not _here or not _is_of_devices(error):
         return error
-    return _here[0].look(peers.SILENCE + 3 * peers.BEAT if _is_of_devices(error) else 0.0) or error
+    return _here[0].look(peers.SILENCE + 3 * peers.BEAT) or error
 
 
 def _is_of_devices(error: BaseException) -> bool:

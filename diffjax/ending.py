@@ -30,7 +30,8 @@ def explain(error: BaseException, workdir: str | Path | None = None) -> tuple[st
         number = getattr(stopped, "signal", signal.SIGINT)
         return stopped_by(number, workdir), 128 + number
     if isinstance(error, LostError):
-        return f"error: {error}{_kept(workdir)}", error.status
+        kept = _kept(workdir) if error.status == 1 else ""  # not of what was typed
+        return f"error: {str(error).removesuffix(kept)}{kept}", error.status
     if isinstance(error, MemoryError) or _is_of_a_device(error):
         said = _short(str(error).strip().split("\n")[0])
         return f"error: out of memory{said and f': {said}'}{_kept(workdir)}", 1
