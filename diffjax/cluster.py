@@ -110,14 +110,21 @@ def _pod(environ: Mapping[str, str]) -> Place | None:
     return Place((hosts[0], PORT), len(hosts), int(worker))
 
 
-def join(where: Place | None) -> None:
-    """Joins this process to the others of its run, before anything touches a device.
+def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+    """Joins this process to the others of its run, before anything touches a device; does nothing where it is alone.
 
-    In place of `jax.distributed.initialize`, which it calls.
+    In place of `jax.distributed.initialize`, which it calls. A script that has joined ends by `part`, after an error by
+    `end`; the commands do.
+
+    Args:
+        coordinator: "host:port" at which process 0 listens; all three are left out where the environment says them.
+        processes: how many there are.
+        process: this one's number, from 0.
 
     Raises:
         ValueError: in one line, where they do not come together.
     """
+    where = place(coordinator, processes, process)
     if where is None:
         return
     if _here or jax.distributed.is_initialized():
@@ -192,6 +199,19 @@ def share(value: Any) -> list[Any]:
 def told(make: Callable[[], Any]) -> Any:
     """Gives what process 0 makes, in all processes; to the others it comes as JSON has it."""
     return share(make() if first() else None)[0]
+
+
+def same(name: str, value: Any) -> None:
+    """Holds a value against that of process 0.
+
+    Raises:
+        ValueError: in all processes, naming one that has another.
+    """
+    values = share(value)
+    for number, other in enumerate(values):
+        if other != values[0]:
+            who = f"{_here[0].names[number]} has {name} {other}, process 0 has {values[0]}"
+            raise ValueError(f"{who}: give all processes the same.")
 
 
 def agreed(number: int | None, step: int, stride: int = 1) -> int | None:

@@ -213,10 +213,10 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
     from diffjax.config import ConfigError, one_line
 
     with one_line():
-        place = cluster.place(flags.coordinator, flags.processes, flags.process)
-        if place is not None and flags.mode in ALONE:
+        place = flags.coordinator, flags.processes, flags.process
+        if flags.mode in ALONE and cluster.place(*place) is not None:
             raise ConfigError(f"--mode={flags.mode} is for one process: leave --coordinator and what goes with it out.")
-        cluster.join(place)
+        cluster.join(*place)
     with cluster.quiet(), cluster.desk(flags.out or "") as desk:
         if not cluster.first():
             flags.out, flags.profile = str(desk), False

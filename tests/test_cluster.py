@@ -159,11 +159,28 @@ def test_a_stop_at_the_last_step_is_known_to_all(short):
     close(known)
 
 
+def test_values_that_have_to_be_equal(short, monkeypatch):
+    cluster.same("data", "a")  # of one process
+    known = gathered(2)
+
+    def check(one, value):
+        monkeypatch.setattr(cluster, "_here", [one])
+        return cluster.same("data", value)
+
+    # one after the other, since what a process knows is global: the second answers from a thread of its own
+    answer = threading.Thread(target=lambda: [known[1].share("a"), known[1].share("b")], daemon=True)
+    answer.start()
+    check(known[0], "a")
+    with pytest.raises(ValueError, match=r"process 1 \(.*\) has data b, process 0 has a: give all processes the same"):
+        check(known[0], "a")
+    answer.join(5)
+    close(known)
+
+
 @pytest.mark.parametrize("who", [0, 1])
 def test_a_process_that_is_gone_is_named_by_all(short, who):
     known = gathered(3)
-    for link in known[who]._links.values():  # as the kernel closes those of a process that is killed
-        link.close()
+    known[who].close()  # as the kernel closes connections of a process that is killed
     left = [one for one in known if one.index != who]
     waits = together(*(lambda one=one: one.share(0) for one in left))
     assert {type(error) for error in waits} == {peers.LostError}

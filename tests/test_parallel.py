@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from run_command import core, environment
 
-from diffjax import ema, parallel, training
+from diffjax import cluster, ema, parallel, training
 from diffjax.optimizers import build_optimizer
 from diffjax.types import Prepare
 
@@ -145,8 +145,9 @@ def chunks(out, *meshes):
 
 def two_processes(out, port, process):
     """Two processes of two devices each train and sample together; the first one writes."""
-    parallel.initialize_distributed(f"localhost:{port}", 2, int(process))
-    parallel.initialize_distributed()  # a second call does nothing
+    cluster.join(f"localhost:{port}", 2, int(process))
+    with pytest.raises(ValueError, match="join once"):
+        cluster.join(f"localhost:{port}", 2, int(process))
     mesh = parallel.mesh()
     assert (mesh.devices.size, len(mesh.local_devices)) == (4, 2)
     params, batches, optimizer, _, emas = problem()
@@ -160,6 +161,7 @@ def two_processes(out, port, process):
     samples = parallel.map_chunks(jax.vmap(conv_chain, in_axes=(None, 0)), 2, mesh)(kernel, keys)
     if process == "0":
         np.savez(out, samples=samples, **jax.device_get(state.params))
+    cluster.part()
 
 
 # The tests

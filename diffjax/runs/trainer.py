@@ -27,7 +27,7 @@ from diffjax import data as sources
 from diffjax import ema as averages
 from diffjax import ledger as ledgers
 from diffjax.checkpoint import Restored
-from diffjax.config import Config, ConfigError, build, is_spec
+from diffjax.config import Config, ConfigError, build, is_spec, one_line
 from diffjax.ledger import Account, Ledger
 from diffjax.lock import HeldError
 from diffjax.logs import Log
@@ -113,6 +113,8 @@ class Trainer:
         start, carry = map(runs.starting(built, start, carry, workdir).get, ("start", "carry"))
         devices = parallel.chosen(settings.devices, settings.batch_size, settings.accumulate, ConfigError)
         self.mesh, self.ledger = parallel.mesh(devices), ledger or Ledger()
+        with one_line():
+            cluster.same("data and devices", [data.fingerprint, len(self.mesh.local_devices)])
         self.workdir, self.mine = None if workdir is None else Path(workdir), cluster.first()
         axis = parallel.AXIS if settings.backend == "pmap" else None
         log = {"learning_rate": learning_rate, "time_bins": settings.time_bins}

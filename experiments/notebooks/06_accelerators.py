@@ -179,5 +179,5 @@ else:
     np.testing.assert_array_equal(after, trainer().train(2 * half).draw(16, nfe=10))
 
 # %% [markdown]
-# Several devices need no other line. Several hosts: `parallel.initialize_distributed()` first. What fits into the
-# memory of a device is said by `python -m diffjax.main --mode=show --config=configs/vpsde.py:cifar10`.
+# Several devices need no other line. Several hosts: `diffjax.cluster.join()` first (docs/scale.md). What fits into
+# the memory of a device is said by `python -m diffjax.main --mode=show --config=configs/vpsde.py:cifar10`.

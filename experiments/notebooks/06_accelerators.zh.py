@@ -168,4 +168,4 @@ else:
     np.testing.assert_array_equal(after, trainer().train(2 * half).draw(16, nfe=10))
 
 # %% [markdown]
-# 多块设备不需要多写一行。多台主机则先调用 `parallel.initialize_distributed()`。一块设备的内存放得下什么，由 `python -m diffjax.main --mode=show --config=configs/vpsde.py:cifar10` 给出。
+# 多块设备不需要多写一行。多台主机则先调用 `diffjax.cluster.join()`（见 docs/scale.md）。一块设备的内存放得下什么，由 `python -m diffjax.main --mode=show --config=configs/vpsde.py:cifar10` 给出。
