@@ -10,7 +10,7 @@ DOCS = Path(__file__).parents[1]
 SECTIONS: dict[str, list[str]] = {
     "Start": ["tutorial.md", "install.md", "choose.md", "dictionary.md", "hardware.md"],
     "Methods": ["methods.md", "series.md", "notation.md", "results.md"],
-    "Use": ["runs.md", "data.md", "editing.md", "sweeps.md", "weights.md", "pretrained.md"],
+    "Use": ["runs.md", "data.md", "scale.md", "editing.md", "sweeps.md", "weights.md", "pretrained.md"],
     "Extend": ["extending.md", "adding.md", "repo/CONTRIBUTING.md"],
 }
 CHINESE = ["zh/index.md", "zh/tutorial.md", "zh/choose.md", "zh/series.md", "zh/notation.md"]
