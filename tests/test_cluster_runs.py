@@ -21,6 +21,7 @@ SMALL = (
     "--config=configs/vpsde.py:tiny",
     *(f"--config.{text}" for text in ("model.name=MLP", "model.width=16", "model.depth=1")),
 )
+CONSTANT = ("--config.checkpoint.every=1000", "--config.learning_rate.schedule=constant")
 LIMIT = 30  # seconds in which all processes end
 
 
@@ -156,7 +157,7 @@ def sound(workdir):
 @pytest.mark.parametrize("who", [0, 1])
 def test_told_to_stop_all_save_one_step(tmp_path, alone, count, who):
     """And go on with other numbers of processes and devices, with the examples of one that was never stopped."""
-    flags = (*SMALL, "--config.checkpoint.every=1000", f"--workdir={tmp_path / 'run'}")
+    flags = (*SMALL, *CONSTANT, f"--workdir={tmp_path / 'run'}")
     together = Together(count, *flags, "--config.train.steps=40000", out=tmp_path)
     until = time.monotonic() + 200
     while not (tmp_path / "run" / "metrics.jsonl").exists() or not metrics(tmp_path / "run"):
@@ -174,7 +175,7 @@ def test_told_to_stop_all_save_one_step(tmp_path, alone, count, who):
     command = [sys.executable, "-m", "diffjax.main", *flags, more]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    whole = [sys.executable, "-m", "diffjax.main", *SMALL, "--config.checkpoint.every=1000", more]
+    whole = [sys.executable, "-m", "diffjax.main", *SMALL, *CONSTANT, more]
     subprocess.run([*whole, f"--workdir={tmp_path / 'whole'}"], cwd=ROOT, env=environment(), check=True)
     expected, found = metrics(tmp_path / "whole"), metrics(tmp_path / "run")
     assert list(found) == list(expected)
