@@ -64,6 +64,7 @@ LEAVES = {
     "programs",
     "replay",
     "screen",
+    "sharding",
     "side_files",
     "signals",
     "snapshots",
@@ -77,6 +78,7 @@ LEAVES = {
 }
 NEIGHBOURS = {
     "training": {"constants", "ema", "method", "players"},
+    "parallel": {"sharding"},
     "players": {"method"},
     "checkpoint": {"checksum", "disk", "folders", "records", "writer"},
     "comparison": {"plots", "metrics"},
@@ -111,7 +113,10 @@ LOOKS_UP = {
 TOP = [{"runs"}, {"commands", "pretrained", "published", "sweeps"}, {"main"}]
 
 LIBRARIES = {"jax", "numpy", "optax"}  # what core and training may import at module level; flax is for models
-COMPUTING = [*CORE, {"training", "constants", "players", "ema", "parallel", "optimizers", "checksum", "models"}]
+COMPUTING = [
+    *CORE,
+    {"training", "constants", "players", "ema", "parallel", "sharding", "optimizers", "checksum", "models"},
+]
 
 
 def allowed(part):

@@ -28,6 +28,7 @@ from diffjax.runs import settings as table
 from diffjax.runs import workdir as files
 from diffjax.runs.build import Built, assemble, complete
 from diffjax.runs.settings import Settings
+from diffjax.sharding import gathering, of_state
 from diffjax.signals import Stop, Stopped, install_stop_handler
 
 SAMPLES_SHOWN = 64
@@ -100,14 +101,14 @@ class Trainer:
         built = Built(method, data, optimizer, emas, learning_rate, settings, config)
         self.built, self.settings, self.method, self.data = built, settings, method, data
         start, carry = map(runs.starting(built, start, carry, workdir).get, ("start", "carry"))
-        devices = parallel.chosen(settings.devices, settings.batch_size, settings.accumulate, ConfigError)
-        self.mesh, self.ledger = parallel.mesh(devices), ledger or Ledger()
+        self.mesh, self.ledger = parallel.mesh_of(settings, ConfigError), ledger or Ledger()
+        self.shardings = of_state(partial(runs.abstract_state, built), self.mesh, method, ConfigError)
         self.workdir = None if workdir is None else Path(workdir)
         axis = parallel.AXIS if settings.backend == "pmap" else None
         log = {"learning_rate": learning_rate, "time_bins": settings.time_bins}
-        options = {**log, "axis_name": axis, "accumulate": settings.accumulate}
+        options = {**log, "axis_name": axis, "accumulate": settings.accumulate, "gather": gathering(self.shardings)}
         self.plain = training.make_steps(training.make_step(method, optimizer, emas, **options))
-        self.steps = parallel.compile_step(self.plain, settings.backend, self.mesh, leading=1)
+        self.steps = parallel.compile_step(self.plain, settings.backend, self.mesh, leading=1, shardings=self.shardings)
         self.step, self.window, self.loss, self.checkpoints, self.lock = 0, [], None, None, None
         if self.workdir is not None:
             if config is None:
@@ -120,9 +121,9 @@ class Trainer:
             self.checkpoints = runs.open_checkpoints(self.workdir, settings)
         self.account = Account(self.workdir, self.ledger)
         self._start = () if start is None else (start,)
-        self.state = parallel.replicate(self.mesh, runs.init_state(built))
+        self.state = parallel.make(self.mesh, partial(runs.init_state, built), self.shardings)
         if not self._restore() and start is not None:
-            self.state = parallel.replicate(self.mesh, runs.init_state(built, start))
+            self.state = parallel.place(self.mesh, runs.init_state(built, start), self.shardings)
         elif self.step == 0 and carry is not None:
             self._carry(carry)
         self.account.skipped = int(self.state.skipped)
@@ -214,7 +215,7 @@ class Trainer:
         if self.checkpoints is not None:
             state = replay.nearest(self.checkpoints, self.state, step)
         if state is None:
-            state = parallel.replicate(self.mesh, runs.init_state(self.built, *self._start))
+            state = parallel.place(self.mesh, runs.init_state(self.built, *self._start), self.shardings)
         size, train = settings.batch_size * len(self.method.turns), self.data.train
         stack = partial(stack_at, train, size, settings.seed, flip=self.data.flip)
         put = partial(parallel.shard_batch, self.mesh, leading=1)
@@ -276,7 +277,7 @@ class Trainer:
             raise ConfigError(
                 f"train.steps is {config.train.steps}, but the state of {workdir} has {found.step}: give more."
             )
-        self.step, self.state = found.step, parallel.replicate(self.mesh, found.state)
+        self.step, self.state = found.step, parallel.place(self.mesh, found.state, self.shardings)
         print(f"begins with the state of {workdir}, step {self.step}", flush=True)
         if self.checkpoints is not None and self.workdir is not None:
             self._save()
@@ -340,7 +341,7 @@ class Trainer:
             jax.block_until_ready(self.state)
         if stored:
             with self.ledger.of("save stall"):
-                snapshots.write(workdir, self.step, parallel.replicate(self.mesh, self.state.ema))
+                snapshots.write(workdir, self.step, parallel.to_host(self.state.ema))
         if due(settings.sample_every):
             with self.ledger.of("sampling"):
                 self._show(workdir)
@@ -377,7 +378,7 @@ class Trainer:
         metrics = training.ranked(self.loss, self.settings.best_by, self.run())
         record = {"config": self.built.config.to_dict(), "window": window, "data": self.data.fingerprint}
         record["updates"] = self.step - int(self.state.skipped)
-        state = parallel.replicate(self.mesh, self.state)  # pmap's own sharding is not for files
+        state = parallel.place(self.mesh, self.state, self.shardings)  # pmap's own sharding is not for files
         self.checkpoints.save(self.step, state, metrics=metrics, config=record)
 
     def _show(self, workdir: Path) -> None:
