@@ -60,7 +60,12 @@ def float64(function: Callable, *args: Any) -> Any:
 
 
 def run_once(function: Callable, *args: Any) -> Any:
-    """Calls `function(*args)` in one compiled call that is soon compiled: for what runs a single time."""
+    """Calls `function(*args)` in one compiled call that is soon compiled: for what runs a single time.
+
+    Inside another program it is a part of that.
+    """
+    if not concrete(args):
+        return function(*args)
     # At full optimisation the CPU compiler spends four times as long on random draws (11 s for 2.5).
     chosen = "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")  # by whoever runs this: it stays
     quick = jax.default_backend() == "cpu" and not chosen

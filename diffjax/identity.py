@@ -19,6 +19,8 @@ UNSAID = {
     "best",
     "loggers",
     "devices",
+    "fsdp",
+    "tensor",
     "chunk",
     "samples",
     "label",

@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
-from diffjax.types import Array, T
+from diffjax.types import T
 
 PIECE = 2**24  # 4-byte words that are sent at a time: one program for all
 
@@ -28,10 +28,10 @@ def put(tree: T, sharding: NamedSharding) -> T:
     def one(x: Any) -> Any:
         if isinstance(x, bool | int | float | complex):
             return x
-        if _is_key(x):
+        if is_key(x):
             return jax.random.wrap_key_data(one(jax.random.key_data(x)), impl=jax.random.key_impl(x))
-        if isinstance(x, jax.Array) and x.sharding == sharding:
-            return x
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            return x if x.sharding == sharding else jax.device_put(x, sharding)
         whole = np.asarray(x)
         return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])  # checks nothing
 
@@ -39,12 +39,12 @@ def put(tree: T, sharding: NamedSharding) -> T:
 
 
 def local(tree: T) -> T:
-    """Gives the arrays of a tree, each whole on every device, as arrays of this process alone; nothing is copied."""
+    """Gives those arrays of a tree that every device has whole as this process's own, without a copy; others stay."""
 
     def one(x: Any) -> Any:
-        if not isinstance(x, jax.Array) or x.is_fully_addressable:
+        if not isinstance(x, jax.Array) or x.is_fully_addressable or not x.is_fully_replicated:
             return x
-        if _is_key(x):
+        if is_key(x):
             return jax.random.wrap_key_data(one(jax.random.key_data(x)), impl=jax.random.key_impl(x))
         return x.addressable_data(0)
 
@@ -52,28 +52,34 @@ def local(tree: T) -> T:
 
 
 def from_first(tree: T) -> T:
-    """Gives every process the values that process 0 has, bit for bit; all call it, with trees of equal shapes.
+    """Gives every process the values that process 0 has, as NumPy arrays, bit for bit; all call it.
 
     They travel from device to device, as words: a sum with zeros would make 0.0 of -0.0.
+
+    Args:
+        tree: in process 0 of its own arrays; in the others of any of equal shapes.
     """
     if jax.process_count() == 1:
         return tree
     leaves, structure = jax.tree.flatten(tree)
-    parts = [np.asarray(jax.random.key_data(x) if _is_key(x) else x) for x in leaves]
-    data = np.concatenate([np.frombuffer(part.tobytes(), np.uint8) for part in parts])
-    size = min(PIECE, -(-data.size // 4))
-    words = np.zeros(-(-data.size // (4 * size)) * size, np.uint32)
-    words.view(np.uint8)[: data.size] = data
-    for start in range(0, words.size, size):
-        words[start : start + size] = multihost_utils.broadcast_one_to_all(words[start : start + size])
-    found, at = [], 0
-    for leaf, part in zip(leaves, parts):
-        whole = words.view(np.uint8)[at : at + part.nbytes].view(part.dtype).reshape(part.shape)
-        new: Array = jnp.array(whole)
-        found.append(jax.random.wrap_key_data(new, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else new)
-        at += part.nbytes
+    shapes = [jax.eval_shape(jax.random.key_data, x) if is_key(x) else jax.eval_shape(lambda x=x: x) for x in leaves]
+    sizes = [shape.size * shape.dtype.itemsize for shape in shapes]
+    piece = min(PIECE, max(-(-sum(sizes) // 4), 1))
+    words = np.zeros(-(-sum(sizes) // (4 * piece)) * piece, np.uint32)
+    places = np.cumsum([0, *sizes])
+    if jax.process_index() == 0:
+        for x, at, size in zip(leaves, places, sizes):
+            part = np.asarray(jax.random.key_data(x) if is_key(x) else x)
+            words.view(np.uint8)[at : at + size] = np.frombuffer(part.tobytes(), np.uint8)
+    for start in range(0, words.size, piece):
+        words[start : start + piece] = multihost_utils.broadcast_one_to_all(words[start : start + piece])
+    found = []
+    for x, shape, at, size in zip(leaves, shapes, places, sizes):
+        new = words.view(np.uint8)[at : at + size].view(shape.dtype).reshape(shape.shape)
+        found.append(jax.random.wrap_key_data(jnp.array(new), impl=jax.random.key_impl(x)) if is_key(x) else new)
     return jax.tree.unflatten(structure, found)
 
 
-def _is_key(x: Any) -> bool:
+def is_key(x: Any) -> bool:
+    """Tells whether it is an array of typed keys."""
     return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)

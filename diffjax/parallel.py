@@ -1,6 +1,7 @@
-"""Devices: one mesh, two shardings, two backends (`jit`, `pmap`) for one pure step, and chunks for sampling.
+"""Devices: one mesh, where values go on it, two backends (`jit`, `pmap`) for one pure step, and chunks for sampling.
 
 Everything here changes where numbers live, never what they are: noise is a function of the global index (`training`).
+What of a state is split, and along which axes, is `sharding`.
 """
 
 import ctypes
@@ -15,40 +16,91 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from diffjax import activity, moving
+from diffjax import activity, moving, sharding
+from diffjax.moving import is_key
+from diffjax.sharding import BATCH, FSDP, TENSOR
 from diffjax.types import Array, PyTree, T
 
 AXIS = "data"  # the mesh axis that batches are split over, and pmap's axis_name
 BACKENDS = ("jit", "pmap")
 
 
-def mesh(devices: Sequence[Any] | None = None, data: int | None = None) -> Mesh:
-    """Makes a one-axis mesh over the first `data` of the devices (all of them by default), of every process.
+def mesh(devices: Sequence[Any] | None = None, data: int | None = None, fsdp: int = 1, tensor: int = 1) -> Mesh:
+    """Makes the mesh over the first data x fsdp x tensor of the devices, of every process.
+
+    Its axes are (data, fsdp, tensor), or `data` alone where the others are 1 (then it is the mesh of pmap too).
+    Neighbours on the axis `tensor` are neighbours in the list, then those on `fsdp`: they exchange the most.
+
+    Args:
+        devices: default all.
+        data: parts of a batch whose parameters are each whole (but for `fsdp` and `tensor`); default all that there
+            are.
+        fsdp: devices that also share the state of a run among them (`sharding`).
+        tensor: devices that share each example among them, by the network's rules.
 
     Raises:
-        ValueError: if there are fewer devices than asked for.
+        ValueError: for fewer devices than asked for, for devices that fsdp x tensor does not divide, or a `tensor` that
+            would span processes.
     """
     devices = jax.devices() if devices is None else list(devices)
-    count = len(devices) if data is None else data
+    if min(fsdp, tensor) < 1 or (data is None and len(devices) % (fsdp * tensor)):
+        raise ValueError(f"Got fsdp x tensor = {fsdp} x {tensor}, expected a divisor of {len(devices)}, the devices.")
+    data = len(devices) // (fsdp * tensor) if data is None else data
+    count = data * fsdp * tensor
     if not 1 <= count <= len(devices):
-        raise ValueError(f"Got data = {count} devices, expected 1 to {len(devices)}, those that there are.")
+        each = "" if fsdp * tensor == 1 else f" x fsdp = {fsdp} x tensor = {tensor}"
+        raise ValueError(f"Got data = {data}{each} devices, expected 1 to {len(devices)}, those that there are.")
+    if jax.process_count() > 1 and jax.local_device_count() % tensor:
+        raise ValueError(
+            f"Got tensor = {tensor}, expected a divisor of {jax.local_device_count()}, a process's devices."
+        )
+    sizes = (data, fsdp, tensor) if fsdp * tensor > 1 else (data,)
     # Auto always: the default has been Auto and Explicit by turns, and Explicit forbids sharding constraints.
-    return Mesh(np.asarray(devices[:count]), (AXIS,), axis_types=(AxisType.Auto,))
+    options = {"axis_types": (AxisType.Auto,) * len(sizes)}
+    return Mesh(np.asarray(devices[:count]).reshape(sizes), sharding.AXES[: len(sizes)], **options)
 
 
-def chosen(count: int | None, batch_size: int, parts: int = 1, error: type[Exception] = ValueError) -> list[Any]:
+def chosen(
+    count: int | None,
+    batch_size: int,
+    parts: int = 1,
+    error: type[Exception] = ValueError,
+    fsdp: int = 1,
+    tensor: int = 1,
+    backend: str = "jit",
+) -> list[Any]:
     """Chooses the first `count` devices, None: all, for batches that are worked through in so many parts.
 
     Raises:
-        ValueError: (or `error`) for more than there are, or a batch that they do not divide.
+        ValueError: (or `error`) for more than there are, for devices that fsdp x tensor does not divide, for either in
+            pmap, or a batch that the devices do not divide.
     """
     if count is not None and not 1 <= count <= jax.device_count():
         raise error(f"train.devices is {count}, expected 1 to {jax.device_count()}, the devices that are here.")
     devices = jax.devices()[:count]
-    if batch_size % (len(devices) * parts):
+    _check_pmap(backend, fsdp, tensor, error)
+    if len(devices) % (fsdp * tensor):
+        asked = f"train.fsdp x train.tensor is {fsdp} x {tensor}"
+        raise error(f"{asked}, expected a divisor of {len(devices)}, the devices: set train.devices, or another.")
+    if batch_size % (len(devices) // tensor * parts):
         each = f"{len(devices)}, the devices" if parts == 1 else f"{len(devices)} devices x train.accumulate = {parts}"
+        if tensor > 1:
+            each = f"{len(devices)} devices / train.tensor = {tensor}, x train.accumulate = {parts}"
         raise error(f"train.batch_size is {batch_size}, expected a multiple of {each}.")
     return devices
+
+
+def mesh_of(settings: Any, error: type[Exception] = ValueError) -> Mesh:
+    """Makes the mesh that the settings of a run ask for (`chosen`): its devices, fsdp, tensor, batches and backend."""
+    asked = settings.devices, settings.batch_size, settings.accumulate, error
+    split = {"fsdp": settings.fsdp, "tensor": settings.tensor}
+    return mesh(chosen(*asked, **split, backend=settings.backend), **split)
+
+
+def _check_pmap(backend: str, fsdp: int, tensor: int, error: type[Exception] = ValueError) -> None:
+    if backend == "pmap" and fsdp * tensor > 1:
+        asked = f"Got backend 'pmap' with fsdp x tensor = {fsdp} x {tensor}"
+        raise error(f"{asked}, expected 1 x 1: a state is split by backend 'jit' alone.")
 
 
 # glibc's numbers of what mallopt sets, and values: no block is mapped by itself, none goes back to the kernel.
@@ -79,13 +131,75 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def sharded(mesh: Mesh, leading: int = 0) -> NamedSharding:
-    """Makes the sharding that splits axis `leading` over the devices: batches."""
-    return NamedSharding(mesh, P(*[None] * leading, AXIS))
+    """Makes the sharding that splits axis `leading` over the devices of data and fsdp: batches."""
+    return NamedSharding(mesh, P(*[None] * leading, BATCH if FSDP in mesh.axis_names else AXIS))
+
+
+def batch_parts(mesh: Mesh) -> int:
+    """Counts the parts that a batch is split into: devices, but those of `tensor` share one."""
+    return mesh.size // mesh.shape.get(TENSOR, 1)
+
+
+def split_as(state: Any, settings: Any, method: Any) -> Any:
+    """Gives shapes of a state the shardings of its run (`mesh_of`) on all devices that are here, to restore it so.
+
+    Where fsdp x tensor does not divide these devices, which may be others than it was trained on, shapes stay as they
+    are: whole on one.
+    """
+    parts = settings.fsdp * settings.tensor
+    if parts == 1 or jax.device_count() % parts:
+        return state
+    where = sharding.of_state(lambda: state, mesh(fsdp=settings.fsdp, tensor=settings.tensor), method)
+    return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), state, where)
 
 
 def replicate(mesh: Mesh, tree: T) -> T:
     """Puts `tree` on every device, as a state before its first step. Every process must hold the same values."""
     return moving.put(tree, replicated(mesh))
+
+
+def place(mesh: Mesh, tree: T, shardings: PyTree = None) -> T:
+    """Puts a tree where shardings say, from the host or from other devices; every process must hold the same values.
+
+    Args:
+        shardings: one for each leaf (`sharding.shardings`); default whole on every device of the mesh.
+    """
+    if shardings is None:
+        return replicate(mesh, tree)
+
+    return jax.tree.map(moving.put, tree, shardings)
+
+
+def make(mesh: Mesh, function: Callable[[], T], shardings: PyTree = None) -> T:
+    """Makes the tree `function()` where shardings say, as `place`, but in one program: no device has the whole of it.
+
+    Args:
+        function: traceable where there are shardings; what it closes over is a constant of the program.
+    """
+    if shardings is None:
+        return replicate(mesh, function())
+    return jax.jit(function, out_shardings=shardings)()
+
+
+def kept(mesh: Mesh, state: T, shardings: PyTree = None) -> T:
+    """Gives a state as a file takes it, whole for the process that writes; all processes call it.
+
+    In one process it stays on its devices, where a state under `pmap` comes back to the mesh.
+    """
+    if shardings is not None and jax.process_count() > 1:
+        return to_host(state)
+    return moving.local(place(mesh, state, shardings))
+
+
+def to_host(tree: T) -> T:
+    """Copies a tree to NumPy arrays of the whole values, leaf by leaf; typed keys stay such. All processes call it."""
+
+    def fetch(x: Any) -> Any:
+        if is_key(x):
+            return jax.random.wrap_key_data(fetch(jax.random.key_data(x)), impl=jax.random.key_impl(x))
+        return np.array(_to_host(x)) if isinstance(x, jax.Array) else np.array(x)
+
+    return jax.tree.map(fetch, tree)
 
 
 def shard_batch(mesh: Mesh, batch: PyTree, leading: int = 0) -> PyTree:
@@ -94,13 +208,19 @@ def shard_batch(mesh: Mesh, batch: PyTree, leading: int = 0) -> PyTree:
     Raises:
         ValueError: if the local devices do not divide the batch.
     """
-    _check_divisible(batch, leading, len(mesh.local_devices))
+    _check_divisible(batch, leading, mesh, len(mesh.local_devices))
     put = lambda x: jax.make_array_from_process_local_data(sharded(mesh, leading), np.asarray(x))
     return jax.tree.map(put, batch)
 
 
 def compile_step(
-    step: Callable, backend: str = "jit", mesh: Mesh | None = None, *, donate: bool = True, leading: int = 0
+    step: Callable,
+    backend: str = "jit",
+    mesh: Mesh | None = None,
+    *,
+    donate: bool = True,
+    leading: int = 0,
+    shardings: PyTree = None,
 ) -> Callable:
     """Compiles `(state, batch) -> (state, metrics)` over the mesh; the caller sees one logical state and whole batches.
 
@@ -109,27 +229,34 @@ def compile_step(
             of one with an attribute `lift`, "jit" compiles the program that takes its numbers as arguments.
         backend: "jit" (any number of processes) or "pmap" (one process).
         donate: give the old state's memory to the new one; the old state is deleted.
+        shardings: of the state that comes and goes, one for each leaf (`sharding.shardings`), of a step that was made
+            with `gather`; default whole on every device.
 
     Raises:
-        ValueError: for another backend, for pmap in several processes, and when called with a batch that the devices
-            do not divide.
+        ValueError: for another backend, for pmap in several processes or with a state that is split, and when called
+            with a batch that the devices do not divide.
     """
     if backend not in BACKENDS:
         raise ValueError(f"Got backend {backend!r}, expected one of {', '.join(BACKENDS)}.")
-    devices = _ready(mesh)
-    compiled = (_jit if backend == "jit" else _pmap)(step, devices, (0,) if donate else (), leading)
+    devices, donated = _ready(mesh), (0,) if donate else ()
+    _check_pmap(backend, devices.shape.get(FSDP, 1), devices.shape.get(TENSOR, 1))
+    if backend == "jit":
+        compiled = _jit(step, devices, donated, leading, replicated(devices) if shardings is None else shardings)
+    else:
+        compiled = _pmap(step, devices, donated, leading)
 
     def run(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
-        _check_divisible(batch, leading, devices.size)
+        _check_divisible(batch, leading, devices, devices.size)
         return block_on_cpu(compiled(state, batch))
 
     return run
 
 
-def _jit(step: Callable, mesh: Mesh, donated: tuple[int, ...], leading: int) -> Callable:
+def _jit(step: Callable, mesh: Mesh, donated: tuple[int, ...], leading: int, of_state: PyTree) -> Callable:
     everywhere, split = replicated(mesh), sharded(mesh, leading)
+    out = (of_state, everywhere)
     if not hasattr(step, "lift"):
-        return jax.jit(step, donate_argnums=donated, in_shardings=(everywhere, split), out_shardings=everywhere)
+        return jax.jit(step, donate_argnums=donated, in_shardings=(of_state, split), out_shardings=out)
     made: list[tuple[Callable, PyTree]] = []
 
     def run(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
@@ -138,8 +265,8 @@ def _jit(step: Callable, mesh: Mesh, donated: tuple[int, ...], leading: int) -> 
             return compiled(numbers, state, batch)
         with activity.doing("compiling the training step"):  # its numbers are found when it is traced
             lifted, numbers = step.lift(state, batch)
-            donate, shardings = tuple(place + 1 for place in donated), (everywhere, everywhere, split)
-            compiled = jax.jit(lifted, donate_argnums=donate, in_shardings=shardings, out_shardings=everywhere)
+            donate, shardings = tuple(place + 1 for place in donated), (everywhere, of_state, split)
+            compiled = jax.jit(lifted, donate_argnums=donate, in_shardings=shardings, out_shardings=out)
             made.append((compiled, replicate(mesh, numbers)))
             return compiled(made[0][1], state, batch)
 
@@ -164,12 +291,12 @@ def _ready(mesh_or_none: Mesh | None) -> Mesh:
     return devices
 
 
-def _check_divisible(batch: PyTree, leading: int, count: int) -> None:
-    shapes = {np.shape(leaf) for leaf in jax.tree.leaves(batch)}
+def _check_divisible(batch: PyTree, leading: int, mesh: Mesh, devices: int) -> None:
+    shapes, tensor = {np.shape(leaf) for leaf in jax.tree.leaves(batch)}, mesh.shape.get(TENSOR, 1)
+    count = max(devices // tensor, 1)
     if bad := [shape for shape in sorted(shapes) if len(shape) <= leading or shape[leading] % count]:
-        raise ValueError(
-            f"Got a batch of shape {bad[0]}, expected axis {leading} to be a multiple of {count}, the devices."
-        )
+        each = "the devices" if tensor == 1 else f"{devices} devices / tensor = {tensor}"
+        raise ValueError(f"Got a batch of shape {bad[0]}, expected axis {leading} to be a multiple of {count}, {each}.")
 
 
 def block_on_cpu(tree: T) -> T:
@@ -185,9 +312,14 @@ def map_chunks(batched_fn: Callable, chunk: int, mesh: Mesh | None = None) -> Ca
     of row i depend neither on n nor on the number of devices (on a CPU: on one core); a convolution compiled for
     another batch size differs in the last bits. With several processes, all ask for the same rows and all get them.
 
+    A network too large for one device: leaves of `shared` that come split over a mesh (`place`, or a state that is
+    trained so) stay split. Rows are then spread over (data, fsdp) of that mesh, and XLA puts parameters together, or
+    moves activations, layer by layer; rows are equal to those of whole parameters to rounding, no longer in their bits.
+
     Args:
         batched_fn: pure, (shared, rows (chunk, ...)) -> (chunk, ...), each row on its own (`jax.vmap` of one sample).
-        chunk: rows for each device and dispatch.
+        chunk: rows for each device and dispatch; of split leaves, for each part of a batch (`batch_parts`).
+        mesh: of devices with whole leaves; split ones have their own.
 
     Raises:
         ValueError: if chunk < 1, or when called with no rows or with rows of several lengths.
@@ -195,17 +327,26 @@ def map_chunks(batched_fn: Callable, chunk: int, mesh: Mesh | None = None) -> Ca
     if chunk < 1:
         raise ValueError(f"Got chunk = {chunk}, expected at least 1.")
     devices = _ready(mesh)
+    everywhere = P(devices.axis_names)
     # check_vma=False: a scan that starts from constants is no error.
-    per_device = jax.shard_map(batched_fn, mesh=devices, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False)
-    compiled = jax.jit(per_device)
-    width = chunk * devices.size
+    per_device = jax.shard_map(
+        batched_fn, mesh=devices, in_specs=(P(), everywhere), out_specs=everywhere, check_vma=False
+    )
+    of_whole, of_split = jax.jit(per_device), jax.jit(batched_fn)
 
     def run(shared: PyTree, rows: PyTree) -> PyTree:
-        n, shared = _length(rows), replicate(devices, shared)
+        n, split = _length(rows), [leaf.sharding.mesh for leaf in jax.tree.leaves(shared) if sharding.is_split(leaf)]
+        if split:
+            compiled, width, where = of_split, chunk * batch_parts(split[0]), sharded(split[0])
+            put = lambda x: x if sharding.is_split(x) else moving.put(x, replicated(split[0]))
+            shared = jax.tree.map(put, shared)
+        else:
+            compiled, width, where = of_whole, chunk * devices.size, NamedSharding(devices, everywhere)
+            shared = replicate(devices, shared)
         parts = []
         for start in range(0, n, width):
             at = np.minimum(np.arange(start, start + width), n - 1)  # the tail repeats the last row
-            part = moving.put(jax.tree.map(lambda x: x[at], rows), sharded(devices))  # noqa: B023
+            part = moving.put(jax.tree.map(lambda x: x[at], rows), where)  # noqa: B023
             parts.append(jax.tree.map(_to_host, compiled(shared, part)))
         return jax.tree.map(lambda *xs: np.concatenate(xs)[:n], *parts)
 

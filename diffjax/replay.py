@@ -29,7 +29,7 @@ def again(trainer: Any, step: int, begin: Callable[[], training.TrainState]) -> 
 
     Args:
         trainer: of the run (`runs.Trainer`), which stays where it is.
-        begin: makes the state before the first step.
+        begin: makes the state before the first step, where the step takes it.
 
     Raises:
         ConfigError: for a step that is none of the run's.
@@ -40,7 +40,7 @@ def again(trainer: Any, step: int, begin: Callable[[], training.TrainState]) -> 
     if trainer.checkpoints is not None:
         state = nearest(trainer.checkpoints, trainer.state, step)
     if state is None:
-        state = parallel.replicate(trainer.mesh, begin())
+        state = begin()
     size, train = settings.batch_size * len(trainer.method.turns), trainer.data.train
     stack = partial(stack_at, train, size, settings.seed, flip=trainer.data.flip)
     put = partial(parallel.shard_batch, trainer.mesh, leading=1)

@@ -127,6 +127,7 @@ class _Across(NamedTuple):
     """The devices of a mapped axis (`jax.pmap`), or, under `jit`, where arrays are whole already, nothing to do."""
 
     axis: str | None
+    gather: Callable[[PyTree], PyTree] = lambda params: params  # of a state that is split
 
     def mean(self, tree: PyTree) -> PyTree:
         return jax.lax.pmean(tree, self.axis) if self.axis else tree
@@ -156,6 +157,7 @@ def make_step(
     time_bins: int = 10,
     axis_name: str | None = None,
     accumulate: int = 1,
+    gather: Callable[[PyTree], PyTree] | None = None,
 ) -> Step:
     """Makes the pure step; batches are trees whose leaves all have the (local) batch as leading axis.
 
@@ -173,8 +175,8 @@ def make_step(
         optimizer: one for all, or one for each name that turns move by none of their own (`players`).
         learning_rate: schedule of applied updates, for the metric alone; the optimizer has its own.
         axis_name: the mapped axis of `jax.pmap`, over which gradients and metrics are averaged; None under `jit`.
-        accumulate: parts that a turn's batch is worked through in, one after the other, for the memory of one: their
-            gradients are averaged, and make one update (`_in_parts`).
+        accumulate: parts that a turn's batch is worked through in, one after the other, for one update (`_in_parts`).
+        gather: puts parameters together for the losses, where devices share them (`sharding.gathered`); None: whole.
 
     Raises:
         ValueError: for fewer than 1 of either, or losses that have no parts (`check_parts`); of a step, for a batch
@@ -183,7 +185,7 @@ def make_step(
     if time_bins < 1:
         raise ValueError(f"Got time_bins = {time_bins}, expected at least 1.")
     check_parts(method, accumulate)
-    across, prepare = _Across(axis_name), method.prepare
+    across, prepare = _Across(axis_name, *([gather] if gather else [])), method.prepare
 
     def play(turn: Turn, params: PyTree, opt_state: PyTree, key: Key, batch: PyTree) -> tuple[PyTree, ...]:
         """Makes one update: (params, opt_state, norms, losses (B,), aux)."""
@@ -250,8 +252,8 @@ def slope(
     index = across.place() * size + jnp.arange(size, dtype=jnp.int32)
 
     def mean_loss(own: PyTree, batch: PyTree, index: Array) -> tuple[Array, tuple[Array, dict[str, Array]]]:
-        shown = {"gather": across.whole} if turn.coupled else {}
-        losses, aux = turn.losses(players.put(params, who, own), key, batch, index, across.devices() * size, **shown)
+        shown, whole = {"gather": across.whole} if turn.coupled else {}, across.gather(players.put(params, who, own))
+        losses, aux = turn.losses(whole, key, batch, index, across.devices() * size, **shown)
         return losses.mean(), (losses, aux)
 
     return _in_parts(partial(jax.value_and_grad(mean_loss, has_aux=True), own), accumulate, batch, index)

@@ -69,6 +69,7 @@ LEAVES = {
     "rendezvous",
     "replay",
     "screen",
+    "sharding",
     "side_files",
     "signals",
     "snapshots",
@@ -82,6 +83,7 @@ LEAVES = {
 }
 NEIGHBOURS = {
     "training": {"constants", "ema", "method", "players"},
+    "parallel": {"moving", "sharding"},
     "players": {"method"},
     "checkpoint": {"checksum", "disk", "folders", "records", "writer"},
     "cluster": {"peers", "rendezvous"},
@@ -94,7 +96,6 @@ NEIGHBOURS = {
     "folders": {"disk"},
     "records": {"checksum"},
     "profiling": {"disk"},
-    "parallel": {"moving"},
     "previews": {"data", "method", "metrics", "notebook", "plots"},
     "rendezvous": {"peers"},
     "replay": {"config", "data", "method", "parallel", "players", "training"},
@@ -121,7 +122,10 @@ LOOKS_UP = {
 TOP = [{"runs"}, {"commands", "pretrained", "published", "sweeps"}, {"main"}]
 
 LIBRARIES = {"jax", "numpy", "optax"}  # what core and training may import at module level; flax is for models
-COMPUTING = [*CORE, {"training", "constants", "players", "ema", "parallel", "optimizers", "checksum", "models"}]
+COMPUTING = [
+    *CORE,
+    {"training", "constants", "players", "ema", "parallel", "sharding", "optimizers", "checksum", "models"},
+]
 
 
 def allowed(part):

@@ -52,6 +52,12 @@ PRESETS = {
     "H": Size(32, 1280, 16, 256, 32, 10),
 }
 
+# What devices of the mesh's axis `tensor` share of a block (Shoeybi et al. 2019, 3): columns (-1) of the layers that
+# make queries, keys, values and hidden entries, rows (-2) of those that follow: one sum over devices ends each part.
+TENSOR = (("qkv/(kernel|bias)", -1), ("out/kernel", -2), ("up/(kernel|bias)", -1), ("down/kernel", -2))
+TENSOR_CROSS = (("(query|told)/(kernel|bias)", -1), ("out/kernel", -2))  # of what a text is read by
+WITHOUT_HEADS = ("up/(kernel|bias)", "down/kernel")  # all others have columns or rows head by head
+
 
 class DiT(nn.Module):
     """The transformer of patches. `DiT(preset="XL", patch=2, classes=1000, outputs=2)` is the published DiT-XL/2.
@@ -185,6 +191,16 @@ class DiT(nn.Module):
         """What stands for none of each that the network reads and may be without, by name in `given`."""
         text = {"text": null_text(self.text[1])} if self.text else {}
         return text | {name: ABSENT for name in ("vector", "image") if getattr(self, name)}
+
+    @property
+    def tensor(self) -> tuple[tuple[str, int, int], ...]:
+        """How blocks are split over devices that share an example: rules of `sharding.split_axes`; heads stay whole."""
+        of_blocks = [(rf"(^|/)blocks?_\d+/{name}$", name, axis) for name, axis in TENSOR]
+        of_texts = [(rf"(^|/)cross/{name}$", name, axis) for name, axis in TENSOR_CROSS if self.text]
+        heads = self.sizes.heads
+        return tuple(
+            (path, axis, 1 if name in WITHOUT_HEADS else heads) for path, name, axis in [*of_blocks, *of_texts]
+        )
 
     @property
     def tells_places(self) -> bool:

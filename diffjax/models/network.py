@@ -32,6 +32,8 @@ class Network(NamedTuple):
         none: name in `given` -> the value that stands for none, of an example's shape or one for all entries, of what
             the network reads and may be without.
         text: (V, L), tokens and places of the text that it reads; (): it reads none, or no one knows.
+        tensor: how it is split over devices that share an example: rules of `sharding.split_axes` on its parameters;
+            (): it does not say.
         side: of a base with a side net, the side's kind and what changes F without a shape; "": there is no side.
         tells_places: False where it gives a constant image the same answer at all places, whatever its parameters.
         energy: whether F is two maps, the gradient of a scalar and that scalar (`scalar.gradient`).
@@ -51,6 +53,7 @@ class Network(NamedTuple):
     none: Given = NOTHING
     text: tuple[int, ...] = ()
     side: str = ""
+    tensor: tuple[tuple[str, int, int], ...] = ()
 
 
 def network(module: nn.Module) -> Network:
@@ -58,7 +61,7 @@ def network(module: nn.Module) -> Network:
 
     The module is called as `module(x, c, **read)`, and with train= where it takes that. What it reads of `given` is its
     attribute or property `reads`, {name in given: argument}; without one it reads nothing. What stands for none of it
-    is its `none`, and the number after the last class.
+    is its `none`, and the number after the last class. How it is split over devices is its `tensor`.
 
     The module is traced once for shapes and dtypes, whatever losses, walks and checks the network is then called in.
     """
@@ -97,7 +100,8 @@ def network(module: nn.Module) -> Network:
     none = {} if known is None else {"label": np.int32(known)}
     none, text = none | getattr(module, "none", {}), getattr(module, "text", ()) if "text" in arguments else ()
     dtype, tells = str(getattr(module, "dtype", "float32")), getattr(module, "tells_places", True)
-    return Network(init_params, apply, tuple(arguments), known, tells, dtype=dtype, none=none, text=tuple(text))
+    own = {"none": none, "text": tuple(text), "tensor": tuple(getattr(module, "tensor", ()))}
+    return Network(init_params, apply, tuple(arguments), known, tells, dtype=dtype, **own)
 
 
 def init(net: Network, key: Key, shape: tuple[int, ...], given: Given = NOTHING) -> PyTree:

@@ -44,7 +44,7 @@ def check_settings(settings: Settings) -> None:
     if not 0 <= settings.seed < 2**32:
         raise ConfigError(f"seed is {settings.seed}, expected an integer in [0, 2^32).")
     counts = ("steps", "batch_size", "accumulate", "steps_per_dispatch", "log_every", "sample_every")
-    for field in (*counts, "samples", "time_bins", "chunk", "checkpoint_every", "keep"):
+    for field in (*counts, "samples", "time_bins", "chunk", "checkpoint_every", "keep", "fsdp", "tensor"):
         host.check_int(home(field), getattr(settings, field), 1, ConfigError, bounds.MOST)
     host.check_int("checkpoint.best", settings.best, 0, ConfigError)
     for field in ("steps", "log_every", "sample_every"):

@@ -209,7 +209,8 @@ def saved_state(built: Any, workdir: str | Path, step: int | None = None) -> Res
         ConfigError: for a folder without such a checkpoint, or one of another shape.
     """
     with one_line(), Checkpoints(Path(workdir) / "checkpoints", create=False, report=print) as checkpoints:
-        found = checkpoints.restore(abstract_state(built), step=step)
+        target = parallel.split_as(abstract_state(built), built.settings, built.method)
+        found = checkpoints.restore(target, step=step)
     if found is None:
         raise ConfigError(f"{workdir} has no checkpoint yet; train it first: --mode=train --workdir={workdir}.")
     return found

@@ -22,6 +22,8 @@ class Settings(NamedTuple):
     sample_every: int = 800
     backend: str = "jit"  # or "pmap"
     devices: int | None = None  # None: all of them
+    fsdp: int = 1  # devices that share parameters, averages and moments among them (`sharding`)
+    tensor: int = 1  # devices that share each example, of a network that says how
     nonfinite: str = "stop"  # or "skip"
     loggers: tuple[str, ...] = ()  # any of "tensorboard", "wandb"
     checkpoint_every: int = 500

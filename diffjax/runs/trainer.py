@@ -39,6 +39,7 @@ from diffjax.runs import settings as table
 from diffjax.runs import workdir as files
 from diffjax.runs.build import Built, assemble, complete
 from diffjax.runs.settings import Settings
+from diffjax.sharding import gathering, of_state
 from diffjax.signals import Stop, Stopped, install_stop_handler
 
 SAMPLES_SHOWN = 64
@@ -111,16 +112,16 @@ class Trainer:
         built = Built(method, data, optimizer, emas, learning_rate, settings, config)
         self.built, self.settings, self.method, self.data = built, settings, method, data
         start, carry = map(runs.starting(built, start, carry, workdir).get, ("start", "carry"))
-        devices = parallel.chosen(settings.devices, settings.batch_size, settings.accumulate, ConfigError)
-        self.mesh, self.ledger = parallel.mesh(devices), ledger or Ledger()
+        self.mesh, self.ledger = parallel.mesh_of(settings, ConfigError), ledger or Ledger()
+        self.shardings = of_state(partial(runs.abstract_state, built), self.mesh, method, ConfigError)
         with one_line():
             cluster.same("data and devices", [data.fingerprint, len(self.mesh.local_devices)])
         self.workdir, self.mine = None if workdir is None else Path(workdir), cluster.first()
         axis = parallel.AXIS if settings.backend == "pmap" else None
         log = {"learning_rate": learning_rate, "time_bins": settings.time_bins}
-        options = {**log, "axis_name": axis, "accumulate": settings.accumulate}
+        options = {**log, "axis_name": axis, "accumulate": settings.accumulate, "gather": gathering(self.shardings)}
         self.plain = training.make_steps(training.make_step(method, optimizer, emas, **options))
-        self.steps = parallel.compile_step(self.plain, settings.backend, self.mesh, leading=1)
+        self.steps = parallel.compile_step(self.plain, settings.backend, self.mesh, leading=1, shardings=self.shardings)
         self.step, self.window, self.loss, self.checkpoints, self.lock = 0, [], None, None, None
         if self.workdir is not None and self.mine:
             if config is None:
@@ -133,15 +134,16 @@ class Trainer:
             self.checkpoints = runs.open_checkpoints(self.workdir, settings)
         self.account = Account(self.workdir if self.mine else None, self.ledger)
         self._start = () if start is None else (start,)
-        self.state = runs.init_state(built)
-        self.step, window, carried = cluster.told(lambda: self._begin(start, carry))
+        self.state = parallel.make(self.mesh, partial(runs.init_state, built), self.shardings)
+        self.step, window, origin = cluster.told(lambda: self._begin(start, carry))
+        if origin:
+            self.state = parallel.place(self.mesh, from_first(self.state), self.shardings)
         is_list = lambda node: isinstance(node, list)
         self.window = [jax.tree.map(np.asarray, metrics, is_leaf=is_list) for metrics in window]
-        self.state = parallel.replicate(self.mesh, from_first(self.state))
-        if carried and self.workdir is not None:
+        if origin == "carried" and self.workdir is not None:
             self._save()
             if self.mine:
-                resume.record(self.workdir, [resume.Change("train.start", None, carried)], self.step, "carried")
+                resume.record(self.workdir, [resume.Change("train.start", None, str(carry))], self.step, "carried")
         self.account.skipped = int(self.state.skipped)
         if self.step % settings.steps_per_dispatch:
             raise ConfigError(
@@ -226,7 +228,8 @@ class Trainer:
         Its state is made again, from the newest checkpoint at or below it or else the first state, in one process; this
         Trainer stays where it is. ConfigError for a step that is none of its run's.
         """
-        return replay.again(self, step, lambda: runs.init_state(self.built, *self._start))
+        begin = lambda: parallel.place(self.mesh, runs.init_state(self.built, *self._start), self.shardings)
+        return replay.again(self, step, begin)
 
     def __repr__(self) -> str:
         return summary.line("Trainer", self, self.built.config, self.settings.steps)
@@ -247,23 +250,22 @@ class Trainer:
                 self.lock.release()
 
     def _begin(self, start: Callable | None, carry: Any) -> tuple[int, list, str]:
-        """Puts the state to begin with in the first one's place; gives its step, its window, and where from it came."""
+        """Puts the state to begin with in the first one's place; gives its step, its window, and whence it came."""
         found = self._restored()
         if found is not None:
             self.step, self.state = found.step, found.state
-            return found.step, found.info.config["window"], ""
+            return found.step, found.info.config["window"], "restored"
         if start is not None:
             self.state = runs.init_state(self.built, start)
-        elif carry is not None:
-            return self._carried(carry), [], str(carry)
-        return 0, [], ""
+            return 0, [], "started"
+        return (self._carried(carry), [], "carried") if carry is not None else (0, [], "")
 
     def _restored(self) -> Restored | None:
         """Finds the checkpoint to go on from, and drops what was logged after it."""
         if self.checkpoints is None or self.workdir is None:
             return None
         try:
-            found = self.checkpoints.restore(self.state)
+            found = self.checkpoints.restore(runs.abstract_state(self.built) if cluster.several() else self.state)
             sources.keep_names(self.workdir, self.data, found is not None)
         except ValueError as error:
             raise ConfigError(f"cannot resume in {self.workdir}: {error}") from error
@@ -344,7 +346,7 @@ class Trainer:
             jax.block_until_ready(self.state)
         if stored:
             with self.ledger.of("save stall"):
-                snapshots.write(workdir, self.step, local(parallel.replicate(self.mesh, self.state.ema)))
+                snapshots.write(workdir, self.step, parallel.to_host(self.state.ema))
         if due(settings.sample_every):
             with self.ledger.of("sampling"):
                 self._show(workdir)
@@ -378,7 +380,7 @@ class Trainer:
     def _save(self) -> None:
         window = jax.tree.map(lambda values: values.tolist(), self._fetch())
         metrics = training.ranked(self.loss, self.settings.best_by, self.run())
-        state = local(parallel.replicate(self.mesh, self.state))  # pmap's own sharding is not for files
+        state = parallel.kept(self.mesh, self.state, self.shardings)
         if self.checkpoints is not None:
             record = {"config": self.built.config.to_dict(), "window": window, "data": self.data.fingerprint}
             record["updates"] = self.step - int(state.skipped)
