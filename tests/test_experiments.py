@@ -29,6 +29,11 @@ SHARED = (
     "crafted",
     "distances",
     "first_cell",
+    "gpu_features",
+    "gpu_packing",
+    "gpu_rows",
+    "gpu_trace",
+    "gpu_twins",
     "inputs",
     "inputs_data",
     "inputs_weights",
@@ -192,6 +197,8 @@ def test_a_mutant_is_one_point_of_the_text(alone):
 
 # How each is tried out: the tiny run that it looks at, its arguments, the JSON that it writes (None: that it prints).
 SMOKE = {
+    "benchmarks/gpu_cifar10": (None, "--smoke --budget=1500", None),
+    "benchmarks/gpu_tables": (None, "--smoke --budget=1500", None),
     "benchmarks/import_time": (None, "--smoke", None),
     "benchmarks/judging": (None, "--smoke", None),
     "benchmarks/likelihood_cost": (None, "--smoke", None),
