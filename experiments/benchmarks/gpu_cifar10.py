@@ -231,7 +231,7 @@ def measure(
         print_ = {"space": space.name, "n": n, "frechet": round(value, 4), **held["beside"]}
         return {**print_, "evaluations": sizes.evaluations, "draw_s": round(drawn, 2)}
 
-    guesses = (1.0, 1.0) if sizes is SMOKE else (120.0, 40.0)  # seconds, mostly of compilation; not measured
+    guesses = (1.0, 1.0) if sizes is SMOKE else (120.0, 25.0)  # seconds, mostly of compilation; not measured
     for name, guess, make in (("prepare", guesses[0], prepared), ("floor", guesses[1], floor)):
         if rows.row(name, guess, make) is None:
             rows.skip("training", f"{name} is not there")

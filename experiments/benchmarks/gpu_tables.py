@@ -8,6 +8,7 @@ with float32 parameters: AdamW, an average of the parameters, donated state, a b
 of a step is max(FLOPs / rate of products, bytes / rate of copies): FLOPs are three times those of the forward pass
 (`models.flops`), bytes are XLA's count of what its programs read and write, and the rates are this run's, of a large
 product in bfloat16 and of a large copy. XLA's bytes hold what stays in a cache too: a share may come out above 1.
+JAX_COMPILATION_CACHE_DIR=FOLDER keeps the programs for a second run, which then has room for more rows.
 
 A sampler's overhead is the time of a whole draw over that of as many forward passes, one after the other in a loop.
 Each row is a line of JSON, printed when it is known; the last line has them all, and what the budget left no room for.
@@ -144,10 +145,8 @@ def stepped(case: Case, network: Any, rate: Rates, count: int, keep: dict[str, A
     seconds = seconds_of(made.once, count)
     if not bool(made.once()["finite"]):
         raise ValueError("The loss or a norm of the last step is not finite.")
-    cost, memory = known.cost_analysis(), known.memory_analysis()
-    moved = float(cost["bytes accessed"])
-    peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
-    by = {"flops": made.flops / rate.flops, "bytes": moved / rate.bytes}
+    moved, memory = (known.cost_analysis() or {}).get("bytes accessed"), known.memory_analysis()
+    by = {"flops": made.flops / rate.flops} | ({} if moved is None else {"bytes": moved / rate.bytes})
     roofline = max(by.values())
     keep["training"] = made
     return {
@@ -159,11 +158,17 @@ def stepped(case: Case, network: Any, rate: Rates, count: int, keep: dict[str, A
         "roofline_ms": round(1e3 * roofline, 4),
         "bound": max(by, key=lambda name: by[name]),
         "flops_share": round(by["flops"] / seconds, 4),
-        "gflop": round(made.flops * 1e-9, 3),
-        "xla_gbyte": round(moved * 1e-9, 3),
-        "peak_gib": round((peak - memory.alias_size_in_bytes) / 2**30, 3),
+        "gflop": round(made.flops * 1e-9, 6),
+        "xla_gbyte": None if moved is None else round(moved * 1e-9, 6),
+        "peak_gib": None if memory is None else round(peak_bytes(memory) / 2**30, 4),
         "compile_s": round(compiled, 1),
     }
+
+
+def peak_bytes(memory: Any) -> int:
+    """Adds up what a program holds: arguments, results that are no donated arguments, and temporaries."""
+    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    return held + memory.output_size_in_bytes - memory.alias_size_in_bytes
 
 
 def network_rows(rows: Rows, name: str, case: Case, rate: Rates, count: int, trace: Path | None) -> str | None:
@@ -274,7 +279,7 @@ def main() -> None:
     asked = [name for name in flags.rows.split(",") if name]
     if unknown := [name for name in asked if name not in ROWS]:
         raise SystemExit(f"--rows has {unknown[0]!r}, expected some of {', '.join(ROWS)}.")
-    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.65")  # the rest is PyTorch's
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.6")  # the rest is PyTorch's
     rows = Rows("gpu_tables", flags.budget)
     rows.about |= {"aims": AIMS, "asked": asked}
     table, count = (SMOKE, 1) if flags.smoke else (CASES, 10)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -34,6 +35,7 @@ class TorchDiT(Twin):
 
     def __init__(self, network: Any, params: Any, side: int) -> None:
         super().__init__(network, params)
+        self.network = SimpleNamespace(patch=network.patch, sizes=network.sizes)  # what `torch.compile` can read
         half = network.features // 2
         self.turns = torch.exp(torch.linspace(0, -math.log(10_000), half))
         self.table = torch.tensor(positions.sincos((side // network.patch,) * 2, network.sizes.width))
@@ -68,6 +70,8 @@ class TorchUNet(Twin):
 
     def __init__(self, network: Any, params: Any, side: int) -> None:
         super().__init__(network, params)
+        read = ("channels", "multipliers", "blocks", "dropout", "skip_scale")
+        self.network = SimpleNamespace(**{name: getattr(network, name) for name in read})
 
     def block(self, name: str, x: torch.Tensor, embedding: torch.Tensor, resample: Any = None) -> torch.Tensor:
         """Computes a residual block, as `Twin` does, times the scale of its sum."""
