@@ -196,9 +196,8 @@ def test_a_mutant_is_one_point_of_the_text(alone):
 
 
 # How each is tried out: the tiny run that it looks at, its arguments, the JSON that it writes (None: that it prints).
+# Those of a GPU are tried in tests/test_gpu_scripts.py.
 SMOKE = {
-    "benchmarks/gpu_cifar10": (None, "--smoke --budget=1500", None),
-    "benchmarks/gpu_tables": (None, "--smoke --budget=1500", None),
     "benchmarks/import_time": (None, "--smoke", None),
     "benchmarks/judging": (None, "--smoke", None),
     "benchmarks/likelihood_cost": (None, "--smoke", None),
