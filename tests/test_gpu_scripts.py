@@ -146,6 +146,8 @@ def test_rows_that_no_longer_fit_are_skipped_and_failures_are_said(parts, capsys
     assert rows.row("b", 10.0, lambda: 1 / 0) is None
     assert rows.pace == of.FASTEST  # 0 s of 10 were taken
     assert rows.row("c", 2100.0, lambda: {"x": 2}) is None
+    rows.forget_pace()
+    assert rows.pace == 1.0
     assert rows.close() == 1
     a, b, c, last = said(capsys)
     assert (a["row"], a["x"], b["failed"], c["row"]) == ("a", 1, "ZeroDivisionError: division by zero", "c")

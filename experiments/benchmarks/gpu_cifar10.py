@@ -231,18 +231,19 @@ def measure(
         print_ = {"space": space.name, "n": n, "frechet": round(value, 4), **held["beside"]}
         return {**print_, "evaluations": sizes.evaluations, "draw_s": round(drawn, 2)}
 
-    guesses = (1.0, 1.0) if sizes is SMOKE else (120.0, 25.0)  # seconds, mostly of compilation; not measured
+    guesses = (1.0, 1.0) if sizes is SMOKE else (60.0, 25.0)  # seconds, mostly of compilation; not measured
     for name, guess, make in (("prepare", guesses[0], prepared), ("floor", guesses[1], floor)):
+        rows.forget_pace()  # reading data and compiling one network say little of another
         if rows.row(name, guess, make) is None:
             rows.skip("training", f"{name} is not there")
             return
     end = held["draw_s"] + held["features_s"] + held["distance_s"] + (0.0 if sizes is SMOKE else SPARE)
-    rows.took = rows.guessed = 0.0  # what follows was measured
+    rows.forget_pace()  # what follows was measured
     trained = held["trained"]
     enough = lambda: rows.left() - MARGIN < end
     if rows.row("training", end, lambda: trained.until(enough)) is None:
         return
-    rows.took = rows.guessed = 0.0
+    rows.forget_pace()
     rows.row("distance", 0.0, judged)
 
 

@@ -90,6 +90,10 @@ class Rows:
         self._say({"row": name, **values}, self.found, name, values)
         return values
 
+    def forget_pace(self) -> None:
+        """Forgets the pace, where the rows so far say nothing of those to come."""
+        self.guessed = self.took = 0.0
+
     def skip(self, name: str, why: str) -> None:
         """Notes and prints why a row is not made."""
         self._say({"row": name, "skipped": why}, self.skipped, name, why)

@@ -291,7 +291,7 @@ def main() -> None:
 
     if rows.row("rates", 6, measured) is None:
         raise SystemExit(rows.close())
-    rows.took = rows.guessed = 0.0  # how soon a product is timed says nothing of compilation
+    rows.forget_pace()  # how soon a product is timed says nothing of compilation
     cases = {name: case for name, case in table.items() if name in asked}
     kernels: dict[str, str | None] = {}
     for name, case in cases.items():
