@@ -29,6 +29,11 @@ SHARED = (
     "crafted",
     "distances",
     "first_cell",
+    "gpu_features",
+    "gpu_packing",
+    "gpu_rows",
+    "gpu_trace",
+    "gpu_twins",
     "inputs",
     "inputs_data",
     "inputs_weights",
@@ -191,6 +196,7 @@ def test_a_mutant_is_one_point_of_the_text(alone):
 
 
 # How each is tried out: the tiny run that it looks at, its arguments, the JSON that it writes (None: that it prints).
+# Those of a GPU are tried in tests/test_gpu_scripts.py.
 SMOKE = {
     "benchmarks/import_time": (None, "--smoke", None),
     "benchmarks/judging": (None, "--smoke", None),

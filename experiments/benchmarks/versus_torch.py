@@ -103,7 +103,8 @@ class Twin:
         """F for images (batch, C, H, W) and log-SNRs (batch,)."""
         of = self.network
         position = (layers.MAX_LOG_SNR - c.clamp(-layers.MAX_LOG_SNR, layers.MAX_LOG_SNR)) * 500 / layers.MAX_LOG_SNR
-        angles = position[:, None] * torch.exp(torch.linspace(0, -math.log(10_000), of.channels // 2))
+        turns = torch.exp(torch.linspace(0, -math.log(10_000), of.channels // 2, device=x.device))
+        angles = position[:, None] * turns
         features = torch.cat([angles.cos(), angles.sin()], -1)
         embedding = F.silu(self.dense("embedding/noise_1", F.silu(self.dense("embedding/noise_0", features))))
         down, up = (lambda x: F.avg_pool2d(x, 2)), (lambda x: F.interpolate(x, scale_factor=2))
