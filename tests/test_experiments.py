@@ -193,6 +193,7 @@ def test_a_mutant_is_one_point_of_the_text(alone):
 # How each is tried out: the tiny run that it looks at, its arguments, the JSON that it writes (None: that it prints).
 SMOKE = {
     "benchmarks/import_time": (None, "--smoke", None),
+    "benchmarks/input_rates": (None, "--smoke", None),
     "benchmarks/judging": (None, "--smoke", None),
     "benchmarks/likelihood_cost": (None, "--smoke", None),
     "benchmarks/networks": (None, "--smoke", None),
