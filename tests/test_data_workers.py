@@ -279,6 +279,17 @@ def test_a_worker_ignores_the_signals_of_a_run_and_ends_with_it(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_script_that_closes_nothing_ends_without_a_word(tmp_path):
+    of_two = (
+        'if __name__ == "__main__":\n    stream = Batches(Records(50, numbered, workers=2), 5, 0, put=lambda x: x)\n'
+    )
+    body = f"from diffjax.data import Batches, Records\n{of_two}    [next(stream) for _ in range(4)]\n"
+    process = started(tmp_path, body)
+    _, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (0, "")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["killed", "no guard"])
 def test_a_worker_that_is_gone_is_a_line(tmp_path, how):
     process = started(tmp_path, "main()\n" if how == "no guard" else 'if __name__ == "__main__":\n    main()\n')

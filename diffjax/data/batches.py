@@ -142,7 +142,9 @@ class Batches:
         self._ready: queue.Queue = queue.Queue(prefetch)
         self._closed = threading.Event()
         arguments = (stacks(), self._ready, self._closed)  # not self, which can then be collected
-        self._thread = threading.Thread(target=_fill, args=arguments, daemon=True, name="batches")
+        # Of a thread that has processes the interpreter's end waits, so that it is the thread that ends them.
+        alone = not getattr(source, "workers", 0)
+        self._thread = threading.Thread(target=_fill, args=arguments, daemon=alone, name="batches")
         self._thread.start()
         weakref.finalize(self, self._closed.set)
 
@@ -195,7 +197,7 @@ def _fill(stacks: Generator[Any], ready: queue.Queue, closed: threading.Event) -
 
 def _offer(item: Any, ready: queue.Queue, closed: threading.Event) -> bool:
     """Tells whether there was room for the item before the consumer went away."""
-    while not closed.is_set():
+    while not closed.is_set() and threading.main_thread().is_alive():
         try:
             ready.put(item, timeout=0.1)
         except queue.Full:
