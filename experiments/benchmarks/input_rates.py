@@ -51,10 +51,10 @@ BATCH, STEPS = 128, 10  # of CIFAR-10's recipe: a batch, and the steps of a disp
 CORES = (4, 8, 16)
 KINDS = {  # name -> shape, whether PNG, examples, examples of a stack
     "png 32": ((32, 32, 3), True, 50_000, 1280),
-    "tensor 32": ((32, 32, 3), False, 10_000, 1280),
-    "png 64": ((64, 64, 3), True, 6_000, 1280),
-    "png 256": ((256, 256, 3), True, 400, 128),
-    "codes 32 x 32 x 4": ((32, 32, 4), False, 6_000, 1280),
+    "tensor 32": ((32, 32, 3), False, 5_000, 1280),
+    "png 64": ((64, 64, 3), True, 2_000, 640),
+    "png 256": ((256, 256, 3), True, 200, 128),
+    "codes 32 x 32 x 4": ((32, 32, 4), False, 2_000, 640),
 }
 SMOKE = {name: (shape, png, 96, 32) for name, (shape, png, _, _) in list(KINDS.items())[:2]}
 
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes of the check")
     flags = parser.parse_args()
     warnings.simplefilter("ignore", DeprecationWarning)  # of tensorflow_datasets itself
-    kinds, repeats = (SMOKE, 1) if flags.smoke else (KINDS, 5)
+    kinds, repeats = (SMOKE, 1) if flags.smoke else (KINDS, 3)
     forward, rates = needed()
     with tempfile.TemporaryDirectory() as root:
         for number, (shape, png, count, _) in enumerate(kinds.values()):
@@ -74,7 +74,7 @@ def main() -> None:
         found = {name: stages(root, f"kind{i}", kind[3], repeats) for i, (name, kind) in enumerate(kinds.items())}
         steps = 1 if flags.smoke else STEPS
         open_files = functools.partial(data.tfds, "kind0", root, in_memory=False)
-        waits = (2, 4) if flags.smoke else (8, 24)
+        waits = (2, 4) if flags.smoke else (6, 12)
         costs = {"one_thread_us": found["png 32"]["one_thread"], **worker_costs(open_files, steps, sum(waits))}
         of_workers = lambda n: min(n * 1e6 / costs["in_worker_us"], 1e6 / costs["hand_over_us"])
         own = 1e6 / costs["one_thread_us"]
