@@ -1,6 +1,6 @@
 """Whether record files keep an accelerator busy: CPU time per example, a model of the supply, the wait it foretells.
 
-    python experiments/benchmarks/input_rates.py [--smoke] [--workers=1]
+    python experiments/benchmarks/input_rates.py [--smoke] [--workers=1] [--examples=50000]
 
 `stages` are microseconds of CPU time (all threads of the process) per example, the best of several repeats: made-up
 images as PNG or in tensors, and float32 codes of the size of latents, in the array_record files of a TFDS builder.
@@ -64,13 +64,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="few examples, few repeats")
     parser.add_argument("--workers", type=int, default=1, help="processes of the check")
+    parser.add_argument("--examples", type=int, default=50_000, help="at most, of each kind")
     flags = parser.parse_args()
     warnings.simplefilter("ignore", DeprecationWarning)  # of tensorflow_datasets itself
     kinds, repeats = (SMOKE, 1) if flags.smoke else (KINDS, 3)
     forward, rates = needed()
     with tempfile.TemporaryDirectory() as root:
         for number, (shape, png, count, _) in enumerate(kinds.values()):
-            write(root, f"kind{number}", shape, png, count)
+            write(root, f"kind{number}", shape, png, min(count, flags.examples))
         found = {name: stages(root, f"kind{i}", kind[3], repeats) for i, (name, kind) in enumerate(kinds.items())}
         steps = 1 if flags.smoke else STEPS
         open_files = functools.partial(data.tfds, "kind0", root, in_memory=False)
