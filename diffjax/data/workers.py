@@ -43,6 +43,8 @@ def in_order(call: Callable[[int], Any], arguments: range, workers: int) -> Gene
             except StopIteration:
                 return
             except RuntimeError as error:  # Grain's, of a process that is gone
+                if "terminated unexpectedly" not in str(error):
+                    raise
                 raise RuntimeError(f"A process that makes batches ended by itself ({error}); {GUARD}.") from error
             if isinstance(result, Exception):
                 raise result
