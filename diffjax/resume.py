@@ -32,6 +32,7 @@ FREE = (  # fields, and groups that end in a dot
     *(f"objects.settings.{name}" for name in ("nonfinite", "backend", "steps_per_dispatch", "accumulate", "time_bins")),
     *(f"objects.settings.{name}" for name in ("log_every", "snapshot_every")),
     *("data.data_dir", "data.path"),  # where the data is; that it is the data, its digest says
+    "data.workers",
 )
 OPEN = ("sampler.", "grid.", "denoiser.", "guidance.", "sample.", "eval.")  # groups that a draw may change
 FLAGS = {"sampler": "--sampler", "grid": "--nfe"}  # what a group is called on the command line too

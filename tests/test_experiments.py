@@ -199,6 +199,7 @@ def test_a_mutant_is_one_point_of_the_text(alone):
 # Those of a GPU are tried in tests/test_gpu_scripts.py.
 SMOKE = {
     "benchmarks/import_time": (None, "--smoke", None),
+    "benchmarks/input_rates": (None, "--smoke", None),
     "benchmarks/judging": (None, "--smoke", None),
     "benchmarks/likelihood_cost": (None, "--smoke", None),
     "benchmarks/networks": (None, "--smoke", None),

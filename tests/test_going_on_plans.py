@@ -22,7 +22,7 @@ def recipe(*overrides):
     [
         ("free", "train.log_every train.sample_every train.loggers train.nonfinite train.devices train.backend name"),
         ("free", "checkpoint.every checkpoint.keep eval.samples eval.time_bins sample.ema sample.label sample.chunk"),
-        ("free", "sampler.name sampler.eta grid.n denoiser.clip guidance.scale data.path data.data_dir"),
+        ("free", "sampler.name sampler.eta grid.n denoiser.clip guidance.scale data.path data.data_dir data.workers"),
         ("extending", "train.steps learning_rate.peak learning_rate.schedule learning_rate.warmup_steps"),
         ("fixed", "seed train.batch_size train.clip_norm train.label_dropout model.width optimizer.b1 ema.decays"),
         ("fixed", "data.name data.held_out schedule.name process.name target.name weight.name times.name method.name"),

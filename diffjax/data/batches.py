@@ -9,7 +9,8 @@ import itertools
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from functools import lru_cache, partial
 from typing import Any
 
@@ -17,7 +18,10 @@ import jax
 import numpy as np
 
 from diffjax.data.source import Source, check_flip
+from diffjax.data.workers import in_order
 from diffjax.method import Example
+
+MOST_STACKS = 2**40  # that processes are asked for: more than any run takes
 
 
 def order_at(n: int, seed: int, positions: np.ndarray) -> np.ndarray:
@@ -100,7 +104,8 @@ class Batches:
     """An endless iterator over stacks of batches, prepared by a thread that stays `prefetch` ahead; a context manager.
 
     Iterating gives `put(stack)`, leaves (steps_per_dispatch, local batch, ...), from step start_step on; `put` runs in
-    the thread, which ends with the `with` block, at `close`, or when the iterator is dropped.
+    the thread, which ends with the `with` block, at `close`, or when the iterator is dropped. A source of files may
+    have processes that make stacks for the thread (`Records.workers`); they end with it.
 
     Raises:
         ValueError: for numbers that make no batch (see `stack_at`), or a `prefetch` below 1.
@@ -129,15 +134,17 @@ class Batches:
         make = partial(stack_at, source, batch_size, seed, steps=steps_per_dispatch, flip=flip, **hosts)
         first = make(step=start_step)  # what is wrong with the data is raised here, not in the thread
 
-        def stacks() -> Iterator[Any]:
+        def stacks() -> Generator[Any]:
             yield put(first)
-            for step in itertools.count(start_step + steps_per_dispatch, steps_per_dispatch):
-                yield put(make(step=step))
+            with closing(_made(make, start_step + steps_per_dispatch, getattr(source, "workers", 0))) as rest:
+                yield from map(put, rest)
 
         self._ready: queue.Queue = queue.Queue(prefetch)
         self._closed = threading.Event()
         arguments = (stacks(), self._ready, self._closed)  # not self, which can then be collected
-        self._thread = threading.Thread(target=_fill, args=arguments, daemon=True, name="batches")
+        # Of a thread that has processes the interpreter's end waits, so that it is the thread that ends them.
+        alone = not getattr(source, "workers", 0)
+        self._thread = threading.Thread(target=_fill, args=arguments, daemon=alone, name="batches")
         self._thread.start()
         weakref.finalize(self, self._closed.set)
 
@@ -165,18 +172,32 @@ class Batches:
         self._thread.join()
 
 
-def _fill(stacks: Iterator[Any], ready: queue.Queue, closed: threading.Event) -> None:
+def _made(make: partial, start: int, workers: int) -> Generator[Example]:
+    """Makes the stacks from step `start` on, here or in processes."""
+    stride = make.keywords["steps"]
+    if workers:
+        call = partial(_at_step, make)
+        return in_order(call, range(start, start + stride * MOST_STACKS, stride), workers)
+    return (make(step=step) for step in itertools.count(start, stride))
+
+
+def _at_step(make: partial, step: int) -> Example:
+    return make(step=step)
+
+
+def _fill(stacks: Generator[Any], ready: queue.Queue, closed: threading.Event) -> None:
     try:
-        for stack in stacks:
-            if not _offer((stack, None), ready, closed):
-                return
+        with closing(stacks):
+            for stack in stacks:
+                if not _offer((stack, None), ready, closed):
+                    return
     except BaseException as error:  # handed to the consumer, whoever it concerns
         _offer((None, error), ready, closed)
 
 
 def _offer(item: Any, ready: queue.Queue, closed: threading.Event) -> bool:
     """Tells whether there was room for the item before the consumer went away."""
-    while not closed.is_set():
+    while not closed.is_set() and threading.main_thread().is_alive():
         try:
             ready.put(item, timeout=0.1)
         except queue.Full:

@@ -51,6 +51,10 @@ class UnusableError(ValueError):
         way = "Mend it, or move it elsewhere" if count == 1 else "Mend them, or move them elsewhere"
         super().__init__(f"{head}{shown}{more}. {way}.")
 
+    def __reduce__(self) -> tuple:
+        """Gives what a process that met the error sends: the message alone would be taken for the reasons."""
+        return type(self), (self.reasons,)
+
 
 def each(names: Iterable[Any], one: Callable[[Any], Any]) -> list[Any]:
     """Calls `one` with each name; where some are refused the others are looked at as well.

@@ -93,6 +93,7 @@ class Subset:
     def __init__(self, source: Source, places: np.ndarray):
         known = labels(source)
         self.source, self.at, self.labels = source, places, None if known is None else known[places]
+        self.workers = getattr(source, "workers", 0)  # `Records`
 
     def __len__(self) -> int:
         """The number of examples."""

@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from diffjax import host
 from diffjax.data import images, tfds_metadata
 from diffjax.data.records import IN_MEMORY, Columns, Records, check_readers
 from diffjax.data.source import Dataset, check_flip, fingerprint
 from diffjax.data.source import in_memory as arrays
 from diffjax.host import nearest
 
+SMALL = 64 * 64 * 3  # entries of an image: up to here, and of tensors, most of the work holds the interpreter's lock,
+# and 16 threads take half as long again as one (experiments/benchmarks/input_rates.py)
 ARCHIVES = {"cifar10": "cifar-10-python.tar.gz"}  # what diffjax.data.prepare takes
 
 
@@ -30,6 +33,7 @@ def tfds(
     label: str | None = "label",
     flip: bool = False,
     in_memory: bool | None = None,
+    workers: int = 0,
 ) -> Dataset:
     """Opens a prepared data set of images or vectors.
 
@@ -41,12 +45,15 @@ def tfds(
         label: the class feature; None for a set without.
         flip: mirror training images at random.
         in_memory: hold both splits in memory; None: if they need less than 4 GiB. Otherwise Grain reads the files.
+        workers: processes that read batches of files ahead, for more small images than one process reads, some
+            thousands a second; 0: none. A script that asks for them does its work below `if __name__ == "__main__":`.
 
     Raises:
         FileNotFoundError: if it is not there; the ways to get it are listed.
-        ValueError: for another file format, unknown splits or features, splits that overlap, files that are damaged, or
-            a description that names other code than TFDS's features.
+        ValueError: for another file format, unknown splits or features, splits that overlap, files that are damaged, a
+            description that names other code than TFDS's features, or workers for what is held in memory.
     """
+    host.check_int("workers", workers, 0)
     root = Path(data_dir or default_dir()).expanduser()
     folder = find(dataset, root)
     builder = _builder(folder, dataset)
@@ -54,11 +61,17 @@ def tfds(
     shape, dtype, classes = _features(builder, dataset, image, label)
     if flip:
         check_flip(shape)
-    parts = [_records(builder, split, image, label) for split in (train, held_out)]
+    parts = [_records(builder, split, image, label, n) for split, n in ((train, workers), (held_out, 0))]
     name, levels = builder.info.name, 256 if dtype == np.uint8 else None
     names = _names(builder, label)
     fits = sum(map(len, parts)) * int(np.prod(shape)) * dtype.itemsize <= IN_MEMORY
-    if fits if in_memory is None else in_memory:
+    held = fits if in_memory is None else in_memory
+    if held and workers:
+        raise ValueError(
+            f"workers is {workers}, but {dataset!r} is held in memory, where nothing is read: leave workers out, or "
+            "set in_memory=False."
+        )
+    if held:
         made = arrays(name, parts[0].load(), parts[1].load(), classes=classes, levels=levels, flip=flip)
         return made._replace(names=names)
     digest = _fingerprint(builder, train, held_out, image, label)
@@ -164,7 +177,7 @@ def _names(builder: Any, label: str | None) -> tuple[str, ...] | None:
     return None if found is None or list(found) == [str(n) for n in range(len(found))] else tuple(found)
 
 
-def _records(builder: Any, split: str, image: str, label: str | None) -> Records:
+def _records(builder: Any, split: str, image: str, label: str | None, workers: int) -> Records:
     import tensorflow_datasets as tfds
     from google.protobuf.message import DecodeError
     from tensorflow_datasets.core.decode import DeserializeMethod
@@ -203,7 +216,8 @@ def _records(builder: Any, split: str, image: str, label: str | None) -> Records
         batch = {"x": np.stack([row[image] for row in found])}
         return batch if label is None else {**batch, "label": np.asarray([row[label] for row in found])}
 
-    return Records(len(examples), rows)
+    large = pictures and int(np.prod(features[image].shape)) > SMALL
+    return Records(len(examples), rows, threads=16 if large else 1, workers=workers)
 
 
 def _fingerprint(builder: Any, *options: str | None) -> str:
