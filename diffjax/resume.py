@@ -27,6 +27,7 @@ FREE = (  # fields, and groups that end in a dot
     "name",
     *("train.log_every", "train.sample_every", "train.loggers", "train.nonfinite"),
     *("train.devices", "train.backend", "train.steps_per_dispatch", "train.accumulate"),  # equal to rounding
+    *("train.shards", "objects.settings.shards"),
     *("checkpoint.", "eval.", "sample.", "sampler.", "grid.", "denoiser.", "guidance."),
     *(f"objects.settings.{name}" for name in ("nonfinite", "backend", "steps_per_dispatch", "accumulate", "time_bins")),
     *(f"objects.settings.{name}" for name in ("log_every", "snapshot_every")),

@@ -22,6 +22,7 @@ class Settings(NamedTuple):
     sample_every: int = 800
     backend: str = "jit"  # or "pmap"
     devices: int | None = None  # None: all of them
+    shards: int | None = None  # virtual ones of `strict`: the same bytes for any number of devices; None: no such thing
     nonfinite: str = "stop"  # or "skip"
     loggers: tuple[str, ...] = ()  # any of "tensorboard", "wandb"
     checkpoint_every: int = 500

@@ -29,6 +29,7 @@ from diffjax.runs import workdir as files
 from diffjax.runs.build import Built, assemble, complete
 from diffjax.runs.settings import Settings
 from diffjax.signals import Stop, Stopped, install_stop_handler
+from diffjax.strict import virtual
 
 SAMPLES_SHOWN = 64
 
@@ -105,7 +106,10 @@ class Trainer:
         self.workdir = None if workdir is None else Path(workdir)
         axis = parallel.AXIS if settings.backend == "pmap" else None
         log = {"learning_rate": learning_rate, "time_bins": settings.time_bins}
-        options = {**log, "axis_name": axis, "accumulate": settings.accumulate}
+        shards = virtual(
+            self.mesh, settings.shards, settings.batch_size, settings.accumulate, settings.backend, ConfigError
+        )
+        options = {**log, "axis_name": axis, "accumulate": settings.accumulate, "shards": shards}
         self.plain = training.make_steps(training.make_step(method, optimizer, emas, **options))
         self.steps = parallel.compile_step(self.plain, settings.backend, self.mesh, leading=1)
         self.step, self.window, self.loss, self.checkpoints, self.lock = 0, [], None, None, None
