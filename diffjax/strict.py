@@ -14,6 +14,9 @@ The rest of a step (norms, optimizer, averages, metrics) is computed on every de
 Compilers give an operation other bits when they fuse it with its neighbours (a product and a sum become one rounding),
 and their neighbours depend on D. So everything that does is parted from everything that does not by `held`.
 
+The shards of a device are worked through in a loop, one compiled body for all of them, on CPUs too: there XLA slows
+convolutions down inside loops (`training.make_steps`), and strict steps of a convolutional network are slow.
+
 What this asks of the devices: the same kind, the same versions, and kernels that give one result for one input (on a
 GPU XLA_FLAGS=--xla_gpu_deterministic_ops=true; on a CPU one core, since Eigen's sums depend on the threads).
 """
@@ -40,13 +43,10 @@ class Shards(NamedTuple):
     Attributes:
         count: V, a power of two that the number of devices divides.
         mesh: the devices, along the one axis `parallel.AXIS`.
-        looped: whether a device works through its shards in a loop, with the memory of one; None: unless this is a CPU,
-            where XLA slows convolutions down inside loops.
     """
 
     count: int
     mesh: Mesh
-    looped: bool | None = None
 
     def slope(self, compute: Callable, params: PyTree, key: Key, batch: PyTree, apart: bool = True) -> PyTree:
         """Averages the loss and the gradients of `compute(gather, params, key, batch, places)` over the shards.
@@ -68,8 +68,7 @@ class Shards(NamedTuple):
             (loss, logged), grads = one(rows)
             return pack((loss, grads)), logged
 
-        looped = jax.default_backend() != "cpu" if self.looped is None else self.looped
-        sums, logged = (_looped if looped else _unrolled)(packed, rows, each)
+        sums, logged = _summed(packed, rows, each)
         total = unpack(held([self._over_devices(vector) for vector in sums]), (mean, slopes))
         loss, grads = jax.tree.map(lambda a, like: (a / self.count).astype(like.dtype), total, (mean, slopes))
         return (loss, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), logged)), grads
@@ -88,7 +87,7 @@ class Shards(NamedTuple):
 
     def devices(self) -> int:
         """Counts the devices, D."""
-        return self.mesh.devices.size
+        return self.mesh.size
 
     def place(self) -> Array:
         """Tells this device's place among them."""
@@ -151,7 +150,7 @@ def virtual(
     if count is None:
         return None
     host.check_int("train.shards", count, 1, error)
-    devices, parts = mesh.devices.size, count * accumulate
+    devices, parts = mesh.size, count * accumulate
     if count & (count - 1):
         raise error(f"train.shards is {count}, expected a power of two: shards are summed in pairs.")
     if backend != "jit":
@@ -224,20 +223,13 @@ def _wide(leaf: Any) -> Any:
     return jnp.dtype(leaf.dtype if jnp.finfo(leaf.dtype).bits >= 32 else jnp.float32)
 
 
-def _unrolled(packed: Callable, rows: PyTree, count: int) -> tuple[PyTree, PyTree]:
-    """Sums what `packed` makes of each of `count` shards by the tree; what they log is stacked."""
-    found = [packed(jax.tree.map(lambda a: a[i], rows)) for i in range(count)]  # noqa: B023
-    sums, logged = [sums for sums, _ in found], [logged for _, logged in found]
-    while len(sums) > 1:
-        sums = [_added(low, high) for low, high in zip(sums[::2], sums[1::2], strict=True)]
-    return sums[0], jax.tree.map(lambda *parts: jnp.stack(parts), *logged)
+def _summed(packed: Callable, rows: PyTree, count: int) -> tuple[PyTree, PyTree]:
+    """Sums what `packed` makes of each of `count` shards by the tree; what they log is stacked.
 
-
-def _looped(packed: Callable, rows: PyTree, count: int) -> tuple[PyTree, PyTree]:
-    """Sums as `_unrolled` does, in a loop: what a binary counter carries when 1 is added is the tree's pairs.
-
-    Place l of the counter keeps the sum of 2^l shards whose other half is still to come. XLA does not know how often
-    the loop runs, so that of one shard is no other program than that of eight.
+    A loop, with the memory of one shard: what a binary counter carries when 1 is added is the tree's pairs. Place l
+    keeps the sum of 2^l shards whose other half is still to come. XLA does not know how often the loop runs, so that of
+    one shard is no other program than that of eight. Unrolled, each shard would have machine code of its own, of which
+    XLA:CPU (jaxlib 0.10) makes such as differ in the last bit of a sum, though their HLO is one.
     """
     sums, logged = jax.eval_shape(packed, jax.tree.map(lambda a: a[0], rows))
     zeros = partial(jax.tree.map, lambda a: jnp.zeros(a.shape, a.dtype))
