@@ -105,9 +105,9 @@ def trajectories(out):
 
 
 def networks(out):
-    """A U-Net on three meshes, one and two steps in a dispatch."""
+    """A U-Net on two meshes, one and two steps in a dispatch."""
     found = {}
-    for devices in (1, 2, 8):
+    for devices in (1, 4):
         for k in (1, 2):
             state, window = network(parallel.mesh(data=devices), k)
             found |= {f"k{k}/{devices}/{key}": leaf for key, leaf in leaves(state, window).items()}
@@ -279,8 +279,7 @@ def test_refuses_devices_that_do_not_divide_the_shards_and_other_axes():
 def test_a_network_is_the_same_bytes(tmp_path):
     found = ran(tmp_path, "networks")
     for k in (1, 2):
-        for devices in (2, 8):
-            assert differing(of(found, f"k{k}/1/"), of(found, f"k{k}/{devices}/")) == []
+        assert differing(of(found, f"k{k}/1/"), of(found, f"k{k}/4/")) == []
 
 
 @pytest.mark.slow

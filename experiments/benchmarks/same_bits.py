@@ -1,6 +1,6 @@
 """What the same bits on any number of devices cost (`train.shards`): operations, bytes sent, time of a step.
 
-    python experiments/benchmarks/same_bits.py [--shards=8] [--smoke]
+    python experiments/benchmarks/same_bits.py [--shards=8] [--only=mlp] [--smoke]
 
 For the default digits U-Net and the default MLP on points, on one device and on all (8 of a CPU). `flops`: those of the
 shards' losses and gradients over those of the whole batch's. `sent`: bytes that collectives make on a device over those
@@ -18,10 +18,12 @@ import jax.numpy as jnp
 from counting import best_times, flops, report
 
 from diffjax import data, parallel, runs, strict, training
+from diffjax.config import Config
 from diffjax.method import size_of
 from diffjax.runs.run import init_state
 
 CONFIGS = {"unet": "configs/vpsde.py", "mlp": "configs/points.py"}
+SMALL = {"unet": ["model.channels=4", "model.multipliers=1", "model.attention=()", "train.batch_size=16"], "mlp": []}
 COLLECTIVE = re.compile(r"= (.*?) (?:collective-permute|all-reduce|all-gather)(?:-start)?\(")
 ARRAY = re.compile(r"\b(?:f|s|u|bf)(\d+)\[([\d,]*)\]")
 
@@ -31,17 +33,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--smoke", action="store_true", help="the tiny recipes, few repeats")
+    parser.add_argument("--only", choices=tuple(CONFIGS), help="one network")
     flags = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", 8)
     results: dict[str, Any] = {"shards": flags.shards}
-    for name, config in CONFIGS.items():
-        results[name] = measured(config + (":tiny" if flags.smoke else ""), flags.shards, 1 if flags.smoke else 3)
+    for name, config in CONFIGS.items() if flags.only is None else [(flags.only, CONFIGS[flags.only])]:
+        chosen = runs.load(config + ":tiny", SMALL[name]) if flags.smoke else runs.load(config)
+        results[name] = measured(chosen, flags.shards, 1 if flags.smoke else 3)
     report("same_bits", results)
 
 
-def measured(config: str, shards: int, repeats: int) -> dict[str, Any]:
+def measured(config: Config, shards: int, repeats: int) -> dict[str, Any]:
     """Ratios of one config's strict step over its ordinary one."""
-    built = runs.build_run(runs.load(config))
+    built = runs.build_run(config)
     size = built.settings.batch_size
     batch = data.batch_at(built.data.train, size, 0, 0)
     found: dict[str, Any] = {"batch": size, "flops": round(of_shards(built, batch, shards), 4)}
@@ -77,9 +81,11 @@ class Prepared:
     def __init__(self, built: Any, mesh: Any, batch: Any, count: int | None, size: int):
         shards = strict.virtual(mesh, count, size)
         self.step = training.make_step(built.method, built.optimizer, built.ema, shards=shards)
-        self.compiled = parallel.compile_step(self.step, mesh=mesh)
         self.holder = {"state": parallel.replicate(mesh, init_state(built))}
         self.batch = parallel.shard_batch(mesh, batch)
+        parallel.keep_memory()  # as `compile_step` does
+        jitted = jax.jit(self.step, donate_argnums=0, out_shardings=parallel.replicated(mesh))
+        self.compiled = jitted.lower(self.holder["state"], self.batch).compile()
 
     def __call__(self) -> Any:
         """Makes a step."""
@@ -87,8 +93,8 @@ class Prepared:
         return self.holder["state"].params
 
     def sent(self) -> float:
-        """Bytes of the results of the compiled step's collectives."""
-        text = jax.jit(self.step).lower(self.holder["state"], self.batch).compile().as_text()
+        """Counts the bytes of the results of the compiled step's collectives."""
+        text = self.compiled.as_text() or ""
         arrays = [array for line in COLLECTIVE.findall(text) for array in ARRAY.findall(line)]
         return sum(int(bits) // 8 * math.prod(map(int, filter(None, shape.split(",")))) for bits, shape in arrays)
 
