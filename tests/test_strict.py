@@ -307,6 +307,7 @@ def kept(out, folder):
         changes = [
             *size,
             "train.log_every=2",
+            "learning_rate.warmup_steps=0",
             "train.shards=8",
             f"train.devices={devices}",
             "train.steps_per_dispatch=1",
