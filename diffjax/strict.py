@@ -145,12 +145,12 @@ def virtual(
 
     Raises:
         ValueError: (or `error`) for a count that is no power of two, that the devices do not divide or that does not
-            divide the batch; for the backend "pmap"; and for a mesh that splits more than batches.
+            divide the batch; for the backend "pmap" or a batch in parts (`accumulate`); and for a mesh that splits more than batches.
     """
     if count is None:
         return None
     host.check_int("train.shards", count, 1, error)
-    devices, parts = mesh.size, count * accumulate
+    devices = mesh.size
     if count & (count - 1):
         raise error(f"train.shards is {count}, expected a power of two: shards are summed in pairs.")
     if backend != "jit":
@@ -162,9 +162,13 @@ def virtual(
             f"train.shards is {count}, expected a multiple of the number of devices, {devices}: set train.devices to "
             "a power of two up to it, or more shards."
         )
-    if batch_size % parts:
-        each = f"{count}, the shards" if accumulate == 1 else f"{count} shards x train.accumulate = {accumulate}"
-        raise error(f"train.batch_size is {batch_size}, expected a multiple of {each}.")
+    if accumulate > 1:
+        raise error(
+            f"train.shards is {count}, but train.accumulate is {accumulate}: leave it at 1. Shards are such parts, and a "
+            "device has the memory of one; more shards need less."
+        )
+    if batch_size % count:
+        raise error(f"train.batch_size is {batch_size}, expected a multiple of {count}, the shards.")
     return Shards(count, mesh)
 
 

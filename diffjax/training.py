@@ -157,14 +157,14 @@ def make_step(
         shards: what makes the step's results the same bytes for any number of devices (`strict`), under `jit`.
 
     Raises:
-        ValueError: for fewer than 1 of either, or losses that have no parts (`check_parts`); for both an axis and
-            shards; of a step, for a batch that is no multiple of `accumulate`.
+        ValueError: for fewer than 1 of either, or losses that have no parts (`check_parts`); for shards with
+            either; of a step, for a batch that is no multiple of `accumulate`.
     """
     if time_bins < 1:
         raise ValueError(f"Got time_bins = {time_bins}, expected at least 1.")
     check_parts(method, accumulate)
-    if shards and axis_name:
-        raise ValueError(f"Got shards and axis_name = {axis_name!r}, expected one of them: strict steps are for jit.")
+    if shards and (axis_name or accumulate > 1):
+        raise ValueError(f"Got shards with axis_name = {axis_name!r}, accumulate = {accumulate}; expected None and 1.")
     across, prepare = shards or Across(axis_name), method.prepare
 
     def play(turn: Turn, params: PyTree, opt_state: PyTree, key: Key, batch: PyTree) -> tuple[PyTree, ...]:
