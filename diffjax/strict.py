@@ -145,7 +145,8 @@ def virtual(
 
     Raises:
         ValueError: (or `error`) for a count that is no power of two, that the devices do not divide or that does not
-            divide the batch; for the backend "pmap" or a batch in parts (`accumulate`); and for a mesh that splits more than batches.
+            divide the batch; for the backend "pmap" or a batch in parts (`accumulate`); and for a mesh that splits more
+            than batches.
     """
     if count is None:
         return None
@@ -164,8 +165,8 @@ def virtual(
         )
     if accumulate > 1:
         raise error(
-            f"train.shards is {count}, but train.accumulate is {accumulate}: leave it at 1. Shards are such parts, and a "
-            "device has the memory of one; more shards need less."
+            f"train.shards is {count}, but train.accumulate is {accumulate}: leave it at 1. Shards are "
+            "such parts, and a device has the memory of one; more shards need less."
         )
     if batch_size % count:
         raise error(f"train.batch_size is {batch_size}, expected a multiple of {count}, the shards.")
