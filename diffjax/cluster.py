@@ -201,17 +201,17 @@ def told(make: Callable[[], Any]) -> Any:
     return share(make() if first() else None)[0]
 
 
-def same(name: str, value: Any) -> None:
+def same(name: str, value: Any, error: type[Exception] = ValueError) -> None:
     """Holds a value against that of process 0.
 
     Raises:
-        ValueError: in all processes, naming one that has another.
+        ValueError: (or `error`) in all processes, naming one that has another.
     """
     values = share(value)
     for number, other in enumerate(values):
         if other != values[0]:
             who = f"{_here[0].names[number]} has {name} {other}, process 0 has {values[0]}"
-            raise ValueError(f"{who}: give all processes the same.")
+            raise error(f"{who}: give all processes the same.")
 
 
 def agreed(number: int | None, step: int, stride: int = 1) -> int | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from diffjax.host import MOST_SAMPLES, is_decimal
 from diffjax.host import nearest as nearest
 from diffjax.specs import DERIVED, NAMING, number
 from diffjax.specs import ConfigError as ConfigError
@@ -337,3 +338,23 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 placeholder = config_dict.placeholder  # a field that is None until it is set: placeholder(int)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Reads seeds: '0-3,7' -> [0, 1, 2, 3, 7].
+
+    Raises:
+        ConfigError: for anything else, an empty range, a seed outside [0, 2^32), or more than MOST_SAMPLES.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not is_decimal(low) or (dash and not is_decimal(high)) or (dash and int(high) < int(low)):
+            raise ConfigError(f"seeds {text!r}: cannot read {part!r}, expected numbers and ranges: 0-63 or 1,5,10-12.")
+        last = int(high or low)
+        if last >= 2**32:
+            raise ConfigError(f"seeds {text!r}: {last} is too large, expected less than 2^32.")
+        if len(seeds) + last - int(low) >= MOST_SAMPLES:
+            raise ConfigError(f"seeds {text!r}: more than {MOST_SAMPLES} at once; ask for them in parts.")
+        seeds += range(int(low), last + 1)
+    return seeds

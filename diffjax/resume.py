@@ -28,6 +28,7 @@ FREE = (  # fields, and groups that end in a dot
     *("train.log_every", "train.sample_every", "train.loggers", "train.nonfinite"),
     *("train.devices", "train.fsdp", "train.tensor", "train.backend"),  # these and the next two: equal to rounding
     *("train.steps_per_dispatch", "train.accumulate"),
+    *("train.shards", "objects.settings.shards"),
     *("checkpoint.", "eval.", "sample.", "sampler.", "grid.", "denoiser.", "guidance."),
     *(f"objects.settings.{name}" for name in ("nonfinite", "backend", "steps_per_dispatch", "accumulate", "time_bins")),
     *(f"objects.settings.{name}" for name in ("log_every", "snapshot_every")),

@@ -15,11 +15,13 @@ import numpy as np
 import optax
 
 from diffjax import constants, host, players
+from diffjax.across import WHOLE, Across
 from diffjax.ema import Ema
 from diffjax.ema import State as EmaState
 from diffjax.method import Example, Method, Turn, per_example, served, size_of, turn_batch
 from diffjax.method import Keys as Keys
 from diffjax.players import Optimizers as Optimizers
+from diffjax.strict import Shards
 from diffjax.types import Array, Key, Prepare, PyTree
 
 Metrics = dict[str, Any]
@@ -123,31 +125,6 @@ def _nothing(*args: Any) -> Any:
     raise NotImplementedError("This method has a loss and nothing else.")
 
 
-class _Across(NamedTuple):
-    """The devices of a mapped axis (`jax.pmap`), or, under `jit`, where arrays are whole already, nothing to do."""
-
-    axis: str | None
-    gather: Callable[[PyTree], PyTree] = lambda params: params  # of a state that is split
-
-    def mean(self, tree: PyTree) -> PyTree:
-        return jax.lax.pmean(tree, self.axis) if self.axis else tree
-
-    def total(self, tree: PyTree) -> PyTree:
-        return jax.lax.psum(tree, self.axis) if self.axis else tree
-
-    def whole(self, tree: PyTree) -> PyTree:
-        return jax.lax.all_gather(tree, self.axis, tiled=True) if self.axis else tree
-
-    def devices(self) -> Any:
-        return jax.lax.axis_size(self.axis) if self.axis else 1
-
-    def place(self) -> Any:
-        return jax.lax.axis_index(self.axis) if self.axis else 0
-
-
-WHOLE = _Across(None)
-
-
 def make_step(
     method: Method,
     optimizer: Optimizers,
@@ -158,6 +135,7 @@ def make_step(
     axis_name: str | None = None,
     accumulate: int = 1,
     gather: Callable[[PyTree], PyTree] | None = None,
+    shards: Shards | None = None,
 ) -> Step:
     """Makes the pure step; batches are trees whose leaves all have the (local) batch as leading axis.
 
@@ -177,20 +155,22 @@ def make_step(
         axis_name: the mapped axis of `jax.pmap`, over which gradients and metrics are averaged; None under `jit`.
         accumulate: parts that a turn's batch is worked through in, one after the other, for one update (`_in_parts`).
         gather: puts parameters together for the losses, where devices share them (`sharding.gathered`); None: whole.
+        shards: what makes the step's results the same bytes for any number of devices (`strict`), under `jit`.
 
     Raises:
-        ValueError: for fewer than 1 of either, or losses that have no parts (`check_parts`); of a step, for a batch
-            that is no multiple of `accumulate`.
+        ValueError: for fewer than 1 of either, or losses that have no parts (`check_parts`); for shards with
+            either; of a step, for a batch that is no multiple of `accumulate`.
     """
     if time_bins < 1:
         raise ValueError(f"Got time_bins = {time_bins}, expected at least 1.")
     check_parts(method, accumulate)
-    across, prepare = _Across(axis_name, *([gather] if gather else [])), method.prepare
+    if shards and (axis_name or gather or accumulate > 1):
+        raise ValueError(f"Got shards with axis_name = {axis_name!r}, accumulate = {accumulate}; expected None and 1.")
+    across, prepare = shards or Across(axis_name, *([gather] if gather else [])), method.prepare
 
     def play(turn: Turn, params: PyTree, opt_state: PyTree, key: Key, batch: PyTree) -> tuple[PyTree, ...]:
         """Makes one update: (params, opt_state, norms, losses (B,), aux)."""
         (loss, (losses, aux)), grads = slope(turn, params, key, batch, accumulate, across)
-        loss, grads = across.mean((loss, grads))
         updates, params, opt_state = update(turn, optimizer, params, opt_state, grads)
         norms = (loss, *map(optax.tree.norm, (grads, updates, players.part(params, turn.moves))))
         return params, opt_state, norms, losses, aux
@@ -209,7 +189,8 @@ def make_step(
         finite = jnp.isfinite(jnp.stack([*guarded.values(), *losses_of[:-1]])).all()
 
         plain = logged.pop("unweighted", losses)
-        memory = prepare.update(state.memory, *across.whole((plain, logged))) if prepare else state.memory
+        (plain, logged), among = across.gathered((plain, logged))
+        memory = prepare.update(state.memory, *among.whole((plain, logged))) if prepare else state.memory
         proposed = (params, emas.update(state.ema, served(method, params)), opt_state, memory)
         current = (state.params, state.ema, state.opt_state, state.memory)
         # (accumulate.2)
@@ -219,21 +200,21 @@ def make_step(
         if learning_rate is not None:  # the optimizer's own count stands still while updates are skipped
             metrics["learning_rate"] = jnp.asarray(learning_rate(state.step - state.skipped))
         if "t01" in logged:
-            metrics |= across.total(_by_time(plain, logged["t01"], time_bins, finite))
-        metrics["aux"] = across.mean({name: values.mean() for name, values in logged.items() if name != "t01"})
+            metrics |= among.total(_by_time(plain, logged["t01"], time_bins, finite))
+        metrics["aux"] = among.mean({name: values.mean() for name, values in logged.items() if name != "t01"})
         return TrainState(state.step + 1, params, ema, opt_state, state.key, skipped, memory), metrics
 
-    return step
+    return across.mapped(step)
 
 
-def begin(method: Method, state: TrainState, batch: PyTree, across: _Across = WHOLE) -> tuple[Key, PyTree]:
+def begin(method: Method, state: TrainState, batch: PyTree, across: Across | Shards = WHOLE) -> tuple[Key, PyTree]:
     """Gives the key of the state's step, and its batch as `Prepare` leaves it."""
     key, prepare = jax.random.fold_in(state.key, state.step), method.prepare
     if prepare is None:
         return key, batch
     size = size_of(batch)
     batch = prepare.apply(state.memory, jax.random.fold_in(key, 2), across.whole(batch))  # 0 and 1 are those of `split`
-    return key, jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, across.place() * size, size), batch)
+    return key, across.own(batch, size)
 
 
 def each_turn(method: Method, key: Key, batch: PyTree) -> Iterator[tuple[Turn, Key, PyTree]]:
@@ -245,18 +226,25 @@ def each_turn(method: Method, key: Key, batch: PyTree) -> Iterator[tuple[Turn, K
 
 
 def slope(
-    turn: Turn, params: PyTree, key: Key, batch: PyTree, accumulate: int = 1, across: _Across = WHOLE
+    turn: Turn, params: PyTree, key: Key, batch: PyTree, accumulate: int = 1, across: Across | Shards = WHOLE
 ) -> tuple[tuple[Array, tuple[Array, dict[str, Array]]], PyTree]:
-    """Computes ((mean loss, (losses (B,), what they log)), gradients of what the turn moves) of a device's examples."""
-    size, who, own = size_of(batch), turn.moves, players.part(params, turn.moves)
-    index = across.place() * size + jnp.arange(size, dtype=jnp.int32)
+    """Computes ((mean loss, (losses (B,), what they log)), gradients of what the turn moves).
 
-    def mean_loss(own: PyTree, batch: PyTree, index: Array) -> tuple[Array, tuple[Array, dict[str, Array]]]:
-        shown, whole = {"gather": across.whole} if turn.coupled else {}, across.gather(players.put(params, who, own))
-        losses, aux = turn.losses(whole, key, batch, index, across.devices() * size, **shown)
-        return losses.mean(), (losses, aux)
 
-    return _in_parts(partial(jax.value_and_grad(mean_loss, has_aux=True), own), accumulate, batch, index)
+    The mean and the gradients are those of the global batch, the losses those of the device's examples.
+    """
+    who, total = turn.moves, across.devices() * size_of(batch)
+
+    def compute(gather: Callable, params: PyTree, key: Key, batch: PyTree, index: Array) -> PyTree:
+        def mean_loss(own: PyTree, batch: PyTree, index: Array) -> tuple[Array, tuple[Array, dict[str, Array]]]:
+            shown, whole = {"gather": gather} if turn.coupled else {}, across.together(players.put(params, who, own))
+            losses, aux = turn.losses(whole, key, batch, index, total, **shown)
+            return losses.mean(), (losses, aux)
+
+        slope = partial(jax.value_and_grad(mean_loss, has_aux=True), players.part(params, who))
+        return _in_parts(slope, accumulate, batch, index)
+
+    return across.slope(compute, params, key, batch, getattr(turn.losses, "apart", False))
 
 
 def update(
@@ -318,7 +306,7 @@ def make_steps(step: Step, unroll: int = 1) -> Step:
 
     def lift(state: TrainState, batches: PyTree) -> tuple[Callable, list[Array]]:
         first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), batches)
-        lifted, numbers = constants.lift(step, state, first)
+        lifted, numbers = getattr(step, "lift", partial(constants.lift, step))(state, first)
         return lambda numbers, *args: make_steps(partial(lifted, numbers), unroll)(*args), numbers
 
     steps.lift = lift  # pyright: ignore[reportFunctionMemberAccess] (for `parallel.compile_step`)
@@ -392,6 +380,11 @@ def summarize(window: Sequence[Metrics]) -> Metrics:
         totals = zip(metrics["time_loss"].sum(0, dtype=np.float64), metrics["time_count"].sum(0), strict=True)
         record["loss_by_time"] = [float(loss / count) if count else None for loss, count in totals]
     return record
+
+
+def reread(metrics: Any) -> Metrics:
+    """Makes of the metrics of a dispatch, as JSON has them, those that a window holds."""
+    return jax.tree.map(np.asarray, metrics, is_leaf=lambda node: isinstance(node, list))
 
 
 def stack(window: Sequence[Metrics]) -> Metrics:

@@ -204,6 +204,7 @@ SMOKE = {
     "benchmarks/likelihood_cost": (None, "--smoke", None),
     "benchmarks/networks": (None, "--smoke", None),
     "benchmarks/sampler_overhead": (None, "--smoke", None),
+    "benchmarks/same_bits": (None, "--smoke", None),
     "benchmarks/save_stall": (None, "--smoke", None),
     "benchmarks/train_step": (None, "--smoke", None),
     "benchmarks/versus_torch": (None, "--smoke", None),

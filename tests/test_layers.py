@@ -28,6 +28,7 @@ CORE = [
 ]
 # Beside the tower: know the ground and nothing else of the library, and nothing but the commands knows them.
 LEAVES = {
+    "across",
     "bounds",
     "checkpoint",
     "cluster",
@@ -76,13 +77,16 @@ LEAVES = {
     "specs",
     "summary",
     "standalone",
+    "strict",
     "torch_files",
     "training",
     "weights",
     "writer",
 }
 NEIGHBOURS = {
-    "training": {"constants", "ema", "method", "players"},
+    "training": {"across", "constants", "ema", "method", "players", "strict"},
+    "across": {"method"},
+    "strict": {"across", "constants", "method", "parallel"},
     "parallel": {"moving", "sharding"},
     "players": {"method"},
     "checkpoint": {"checksum", "disk", "folders", "records", "writer"},
@@ -124,7 +128,8 @@ TOP = [{"runs"}, {"commands", "pretrained", "published", "sweeps"}, {"main"}]
 LIBRARIES = {"jax", "numpy", "optax"}  # what core and training may import at module level; flax is for models
 COMPUTING = [
     *CORE,
-    {"training", "constants", "players", "ema", "parallel", "sharding", "optimizers", "checksum", "models"},
+    {"training", "across", "strict", "constants", "players", "ema", "parallel", "sharding", "moving", "optimizers"},
+    {"checksum", "models"},
 ]
 
 

@@ -27,7 +27,7 @@ from diffjax import data as sources
 from diffjax import ema as averages
 from diffjax import ledger as ledgers
 from diffjax.checkpoint import Restored
-from diffjax.config import Config, ConfigError, build, is_spec, one_line
+from diffjax.config import Config, ConfigError, build, is_spec
 from diffjax.ledger import Account, Ledger
 from diffjax.lock import HeldError
 from diffjax.logs import Log
@@ -41,6 +41,7 @@ from diffjax.runs.build import Built, assemble, complete
 from diffjax.runs.settings import Settings
 from diffjax.sharding import gathering, of_state
 from diffjax.signals import Stop, Stopped, install_stop_handler
+from diffjax.strict import of_settings as shards_of
 
 SAMPLES_SHOWN = 64
 
@@ -114,12 +115,12 @@ class Trainer:
         start, carry = map(runs.starting(built, start, carry, workdir).get, ("start", "carry"))
         self.mesh, self.ledger = parallel.mesh_of(settings, ConfigError), ledger or Ledger()
         self.shardings = of_state(partial(runs.abstract_state, built), self.mesh, method, ConfigError)
-        with one_line():
-            cluster.same("data and devices", [data.fingerprint, len(self.mesh.local_devices)])
+        cluster.same("data and devices", [data.fingerprint, len(self.mesh.local_devices)], ConfigError)
         self.workdir, self.mine = None if workdir is None else Path(workdir), cluster.first()
         axis = parallel.AXIS if settings.backend == "pmap" else None
         log = {"learning_rate": learning_rate, "time_bins": settings.time_bins}
         options = {**log, "axis_name": axis, "accumulate": settings.accumulate, "gather": gathering(self.shardings)}
+        options["shards"] = shards_of(self.mesh, settings, ConfigError)
         self.plain = training.make_steps(training.make_step(method, optimizer, emas, **options))
         self.steps = parallel.compile_step(self.plain, settings.backend, self.mesh, leading=1, shardings=self.shardings)
         self.step, self.window, self.loss, self.checkpoints, self.lock = 0, [], None, None, None
@@ -138,18 +139,15 @@ class Trainer:
         self.step, window, origin = cluster.told(lambda: self._begin(start, carry))
         if origin:
             self.state = parallel.place(self.mesh, from_first(self.state), self.shardings)
-        is_list = lambda node: isinstance(node, list)
-        self.window = [jax.tree.map(np.asarray, metrics, is_leaf=is_list) for metrics in window]
+        self.window = list(map(training.reread, window))
         if origin == "carried" and self.workdir is not None:
             self._save()
             if self.mine:
                 resume.record(self.workdir, [resume.Change("train.start", None, str(carry))], self.step, "carried")
         self.account.skipped = int(self.state.skipped)
         if self.step % settings.steps_per_dispatch:
-            raise ConfigError(
-                f"{self.workdir} is at step {self.step}, no multiple of train.steps_per_dispatch, "
-                f"{settings.steps_per_dispatch}: give one that divides it."
-            )
+            k, at = settings.steps_per_dispatch, f"{self.workdir} is at step {self.step}"
+            raise ConfigError(f"{at}, no multiple of train.steps_per_dispatch, {k}: give one that divides it.")
         self._drawn = self.run().drawer()
         self.ledger.enter(None)
 
