@@ -238,8 +238,11 @@ def desk(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def last_words(say: Callable[[str], Any]) -> Iterator[None]:
-    """Has `say(line)` called in a `with` block if another process is lost and this one does not come back to end."""
+def last_words(say: Callable[[str], str]) -> Iterator[None]:
+    """Has `say(line)` called in a `with` block if another process is lost and this one does not come back to end.
+
+    What it gives is added to the line.
+    """
     if not _here:
         yield
         return
@@ -283,7 +286,7 @@ def end(line: str, status: int) -> None:
     known = _here[0]
     if known.lost is None and known.fail(line, status):
         line = ""  # process 0 says it
-    peers.leave(line if known.index == 0 or not line else f"process {known.index}: {line}", status)
+    peers.leave(known.signed(line), status)
 
 
 def part() -> None:

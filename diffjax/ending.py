@@ -30,14 +30,14 @@ def explain(error: BaseException, workdir: str | Path | None = None) -> tuple[st
         number = getattr(stopped, "signal", signal.SIGINT)
         return stopped_by(number, workdir), 128 + number
     if isinstance(error, LostError):
-        kept = _kept(workdir) if error.status == 1 else ""  # not of what was typed
-        return f"error: {str(error).removesuffix(kept)}{kept}", error.status
+        there = kept(workdir) if error.status == 1 else ""  # not of what was typed
+        return f"error: {str(error).removesuffix(there)}{there}", error.status
     if isinstance(error, MemoryError) or _is_of_a_device(error):
         said = _short(str(error).strip().split("\n")[0])
-        return f"error: out of memory{said and f': {said}'}{_kept(workdir)}", 1
+        return f"error: out of memory{said and f': {said}'}{kept(workdir)}", 1
     if isinstance(error, OSError):
         told = (e for e in _chain(error) if isinstance(e, OSError) and (e.filename or e.errno is None))
-        return f"error: {_reason(next(told, error), workdir)}{_kept(workdir)}", 1
+        return f"error: {_reason(next(told, error), workdir)}{kept(workdir)}", 1
     return None
 
 
@@ -67,11 +67,11 @@ def _is_of_the_library(error: BaseException) -> bool:
 
 def stopped_by(number: signal.Signals, workdir: str | Path | None = None) -> str:
     """Says that a signal has stopped a command at once, and what of the run is kept."""
-    return f"stopped by {number.name}{_kept(workdir)}"
+    return f"stopped by {number.name}{kept(workdir)}"
 
 
-def _kept(workdir: str | Path | None) -> str:
-    """Names the last step that is saved whole: its folder has its name only then."""
+def kept(workdir: str | Path | None) -> str:
+    """Names the last step that a workdir has whole, to be added to a line; "" without a workdir."""
     if workdir is None:
         return ""
     try:

@@ -87,7 +87,7 @@ class Peers:
 
     def __init__(self, index: int, names: list[str], links: dict[int, Link]):
         self.index, self.names, self.lost = index, names, None
-        self.told: Callable[[str], Any] = lambda line: None  # by whom the end is to be known, if a thread makes it
+        self.told: Callable[[str], str] = lambda line: ""  # what is done, and added to the line, if a thread ends all
         self._links, self._changed, self._over = links, threading.Condition(), False
         self._round, self._said = 0, {}  # of `share`: its number, and what was said by number
         self._epoch, self._step, self._steps = 0, None, {}  # of `agreed`
@@ -258,11 +258,16 @@ class Peers:
     def _end(self) -> None:
         """Ends this process where it hangs, in a collective say, after a time in which it may end by itself."""
         time.sleep(GRACE)
+        line = str(self.lost)
         with contextlib.suppress(Exception):
-            self.told(str(self.lost))
+            line += self.told(line)
         with contextlib.suppress(Exception):
             sys.stdout.flush()
-        leave(f"error: {self.lost}", self.lost.status if self.lost else 1)
+        leave(self.signed(f"error: {line}"), self.lost.status if self.lost else 1)
+
+    def signed(self, line: str) -> str:
+        """Puts the number of this process before a line, where it is not process 0; an empty line stays."""
+        return f"process {self.index}: {line}" if self.index and line else line
 
 
 def leave(line: str, status: int) -> None:

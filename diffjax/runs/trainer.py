@@ -13,6 +13,7 @@ import numpy as np
 from diffjax import (
     activity,
     cluster,
+    ending,
     parallel,
     previews,
     programs,
@@ -384,11 +385,12 @@ class Trainer:
             record["updates"] = self.step - int(state.skipped)
             self.checkpoints.save(self.step, state, metrics=metrics, config=record)
 
-    def _last_words(self, line: str) -> None:
-        """Writes how the run has ended where another process is lost and this one hangs."""
+    def _last_words(self, line: str) -> str:
+        """Writes how the run has ended where another process is lost and this one hangs; says what is saved."""
         self.account.write("failed", self.step, error=line)
         if self.checkpoints is not None:
             self.checkpoints.wait()
+        return ending.kept(self.workdir)
 
     def _show(self, workdir: Path) -> None:
         """samples/step_*.png: of some seeds, from the raw parameters and from the EMA, side by side."""
