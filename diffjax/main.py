@@ -39,6 +39,7 @@ OWN = {  # flags of some modes alone
     "by": ("restore",),
     "features": ("eval",),
     "reference": ("eval",),
+    "topology": ("show",),
 }
 OPTIONS = ("--operator.", "--by.", "--features.")  # of what these flags name
 
@@ -110,6 +111,7 @@ def parser() -> argparse.ArgumentParser:
         "your own package.module:function of images (n, H, W, C) in [-1, 1]",
     )
     parser.add_argument("--reference", help="eval: statistics of that space, mu and sigma in an .npz, to judge beside")
+    parser.add_argument("--topology", metavar="NAME", help="show: the step on a slice of TPUs, such as v5e:4x4")
     return parser
 
 
@@ -187,7 +189,7 @@ def main(argv: Sequence[str] | None = None, process: bool = False) -> int:
 
 
 def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
-    from diffjax import diagnosis, profiling, programs
+    from diffjax import diagnosis, profiling, programs, topology
     from diffjax.config import ConfigError, dropped, trust
     from diffjax.runs import load
     from diffjax.training import NonFiniteError
@@ -212,6 +214,8 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
                 raise ConfigError(f"--{name} is for --mode={' and --mode='.join(modes)}, not for --mode={flags.mode}.")
         if flags.config and flags.workdir and not made:
             raise ConfigError(f"--mode={flags.mode} reads the config of --workdir: leave --config={flags.config} out.")
+        if flags.topology is not None:
+            topology.check(flags.topology, ConfigError)  # before anything touches a device
         command = importlib.import_module(f"diffjax.commands.{MODES[flags.mode]}")
         _check_folders(flags)
         for line in programs.keep():

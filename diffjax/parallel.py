@@ -45,10 +45,19 @@ def chosen(count: int | None, batch_size: int, parts: int = 1, error: type[Excep
     if count is not None and not 1 <= count <= jax.device_count():
         raise error(f"train.devices is {count}, expected 1 to {jax.device_count()}, the devices that are here.")
     devices = jax.devices()[:count]
-    if batch_size % (len(devices) * parts):
-        each = f"{len(devices)}, the devices" if parts == 1 else f"{len(devices)} devices x train.accumulate = {parts}"
-        raise error(f"train.batch_size is {batch_size}, expected a multiple of {each}.")
+    check_size(batch_size, len(devices), parts, error)
     return devices
+
+
+def check_size(batch_size: int, devices: int, parts: int = 1, error: type[Exception] = ValueError) -> None:
+    """Checks that so many devices divide a batch that is worked through in so many parts.
+
+    Raises:
+        ValueError: (or `error`) if they do not.
+    """
+    if batch_size % (devices * parts):
+        each = f"{devices}, the devices" if parts == 1 else f"{devices} devices x train.accumulate = {parts}"
+        raise error(f"train.batch_size is {batch_size}, expected a multiple of {each}.")
 
 
 # glibc's numbers of what mallopt sets, and values: no block is mapped by itself, none goes back to the kernel.
@@ -126,22 +135,46 @@ def compile_step(
     return run
 
 
-def _jit(step: Callable, mesh: Mesh, donated: tuple[int, ...], leading: int) -> Callable:
+def lower(
+    step: Callable, state: PyTree, batch: PyTree, mesh: Mesh, *, donate: bool = True, leading: int = 0
+) -> jax.stages.Lowered:
+    """Lowers the program that `compile_step` makes by "jit", also for devices that are described alone (`topology`).
+
+    Args: as of `compile_step`; of state and batch (whole ones) shapes and dtypes are enough.
+
+    Raises:
+        ValueError: for a batch that the devices do not divide.
+    """
+    _check_divisible(batch, leading, mesh.size)
+    program, numbers = _program(step, state, batch, mesh, (0,) if donate else (), leading)
+    return program.lower(*numbers, state, batch)
+
+
+def _program(
+    step: Callable, state: PyTree, batch: PyTree, mesh: Mesh, donated: tuple[int, ...], leading: int
+) -> tuple[Any, tuple[PyTree, ...]]:
+    """The program of a step under "jit", and what it takes before state and batch: the numbers of one with a `lift`."""
     everywhere, split = replicated(mesh), sharded(mesh, leading)
     if not hasattr(step, "lift"):
-        return jax.jit(step, donate_argnums=donated, in_shardings=(everywhere, split), out_shardings=everywhere)
+        return jax.jit(step, donate_argnums=donated, in_shardings=(everywhere, split), out_shardings=everywhere), ()
+    lifted, numbers = step.lift(state, batch)  # pyright: ignore[reportFunctionMemberAccess]
+    donate, shardings = tuple(place + 1 for place in donated), (everywhere, everywhere, split)
+    return jax.jit(lifted, donate_argnums=donate, in_shardings=shardings, out_shardings=everywhere), (numbers,)
+
+
+def _jit(step: Callable, mesh: Mesh, donated: tuple[int, ...], leading: int) -> Callable:
+    if not hasattr(step, "lift"):
+        return _program(step, None, None, mesh, donated, leading)[0]
     made: list[tuple[Callable, PyTree]] = []
 
     def run(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
         if made:
             compiled, numbers = made[0]
-            return compiled(numbers, state, batch)
+            return compiled(*numbers, state, batch)
         with activity.doing("compiling the training step"):  # its numbers are found when it is traced
-            lifted, numbers = step.lift(state, batch)
-            donate, shardings = tuple(place + 1 for place in donated), (everywhere, everywhere, split)
-            compiled = jax.jit(lifted, donate_argnums=donate, in_shardings=shardings, out_shardings=everywhere)
+            compiled, numbers = _program(step, state, batch, mesh, donated, leading)
             made.append((compiled, replicate(mesh, numbers)))
-            return compiled(made[0][1], state, batch)
+            return compiled(*made[0][1], state, batch)
 
     return run
 

@@ -1,0 +1,61 @@
+"""A run's training step on a described slice of TPUs: lowered, compiled, and held against what a chip can do."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from diffjax import host, models, parallel, roofline, topology, training
+from diffjax.types import PyTree
+
+
+class Compiled(NamedTuple):
+    """A program for a slice, and what a step of it costs."""
+
+    program: Any
+    costs: roofline.Costs
+    slice: topology.Slice
+    images: int  # of a step
+
+    def lines(self) -> Iterator[str]:
+        """Writes what a step costs on the slice (`roofline.lines`)."""
+        return roofline.lines(self.costs, self.slice, self.images)
+
+
+def compiled(name: str, step: training.Step, state: PyTree, batch: PyTree, settings: Any) -> Compiled:
+    """Compiles the program that a run would dispatch on a slice, of its mesh, shardings and steps of a dispatch.
+
+    Args:
+        name: of the slice (`topology.described`).
+        step: of `training.make_step`.
+        state, batch: shapes and dtypes of the whole state, and of one step's batch on all devices.
+        settings: of the run (`runs.Settings`).
+
+    Raises:
+        ValueError: as `topology.described`, or for a batch that the devices do not divide, another backend than "jit",
+            or a step that does not fit into a chip.
+    """
+    where = topology.described(name)
+    if settings.backend != "jit":
+        raise ValueError(f"train.backend is {settings.backend!r}, expected 'jit', which --topology compiles.")
+    mesh = parallel.mesh(where.devices, settings.devices)
+    return Compiled(*on_mesh(mesh, step, state, batch, settings), where, settings.batch_size)
+
+
+def on_mesh(
+    mesh: jax.sharding.Mesh, step: training.Step, state: PyTree, batch: PyTree, settings: Any
+) -> tuple[Any, roofline.Costs]:
+    """Compiles the program that a run would dispatch on a mesh, whose devices may be described ones.
+
+    Args: as of `compiled`.
+
+    Raises:
+        ValueError: for a batch that the devices do not divide, or a step that does not fit into one of them.
+    """
+    parallel.check_size(settings.batch_size, mesh.size, settings.accumulate)
+    k = settings.steps_per_dispatch
+    stack = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((k, *leaf.shape), leaf.dtype), batch)
+    with host.tracing_for(mesh.devices.flat[0].platform):
+        program = topology.compiled(parallel.lower(training.make_steps(step), state, stack, mesh, leading=1))
+        flops = models.flops(step, state, batch)
+    return program, roofline.costs(program, flops, mesh.size, sum(x.size for x in jax.tree.leaves(state.params)), k)
