@@ -5,9 +5,11 @@ import re
 from types import SimpleNamespace
 
 import jax
+import optax
 import pytest
+import run_command
 
-from diffjax import collectives, data, main, parallel, roofline, runs, slices, topology, training
+from diffjax import collectives, data, ema, host, main, parallel, roofline, runs, slices, topology, training
 from diffjax.collectives import Collective
 from diffjax.runs.run import abstract_state
 from diffjax.topology import CHIPS
@@ -145,6 +147,23 @@ def test_a_batch_that_the_devices_do_not_divide():
         parallel.check_size(24, 8, 2)
 
 
+def test_choices_by_platform_are_those_of_the_slice():
+    """A step in two parts is unrolled on CPUs, and a loop where it is traced for a TPU, on this same CPU."""
+
+    def unrolled():
+        optimizer, emas, method = optax.sgd(0.1), ema.warm_up([0.9]), training.loss_method(lambda p, *_: (p**2, {}))
+        step = training.make_step(method, optimizer, emas, accumulate=2)
+        state = training.init_state(jax.numpy.ones(()), optimizer, emas, jax.random.key(0), method)
+        text = str(jax.make_jaxpr(step)(state, {"x": jax.numpy.ones((4, 1))}))
+        return [int(n) for n in re.findall(r"unroll=(\d+)", text)]
+
+    assert 2 in unrolled()
+    with host.tracing_for("tpu"):
+        assert host.platform() == "tpu"
+        assert 2 not in unrolled()
+    assert host.platform() == jax.default_backend()
+
+
 # Slow, and where the compiler is: `pip install -e ".[tpu-aot]"`.
 
 
@@ -196,3 +215,17 @@ def test_a_slice_that_the_compiler_refuses(name):
     with pytest.raises(ValueError, match=r"which libtpu refuses: .*; expected such as v5e:4x4") as refused:
         topology.described(name)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HERE, reason="libtpu comes with the extra tpu-aot alone")
+def test_show_on_a_slice():
+    command = ("--mode=show", "--config=configs/dit.py:tiny", "--topology=v5e:2x2")
+    status, output = run_command.run(*command)
+    assert status == 0, output
+    parameters = re.search(r"\ntotal +([\d,]+)\n", output)[1]
+    assert re.search(rf"\ngradients +\d collectives?, [\d,]+ numbers a step, .* of {parameters} parameters\n", output)
+    assert re.search(r"\ntopology +v5e:2x2, 4 chips, compiled for, not run", output)
+    status, output = run_command.run(*command, "--config.train.batch_size=6")
+    assert status == 2
+    assert output.splitlines()[-1] == "error: train.batch_size is 6, expected a multiple of 4, the devices."
