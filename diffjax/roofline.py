@@ -26,7 +26,7 @@ class Costs(NamedTuple):
     flops: float  # counted in the traced program
     xla_flops: float  # XLA's count, of a loop's body once
     bytes: float  # accessed, XLA's count
-    memory: dict[str, int]  # bytes by part, and "peak": arguments and outputs, those in one place once, and temporaries
+    memory: dict[str, int]  # bytes by part, and "peak", the most that is held at once
     found: list[Collective]  # of a call
     calls: int  # steps of a call
     params: int  # number of them
@@ -58,6 +58,9 @@ class Bound(NamedTuple):
 def costs(compiled: Any, flops: float, devices: int, params: int, calls: int = 1) -> Costs:
     """Reads what a compiled program costs.
 
+    The peak of its memory is XLA's; of a jax that has none, the sum of arguments, outputs and temporaries, where what
+    is in one place counts once: as much or more, since they need not all be there at once.
+
     Args:
         compiled: of `calls` steps.
         flops: of one step, on all devices.
@@ -66,7 +69,8 @@ def costs(compiled: Any, flops: float, devices: int, params: int, calls: int = 1
     analysed, found = compiled.cost_analysis(), collectives.read(compiled.as_text())
     sizes = compiled.memory_analysis()
     memory = {part: int(getattr(sizes, f"{part}_size_in_bytes", 0)) for part in PARTS}
-    memory["peak"] = memory["argument"] + memory["output"] - memory["alias"] + memory["temp"]
+    whole = memory["argument"] + memory["output"] - memory["alias"] + memory["temp"]
+    memory["peak"] = int(getattr(sizes, "peak_memory_in_bytes", 0)) or whole
     known = analysed["flops"], analysed["bytes accessed"]
     return Costs(devices, flops / devices, *known, memory, found, calls, params)
 

@@ -34,7 +34,7 @@ class Chip(NamedTuple):
     name: str
     flops: float  # of products of bfloat16
     bandwidth: float  # bytes between chip and memory
-    memory: float  # bytes
+    memory: float  # bytes, of which libtpu keeps a part: of v5e 15.75 of 16 GiB are left
     link: float  # bytes that it can send to its neighbours, over all links
     axes: int  # of a slice
     most: int  # chips of the largest slice
@@ -44,9 +44,9 @@ class Chip(NamedTuple):
 # of v4, which they leave out, is 6 links of 50 GB/s (Jouppi et al. 2023, arXiv:2304.01433, table 4).
 CHIPS = {
     "v4": Chip("v4", 275e12, 1200e9, 32 * 2**30, 300e9, 3, 4096),
-    "v5e": Chip("v5e", 197e12, 819e9, 16e9, 200e9, 2, 256),
-    "v5p": Chip("v5p", 459e12, 2765e9, 95e9, 600e9, 3, 6144),
-    "v6e": Chip("v6e", 918e12, 1600e9, 32e9, 400e9, 2, 256),
+    "v5e": Chip("v5e", 197e12, 819e9, 16 * 2**30, 200e9, 2, 256),
+    "v5p": Chip("v5p", 459e12, 2765e9, 95 * 2**30, 600e9, 3, 6144),
+    "v6e": Chip("v6e", 918e12, 1600e9, 32 * 2**30, 400e9, 2, 256),
 }
 
 

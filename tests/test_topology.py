@@ -110,6 +110,22 @@ def test_the_roofline():
     assert core.compute == pytest.approx(2 * 2 / 275)
 
 
+@pytest.mark.parametrize(("peak", "expected"), [({}, 30 + 20 - 15 + 7), ({"peak_memory_in_bytes": 33}, 33)])
+def test_what_is_read_of_a_program(peak, expected):
+    sizes = dict(argument_size_in_bytes=30, output_size_in_bytes=20, alias_size_in_bytes=15, temp_size_in_bytes=7)
+    text = "HloModule m, num_partitions=4\n\nENTRY %main (p: f32[9]) -> f32[9] {\n  %r = f32[9]{0} all-reduce(%p)\n}\n"
+    compiled = SimpleNamespace(
+        as_text=lambda: text,
+        cost_analysis=lambda: {"flops": 10.0, "bytes accessed": 40.0},
+        memory_analysis=lambda: SimpleNamespace(**sizes, **peak),
+    )
+    read = roofline.costs(compiled, 44.0, 4, 9, 2)
+    assert (read.flops, read.xla_flops, read.bytes, read.params, read.calls) == (11.0, 10.0, 40.0, 9, 2)
+    assert read.memory == dict(argument=30, output=20, alias=15, temp=7, peak=expected)
+    assert read.found == [Collective("all-reduce", (("f32", (9,)),), 4, 1.0)]
+    assert not read.looped
+
+
 def test_what_is_said_of_a_slice():
     devices = [None] * 16
     text = "\n".join(roofline.lines(costs(), topology.Slice("v5e:4x4", devices, 16, CHIPS["v5e"]), 256))
