@@ -44,6 +44,7 @@ class Collective(NamedTuple):
     arrays: tuple[tuple[str, tuple[int, ...]], ...]  # dtype and shape of each array of the result
     group: int  # devices that take part in one of it
     times: float  # executions in one call of the program; nan in a loop of unknown length
+    channel: int = 0  # the number that its pieces share, 0: none
 
     @property
     def bytes(self) -> int:
@@ -87,8 +88,9 @@ class Gradients(NamedTuple):
 def read(text: str) -> list[Collective]:
     """Reads the collectives of a program's text, those that it calls and those inside its loops among them.
 
-    A pair of -start and -done is one collective, and so is one that is wrapped in async-start. A loop's length is what
-    XLA says, or the limit that its counter is compared with, which in loops of jax counts from 0 by 1.
+    A pair of -start and -done is one collective, one that is wrapped in async-start is one, and so are the pieces that
+    a TPU's compiler fuses with what is computed meanwhile, all of one channel. A loop's length is what XLA says, or the
+    limit that its counter is compared with, which in loops of jax counts from 0 by 1.
 
     Raises:
         ValueError: for a text without an entry computation.
@@ -99,14 +101,17 @@ def read(text: str) -> list[Collective]:
 
     def inside(name: str) -> list[Collective]:
         if name not in known:
-            known[name] = [found for line in computations.get(name, ()) for found in of_line(name, line)]
+            fused: set[int] = set()
+            known[name] = [found for line in computations.get(name, ()) for found in of_line(line, fused)]
         return known[name]
 
-    def of_line(home: str, line: str) -> Iterator[Collective]:
+    def of_line(line: str, fused: set[int]) -> Iterator[Collective]:
         kind, operation = _split(line)
         base = operation.removesuffix("-start")
         if base in KINDS:
-            yield Collective(base, _result(kind, operation), _group(line, whole), 1.0)
+            channel = re.search(r"channel_id=(\d+)", line)
+            shared = int(channel[1]) if channel else 0
+            yield Collective(base, _result(kind, operation), _group(line, whole), 1.0, shared)
         elif operation == "while" and (loop := _LOOP.search(line)):
             trips = None if not (bodies := inside(loop[2])) else _length(line, computations.get(loop[1], ()))
             for one in bodies:
@@ -114,6 +119,10 @@ def read(text: str) -> list[Collective]:
         elif operation in _CALLERS:
             for name in called(line):
                 for one in inside(name):
+                    if operation == "fusion" and one.channel:
+                        if one.channel in fused:
+                            continue
+                        fused.add(one.channel)
                     yield _scattered(one) if name.startswith("all-reduce-scatter") else one
 
     return inside(entry)

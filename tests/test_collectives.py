@@ -47,6 +47,7 @@ GROUPS = {
     "replica_groups=mesh['data'=4,'fsdp'=2] {'data'}, ": 4,
     "replica_groups=mesh['data'=4,'fsdp'=2] {'data','fsdp'}, ": 8,
     "replica_groups=mesh['data'=8] {'data':(1)2}, ": 2,
+    "replica_groups=mesh['axis_0'=1,'axis_1'=8,'axis_2'=2], device_ids=([2,8]T(1,0)) {'axis_1'}, ": 8,
     "replica_groups={}, ": 8,
 }
 
@@ -54,7 +55,7 @@ GROUPS = {
 @pytest.mark.parametrize("groups", GROUPS)
 def test_the_devices_of_a_group(groups):
     found = one(f"%r = f32[4]{{0}} all-reduce(%p), channel_id=1, {groups}to_apply=%add")
-    assert found == Collective("all-reduce", (("f32", (4,)),), GROUPS[groups], 1.0)
+    assert found == Collective("all-reduce", (("f32", (4,)),), GROUPS[groups], 1.0, channel=1)
 
 
 RESULTS = {
@@ -146,6 +147,15 @@ def test_a_fused_scatter_is_a_scatter():
     fused = computation("all-reduce-scatter.3", "%r = f32[8,3]{1,0} all-reduce(%p), replica_groups=[1,8]<=[8]")
     found = one("%f = f32[1,3]{1,0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.3", before=fused)
     assert (found.kind, found.bytes, found.group) == ("reduce-scatter", 12, 8)
+
+
+def test_the_pieces_of_a_fused_gather_are_one():
+    """On TPUs a start, what is computed meanwhile and a done are three fusions, each with the gather of one channel."""
+    gather = "%g = f32[8]{0} all-gather(%p), channel_id=%n, replica_groups=[1,8]<=[8], dimensions={0}"
+    before = "".join(computation(f"piece.{i}", gather.replace("%n", str(i // 3))) for i in range(3, 9))
+    lines = [f"%f{i} = f32[8]{{0}} fusion(%p), kind=kCustom, calls=%piece.{i}" for i in range(3, 9)]
+    found = collectives.read(program(*lines, before=before))
+    assert [(one.kind, one.channel, one.times) for one in found] == [("all-gather", 1, 1.0), ("all-gather", 2, 1.0)]
 
 
 def ring(n, size):
