@@ -32,14 +32,15 @@ def compiled(name: str, step: training.Step, state: PyTree, batch: PyTree, setti
         settings: of the run (`runs.Settings`).
 
     Raises:
-        ValueError: as `topology.described`, or for a batch that the devices do not divide, another backend than "jit",
-            or a step that does not fit into a chip.
+        ValueError: as `topology.described`, or for a batch that the devices do not divide, a part of the devices,
+            another backend than "jit", or a step that does not fit into a chip.
     """
     where = topology.described(name)
     if settings.backend != "jit":
         raise ValueError(f"train.backend is {settings.backend!r}, expected 'jit', which --topology compiles.")
-    mesh = parallel.mesh(where.devices, settings.devices)
-    return Compiled(*on_mesh(mesh, step, state, batch, settings), where, settings.batch_size)
+    if settings.devices not in (None, len(where.devices)):
+        raise ValueError(f"train.devices is {settings.devices}, expected None, or {len(where.devices)}, all of {name}.")
+    return Compiled(*on_mesh(parallel.mesh(where.devices), step, state, batch, settings), where, settings.batch_size)
 
 
 def on_mesh(

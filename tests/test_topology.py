@@ -12,6 +12,7 @@ import run_command
 from diffjax import collectives, data, ema, host, main, parallel, roofline, runs, slices, topology, training
 from diffjax.collectives import Collective
 from diffjax.runs.run import abstract_state
+from diffjax.runs.settings import Settings
 from diffjax.topology import CHIPS
 
 HERE = importlib.util.find_spec("libtpu") is not None and jax.__version_info__ >= topology.OLDEST
@@ -178,6 +179,14 @@ def test_choices_by_platform_are_those_of_the_slice():
         assert host.platform() == "tpu"
         assert 2 not in unrolled()
     assert host.platform() == jax.default_backend()
+
+
+@pytest.mark.parametrize(("words", "said"), [({"backend": "pmap"}, "backend is 'pmap'"), ({"devices": 2}, "is 2, exp")])
+def test_a_run_that_a_slice_is_not_compiled_for(words, said, monkeypatch):
+    where = topology.Slice("v5e:2x2", [None] * 4, 4, CHIPS["v5e"])
+    monkeypatch.setattr(topology, "described", lambda name: where)
+    with pytest.raises(ValueError, match=said):
+        slices.compiled("v5e:2x2", None, None, None, Settings(**words))
 
 
 # Slow, and where the compiler is: `pip install -e ".[tpu-aot]"`.
