@@ -1,5 +1,6 @@
 """float64 on the host: coefficients are computed once, exactly, before anything is traced; checks of what was given."""
 
+import contextlib
 import difflib
 import functools
 import importlib
@@ -22,6 +23,7 @@ else:
 
 
 _PLANNING: ContextVar[bool] = ContextVar("planning", default=False)
+_MADE_FOR: ContextVar[str | None] = ContextVar("made_for", default=None)
 LENGTH = 66  # to which times are padded: those of a grid of 64 steps, both ends, and one more
 
 
@@ -76,6 +78,21 @@ def run_once(function: Callable, *args: Any) -> Any:
 def planning() -> bool:
     """Tells whether `float64` is at work, where rules of derivatives of one's own (`jax.custom_jvp`) are not eager."""
     return _PLANNING.get()
+
+
+def platform() -> str:
+    """Tells the platform that programs are traced for: the default backend, or what `tracing_for` names."""
+    return _MADE_FOR.get() or jax.default_backend()
+
+
+@contextlib.contextmanager
+def tracing_for(platform: str) -> Iterator[None]:
+    """Has programs that choose by platform be traced for another one than this process runs on: "tpu"."""
+    token = _MADE_FOR.set(platform)
+    try:
+        yield
+    finally:
+        _MADE_FOR.reset(token)
 
 
 def along(function: Callable, first: Any, ts: Any, least: int = LENGTH) -> Any:

@@ -39,6 +39,7 @@ OWN = {  # flags of some modes alone
     "by": ("restore",),
     "features": ("eval",),
     "reference": ("eval",),
+    "topology": ("show",),
 }
 ALONE = ("show", "replay")  # modes of one process
 OPTIONS = ("--operator.", "--by.", "--features.")  # of what these flags name
@@ -116,6 +117,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--processes", type=int, metavar="N", help="how many there are, each started with this command")
     parser.add_argument("--process", type=int, metavar="I", help="which of them this one is, 0 to N - 1")
+    parser.add_argument("--topology", metavar="NAME", help="show: the step on a slice of TPUs, such as v5e:4x4")
     return parser
 
 
@@ -226,7 +228,7 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _command(flags: argparse.Namespace, overrides: list[str]) -> int:
-    from diffjax import diagnosis, profiling, programs
+    from diffjax import diagnosis, profiling, programs, topology
     from diffjax.config import ConfigError, dropped, trust
     from diffjax.runs import load
 
@@ -249,6 +251,8 @@ def _command(flags: argparse.Namespace, overrides: list[str]) -> int:
             raise ConfigError(f"--{name} is for --mode={' and --mode='.join(modes)}, not for --mode={flags.mode}.")
     if flags.config and flags.workdir and not made:
         raise ConfigError(f"--mode={flags.mode} reads the config of --workdir: leave --config={flags.config} out.")
+    if flags.topology is not None:
+        topology.check(flags.topology, ConfigError)  # before anything touches a device
     command = importlib.import_module(f"diffjax.commands.{MODES[flags.mode]}")
     _check_folders(flags)
     for line in programs.keep():

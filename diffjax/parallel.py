@@ -4,9 +4,6 @@ Everything here changes where numbers live, never what they are: noise is a func
 What of a state is split, and along which axes, is `sharding`.
 """
 
-import ctypes
-import functools
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from diffjax import activity, moving, sharding
+from diffjax.allocator import keep_memory as keep_memory
 from diffjax.moving import is_key
 from diffjax.sharding import BATCH, FSDP, TENSOR
 from diffjax.types import Array, PyTree, T
@@ -82,12 +80,23 @@ def chosen(
     if len(devices) % (fsdp * tensor):
         asked = f"train.fsdp x train.tensor is {fsdp} x {tensor}"
         raise error(f"{asked}, expected a divisor of {len(devices)}, the devices: set train.devices, or another.")
-    if batch_size % (len(devices) // tensor * parts):
-        each = f"{len(devices)}, the devices" if parts == 1 else f"{len(devices)} devices x train.accumulate = {parts}"
-        if tensor > 1:
-            each = f"{len(devices)} devices / train.tensor = {tensor}, x train.accumulate = {parts}"
-        raise error(f"train.batch_size is {batch_size}, expected a multiple of {each}.")
+    check_size(batch_size, len(devices), parts, error, tensor)
     return devices
+
+
+def check_size(
+    batch_size: int, devices: int, parts: int = 1, error: type[Exception] = ValueError, tensor: int = 1
+) -> None:
+    """Checks that so many devices, `tensor` of which share an example, divide a batch that comes in so many parts.
+
+    Raises:
+        ValueError: (or `error`) if they do not.
+    """
+    if batch_size % (devices // tensor * parts):
+        each = f"{devices}, the devices" if parts == 1 else f"{devices} devices x train.accumulate = {parts}"
+        if tensor > 1:
+            each = f"{devices} devices / train.tensor = {tensor}, x train.accumulate = {parts}"
+        raise error(f"train.batch_size is {batch_size}, expected a multiple of {each}.")
 
 
 def mesh_of(settings: Any, error: type[Exception] = ValueError) -> Mesh:
@@ -97,32 +106,23 @@ def mesh_of(settings: Any, error: type[Exception] = ValueError) -> Mesh:
     return mesh(chosen(*asked, **split, backend=settings.backend), **split)
 
 
+def mesh_over(devices: Sequence[Any], settings: Any) -> Mesh:
+    """Makes the mesh of a run's settings over these devices, described ones say.
+
+    Raises:
+        ValueError: for a batch, or fsdp x tensor, that does not suit their number.
+    """
+    if len(devices) % (settings.fsdp * settings.tensor):
+        asked = f"train.fsdp x train.tensor is {settings.fsdp} x {settings.tensor}"
+        raise ValueError(f"{asked}, expected a divisor of {len(devices)}, the devices.")
+    check_size(settings.batch_size, len(devices), settings.accumulate, tensor=settings.tensor)
+    return mesh(devices, fsdp=settings.fsdp, tensor=settings.tensor)
+
+
 def _check_pmap(backend: str, fsdp: int, tensor: int, error: type[Exception] = ValueError) -> None:
     if backend == "pmap" and fsdp * tensor > 1:
         asked = f"Got backend 'pmap' with fsdp x tensor = {fsdp} x {tensor}"
         raise error(f"{asked}, expected 1 x 1: a state is split by backend 'jit' alone.")
-
-
-# glibc's numbers of what mallopt sets, and values: no block is mapped by itself, none goes back to the kernel.
-_ALLOCATOR = {"MMAP_MAX": (-4, 0), "TRIM_THRESHOLD": (-1, 2**31 - 1), "TOP_PAD": (-2, 2**26)}
-
-
-@functools.cache
-def keep_memory() -> bool:
-    """Has the C library keep the memory that a program on a CPU gives back, for the next one; tells whether it could.
-
-    glibc returns large blocks to the kernel, which clears every page of them when they are next used: 60 MB in each
-    step of the default network, a third of its time (docs/results.md). The process holds what it needed at its peak
-    until it ends. Nothing happens where the environment has a MALLOC_... of its own, or with another C library.
-    """
-    if any(name.startswith("MALLOC_") for name in os.environ):
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
-        return False
-    done = [mallopt(number, value) for number, value in _ALLOCATOR.values()]
-    return done == [1] * len(done)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -252,23 +252,55 @@ def compile_step(
     return run
 
 
-def _jit(step: Callable, mesh: Mesh, donated: tuple[int, ...], leading: int, of_state: PyTree) -> Callable:
+def lower(
+    step: Callable,
+    state: PyTree,
+    batch: PyTree,
+    mesh: Mesh,
+    *,
+    donate: bool = True,
+    leading: int = 0,
+    shardings: PyTree = None,
+) -> jax.stages.Lowered:
+    """Lowers the program that `compile_step` makes by "jit", also for devices that are described alone (`topology`).
+
+    Args: as of `compile_step`; of state and batch (whole ones) shapes and dtypes are enough.
+
+    Raises:
+        ValueError: for a batch that the devices do not divide.
+    """
+    _check_divisible(batch, leading, mesh, mesh.size)
+    everywhere = replicated(mesh) if shardings is None else shardings
+    program, numbers = _program(step, state, batch, mesh, (0,) if donate else (), leading, everywhere)
+    return program.lower(*numbers, state, batch)
+
+
+def _program(
+    step: Callable, state: PyTree, batch: PyTree, mesh: Mesh, donated: tuple[int, ...], leading: int, of_state: PyTree
+) -> tuple[Any, tuple[PyTree, ...]]:
+    """The program of a step under "jit", and what it takes before state and batch: the numbers of one with a `lift`."""
     everywhere, split = replicated(mesh), sharded(mesh, leading)
     out = (of_state, everywhere)
     if not hasattr(step, "lift"):
-        return jax.jit(step, donate_argnums=donated, in_shardings=(of_state, split), out_shardings=out)
+        return jax.jit(step, donate_argnums=donated, in_shardings=(of_state, split), out_shardings=out), ()
+    lifted, numbers = step.lift(state, batch)  # pyright: ignore[reportFunctionMemberAccess]
+    donate, shardings = tuple(place + 1 for place in donated), (everywhere, of_state, split)
+    return jax.jit(lifted, donate_argnums=donate, in_shardings=shardings, out_shardings=out), (numbers,)
+
+
+def _jit(step: Callable, mesh: Mesh, donated: tuple[int, ...], leading: int, of_state: PyTree) -> Callable:
+    if not hasattr(step, "lift"):
+        return _program(step, None, None, mesh, donated, leading, of_state)[0]
     made: list[tuple[Callable, PyTree]] = []
 
     def run(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
         if made:
             compiled, numbers = made[0]
-            return compiled(numbers, state, batch)
+            return compiled(*numbers, state, batch)
         with activity.doing("compiling the training step"):  # its numbers are found when it is traced
-            lifted, numbers = step.lift(state, batch)
-            donate, shardings = tuple(place + 1 for place in donated), (everywhere, of_state, split)
-            compiled = jax.jit(lifted, donate_argnums=donate, in_shardings=shardings, out_shardings=out)
+            compiled, numbers = _program(step, state, batch, mesh, donated, leading, of_state)
             made.append((compiled, replicate(mesh, numbers)))
-            return compiled(made[0][1], state, batch)
+            return compiled(*made[0][1], state, batch)
 
     return run
 

@@ -284,7 +284,7 @@ def _in_parts(slope: Callable, parts: int, batch: PyTree, index: Array) -> tuple
         # (accumulate.1)
         return jax.tree.map(lambda sum, a: sum + a.astype(sum.dtype) / parts, total, (loss, grads)), logged
 
-    unroll = parts if jax.default_backend() == "cpu" else 1  # inside a loop, XLA's CPU convolutions are slow
+    unroll = parts if host.platform() == "cpu" else 1  # inside a loop, XLA's CPU convolutions are slow
     total, logged = jax.lax.scan(add, jax.tree.map(wide, (loss, grads)), rows, unroll=unroll)
     loss, grads = jax.tree.map(lambda sum, a: sum.astype(a.dtype), total, (loss, grads))
     return (loss, jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(-1, *a.shape[2:]), logged)), grads

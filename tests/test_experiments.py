@@ -206,6 +206,7 @@ SMOKE = {
     "benchmarks/sampler_overhead": (None, "--smoke", None),
     "benchmarks/same_bits": (None, "--smoke", None),
     "benchmarks/save_stall": (None, "--smoke", None),
+    "benchmarks/slices": (None, "--smoke", None),
     "benchmarks/train_step": (None, "--smoke", None),
     "benchmarks/versus_torch": (None, "--smoke", None),
     "bridges/compare": ("bridge", "--workdir={run} --out={out} --smoke", "results.json"),

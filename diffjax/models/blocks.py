@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from diffjax import host
 from diffjax.models import layers
 from diffjax.models.layers import ONES, ZEROS, Dense, of_rank
 from diffjax.models.positions import offsets, turned
@@ -43,7 +44,7 @@ def fused(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
     """
     batch, rest = q.shape[:-3], q.shape[-3:]
     q, k, v = (a.reshape(math.prod(batch), *rest) for a in (q, k, v))
-    by = "cudnn" if jax.default_backend() == "gpu" and q.dtype == jnp.bfloat16 else "xla"
+    by = "cudnn" if host.platform() == "gpu" and q.dtype == jnp.bfloat16 else "xla"
     mask = None if mask is None else of_rank(mask, 4)
     return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=by).reshape(*batch, *rest)
 

@@ -119,10 +119,9 @@ class Trainer:
         cluster.same("data and devices", [data.fingerprint, len(self.mesh.local_devices)], ConfigError)
         self.workdir, self.mine = None if workdir is None else Path(workdir), cluster.first()
         axis = parallel.AXIS if settings.backend == "pmap" else None
-        log = {"learning_rate": learning_rate, "time_bins": settings.time_bins}
-        options = {**log, "axis_name": axis, "accumulate": settings.accumulate, "gather": gathering(self.shardings)}
-        options["shards"] = shards_of(self.mesh, settings, ConfigError)
-        self.plain = training.make_steps(training.make_step(method, optimizer, emas, **options))
+        log = {"learning_rate": learning_rate, "time_bins": settings.time_bins, "accumulate": settings.accumulate}
+        shared = {"gather": gathering(self.shardings), "shards": shards_of(self.mesh, settings, ConfigError)}
+        self.plain = training.make_steps(training.make_step(method, optimizer, emas, axis_name=axis, **log, **shared))
         self.steps = parallel.compile_step(self.plain, settings.backend, self.mesh, leading=1, shardings=self.shardings)
         self.step, self.window, self.loss, self.checkpoints, self.lock = 0, [], None, None, None
         if self.workdir is not None and self.mine:
@@ -171,9 +170,9 @@ class Trainer:
                 f"Got {last!r} steps, expected an integer >= {max(self.step, 1)}, the steps in all, and a multiple of "
                 f"{self.settings.steps_per_dispatch}, those of a dispatch."
             )
-        words = self.built.config.to_dict() if self.built.config is not None else {}
-        place, loggers = (self.workdir, self.settings.loggers) if self.mine else (None, ())
-        log = Log(place, last, self.step, loggers, words, bar=self.mine, at=lambda: self.step)
+        words = {} if self.built.config is None else self.built.config.to_dict()
+        place = (self.workdir if self.mine else None), last, self.step, self.settings.loggers if self.mine else ()
+        log = Log(*place, words, bar=self.mine, at=lambda: self.step)
         doing = activity.doing(lambda: f"training, step {self.step} of {last}")
         with self.ledger.of("rest"), install_stop_handler() as stop, log, doing, cluster.last_words(self._last_words):
             idle = resume.remarks(self.built.learning_rate, self.step - self.account.skipped, last - self.step)
