@@ -52,6 +52,7 @@ OTHER = {
     "steps": 30,
     "backend": "pmap",
     "devices": 1,
+    "shards": 8,
     "nonfinite": "skip",
     "loggers": ("tensorboard",),
     "snapshot_every": 5,
