@@ -260,6 +260,17 @@ def echo(error: BaseException) -> BaseException:
     return _here[0].look(peers.SILENCE + 3 * peers.BEAT) or error
 
 
+@contextlib.contextmanager
+def naming() -> Iterator[None]:
+    """Raises the loss of another process in the place of an error of a `with` block that is its echo (`echo`)."""
+    try:
+        yield
+    except Exception as error:
+        if (found := echo(error)) is error:
+            raise
+        raise found from error
+
+
 def _is_of_devices(error: BaseException) -> bool:
     text = str(error).lower()
     return isinstance(error, jax.errors.JaxRuntimeError) and any(word in text for word in _BROKEN)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from run_command import ROOT, environment
 
+import diffjax
 from diffjax import runs
 from diffjax.commands import train
 from diffjax.runs import workdir as files
@@ -149,6 +150,7 @@ def started(tmp_path, count=2, **more):
 
 def sound(workdir):
     """The step of the newest checkpoint, which restores."""
+    diffjax.trust("broken")
     return runs.open(workdir).step
 
 

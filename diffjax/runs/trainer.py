@@ -179,7 +179,8 @@ class Trainer:
             for line in [*checks.remarks(self.method, self.data), *idle]:
                 log.say(line)
             log.say(f"{self.workdir or 'no workdir'}: {summary.start(self, last)}")
-            with self.account.watching(lambda: self.step, {training.NonFiniteError: "nonfinite", HeldError: None}):
+            known = {training.NonFiniteError: "nonfinite", HeldError: None}
+            with self.account.watching(lambda: self.step, known), cluster.naming():
                 finished = self._train(log, stop, last)
                 self.account.skipped = int(self.state.skipped)
                 with self.ledger.of("save stall"):
