@@ -240,7 +240,8 @@ def digits():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("who", [0, 1])
-def test_one_that_fails_ends_all(tmp_path, who):
+def test_one_that_fails_ends_all(tmp_path, monkeypatch, who):
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "broken.py").write_text(BROKEN)
     path = f"{tmp_path}{os.pathsep}{ROOT}"
     flags = (*LONG, "--config.data.name=broken:digits", f"--workdir={tmp_path / 'run'}")

@@ -179,8 +179,7 @@ class Trainer:
             for line in [*checks.remarks(self.method, self.data), *idle]:
                 log.say(line)
             log.say(f"{self.workdir or 'no workdir'}: {summary.start(self, last)}")
-            known = {training.NonFiniteError: "nonfinite", HeldError: None}
-            with self.account.watching(lambda: self.step, known), cluster.naming():
+            with self.account.watching(lambda: self.step, {training.NonFiniteError: "nonfinite", HeldError: None}):
                 finished = self._train(log, stop, last)
                 self.account.skipped = int(self.state.skipped)
                 with self.ledger.of("save stall"):
@@ -301,6 +300,7 @@ class Trainer:
         start = self.data.train, settings.batch_size * len(self.method.turns), settings.seed, self.step
         return sources.Batches(*start, steps_per_dispatch=settings.steps_per_dispatch, flip=self.data.flip, put=put)
 
+    @cluster.naming()
     def _train(self, log: Log, stop: Stop, last: int) -> bool:
         """True at the last step, False if asked to stop."""
         with self.batches() as batches:
