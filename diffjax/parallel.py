@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from diffjax import activity, moving, sharding
+from diffjax.allocator import donating as donating
 from diffjax.allocator import keep_memory as keep_memory
 from diffjax.moving import is_key
 from diffjax.sharding import BATCH, FSDP, TENSOR
@@ -113,8 +113,8 @@ def mesh_over(devices: Sequence[Any], settings: Any) -> Mesh:
         ValueError: for a batch, or fsdp x tensor, that does not suit their number.
     """
     if len(devices) % (settings.fsdp * settings.tensor):
-        asked = f"train.fsdp x train.tensor is {settings.fsdp} x {settings.tensor}"
-        raise ValueError(f"{asked}, expected a divisor of {len(devices)}, the devices.")
+        asked = f"{settings.fsdp} x {settings.tensor}, expected a divisor of {len(devices)}, the devices"
+        raise ValueError(f"train.fsdp x train.tensor is {asked}.")
     check_size(settings.batch_size, len(devices), settings.accumulate, tensor=settings.tensor)
     return mesh(devices, fsdp=settings.fsdp, tensor=settings.tensor)
 
@@ -228,7 +228,7 @@ def compile_step(
         step: from `training.make_step` (leading = 0) or `make_steps` (leading = 1), made with axis_name=AXIS for pmap;
             of one with an attribute `lift`, "jit" compiles the program that takes its numbers as arguments.
         backend: "jit" (any number of processes) or "pmap" (one process).
-        donate: give the old state's memory to the new one; the old state is deleted.
+        donate: give the old state's memory to the new one, which deletes the old state, where `donating` does.
         shardings: of the state that comes and goes, one for each leaf (`sharding.shardings`), of a step that was made
             with `gather`; default whole on every device.
 
@@ -238,7 +238,7 @@ def compile_step(
     """
     if backend not in BACKENDS:
         raise ValueError(f"Got backend {backend!r}, expected one of {', '.join(BACKENDS)}.")
-    devices, donated = _ready(mesh), (0,) if donate else ()
+    devices, donated = _ready(mesh), donating(0) if donate else ()
     _check_pmap(backend, devices.shape.get(FSDP, 1), devices.shape.get(TENSOR, 1))
     if backend == "jit":
         compiled = _jit(step, devices, donated, leading, replicated(devices) if shardings is None else shardings)
@@ -386,7 +386,7 @@ def map_chunks(batched_fn: Callable, chunk: int, mesh: Mesh | None = None) -> Ca
 
 
 def _length(rows: PyTree) -> int:
-    lengths = sorted({jnp.shape(leaf)[0] for leaf in jax.tree.leaves(rows)})
+    lengths = sorted({np.shape(leaf)[0] for leaf in jax.tree.leaves(rows)})
     if len(lengths) != 1 or not lengths[0]:
         raise ValueError(f"Got rows of lengths {lengths}, expected one length, at least 1.")
     return lengths[0]

@@ -90,7 +90,7 @@ class Peers:
         self.told: Callable[[str], str] = lambda line: ""  # what is done, and added to the line, if a thread ends all
         self._links, self._changed, self._over = links, threading.Condition(), False
         self._round, self._said = 0, {}  # of `share`: its number, and what was said by number
-        self._epoch, self._step, self._steps = 0, None, {}  # of `agreed`
+        self._epoch, self._step, self._steps = 0, 0, {}  # of `agreed`: steps that may be on their way
         self._stop, self._fenced, self._until = None, False, None
         for peer, link in links.items():
             link.patience(None)
@@ -138,7 +138,7 @@ class Peers:
             LostError: where another process is lost.
         """
         with self._changed:
-            self._step = step + stride, stride  # it may be on its way there as soon as this returns
+            self._step = step + stride  # it may be on its way there as soon as this returns
             if signal is not None and self._stop is None and not self._fenced:
                 self._ask(signal)
             self._wait(lambda: not self._fenced or self._until is not None)
@@ -148,7 +148,7 @@ class Peers:
         """Tells by which signal a walk of steps was stopped, anywhere; every process calls it when it has ended."""
         found = self.share(self._stop if signal is None else signal)
         with self._changed:
-            self._epoch, self._step, self._steps = self._epoch + 1, None, {}
+            self._epoch, self._step, self._steps = self._epoch + 1, 0, {}
             self._stop, self._fenced, self._until = None, False, None
         return next((number for number in found if number is not None), None)
 
@@ -198,7 +198,7 @@ class Peers:
     def _decide(self) -> None:
         if len(self._steps) < self.count:
             return
-        self._until = max(step for step, _ in self._steps.values())
+        self._until = max(self._steps.values())
         for link in self._links.values():
             link.send({"until": self._until, "epoch": self._epoch})
         self._changed.notify_all()
@@ -225,9 +225,9 @@ class Peers:
                 self._ask(message["stop"])
             elif "where" in message:
                 self._stop, self._fenced = message["where"], True
-                link.send({"step": self._step or (0, 1), "epoch": self._epoch})
+                link.send({"step": self._step, "epoch": self._epoch})
             elif "step" in message:
-                self._steps[peer] = tuple(message["step"])
+                self._steps[peer] = message["step"]
                 self._decide()
             elif "until" in message:
                 self._until = message["until"]

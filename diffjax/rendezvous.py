@@ -114,16 +114,17 @@ def connect(address: tuple[str, int], count: int, index: int, facts: dict[str, s
     return Peers(index, found["welcome"], {0: link}), found["more"]
 
 
-def _name(index: int, host: Any, pid: Any) -> str:
+def _name(index: Any, host: Any, pid: Any) -> str:
     return f"process {index} ({str(host)[:64]}, pid {str(pid)[:16]})"
 
 
 def _check(hello: dict[str, Any], count: int, facts: dict[str, str], names: dict[int, str]) -> None:
     """Holds what a process says of itself against this run; ValueError in one line."""
-    index, who = hello.get("process"), _name(hello.get("process", "?"), hello.get("host"), hello.get("pid"))
+    index: Any = hello.get("process") if isinstance(hello.get("process"), int) else -1
+    who = _name(hello.get("process", "?"), hello.get("host"), hello.get("pid"))
     if hello.get("processes") != count:
         raise ValueError(f"{who} was started with --processes={hello.get('processes')}, process 0 with {count}.")
-    if not isinstance(index, int) or not 0 <= index < count or index in names:
+    if not 0 <= index < count or index in names:
         raise ValueError(f"{who} came, but {names.get(index, 'there is no such process')} is here: give each its own.")
     for name, value in facts.items():
         if (other := hello.get("facts", {}).get(name)) != value:

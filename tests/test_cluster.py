@@ -8,6 +8,9 @@ import time
 import pytest
 
 from diffjax import cluster, peers, rendezvous
+from diffjax.config import ConfigError
+from diffjax.runs.checks import check_settings
+from diffjax.runs.settings import Settings
 
 FACTS = {"jax": "1"}
 
@@ -152,6 +155,21 @@ def test_all_stop_at_one_step_that_none_has_passed(short):
         close(known)
 
 
+def test_a_stop_before_any_step_is_done(short):
+    """Who asks is at his first boundary, the others are still on their way to it."""
+    known = gathered(2)
+
+    def late(one):
+        time.sleep(0.3)
+        return [step for step in (1, 2, 3) if one.agreed(None, step) is not None][:1]
+
+    def early(one):
+        return [step for step in (1, 2, 3) if one.agreed(15, step) is not None][:1]
+
+    assert together(lambda: late(known[0]), lambda: early(known[1])) == [[2], [2]]
+    close(known)
+
+
 def test_a_stop_at_the_last_step_is_known_to_all(short):
     known = gathered(2)
     assert together(lambda: known[0].settle(None), lambda: known[1].settle(2)) == [2, 2]
@@ -184,11 +202,10 @@ def test_a_process_that_is_gone_is_named_by_all(short, who):
     left = [one for one in known if one.index != who]
     waits = together(*(lambda one=one: one.share(0) for one in left))
     assert {type(error) for error in waits} == {peers.LostError}
-    assert {str(error) for error in waits} == {
-        f"{known[0].names[who]} is gone: it was killed, or its machine or network is down"
-    }
+    gone = f"{known[0].names[who]} is gone: it was killed, or its machine or network is down"
+    assert {str(error) for error in waits} == {gone}
     time.sleep(0.5)
-    assert {line for line, _ in short} >= {f"error: {waits[0]}"}
+    assert {line for line, _ in short} == {one.signed(f"error: {gone}") for one in left}
     close(left)
 
 
@@ -219,6 +236,17 @@ def test_what_is_wrong_in_all_processes_is_said_by_the_first(short):
     _, other = together(lambda: known[0].fail("error: bad", 2), lambda: known[1].fail("error: bad", 2))
     assert other
     close(known)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [({"devices": 1}, "devices is 1, but"), ({"backend": "pmap"}, "'pmap', but")]
+)
+def test_several_processes_train_on_all_devices_by_jit(monkeypatch, words, said):
+    check_settings(Settings(**words))
+    monkeypatch.setattr(cluster, "_here", [None])
+    with pytest.raises(ConfigError, match=said):
+        check_settings(Settings(**words))
+    check_settings(Settings())
 
 
 def comes(count=2, index=1, facts=FACTS, port=None, expected=2):

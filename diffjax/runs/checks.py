@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffjax import bounds, calculus, data, denoisers, draws, ema, host, players, training
+from diffjax import bounds, calculus, cluster, data, denoisers, draws, ema, host, players, training
 from diffjax.config import Config, ConfigError, nearest, one_line
 from diffjax.data import Dataset
 from diffjax.logs import LOGGERS
@@ -59,6 +59,10 @@ def check_settings(settings: Settings) -> None:
     for field, of in (("backend", ("jit", "pmap")), ("nonfinite", ("stop", "skip")), ("best_by", ("loss", "held_out"))):
         if (value := getattr(settings, field)) not in of:
             raise ConfigError(f"{home(field)} is {value!r}: {nearest(value, of)}.")
+    if cluster.several() and (settings.devices is not None or settings.backend == "pmap"):
+        field = "backend" if settings.devices is None else "devices"
+        why = f"{getattr(settings, field)!r}, but there are several processes, which train by 'jit' on all devices"
+        raise ConfigError(f"train.{field} is {why}: leave it out.")
 
 
 def check_objects(method: Method, dataset: Dataset, optimizer: Any, settings: Settings, emas: ema.Ema) -> None:

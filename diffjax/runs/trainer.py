@@ -303,8 +303,7 @@ class Trainer:
     @cluster.naming()
     def _train(self, log: Log, stop: Stop, last: int) -> bool:
         """True at the last step, False if asked to stop."""
-        with self.batches() as batches:
-            source = iter(batches)
+        with self.batches() as source:
             while self.step < last:
                 if self.lock is not None:
                     self.lock.check()

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffjax import activity, runs, screen, signals
+from diffjax import activity, parallel, runs, screen, signals
 from diffjax.config import ConfigError, flat
 from diffjax.logs import Log
 from diffjax.training import NonFiniteError
@@ -121,7 +121,7 @@ def _program(trainers: Sequence[Any], batches: list[PyTree]) -> Callable[[list, 
             each = [one(i) for i in range(count)]
             return [state for state, _ in each], [metrics for _, metrics in each]
 
-        compiled = jax.jit(together, donate_argnums=1)
+        compiled = jax.jit(together, donate_argnums=parallel.donating(1))
         return lambda states, batches: compiled(numbers, states, batches)
 
 
