@@ -53,7 +53,7 @@ def test_the_tests_bring_every_extra_that_is_tested():
     extras = PROJECT["project"]["optional-dependencies"]
     brought = set().union(*(r.extras for r in map(Requirement, extras["test"]) if r.name == PROJECT["project"]["name"]))
     # Accelerators; wandb is a fake in the tests, and PyTorch a peer of benchmarks alone.
-    assert brought == set(extras) - {"test", "cuda", "tpu", "wandb", "benchmarks"}
+    assert brought == set(extras) - {"test", "cuda", "tpu", "tpu-aot", "wandb", "benchmarks"}
 
 
 def test_ci_runs_the_readmes_test_command():
