@@ -184,6 +184,28 @@ def test_told_to_stop_all_save_one_step(tmp_path, alone, count, who):
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=2e-2)
 
 
+SPLIT = (
+    SMALL[0],
+    *(f"--config.model.{text}" for text in ("name=DiT", "width=128", "depth=1", "heads=2")),
+    *("--config.train.sample_every=20", "--config.learning_rate.schedule=constant"),
+)
+
+
+@pytest.mark.slow
+def test_a_state_that_processes_share_is_that_of_one(tmp_path):
+    """Split over two processes of two devices, and on from its checkpoint under another split."""
+    workdir, whole = tmp_path / "run", tmp_path / "whole"
+    for words in (["train.fsdp=4"], ["train.fsdp=2", "train.tensor=2", "train.steps=60"]):
+        flags = (*SPLIT, *(f"--config.{text}" for text in words), f"--workdir={workdir}")
+        statuses, said = Together(2, *flags, devices=2, out=tmp_path).ends()
+        assert statuses == [0, 0], said
+    command = [sys.executable, "-m", "diffjax.main", *SPLIT, "--config.train.steps=60", f"--workdir={whole}"]
+    subprocess.run(command, cwd=ROOT, env=environment(), check=True)
+    expected, found = metrics(whole), metrics(workdir)
+    assert list(found) == list(expected) == [10, 20, 30, 40, 50, 60]
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
+
+
 def end(together, who, number):
     began = time.monotonic()
     together.processes[who].send_signal(number)
