@@ -1,7 +1,8 @@
-"""The devices of a training step: what it takes from all of them, by the two ways in which it may be split.
+"""The devices of a training step: what it takes from all of them, by the ways in which it may be split.
 
-Under `jit` arrays are whole and there is nothing to do; under a mapped axis (`jax.pmap`) a device has its own rows. The
-third way, whose results are the same bytes for any number of devices, is `strict`.
+Under `jit` arrays are whole and there is nothing to do; under a mapped axis (of `jax.pmap`, or of a mesh) a device has
+its own rows, and sums of gradients are asked for: once a step, in however many parts a batch is worked through. Another
+way, whose results are the same bytes for any number of devices, is `strict`.
 """
 
 from collections.abc import Callable
@@ -9,9 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
+from diffjax import constants
 from diffjax.method import size_of
-from diffjax.types import Key, PyTree
+from diffjax.types import Array, Key, PyTree
 
 
 class Across(NamedTuple):
@@ -19,6 +23,7 @@ class Across(NamedTuple):
 
     axis: str | None
     together: Callable[[PyTree], PyTree] = lambda params: params  # of parameters that devices share (`sharding`)
+    mesh: Mesh | None = None  # that `mapped` maps a step over
 
     def slope(self, compute: Callable, params: PyTree, key: Key, batch: PyTree, apart: bool = True) -> PyTree:
         """Averages the loss and the gradients of `compute(gather, params, key, batch, places)` over the devices."""
@@ -57,8 +62,34 @@ class Across(NamedTuple):
         return jax.lax.axis_index(self.axis) if self.axis else 0
 
     def mapped(self, step: Callable) -> Callable:
-        """Gives the step as it is: `compile_step` maps it."""
-        return step
+        """Gives the step as it is, which `compile_step` maps; with a mesh, the step of whole batches (`over`)."""
+        return step if self.mesh is None or self.axis is None else over(self.mesh, self.axis, step)
 
 
 WHOLE = Across(None)
+
+
+def over(mesh: Mesh, axis: str, step: Callable) -> Callable:
+    """Makes of a device's step the one of whole batches: `(state, batch) -> (state, metrics)`, under `jit`.
+
+    Its attribute `lift` does what `constants.lift` does, to what a device computes.
+    """
+    mapped = lambda f, *front: jax.shard_map(
+        f, mesh=mesh, in_specs=(*front, P(), P(axis)), out_specs=P(), check_vma=False
+    )
+
+    def lift(state: PyTree, batch: PyTree) -> tuple[Callable, list[Array]]:
+        found = []
+
+        def look(state: PyTree, batch: PyTree) -> Array:  # here the axis has a name
+            found.append(constants.lift(step, state, batch))
+            return jnp.zeros(())
+
+        jax.eval_shape(mapped(look), state, batch)
+        lifted, numbers = found[0]
+        return mapped(lifted, P()), numbers
+
+    run = mapped(step)
+    whole = lambda state, batch: run(state, batch)  # one that takes an attribute
+    whole.lift = lift  # pyright: ignore[reportFunctionMemberAccess]  (for `parallel.compile_step`)
+    return whole

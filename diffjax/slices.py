@@ -59,7 +59,7 @@ def on_mesh(
         ValueError: for a batch that the devices do not divide, or a step that does not fit into one of them.
     """
     split = sharding.of_state(lambda: state, mesh, method)
-    step = make(gather=sharding.gathering(split), shards=strict.of_settings(mesh, settings))
+    step = make(gather=sharding.gathering(split), across=strict.of_settings(mesh, settings))
     k, alone = settings.steps_per_dispatch, make()
     stack = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((k, *leaf.shape), leaf.dtype), batch)
     with host.tracing_for(mesh.devices.flat[0].platform):

@@ -28,10 +28,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 
-from diffjax import constants, host
-from diffjax.across import WHOLE, Across
+from diffjax import host
+from diffjax.across import WHOLE, Across, over
 from diffjax.method import size_of
 from diffjax.parallel import AXIS
 from diffjax.types import Array, Key, PyTree
@@ -98,29 +97,8 @@ class Shards(NamedTuple):
         return jax.lax.axis_index(AXIS)
 
     def mapped(self, step: Callable) -> Callable:
-        """Makes of a device's step the one of whole batches: `(state, batch) -> (state, metrics)`, under `jit`.
-
-        Its attribute `lift` does what `constants.lift` does, to what a device computes.
-        """
-        over = lambda f, *front: jax.shard_map(
-            f, mesh=self.mesh, in_specs=(*front, P(), P(AXIS)), out_specs=P(), check_vma=False
-        )
-
-        def lift(state: PyTree, batch: PyTree) -> tuple[Callable, list[Array]]:
-            found = []
-
-            def look(state: PyTree, batch: PyTree) -> Array:  # here the axis has a name
-                found.append(constants.lift(step, state, batch))
-                return jnp.zeros(())
-
-            jax.eval_shape(over(look), state, batch)
-            lifted, numbers = found[0]
-            return over(lifted, P()), numbers
-
-        run = over(step)
-        whole = lambda state, batch: run(state, batch)  # one that takes an attribute
-        whole.lift = lift  # pyright: ignore[reportFunctionMemberAccess]  (for `parallel.compile_step`)
-        return whole
+        """Makes of a device's step the one of whole batches (`across.over`)."""
+        return over(self.mesh, AXIS, step)
 
     def _over_devices(self, vector: Array) -> Array:
         """Sums a vector (n,) over the devices by the tree, whose lowest level are neighbours."""
@@ -137,9 +115,14 @@ class Shards(NamedTuple):
         return piece[:n]
 
 
-def of_settings(mesh: Mesh, settings: Any, error: type[Exception] = ValueError) -> Shards | None:
-    """Makes the shards that a run's settings ask for (`virtual`)."""
-    return virtual(mesh, settings.shards, settings.batch_size, settings.accumulate, settings.backend, error)
+def of_settings(mesh: Mesh, settings: Any, error: type[Exception] = ValueError) -> Across | Shards | None:
+    """Tells by what a run's steps take from all devices: shards where its settings ask for them (`virtual`).
+
+    Of a batch in parts each device sums up its own gradients first; None: as XLA sees fit.
+    """
+    shards = virtual(mesh, settings.shards, settings.batch_size, settings.accumulate, settings.backend, error)
+    apart = settings.accumulate > 1 and settings.backend == "jit" and 1 < mesh.size == mesh.shape[AXIS]
+    return Across(AXIS, mesh=mesh) if shards is None and apart else shards
 
 
 def virtual(

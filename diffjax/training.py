@@ -135,7 +135,7 @@ def make_step(
     axis_name: str | None = None,
     accumulate: int = 1,
     gather: Callable[[PyTree], PyTree] | None = None,
-    shards: Shards | None = None,
+    across: Across | Shards | None = None,
 ) -> Step:
     """Makes the pure step; batches are trees whose leaves all have the (local) batch as leading axis.
 
@@ -155,7 +155,7 @@ def make_step(
         axis_name: the mapped axis of `jax.pmap`, over which gradients and metrics are averaged; None under `jit`.
         accumulate: parts that a turn's batch is worked through in, one after the other, for one update (`_in_parts`).
         gather: puts parameters together for the losses, where devices share them (`sharding.gathered`); None: whole.
-        shards: what makes the step's results the same bytes for any number of devices (`strict`), under `jit`.
+        across: by what a step under `jit` takes from all devices, if not as XLA sees fit (`strict.of_settings`).
 
     Raises:
         ValueError: for fewer than 1 of either, or losses that have no parts (`check_parts`); for shards with
@@ -164,9 +164,11 @@ def make_step(
     if time_bins < 1:
         raise ValueError(f"Got time_bins = {time_bins}, expected at least 1.")
     check_parts(method, accumulate)
-    if shards and (axis_name or gather or accumulate > 1):
-        raise ValueError(f"Got shards with axis_name = {axis_name!r}, accumulate = {accumulate}; expected None and 1.")
-    across, prepare = shards or Across(axis_name, *([gather] if gather else [])), method.prepare
+    if across and (axis_name or gather or (accumulate > 1 and isinstance(across, Shards))):
+        raise ValueError(
+            f"Got {across} with axis_name = {axis_name!r}, accumulate = {accumulate}; expected None and 1."
+        )
+    across, prepare = across or Across(axis_name, *([gather] if gather else [])), method.prepare
 
     def play(turn: Turn, params: PyTree, opt_state: PyTree, key: Key, batch: PyTree) -> tuple[PyTree, ...]:
         """Makes one update: (params, opt_state, norms, losses (B,), aux)."""

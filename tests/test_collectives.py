@@ -12,8 +12,9 @@ import optax
 import pytest
 from run_command import environment
 
-from diffjax import collectives, ema, parallel, training
+from diffjax import collectives, ema, parallel, strict, training
 from diffjax.collectives import Collective
+from diffjax.runs.settings import Settings
 
 ADD = """
 %add (a: f32[], b: f32[]) -> f32[] {
@@ -217,29 +218,31 @@ def loss_fn(params, keys, example, index, global_size):
 PARAMETERS = 40 * 256 + 256 + 256 * 40
 
 
-def a_step():
+def a_step(**words):
     """A step, its state and one batch of 16."""
     rng = np.random.default_rng(0)
     normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
     params = {"w": 0.1 * normal(40, 256), "b": normal(256), "out": 0.1 * normal(256, 40)}
     optimizer, emas, method = optax.adam(1e-3), ema.warm_up([0.9]), training.loss_method(loss_fn)
-    step = training.make_step(method, optimizer, emas)
+    step = training.make_step(method, optimizer, emas, **words)
     state = training.init_state(params, optimizer, emas, jax.random.key(3), method)
     return step, state, {"x": normal(16, 40)}
 
 
-def compiled(devices, k):
+def compiled(devices, k, parts=1):
     """The program that k steps of a run on so many devices dispatch."""
-    step, state, batch = a_step()
+    mesh = parallel.mesh(data=devices)
+    across = strict.of_settings(mesh, Settings(batch_size=16, accumulate=parts))
+    step, state, batch = a_step(accumulate=parts, across=across)
     like = jax.eval_shape(lambda: (state, jax.tree.map(lambda x: jnp.stack([x] * k), batch)))
-    return parallel.lower(training.make_steps(step), *like, parallel.mesh(data=devices), leading=1).compile()
+    return parallel.lower(training.make_steps(step), *like, mesh, leading=1).compile()
 
 
 def child():
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     rows = []
-    for devices, k in ((2, 1), (4, 1), (8, 1), (8, 3)):
-        found = collectives.read(compiled(devices, k).as_text())
+    for devices, k, parts in ((2, 1, 1), (4, 1, 1), (8, 1, 1), (8, 3, 1), (4, 1, 2), (4, 3, 4)):
+        found = collectives.read(compiled(devices, k, parts).as_text())
         groups = sorted({one.group for one in found})
         summed = collectives.gradients(found, PARAMETERS)
         rows.append({"groups": groups, "kinds": sorted({one.kind for one in found}), **summed._asdict()})
@@ -261,13 +264,14 @@ def measured():
 
 
 def test_gradients_are_summed_once_on_any_number_of_devices(measured):
+    """In one part or several: a device adds up the gradients of its own parts first."""
     rows = measured["rows"]
-    assert [row["groups"] for row in rows] == [[2], [4], [8], [8]]
+    assert [row["groups"] for row in rows] == [[2], [4], [8], [8], [4], [4]]
     assert all(row["kinds"] == ["all-reduce"] for row in rows)
     numbers = {row["number"] for row in rows}
     assert len(numbers) == 1
     assert numbers <= {1, 2, 3}  # one for each array at most
-    for row, steps in zip(rows, (1, 1, 1, 3), strict=True):
+    for row, steps in zip(rows, (1, 1, 1, 3, 1, 3), strict=True):
         assert row["entries"] / steps == pytest.approx(PARAMETERS, rel=0.01)
         assert row["bytes"] / steps == pytest.approx(4 * PARAMETERS, rel=0.01)
 

@@ -90,8 +90,8 @@ LEAVES = {
 }
 NEIGHBOURS = {
     "training": {"across", "constants", "ema", "method", "players", "strict"},
-    "across": {"method"},
-    "strict": {"across", "constants", "method", "parallel"},
+    "across": {"constants", "method"},
+    "strict": {"across", "method", "parallel"},
     "parallel": {"allocator", "moving", "sharding"},
     "players": {"method"},
     "checkpoint": {"checksum", "disk", "folders", "records", "writer"},

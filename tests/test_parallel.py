@@ -15,12 +15,13 @@ import pytest
 from run_command import core, environment
 
 from diffjax import cluster, ema, parallel, training
+from diffjax.across import Across
 from diffjax.optimizers import build_optimizer
 from diffjax.types import Prepare
 
 BATCH, STEPS = 16, 4
-# k: several steps in one dispatch; parts: each batch in two parts
-RUNS = {1: ("jit", "pmap-k"), 8: ("jit", "jit-k", "pmap", "jit-parts", "pmap-parts")}
+# k: several steps in one dispatch; parts: each batch in two parts; mapped: each device adds up its own parts first
+RUNS = {1: ("jit", "pmap-k"), 8: ("jit", "jit-k", "pmap", "jit-parts", "jit-mapped", "pmap-parts")}
 
 
 # What the child processes run: `python this_file NAME OUT ...`
@@ -60,7 +61,8 @@ def train(mode, mesh):
     backend, _, how = mode.partition("-")
     params, batches, optimizer, schedule, emas = problem()
     axis_name = parallel.AXIS if backend == "pmap" else None
-    words = {"learning_rate": schedule, "axis_name": axis_name, "accumulate": 2 if how == "parts" else 1}
+    words = {"learning_rate": schedule, "axis_name": axis_name, "accumulate": 2 if how in ("parts", "mapped") else 1}
+    words["across"] = Across(parallel.AXIS, mesh=mesh) if how == "mapped" else None
     step = training.make_step(training.loss_method(loss_fn, shuffled()), optimizer, emas, **words)
     state = parallel.replicate(
         mesh, training.init_state(params, optimizer, emas, jax.random.key(3), training.loss_method(loss_fn, shuffled()))

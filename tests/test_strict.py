@@ -33,7 +33,7 @@ def leaves(state, window):
 def walk(mesh, method, optimizer, emas, state, batches, k=1, shards=SHARDS, **words):
     """State and metrics after a few steps, k in a dispatch, of shards or of none (0)."""
     shards = strict.virtual(mesh, shards or None, len(jax.tree.leaves(batches)[0][0]))
-    step = training.make_step(method, optimizer, emas, shards=shards, **words)
+    step = training.make_step(method, optimizer, emas, across=shards, **words)
     compiled = parallel.compile_step(training.make_steps(step), mesh=mesh, leading=1)
     state, window, mine = parallel.replicate(mesh, state), [], jax.process_index()
     for i in range(0, len(jax.tree.leaves(batches)[0]), k):
@@ -218,7 +218,7 @@ def test_numbers_of_a_strict_step_become_arguments():
         params, batches, _, _, emas = small.problem()
         optimizer = small.build_optimizer({"name": "adam", "learning_rate": rate}, 100)[0]
         shards = strict.virtual(parallel.mesh(data=1), SHARDS, small.BATCH)
-        step = training.make_steps(training.make_step(METHODS["prepared"](), optimizer, emas, shards=shards))
+        step = training.make_steps(training.make_step(METHODS["prepared"](), optimizer, emas, across=shards))
         state = training.init_state(params, optimizer, emas, jax.random.key(3), METHODS["prepared"]())
         lifted, numbers = step.lift(state, batches)
         assert (
@@ -272,7 +272,7 @@ def test_refuses_devices_that_do_not_divide_the_shards_and_other_axes():
     method, (_, _, optimizer, _, emas) = METHODS["prepared"](), small.problem()
     shards = strict.virtual(parallel.mesh(data=1), 8, 16)
     with pytest.raises(ValueError, match="expected None and 1"):
-        training.make_step(method, optimizer, emas, axis_name=parallel.AXIS, shards=shards)
+        training.make_step(method, optimizer, emas, axis_name=parallel.AXIS, across=shards)
 
 
 @pytest.mark.slow

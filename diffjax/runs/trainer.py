@@ -42,7 +42,7 @@ from diffjax.runs.build import Built, assemble, complete
 from diffjax.runs.settings import Settings
 from diffjax.sharding import gathering, of_state
 from diffjax.signals import Stop, Stopped, install_stop_handler
-from diffjax.strict import of_settings as shards_of
+from diffjax.strict import of_settings as across_of
 
 SAMPLES_SHOWN = 64
 
@@ -120,7 +120,7 @@ class Trainer:
         self.workdir, self.mine = None if workdir is None else Path(workdir), cluster.first()
         axis = parallel.AXIS if settings.backend == "pmap" else None
         log = {"learning_rate": learning_rate, "time_bins": settings.time_bins, "accumulate": settings.accumulate}
-        shared = {"gather": gathering(self.shardings), "shards": shards_of(self.mesh, settings, ConfigError)}
+        shared = {"gather": gathering(self.shardings), "across": across_of(self.mesh, settings, ConfigError)}
         self.plain = training.make_steps(training.make_step(method, optimizer, emas, axis_name=axis, **log, **shared))
         self.steps = parallel.compile_step(self.plain, settings.backend, self.mesh, leading=1, shardings=self.shardings)
         self.step, self.window, self.loss, self.checkpoints, self.lock = 0, [], None, None, None

@@ -80,7 +80,7 @@ class Prepared:
 
     def __init__(self, built: Any, mesh: Any, batch: Any, count: int | None, size: int):
         shards = strict.virtual(mesh, count, size)
-        self.step = training.make_step(built.method, built.optimizer, built.ema, shards=shards)
+        self.step = training.make_step(built.method, built.optimizer, built.ema, across=shards)
         self.holder = {"state": parallel.replicate(mesh, init_state(built))}
         self.batch = parallel.shard_batch(mesh, batch)
         parallel.keep_memory()  # as `compile_step` does
