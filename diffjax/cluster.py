@@ -207,10 +207,13 @@ def same(name: str, value: Any, error: type[Exception] = ValueError) -> None:
     Raises:
         ValueError: (or `error`) in all processes, naming one that has another.
     """
-    values = share(value)
-    for number, other in enumerate(values):
-        if other != values[0]:
-            who = f"{_here[0].names[number]} has {name} {other}, process 0 has {values[0]}"
+    first_one, *others = share(value)
+    for number, other in enumerate(others, 1):
+        if other != first_one:
+            mine, yours = first_one, other
+            if isinstance(mine, dict) and isinstance(yours, dict):  # only what differs
+                mine, yours = ({k: v for k, v in a.items() if b.get(k) != v} for a, b in ((mine, yours), (yours, mine)))
+            who = f"{_here[0].names[number]} has {name} {yours}, process 0 has {mine}"
             raise error(f"{who}: give all processes the same.")
 
 

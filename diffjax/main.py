@@ -219,6 +219,8 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
         if flags.mode in ALONE and cluster.place(*place) is not None:
             raise ConfigError(f"--mode={flags.mode} is for one process: leave --coordinator and what goes with it out.")
         cluster.join(*place)
+        told = {name: value for name, value in vars(flags).items() if name not in ("process", "began")}
+        cluster.same("arguments", {**told, "config overrides": overrides}, ConfigError)
     with cluster.quiet(), cluster.desk(flags.out or "") as desk:
         if not cluster.first():
             flags.out, flags.profile = str(desk), False

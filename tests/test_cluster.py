@@ -186,11 +186,14 @@ def test_values_that_have_to_be_equal(short, monkeypatch):
         return cluster.same("data", value)
 
     # one after the other, since what a process knows is global: the second answers from a thread of its own
-    answer = threading.Thread(target=lambda: [known[1].share("a"), known[1].share("b")], daemon=True)
+    values = ("a", "b", {"rate": 1, "seed": 7})
+    answer = threading.Thread(target=lambda: [known[1].share(value) for value in values], daemon=True)
     answer.start()
     check(known[0], "a")
     with pytest.raises(ValueError, match=r"process 1 \(.*\) has data b, process 0 has a: give all processes the same"):
         check(known[0], "a")
+    with pytest.raises(ValueError, match=r"has data \{'seed': 7\}, process 0 has \{'seed': 8, 'steps': 2\}"):
+        check(known[0], {"rate": 1, "seed": 8, "steps": 2})
     answer.join(5)
     close(known)
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from diffjax import profiling, runs
-from diffjax.config import Config
+from diffjax import cluster, profiling, runs
+from diffjax.config import Config, ConfigError, flat
 from diffjax.ledger import Ledger
 from diffjax.metrics import judges
 from diffjax.resume import FixedError
@@ -58,6 +58,7 @@ def run(
         training.NonFiniteError: a loss or gradient is not finite and the policy is "stop", or none is in a window.
     """
     clock = Ledger(began=began)
+    cluster.same("the config", flat(config), ConfigError)
     going_on = lambda: files.going_on(Path(workdir or ""), complete(config), complete, new=workdir is None)
     built = build_run(files.told(going_on))
     first, place = starting(built), contextlib.nullcontext(Path(workdir)) if workdir else files.fresh(built.config)
