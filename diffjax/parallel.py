@@ -79,7 +79,7 @@ def chosen(
     _check_pmap(backend, fsdp, tensor, error)
     if len(devices) % (fsdp * tensor):
         asked = f"train.fsdp x train.tensor is {fsdp} x {tensor}"
-        raise error(f"{asked}, expected a divisor of {len(devices)}, the devices: set train.devices, or another.")
+        raise error(f"{asked}, expected a divisor of {len(devices)}, the devices, such as --config.train.fsdp=1.")
     check_size(batch_size, len(devices), parts, error, tensor)
     return devices
 
@@ -121,8 +121,8 @@ def mesh_over(devices: Sequence[Any], settings: Any) -> Mesh:
 
 def _check_pmap(backend: str, fsdp: int, tensor: int, error: type[Exception] = ValueError) -> None:
     if backend == "pmap" and fsdp * tensor > 1:
-        asked = f"Got backend 'pmap' with fsdp x tensor = {fsdp} x {tensor}"
-        raise error(f"{asked}, expected 1 x 1: a state is split by backend 'jit' alone.")
+        asked = f"train.backend is 'pmap' with train.fsdp x train.tensor = {fsdp} x {tensor}"
+        raise error(f"{asked}, expected 1 x 1: a state is split by 'jit' alone.")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

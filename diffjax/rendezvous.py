@@ -45,7 +45,7 @@ def listen(address: tuple[str, int], count: int, facts: dict[str, str], more: di
     except OSError as error:
         raise ValueError(
             f"Process 0 cannot listen at {host}:{port}: {error.strerror or error}; give --coordinator another port, of "
-            "the machine that process 0 runs on."
+            "the machine that process 0 runs on; or is another process 0 there?"
         ) from error
     links: dict[int, Link] = {}
     names = {0: _name(0, socket.gethostname(), os.getpid())}
@@ -99,7 +99,8 @@ def connect(address: tuple[str, int], count: int, index: int, facts: dict[str, s
             if time.monotonic() >= until:
                 raise ValueError(
                     f"No answer from the coordinator {host}:{port} within {patience():.0f} s ({why}): process 0 has to "
-                    f"run there, and its port to be open ({VARIABLE}=SECONDS waits longer)."
+                    f"wait there, and its port to be open ({VARIABLE}=SECONDS waits longer). When all are there "
+                    "it waits no more: is this number running already?"
                 ) from error
             time.sleep(0.2)
     link = Link(connection)
@@ -109,7 +110,9 @@ def connect(address: tuple[str, int], count: int, index: int, facts: dict[str, s
     found = link.read()
     if found is None or "welcome" not in found:
         link.close()
-        said = (found or {}).get("refused") or f"{host}:{port} answered and then ended, or is no process 0 of a run."
+        said = (found or {}).get(
+            "refused"
+        ) or f"{host}:{port} is no process 0 of a run, or has ended: give another port?"
         raise ValueError(said)
     return Peers(index, found["welcome"], {0: link}), found["more"]
 

@@ -93,7 +93,7 @@ def lines(of: Costs, slice_: topology.Slice, images: int) -> Iterator[str]:
     has = f" of {chip.memory / each / 1e6:.0f}" if chip else ""
     yield f"peak       {of.memory['peak'] / 1e6:.1f}{has} MB a {per} ({parts})"
     for kind, one in collectives.summary(of.found, of.calls).items():
-        yield f"{kind:<11}{one['number']} in the program, {one['bytes'] / 1e6:.3f} MB a step"
+        yield f"{kind + ' ':<11}{one['number']} in the program, {one['bytes'] / 1e6:.3f} MB a step"
     if of.params:
         summed = collectives.gradients(of.found, of.params)
         told = f"{summed.entries / of.calls:,.0f} numbers a step, scalars apart, of {of.params:,} parameters"

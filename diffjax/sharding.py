@@ -66,7 +66,9 @@ def split_axes(params: PyTree, rules: Iterable[Rule], tensor: int) -> dict[str, 
         if not here:
             raise ValueError(f"The rule {pattern!r} for tensor splits no parameter; there are {', '.join(shapes)}.")
         if parts != 1 and parts % tensor:
-            raise ValueError(f"tensor = {tensor} does not divide the {parts} heads of {here[0]}, which stay whole.")
+            raise ValueError(
+                f"train.tensor is {tensor}, expected a divisor of the {parts} heads of {here[0]} (model.heads)."
+            )
         for name in here:
             shape = shapes[name]
             if not -len(shape) <= axis < 0 or shape[axis] % tensor:
@@ -96,8 +98,8 @@ def specs(
     rules, params, tensor = tuple(rules), tree if params is None else params, sizes.get(TENSOR, 1)
     if tensor > 1 and not rules:
         raise ValueError(
-            f"tensor = {tensor}, but this network does not say how it is split over devices; models.DiT and models.JiT "
-            "do: set tensor to 1, and fsdp to the devices in its place."
+            f"train.tensor is {tensor}, but this network does not say how it is split over devices; models.DiT and "
+            "models.JiT do. Set train.tensor to 1; train.fsdp splits the state of any network."
         )
     split = split_axes(params, rules, tensor) if tensor > 1 else {}
     shapes = {name: tuple(leaf.shape) for name, leaf in named(params)}

@@ -59,11 +59,13 @@ def on_mesh(
         ValueError: for a batch that the devices do not divide, or a step that does not fit into one of them.
     """
     split = sharding.of_state(lambda: state, mesh, method)
-    step = make(gather=sharding.gathering(split), across=strict.of_settings(mesh, settings))
+    across = strict.of_settings(mesh, settings)
+    step = make(gather=sharding.gathering(split), across=across)
     k, alone = settings.steps_per_dispatch, make()
     stack = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((k, *leaf.shape), leaf.dtype), batch)
     with host.tracing_for(mesh.devices.flat[0].platform):
         lowered = parallel.lower(training.make_steps(step), state, stack, mesh, leading=1, shardings=split)
         program, flops = topology.compiled(lowered), models.flops(alone, state, batch)
-    size = sum(x.size for x in jax.tree.leaves(state.params)) if split is None else 0  # its sums go by other ways
+    plain = split is None and not isinstance(across, strict.Shards)  # else sums go by other ways
+    size = sum(x.size for x in jax.tree.leaves(state.params)) if plain else 0
     return program, roofline.costs(program, flops, mesh.size, size, k)

@@ -133,14 +133,14 @@ def virtual(
     backend: str = "jit",
     error: type[Exception] = ValueError,
 ) -> Shards | None:
-    """Makes the shards of a run's strict steps; of None it makes None, the ordinary step.
+    """Makes the shards of a run's strict steps; of none, 0 or None, it makes None, the ordinary step.
 
     Raises:
         ValueError: (or `error`) for a count that is no power of two, that the devices do not divide or that does not
             divide the batch; for the backend "pmap" or a batch in parts (`accumulate`); and for a mesh that splits more
             than batches.
     """
-    if count is None:
+    if not count:
         return None
     host.check_int("train.shards", count, 1, error)
     devices = mesh.size
@@ -149,7 +149,7 @@ def virtual(
     if backend != "jit":
         raise error(f"train.shards is {count}, but train.backend is {backend!r}: strict steps are for 'jit'.")
     if mesh.shape[AXIS] != devices:
-        raise error(f"train.shards is {count}, but the mesh is {dict(mesh.shape)}: expected {AXIS!r} to be all of it.")
+        raise error(f"train.shards is {count}, which needs train.fsdp and train.tensor to be 1: every device has all.")
     if count % devices:
         raise error(
             f"train.shards is {count}, expected a multiple of the number of devices, {devices}: set train.devices to "

@@ -162,6 +162,11 @@ def start(trainer: Any, steps: int) -> str:
     where = known.get(trainer.step, f"resuming at step {trainer.step} of {steps}")
     mesh, several = trainer.mesh, jax.process_count()
     by = f" of {several} processes" if several > 1 else ""
+    if trainer.shardings is not None:
+        leaves, split = (jax.tree.leaves(tree) for tree in (trainer.state.params, trainer.shardings.params))
+        number = sum(not one.is_fully_replicated for one in split)
+        by += f", {' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}, {number} of {len(leaves)} "
+        by += "parameters' arrays split"
     devices = f"{mesh.size} x {mesh.devices.flat[0].device_kind}{by} ({trainer.settings.backend})"
     return f"{where}, {parameters(trainer):,} parameters, {devices}"
 

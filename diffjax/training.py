@@ -168,7 +168,8 @@ def make_step(
         raise ValueError(
             f"Got {across} with axis_name = {axis_name!r}, accumulate = {accumulate}; expected None and 1."
         )
-    across, prepare = across or Across(axis_name, *([gather] if gather else [])), method.prepare
+    own = Across(axis_name) if gather is None else Across(axis_name, gather)
+    across, prepare = across or own, method.prepare
 
     def play(turn: Turn, params: PyTree, opt_state: PyTree, key: Key, batch: PyTree) -> tuple[PyTree, ...]:
         """Makes one update: (params, opt_state, norms, losses (B,), aux)."""

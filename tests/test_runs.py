@@ -52,7 +52,6 @@ OTHER = {
     "steps": 30,
     "backend": "pmap",
     "devices": 1,
-    "shards": 8,
     "nonfinite": "skip",
     "loggers": ("tensorboard",),
     "snapshot_every": 5,

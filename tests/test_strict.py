@@ -251,7 +251,7 @@ def test_packed_numbers_come_back():
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ({"count": 0}, "train.shards is 0, expected an integer >= 1"),
+        ({"count": -8}, "train.shards is -8, expected an integer >= 1"),
         ({"count": 6}, "train.shards is 6, expected a power of two"),
         ({"count": 8, "batch_size": 12}, "batch_size is 12, expected a multiple of 8, the shards"),
         ({"count": 8, "accumulate": 4}, "train.shards is 8, but train.accumulate is 4: leave it at 1"),
@@ -265,7 +265,10 @@ def test_bad_input(words, text):
 
 def test_refuses_devices_that_do_not_divide_the_shards_and_other_axes():
     abstract = lambda *sizes: jax.sharding.AbstractMesh(sizes, (parallel.AXIS, "fsdp")[: len(sizes)])
-    for sizes, text in (((3,), "multiple of the number of devices, 3"), ((2, 2), "expected 'data' to be all of it")):
+    for sizes, text in (
+        ((3,), "multiple of the number of devices, 3"),
+        ((2, 2), "needs train.fsdp and train.tensor to be 1"),
+    ):
         with pytest.raises(ValueError, match=text):
             strict.virtual(abstract(*sizes), 8, 48)
     assert strict.virtual(abstract(3), None, 48) is None

@@ -24,7 +24,7 @@ class Settings(NamedTuple):
     devices: int | None = None  # None: all of them
     fsdp: int = 1  # devices that share parameters, averages and moments among them (`sharding`)
     tensor: int = 1  # devices that share each example, of a network that says how
-    shards: int | None = None  # virtual ones of `strict`: the same bytes for any number of devices; None: no such thing
+    shards: int = 0  # virtual ones of `strict`: the same bytes for any number of devices; 0: no such thing
     nonfinite: str = "stop"  # or "skip"
     loggers: tuple[str, ...] = ()  # any of "tensorboard", "wandb"
     checkpoint_every: int = 500

@@ -114,9 +114,9 @@ class Trainer:
         built = Built(method, data, optimizer, emas, learning_rate, settings, config)
         self.built, self.settings, self.method, self.data = built, settings, method, data
         start, carry = map(runs.starting(built, start, carry, workdir).get, ("start", "carry"))
+        cluster.same("data and devices", {"split": data.fingerprint, "devices": jax.local_device_count()}, ConfigError)
         self.mesh, self.ledger = parallel.mesh_of(settings, ConfigError), ledger or Ledger()
         self.shardings = of_state(partial(runs.abstract_state, built), self.mesh, method, ConfigError)
-        cluster.same("data and devices", [data.fingerprint, len(self.mesh.local_devices)], ConfigError)
         self.workdir, self.mine = None if workdir is None else Path(workdir), cluster.first()
         axis = parallel.AXIS if settings.backend == "pmap" else None
         log = {"learning_rate": learning_rate, "time_bins": settings.time_bins, "accumulate": settings.accumulate}
