@@ -10,7 +10,7 @@ import optax
 import pytest
 from test_sharding import BATCH, NETS, batches, child, finish, leaves_of, pieces, problem, spawn, train
 
-from diffjax import data, denoisers, methods, parallel, processes, runs, schedules, sharding, training
+from diffjax import cluster, data, denoisers, methods, parallel, processes, runs, schedules, sharding, training
 
 # What the child processes run: `python this_file NAME OUT ...`
 
@@ -44,7 +44,7 @@ def resumed(out, folder):
 
 def two_processes(out, port, process):
     """Two processes of two devices each share one state; each gives the whole of it."""
-    parallel.initialize_distributed(f"localhost:{port}", 2, int(process))
+    cluster.join(f"localhost:{port}", 2, int(process))
     mesh = parallel.mesh(fsdp=4)
     method, optimizer, emas, state = problem()
     split = sharding.shardings(state, mesh, (), state.params)
@@ -58,6 +58,7 @@ def two_processes(out, port, process):
         state, _ = compiled(state, parallel.shard_batch(mesh, {"x": mine}))
     whole = leaves_of(parallel.to_host(state))
     np.savez(f"{out}{process}.npz", *whole)
+    cluster.part()
 
 
 # The tests

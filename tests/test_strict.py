@@ -16,7 +16,7 @@ import pytest
 import test_parallel as small
 from run_command import UNET, core, environment
 
-from diffjax import data, parallel, runs, strict, training
+from diffjax import cluster, data, parallel, runs, strict, training
 from diffjax.config import ConfigError
 from diffjax.method import Turn, per_example
 
@@ -71,10 +71,13 @@ def mlp(mesh, name="alone", **words):
     return walk(mesh, method, optimizer, emas, state, batches, learning_rate=schedule, **words)
 
 
-def network(mesh, k=1, **words):
-    """A U-Net of the package on digits: the tiny recipe, of batches of 16."""
-    built = runs.build_run(runs.load("configs/vpsde.py:tiny", [*UNET, "train.batch_size=16"]))
-    batches = [data.batch_at(built.data.train, 16, 0, i) for i in range(2)]
+DIT = ("model.name=DiT", "model.width=32", "model.depth=1", "model.heads=2")
+
+
+def network(mesh, k=1, of=UNET, steps=2, **words):
+    """A network of the package on digits: the tiny recipe, of batches of 16."""
+    built = runs.build_run(runs.load("configs/vpsde.py:tiny", [*of, "train.batch_size=16"]))
+    batches = [data.batch_at(built.data.train, 16, 0, i) for i in range(steps)]
     stack = jax.tree.map(lambda *rows: np.stack(rows), *batches)
     state = runs.run.init_state(built)
     return walk(mesh, built.method, built.optimizer, built.ema, state, stack, k, **words)
@@ -114,12 +117,19 @@ def networks(out):
     np.savez(out, **found)
 
 
+def transformers(out):
+    """A DiT on three meshes, for so many steps that all of its parameters have gradients."""
+    found = {devices: leaves(*network(parallel.mesh(data=devices), of=DIT, steps=4)) for devices in (2, 4, 8)}
+    np.savez(out, **{f"{devices}/{key}": leaf for devices, of_one in found.items() for key, leaf in of_one.items()})
+
+
 def processes(out, port, process):
     """Two processes of four devices; the first one writes."""
-    parallel.initialize_distributed(f"localhost:{port}", 2, int(process))
+    cluster.join(f"localhost:{port}", 2, int(process))
     found = leaves(*mlp(parallel.mesh()))
     if process == "0":
         np.savez(out, **found)
+    cluster.part()
 
 
 def sums():
@@ -283,6 +293,13 @@ def test_a_network_is_the_same_bytes(tmp_path):
     found = ran(tmp_path, "networks")
     for k in (1, 2):
         assert differing(of(found, f"k{k}/1/"), of(found, f"k{k}/4/")) == []
+
+
+@pytest.mark.slow
+def test_a_transformer_is_the_same_bytes_on_several_devices(tmp_path):
+    """On one it is not, where jax is newer than 0.7: see docs/scale.md."""
+    found = ran(tmp_path, "transformers")
+    assert differing(of(found, "2/"), of(found, "4/")) == differing(of(found, "2/"), of(found, "8/")) == []
 
 
 @pytest.mark.slow
