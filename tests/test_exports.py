@@ -60,6 +60,7 @@ def folder_run(tmp_path_factory):
 # Runs.
 
 
+@pytest.mark.slow  # two more processes
 def test_a_process_without_data_and_run_draws_alike(folder_run, tmp_path):
     """The workdir, moved, and the file: data gone, another working directory, nothing of the process that trained."""
     root, (drawn, dogs) = folder_run

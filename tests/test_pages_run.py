@@ -200,6 +200,7 @@ def pytest_in(folder, *words):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow  # a suite of its own; that the diffs apply, and are formatted, is held below
 def test_the_additions_pass_their_tests(extended):
     """Those of the denoiser, the process and the method whole; the rows that schedule and sampler add to tables."""
     files = ("mirrored", "offset", "diagonal", "schedules", "packaging", "layers", "rows", "samplers_input")

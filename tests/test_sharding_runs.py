@@ -64,6 +64,7 @@ def two_processes(out, port, process):
 # The tests
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_split_otherwise(tmp_path):
     """fsdp 4, then whole, then fsdp 2 x tensor 2, then on one device: what it is had it always been whole."""
     out = tmp_path / "out.npz"
