@@ -88,7 +88,7 @@ class Peers:
     def __init__(self, index: int, names: list[str], links: dict[int, Link]):
         self.index, self.names, self.lost = index, names, None
         self.told: Callable[[str], str] = lambda line: ""  # what is done, and added to the line, if a thread ends all
-        self._links, self._changed, self._over = links, threading.Condition(), False
+        self._links, self._changed, self._over, self._leave = links, threading.Condition(), False, leave
         self._round, self._said = 0, {}  # of `share`: its number, and what was said by number
         self._epoch, self._step, self._steps = 0, 0, {}  # of `agreed`: steps that may be on their way
         self._stop, self._fenced, self._until = None, False, None
@@ -263,7 +263,7 @@ class Peers:
             line += self.told(line)
         with contextlib.suppress(Exception):
             sys.stdout.flush()
-        leave(self.signed(f"error: {line}"), self.lost.status if self.lost else 1)
+        self._leave(self.signed(f"error: {line}"), self.lost.status if self.lost else 1)
 
     def signed(self, line: str) -> str:
         """Puts the number of this process before a line, where it is not process 0; an empty line stays."""

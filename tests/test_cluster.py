@@ -23,7 +23,7 @@ def free_port():
 
 @pytest.fixture
 def short(monkeypatch):
-    """Beats of a hundredth of a second, and an end that is noted in the place of one that is made."""
+    """Beats of a hundredth of a second, and an end that is noted and not made, also by threads of earlier tests."""
     ended = []
     for name, value in {"BEAT": 0.02, "SILENCE": 0.4, "GRACE": 0.1}.items():
         monkeypatch.setattr(peers, name, value)
