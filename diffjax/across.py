@@ -50,11 +50,11 @@ class Across(NamedTuple):
         return jax.lax.all_gather(rows, self.axis, tiled=True) if self.axis else rows
 
     def own(self, rows: PyTree, size: int) -> PyTree:
-        """Picks of the rows of all devices the `size` that are this device's."""
+        """Picks, of the rows of all devices, those `size` rows that are this device's."""
         return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, self.place() * size, size), rows)
 
     def devices(self) -> Any:
-        """Counts the devices."""
+        """Counts the devices that share a batch."""
         return jax.lax.axis_size(self.axis) if self.axis else 1
 
     def place(self) -> Any:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import tempfile
 import threading
 import traceback
@@ -144,8 +145,6 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.socket() as one:
         one.bind(("", 0))
         return one.getsockname()[1]

@@ -143,11 +143,11 @@ def batch_parts(mesh: Mesh) -> int:
 def split_as(state: Any, settings: Any, method: Any) -> Any:
     """Gives shapes of a state the shardings of its run (`mesh_of`) on all devices that are here, to restore it so.
 
-    Where fsdp x tensor does not divide these devices, which may be others than it was trained on, shapes stay as they
-    are: whole on one.
+    Where fsdp x tensor does not divide these devices, which may be others than it was trained on, and in each of
+    several processes, which restores by itself, shapes stay as they are: whole on one.
     """
     parts = settings.fsdp * settings.tensor
-    if parts == 1 or jax.device_count() % parts:
+    if parts == 1 or jax.device_count() % parts or jax.process_count() > 1:
         return state
     where = sharding.of_state(lambda: state, mesh(fsdp=settings.fsdp, tensor=settings.tensor), method)
     return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), state, where)

@@ -99,7 +99,7 @@ class Peers:
 
     @property
     def count(self) -> int:
-        """Number of processes."""
+        """Counts the processes of the run."""
         return len(self.names)
 
     def share(self, value: Json) -> list[Json]:

@@ -85,11 +85,11 @@ class Shards(NamedTuple):
         return held(jax.lax.all_gather(rows, AXIS, tiled=True))
 
     def own(self, rows: PyTree, size: int) -> PyTree:
-        """Picks of the rows of all devices the `size` that are this device's."""
+        """Picks, of the rows of all devices, those `size` rows that are this device's."""
         return Across(AXIS).own(held(rows), size)
 
     def devices(self) -> int:
-        """Counts the devices, D."""
+        """Counts the devices that share a batch, D."""
         return self.mesh.size
 
     def place(self) -> Array:

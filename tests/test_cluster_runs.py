@@ -221,6 +221,12 @@ def test_a_state_that_processes_share_is_that_of_one(tmp_path):
     expected, found = metrics(whole), metrics(workdir)
     assert list(found) == list(expected) == [10, 20, 30, 40, 50, 60]
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
+    out = tmp_path / "drawn"
+    flags = ["--mode=sample", f"--workdir={workdir}", "--seeds=0-4", f"--out={out}"]
+    statuses, said = Together(2, *flags, devices=2, out=tmp_path).ends()
+    assert statuses == [0, 0], said
+    with np.load(out / "samples.npz") as drawn:  # of steps so few that samples are far out
+        np.testing.assert_allclose(drawn["x"], runs.open(whole).draw(5), rtol=1e-3, atol=1e-3)
 
 
 def end(together, who, number):

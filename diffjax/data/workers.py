@@ -39,7 +39,9 @@ def in_order(call: Callable[[int], Any], arguments: range, workers: int) -> Gene
     with closing(iter(made.to_iter_dataset(serial).mp_prefetch(ahead, worker_init_fn=_prepare))) as results:
         while True:
             try:
-                result = pickle.loads(next(results))
+                result = pickle.loads(
+                    next(results)
+                )  # of our own processes alone: nothing that a file or a network holds
             except StopIteration:
                 return
             except RuntimeError as error:  # Grain's, of a process that is gone

@@ -31,7 +31,7 @@ def missing(smoke: bool) -> str | None:
 
 
 class TorchDiT(Twin):
-    """The forward pass of `models.DiT` with labels, of one map, with fixed positions."""
+    """The forward pass of `models.DiT`, with labels or without, of one map, with fixed positions."""
 
     def __init__(self, network: Any, params: Any, side: int) -> None:
         super().__init__(network, params)
@@ -40,11 +40,14 @@ class TorchDiT(Twin):
         self.turns = torch.exp(torch.linspace(0, -math.log(10_000), half))
         self.table = torch.tensor(positions.sincos((side // network.patch,) * 2, network.sizes.width))
 
-    def __call__(self, x: torch.Tensor, c: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """F for images (batch, C, H, W), log-SNRs and labels (batch,)."""
+    def __call__(self, x: torch.Tensor, c: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
+        """F for images (batch, C, H, W), log-SNRs and, where the network has them, labels (batch,)."""
         size, p = self.network.sizes, self.network.patch
         batch, channels, rows, columns = x.shape[0], x.shape[1], x.shape[2] // p, x.shape[3] // p
-        e = F.silu(_embedded(self, c, self.turns) + F.embedding(label, self.params["embedding/label/embedding"].t()))
+        e = _embedded(self, c, self.turns)
+        if label is not None:
+            e = e + F.embedding(label, self.params["embedding/label/embedding"].t())
+        e = F.silu(e)
         told = lambda name, count: self.dense(f"{name}modulation", e)[:, None].chunk(count, -1)
         norm = lambda h, shift, scale: torch.addcmul(shift, F.layer_norm(h, (size.width,), eps=1e-6), 1 + scale)
 

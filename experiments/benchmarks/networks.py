@@ -9,9 +9,9 @@ the DiT and the U-Net also stand beside their twins there, as in versus_torch.py
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,10 +20,10 @@ import numpy as np
 import optax
 import versus_torch
 from counting import best_times, flops, report
-from versus_torch import RATE, Case, F, Twin, torch
+from gpu_twins import TorchDiT
+from versus_torch import RATE, Case, Twin, torch
 
 from diffjax import models
-from diffjax.models import layers, positions
 
 CASES = {
     "U-Net, 16 channels": Case(models.UNet(16, (1, 2), 1, (4,)), (8, 8, 1), 128),
@@ -38,37 +38,7 @@ SMOKE = {
 }
 
 
-class Tokens(Twin):
-    """The forward pass of `models.DiT` in PyTorch, of one map and no labels, with fixed positions."""
-
-    def __call__(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        """F for images (batch, C, H, W) and log-SNRs (batch,)."""
-        of, size, p = self.network, self.network.sizes, self.network.patch
-        batch, channels, rows, columns = x.shape[0], x.shape[1], x.shape[2] // p, x.shape[3] // p
-        position = (layers.MAX_LOG_SNR - c.clamp(-layers.MAX_LOG_SNR, layers.MAX_LOG_SNR)) * 500 / layers.MAX_LOG_SNR
-        angles = position[:, None] * torch.exp(torch.linspace(0, -math.log(10_000), of.features // 2))
-        features = torch.cat([angles.cos(), angles.sin()], -1)
-        e = F.silu(self.dense("embedding/noise_1", F.silu(self.dense("embedding/noise_0", features))))
-        table = lambda name, count: self.dense(f"{name}modulation", e)[:, None].chunk(count, -1)
-        norm = lambda h, shift, scale: torch.addcmul(shift, F.layer_norm(h, (size.width,), eps=1e-6), 1 + scale)
-
-        patches = x.reshape(batch, channels, rows, p, columns, p).permute(0, 2, 4, 3, 5, 1)
-        h = self.dense("patch", patches.reshape(batch, rows * columns, -1))
-        h = h + torch.tensor(positions.sincos((rows, columns), size.width))
-        for i in range(size.depth):
-            name = f"block_{i}/"
-            b_1, a_1, g_1, b_2, a_2, g_2 = table(name, 6)
-            qkv = self.dense(f"{name}qkv", norm(h, b_1, a_1)).chunk(3, -1)
-            q, k, v = (a.reshape(batch, a.shape[1], size.heads, -1).transpose(1, 2) for a in qkv)
-            y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(h.shape)
-            h = h + g_1 * self.dense(f"{name}out", y)
-            y = F.gelu(self.dense(f"{name}up", norm(h, b_2, a_2)), approximate="tanh")
-            h = h + g_2 * self.dense(f"{name}down", y)
-        y = self.dense("out", norm(h, *table("", 2))).reshape(batch, rows, columns, p, p, channels)
-        return y.permute(0, 5, 1, 3, 2, 4).reshape(x.shape)
-
-
-TWINS: dict[type, type[Twin]] = {models.UNet: Twin, models.DiT: Tokens}
+TWINS: dict[type, Any] = {models.UNet: Twin, models.DiT: partial(TorchDiT, side=8)}  # of digits
 
 
 def stepping(case: Case) -> tuple[Callable[[], Any], dict[str, Any]]:
