@@ -5,6 +5,7 @@ What of a state is split, and along which axes, is `sharding`.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -166,7 +167,6 @@ def place(mesh: Mesh, tree: T, shardings: PyTree = None) -> T:
     """
     if shardings is None:
         return replicate(mesh, tree)
-
     return jax.tree.map(moving.put, tree, shardings)
 
 
@@ -209,8 +209,7 @@ def shard_batch(mesh: Mesh, batch: PyTree, leading: int = 0) -> PyTree:
         ValueError: if the local devices do not divide the batch.
     """
     _check_divisible(batch, leading, mesh, len(mesh.local_devices))
-    put = lambda x: jax.make_array_from_process_local_data(sharded(mesh, leading), np.asarray(x))
-    return jax.tree.map(put, batch)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharded(mesh, leading), np.asarray(x)), batch)
 
 
 def compile_step(
@@ -226,7 +225,8 @@ def compile_step(
 
     Args:
         step: from `training.make_step` (leading = 0) or `make_steps` (leading = 1), made with axis_name=AXIS for pmap;
-            of one with an attribute `lift`, "jit" compiles the program that takes its numbers as arguments.
+            by "jit" one with an attribute `lift` is a program that takes its numbers as arguments, and its `options`
+            are the compiler's.
         backend: "jit" (any number of processes) or "pmap" (one process).
         donate: give the old state's memory to the new one, which deletes the old state, where `donating` does.
         shardings: of the state that comes and goes, one for each leaf (`sharding.shardings`), of a step that was made
@@ -280,12 +280,12 @@ def _program(
 ) -> tuple[Any, tuple[PyTree, ...]]:
     """The program of a step under "jit", and what it takes before state and batch: the numbers of one with a `lift`."""
     everywhere, split = replicated(mesh), sharded(mesh, leading)
-    out = (of_state, everywhere)
+    program = partial(jax.jit, out_shardings=(of_state, everywhere), compiler_options=getattr(step, "options", None))
     if not hasattr(step, "lift"):
-        return jax.jit(step, donate_argnums=donated, in_shardings=(of_state, split), out_shardings=out), ()
+        return program(step, donate_argnums=donated, in_shardings=(of_state, split)), ()
     lifted, numbers = step.lift(state, batch)  # pyright: ignore[reportFunctionMemberAccess]
     donate, shardings = tuple(place + 1 for place in donated), (everywhere, of_state, split)
-    return jax.jit(lifted, donate_argnums=donate, in_shardings=shardings, out_shardings=out), (numbers,)
+    return program(lifted, donate_argnums=donate, in_shardings=shardings), (numbers,)
 
 
 def _jit(step: Callable, mesh: Mesh, donated: tuple[int, ...], leading: int, of_state: PyTree) -> Callable:

@@ -14,6 +14,10 @@ The rest of a step (norms, optimizer, averages, metrics) is computed on every de
 Compilers give an operation other bits when they fuse it with its neighbours (a product and a sum become one rounding),
 and their neighbours depend on D. So everything that does is parted from everything that does not by `held`.
 
+So does what XLA does first to programs for several devices, and not to those for one: it merges equal expressions. Some
+of its later rules ask how often a value is used, so that a / b becomes a (1 / b) in one of the two. No strict step has
+its expressions merged (`OPTIONS`).
+
 The shards of a device are worked through in a loop, one compiled body for all of them, on CPUs too: there XLA slows
 convolutions down inside loops (`training.make_steps`), and strict steps of a convolutional network are slow.
 
@@ -34,6 +38,8 @@ from diffjax.across import WHOLE, Across, over
 from diffjax.method import size_of
 from diffjax.parallel import AXIS
 from diffjax.types import Array, Key, PyTree
+
+OPTIONS = {"xla_disable_hlo_passes": "cse"}  # of the compiler: expressions that are equal stay apart
 
 
 class Shards(NamedTuple):
@@ -97,8 +103,10 @@ class Shards(NamedTuple):
         return jax.lax.axis_index(AXIS)
 
     def mapped(self, step: Callable) -> Callable:
-        """Makes of a device's step the one of whole batches (`across.over`)."""
-        return over(self.mesh, AXIS, step)
+        """Makes of a device's step the one of whole batches (`across.over`), which is compiled by `OPTIONS`."""
+        whole = over(self.mesh, AXIS, step)
+        whole.options = OPTIONS  # pyright: ignore[reportFunctionMemberAccess]  (for `parallel.compile_step`)
+        return whole
 
     def _over_devices(self, vector: Array) -> Array:
         """Sums a vector (n,) over the devices by the tree, whose lowest level are neighbours."""

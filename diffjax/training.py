@@ -312,7 +312,7 @@ def make_steps(step: Step, unroll: int = 1) -> Step:
         lifted, numbers = getattr(step, "lift", partial(constants.lift, step))(state, first)
         return lambda numbers, *args: make_steps(partial(lifted, numbers), unroll)(*args), numbers
 
-    steps.lift = lift  # pyright: ignore[reportFunctionMemberAccess] (for `parallel.compile_step`)
+    steps.lift, steps.options = lift, getattr(step, "options", None)  # pyright: ignore[reportFunctionMemberAccess]
     return steps
 
 

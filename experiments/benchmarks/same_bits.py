@@ -84,7 +84,8 @@ class Prepared:
         self.holder = {"state": parallel.replicate(mesh, init_state(built))}
         self.batch = parallel.shard_batch(mesh, batch)
         parallel.keep_memory()  # as `compile_step` does
-        jitted = jax.jit(self.step, donate_argnums=0, out_shardings=parallel.replicated(mesh))
+        options = getattr(self.step, "options", None)
+        jitted = jax.jit(self.step, donate_argnums=0, out_shardings=parallel.replicated(mesh), compiler_options=options)
         self.compiled = jitted.lower(self.holder["state"], self.batch).compile()
 
     def __call__(self) -> Any:

@@ -8,6 +8,9 @@ times are bounds by the roofline (`diffjax.roofline`), none is measured. DiTs ar
 1000 classes, trained by `configs/dit.py:sit` in bfloat16, L and XL with model.scan and model.remat; the U-Net is
 `configs/vpsde.py:cifar10`, its ten steps of a dispatch included.
 
+libtpu takes an hour or more for hundreds of convolutions, minutes with JAX_OPTIMIZATION_LEVEL=O1 in the environment or
+O0 (a line says which): operations and collectives are the same, fused otherwise, so that bytes and peak differ.
+
 XLA counts a scanned block once. FLOPs are those of the traced program, which counts all; the bytes that L and XL access
 are drawn out in a straight line from networks of 2 and 4 blocks that are not scanned, and so are XLA's FLOPs.
 """
@@ -50,7 +53,7 @@ NETWORKS = {
     "DiT-B/2": Recipe("dit.py:sit", (*CODES, "model.preset=B"), (32, 32, 4), 1000, 32),
     "DiT-L/2": Recipe("dit.py:sit", (*DEEP, "model.preset=L"), (32, 32, 4), 1000, 16),
     "DiT-XL/2": Recipe("dit.py:sit", (*DEEP, "model.preset=XL"), (32, 32, 4), 1000, 8),
-    "U-Net": Recipe("vpsde.py:cifar10", (), (32, 32, 3), 10, 32),
+    "U-Net": Recipe("vpsde.py:cifar10", ("model.dtype=bfloat16",), (32, 32, 3), 10, 128),
 }
 SMOKE = {"DiT, 1 block": Recipe("dit.py:sit", ("model.depth=1", "model.width=16", "model.heads=2"), (8, 8, 1), 10, 4)}
 
@@ -121,6 +124,7 @@ def row(recipe: Recipe, devices: list[Any], slice_: topology.Slice | None) -> di
         "gradient_entries_over_parameters": round(summed.entries / costs.calls / costs.params, 5),
         "gradient_mb": round(summed.bytes / costs.calls / 1e6, 3),
         "seconds_here": round(time.monotonic() - began, 1),
+        "level": str(jax.config.jax_optimization_level),  # pyright: ignore[reportAttributeAccessIssue]
     }
     if slice_ is not None and slice_.chip is not None:
         least = roofline.bound(costs, slice_.chip, len(devices) // slice_.chips)
