@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 
 import diffjax
-from diffjax import activity, peers, rendezvous
+from diffjax import activity, peers, pods, rendezvous
 from diffjax.peers import LostError as LostError
 from diffjax.peers import Peers
 
@@ -55,7 +55,7 @@ def place(
     """Finds the place of this process, from flags or else from the environment; None where it is alone.
 
     Raises:
-        ValueError: in one line, for flags that make no place.
+        ValueError: in one line, for flags that make no place, or as `pods.worker`.
     """
     given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
     if missing := [name for name, value in given.items() if value is None]:
@@ -103,12 +103,9 @@ def first_host(nodes: str) -> str:
 
 
 def _pod(environ: Mapping[str, str]) -> Place | None:
-    """The place of a worker of a TPU slice of several hosts, as GKE and TPU VMs say it in the environment."""
-    hosts = [name for name in environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if name]
-    worker = environ.get("TPU_WORKER_ID", "")
-    if len(hosts) < 2 or not worker.isdecimal() or int(worker) >= len(hosts):
-        return None
-    return Place((hosts[0], PORT), len(hosts), int(worker))
+    """The place of a worker of TPU slices of several hosts."""
+    found = pods.worker(environ)
+    return None if found is None else Place((found.host, PORT), found.processes, found.process)
 
 
 def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
