@@ -36,6 +36,7 @@ FREE = (  # fields, and groups that end in a dot
     "data.workers",
 )
 OPEN = ("sampler.", "grid.", "denoiser.", "guidance.", "sample.", "eval.")  # groups that a draw may change
+SPLIT = ("train.fsdp=", "train.tensor=")  # over what devices parameters lie, which changes no run
 FLAGS = {"sampler": "--sampler", "grid": "--nfe"}  # what a group is called on the command line too
 STEPS, RULE, PLANS = "train.steps", "learning_rate.extend", "learning_rate.plans"
 RULES = ("stretch", "restart", "hold")
@@ -55,7 +56,7 @@ def redrawn(config: Config, changes: Iterable[str], make: Callable) -> Config:
     """
     changes = list(changes)
     fields, others = [text.partition("=")[0] for text in changes], dict(getattr(make, "instead", ()))
-    free = (*OPEN, *(f"method.{name}=" for name in getattr(make, "drawn_by", ())))
+    free = (*OPEN, *SPLIT, *(f"method.{name}=" for name in getattr(make, "drawn_by", ())))
     for text in changes:
         if not text.startswith(free):
             said = ", ".join(name.rstrip(".=") for name in free)

@@ -11,6 +11,7 @@ import pytest
 from test_sharding import BATCH, NETS, batches, child, finish, leaves_of, pieces, problem, spawn, train
 
 from diffjax import cluster, data, denoisers, methods, parallel, processes, runs, schedules, sharding, training
+from diffjax.config import ConfigError
 
 # What the child processes run: `python this_file NAME OUT ...`
 
@@ -39,6 +40,22 @@ def resumed(out, folder):
                     host = run._replace(state=parallel.to_host(run.state))
                     found["drawn/whole"] = host.draw(4, nfe=5)
         found |= {f"{name}/{i:03}": leaf for i, leaf in enumerate(leaves_of(run.state))}
+    np.savez(out, **found)
+
+
+def opened(out, folder):
+    """A run of one device, opened whole and over all of them; its draws, and how much of it a device has."""
+    small = [f"model.{name}" for name in ("name=DiT", "width=128", "depth=1", "heads=2")]
+    built = runs.build_run(runs.load("configs/vpsde.py:tiny", [*small, "train.devices=1"]))
+    runs.Trainer._show = lambda *_: None
+    with runs.Trainer(**built._asdict(), workdir=folder) as made:
+        made.train(1)
+    found = {}
+    for name, split in {"whole": [], "split": ["train.fsdp=4", "train.tensor=2"]}.items():
+        run = runs.open(folder, overrides=split)
+        found |= {f"{name}/drawn": run.draw(4), f"{name}/bytes": pieces(run.params)}
+    with pytest.raises(ConfigError, match=r"train.fsdp x train.tensor is 3 x 1, expected a divisor of 8, the devices"):
+        runs.open(folder, overrides=["train.fsdp=3"])
     np.savez(out, **found)
 
 
@@ -83,6 +100,14 @@ def test_a_run_goes_on_split_otherwise(tmp_path):
     np.testing.assert_allclose(losses["split"], losses["whole"], rtol=1e-5)
     assert found["split/parameter"][0] < 0.5 * found["split/parameter"][1]
     np.testing.assert_allclose(found["drawn/split"], found["drawn/whole"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_of_one_device_opens_split_over_eight(tmp_path):
+    finish(spawn(8, "opened", tmp_path / "out.npz", tmp_path / "run", file=__file__))
+    found = dict(np.load(tmp_path / "out.npz"))
+    assert found["split/bytes"] < 0.5 * found["whole/bytes"]
+    np.testing.assert_allclose(found["split/drawn"], found["whole/drawn"], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -185,18 +185,28 @@ def open(workdir: str | Path, *, step: int | None = None, overrides: Iterable[st
     Args:
         workdir: or a file that `--mode=export` has written.
         step: a checkpoint; default the newest good one.
-        overrides: "a.b=value" on the saved config: sampler, grid, denoiser, guidance, sample, eval.
+        overrides: "a.b=value" on the saved config: sampler, grid, denoiser, guidance, sample, eval; and train.fsdp,
+            train.tensor, over what devices the parameters are to lie.
 
     Raises:
-        ConfigError: for a folder that holds no run of a config, no such checkpoint, other overrides, or a file that is
-            damaged or of another step or average.
+        ConfigError: for a folder that holds no run of a config, no such checkpoint, other overrides, a split that is
+            none of these devices, or a file that is damaged or of another step or average.
     """
+    overrides = list(overrides)
     config = read_config(workdir, overrides)
+    split = any(text.startswith(resume.SPLIT) for text in overrides)
+    if split and (os.path.isfile(workdir) or jax.process_count() > 1):
+        what = "a weights file is" if os.path.isfile(workdir) else "several processes each have a run"
+        raise ConfigError(
+            f"{what} read whole: leave train.fsdp and train.tensor out, or open a workdir in one process."
+        )
     if os.path.isfile(workdir):
         found = exports.read(workdir)
         built = build_run(config, lambda make: found.data)
         return of(built, exports.state(found, abstract_state(built), step, config.sample.ema))
     built = build_run(config, partial(data.here_or_kept, workdir=workdir))
+    if split:
+        parallel.chosen(None, 0, error=ConfigError, fsdp=built.settings.fsdp, tensor=built.settings.tensor)
     with one_line():
         data.keep_names(workdir, built.data)
         return of(built, saved_state(built, workdir, step).state, workdir)
