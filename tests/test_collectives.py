@@ -150,6 +150,14 @@ def test_a_fused_scatter_is_a_scatter():
     assert (found.kind, found.bytes, found.group) == ("reduce-scatter", 12, 8)
 
 
+def test_fused_scatters_of_one_channel_are_several():
+    sums = "%r = f32[8,3]{1,0} all-reduce(%p), channel_id=1, replica_groups=[1,8]<=[8]"
+    before = "".join(computation(f"all-reduce-scatter.{i}", sums) for i in (3, 4))
+    lines = [f"%f{i} = f32[1,3]{{1,0}} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.{i}" for i in (3, 4)]
+    found = collectives.read(program(*lines, before=before))
+    assert [(one.kind, one.entries) for one in found] == [("reduce-scatter", 3)] * 2
+
+
 def test_the_pieces_of_a_fused_gather_are_one():
     """On TPUs a start, what is computed meanwhile and a done are three fusions, each with the gather of one channel."""
     gather = "%g = f32[8]{0} all-gather(%p), channel_id=%n, replica_groups=[1,8]<=[8], dimensions={0}"
