@@ -22,6 +22,7 @@ from diffjax.types import Array, PyTree, T
 
 AXIS = "data"  # the mesh axis that batches are split over, and pmap's axis_name
 BACKENDS = ("jit", "pmap")
+ALIKE = {"xla_disable_hlo_passes": "cse"}  # of the compiler, for programs of one device that are those of several
 
 
 def mesh(devices: Sequence[Any] | None = None, data: int | None = None, fsdp: int = 1, tensor: int = 1) -> Mesh:
@@ -341,8 +342,8 @@ def map_chunks(batched_fn: Callable, chunk: int, mesh: Mesh | None = None) -> Ca
     """Makes `(shared, rows (n, ...)) -> NumPy rows (n, ...)`, which runs in chunks of one fixed size for each device.
 
     Every device runs the very program of batch `chunk`, on rows that may be padding. So it compiles once, and the bits
-    of row i depend neither on n nor on the number of devices (on a CPU: on one core); a convolution compiled for
-    another batch size differs in the last bits. With several processes, all ask for the same rows and all get them.
+    of row i do not depend on n, nor on the number of devices (on a CPU: on one core; `strict` says what may differ). A
+    convolution compiled for another batch size has other bits. With several processes, all ask for the same rows.
 
     A network too large for one device: leaves of `shared` that come split over a mesh (`place`, or a state that is
     trained so) stay split. Rows are then spread over (data, fsdp) of that mesh, and XLA puts parameters together, or
@@ -360,11 +361,9 @@ def map_chunks(batched_fn: Callable, chunk: int, mesh: Mesh | None = None) -> Ca
         raise ValueError(f"Got chunk = {chunk}, expected at least 1.")
     devices = _ready(mesh)
     everywhere = P(devices.axis_names)
-    # check_vma=False: a scan that starts from constants is no error.
-    per_device = jax.shard_map(
-        batched_fn, mesh=devices, in_specs=(P(), everywhere), out_specs=everywhere, check_vma=False
-    )
-    of_whole, of_split = jax.jit(per_device), jax.jit(batched_fn)
+    specs = {"in_specs": (P(), everywhere), "out_specs": everywhere}
+    per_device = jax.shard_map(batched_fn, mesh=devices, **specs, check_vma=False)  # else a scan from constants errs
+    of_whole, of_split = jax.jit(per_device, compiler_options=ALIKE), jax.jit(batched_fn)
 
     def run(shared: PyTree, rows: PyTree) -> PyTree:
         n, split = _length(rows), [leaf.sharding.mesh for leaf in jax.tree.leaves(shared) if sharding.is_split(leaf)]

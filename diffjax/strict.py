@@ -15,8 +15,10 @@ Compilers give an operation other bits when they fuse it with its neighbours (a 
 and their neighbours depend on D. So everything that does is parted from everything that does not by `held`.
 
 So does what XLA does first to programs for several devices, and not to those for one: it merges equal expressions. Some
-of its later rules ask how often a value is used, so that a / b becomes a (1 / b) in one of the two. No strict step has
-its expressions merged (`OPTIONS`).
+of its later rules ask how often a value is used, so that a / b becomes a (1 / b) in one of the two. Strict steps are
+compiled without that (`parallel.ALIKE`). Constants and copies of scalars are still merged by Shardy, the partitioner,
+for several devices alone: a method that divides by scalars of its own may differ in last bits between one device and
+several, which are alike (of 30 recipes of configs/ on CPUs two do: a learned clock, PFGM).
 
 The shards of a device are worked through in a loop, one compiled body for all of them, on CPUs too: there XLA slows
 convolutions down inside loops (`training.make_steps`), and strict steps of a convolutional network are slow.
@@ -36,10 +38,8 @@ from jax.sharding import Mesh
 from diffjax import host
 from diffjax.across import WHOLE, Across, over
 from diffjax.method import size_of
-from diffjax.parallel import AXIS
+from diffjax.parallel import ALIKE, AXIS
 from diffjax.types import Array, Key, PyTree
-
-OPTIONS = {"xla_disable_hlo_passes": "cse"}  # of the compiler: expressions that are equal stay apart
 
 
 class Shards(NamedTuple):
@@ -103,9 +103,9 @@ class Shards(NamedTuple):
         return jax.lax.axis_index(AXIS)
 
     def mapped(self, step: Callable) -> Callable:
-        """Makes of a device's step the one of whole batches (`across.over`), which is compiled by `OPTIONS`."""
+        """Makes of a device's step the one of whole batches (`across.over`), whose equal expressions stay apart."""
         whole = over(self.mesh, AXIS, step)
-        whole.options = OPTIONS  # pyright: ignore[reportFunctionMemberAccess]  (for `parallel.compile_step`)
+        whole.options = ALIKE  # pyright: ignore[reportFunctionMemberAccess]  (for `parallel.compile_step`)
         return whole
 
     def _over_devices(self, vector: Array) -> Array:

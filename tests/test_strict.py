@@ -16,7 +16,7 @@ import pytest
 import test_parallel as small
 from run_command import UNET, core, environment
 
-from diffjax import cluster, data, parallel, runs, strict, training
+from diffjax import cluster, data, draws, parallel, runs, strict, training
 from diffjax.config import ConfigError
 from diffjax.method import Turn, per_example
 
@@ -132,6 +132,17 @@ def transformers(out):
     """A DiT on four meshes, for so many steps that all of its parameters have gradients."""
     found = {devices: leaves(*network(parallel.mesh(data=devices), of=DIT, steps=4)) for devices in (1, 2, 4, 8)}
     np.savez(out, **{f"{devices}/{key}": leaf for devices, of_one in found.items() for key, leaf in of_one.items()})
+
+
+def drawings(out):
+    """Samples of a run of EDM's, at its first parameters moved at random, on three meshes."""
+    built = runs.build_run(runs.load("configs/edm.py:tiny"))
+    rng, state = np.random.default_rng(0), jax.device_get(runs.run.init_state(built)._replace(key=0))
+    move = lambda a: (a + 0.05 * rng.normal(size=np.shape(a))).astype(a.dtype)
+    run = runs.Run(built.method, built.data, built.ema, built.settings, state)
+    params, seeds = jax.tree.map(move, run.params), np.arange(8)
+    draw = lambda n: draws.drawer(built.method, built.data.shape, 4, parallel.mesh(data=n))
+    np.savez(out, **{f"{n}/x": draw(n)(params, seeds, run.given(seeds)) for n in (1, 2, 4)})
 
 
 def processes(out, port, process):
@@ -321,6 +332,14 @@ def test_a_network_is_the_same_bytes(tmp_path):
 def test_a_transformer_is_the_same_bytes(tmp_path):
     found = ran(tmp_path, "transformers")
     for devices in (2, 4, 8):
+        assert differing(of(found, "1/"), of(found, f"{devices}/")) == [], devices
+
+
+@pytest.mark.slow
+def test_samples_are_the_same_bytes(tmp_path):
+    found = ran(tmp_path, "drawings")
+    assert np.isfinite(found["1/x"]).all()
+    for devices in (2, 4):
         assert differing(of(found, "1/"), of(found, f"{devices}/")) == [], devices
 
 
