@@ -1,6 +1,6 @@
 """Several processes as one run: `python -m diffjax.main --coordinator=HOST:PORT --processes=N --process=I ...` in each.
 
-Under Slurm (`srun`, several tasks) and on a TPU pod the environment says all three, and no flag is needed. Process 0
+Under Slurm (`srun`, several tasks) and on a TPU pod (`pods`) the place is found, and no flag is needed. Process 0
 owns the workdir: it alone reads and writes there, prints and draws pictures; what the others need of it, it tells them
 (`told`). In one process all of this is nothing.
 """
@@ -25,7 +25,7 @@ from diffjax import activity, peers, pods, rendezvous
 from diffjax.peers import LostError as LostError
 from diffjax.peers import Peers
 
-PORT = 8476  # of process 0, where the environment names its host alone
+PORT = 8482  # of process 0, where a pod names its host alone: jax's choice too, and none of libtpu's (8471, 8476)
 PACKAGES = ("jax", "jaxlib", "numpy")  # whose versions have to agree
 _here: list[Peers] = []  # what this process knows of the others; empty: it is alone
 

@@ -118,13 +118,13 @@ def read(text: str) -> list[Collective]:
                 yield one._replace(times=one.times * (math.nan if trips is None else trips))
         elif operation in _CALLERS:
             for name in called(line):
-                part = name.startswith("all-reduce-scatter")  # each is whole, though all may have one channel
+                scatter = name.startswith("all-reduce-scatter")  # each is one, though all may have one channel
                 for one in inside(name):
-                    if operation == "fusion" and one.channel and not part:
+                    if operation == "fusion" and one.channel and not scatter:
                         if one.channel in fused:
                             continue
                         fused.add(one.channel)
-                    yield _scattered(one) if part else one
+                    yield _scattered(one) if scatter else one
 
     return inside(entry)
 

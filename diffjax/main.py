@@ -113,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--reference", help="eval: statistics of that space, mu and sigma in an .npz, to judge beside")
     parser.add_argument(
-        "--coordinator", metavar="HOST:PORT", help="of several processes: where process 0 listens; not under srun, TPUs"
+        "--coordinator", metavar="HOST:PORT", help="several processes: where process 0 listens; not on pods, under srun"
     )
     parser.add_argument("--processes", type=int, metavar="N", help="how many there are, each started with this command")
     parser.add_argument("--process", type=int, metavar="I", help="which of them this one is, 0 to N - 1")
@@ -216,9 +216,10 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> int:
 
     with one_line():
         place = flags.coordinator, flags.processes, flags.process
-        if flags.mode in ALONE and cluster.place(*place) is not None:
+        if flags.mode not in ALONE:
+            cluster.join(*place)
+        elif place != (None,) * 3 and cluster.place(*place) is not None:
             raise ConfigError(f"--mode={flags.mode} is for one process: leave --coordinator and what goes with it out.")
-        cluster.join(*place)
         told = {name: value for name, value in vars(flags).items() if name not in ("process", "began")}
         cluster.same("arguments", {**told, "config overrides": overrides}, ConfigError)
     with cluster.quiet(), cluster.desk(flags.out or "") as desk:

@@ -8,6 +8,7 @@ s W + w, if each slice has W workers, and process 0 is where MEGASCALE_COORDINAT
 
 import http.client
 import re
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +17,11 @@ from typing import NamedTuple
 
 TRIES, SECONDS = 3, 5.0  # of a question, and for each
 SKIP = "TPU_SKIP_MDS_QUERY"  # jax sets it on every machine without a TPU
+_NOBODY = {getattr(socket, name, None) for name in ("EAI_NONAME", "EAI_NODATA")}  # there is no such host
+_WAY_ON = (
+    "give --coordinator=HOST:PORT, --processes and --process, and for this machine alone "
+    "--coordinator=localhost:8476 --processes=1 --process=0"
+)
 
 
 class Worker(NamedTuple):
@@ -33,7 +39,7 @@ def worker(environ: Mapping[str, str], ask: Callable[[str], str | None] | None =
         ask: name of an attribute -> its value by the metadata server (`metadata`), of a machine that has one.
 
     Raises:
-        ValueError: in one line, for a place that contradicts itself, or a server that does not answer.
+        ValueError: in one line, for a place that is incomplete or contradicts itself, or a server that does not answer.
     """
     platforms = environ.get("JAX_PLATFORMS", "").lower()
     if platforms and "tpu" not in platforms:
@@ -45,28 +51,35 @@ def worker(environ: Mapping[str, str], ask: Callable[[str], str | None] | None =
         if (number := ask("agent-worker-number")) is not None:
             hosts, mine = ask("worker-network-endpoints") or "", number.strip()
             settings = _settings(ask("tpu-env") or "")
+            if not hosts:
+                raise ValueError(f"This TPU machine is worker {mine!r}, but is not told of what hosts: {_WAY_ON}.")
     return _place([_host(one) for one in hosts.split(",") if one.strip()], mine, {**settings, **environ})
 
 
 def _place(hosts: list[str], mine: str, settings: Mapping[str, str]) -> Worker | None:
-    slices, slice_ = (settings.get(name, "") or str(usual) for name, usual in _MEGASCALE.items())
-    if not hosts or not mine or (len(hosts) == 1 and slices == "1"):
+    slices, slice_ = (settings.get(name) or usual for name, usual in _MEGASCALE.items())
+    if not hosts or (len(hosts) == 1 and slices == "1"):
         return None
-    numbers = {"worker": (mine, len(hosts)), "slice": (slice_, int(slices) if slices.isdecimal() else 0)}
-    for what, (number, count) in numbers.items():
+    if not slices.isdecimal() or int(slices) < 1:
+        raise ValueError(f"MEGASCALE_NUM_SLICES is {slices!r}, expected the number of TPU slices: {_WAY_ON}.")
+    for what, number, count in (("TPU_WORKER_ID", mine, len(hosts)), ("MEGASCALE_SLICE_ID", slice_, int(slices))):
         if not number.isdecimal() or int(number) >= count:
-            raise ValueError(f"This TPU machine is {what} {number!r} of {count}, by what it is told: {_WAY_ON}.")
-    first = settings.get("MEGASCALE_COORDINATOR_ADDRESS") or hosts[0]
-    return Worker(_host(first), len(hosts) * int(slices), int(slice_) * len(hosts) + int(mine))
+            raise ValueError(f"{what} of this TPU machine is {number!r}, expected 0 to {count - 1}: {_WAY_ON}.")
+    first = _host(settings.get("MEGASCALE_COORDINATOR_ADDRESS") or "") or ("" if int(slices) > 1 else hosts[0])
+    if not first:
+        raise ValueError(f"MEGASCALE_COORDINATOR_ADDRESS is not set, but there are {slices} TPU slices: {_WAY_ON}.")
+    return Worker(first, len(hosts) * int(slices), int(slice_) * len(hosts) + int(mine))
 
 
-_MEGASCALE = {"MEGASCALE_NUM_SLICES": 1, "MEGASCALE_SLICE_ID": 0}
-_WAY_ON = f"give --coordinator, --processes and --process, or set {SKIP}=1 for this machine alone"
+_MEGASCALE = {"MEGASCALE_NUM_SLICES": "1", "MEGASCALE_SLICE_ID": "0"}
 
 
 def _host(written: str) -> str:
-    """The host of "name", "host:port" or "name:id:address"."""
-    parts = written.strip().split(":")
+    """Reads the host of "name", "host:port", "[address]:port" or "name:id:address"."""
+    written = written.strip()
+    if written.startswith("["):
+        return written[1:].partition("]")[0]
+    parts = written.split(":")
     return parts[2] if len(parts) == 3 else parts[0]
 
 
@@ -97,11 +110,13 @@ def metadata(name: str, address: str | None = None) -> str | None:
             if refused.code == http.client.NOT_FOUND:
                 return None
             said = f"{refused.code} {refused.reason}"
-        except OSError as failed:
-            reason = getattr(failed, "reason", failed)  # of what failed before a connection was there
-            if reason is not failed and not isinstance(reason, TimeoutError):
+        except (OSError, http.client.HTTPException, UnicodeDecodeError) as failed:
+            reason = getattr(failed, "reason", failed)  # of a URLError: what failed
+            if isinstance(reason, ConnectionRefusedError) or (
+                isinstance(reason, socket.gaierror) and reason.errno in _NOBODY
+            ):
                 return None  # nobody of that name, or nobody listens
-            said = f"nothing within {SECONDS:g} s" if isinstance(reason, TimeoutError) else str(reason)
+            said = f"nothing within {SECONDS:g} s" if isinstance(reason, TimeoutError) else repr(reason)
         if turn < TRIES - 1:
             time.sleep(0.5)
     raise ValueError(f"This TPU machine's metadata server answers {said} when it is asked for {name}: {_WAY_ON}.")

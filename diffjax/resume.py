@@ -36,7 +36,7 @@ FREE = (  # fields, and groups that end in a dot
     "data.workers",
 )
 OPEN = ("sampler.", "grid.", "denoiser.", "guidance.", "sample.", "eval.")  # groups that a draw may change
-SPLIT = ("train.fsdp=", "train.tensor=")  # over what devices parameters lie, which changes no run
+SPLIT = ("train.fsdp=", "train.tensor=")  # the devices of parameters: samples differ by rounding alone
 FLAGS = {"sampler": "--sampler", "grid": "--nfe"}  # what a group is called on the command line too
 STEPS, RULE, PLANS = "train.steps", "learning_rate.extend", "learning_rate.plans"
 RULES = ("stretch", "restart", "hold")

@@ -14,11 +14,11 @@ The rest of a step (norms, optimizer, averages, metrics) is computed on every de
 Compilers give an operation other bits when they fuse it with its neighbours (a product and a sum become one rounding),
 and their neighbours depend on D. So everything that does is parted from everything that does not by `held`.
 
-So does what XLA does first to programs for several devices, and not to those for one: it merges equal expressions. Some
-of its later rules ask how often a value is used, so that a / b becomes a (1 / b) in one of the two. Strict steps are
-compiled without that (`parallel.ALIKE`). Constants and copies of scalars are still merged by Shardy, the partitioner,
-for several devices alone: a method that divides by scalars of its own may differ in last bits between one device and
-several, which are alike (of 30 recipes of configs/ on CPUs two do: a learned clock, PFGM).
+Other bits also come of equal expressions: XLA merges them once more before it partitions a program among several
+devices. Some of its later rules ask how often a value is used, so that a / b becomes a (1 / b) in one of two programs.
+Strict steps are compiled without any merging (`parallel.ALIKE`). Constants and copies of scalars are still merged by
+Shardy, the partitioner, for several devices alone: last bits of a method may then differ between one device and
+several, which are alike (of 30 recipes of configs/ on CPUs two do: a learned clock's, PFGM's).
 
 The shards of a device are worked through in a loop, one compiled body for all of them, on CPUs too: there XLA slows
 convolutions down inside loops (`training.make_steps`), and strict steps of a convolutional network are slow.

@@ -66,17 +66,24 @@ def close(all_of_them):
         one.close()
 
 
+ALONE = {"TPU_SKIP_MDS_QUERY": "1"}  # a machine without a TPU, as jax says it
+
+
 @pytest.mark.parametrize(
     ("flags", "environ", "place"),
     [
-        ((None, None, None), {}, None),
+        ((None, None, None), ALONE, None),
         (("localhost:80", 2, 1), {}, (("localhost", 80), 2, 1, None)),
         (("[::1]:80", 2, 1), {}, (("::1", 80), 2, 1, None)),
         (("localhost:80", 1, 0), {}, None),
         ((None,) * 3, {"TPU_WORKER_HOSTNAMES": "a,b,c", "TPU_WORKER_ID": "2"}, (("a", cluster.PORT), 3, 2, None)),
         ((None,) * 3, {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, None),
-        ((None,) * 3, {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "SLURM_STEP_NODELIST": "n1"}, None),
-        ((None,) * 3, {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, None),  # the batch script itself
+        ((None,) * 3, {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "SLURM_STEP_NODELIST": "n1", **ALONE}, None),
+        (
+            (None,) * 3,
+            {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", **ALONE},
+            None,
+        ),  # the batch script itself
         (("h:80", 2, 0), {"TPU_WORKER_HOSTNAMES": "a,b,c", "TPU_WORKER_ID": "2"}, (("h", 80), 2, 0, None)),
     ],
 )

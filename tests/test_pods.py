@@ -1,8 +1,11 @@
 """A worker's place in a TPU pod, by its environment and by a metadata server that runs here."""
 
 import contextlib
+import http.client
+import re
 import socket
 import threading
+import urllib.error
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -20,10 +23,10 @@ SLICES = {"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1", "MEGASCALE_COO
         ({**GKE, "TPU_PROCESS_ADDRESSES": "d:8476,e:8476,f:8476"}, ("d", 3, 2)),
         ({**GKE, **SLICES}, ("first", 6, 5)),
         ({"TPU_WORKER_HOSTNAMES": "c", "TPU_WORKER_ID": "0", **SLICES}, ("first", 2, 1)),
+        ({"TPU_WORKER_HOSTNAMES": "[fd00::1]:8471,[fd00::2]:8471", "TPU_WORKER_ID": "1"}, ("fd00::1", 2, 1)),
         ({**GKE, "JAX_PLATFORMS": "tpu,cpu"}, ("a", 3, 2)),
         ({**GKE, "JAX_PLATFORMS": "cpu"}, None),
         ({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, None),
-        ({"TPU_WORKER_HOSTNAMES": "a,b,c"}, None),
         ({"TPU_SKIP_MDS_QUERY": "1"}, None),
     ],
 )
@@ -36,15 +39,23 @@ def test_places_by_the_environment(environ, place):
 @pytest.mark.parametrize(
     ("environ", "said"),
     [
-        ({**GKE, "TPU_WORKER_ID": "3"}, "worker '3' of 3"),
-        ({**GKE, "TPU_WORKER_ID": "x"}, "worker 'x' of 3"),
-        ({**GKE, **SLICES, "MEGASCALE_SLICE_ID": "2"}, "slice '2' of 2"),
-        ({**GKE, **SLICES, "MEGASCALE_NUM_SLICES": "two"}, "slice '1' of 0"),
+        ({**GKE, "TPU_WORKER_ID": "3"}, "TPU_WORKER_ID of this TPU machine is '3', expected 0 to 2"),
+        ({**GKE, "TPU_WORKER_ID": "x"}, "TPU_WORKER_ID of this TPU machine is 'x', expected 0 to 2"),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, "TPU_WORKER_ID of this TPU machine is '', expected 0 to 1"),
+        (
+            {**GKE, **SLICES, "MEGASCALE_SLICE_ID": "2"},
+            "MEGASCALE_SLICE_ID of this TPU machine is '2', expected 0 to 1",
+        ),
+        ({**GKE, **SLICES, "MEGASCALE_NUM_SLICES": "two"}, "MEGASCALE_NUM_SLICES is 'two', expected the number"),
+        ({**GKE, "MEGASCALE_NUM_SLICES": "2"}, "MEGASCALE_COORDINATOR_ADDRESS is not set, but there are 2 TPU slices"),
     ],
 )
 def test_places_that_contradict_themselves(environ, said):
-    with pytest.raises(ValueError, match=f"This TPU machine is {said}, .* or set TPU_SKIP_MDS_QUERY=1"):
+    """The way on that is told leads on."""
+    with pytest.raises(ValueError, match=said) as refused:
         pods.worker(environ)
+    flags = dict(re.findall(r"--(coordinator|processes|process)=([\w:]*\d)", str(refused.value)))
+    assert cluster.place(flags["coordinator"], int(flags["processes"]), int(flags["process"]), environ) is None
 
 
 ATTRIBUTES = {
@@ -64,8 +75,11 @@ def served(attributes, broken=0):
             asked.append(self.path)
             folder, _, name = self.path.rpartition("/")
             known = folder == "/computeMetadata/v1/instance/attributes" and name in attributes
-            code = 503 if len(asked) <= broken else 200 if known else 404
-            code = 403 if self.headers["Metadata-Flavor"] != "Google" else code
+            code = 200 if known else 404
+            if len(asked) <= broken:
+                code = 503
+            if self.headers["Metadata-Flavor"] != "Google":
+                code = 403
             self.send_response(code)
             self.end_headers()
             if code == 200:
@@ -120,10 +134,43 @@ def test_a_server_that_fails_is_asked_again(monkeypatch):
     assert len(asked) == pods.TRIES
 
 
-def test_no_server_is_no_pod():
+def test_a_worker_without_hosts_is_said():
+    with served({"agent-worker-number": "3"}) as (address, _), pytest.raises(ValueError, match="is worker '3', but is"):
+        pods.worker({"GCE_METADATA_IP": address})
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [socket.gaierror(socket.EAI_AGAIN, "later"), OSError(101, "unreachable"), http.client.BadStatusLine("SSH-2.0")],
+)
+def test_what_may_pass_is_tried_again_and_said(fault, monkeypatch):
+    """A machine whose names or network are not there yet is not alone for that."""
+    calls = []
+
+    class Opener:
+        def open(self, request, timeout):
+            calls.append(timeout)
+            raise fault if isinstance(fault, http.client.HTTPException) else urllib.error.URLError(fault)
+
+    monkeypatch.setattr(pods.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(pods.urllib.request, "build_opener", lambda *handlers: Opener())
+    with pytest.raises(ValueError, match=r"metadata server answers .* when it is asked for agent-worker-number: give"):
+        pods.metadata("agent-worker-number")
+    assert calls == [pods.SECONDS] * pods.TRIES
+
+
+def test_an_address_that_is_none_is_said(monkeypatch):
+    monkeypatch.setattr(pods.time, "sleep", lambda seconds: None)
+    with pytest.raises(ValueError, match="nonnumeric port"):
+        pods.metadata("agent-worker-number", "bad:abc")
+
+
+def test_no_server_is_no_pod(monkeypatch):
     with served({}) as (address, _):
         pass
     assert pods.metadata("agent-worker-number", address) is None  # nobody listens any more
+    nobody = lambda *args: (_ for _ in ()).throw(socket.gaierror(socket.EAI_NONAME, "no such host"))
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)
     assert pods.metadata("agent-worker-number", "no-such-host.invalid") is None
 
 

@@ -146,8 +146,8 @@ def samples():
     params, mesh = drawn(net.init, shape), parallel.mesh(fsdp=4, tensor=2)
     split = parallel.place(mesh, params, sharding.shardings(params, mesh, net.tensor))
 
-    def spy(function):
-        compiled = jit(function)
+    def spy(function, **options):
+        compiled = jit(function, **options)
         return lambda *args: seen.append((compiled, args)) or compiled(*args)
 
     one = lambda shared, key: method.draw(*shared, key, {})

@@ -194,12 +194,10 @@ def open(workdir: str | Path, *, step: int | None = None, overrides: Iterable[st
     """
     overrides = list(overrides)
     config = read_config(workdir, overrides)
-    split = any(text.startswith(resume.SPLIT) for text in overrides)
+    split = any(text.startswith(resume.SPLIT) for text in overrides) and config.train.fsdp * config.train.tensor != 1
     if split and (os.path.isfile(workdir) or jax.process_count() > 1):
-        what = "a weights file is" if os.path.isfile(workdir) else "several processes each have a run"
-        raise ConfigError(
-            f"{what} read whole: leave train.fsdp and train.tensor out, or open a workdir in one process."
-        )
+        why = "a weights file, or a run in several processes, is read whole"
+        raise ConfigError(f"{why}: leave train.fsdp and train.tensor out, or open a workdir in one process.")
     if os.path.isfile(workdir):
         found = exports.read(workdir)
         built = build_run(config, lambda make: found.data)
