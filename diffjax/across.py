@@ -50,7 +50,7 @@ class Across(NamedTuple):
         return jax.lax.all_gather(rows, self.axis, tiled=True) if self.axis else rows
 
     def own(self, rows: PyTree, size: int) -> PyTree:
-        """Picks, of the rows of all devices, those `size` rows that are this device's."""
+        """Slices the `size` rows of this device out of the rows of all devices."""
         return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, self.place() * size, size), rows)
 
     def devices(self) -> Any:

@@ -18,7 +18,8 @@ Other bits also come of equal expressions: XLA merges them once more before it p
 devices. Some of its later rules ask how often a value is used, so that a / b becomes a (1 / b) in one of two programs.
 Strict steps are compiled without any merging (`parallel.ALIKE`). Constants and copies of scalars are still merged by
 Shardy, the partitioner, for several devices alone: last bits of a method may then differ between one device and
-several, which are alike (of 30 recipes of configs/ on CPUs two do: a learned clock's, PFGM's).
+several, which are alike. Of 30 recipes of configs/ on CPUs two do: a learned clock's, for that reason, and PFGM's, for
+one that is not known.
 
 The shards of a device are worked through in a loop, one compiled body for all of them, on CPUs too: there XLA slows
 convolutions down inside loops (`training.make_steps`), and strict steps of a convolutional network are slow.
@@ -91,7 +92,7 @@ class Shards(NamedTuple):
         return held(jax.lax.all_gather(rows, AXIS, tiled=True))
 
     def own(self, rows: PyTree, size: int) -> PyTree:
-        """Picks, of the rows of all devices, those `size` rows that are this device's."""
+        """Slices the `size` rows of this device out of the rows of all devices."""
         return Across(AXIS).own(held(rows), size)
 
     def devices(self) -> int:

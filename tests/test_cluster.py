@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from diffjax import cluster, peers, rendezvous
+from diffjax import cluster, main, peers, rendezvous
 from diffjax.config import ConfigError
 from diffjax.runs.checks import check_settings
 from diffjax.runs.settings import Settings
@@ -129,6 +129,17 @@ def test_first_host(nodes, first):
 def test_places_that_are_none(flags, said):
     with pytest.raises(ValueError, match=said):
         cluster.place(*flags, {})
+
+
+@pytest.mark.parametrize("mode", ["show", "replay"])
+def test_what_one_process_does_needs_no_place(mode, monkeypatch, capsys):
+    """On a worker of a pod, or in a task of Slurm, too: it waits for nobody."""
+    monkeypatch.setattr(cluster, "_pod", lambda environ: cluster.Place(("127.0.0.1", 1), 2, 1))
+    monkeypatch.setattr(cluster, "join", lambda *place: pytest.fail("it waits for the others"))
+    assert main.main([f"--mode={mode}"]) == 2
+    assert "is for one process" not in capsys.readouterr().err
+    assert main.main([f"--mode={mode}", "--coordinator=h:80", "--processes=2", "--process=1"]) == 2
+    assert "is for one process: leave --coordinator" in capsys.readouterr().err
 
 
 def test_values_are_shared_in_order(short):

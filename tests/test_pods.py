@@ -169,7 +169,10 @@ def test_no_server_is_no_pod(monkeypatch):
     with served({}) as (address, _):
         pass
     assert pods.metadata("agent-worker-number", address) is None  # nobody listens any more
-    nobody = lambda *args: (_ for _ in ()).throw(socket.gaierror(socket.EAI_NONAME, "no such host"))
+
+    def nobody(*args):
+        raise socket.gaierror(socket.EAI_NONAME, "no such host")
+
     monkeypatch.setattr(socket, "getaddrinfo", nobody)
     assert pods.metadata("agent-worker-number", "no-such-host.invalid") is None
 

@@ -9,7 +9,7 @@ times are bounds by the roofline (`diffjax.roofline`), none is measured. DiTs ar
 `configs/vpsde.py:cifar10`, its ten steps of a dispatch included.
 
 libtpu takes 24 minutes for the U-Net's hundreds of convolutions, 3 with JAX_OPTIMIZATION_LEVEL=O0 in the environment (a
-line's "level" says which, UNKNOWN is the usual one): operations and collectives are as before, bytes accessed are not.
+line's "level" says which, UNKNOWN is the usual one): operations and sums of gradients stay, bytes accessed do not.
 
 XLA counts a scanned block once. FLOPs are those of the traced program, which counts all; the bytes that L and XL access
 are drawn out in a straight line from networks of 2 and 4 blocks that are not scanned, and so are XLA's FLOPs.
