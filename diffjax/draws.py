@@ -35,18 +35,24 @@ def check_words(words: Iterable[str], names: Iterable[str], parts: Any) -> None:
 
 
 def drawer(
-    method: Method, shape: tuple[int, ...], chunk: int, mesh: Any = None, trace: Callable | None = None
+    method: Method,
+    shape: tuple[int, ...],
+    chunk: int,
+    mesh: Any = None,
+    trace: Callable | None = None,
+    strict: bool = False,
 ) -> Callable[[PyTree, Iterable[int], dict], Any]:
     """Makes `draw(params, seeds, given) -> (n, *shape)` on the host, compiled once.
 
     Args:
         trace: as `Method.plan` takes it; then what is drawn may be (samples, trajectory).
+        strict: samples have the same bytes on any number of devices, slower (`parallel.map_chunks`).
 
     `draw` raises a ValueError, before anything is traced, for parameters other than those that the method's sampler is
     fitted to (`Sampler.fitted_to`).
     """
     one = lambda shared, own: method.draw(*shared, *own)
-    chunked = parallel.map_chunks(jax.vmap(one, in_axes=(None, 0)), chunk, mesh)
+    chunked = parallel.map_chunks(jax.vmap(one, in_axes=(None, 0)), chunk, mesh, strict)
     request = method.plan(shape, trace)
     check = getattr(method.parts, "check_model", None)
 

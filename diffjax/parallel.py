@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from diffjax import activity, moving, sharding
+from diffjax import activity, alike, moving, sharding
 from diffjax.allocator import donating as donating
 from diffjax.allocator import keep_memory as keep_memory
 from diffjax.moving import is_key
@@ -22,7 +22,6 @@ from diffjax.types import Array, PyTree, T
 
 AXIS = "data"  # the mesh axis that batches are split over, and pmap's axis_name
 BACKENDS = ("jit", "pmap")
-ALIKE = {"xla_disable_hlo_passes": "cse"}  # compiler options: equal expressions stay apart (`strict`)
 
 
 def mesh(devices: Sequence[Any] | None = None, data: int | None = None, fsdp: int = 1, tensor: int = 1) -> Mesh:
@@ -114,9 +113,8 @@ def mesh_over(devices: Sequence[Any], settings: Any) -> Mesh:
     Raises:
         ValueError: for a batch, or fsdp x tensor, that does not suit their number.
     """
-    if len(devices) % (settings.fsdp * settings.tensor):
-        asked = f"{settings.fsdp} x {settings.tensor}, expected a divisor of {len(devices)}, the devices"
-        raise ValueError(f"train.fsdp x train.tensor is {asked}.")
+    if len(devices) % (parts := settings.fsdp * settings.tensor):
+        raise ValueError(f"train.fsdp x train.tensor is {parts}, expected a divisor of {len(devices)}, the devices.")
     check_size(settings.batch_size, len(devices), settings.accumulate, tensor=settings.tensor)
     return mesh(devices, fsdp=settings.fsdp, tensor=settings.tensor)
 
@@ -338,11 +336,11 @@ def block_on_cpu(tree: T) -> T:
     return jax.block_until_ready(tree) if several else tree
 
 
-def map_chunks(batched_fn: Callable, chunk: int, mesh: Mesh | None = None) -> Callable[[PyTree, PyTree], PyTree]:
+def map_chunks(batched_fn: Callable, chunk: int, mesh: Mesh | None = None, strict: bool = False) -> Callable:
     """Makes `(shared, rows (n, ...)) -> NumPy rows (n, ...)`, which runs in chunks of one fixed size for each device.
 
     Every device runs the very program of batch `chunk`, on rows that may be padding. So it compiles once, and the bits
-    of row i do not depend on n, nor on the number of devices (on a CPU: on one core; `strict` says what may differ). A
+    of row i do not depend on n, nor, where they are strict, on the number of devices (on a CPU: on one core). A
     convolution compiled for another batch size has other bits. With several processes, all ask for the same rows.
 
     A network too large for one device: leaves of `shared` that come split over a mesh (`place`, or a state that is
@@ -353,9 +351,10 @@ def map_chunks(batched_fn: Callable, chunk: int, mesh: Mesh | None = None) -> Ca
         batched_fn: pure, (shared, rows (chunk, ...)) -> (chunk, ...), each row on its own (`jax.vmap` of one sample).
         chunk: rows for each device and dispatch; of split leaves, for each part of a batch (`batch_parts`).
         mesh: of devices with whole leaves; split ones have their own.
+        strict: rows of whole leaves have the same bytes on any number of devices (`alike`); otherwise most have.
 
     Raises:
-        ValueError: if chunk < 1, or when called with no rows or with rows of several lengths.
+        ValueError: if chunk < 1, or when called with no rows, rows of several lengths, or strict with split leaves.
     """
     if chunk < 1:
         raise ValueError(f"Got chunk = {chunk}, expected at least 1.")
@@ -363,11 +362,12 @@ def map_chunks(batched_fn: Callable, chunk: int, mesh: Mesh | None = None) -> Ca
     everywhere = P(devices.axis_names)
     # check_vma=False: a scan that starts from constants is no error.
     each = jax.shard_map(batched_fn, mesh=devices, in_specs=(P(), everywhere), out_specs=everywhere, check_vma=False)
-    alike = ALIKE if devices.devices.flat[0].platform == "cpu" else None  # elsewhere its cost is not known
-    of_whole, of_split = jax.jit(each, compiler_options=alike), jax.jit(batched_fn)
+    of_whole, of_split = jax.jit(each, compiler_options=alike.options(devices, strict)), jax.jit(batched_fn)
 
     def run(shared: PyTree, rows: PyTree) -> PyTree:
         n, split = _length(rows), [leaf.sharding.mesh for leaf in jax.tree.leaves(shared) if sharding.is_split(leaf)]
+        if split and strict:
+            raise ValueError("Got split parameters for strict rows: set train.shards=0, or train.fsdp=train.tensor=1.")
         if split:
             compiled, width, where = of_split, chunk * batch_parts(split[0]), sharded(split[0])
             put = lambda x: x if sharding.is_split(x) else moving.put(x, replicated(split[0]))

@@ -37,6 +37,7 @@ FREE = (  # fields, and groups that end in a dot
 )
 OPEN = ("sampler.", "grid.", "denoiser.", "guidance.", "sample.", "eval.")  # groups that a draw may change
 SPLIT = ("train.fsdp=", "train.tensor=")  # the devices of parameters: samples differ by rounding alone
+STRICT = "train.shards="  # whether samples are the same bytes on any number of devices
 FLAGS = {"sampler": "--sampler", "grid": "--nfe"}  # what a group is called on the command line too
 STEPS, RULE, PLANS = "train.steps", "learning_rate.extend", "learning_rate.plans"
 RULES = ("stretch", "restart", "hold")
@@ -56,7 +57,7 @@ def redrawn(config: Config, changes: Iterable[str], make: Callable) -> Config:
     """
     changes = list(changes)
     fields, others = [text.partition("=")[0] for text in changes], dict(getattr(make, "instead", ()))
-    free = (*OPEN, *SPLIT, *(f"method.{name}=" for name in getattr(make, "drawn_by", ())))
+    free = (*OPEN, *SPLIT, STRICT, *(f"method.{name}=" for name in getattr(make, "drawn_by", ())))
     for text in changes:
         if not text.startswith(free):
             said = ", ".join(name.rstrip(".=") for name in free)

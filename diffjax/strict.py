@@ -14,12 +14,8 @@ The rest of a step (norms, optimizer, averages, metrics) is computed on every de
 Compilers give an operation other bits when they fuse it with its neighbours (a product and a sum become one rounding),
 and their neighbours depend on D. So everything that does is parted from everything that does not by `held`.
 
-Other bits also come of equal expressions: XLA merges them once more before it partitions a program among several
-devices. Some of its later rules ask how often a value is used, so that a / b becomes a (1 / b) in one of two programs.
-Strict steps are compiled without any merging (`parallel.ALIKE`). Constants and copies of scalars are still merged by
-Shardy, the partitioner, for several devices alone: last bits of a method may then differ between one device and
-several, which are alike. Of 30 recipes of configs/ on CPUs two do: a learned clock's, for that reason, and PFGM's, for
-one that is not known.
+Other bits also come of what compilers do to a program for several devices alone; strict steps, and samples of strict
+runs, are compiled with the options of `alike`.
 
 The shards of a device are worked through in a loop, one compiled body for all of them, on CPUs too: there XLA slows
 convolutions down inside loops (`training.make_steps`), and strict steps of a convolutional network are slow.
@@ -36,10 +32,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from diffjax import host
+from diffjax import alike, host
 from diffjax.across import WHOLE, Across, over
 from diffjax.method import size_of
-from diffjax.parallel import ALIKE, AXIS
+from diffjax.parallel import AXIS
 from diffjax.types import Array, Key, PyTree
 
 
@@ -106,7 +102,7 @@ class Shards(NamedTuple):
     def mapped(self, step: Callable) -> Callable:
         """Makes of a device's step the one of whole batches (`across.over`), whose equal expressions stay apart."""
         whole = over(self.mesh, AXIS, step)
-        whole.options = ALIKE  # pyright: ignore[reportFunctionMemberAccess]  (for `parallel.compile_step`)
+        whole.options = alike.options(self.mesh, strict=True)  # pyright: ignore[reportFunctionMemberAccess]  (for `parallel.compile_step`)
         return whole
 
     def _over_devices(self, vector: Array) -> Array:

@@ -205,6 +205,7 @@ SMOKE = {
     "benchmarks/networks": (None, "--smoke", None),
     "benchmarks/sampler_overhead": (None, "--smoke", None),
     "benchmarks/same_bits": (None, "--smoke", None),
+    "benchmarks/same_recipes": (None, "--smoke", None),
     "benchmarks/save_stall": (None, "--smoke", None),
     "benchmarks/slices": (None, "--smoke", None),
     "benchmarks/train_step": (None, "--smoke", None),

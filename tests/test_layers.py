@@ -29,6 +29,7 @@ CORE = [
 # Beside the tower: know the ground and nothing else of the library, and nothing but the commands knows them.
 LEAVES = {
     "across",
+    "alike",
     "allocator",
     "bounds",
     "checkpoint",
@@ -92,8 +93,8 @@ LEAVES = {
 NEIGHBOURS = {
     "training": {"across", "constants", "ema", "method", "players", "strict"},
     "across": {"constants", "method"},
-    "strict": {"across", "method", "parallel"},
-    "parallel": {"allocator", "moving", "sharding"},
+    "strict": {"across", "alike", "method", "parallel"},
+    "parallel": {"alike", "allocator", "moving", "sharding"},
     "players": {"method"},
     "checkpoint": {"checksum", "disk", "folders", "records", "writer"},
     "cluster": {"peers", "pods", "rendezvous"},

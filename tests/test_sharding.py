@@ -168,6 +168,7 @@ def refusals():
         None, batch, 1, ConfigError, fsdp, tensor, backend
     )
     mesh, params = parallel.mesh(fsdp=2, tensor=2), {"w": jnp.zeros((4, 4))}
+    halves = jax.device_put(params, jax.NamedSharding(mesh, P("fsdp")))
     calls = [
         lambda: choose(24, 3, 1),
         lambda: choose(12, 4, 1),
@@ -178,6 +179,7 @@ def refusals():
         lambda: parallel.mesh(data=2, fsdp=4, tensor=2),
         lambda: parallel.shard_batch(mesh, np.zeros((6, 2))),
         lambda: sharding.shardings(params, mesh),
+        lambda: parallel.map_chunks(lambda shared, rows: rows, 1, strict=True)(halves, np.zeros(3)),
     ]
     said = []
     for call in calls:
@@ -358,6 +360,7 @@ def test_devices_that_do_not_go_with_it_are_refused(found):
         "ValueError: Got data = 2 x fsdp = 4 x tensor = 2 devices, expected 1 to 8, those that there are.",
         "ValueError: Got a batch of shape (6, 2), expected axis 0 to be a multiple of 4, 8 devices / tensor = 2.",
         "ValueError: train.tensor is 2, but this network does not say how it is split over devices",
+        "ValueError: Got split parameters for strict rows: set train.shards=0, or train.fsdp=train.tensor=1.",
     ]
     assert len(found["refused"]) == len(expected)
     for said, begins in zip(found["refused"], expected, strict=True):

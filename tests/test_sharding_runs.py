@@ -51,9 +51,12 @@ def opened(out, folder):
     with runs.Trainer(**built._asdict(), workdir=folder) as made:
         made.train(1)
     found = {}
-    for name, split in {"whole": [], "split": ["train.fsdp=4", "train.tensor=2"]}.items():
+    ways = {"whole": [], "split": ["train.fsdp=4", "train.tensor=2"], "strict": ["train.shards=8"]}
+    for name, split in ways.items():
         run = runs.open(folder, overrides=split)
         found |= {f"{name}/drawn": run.draw(4), f"{name}/bytes": pieces(run.params)}
+    with pytest.raises(ConfigError, match="Got split parameters for strict rows"):
+        runs.open(folder, overrides=["train.fsdp=4", "train.shards=8"]).draw(4)
     with pytest.raises(ConfigError, match=r"train.fsdp x train.tensor is 3 x 1, expected a divisor of 8, the devices"):
         runs.open(folder, overrides=["train.fsdp=3"])
     np.savez(out, **found)
@@ -107,7 +110,8 @@ def test_a_run_of_one_device_opens_split_over_eight(tmp_path):
     finish(spawn(8, "opened", tmp_path / "out.npz", tmp_path / "run", file=__file__))
     found = dict(np.load(tmp_path / "out.npz"))
     assert found["split/bytes"] < 0.5 * found["whole/bytes"]
-    np.testing.assert_allclose(found["split/drawn"], found["whole/drawn"], rtol=1e-4, atol=1e-4)
+    for other in ("split", "strict"):
+        np.testing.assert_allclose(found[f"{other}/drawn"], found["whole/drawn"], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

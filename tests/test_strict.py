@@ -3,8 +3,11 @@
 Each child process is pinned to one core and has 8 devices, of which it makes meshes of several sizes.
 """
 
+import json
 import os
+import re
 import socket
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -16,9 +19,11 @@ import pytest
 import test_parallel as small
 from run_command import UNET, core, environment
 
-from diffjax import cluster, data, draws, parallel, runs, strict, training
+from diffjax import alike, cluster, data, draws, parallel, runs, schedules, strict, training
 from diffjax.config import ConfigError
-from diffjax.method import Turn, per_example
+from diffjax.losses import learned
+from diffjax.method import Example, Turn, per_example
+from diffjax.types import Prepare
 
 SHARDS = 8
 
@@ -64,9 +69,20 @@ def attending(params, keys, example, index, global_size):
     return loss + jnp.mean((mixed - params["b"][None]) ** 2), logged
 
 
+def quotients():
+    """Attention, and a hook that learns a clock: both divide by what other places divide by as well."""
+    hook = learned.learned(schedules.VDM(-7.0, 7.0), features=8)
+
+    def apply(memory, key, batch):
+        chosen = hook.apply(memory, key, Example(batch["x"])).chosen
+        return {"x": batch["x"] + (chosen["t"] * chosen["weight"])[:, None]}
+
+    return training.loss_method(attending, Prepare(hook.init, apply, hook.update))
+
+
 METHODS = {
     "alone": lambda: training.loss_method(small.loss_fn),
-    "attending": lambda: training.loss_method(attending),
+    "quotients": quotients,
     "prepared": lambda: training.loss_method(small.loss_fn, small.shuffled()),
     "coupled": coupled,
 }
@@ -106,7 +122,7 @@ def trajectories(out):
         if devices in (1, 4):
             runs_ |= {"coupled": {"name": "coupled"}}
         if devices in (1, 2):
-            runs_ |= {"attending": {"name": "attending"}}
+            runs_ |= {"quotients": {"name": "quotients"}}
         for name, words in runs_.items():
             state, window = mlp(mesh, **words)
             found |= {f"{name}/{devices}/{key}": leaf for key, leaf in leaves(state, window).items()}
@@ -200,7 +216,14 @@ def trained(tmp_path_factory):
     return ran(tmp_path_factory.mktemp("strict"), "trajectories")
 
 
-PAIRS = [("k1", 1, 2), ("k1", 1, 4), ("k1", 1, 8), ("k2", 1, 8), ("coupled", 1, 4), ("attending", 1, 2)]
+PAIRS = [
+    ("k1", 1, 2),
+    ("k1", 1, 4),
+    ("k1", 1, 8),
+    ("k2", 1, 8),
+    ("coupled", 1, 4),
+    ("quotients", 1, 2),
+]
 
 
 @pytest.mark.parametrize(("name", "one", "other"), [*PAIRS, *(("samples", 1, n) for n in (2, 4, 8))])
@@ -261,15 +284,48 @@ def test_numbers_of_a_strict_step_become_arguments():
     assert texts[0] == texts[1]
 
 
-def test_no_equal_expressions_of_a_strict_step_are_merged():
-    """What XLA merges, and where, hangs on the number of devices."""
+def test_a_strict_step_is_compiled_as_it_is_written():
+    """What XLA merges, and then rewrites and fuses, hangs on the number of devices."""
     shards = strict.virtual(parallel.mesh(data=1), SHARDS, small.BATCH)
 
-    def step(state, batch):
-        return state, (jnp.sin(batch["x"] + state), jnp.sin(batch["x"] + state))
+    def compiled(step):
+        return parallel.lower(step, 1.0, {"x": np.ones(16)}, shards.mesh).compile().as_text()
 
-    sines = lambda step: parallel.lower(step, 1.0, {"x": np.ones(16)}, shards.mesh).compile().as_text().count(" sine(")
-    assert [sines(step), sines(shards.mapped(step))] == [1, 2]
+    def step(state, batch):
+        return state, (jnp.sin(batch["x"] + state), jnp.sin(batch["x"] + state), batch["x"] / jnp.cos(state))
+
+    kinds = (r" sine\(", r"= f32\[16\]\S* divide\(", r"calls=%fused_")  # newer XLA calls one operation "wrapped"
+    count = lambda text: [len(re.findall(kind, text)) for kind in kinds]
+    (merged, _, fused), exact = count(compiled(step)), count(compiled(shards.mapped(step)))
+    assert merged == 1
+    assert fused >= 1
+    assert exact == [2, 1, 0]
+
+
+def test_strict_rows_are_compiled_as_they_are_written():
+    told, real = [], jax.jit
+
+    def jit(*args, **words):
+        told.append(words.get("compiler_options"))
+        return real(*args, **words)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", jit)
+        for exact in (False, True):
+            draw = parallel.map_chunks(lambda shared, rows: rows + shared, 2, parallel.mesh(data=1), strict=exact)
+            np.testing.assert_array_equal(draw(1, np.ones(3)), 2)
+    assert [options for options in told if options] == [
+        {"xla_disable_hlo_passes": "cse"},
+        {"xla_disable_hlo_passes": "cse,algsimp,fusion"},
+    ]
+
+
+@pytest.mark.parametrize(("platform", "exact"), [("cpu", "cse,algsimp,fusion"), ("tpu", "cse"), ("gpu", "cse")])
+def test_options_hang_on_the_kind_of_device(platform, exact):
+    device = type("Device", (), {"platform": platform})()
+    mesh = type("Mesh", (), {"devices": np.array([device, device])})()
+    assert alike.options(mesh, strict=True) == {"xla_disable_hlo_passes": exact}
+    assert alike.options(mesh, strict=False) == ({"xla_disable_hlo_passes": "cse"} if platform == "cpu" else None)
 
 
 def test_held_gives_back_what_it_was_given():
@@ -341,6 +397,19 @@ def test_samples_are_the_same_bytes(tmp_path):
     assert np.isfinite(found["1/x"]).all()
     for devices in (2, 4):
         assert differing(of(found, "1/"), of(found, f"{devices}/")) == [], devices
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["vdm", "pfgm"])
+def test_recipes_whose_programs_differ_most_are_the_same_bytes(recipe):
+    """A learned clock's quotients and PFGM's draws of gammas: without merging alone, they differ in last bits."""
+    script = Path(__file__).parents[1] / "experiments" / "benchmarks" / "same_recipes.py"
+    command = [sys.executable, script, f"configs/{recipe}.py:tiny"]
+    ran = subprocess.run(
+        command, env=environment(4, pinned=True), cwd=script.parents[2], capture_output=True, text=True
+    )
+    found = json.loads(ran.stdout)
+    assert (found["steps"], found["samples"]) == ([], []), ran.stderr
 
 
 @pytest.mark.slow

@@ -100,11 +100,13 @@ class Run(NamedTuple):
 
     def mapped(self, one: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         """Makes `map(shared, rows)` of `one(shared, row)`, in chunks over all devices (`parallel.map_chunks`)."""
-        return parallel.map_chunks(jax.vmap(one, in_axes=(None, 0)), self.settings.chunk, parallel.mesh())
+        its, batched = self.settings, jax.vmap(one, in_axes=(None, 0))
+        return parallel.map_chunks(batched, its.chunk, parallel.mesh(), strict=bool(its.shards))
 
     def drawer(self, trace: Callable | None = None) -> Callable:
         """Makes `draw(params, seeds, given)` (`draws.drawer`)."""
-        return draws.drawer(self.method, self.data.shape, self.settings.chunk, parallel.mesh(), trace)
+        its = self.settings
+        return draws.drawer(self.method, self.data.shape, its.chunk, parallel.mesh(), trace, strict=bool(its.shards))
 
     @one_line()
     def draw(self, seeds: Iterable[int] | int, given: dict | None = None, **words: Any) -> np.ndarray:
@@ -185,8 +187,8 @@ def open(workdir: str | Path, *, step: int | None = None, overrides: Iterable[st
     Args:
         workdir: or a file that `--mode=export` has written.
         step: a checkpoint; default the newest good one.
-        overrides: "a.b=value" on the saved config: sampler, grid, denoiser, guidance, sample, eval; and train.fsdp,
-            train.tensor, over what devices the parameters are to lie.
+        overrides: "a.b=value" on the saved config: sampler, grid, denoiser, guidance, sample, eval; train.fsdp and
+            train.tensor, over what devices the parameters are to lie; train.shards, whose 8 makes samples `strict`.
 
     Raises:
         ConfigError: for a folder that holds no run of a config, no such checkpoint, other overrides, a split that is
@@ -217,8 +219,7 @@ def saved_state(built: Any, workdir: str | Path, step: int | None = None) -> Res
         ConfigError: for a folder without such a checkpoint, or one of another shape.
     """
     with one_line(), Checkpoints(Path(workdir) / "checkpoints", create=False, report=print) as checkpoints:
-        target = parallel.split_as(abstract_state(built), built.settings, built.method)
-        found = checkpoints.restore(target, step=step)
+        found = checkpoints.restore(parallel.split_as(abstract_state(built), built.settings, built.method), step=step)
     if found is None:
         raise ConfigError(f"{workdir} has no checkpoint yet; train it first: --mode=train --workdir={workdir}.")
     return found
