@@ -5,7 +5,8 @@
 For the default digits U-Net and the default MLP on points, on one device and on all (8 of a CPU). `flops`: those of the
 shards' losses and gradients over those of the whole batch's. `sent`: bytes that collectives make on a device over those
 of the gradients, by the shapes in the compiled step; `ordinary_sent` those of all-reduce, whose result each device may
-send about twice. `time`: that of a strict step over that of an ordinary one, the best of a few.
+send about twice. `time`: that of a strict step over that of an ordinary one, the best of a few. `samples`: that of 16
+samples by ten steps of the grid, on one device.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from counting import best_times, flops, report
 
-from diffjax import data, parallel, runs, strict, training
+from diffjax import data, draws, parallel, runs, strict, training
 from diffjax.config import Config
 from diffjax.method import size_of
 from diffjax.runs.run import init_state
@@ -38,7 +39,7 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", 8)
     results: dict[str, Any] = {"shards": flags.shards}
     for name, config in CONFIGS.items() if flags.only is None else [(flags.only, CONFIGS[flags.only])]:
-        chosen = runs.load(config + ":tiny", SMALL[name]) if flags.smoke else runs.load(config)
+        chosen = runs.load(config + ":tiny", SMALL[name]) if flags.smoke else runs.load(config, ["grid.n=10"])
         results[name] = measured(chosen, flags.shards, 1 if flags.smoke else 3)
     report("same_bits", results)
 
@@ -49,6 +50,7 @@ def measured(config: Config, shards: int, repeats: int) -> dict[str, Any]:
     size = built.settings.batch_size
     batch = data.batch_at(built.data.train, size, 0, 0)
     found: dict[str, Any] = {"batch": size, "flops": round(of_shards(built, batch, shards), 4)}
+    found["samples"] = round(of_samples(built, repeats), 3)
     for devices in (1, jax.device_count()):
         mesh = parallel.mesh(data=devices)
         steps = {
@@ -73,6 +75,22 @@ def of_shards(built: Any, batch: Any, shards: int) -> float:
     part = jax.tree.map(lambda leaf: leaf[: size_of(batch) // shards], batch)
     prepared = [jax.tree.map(jnp.asarray, rows) for rows in (part, batch)]
     return shards * count(prepared[0]) / count(prepared[1])
+
+
+def of_samples(built: Any, repeats: int) -> float:
+    """Time of drawing samples as they are written over that of ordinary ones, by the first parameters."""
+    run = runs.Run(
+        built.method, built.data, built.ema, built.settings, jax.device_get(init_state(built)._replace(key=0))
+    )
+    seeds, one = range(16), parallel.mesh(data=1)
+    told = run.given(seeds)
+
+    def drawing(exact: bool) -> Any:
+        draw = draws.drawer(built.method, built.data.shape, 16, one, strict=exact)
+        return lambda: draw(run.params, seeds, told)
+
+    times = best_times({"ordinary": drawing(False), "strict": drawing(True)}, repeats)
+    return times["strict"] / times["ordinary"]
 
 
 class Prepared:
