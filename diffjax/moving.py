@@ -1,7 +1,7 @@
 """Arrays between the processes of a run: what one process has, all have; what all have, one can use alone.
 
 A global array, of a mesh over several processes, is computed with by all of them together; a local one by each for
-itself. In one process there is no difference.
+itself.
 """
 
 from typing import Any
@@ -39,10 +39,13 @@ def put(tree: T, sharding: NamedSharding) -> T:
 
 
 def local(tree: T) -> T:
-    """Gives those arrays of a tree that every device has whole as this process's own, without a copy; others stay."""
+    """Gives those arrays of a tree that every device has whole as they lie on one of this process's, without a copy.
+
+    What is computed of them is then computed once, by one program whatever the number of devices. Others stay.
+    """
 
     def one(x: Any) -> Any:
-        if not isinstance(x, jax.Array) or x.is_fully_addressable or not x.is_fully_replicated:
+        if not isinstance(x, jax.Array) or not x.is_fully_replicated or len(x.sharding.device_set) == 1:
             return x
         if is_key(x):
             return jax.random.wrap_key_data(one(jax.random.key_data(x)), impl=jax.random.key_impl(x))

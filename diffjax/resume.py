@@ -71,7 +71,23 @@ def redrawn(config: Config, changes: Iterable[str], make: Callable) -> Config:
     given_up = [f"{others[field]}=None" for field in fields if field in others and others[field] not in fields]
     for text in [*given_up, *changes]:
         override(config, text)
+    if any(text.startswith((STRICT, *SPLIT)) for text in changes):
+        _check_strict(**{name: config.train[name] for name in ("shards", "fsdp", "tensor")})
     return config
+
+
+def _check_strict(shards: Any, fsdp: int, tensor: int) -> None:
+    if not shards:
+        return
+    if type(shards) is not int or shards < 0 or shards & (shards - 1):
+        raise ConfigError(
+            f"train.shards is {shards}, expected 0 or a power of two, such as 8; draws are the same for each but 0."
+        )
+    if fsdp * tensor > 1:
+        raise ConfigError(
+            f"train.shards is {shards}, which needs train.fsdp and train.tensor to be 1: every device has all. Set "
+            "them so, or train.shards=0."
+        )
 
 
 class Change(NamedTuple):

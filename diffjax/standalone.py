@@ -2,8 +2,9 @@
 
 The parameters are constants in the program, behind a barrier: what is computed of them is not folded beforehand, which
 would change last bits. A call draws a fixed number of samples, those of `Run.draw` to the bit where data has no units
-of its own and one device of the same kind draws as many together; on a CPU that is found in tests and not by design,
-since `Run.draw` is compiled with options there (`alike`), of a strict run with such as give it other last bits.
+of its own and one device of the same kind draws as many together. On a CPU this is found in tests and not by design,
+since `Run.draw` is compiled with other options there (`alike`). Samples of a strict run (`train.shards`) differ from
+the program's in last bits.
 """
 
 import importlib

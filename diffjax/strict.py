@@ -100,7 +100,7 @@ class Shards(NamedTuple):
         return jax.lax.axis_index(AXIS)
 
     def mapped(self, step: Callable) -> Callable:
-        """Makes of a device's step the one of whole batches (`across.over`), whose equal expressions stay apart."""
+        """Maps a device's step over whole batches (`across.over`), and gives it the compiler's options of `alike`."""
         whole = over(self.mesh, AXIS, step)
         whole.options = alike.options(self.mesh, strict=True)  # pyright: ignore[reportFunctionMemberAccess]  (for `parallel.compile_step`)
         return whole

@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from run_command import environment
 
-from diffjax import denoisers, ema, grids, methods, models, parallel, processes, schedules, sharding, training
+from diffjax import denoisers, ema, grids, methods, models, moving, parallel, processes, schedules, sharding, training
 from diffjax.config import ConfigError
 
 BATCH, STEPS = 16, 3
@@ -159,6 +159,10 @@ def samples():
     memory = [compiled.lower(*args).compile().memory_analysis() for compiled, args in (seen[0], seen[-1])]
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     taken = [size, *(program.argument_size_in_bytes for program in memory)]
+    devices = lambda tree: {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(moving.local(tree))}
+    replicated = parallel.replicate(mesh, {"x": jnp.ones(3), "key": jax.random.key(0)})
+    assert devices(replicated) == {1}
+    assert max(devices(split)) == 8
     return {"samples/whole": whole, "samples/split": parted, "bytes of samples": taken}
 
 

@@ -3,6 +3,7 @@
 Each child process is pinned to one core and has 8 devices, of which it makes meshes of several sizes.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -19,10 +20,11 @@ import pytest
 import test_parallel as small
 from run_command import UNET, core, environment
 
-from diffjax import alike, cluster, data, draws, parallel, runs, schedules, strict, training
+from diffjax import alike, cluster, data, draws, parallel, resume, runs, schedules, strict, training
 from diffjax.config import ConfigError
 from diffjax.losses import learned
 from diffjax.method import Example, Turn, per_example
+from diffjax.runs.build import method_of
 from diffjax.types import Prepare
 
 SHARDS = 8
@@ -129,7 +131,7 @@ def trajectories(out):
             if name == "k1":
                 draw = lambda w, key: jnp.tanh(jax.random.normal(key, (5,)) @ w["w"] + w["b"]) @ w["out"]
                 keys = jax.random.split(jax.random.key(0), 9)
-                drawn = parallel.map_chunks(jax.vmap(draw, in_axes=(None, 0)), 2, mesh)(state.params, keys)
+                drawn = parallel.map_chunks(jax.vmap(draw, in_axes=(None, 0)), 2, mesh, strict=True)(state.params, keys)
                 found[f"samples/{devices}/x"] = drawn
     np.savez(out, **found, **sums())
 
@@ -320,6 +322,33 @@ def test_strict_rows_are_compiled_as_they_are_written():
     ]
 
 
+@pytest.mark.parametrize("shards", [0, 8])
+def test_a_strict_run_draws_and_maps_strictly(monkeypatch, shards):
+    told = []
+    monkeypatch.setattr(parallel, "map_chunks", lambda *args, strict=False: told.append(args[3:] or strict))
+    built = runs.build_run(runs.load("configs/points.py:tiny", [f"train.shards={shards}"]))
+    run = runs.Run(built.method, built.data, built.ema, built.settings, None)
+    run.mapped(lambda shared, row: row)
+    run.drawer()
+    assert told == [bool(shards), (bool(shards),)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (["train.shards=6"], "train.shards is 6, expected 0 or a power of two"),
+        (["train.shards=-8"], "train.shards is -8, expected 0 or a power of two"),
+        (["train.shards=8", "train.fsdp=4"], "which needs train.fsdp and train.tensor to be 1"),
+        (["train.tensor=2"], None),
+        (["train.shards=2"], None),
+    ],
+)
+def test_what_a_draw_may_say_of_shards(changes, text):
+    config = runs.load("configs/points.py:tiny")
+    with pytest.raises(ConfigError, match=text) if text else contextlib.nullcontext():
+        resume.redrawn(config, changes, method_of(config)[1])
+
+
 @pytest.mark.parametrize(("platform", "exact"), [("cpu", "cse,algsimp,fusion"), ("tpu", "cse"), ("gpu", "cse")])
 def test_options_hang_on_the_kind_of_device(platform, exact):
     device = type("Device", (), {"platform": platform})()
@@ -404,12 +433,19 @@ def test_samples_are_the_same_bytes(tmp_path):
 def test_recipes_whose_programs_differ_most_are_the_same_bytes(recipe):
     """A learned clock's quotients and PFGM's draws of gammas: without merging alone, they differ in last bits."""
     script = Path(__file__).parents[1] / "experiments" / "benchmarks" / "same_recipes.py"
+    # As users compile: by the tests' flags each operation takes memory maps of its own, of which Linux has 65530.
+    alone = {
+        **environment(pinned=True),
+        "XLA_FLAGS": "",
+        "DIFFJAX_CACHE": "off",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+    }
+    pin = (lambda: os.sched_setaffinity(0, {core()})) if hasattr(os, "sched_setaffinity") else None
     command = [sys.executable, script, f"configs/{recipe}.py:tiny"]
-    ran = subprocess.run(
-        command, env=environment(4, pinned=True), cwd=script.parents[2], capture_output=True, text=True
-    )
+    ran = subprocess.run(command, env=alone, cwd=script.parents[2], capture_output=True, text=True, preexec_fn=pin)
+    assert ran.returncode == 0, (ran.returncode, ran.stdout, ran.stderr)
     found = json.loads(ran.stdout)
-    assert (found["steps"], found["samples"]) == ([], []), ran.stderr
+    assert (found["steps"], found["samples"]) == ([], [])
 
 
 @pytest.mark.slow
@@ -430,7 +466,7 @@ def test_runs_on_one_and_on_four_devices_keep_the_same_bytes(tmp_path):
 
 
 def kept(out, folder):
-    """The parameters, averages and optimizer state of checkpoints of runs on one and on four devices."""
+    """The state of checkpoints of runs on one and on four devices, and what the runs' evaluations find."""
     found = {}
     for devices in (1, 4):
         size = ["train.batch_size=16", "train.steps=4", "train.sample_every=4", "checkpoint.every=4"]
@@ -441,6 +477,7 @@ def kept(out, folder):
             "train.shards=8",
             f"train.devices={devices}",
             "train.steps_per_dispatch=1",
+            "eval.samples=300",
         ]
         workdir = Path(folder) / str(devices)
         built = runs.build_run(runs.load("configs/vpsde.py:tiny", [*UNET, *changes]))
@@ -448,6 +485,7 @@ def kept(out, folder):
         workdir = Path(folder) / str(devices)
         with runs.Trainer(built.method, built.data, **objects, settings=built.settings, workdir=workdir) as trainer:
             trainer.train()
+            found[f"{devices}/held out"] = np.array(trainer.report()["held_out_loss"])
         state = runs.run.saved_state(built, workdir).state
         state = state._replace(key=jax.random.key_data(state.key))
         found |= {f"{devices}/{i}": leaf for i, leaf in enumerate(jax.tree.leaves(state))}

@@ -188,7 +188,7 @@ def open(workdir: str | Path, *, step: int | None = None, overrides: Iterable[st
         workdir: or a file that `--mode=export` has written.
         step: a checkpoint; default the newest good one.
         overrides: "a.b=value" on the saved config: sampler, grid, denoiser, guidance, sample, eval; train.fsdp and
-            train.tensor, over what devices the parameters are to lie; train.shards, whose 8 makes samples `strict`.
+            train.tensor, over what devices the parameters are to lie; train.shards=8 for the same bytes anywhere.
 
     Raises:
         ConfigError: for a folder that holds no run of a config, no such checkpoint, other overrides, a split that is

@@ -1,4 +1,4 @@
-"""What the same bits on any number of devices cost (`train.shards`): operations, bytes sent, time of a step.
+"""What the same bits on any number of devices cost (`train.shards`): operations, bytes sent, time of steps and samples.
 
     python experiments/benchmarks/same_bits.py [--shards=8] [--only=mlp] [--smoke]
 

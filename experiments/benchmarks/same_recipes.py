@@ -5,11 +5,12 @@
 Each recipe is one JSON line: it makes three strict steps of 4 shards on 1, 2 and 4 devices (of a CPU that has as many),
 and 8 samples by what it has then. `steps` and `samples` name what differs from one device by as little as a bit: arrays
 of the state and the metrics, or of the samples. By default all recipes that have a small variant, of data that is here.
-Batches have two examples for each shard, turn and example that a turn compares. Run it on one core
+A batch has two examples for each shard and turn. Exit status 1 where anything differs. Run it on one core
 (`taskset -c 0`): the sums of a CPU's matrix products depend on its threads.
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -27,24 +28,29 @@ SHARDS, STEPS, SAMPLES, EACH = 4, 3, 8, 2
 DEVICES = (1, 2, 4)
 
 
-def main() -> None:
-    """Prints a line for each recipe, and says which were left out."""
+def main() -> int:
+    """Prints a line for each recipe, and says which were left out; returns 1 if any differs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipes", nargs="*", help="configs and their variants; default the small one of each")
     parser.add_argument("--smoke", action="store_true", help="one recipe, of points")
     flags = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", max(DEVICES))
     every = sorted(f"{path}:tiny" for path in (ROOT / "configs").glob("*.py"))
+    differs = False
     for recipe in flags.recipes or (["configs/points.py:tiny"] if flags.smoke else every):
         began, name = time.perf_counter(), recipe.removeprefix(f"{ROOT}/")
         try:
             built = runs.build_run(runs.load(recipe))
         except (ConfigError, OSError) as error:
+            if flags.recipes:  # asked for by name
+                parser.error(str(error))
             print(f"{name} is left out: {str(error).splitlines()[0]}", flush=True)
             continue
         found = compared(built)
+        differs |= any(found.values())
         jax.clear_caches()
         report("same_recipes", {"recipe": name, **found, "seconds": round(time.perf_counter() - began)})
+    return int(differs)
 
 
 def compared(built: Any) -> dict[str, list[str]]:
@@ -87,4 +93,4 @@ def named(tree: Any) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
