@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import test_parallel as small
-from run_command import UNET, core, environment
+from run_command import ROOT, UNET, core, environment
 
 from diffjax import alike, cluster, data, draws, parallel, resume, runs, schedules, strict, training
 from diffjax.config import ConfigError
@@ -428,24 +428,40 @@ def test_samples_are_the_same_bytes(tmp_path):
         assert differing(of(found, "1/"), of(found, f"{devices}/")) == [], devices
 
 
+def as_users_compile(*command):
+    """What a command prints that runs on one core, of four devices, without the tests' flags.
+
+    By those each operation has other machine code, and memory maps of its own, of which Linux allows 65530.
+    """
+    flags = "--xla_force_host_platform_device_count=4"
+    alone = environment(pinned=True) | {"XLA_FLAGS": flags, "DIFFJAX_CACHE": "off"}
+    alone |= {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    pin = (lambda: os.sched_setaffinity(0, {core()})) if hasattr(os, "sched_setaffinity") else None
+    line = [sys.executable, *map(str, command)]
+    ran = subprocess.run(line, env=alone, cwd=ROOT, capture_output=True, text=True, preexec_fn=pin)
+    assert ran.returncode == 0, (ran.returncode, ran.stdout, ran.stderr)
+    return ran.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["vdm", "pfgm"])
 def test_recipes_whose_programs_differ_most_are_the_same_bytes(recipe):
     """A learned clock's quotients and PFGM's draws of gammas: without merging alone, they differ in last bits."""
-    script = Path(__file__).parents[1] / "experiments" / "benchmarks" / "same_recipes.py"
-    # As users compile: by the tests' flags each operation takes memory maps of its own, of which Linux has 65530.
-    alone = {
-        **environment(pinned=True),
-        "XLA_FLAGS": "",
-        "DIFFJAX_CACHE": "off",
-        "JAX_ENABLE_COMPILATION_CACHE": "false",
-    }
-    pin = (lambda: os.sched_setaffinity(0, {core()})) if hasattr(os, "sched_setaffinity") else None
-    command = [sys.executable, script, f"configs/{recipe}.py:tiny"]
-    ran = subprocess.run(command, env=alone, cwd=script.parents[2], capture_output=True, text=True, preexec_fn=pin)
-    assert ran.returncode == 0, (ran.returncode, ran.stdout, ran.stderr)
-    found = json.loads(ran.stdout)
+    found = json.loads(as_users_compile("experiments/benchmarks/same_recipes.py", f"configs/{recipe}.py:tiny"))
     assert (found["steps"], found["samples"]) == ([], [])
+
+
+@pytest.mark.slow
+def test_evaluations_of_one_and_of_four_devices_are_the_same_bytes(tmp_path):
+    """What ends a training evaluates parameters that lie on one device, as --mode=eval does."""
+    for devices in (1, 4):
+        changes = "--config.train.shards=4", f"--config.train.devices={devices}"
+        as_users_compile(
+            "-m", "diffjax.main", "--config=configs/points.py:tiny", *changes, f"--workdir={tmp_path / str(devices)}"
+        )
+    one, four = ((tmp_path / devices / "eval.json").read_bytes() for devices in "14")
+    assert json.loads(one)["held_out_loss"] > 0
+    assert one == four
 
 
 @pytest.mark.slow
@@ -466,7 +482,7 @@ def test_runs_on_one_and_on_four_devices_keep_the_same_bytes(tmp_path):
 
 
 def kept(out, folder):
-    """The state of checkpoints of runs on one and on four devices, and what the runs' evaluations find."""
+    """The parameters, averages and optimizer state of checkpoints of runs on one and on four devices."""
     found = {}
     for devices in (1, 4):
         size = ["train.batch_size=16", "train.steps=4", "train.sample_every=4", "checkpoint.every=4"]
@@ -477,7 +493,6 @@ def kept(out, folder):
             "train.shards=8",
             f"train.devices={devices}",
             "train.steps_per_dispatch=1",
-            "eval.samples=300",
         ]
         workdir = Path(folder) / str(devices)
         built = runs.build_run(runs.load("configs/vpsde.py:tiny", [*UNET, *changes]))
@@ -485,7 +500,6 @@ def kept(out, folder):
         workdir = Path(folder) / str(devices)
         with runs.Trainer(built.method, built.data, **objects, settings=built.settings, workdir=workdir) as trainer:
             trainer.train()
-            found[f"{devices}/held out"] = np.array(trainer.report()["held_out_loss"])
         state = runs.run.saved_state(built, workdir).state
         state = state._replace(key=jax.random.key_data(state.key))
         found |= {f"{devices}/{i}": leaf for i, leaf in enumerate(jax.tree.leaves(state))}
